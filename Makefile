@@ -1,0 +1,33 @@
+# `make demo` and `make test` each do all of the set-up on a machine that has Python 3.11+ and a package index.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-all lint clean
+
+demo: .venv/.core
+	$(BIN)/moonshelf demo --out demo
+
+test: .venv/.dev lint
+	$(BIN)/python -m pytest
+
+test-all: .venv/.dev lint
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: .venv/.dev
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+# uv installs several times faster than pip, but does not read pip's settings: hand it pip's find-links.
+.venv/bin/uv:
+	$(PYTHON) -m venv .venv && $(BIN)/python -m pip install -q --disable-pip-version-check uv
+
+UV_INSTALL = UV_FIND_LINKS="$$($(BIN)/python -m pip config get global.find-links 2>/dev/null || true)" \
+	$(BIN)/uv pip install -q --python $(BIN)/python
+
+.venv/.core: pyproject.toml | .venv/bin/uv
+	$(UV_INSTALL) -e . && touch $@
+
+.venv/.dev: pyproject.toml | .venv/bin/uv
+	$(UV_INSTALL) -e '.[dev]' && touch $@ .venv/.core
+
+clean:
+	rm -rf .venv demo runs .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,93 @@
+"""What the model reads and writes: the prompt specification and the rationale's format.
+
+The specification is saved with the model, so that training, engine, SentenceTransformer and a server
+build the same tokens. The rationale is a flat list of `key: value` pairs between `<think>` and
+`</think>`, for example
+
+    <think>category: shoes > heels; colour: red; material: leather; heel: stiletto</think>
+
+Choices (ours; the papers name the content, not the format): flat pairs instead of JSON, because they
+cost half the tokens and parse without escapes; a fixed order of keys, category first, so that what is
+written early conditions the details.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict
+
+from moonshelf.product import Product
+
+THINK, END_THINK, EMB = "<think>", "</think>", "<emb>"
+CATEGORY_SEPARATOR = " > "
+
+# Reserved tokens in product text would let a title write the model's own markup.
+_RESERVED = re.compile(r"<\|[^|<>]*\|>|</?think>|<emb>", re.IGNORECASE)
+_SPACE = re.compile(r"\s+")
+
+
+class PromptSpec(BaseModel):
+    """How a product becomes a prompt. Saved as `prompt.json` beside the weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    instruction: str = ""  # put before the pictures; empty for the starter
+    text_fields: tuple[str, ...] = ("title",)  # of the product, in this order, joined by a newline
+    max_text_chars: int = 400
+    max_images: int = 4
+    min_pixels: int = 96 * 96
+    max_pixels: int = 160 * 160
+    max_rationale_tokens: int = 64
+
+    def text_of(self, product: Product) -> str:
+        """The text that the model reads: cleaned, with reserved tokens broken up, capped in length."""
+        parts = [clean_text(str(getattr(product, field) or "")) for field in self.text_fields]
+        return "\n".join(part for part in parts if part)[: self.max_text_chars].strip()
+
+
+def clean_text(text: str) -> str:
+    """NFKC, control, bidi and tag-block characters dropped, white space folded, reserved tokens removed."""
+    text = unicodedata.normalize("NFKC", text)
+    text = "".join(c if unicodedata.category(c) not in ("Cc", "Cf", "Co", "Cs", "Cn") else " " for c in text)
+    previous = None
+    while previous != text:  # removal can join two halves into a new reserved token
+        previous, text = text, _RESERVED.sub(" ", text)
+    return _SPACE.sub(" ", text).strip()
+
+
+def write_rationale(category: tuple[str, ...], attributes: Mapping[str, str]) -> str:
+    """Rationale body (without tags) from a category path and ordered attributes; empty values are left out."""
+    pairs = {"category": CATEGORY_SEPARATOR.join(category), **attributes}
+    return "; ".join(
+        f"{_field(key)}: {_field(value)}" for key, value in pairs.items() if _field(key) and _field(value)
+    )
+
+
+def _field(text: str) -> str:
+    return _SPACE.sub(" ", clean_text(text).replace(";", ",").replace(":", " ")).strip().lower()
+
+
+def read_rationale(text: str) -> dict[str, str] | None:
+    """Pairs of a written rationale, or None if it does not keep the format.
+
+    Takes `<think>body</think>` or a bare body. Valid: at least one pair, every pair has a non-empty key
+    and value, no key twice, tags only at the ends. A truncated rationale is not valid.
+    """
+    body = text.strip()
+    if body.startswith(THINK) or body.endswith(END_THINK):
+        if not (body.startswith(THINK) and body.endswith(END_THINK)):
+            return None
+        body = body[len(THINK) : -len(END_THINK)].strip()
+    if not body or _RESERVED.search(body):
+        return None
+    pairs: dict[str, str] = {}
+    for part in body.split(";"):
+        key, colon, value = part.partition(":")
+        key, value = key.strip(), value.strip()
+        if not colon or not key or not value or key in pairs:
+            return None
+        pairs[key] = value
+    return pairs
