@@ -20,6 +20,7 @@ import re
 import stat
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -65,6 +66,9 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"MM\x00+", "TIFF"),
 )
 
+# In coded data 0xFF is followed by 0x00 or a restart mark, so that the next segment can be found.
+_JPEG_MARK = re.compile(rb"\xff+([^\x00\x01\xff\xd0-\xd7])", re.DOTALL)
+
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -94,7 +98,7 @@ class Limits:
 
     max_bytes: int = 16 * 1024 * 1024
     max_pixels: int = 64_000_000
-    max_scans: int = 100  # passes of a progressive JPEG, each costs a walk over all its pixels
+    max_scans: int = 100  # of one JPEG; each costs a walk over all its pixels
     max_profile_bytes: int = 4 * 1024 * 1024  # larger ICC profiles are dropped
 
 
@@ -187,7 +191,7 @@ def decode(data: bytes, *, limits: Limits = DEFAULT, max_side: int | None = None
     image, name = _open(data, limits)
     try:
         if name == "JPEG":
-            _check_scans(image, data, limits)
+            _check_scans(data, limits)
             if max_side is not None and (target := _fitted(image.size, max_side)):
                 image.draft(None, target)
         image.load()
@@ -335,14 +339,17 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     raise ImageError("corrupt", "the WEBP file is damaged or cut short")
 
 
-def _check_scans(image: Any, data: bytes, limits: Limits) -> None:
-    """Refuse progressive JPEGs of very many passes: small files that cost seconds of processor time."""
-    if not image.info.get("progressive"):
+def _check_scans(data: bytes, limits: Limits) -> None:
+    """Refuse JPEGs of very many scans: small files of which each costs seconds of processor time."""
+    if data.count(b"\xff\xda") <= limits.max_scans:  # quick, and at least the true number
         return
-    # In coded data 0xFF is always followed by 0x00 or a restart mark, so this counts scans, and perhaps a
-    # few more in metadata; picking them apart is worth it only where the count looks bad.
-    if data.count(b"\xff\xda") > limits.max_scans:
-        raise ImageError("too_many_scans", f"the JPEG has more than {limits.max_scans} scans")
+    scans, position = 0, 2
+    while (mark := _JPEG_MARK.search(data, position)) and mark[1] != b"\xd9":
+        scans += mark[1] == b"\xda"
+        if scans > limits.max_scans:
+            raise ImageError("too_many_scans", f"the JPEG has more than {limits.max_scans} scans")
+        # Skip the segment, which may hold anything; after a scan's header the search skips its coded data.
+        position = mark.end() + int.from_bytes(data[mark.end() : mark.end() + 2], "big")
 
 
 def _refuse(error: Exception, name: str) -> NoReturn:
@@ -423,9 +430,9 @@ def _wide_to_8_bits(samples: np.ndarray) -> np.ndarray:
 
 
 def _flatten(image: Image.Image) -> Image.Image:
-    """Transparency on white; L, RGB or CMYK comes back, detached from its file."""
+    """Transparency on white; L, RGB or CMYK comes back."""
     if image.mode not in ("LA", "RGBA"):
-        return image.copy()
+        return image
     colour = "L" if image.mode == "LA" else "RGB"
     ground = Image.new(colour, image.size, "white")
     ground.paste(image.convert(colour), mask=image.getchannel("A"))
@@ -433,13 +440,20 @@ def _flatten(image: Image.Image) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, profile: Any, limits: Limits) -> Image.Image:
-    """Colours as the embedded profile says, in sRGB; an unusable profile is dropped."""
-    usable = isinstance(profile, bytes) and 128 <= len(profile) <= limits.max_profile_bytes
-    if not usable or (image.mode == "RGB" and b"sRGB" in profile[:4096]):
-        return image.convert("RGB")
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-        return image.convert("RGB")
-    return converted if converted is not None else image.convert("RGB")
+    """RGB with colours as the embedded profile says; an unusable profile is dropped."""
+    if isinstance(profile, bytes) and len(profile) <= limits.max_profile_bytes:
+        named_srgb = any("sRGB".encode(code) in profile[:4096] for code in ("ascii", "utf-16-le"))
+        if not (image.mode == "RGB" and named_srgb):
+            try:
+                return ImageCms.applyTransform(image, _transform(profile, image.mode)) or image
+            except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+                pass  # damaged, or made for another colour space than the picture's
+    # An ImageFile that is RGB already is copied, so that the result does not hold the encoded bytes.
+    return image if type(image) is Image.Image and image.mode == "RGB" else image.convert("RGB")
+
+
+@lru_cache(maxsize=8)
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
+    """Building costs about as much as applying; shops have few profiles. Safe to share between threads."""
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
