@@ -1,0 +1,89 @@
+"""Feeds of products in the dialects that shops use, read row by row.
+
+`read_feed` streams a feed of any dialect: a bad row becomes a `Problem` and never stops the rest.
+`detect` names the dialect, `DIALECTS` lists the readers, `write_jsonl` writes our own form. Importing this
+package costs little; pyarrow loads when a Parquet file is read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from itertools import chain
+
+from moonshelf.errors import Problem, UserError
+from moonshelf.feeds import jsonl, parquet
+from moonshelf.feeds.base import Reader, Row, Source
+from moonshelf.feeds.detect import check_path, detect
+from moonshelf.feeds.jsonl import write_jsonl
+from moonshelf.product import Product
+
+__all__ = ["DIALECTS", "Row", "detect", "open_feed", "read_feed", "read_rows", "write_jsonl"]
+
+DIALECTS: dict[str, Reader] = {
+    "jsonl": jsonl.read,
+    "json": jsonl.load_array,
+    "parquet": parquet.read,
+}
+
+
+def open_feed(
+    path: str | os.PathLike[str],
+    dialect: str | None = None,
+    *,
+    images_root: str | os.PathLike[str] | None = None,
+    fields: Mapping[str, str] | None = None,
+) -> tuple[str, Source]:
+    """The dialect's name and the source of a feed, checked but not yet read. Raises UserError."""
+    path = check_path(path)
+    if dialect is not None and dialect not in DIALECTS:
+        raise UserError(f"there is no dialect '{dialect}': choose one of {', '.join(DIALECTS)}.")
+    dialect = dialect or detect(path)
+    if path.is_dir() != (dialect == "images"):
+        kind = "a folder" if path.is_dir() else "a file"
+        raise UserError(f"{path.name} is {kind}, which the dialect '{dialect}' does not read.")
+    root = check_path(images_root) if images_root is not None else None
+    return dialect, Source(path, root, fields)
+
+
+def read_rows(
+    path: str | os.PathLike[str],
+    dialect: str | None = None,
+    *,
+    images_root: str | os.PathLike[str] | None = None,
+    fields: Mapping[str, str] | None = None,
+) -> Iterator[Row]:
+    """Outcome of every record in file order, with its number. Arguments and errors as in `read_feed`."""
+    name, source = open_feed(path, dialect, images_root=images_root, fields=fields)
+    rows = DIALECTS[name](source)
+    first = next(rows, None)  # so that an unusable file raises here and not in the caller's loop
+    if first is None:
+        raise UserError(f"{source.name} holds no records.")
+    return chain((first,), rows)
+
+
+def read_feed(
+    path: str | os.PathLike[str],
+    dialect: str | None = None,
+    *,
+    images_root: str | os.PathLike[str] | None = None,
+    fields: Mapping[str, str] | None = None,
+) -> Iterator[Product | Problem]:
+    """Products of a feed in file order, streamed; a problem stands where its row would.
+
+    A fatal `Problem` is a row that was set aside; others come just before the product that they are about.
+    `dialect` is a key of `DIALECTS`, detected if None. Relative paths of pictures are resolved against
+    `images_root`, by default the feed's folder, and may not leave it. `fields` maps columns of a table to
+    fields of `Product` where their names do not tell.
+
+    Raises UserError, before the first row, if the file is missing, empty, or not of the dialect.
+    """
+    rows = read_rows(path, dialect, images_root=images_root, fields=fields)
+    return _flatten(rows)
+
+
+def _flatten(rows: Iterator[Row]) -> Iterator[Product | Problem]:
+    for row in rows:
+        yield from row.problems
+        if row.product is not None:
+            yield row.product

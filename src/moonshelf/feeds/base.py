@@ -1,0 +1,163 @@
+"""What every feed reader rests on: the source on disk, the outcome of one row, and the caps.
+
+A reader is a function from a `Source` to an iterator of `Row`. A row has either a product or exactly one
+fatal problem; rows that are only a note about the file (say, a column that is missing) have neither. Rows
+are counted from 1, the first record after the header. Readers stream: nothing here grows with the feed.
+
+Feeds are untrusted. Paths of pictures may not leave the pictures' folder, addresses are kept but never
+called, cells and records are capped, compressed feeds may not expand without bound.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TypeAlias
+from urllib.parse import urlsplit
+
+from moonshelf.errors import Problem, UserError
+from moonshelf.product import ImageRef, Product
+
+MAX_TITLE = 2_000  # characters; longer titles are cut with a warning
+MAX_TEXT = 50_000  # characters of a description, the same
+MAX_CELL = 10_000  # characters of any other value
+MAX_RECORD = 8 * 2**20  # characters or bytes of one record; longer ones are set aside
+MAX_DOCUMENT = 64 * 2**20  # bytes of a file that has to be read whole (JSON-LD, HTML, a JSON array)
+MAX_IMAGES = 100  # references kept per product
+MAX_RATIO = 300  # expansion of a compressed feed, beyond the first MAX_DOCUMENT bytes
+MAX_URL = 2_000
+
+
+class FeedBroken(Exception):
+    """The rest of the file cannot be read (cut off, malformed, a bomb); what came before stays."""
+
+
+@dataclass(slots=True)
+class Row:
+    """Outcome of one record: a product with its warnings, or warnings and one fatal problem."""
+
+    number: int | str
+    product: Product | None = None
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def fatal(self) -> bool:
+        return any(problem.fatal for problem in self.problems)
+
+
+def set_aside(number: int | str, name: str, reason: str, id: str | None = None) -> Row:
+    """A row that does not become a product."""
+    return Row(number, None, [Problem(number, name, reason, id, fatal=True)])
+
+
+def note(number: int | str, name: str, reason: str) -> Row:
+    """A remark about the file that costs no row."""
+    return Row(number, None, [Problem(number, name, reason, fatal=False)])
+
+
+class Source:
+    """One feed on disk: where it is, where its pictures are, and how far it has been read."""
+
+    def __init__(
+        self, path: Path, images_root: Path | None = None, fields: Mapping[str, str] | None = None
+    ) -> None:
+        self.path = path
+        self.name = path.name
+        self.images_root = os.path.abspath(images_root or (path if path.is_dir() else path.parent))
+        self.fields = dict(fields or {})
+        self._raw: IO[bytes] | None = None
+        self._size = path.stat().st_size if path.is_file() else 0
+        self.share_read: float | None = None  # set by readers that do not go through `open`
+
+    def open(self) -> IO[bytes]:
+        """The file's bytes, unpacked if it is gzip. Reading raises `FeedBroken` on a damaged archive."""
+        self._raw = raw = open(self.path, "rb")  # noqa: SIM115 - closed by the reader
+        packed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        return _Gunzip(raw, self._size) if packed else raw  # type: ignore[return-value]
+
+    def read_document(self) -> bytes:
+        """The whole file, for dialects that cannot be streamed."""
+        with self.open() as file:
+            data = file.read(MAX_DOCUMENT + 1)
+        if len(data) > MAX_DOCUMENT:
+            raise UserError(
+                f"{self.name} is larger than {MAX_DOCUMENT // 2**20} MiB and this dialect is "
+                "not streamed: convert it to JSONL, one product a line."
+            )
+        return data
+
+    def progress(self) -> float | None:
+        """Share of the file that has been read, between 0 and 1, or None where unknown."""
+        if self.share_read is not None:
+            return self.share_read
+        if self._raw is None or not self._size:
+            return None
+        try:
+            return min(1.0, self._raw.tell() / self._size)
+        except (OSError, ValueError):  # closed
+            return 1.0
+
+    def image(self, value: str, role: str | None = None) -> ImageRef:
+        """Reference from what a feed wrote. Raises ValueError with the reason if it may not be followed."""
+        value = value.strip()
+        if "\0" in value or any(ord(c) < 32 for c in value):
+            raise ValueError("an image reference holds control characters")
+        head = value.split(":", 1)[0].lower() if ":" in value else ""
+        if value.startswith("//"):
+            value, head = "https:" + value, "https"
+        if head in ("http", "https"):
+            if len(value) > MAX_URL:
+                raise ValueError(f"an image address is longer than {MAX_URL} characters")
+            try:
+                host = urlsplit(value).hostname
+            except ValueError:
+                host = None
+            if not host:
+                raise ValueError("an image address has no host")
+            return ImageRef(url=value, role=role)
+        if len(head) > 1 and "/" not in head and "\\" not in head and "//" in value:
+            raise ValueError(f"images of scheme '{head[:20]}' are not read, only http(s) addresses and files")
+        if head == "data":
+            raise ValueError("images of scheme 'data' are not read, only http(s) addresses and files")
+        if os.sep == "/":
+            value = value.replace("\\", "/")  # exports from Windows
+        path = os.path.normpath(os.path.join(self.images_root, value))
+        if path != self.images_root and not path.startswith(self.images_root.rstrip(os.sep) + os.sep):
+            raise ValueError("an image lies outside the feed's folder: name the folder with images_root")
+        return ImageRef(path=path, role=role)
+
+
+Reader: TypeAlias = Callable[[Source], Iterator[Row]]
+
+
+class _Gunzip:
+    """A gzip stream with a cap on how far it expands; damage becomes `FeedBroken`."""
+
+    def __init__(self, raw: IO[bytes], size: int) -> None:
+        self._raw, self._file = raw, gzip.GzipFile(fileobj=raw)
+        self._left = max(MAX_DOCUMENT, size * MAX_RATIO)
+
+    def __enter__(self) -> _Gunzip:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
+        self._raw.close()
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            data = self._file.read(self._left + 1 if size < 0 else min(size, self._left + 1))
+        except (EOFError, OSError, zlib.error):
+            raise FeedBroken("the compressed file is damaged or cut off") from None
+        self._left -= len(data)
+        if self._left < 0:
+            raise FeedBroken(f"the compressed file expands more than {MAX_RATIO} times")
+        return data

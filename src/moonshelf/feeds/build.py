@@ -1,0 +1,289 @@
+"""From raw values to a `Product`: one draft per record, and the names that columns go by.
+
+A reader fills a `Draft` and calls `finish`. What is set aside: a record without id, without title,
+description and picture, or with a negative price (a corrupt row that would be costly to show). What only
+earns a warning: text that was cut or mended, a price that is not understood and a GTIN with a wrong check
+digit (both kept in `extra`), pictures that may not be followed. Nothing is dropped: unknown columns go to
+`extra`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from moonshelf.attributes import canonical_key, fold
+from moonshelf.errors import Problem, UserError
+from moonshelf.feeds import values
+from moonshelf.feeds.base import MAX_CELL, MAX_IMAGES, MAX_TEXT, MAX_TITLE, Row, Source
+from moonshelf.product import ImageRef, Product
+
+# Product field -> names of columns, folded by `attributes.fold`, the most telling first: if a table has
+# several names of one field, the first takes it and the others go to `extra`.
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "id": (
+        "id", "product id", "item id", "offer id", "article id", "uniq id", "sku", "product code",
+        "item code", "article number", "asin", "uid", "handle", "code",
+    ),
+    "title": (
+        "title", "name", "product name", "product title", "item name", "product display name", "text",
+        "caption", "headline",
+    ),
+    "description": (
+        "description", "product description", "long description", "item description", "desc", "body",
+        "body html", "details", "short description", "about product",
+    ),
+    "images": (
+        "images", "image", "image link", "image links", "image url", "image urls", "image path",
+        "image paths", "img", "img url", "img link", "image src", "photo", "photos", "picture", "pictures", "main image",
+        "image file", "image filename", "filename", "file name", "file", "path", "thumbnail",
+    ),
+    "category": (
+        "category path", "category", "categories", "product category", "product category tree",
+        "product type", "google product category", "category name", "breadcrumbs", "breadcrumb", "taxonomy", "department",
+        "type", "label",
+    ),
+    "brand": ("brand", "brand name", "vendor", "manufacturer", "brand from title"),
+    "price": ("price", "price amount", "current price", "list price", "regular price", "amount"),
+    "currency": ("currency", "currency code", "price currency"),
+    "language": ("language", "lang", "locale", "content language"),
+    "group_id": (
+        "group id", "group", "item group id", "product group id", "parent id", "parent sku", "parent asin",
+    ),
+    "gtin": ("gtin", "gtin13", "gtin14", "gtin12", "gtin8", "ean", "ean13", "upc", "barcode", "isbn"),
+    "mpn": ("mpn", "manufacturer part number", "part number"),
+    "link": ("link", "url", "product url", "product link", "page url"),
+    "availability": ("availability", "stock status"),
+    "attributes": ("attributes", "product attributes", "product specifications", "specifications", "specs"),
+    "extra": ("extra",),
+}  # fmt: skip
+_FIELD_OF = {name: (target, rank) for target, names in SYNONYMS.items() for rank, name in enumerate(names)}
+ADDITIONAL = ("additional image link", "additional image links", "additional images", "additional image urls")
+_NUMBERED_IMAGE = re.compile(r"(image|img|photo|picture)( link| url| src)? ?\d{1,2}")
+_PRICE_IN = re.compile(r"price ([a-z]{3})")
+ATTRIBUTES = frozenset((
+    "colour", "pattern", "material", "gender", "use", "season", "style", "neckline", "sleeve", "heel",
+    "handle", "shape", "size", "age group",
+))  # fmt: skip
+_IMAGE_NAME = re.compile(r"(?i)^https?://|\.(jpe?g|png|webp|gif|bmp|tiff?|avif)(\?\S*)?$")
+
+
+def plan_columns(names: Iterable[str], fields: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Which column fills what: column -> a Product field, `additional`, `attribute`, or `extra`.
+
+    `fields` forces columns (name -> Product field). Raises UserError if it names a column or a field that
+    does not exist.
+    """
+    names, fields = list(names), dict(fields or {})
+    for name, target in fields.items():
+        if target not in Product.model_fields:
+            known = ", ".join(Product.model_fields)
+            raise UserError(f"a product has no field '{target}': use one of {known}.")
+        if name not in names:
+            raise UserError(f"the feed has no column '{name}': its columns are {', '.join(names[:40])}.")
+    plan: dict[str, str] = {}
+    best: dict[str, tuple[int, str]] = {target: (-1, name) for name, target in fields.items()}
+    for name in names:
+        folded = fold(name.removeprefix("g:"))
+        if name in fields:
+            plan[name] = fields[name]
+        elif folded in ADDITIONAL or _NUMBERED_IMAGE.fullmatch(folded):
+            plan[name] = "additional"
+        elif folded in _FIELD_OF:
+            target, rank = _FIELD_OF[folded]
+            if target not in best or rank < best[target][0]:
+                if target in best:
+                    plan[best[target][1]] = "extra"
+                best[target] = (rank, name)
+                plan[name] = target
+            else:
+                plan[name] = "extra"
+        elif _PRICE_IN.fullmatch(folded):
+            plan[name] = "price in"
+        elif canonical_key(name) in ATTRIBUTES:
+            plan[name] = "attribute"
+        else:
+            plan[name] = "extra"
+    return plan
+
+
+class Draft:
+    """One product in the making: raw values go in, problems are collected, `finish` gives the row."""
+
+    __slots__ = ("attributes", "extra", "fatal", "images", "problems", "row", "seen", "source", "values")
+
+    def __init__(self, source: Source, row: int | str) -> None:
+        self.source, self.row = source, row
+        self.values: dict[str, Any] = {}
+        self.attributes: dict[str, str] = {}
+        self.extra: dict[str, str] = {}
+        self.images: list[ImageRef] = []
+        self.seen: set[tuple[str | None, str | None]] = set()
+        self.problems: list[Problem] = []
+        self.fatal: tuple[str, str] | None = None
+
+    def warn(self, field: str, reason: str) -> None:
+        self.problems.append(Problem(self.row, field, reason, fatal=False))
+
+    def refuse(self, field: str, reason: str) -> None:
+        """The row will be set aside; the first reason is kept."""
+        self.fatal = self.fatal or (field, reason)
+
+    def cleaned(self, field: str, value: Any, limit: int = MAX_CELL) -> str:
+        text = values.as_text(value)
+        if not text:
+            return ""
+        length = len(text)
+        text, mended = values.clean(text[: 2 * limit])
+        for reason in mended:
+            self.warn(field, reason)
+        if len(text) > limit or length > 2 * limit:
+            self.warn(field, f"the text has {length} characters and was cut to {limit}")
+            text = text[:limit].rstrip()
+        return text
+
+    def set(self, field: str, value: Any, *, html: bool = True) -> None:
+        """One of the product's own fields from a raw value. Empty values leave what was there."""
+        if field == "title":
+            text = self.cleaned(field, value, MAX_TITLE)
+            if text:
+                self.values[field] = values.unescape(text).strip() if html else text
+        elif field == "description":
+            text = self.cleaned(field, value, MAX_TEXT)
+            if text:
+                self.values[field] = values.strip_html(text) if html else text
+        elif field == "id":
+            text = values.as_text(value).strip()
+            if text:
+                self.values[field] = values.clean(text)[0] if not text.isascii() else text
+        elif field == "category":
+            path = values.category(value)
+            if path:
+                self.values[field] = path
+        elif field == "price":
+            self.price(value)
+        elif field == "gtin":
+            self.gtin(value)
+        elif field == "currency":
+            if text := self.cleaned(field, value):
+                code = values.currency(text)
+                self.values[field] = code
+                if code is None:
+                    self.warn(field, f"the currency {text[:20]!r} is not an ISO 4217 code")
+        elif field == "availability":
+            if text := self.cleaned(field, value):
+                self.values[field] = values.availability(text)
+        elif text := self.cleaned(field, value):
+            self.values[field] = text
+
+    def price(self, value: Any, code: str | None = None) -> None:
+        if value is None or (isinstance(value, float) and value != value) or not str(value).strip():
+            return
+        try:
+            amount, written = values.price(value)
+        except ValueError as error:
+            reason = str(error)
+            if reason.startswith("negative"):
+                self.refuse("price", reason)
+            else:
+                self.warn("price", reason)
+                self.put("price", value)
+            return
+        self.values["price"] = amount
+        if code or written:
+            self.values.setdefault("currency", code or written)
+
+    def gtin(self, value: Any) -> None:
+        text = self.cleaned("gtin", value)
+        if not text:
+            return
+        try:
+            self.values["gtin"] = values.gtin(text)
+        except ValueError as error:
+            self.warn("gtin", str(error))
+            self.put("gtin", text)
+
+    def put(self, name: str, value: Any) -> None:
+        """An unknown column, kept as a string."""
+        name = self.cleaned("extra", name, 200)
+        if name and (text := self.cleaned(name, value)):
+            self.extra[name] = text
+
+    def attribute(self, name: str, value: Any) -> None:
+        name = self.cleaned("attributes", name, 200)
+        if name and (text := self.cleaned(name, value)):
+            self.attributes[name] = text
+
+    def image(self, ref: ImageRef) -> None:
+        key = (ref.path, ref.url)
+        if ref.data is None:
+            if key in self.seen:
+                return
+            self.seen.add(key)
+        if len(self.images) == MAX_IMAGES:
+            self.warn("images", f"only the first {MAX_IMAGES} images were kept")
+        if len(self.images) <= MAX_IMAGES:  # one more marks that the warning was given
+            self.images.append(ref)
+
+    def image_text(self, value: Any, role: str | None = None) -> None:
+        """Images from a cell: one path or address, or several (a JSON list, or separated by , or |)."""
+        for part in split_images(values.as_text(value)):
+            try:
+                self.image(self.source.image(part, role))
+            except ValueError as error:
+                self.warn("images", str(error))
+
+    def finish(self) -> Row:
+        """The row: a product with its warnings, or warnings and one fatal problem."""
+        fields = self.values
+        id = fields.get("id")
+        if self.fatal is None:
+            if not id:
+                self.refuse("id", "the id is missing")
+            elif not (fields.get("title") or fields.get("description") or self.images):
+                self.refuse("title", "there is neither a title, nor a description, nor an image")
+        product = None
+        if self.fatal is None:
+            try:
+                product = Product(
+                    **fields,
+                    images=tuple(self.images[:MAX_IMAGES]),
+                    attributes=self.attributes,
+                    extra=self.extra,
+                )
+            except ValidationError as error:
+                first = error.errors(include_url=False, include_input=False)[0]
+                where = str(first["loc"][0]) if first["loc"] else "row"
+                self.refuse(where, first["msg"].removeprefix("Value error, "))
+        id = product.id if product else (str(id)[:100] if id else None)
+        problems = [replace(problem, id=id) for problem in self.problems]
+        if product is None:
+            assert self.fatal is not None
+            problems.append(Problem(self.row, *self.fatal, id=id, fatal=True))
+        return Row(self.row, product, problems)
+
+
+def split_images(text: str) -> list[str]:
+    """References in one cell. A comma separates only where every part looks like a picture's name."""
+    text = text.strip()
+    if not text:
+        return []
+    if text[0] == "[":
+        import json
+
+        try:
+            listed = json.loads(text)
+        except (ValueError, RecursionError):
+            listed = None
+        if isinstance(listed, list):
+            return [item.strip() for item in listed if isinstance(item, str) and item.strip()]
+    for separator in ("|", "\n", ",", ";", " "):
+        if separator in text:
+            parts = [part.strip() for part in text.split(separator) if part.strip()]
+            if separator in "|\n" or all(_IMAGE_NAME.search(part) for part in parts):
+                return parts
+    return [text]

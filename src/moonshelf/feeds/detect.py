@@ -1,0 +1,88 @@
+"""Which dialect a feed is written in, from its first bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from moonshelf.errors import UserError
+from moonshelf.feeds.base import FeedBroken, Source
+
+_HEAD = 1 << 16
+
+
+def check_path(path: str | os.PathLike[str]) -> Path:
+    """The path of a feed that exists and is not empty. Raises UserError with what to do."""
+    path = Path(path)
+    try:
+        if not path.exists():
+            raise UserError(f"there is no file or folder {path}.")
+        if path.is_file():
+            if path.stat().st_size == 0:
+                raise UserError(f"{path.name} is empty.")
+        elif not path.is_dir():
+            raise UserError(f"{path} is neither a file nor a folder.")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{str(path)[:200]!r} cannot be opened: {why}.") from None
+    return path
+
+
+def detect(path: str | os.PathLike[str]) -> str:
+    """Name of the dialect, a key of `DIALECTS`. Raises UserError if the file is missing, empty or unknown."""
+    path = check_path(path)
+    if path.is_dir():
+        return "images"
+    try:
+        with Source(path).open() as file:
+            head = file.read(_HEAD)
+    except FeedBroken as error:
+        raise UserError(f"{path.name} cannot be read: {error}.") from None
+    except OSError as error:
+        raise UserError(f"{path.name} cannot be opened: {error.strerror}.") from None
+    if not head.strip(b"\0 \t\r\n"):
+        raise UserError(f"{path.name} is empty.")
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    for magic, kind in (
+        (b"\xff\xd8\xff", "an image"), (b"\x89PNG", "an image"), (b"GIF8", "an image"), (b"%PDF", "a PDF"),
+        (b"PK\x03\x04", "a spreadsheet or an archive"), (b"\xd0\xcf\x11\xe0", "a spreadsheet"),
+        (b"SQLite format", "a database"), (b"ARROW1", "an Arrow file"),
+    ):  # fmt: skip
+        if head.startswith(magic):
+            raise UserError(f"{path.name} is {kind}, not a feed: export it as CSV, JSONL or Parquet.")
+    return _detect_text(path, head)
+
+
+def _detect_text(path: Path, head: bytes) -> str:
+    from moonshelf.feeds.text import encoding_of
+
+    text = head.decode(encoding_of(head), "replace").lstrip("\ufeff \t\r\n")
+    suffix = path.with_suffix("").suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
+    if text.startswith("<"):
+        start = text[:4096].lower()
+        if suffix in (".html", ".htm") or "<html" in start or "<!doctype html" in start or "<script" in start:
+            return "jsonld"
+        return "merchant-xml"
+    if text.startswith(("{", "[")) and suffix not in (".csv", ".tsv"):
+        if suffix in (".jsonl", ".ndjson"):
+            return "jsonl"
+        if suffix == ".jsonld":
+            return "jsonld"
+        if text.startswith("{") and _is_object(text.split("\n", 1)[0]):
+            first = text.split("\n", 1)[0]
+            return "jsonld" if '"@context"' in first or '"@graph"' in first or '"@type"' in first else "jsonl"
+        if any(mark in text for mark in ('"@context"', '"@graph"', '"@type"')):
+            return "jsonld"
+        return "json" if text.startswith("[") else "jsonl"
+    from moonshelf.feeds.tabular import detect_table
+
+    return detect_table(text)
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False

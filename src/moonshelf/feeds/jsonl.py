@@ -1,0 +1,183 @@
+"""JSON lines: our own form, which round-trips, and anybody's objects with named values.
+
+A line that is a `Product` as it stands (its field names and types) is taken as it stands, apart from the
+caps and clean-up that every feed gets; anything else goes through the mapping of names in `records`. In
+our form pictures are paths relative to the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from moonshelf.errors import UserError
+from moonshelf.feeds.base import MAX_RECORD, FeedBroken, Row, Source, set_aside
+from moonshelf.feeds.build import Draft
+from moonshelf.feeds.records import RecordReader
+from moonshelf.product import ImageRef, Product
+
+_STRINGS = frozenset(
+    name for name, field in Product.model_fields.items() if field.annotation in (str, str | None)
+)
+_FIELDS = frozenset(Product.model_fields)
+_SUFFIXES = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"RIFF", ".webp"))
+
+
+def read(source: Source) -> Iterator[Row]:
+    """Rows of a JSONL file; empty lines are skipped and not counted."""
+    reader = RecordReader(source)
+    number = 0
+    try:
+        with source.open() as file:
+            for line in _lines(file):
+                if line is not None and not line.strip():
+                    continue
+                number += 1
+                if line is None:
+                    yield set_aside(number, "row", f"the line is longer than {MAX_RECORD // 2**20} MiB")
+                    continue
+                yield _row(reader, number, line)
+    except FeedBroken as error:
+        yield set_aside(number + 1, "file", f"{error}: the rest was not read")
+
+
+def _lines(file: Any) -> Iterator[str | None]:
+    """Decoded lines; None stands for one that is too long. Bytes that are not UTF-8 become surrogates."""
+    from moonshelf.feeds.text import lines
+
+    return lines(file, MAX_RECORD)
+
+
+def _row(reader: RecordReader, number: int, line: str) -> Row:
+    try:
+        record = json.loads(line)
+    except RecursionError:
+        return set_aside(number, "row", "the JSON is nested too deeply")
+    except ValueError as error:
+        if isinstance(error, json.JSONDecodeError):
+            return set_aside(number, "row", f"not JSON: {error.msg} at character {error.pos + 1}")
+        return set_aside(number, "row", "not JSON: a number is too long")
+    if not isinstance(record, dict):
+        return set_aside(number, "row", f"not a JSON object but {type(record).__name__}")
+    if _is_ours(record) and not reader.source.fields:
+        return _own(reader.source, number, record)
+    return reader.row(number, record)
+
+
+def _is_ours(record: dict[str, Any]) -> bool:
+    """Whether every value has the name and JSON type that `write_jsonl` gives it."""
+    if not record.keys() <= _FIELDS or "id" not in record:
+        return False
+    for name, value in record.items():
+        if name in _STRINGS:
+            right = isinstance(value, str)
+        elif name == "price":
+            right = isinstance(value, (int, float)) and not isinstance(value, bool)
+        elif name == "category":
+            right = isinstance(value, list) and all(isinstance(part, str) for part in value)
+        elif name == "images":
+            right = isinstance(value, list) and all(_is_image(item) for item in value)
+        else:
+            right = isinstance(value, dict) and all(isinstance(part, str) for part in value.values())
+        if not right:
+            return False
+    return True
+
+
+def _is_image(item: Any) -> bool:
+    return (
+        isinstance(item, dict)
+        and item.keys() <= {"path", "url", "role"}
+        and ("path" in item) != ("url" in item)
+        and all(isinstance(part, str) for part in item.values())
+    )
+
+
+def _own(source: Source, number: int, record: dict[str, Any]) -> Row:
+    draft = Draft(source, number)
+    for name, value in record.items():
+        if name == "images":
+            for item in value:
+                try:
+                    draft.image(source.image(item.get("path") or item.get("url") or "", item.get("role")))
+                except ValueError as error:
+                    draft.warn("images", str(error))
+        elif name == "attributes":
+            for key, content in value.items():
+                draft.attribute(key, content)
+        elif name == "extra":
+            for key, content in value.items():
+                draft.put(key, content)
+        elif name == "category":
+            draft.values[name] = tuple(text for part in value if (text := draft.cleaned(name, part)))
+        elif name == "availability":
+            draft.values[name] = draft.cleaned(name, value)
+        else:
+            draft.set(name, value, html=False)
+    return draft.finish()
+
+
+def write_jsonl(products: Iterable[Product], path: str | os.PathLike[str], *, images: str = "images") -> int:
+    """Writes products as JSON lines that `read_feed` reads back; returns how many.
+
+    Pictures held in memory are written to the folder `images` beside the file, named by their content;
+    paths are stored relative to the file, so that the folder can be moved as a whole.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        for product in products:
+            record = product.model_dump(exclude_defaults=True, exclude={"images"})
+            record["id"] = product.id
+            if product.images:
+                record["images"] = [_write_image(ref, path.parent, images) for ref in product.images]
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def _write_image(ref: ImageRef, folder: Path, images: str) -> dict[str, str]:
+    if ref.url is not None:
+        item = {"url": ref.url}
+    elif ref.path is not None:
+        item = {"path": os.path.relpath(ref.path, folder).replace(os.sep, "/")}
+    else:
+        data = ref.data or b""
+        suffix = next((suffix for magic, suffix in _SUFFIXES if data.startswith(magic)), ".img")
+        name = hashlib.sha256(data).hexdigest()[:24] + suffix
+        target = folder / images / name
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+        item = {"path": f"{images}/{name}"}
+    if ref.role:
+        item["role"] = ref.role
+    return item
+
+
+def load_array(source: Source) -> Iterator[Row]:
+    """Rows of a JSON file that holds one array of objects. Raises UserError if it is not one."""
+    reader = RecordReader(source)
+    try:
+        data = json.loads(source.read_document().decode("utf-8-sig", "surrogateescape"))
+    except FeedBroken as error:
+        raise UserError(f"{source.name} cannot be read: {error}.") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{source.name} is not valid JSON.") from None
+    if not isinstance(data, list):
+        raise UserError(
+            f"{source.name} holds no list of products: give JSON lines, a JSON array, or JSON-LD."
+        )
+    for number, record in enumerate(data, 1):
+        if isinstance(record, dict):
+            if _is_ours(record) and not source.fields:
+                yield _own(source, number, record)
+            else:
+                yield reader.row(number, record)
+        else:
+            yield set_aside(number, "row", f"not a JSON object but {type(record).__name__}")

@@ -1,0 +1,2 @@
+def detect_table(text: str) -> str:
+    return "csv"
