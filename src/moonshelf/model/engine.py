@@ -1,0 +1,411 @@
+"""The engine: products in, unit vectors and rationales out, nothing encoded twice.
+
+One prefill reads a batch; the key-value cache stays. With `reason="on"` the rationale is decoded for the
+whole batch on that cache, a row that closes its rationale is fed `<emb>` and leaves, and the head reads
+states of the same pass. Pictures of the next batches are decoded and cut into patches in a second thread
+while this one computes. Batches are filled by token budget from a window of rows sorted by length, so
+there is little padding, and results come back in input order in memory that does not grow with the feed.
+
+`reason="auto"` (ours): the direct vector is computed first; a product whose vector is not clearly nearest
+to one category label (margin between the two best below `AUTO_MARGIN`) goes on, on the same cache with
+`<emb>` masked out, to write a rationale. The others keep their direct vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moonshelf import images
+from moonshelf.errors import Problem
+from moonshelf.model.modeling import Reading, normalise
+from moonshelf.product import Product
+from moonshelf.prompts import END_THINK, THINK, read_rationale
+
+if TYPE_CHECKING:
+    from moonshelf.model.modeling import MoonModel
+    from moonshelf.model.processing import Batch
+
+Reason = Literal["off", "on", "auto"]
+AUTO_MARGIN = 0.05  # cosine; ours, see docs/experiments.md
+WINDOW_BATCHES = 4  # batches whose rows are sorted together: less padding against more memory
+DEFAULT_BATCH_TOKENS = 8192
+
+
+class EncodingError(ValueError):
+    """A product could not be encoded; the message names its id and the reason."""
+
+
+@dataclass
+class Encoded:
+    """Result of n products, in input order; rows that were set aside are only in `problems`."""
+
+    ids: list[str]
+    vectors: np.ndarray  # (n, dim) float32, unit length
+    rationales: list[str]  # "<think>…</think>", or "" where none was asked
+    valid: np.ndarray  # (n,) bool: the rationale kept its format; True where none was asked
+    weights: np.ndarray  # (n, 3) float32: share of image, text, rationale
+    tokens: np.ndarray  # (n,) int32: tokens written
+    row_index: np.ndarray  # (n,) int64: position in the input
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def reasoning_valid_rate(self) -> float:
+        """Share of written rationales that kept their format; NaN if none was written."""
+        written = np.array([bool(r) for r in self.rationales], dtype=bool)
+        return float(self.valid[written].mean()) if written.any() else float("nan")
+
+
+@dataclass
+class _Row:
+    """One product, ready for the model."""
+
+    index: int
+    id: str
+    text: list[int]
+    pixels: np.ndarray | None
+    grid: np.ndarray | None
+    image_tokens: list[int]
+    length: int
+
+
+@torch.inference_mode()
+def encode_iter(
+    model: MoonModel,
+    products: Iterable[Product],
+    reason: Reason = "off",
+    *,
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    on_error: Literal["raise", "report"] = "report",
+) -> Iterator[Encoded]:
+    """Encode a stream of products, part by part in input order.
+
+    `batch_tokens` bounds the tokens of one prefill, padding and the room for a rationale included. A product
+    without text and pictures, or with a broken picture, becomes a `Problem` (`on_error="report"`) or raises
+    `EncodingError`. A vector that is not finite or zero always raises it: that is a broken model.
+    """
+    if reason not in ("off", "on", "auto"):
+        raise ValueError(f"reason must be off, on or auto, not {reason!r}")
+    labels = _label_vectors(model, batch_tokens) if reason == "auto" else None
+    source = enumerate(products)
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="moonshelf-images") as pool:
+        window = WINDOW_BATCHES * batch_tokens
+        ahead: Future[tuple[list[_Row], list[Problem]]] = pool.submit(
+            _read_window, model, source, window, reason
+        )
+        while True:
+            rows, problems = ahead.result()
+            if not rows and not problems:
+                return
+            ahead = pool.submit(_read_window, model, source, window, reason)
+            if problems and on_error == "raise":
+                first = problems[0]
+                raise EncodingError(f"product {first.id!r}: {first.reason}")
+            yield _encode_window(model, rows, problems, reason, batch_tokens, labels)
+
+
+def encode(
+    model: MoonModel,
+    products: Sequence[Product],
+    reason: Reason = "off",
+    *,
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    on_error: Literal["raise", "report"] = "raise",
+    progress: bool = False,
+) -> Encoded:
+    """Encode a list of products at once; `progress` shows a bar on stderr. See `encode_iter`."""
+    parts: list[Encoded] = []
+    stream = encode_iter(model, products, reason, batch_tokens=batch_tokens, on_error=on_error)
+    if progress:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True)) as bar:
+            task = bar.add_task("encode", total=len(products))
+            for part in stream:
+                parts.append(part)
+                bar.advance(task, len(part.ids) + len(part.problems))
+    else:
+        parts.extend(stream)
+    return _join(parts, model.dim)
+
+
+def _join(parts: list[Encoded], dim: int) -> Encoded:
+    if not parts:
+        return _gather([], [], dim)
+    arrays = {
+        name: np.concatenate([getattr(p, name) for p in parts])
+        for name in ("vectors", "valid", "weights", "tokens", "row_index")
+    }
+    return Encoded(
+        ids=[i for p in parts for i in p.ids],
+        rationales=[r for p in parts for r in p.rationales],
+        problems=[x for p in parts for x in p.problems],
+        **arrays,
+    )
+
+
+# ---- reading rows (second thread) ------------------------------------------------------------------
+
+
+def _read_window(
+    model: MoonModel, source: Iterator[tuple[int, Product]], tokens: int, reason: Reason
+) -> tuple[list[_Row], list[Problem]]:
+    """Rows that fill about `tokens`, with their pictures decoded; empty at the end of the source."""
+    rows: list[_Row] = []
+    problems: list[Problem] = []
+    used = 0
+    while used < tokens:
+        chunk = list(islice(source, 32))
+        if not chunk:
+            break
+        texts = model.prepare.text_ids([model.prompt.text_of(product) for _, product in chunk])
+        for (index, product), text in zip(chunk, texts, strict=True):
+            try:
+                row = _read_row(model, index, product, text, reason)
+            except images.ImageError as error:
+                problems.append(Problem(index + 1, "images", str(error), product.id))
+                continue
+            if row is None:
+                reason_why = "it has no text and no picture: nothing to encode"
+                problems.append(Problem(index + 1, "title", reason_why, product.id))
+                continue
+            rows.append(row)
+            used += row.length
+    return rows, problems
+
+
+def _read_row(model: MoonModel, index: int, product: Product, text: list[int], reason: Reason) -> _Row | None:
+    refs = product.images[: model.prompt.max_images]
+    if not refs and not text:
+        return None
+    pixels = grid = None
+    counts: list[int] = []
+    if refs:
+        pictures = [load_picture(ref, model.prompt.max_pixels) for ref in refs]
+        pixels, grid = model.prepare.pixels(pictures)
+        counts = model.prepare.image_tokens(grid)
+    tail = 1 if reason == "off" else model.prompt.max_rationale_tokens
+    length = len(model.prepare.row(text, counts, ())[0]) + tail
+    return _Row(index, product.id, text, pixels, grid, counts, length)
+
+
+def load_picture(ref: Any, max_pixels: int) -> Any:
+    """Decode one picture for the model: no larger than it can use, never thinner than it can take.
+
+    The longer side is reduced to twice that of a square of `max_pixels` while decoding, which for JPEG skips
+    most of the work; the image processor then resizes to its grid.
+    """
+    picture = images.load(ref, max_side=2 * int(max_pixels**0.5))
+    return images.pad_to_aspect(picture)
+
+
+def _batches(rows: list[_Row], tokens: int) -> Iterator[list[_Row]]:
+    """Rows sorted by length and cut where the padded batch would pass the budget; one row always fits."""
+    batch: list[_Row] = []
+    for row in sorted(rows, key=lambda r: r.length):
+        if batch and row.length * (len(batch) + 1) > tokens:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+# ---- computing -------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Result:
+    vector: np.ndarray
+    weights: np.ndarray
+    rationale: str = ""
+    valid: bool = True
+    tokens: int = 0
+
+
+def _encode_window(
+    model: MoonModel,
+    rows: list[_Row],
+    problems: list[Problem],
+    reason: Reason,
+    batch_tokens: int,
+    labels: Tensor | None,
+) -> Encoded:
+    results: dict[int, _Result] = {}
+    for chunk in _batches(rows, batch_tokens):
+        for row, result in zip(chunk, _encode_batch(model, chunk, reason, labels), strict=True):
+            norm = float(np.linalg.norm(result.vector))
+            if not np.isfinite(norm) or norm < 0.5:
+                raise EncodingError(
+                    f"product {row.id!r}: the model gave a vector that is not finite or is zero; "
+                    "check the model with `moonshelf doctor`."
+                )
+            results[row.index] = result
+    rows = sorted(rows, key=lambda r: r.index)
+    gathered = _gather(rows, [results[row.index] for row in rows], model.dim)
+    gathered.problems = problems
+    return gathered
+
+
+def _gather(rows: list[_Row], results: list[_Result], dim: int) -> Encoded:
+    return Encoded(
+        ids=[row.id for row in rows],
+        vectors=np.array([r.vector for r in results], dtype=np.float32).reshape(-1, dim),
+        rationales=[r.rationale for r in results],
+        valid=np.array([r.valid for r in results], dtype=bool),
+        weights=np.array([r.weights for r in results], dtype=np.float32).reshape(-1, 3),
+        tokens=np.array([r.tokens for r in results], dtype=np.int32),
+        row_index=np.array([row.index for row in rows], dtype=np.int64),
+    )
+
+
+def make_batch(model: MoonModel, rows: Sequence[Any], tail: Sequence[int]) -> Batch:
+    """Batch of rows (text, pixels, grid, image_tokens), all with the same tail, on the model's device."""
+    pictures = [r for r in rows if r.pixels is not None]
+    pixels = None
+    if pictures:
+        pixels = np.concatenate([r.pixels for r in pictures]), np.concatenate([r.grid for r in pictures])
+    return model.prepare.batch(
+        [r.text for r in rows], [r.image_tokens for r in rows], [tail] * len(rows), pixels
+    ).to(model.device)
+
+
+def _encode_batch(model: MoonModel, rows: list[_Row], reason: Reason, labels: Tensor | None) -> list[_Result]:
+    prepare = model.prepare
+    batch = make_batch(model, rows, [prepare.think if reason == "on" else prepare.emb])
+    reading = model.read(batch, use_cache=reason != "off")
+    if reason == "on":
+        return write(model, batch, reading)
+    e = reading.states[torch.arange(len(rows)), batch.emb]
+    nothing = reading.states[:, :1], torch.zeros(len(rows), 1, dtype=torch.bool, device=model.device)
+    vectors, weights = model.head(e, reading, batch, nothing)
+    vectors = normalise(vectors)
+    results = [
+        _Result(v, w) for v, w in zip(vectors.cpu().numpy(), weights.float().cpu().numpy(), strict=True)
+    ]
+    if reason == "auto":
+        unsure = torch.arange(len(rows), device=model.device)
+        if labels is not None:
+            best = (vectors @ labels.T).topk(2, dim=1).values
+            unsure = unsure[best[:, 0] - best[:, 1] < AUTO_MARGIN]
+        if len(unsure):
+            part, part_reading = _select(batch, reading, unsure)
+            for i, result in zip(unsure.tolist(), write(model, part, part_reading, fed=False), strict=True):
+                results[i] = result
+    return results
+
+
+def _select(batch: Batch, reading: Reading, keep: Tensor) -> tuple[Batch, Reading]:
+    """Some rows of a batch whose `<emb>` was read: it is masked out, so that writing starts before it."""
+    reading.cache.batch_select_indices(keep)
+    part = type(batch)(
+        **{
+            name: getattr(batch, name)[keep]
+            for name in ("input_ids", "attention", "image_mask", "text_mask", "rationale_mask", "emb")
+        }
+    )
+    part.attention[torch.arange(len(keep)), part.emb] = False
+    taps = [tap[keep] for tap in reading.taps]
+    # one token fewer counts towards the position of the next
+    return part, Reading(reading.states[keep], reading.raw[keep], taps, reading.deltas[keep], reading.cache)
+
+
+def _label_vectors(model: MoonModel, batch_tokens: int) -> Tensor | None:
+    """Direct vectors (labels, dim) of the category names saved with the model; None if it has fewer than two."""
+    if len(model.labels) < 2:
+        return None
+    names = [Product(id=f"label {i}", title=name) for i, name in enumerate(model.labels)]
+    return torch.from_numpy(encode(model, names, "off", batch_tokens=batch_tokens).vectors).to(model.device)
+
+
+def write(model: MoonModel, batch: Batch, reading: Reading, fed: bool = True) -> list[_Result]:
+    """Decode the rationales of a batch on its cache and compute the reasoned vectors.
+
+    `fed`: the last token of each row is `<think>` and was read in the prefill; else it is fed first. Greedy.
+    A row goes through: tokens … `</think>`, `<emb>`, gone. At the limit `</think>` is forced and the
+    rationale counts as invalid. Reserved tokens cannot be written, so a text cannot make the model emit them.
+    """
+    prepare, device, n = model.prepare, model.device, len(batch.emb)
+    limit = model.prompt.max_rationale_tokens
+    banned = _banned(model)
+    active = torch.arange(n, device=device)
+    attention, cache = batch.attention.long(), reading.cache
+    position = attention.sum(1) + reading.deltas[:, 0]
+    written: list[list[int]] = [[] for _ in range(n)]
+    truncated = [False] * n
+    states: list[list[Tensor]] = [[] for _ in range(n)]
+    final: list[Tensor | None] = [None] * n
+    if fed:
+        last = reading.states[torch.arange(n, device=device), batch.emb]
+        for i in range(n):
+            states[i].append(last[i])
+        current = (model.logits(last).float() + banned).argmax(-1)
+    else:
+        current = torch.full((n,), prepare.think, device=device)
+    while len(active):
+        attention = torch.cat([attention, attention.new_ones(len(active), 1)], 1)
+        output = model.backbone.model(
+            input_ids=current[:, None],
+            attention_mask=attention,
+            position_ids=position.view(1, -1, 1).expand(3, -1, 1),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        last = output.last_hidden_state[:, 0]
+        choice = (model.logits(last).float() + banned).argmax(-1).tolist()
+        fed_now, stay, following = current.tolist(), [], []
+        for place, row in enumerate(active.tolist()):
+            token = fed_now[place]
+            if token == prepare.emb:
+                final[row] = last[place]
+                continue
+            states[row].append(last[place])
+            if token == prepare.end_think:
+                nxt = prepare.emb
+            else:
+                if token != prepare.think:
+                    written[row].append(token)
+                nxt = choice[place]
+                if len(written[row]) >= limit and nxt != prepare.end_think:
+                    nxt, truncated[row] = prepare.end_think, True
+            stay.append(place)
+            following.append(nxt)
+        if len(stay) < len(active):  # finished rows leave the batch and its cache
+            keep = torch.tensor(stay, dtype=torch.long, device=device)
+            active, attention, position = active[keep], attention[keep], position[keep]
+            if len(stay):
+                cache.batch_select_indices(keep)
+        current = torch.tensor(following, dtype=torch.long, device=device)
+        position = position + 1
+    rationale = torch.nn.utils.rnn.pad_sequence([torch.stack(s) for s in states], batch_first=True)
+    counts = torch.tensor([len(s) for s in states], device=device)
+    mask = torch.arange(rationale.shape[1], device=device)[None] < counts[:, None]
+    e = torch.stack([state for state in final if state is not None])
+    vectors, weights = model.head(e, reading, batch, (rationale, mask))
+    numbers = normalise(vectors).cpu().numpy(), weights.float().cpu().numpy()
+    bodies = model.processor.tokenizer.batch_decode(written)
+    results = []
+    for i, body in enumerate(bodies):
+        text = f"{THINK}{body}{END_THINK}"
+        valid = not truncated[i] and read_rationale(text) is not None
+        results.append(_Result(numbers[0][i], numbers[1][i], text, valid, len(written[i])))
+    return results
+
+
+def _banned(model: MoonModel) -> Tensor:
+    """(vocabulary,) float32 with -inf for every token that a rationale must not hold."""
+    tokenizer = model.processor.tokenizer
+    bias = torch.zeros(model.backbone.get_input_embeddings().num_embeddings, device=model.device)
+    bias[len(tokenizer) :] = -torch.inf  # rows of the embedding that no token uses
+    special = {*tokenizer.all_special_ids, model.prepare.think, model.prepare.emb, model.prepare.image}
+    special |= {i for t, i in tokenizer.get_added_vocab().items() if t != END_THINK}
+    bias[sorted(special)] = -torch.inf
+    return bias

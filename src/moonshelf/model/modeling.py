@@ -1,0 +1,359 @@
+"""`MoonModel`: a stock vision-language backbone with the fusion and FIRE head on top.
+
+The backbone keeps its class, its files and its weights' names, so transformers, PEFT and vLLM know it; the
+head is a second safetensors file beside it. Nothing here copies modelling code: visual features, positions
+and the cache are the backbone's own.
+
+A saved model is a folder: the backbone as `transformers` saves it, `head.safetensors`, `moon.json` (head),
+`prompt.json` (what is read and written), the processor, `golden.json` (inputs and the vectors they must give)
+and `manifest.json` (SHA-256 of every file, checked on loading). Only safetensors are read; remote code is
+never run; nothing is downloaded unless asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from transformers import (
+    AutoConfig,
+    PreTrainedModel,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLForConditionalGeneration,
+)
+
+from moonshelf.errors import UserError
+from moonshelf.model.configuration import MoonConfig, default_taps
+from moonshelf.model.fire import Fire
+from moonshelf.model.fusion import ModalityFusion
+from moonshelf.model.processing import ADDED_TOKENS, Batch, MoonProcessor, Preprocessor, register
+from moonshelf.prompts import PromptSpec
+
+if TYPE_CHECKING:
+    from moonshelf.model.engine import Encoded, Reason
+    from moonshelf.product import Product
+
+BACKBONES: dict[str, type[PreTrainedModel]] = {
+    "qwen3_vl": Qwen3VLForConditionalGeneration,
+    "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,
+}
+STARTER = Path(__file__).parents[1] / "starter"
+MANIFEST = "manifest.json"
+# Files that do not change a vector stay out of the fingerprint.
+_COSMETIC = {"README.md", MANIFEST, "golden.json", "modules.json", "config_sentence_transformers.json"}
+
+
+@dataclass
+class Reading:
+    """What one pass over a batch leaves behind, all (B, L, d) unless said otherwise."""
+
+    states: Tensor  # last layer, after the final norm
+    raw: Tensor  # input embeddings, visual tokens as they enter the language model
+    taps: list[Tensor]  # outputs of the tapped layers, in the order of the configuration
+    deltas: Tensor  # (B, 1) int64: rotary position of a new token minus its place in the row
+    cache: Any = None
+
+
+class MoonHead(nn.Module):
+    """Fusion, FIRE and projection: W_p LN(z_K), not normalised, so that Matryoshka prefixes can be."""
+
+    def __init__(self, config: MoonConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.fusion = ModalityFusion(config) if config.fusion else None
+        self.fire = Fire(config) if config.fire else None
+        self.norm = nn.LayerNorm(config.hidden)
+        self.project = nn.Linear(config.hidden, config.dim, bias=False)
+
+    def forward(
+        self, e: Tensor, reading: Reading, batch: Batch, rationale: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """`e` (B, d), `rationale` = states (B, T, d) and mask (B, T) -> vectors (B, dim), weights (B, 3)."""
+        z, weights = e, e.new_zeros(len(e), 3)
+        if self.fusion is not None:
+            signals = {
+                "image": (reading.raw, batch.image_mask),
+                "text": (reading.raw, batch.text_mask),
+                "rationale": rationale,
+            }
+            z, weights = self.fusion(e, signals)
+        if self.fire is not None:
+            z = self.fire(z, reading.taps, batch.image_mask | batch.text_mask)
+        return self.project(self.norm(z)), weights
+
+
+class MoonModel(nn.Module):
+    """Backbone, head, processor and prompt. `encode` and `reason` are the calls that users need."""
+
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        processor: MoonProcessor,
+        config: MoonConfig,
+        prompt: PromptSpec | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.processor, self.config = backbone, processor, config
+        self.prompt = prompt or PromptSpec()
+        self.prepare = Preprocessor(processor, self.prompt)
+        self.head = MoonHead(config)
+        self.labels: list[str] = []  # category names of the training data; `reason="auto"` compares with them
+        self.source: Path | None = None
+
+    # ---- forward -------------------------------------------------------------------------------
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The language model inside the backbone."""
+        return self.backbone.model.language_model
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.project.weight.device
+
+    @property
+    def dim(self) -> int:
+        return self.config.dim
+
+    @contextmanager
+    def _tapped(self) -> Iterator[dict[int, Tensor]]:
+        """Collect the outputs of the tapped layers; hooks, because asking for all states keeps all of them."""
+        found: dict[int, Tensor] = {}
+
+        def keep(layer: int) -> Any:
+            def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+                found[layer] = output[0] if isinstance(output, tuple) else output
+
+            return hook
+
+        taps = self.config.taps if self.config.fire else ()
+        handles = [self.decoder.layers[layer].register_forward_hook(keep(layer)) for layer in taps]
+        try:
+            yield found
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def see(self, batch: Batch) -> Any:
+        """Visual features of a batch, to be passed to `read` as often as needed; None without pictures."""
+        if batch.pixel_values is None:
+            return None
+        return self.backbone.model.get_image_features(batch.pixel_values, batch.grid, return_dict=True)
+
+    def read(self, batch: Batch, visual: Any = None, use_cache: bool = False) -> Reading:
+        """One pass of the backbone over a batch; `visual` is the result of `see`, computed here if missing."""
+        visual = self.see(batch) if visual is None else visual
+        positions, deltas = self.backbone.model.get_rope_index(
+            batch.input_ids,
+            mm_token_type_ids=batch.image_mask.int(),
+            image_grid_thw=batch.grid,
+            attention_mask=batch.attention.long(),
+        )
+        raw = self.backbone.get_input_embeddings()(batch.input_ids)
+        features = {}
+        if visual is not None:
+            features = {"image": visual}
+            pixels = torch.cat(visual.pooler_output).to(raw.dtype)
+            raw = raw.masked_scatter(batch.image_mask[..., None], pixels)
+        with self._tapped() as found:
+            output = self.backbone.model(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention.long(),
+                position_ids=positions,
+                mm_encoder_outputs=features,
+                use_cache=use_cache,
+            )
+        taps = [found[layer] for layer in self.config.taps] if self.config.fire else []
+        return Reading(
+            output.last_hidden_state, raw, taps, deltas, output.past_key_values if use_cache else None
+        )
+
+    def logits(self, states: Tensor) -> Tensor:
+        return self.backbone.lm_head(states)
+
+    def forward(self, batch: Batch, visual: Any = None) -> tuple[Tensor, Tensor, Reading]:
+        """Vectors (B, dim), not normalised, modality weights (B, 3), and the reading they came from.
+
+        The rationale, where a row has one, is part of the batch: this is the training path. The engine
+        decodes it instead and calls the head itself.
+        """
+        reading = self.read(batch, visual)
+        e = reading.states[torch.arange(len(batch.emb), device=batch.emb.device), batch.emb]
+        vectors, weights = self.head(e, reading, batch, (reading.states, batch.rationale_mask))
+        return vectors, weights, reading
+
+    # ---- use -----------------------------------------------------------------------------------
+
+    def encode(self, products: Sequence[Product], reason: Reason = "off", **options: Any) -> Encoded:
+        """Unit vectors (n, dim) float32 with rationales and modality weights; see `engine.encode`."""
+        from moonshelf.model.engine import encode
+
+        return encode(self, products, reason, **options)
+
+    def encode_iter(
+        self, products: Iterable[Product], reason: Reason = "off", **options: Any
+    ) -> Iterator[Encoded]:
+        """The same as a stream over any iterable, in input order and flat memory; see `engine.encode_iter`."""
+        from moonshelf.model.engine import encode_iter
+
+        return encode_iter(self, products, reason, **options)
+
+    def reason(self, products: Sequence[Product], **options: Any) -> list[str]:
+        """The rationale of each product, `<think>…</think>`."""
+        return self.encode(products, reason="on", **options).rationales
+
+    # ---- loading and saving --------------------------------------------------------------------
+
+    @classmethod
+    def from_backbone(
+        cls, path: str, prompt: PromptSpec | None = None, download: bool = False, **head: Any
+    ) -> MoonModel:
+        """A stock Qwen-VL checkpoint with a fresh head: the start of training. `head` goes to `MoonConfig`."""
+        backbone = _load_backbone(path, download)
+        processor = MoonProcessor.from_pretrained(path, local_files_only=not download)
+        added = [t for t in ADDED_TOKENS if t not in processor.tokenizer.get_vocab()]
+        if added:
+            processor.tokenizer.add_tokens(added)  # ordinary tokens, see ADDED_TOKENS
+            if len(processor.tokenizer) > backbone.get_input_embeddings().num_embeddings:
+                backbone.resize_token_embeddings(len(processor.tokenizer))
+        text = backbone.config.text_config
+        settings = {"hidden": text.hidden_size, "taps": default_taps(text.num_hidden_layers), **head}
+        return cls(backbone, processor, MoonConfig(**settings), prompt).eval()
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path = "starter", download: bool = False, verify: bool = True
+    ) -> MoonModel:
+        """Load `starter`, a folder written by `save_pretrained`, or (with `download`) a hub id.
+
+        Raises `UserError` if the folder is missing, has no Moonshelf head, or a file does not match the
+        manifest.
+        """
+        folder = _find(str(name), download)
+        if verify:
+            verify_manifest(folder)
+        config = MoonConfig.model_validate_json((folder / "moon.json").read_text())
+        prompt = PromptSpec.model_validate_json((folder / "prompt.json").read_text())
+        model = cls(
+            _load_backbone(str(folder), False), MoonProcessor.from_pretrained(str(folder)), config, prompt
+        )
+        model.head.load_state_dict({k: v.float() for k, v in load_file(folder / "head.safetensors").items()})
+        labels = folder / "labels.json"
+        model.labels = json.loads(labels.read_text()) if labels.exists() else []
+        model.source = folder
+        return model.eval()
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write the folder that `from_pretrained` reads. `dtype` (say float16) halves the files."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {k: v if dtype is None else v.to(dtype) for k, v in self.backbone.state_dict().items()}
+        for old in folder.glob("*.safetensors*"):
+            old.unlink()
+        self.backbone.save_pretrained(folder, state_dict=state, max_shard_size="35MB")
+        head = {
+            k: (v if dtype is None else v.to(dtype)).contiguous() for k, v in self.head.state_dict().items()
+        }
+        save_file(head, folder / "head.safetensors")
+        self.processor.image_processor.save_pretrained(folder)
+        self.processor.tokenizer.save_pretrained(folder)
+        (folder / "moon.json").write_text(self.config.model_dump_json(indent=1) + "\n")
+        (folder / "prompt.json").write_text(self.prompt.model_dump_json(indent=1) + "\n")
+        if self.labels:
+            (folder / "labels.json").write_text(json.dumps(self.labels, ensure_ascii=False, indent=0) + "\n")
+        write_manifest(folder)
+        self.source = folder
+        self.__dict__.pop("fingerprint", None)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (16 hex digits) of every file that can change a vector; of the weights if never saved."""
+        digest = hashlib.sha256()
+        if self.source is not None:
+            for name, value in sorted(_hashes(self.source).items()):
+                if name not in _COSMETIC:
+                    digest.update(f"{name} {value}\n".encode())
+        else:
+            digest.update((self.config.model_dump_json() + self.prompt.model_dump_json()).encode())
+            for name, tensor in sorted(self.state_dict().items()):
+                digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def normalise(vectors: Tensor, dim: int | None = None) -> Tensor:
+    """Unit length in float32, after cutting to the first `dim` numbers (Matryoshka)."""
+    return F.normalize(vectors[..., :dim].float(), dim=-1)
+
+
+def _find(name: str, download: bool) -> Path:
+    folder = STARTER if name == "starter" else Path(name)
+    if not folder.is_dir():
+        if not download:
+            raise UserError(
+                f"no model folder at {name!r}: give a folder, 'starter', or allow a download to use a hub id."
+            )
+        from huggingface_hub import snapshot_download
+
+        folder = Path(
+            snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.md"])
+        )
+    if not (folder / "moon.json").is_file():
+        raise UserError(
+            f"{name!r} has no Moonshelf head (moon.json is missing): train one on it first, see `moonshelf train`."
+        )
+    return folder
+
+
+def _load_backbone(path: str, download: bool) -> PreTrainedModel:
+    config = AutoConfig.from_pretrained(path, local_files_only=not download, trust_remote_code=False)
+    family = BACKBONES.get(config.model_type)
+    if family is None:
+        raise UserError(
+            f"backbone type {config.model_type!r} is not supported: use one of {', '.join(BACKBONES)}."
+        )
+    register(type(config))
+    backbone = family.from_pretrained(
+        path,
+        local_files_only=not download,
+        use_safetensors=True,
+        dtype=torch.float32,
+        attn_implementation="sdpa",
+    )
+    return backbone
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in (MANIFEST, "README.md")
+    }
+
+
+def write_manifest(folder: Path) -> None:
+    (folder / MANIFEST).write_text(json.dumps({"sha256": _hashes(folder)}, indent=1) + "\n")
+
+
+def verify_manifest(folder: Path) -> None:
+    """Raise `UserError` if a file of a saved model is missing, changed or unlisted."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(f"{folder.name!r} has no {MANIFEST}: it was not saved by Moonshelf, or only in part.")
+    listed: dict[str, str] = json.loads(path.read_text())["sha256"]
+    found = _hashes(folder)
+    wrong = sorted(name for name in listed.keys() | found.keys() if listed.get(name) != found.get(name))
+    if wrong:
+        raise UserError(
+            f"the model in {folder.name!r} does not match its {MANIFEST}: {', '.join(wrong[:3])} missing, changed or "
+            "unlisted; fetch the model again, or save it anew if you changed it yourself."
+        )
