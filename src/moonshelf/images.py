@@ -426,7 +426,9 @@ def _wide_to_8_bits(samples: np.ndarray) -> np.ndarray:
         low, high = 0.0, 255.0
     elif low >= 0 and high <= 65535:
         low, high = 0.0, 65535.0
-    return ((samples - np.float32(low)) * np.float32(255 / (high - low)) + np.float32(0.5)).astype(np.uint8)
+    span = high - low or 1.0
+    unit = samples.astype(np.float32) * np.float32(1 / span) - np.float32(low / span)
+    return (unit.clip(0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
 
 
 def _flatten(image: Image.Image) -> Image.Image:
@@ -442,7 +444,7 @@ def _flatten(image: Image.Image) -> Image.Image:
 def _to_srgb(image: Image.Image, profile: Any, limits: Limits) -> Image.Image:
     """RGB with colours as the embedded profile says; an unusable profile is dropped."""
     if isinstance(profile, bytes) and len(profile) <= limits.max_profile_bytes:
-        named_srgb = any("sRGB".encode(code) in profile[:4096] for code in ("ascii", "utf-16-le"))
+        named_srgb = any("sRGB".encode(code) in profile[:4096] for code in ("ascii", "utf-16-be"))
         if not (image.mode == "RGB" and named_srgb):
             try:
                 return ImageCms.applyTransform(image, _transform(profile, image.mode)) or image
