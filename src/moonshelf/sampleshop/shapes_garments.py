@@ -1,0 +1,459 @@
+"""Garments, laid flat or as on an invisible mannequin: tops, dresses, trousers, skirts.
+
+All tops share `_top`, which draws the inside of the back, sleeves, body and neck; each part carries its own
+frame so that stripes run along a sleeve and around a body. Numbers are product units (see `draw`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from moonshelf.sampleshop.draw import RGB, Array, Canvas, Point, band, ellipse, mirror, noise, outline, rounded, smooth
+from moonshelf.sampleshop.spec import Spec
+from moonshelf.sampleshop.surface import Surface, paint
+
+Crease = tuple[float, float, float, float, float, float]  # x0 y0 x1 y1, half width, depth
+
+
+def darker(rgb: RGB, by: float = 0.6) -> RGB:
+    return rgb[0] * by, rgb[1] * by, rgb[2] * by
+
+
+def lighter(rgb: RGB, by: float = 0.4) -> RGB:
+    return rgb[0] + (1 - rgb[0]) * by, rgb[1] + (1 - rgb[1]) * by, rgb[2] + (1 - rgb[2]) * by
+
+
+def thread(rgb: RGB) -> RGB:
+    """A seam that shows on the colour: darker on light cloth, lighter on dark."""
+    return darker(rgb, 0.72) if sum(rgb) > 0.9 else lighter(rgb, 0.28)
+
+
+def surface_of(s: Spec, scale: float = 1.0, direction: str = "across", material: str | None = None) -> Surface:
+    return Surface(
+        material or s["material"], s.rgb, s.attributes.get("pattern", "solid"), s.rgb2, scale, direction,
+        s.style % 9973,
+    )
+
+
+def drape(c: Canvas, seed: int, amount: float, creases: Sequence[Crease] = ()) -> Array:
+    """Height of cloth: slow waves that run mostly downwards, and the given creases on both sides of x = 0.5."""
+    waves = noise(seed % 89, c.size, 7, 3) * (amount * 0.011)
+    for x0, y0, x1, y1, width, depth in creases:
+        for side in (1, -1):
+            ax, bx = (0.5 + side * (x - 0.5) for x in (x0, x1))
+            dx, dy = bx - ax, y1 - y0
+            t = np.clip(((c.u - ax) * dx + (c.v - y0) * dy) / (dx * dx + dy * dy), 0, 1)
+            far = (c.u - ax - t * dx) ** 2 + (c.v - y0 - t * dy) ** 2
+            waves = waves + np.exp(-far / (width * width)) * (1 - 0.75 * t) * depth * amount
+    return waves.astype(np.float32)
+
+
+def _neck(style: str, width: float, top: float, back: bool) -> tuple[list[Point], list[Point]]:
+    """Opening of the neck as a hole, and the line along which its band runs."""
+    depth = {"v-neck": 0.17, "square neck": 0.105, "round neck": 0.075}.get(style, 0.05)
+    if back:
+        depth, style = 0.03, "round neck"
+    x, low = width, top + depth
+    if style == "v-neck":
+        line = outline([(0.5 - x, top), (0.5 - x * 0.55, top + depth * 0.45), (0.5, low, 1),
+                        (0.5 + x * 0.55, top + depth * 0.45), (0.5 + x, top)], closed=False)
+    elif style == "square neck":
+        line = [(0.5 - x, top), (0.5 - x * 0.9, low), (0.5 + x * 0.9, low), (0.5 + x, top)]
+    else:
+        line = outline([(0.5 - x, top), (0.5 - x * 0.62, low - depth * 0.24), (0.5, low),
+                        (0.5 + x * 0.62, low - depth * 0.24), (0.5 + x, top)], closed=False)
+    return [*line, (0.5 + x, top - 0.08), (0.5 - x, top - 0.08)], line
+
+
+def _sleeve(kind: str, shoulder: float, armpit: float, top: float, loose: float) -> tuple[list[Sequence[float]], float]:
+    """Right sleeve as outline points, and the angle (degrees) at which it hangs."""
+    s, a = 0.5 + shoulder, 0.5 + armpit
+    if kind == "short sleeve":
+        return [(s - 0.06, top + 0.02, 1), (s, top + 0.035), (s + 0.075, top + 0.12), (s + 0.125, top + 0.235, 1),
+                (s + 0.02 - loose, top + 0.285, 1), (a, top + 0.21, 1), (a - 0.05, top + 0.12, 1)], -28.0
+    return [(s - 0.06, top + 0.02, 1), (s, top + 0.035), (s + 0.06, top + 0.16), (s + 0.105, top + 0.40),
+            (s + 0.13, top + 0.64, 1), (s + 0.05 - loose * 0.5, top + 0.655, 1), (s + 0.02 - loose, top + 0.42),
+            (a, top + 0.21, 1), (a - 0.05, top + 0.12, 1)], -9.0
+
+
+def _flip(points: Sequence[Sequence[float]]) -> list[Sequence[float]]:
+    return [(1 - p[0], *p[1:]) for p in points]
+
+
+def _top(
+    c: Canvas, s: Spec, skin: Surface, *, neck: str, sleeve: str, back: bool, top: float = 0.13, hem: float = 0.86,
+    body: Sequence[Sequence[float]] | None = None, neck_width: float = 0.085, loose: float = 0.0, fold: float = 1.0,
+    ribbed: bool = False,
+) -> Array:
+    """A top from shoulders to hem; returns the mask of its body."""
+    sleeveless = sleeve == "sleeveless"
+    shoulder, armpit = (0.15, 0.185) if sleeveless else (0.195 + loose * 0.4, 0.195)
+    side = body or [(0.5 + 0.188 + loose, (top + hem) / 2 + 0.06), (0.5 + 0.195 + loose, hem, 1)]
+    half = [(0.5 + neck_width, top - 0.005, 1), (0.5 + shoulder, top + 0.045, 1),
+            (0.5 + armpit - (0.055 if sleeveless else 0.012), top + 0.14), (0.5 + armpit, top + 0.23, 1), *side]
+    last = half[-1]
+    hem_line = [(0.5 + (last[0] - 0.5) * 0.5, last[1] + 0.012), (0.5, last[1] + 0.016)]
+    hole, line = _neck(neck, neck_width, top - 0.006, back)
+    shape = outline(mirror([*half, *hem_line]))
+    body_mask = c.mask(shape, holes=[hole])
+    # the inside of the back shows through the neck
+    inside = c.mask(outline(mirror([(0.5 + neck_width + 0.012, top - 0.004, 1), (0.5 + neck_width, top + 0.12),
+                                    (0.5, top + 0.19)])))
+    inside *= c.mask(rounded(0.5 - neck_width - 0.02, top - 0.018, 0.5 + neck_width + 0.02, top + 0.2, 0.02))
+    if not back:
+        paint(c, inside, skin.plain(darker(skin.rgb, 0.62)), "flat", contact=0)
+        c.line(darker(skin.rgb, 0.45), [(0.5 - neck_width, top + 0.012), (0.5, top + 0.022), (0.5 + neck_width, top + 0.012)], 0.006)
+    creases: list[Crease] = [(0.5 + armpit - 0.01, top + 0.22, 0.5 + 0.06, top + 0.33, 0.012, 0.010),
+                             (0.5 + armpit, top + 0.27, 0.5 + 0.09, hem - 0.12, 0.016, 0.010),
+                             (0.5 + armpit * 0.9, hem - 0.03, 0.5 + 0.08, hem - 0.2, 0.014, 0.007)]
+    waves = drape(c, s.style, fold, creases)
+    if not sleeveless:
+        points, angle = _sleeve(sleeve, shoulder, armpit, top, loose)
+        for points_side, turn, x in ((points, angle, 0.5 + shoulder), (_flip(points), -angle, 0.5 - shoulder)):
+            sleeve_mask = c.mask(outline(points_side))
+            paint(c, sleeve_mask, skin, volume=1.0, bump=waves, turn=turn, origin=(x, top + 0.05), contact=0.2)
+            cuff = [p for p in points_side if len(p) > 2][1:3]
+            (x0, y0), (x1, y1) = cuff[0][:2], cuff[1][:2]
+            drop = 0.045 if ribbed else 0.018
+            ends = [(x0, y0 - drop), (x1, y1 - drop)]
+            if ribbed:
+                cuff_mask = c.mask([(x0, y0), (x1, y1), (x1, y1 - drop), (x0, y0 - drop)]) * sleeve_mask
+                _ribs(c, cuff_mask, skin, turn)
+            else:
+                c.line(thread(skin.rgb), ends, 0.004, 0.55, within=sleeve_mask)
+    paint(c, body_mask, skin, bump=waves, origin=(0.5, top + (hem - top) * 0.42), contact=0.3)
+    if ribbed:
+        _ribs(c, c.mask(rounded(0.1, hem - 0.045, 0.9, hem + 0.05, 0.01)) * body_mask, skin, 0)
+    else:
+        y = hem - 0.022
+        c.line(thread(skin.rgb), [(0.2, y), (0.36, y + 0.013), (0.5, y + 0.016), (0.64, y + 0.013), (0.8, y)], 0.004, 0.5,
+               within=body_mask)
+    if neck in ("round neck", "v-neck", "square neck") or back:
+        collar = c.mask(band(line, 0.024 if not ribbed else 0.034))
+        collar *= c.mask(rounded(0.5 - neck_width - 0.012, top - 0.012, 0.5 + neck_width + 0.012, top + 0.3, 0.005))
+        trim = skin.plain(skin.rgb2 if skin.pattern == "colour blocked" else skin.rgb)
+        paint(c, collar, trim, "thin", volume=0.7, contact=0.3)
+    return body_mask
+
+
+def _ribs(c: Canvas, mask: Array, skin: Surface, turn: float) -> None:
+    a = math.radians(turn)
+    across = c.u * math.cos(a) + c.v * math.sin(a)
+    period = max(0.014, 3.2 / (c.size * c.zoom))
+    paint(c, mask, skin.plain(material="cotton"), "thin", volume=0.6,
+          bump=(np.abs(np.sin(across / period * math.pi)) * 0.006).astype(np.float32), contact=0.12)
+
+
+def _buttons(c: Canvas, rgb: RGB, points: Sequence[Point], radius: float = 0.011) -> None:
+    discs = [ellipse(x, y, radius, radius) for x, y in points]
+    paint(c, c.mask(*discs), Surface("plastic", rgb), "thin", volume=0.8, contact=0.5)
+    holes = [ellipse(x + dx, y, 0.0022, 0.0022) for x, y in points for dx in (-0.0035, 0.0035)]
+    c.ink(darker(rgb, 0.4), *holes, opacity=0.8)
+
+
+def _collar(c: Canvas, skin: Surface, top: float, width: float = 0.088, long: float = 0.085) -> None:
+    """Two turned-down leaves that meet at the throat."""
+    stand = c.mask(outline(mirror([(0.5 + width, top - 0.012), (0.5 + width * 0.6, top - 0.030), (0.5, top - 0.036)])
+                           + [(0.5 - width, top + 0.02, 1), (0.5, top + 0.055, 1), (0.5 + width, top + 0.02, 1)]))
+    paint(c, stand, skin.plain(darker(skin.rgb, 0.78)), "flat", contact=0)
+    for side in (1, -1):
+        leaf = [(0.5, top + 0.055, 1), (0.5 + side * width * 0.72, top + 0.008), (0.5 + side * (width + 0.004), top - 0.026, 1),
+                (0.5 + side * (width + 0.036), top + 0.02), (0.5 + side * (width + 0.012), top + 0.055 + long * 0.35, 1),
+                (0.5 + side * 0.042, top + 0.055 + long, 1)]
+        mask = c.mask(outline(leaf))
+        paint(c, mask, skin, "thin", volume=0.7, turn=-side * 38, contact=0.35)
+
+
+def tshirt(c: Canvas, s: Spec, back: bool) -> None:
+    skin = surface_of(s)
+    body = _top(c, s, skin, neck=s["neckline"], sleeve=s["sleeve"], back=back, hem=0.85)
+    if s["neckline"] == "polo collar" and not back:
+        placket = c.mask(rounded(0.478, 0.16, 0.522, 0.335, 0.004)) * body
+        paint(c, placket, skin.plain(), "thin", volume=0.5, contact=0.25)
+        _collar(c, skin.plain(skin.rgb2), 0.13, long=0.05)
+        _buttons(c, lighter(skin.rgb, 0.75) if sum(skin.rgb) < 1.8 else darker(skin.rgb, 0.5), [(0.5, 0.235), (0.5, 0.295)], 0.009)
+
+
+def sweater(c: Canvas, s: Spec, back: bool) -> None:
+    skin = surface_of(s, 1.15)
+    turtle = s["neckline"] == "turtleneck"
+    _top(c, s, skin, neck=s["neckline"], sleeve=s["sleeve"], back=back, top=0.175 if turtle else 0.14, loose=0.012,
+         fold=1.1, ribbed=True, hem=0.87)
+    if turtle:
+        roll = c.mask(outline(mirror([(0.5 + 0.072, 0.085), (0.5 + 0.086, 0.13), (0.5 + 0.098, 0.19), (0.5 + 0.06, 0.225),
+                                      (0.5, 0.235)]) + [(0.5, 0.078)]))
+        _ribs(c, roll, skin, 0)
+        c.line(darker(skin.rgb, 0.62), outline([(0.422, 0.128), (0.5, 0.150), (0.578, 0.128)], closed=False), 0.005, 0.6)
+
+
+def shirt(c: Canvas, s: Spec, back: bool) -> None:
+    skin = surface_of(s, 0.62, "down")
+    body = _top(c, s, skin, neck="shirt", sleeve=s["sleeve"], back=back, hem=0.86, fold=1.25, neck_width=0.08,
+                body=[(0.5 + 0.18, 0.60), (0.5 + 0.198, 0.80, 1), (0.5 + 0.15, 0.865)])
+    seam = (0.86, 0.55, 0.2) if s["material"] == "denim" else thread(skin.rgb)
+    if back:
+        c.line(seam, outline([(0.30, 0.25), (0.5, 0.262), (0.70, 0.25)], closed=False), 0.004, 0.7, within=body)
+        return
+    for x in (0.476, 0.524):
+        c.line(seam, [(x, 0.16), (x, 0.89)], 0.0035, 0.7, within=body)
+    button = (0.95, 0.94, 0.9) if sum(skin.rgb) < 2.2 else (0.55, 0.5, 0.45)
+    if s["pocket"] == "chest pocket":
+        pocket = c.mask([(0.565, 0.335), (0.655, 0.335), (0.655, 0.425), (0.61, 0.45), (0.565, 0.425)])
+        paint(c, pocket, skin, "thin", volume=0.6, contact=0.45)
+        c.line(darker(skin.rgb, 0.55), [(0.565, 0.349), (0.655, 0.349)], 0.004, 0.7)
+        c.line(seam, [(0.565, 0.335), (0.565, 0.425), (0.61, 0.45), (0.655, 0.425), (0.655, 0.335)], 0.0035, 0.8)
+    _buttons(c, button, [(0.5, y) for y in (0.285, 0.39, 0.495, 0.60, 0.705, 0.81)], 0.0095)
+    if s["neckline"] == "spread collar":
+        _collar(c, skin, 0.13, 0.084)
+        _buttons(c, button, [(0.5, 0.20)], 0.009)
+    else:
+        line = outline([(0.415, 0.122), (0.43, 0.165), (0.5, 0.198), (0.57, 0.165), (0.585, 0.122)], closed=False)
+        paint(c, c.mask(band(line, 0.034)), skin.plain(), "thin", volume=0.8, contact=0.4)
+        _buttons(c, button, [(0.5, 0.196)], 0.009)
+
+
+def jacket(c: Canvas, s: Spec, back: bool) -> None:
+    skin = surface_of(s)
+    denim, quilted = s["material"] == "denim", s["material"] == "nylon"
+    hood = s["neckline"] == "hood"
+    if hood:
+        shape = outline(mirror([(0.5, 0.075), (0.5 + 0.10, 0.095), (0.5 + 0.145, 0.17), (0.5 + 0.125, 0.25), (0.5 + 0.05, 0.30)]))
+        paint(c, c.mask(shape), skin, volume=1.2)
+        if not back:
+            opening = outline(mirror([(0.5, 0.115), (0.5 + 0.075, 0.14), (0.5 + 0.092, 0.195), (0.5 + 0.05, 0.29), (0.5, 0.33)]))
+            paint(c, c.mask(opening), skin.plain(darker(skin.rgb, 0.5)), "flat", contact=0.3)
+    top = 0.185 if hood else 0.155
+    body = _top(c, s, skin, neck="jacket", sleeve="long sleeve", back=back and not hood, top=top, hem=0.80, loose=0.022,
+                fold=0.7 if quilted else 1.25, neck_width=0.088)
+    whole = c.alpha.copy()
+    if quilted:  # baffles: pull the light down into rows of stitching
+        row = np.abs(((c.v - top) / 0.082) % 1 - 0.5) * 2
+        rows = smooth(row, 0.80, 1.0) * (c.v > top + 0.03) * whole
+        c.shade(rows, 0.42)
+        lift = smooth(np.abs(((c.v - top) / 0.082 + 0.22) % 1 - 0.5), 0.16, 0.0) * (c.v > top + 0.02) * whole
+        c.rgb += (c.alpha[..., None] - c.rgb) * (lift * 0.2)[..., None]
+    seam = (0.86, 0.55, 0.2) if denim else thread(skin.rgb)
+    hem_band = c.mask(rounded(0.2, 0.765, 0.8, 0.84, 0.01)) * body
+    if denim:
+        paint(c, hem_band, skin, "thin", volume=0.6, contact=0.3)
+        c.line(seam, [(0.29, 0.775), (0.5, 0.785), (0.71, 0.775)], 0.003, 0.9, 0.011, within=body)
+        for x in (0.40, 0.60):
+            c.line(seam, [(x + (x - 0.5) * 0.25, 0.36), (x, 0.76)], 0.003, 0.9, 0.011, within=body)
+        c.line(seam, [(0.3, 0.352), (0.5, 0.36), (0.7, 0.352)], 0.003, 0.9, 0.011, within=body)
+    else:
+        _ribs(c, hem_band, skin, 0)
+    if back:
+        return
+    if denim:
+        for x in (0.385, 0.615):
+            flap = [(x - 0.045, 0.362), (x + 0.045, 0.362), (x + 0.045, 0.395), (x, 0.413), (x - 0.045, 0.395)]
+            paint(c, c.mask(flap), skin, "thin", volume=0.7, contact=0.45)
+    else:
+        for side in (1, -1):
+            c.line(darker(skin.rgb, 0.45), [(0.5 + side * 0.085, 0.60), (0.5 + side * 0.13, 0.70)], 0.012)
+            c.line((0.75, 0.76, 0.78), [(0.5 + side * 0.087, 0.605), (0.5 + side * 0.128, 0.695)], 0.004, 0.9)
+    if s["closure"] == "zip":
+        c.line(darker(skin.rgb, 0.5), [(0.5, top + 0.045), (0.5, 0.812)], 0.024, within=None)
+        c.line((0.80, 0.81, 0.83), [(0.5, top + 0.045), (0.5, 0.812)], 0.011, 1.0, 0.012)
+        paint(c, c.mask(rounded(0.491, top + 0.06, 0.509, top + 0.115, 0.006)), Surface("metal", (0.8, 0.81, 0.83)), contact=0.5)
+    else:
+        for x in (0.474, 0.526):
+            c.line(seam, [(x, top + 0.05), (x, 0.80)], 0.0035, 0.8, 0.011 if denim else 0.0, within=body)
+        metal = (0.72, 0.52, 0.32) if denim else darker(skin.rgb, 0.45) if sum(skin.rgb) > 1 else (0.72, 0.72, 0.74)
+        _buttons(c, metal, [(0.5, top + 0.09 + i * 0.105) for i in range(6)], 0.0135)
+    if s["neckline"] == "spread collar":
+        _collar(c, skin, top, 0.096, 0.10)
+    elif s["neckline"] == "stand collar":
+        for side in (1, -1):
+            leaf = outline([(0.5 + side * 0.006, top + 0.065, 1), (0.5 + side * 0.07, top + 0.02), (0.5 + side * 0.094, top - 0.045, 1),
+                            (0.5 + side * 0.116, top + 0.01), (0.5 + side * 0.09, top + 0.06), (0.5 + side * 0.008, top + 0.115, 1)])
+            paint(c, c.mask(leaf), skin.plain(), "puff", volume=0.9, contact=0.35)
+    else:
+        for side in (1, -1):
+            c.line((0.93, 0.92, 0.88) if sum(skin.rgb) < 2.2 else (0.4, 0.4, 0.4),
+                   outline([(0.5 + side * 0.05, 0.275), (0.5 + side * 0.058, 0.36), (0.5 + side * 0.05, 0.43)], closed=False), 0.008)
+
+
+def dress(c: Canvas, s: Spec, back: bool) -> None:
+    skin = surface_of(s, 0.8)
+    hem = {"mini": 0.66, "midi": 0.79, "maxi": 0.925}[s["length"]]
+    rng = np.random.default_rng(s.style)
+    flare = {"mini": 0.21, "midi": 0.235, "maxi": 0.25}[s["length"]] + rng.uniform(-0.015, 0.03)
+    waist = 0.40
+    body = [(0.5 + 0.150, 0.34), (0.5 + 0.118, waist), (0.5 + 0.16, waist + 0.12), (0.5 + flare, hem, 1)]
+    mask = _dress_body(c, s, skin, back, body, hem)
+    belt = c.mask(rounded(0.3, waist - 0.012, 0.7, waist + 0.016, 0.004)) * mask
+    paint(c, belt, skin.plain(darker(skin.rgb, 0.8) if sum(skin.rgb) > 0.6 else lighter(skin.rgb, 0.15)), "thin", volume=0.7)
+
+
+def _dress_body(c: Canvas, s: Spec, skin: Surface, back: bool, body: list[Sequence[float]], hem: float) -> Array:
+    """A top whose skirt falls in folds that fan out from the waist."""
+    before = c.alpha.copy()
+    mask = _top(c, s, skin, neck=s["neckline"], sleeve=s["sleeve"], back=back, top=0.09, hem=hem, body=body,
+                neck_width=0.078, fold=0.9, )
+    fan = (c.u - 0.5) / np.maximum(0.12 + (c.v - 0.40) * 0.5, 0.08)
+    down = smooth(c.v, 0.40, 0.62)
+    wave = np.sin(fan * 13 + noise(s.style % 83, c.size, 3, 3) * 1.6)
+    inside = mask * (1 - before * 0)
+    c.shade(np.clip(-wave, 0, 1) * down * inside, 0.26)
+    c.rgb += (c.alpha[..., None] - c.rgb) * (np.clip(wave, 0, 1) * down * inside * 0.09)[..., None]
+    return mask
+
+
+def _waistband(c: Canvas, skin: Surface, half: float, y: float, depth: float, seam: RGB, loops: bool, within: Array) -> None:
+    mask = c.mask(rounded(0.5 - half - 0.03, y - 0.01, 0.5 + half + 0.03, y + depth, 0.004)) * within
+    paint(c, mask, skin.plain(), "thin", volume=0.6, contact=0.3)
+    c.line(seam, [(0.5 - half, y + depth - 0.006), (0.5 + half, y + depth - 0.006)], 0.003, 0.8, within=mask)
+    if loops:
+        bars = [rounded(0.5 + x - 0.007, y - 0.006, 0.5 + x + 0.007, y + depth + 0.006, 0.003) for x in (-half * 0.62, half * 0.62)]
+        paint(c, c.mask(*bars), skin.plain(), "thin", contact=0.35)
+
+
+def legs(c: Canvas, s: Spec, back: bool, *, waist: float, top: float, hem: float, knee: float, ankle: float, gap: float) -> list[Array]:
+    """Two trouser legs that overlap at the crotch; returns their masks (left, right)."""
+    skin = surface_of(s, 0.75 if s["material"] == "wool" else 0.9, "down")
+    crotch = top + 0.27
+    masks = []
+    creases: list[Crease] = [(0.53, crotch - 0.02, 0.62, crotch + 0.03, 0.011, 0.009),
+                             (0.52, crotch, 0.60, crotch - 0.09, 0.012, 0.008),
+                             (0.60, (crotch + hem) / 2, 0.55, (crotch + hem) / 2 + 0.03, 0.012, 0.006)]
+    waves = drape(c, s.style, 1.1, creases)
+    for side in (-1, 1):
+        points = [(0.5 - side * 0.012, top, 1), (0.5 + side * waist, top, 1), (0.5 + side * (waist + 0.045), top + 0.16),
+                  (0.5 + side * (waist + 0.035 + (knee - 0.07) * 0.6), (crotch + hem) / 2),
+                  (0.5 + side * (gap + 0.028 + ankle * 2), hem, 1), (0.5 + side * (gap + 0.02), hem + 0.006, 1),
+                  (0.5 + side * (gap + 0.005 + max(0.0, 0.02 - knee * 0.1)), (crotch + hem) / 2), (0.5 - side * 0.012, crotch, 1)]
+        mask = c.mask(outline(points))
+        paint(c, mask, skin, bump=waves, turn=-side * 3, origin=(0.5 + side * 0.1, top), contact=0.22)
+        masks.append(mask)
+    return masks
+
+
+def _fly(c: Canvas, skin: Surface, top: float, seam: RGB, within: Array, back: bool) -> None:
+    if back:
+        for x in (0.385, 0.615):
+            patch = [(x - 0.055, top + 0.10), (x + 0.055, top + 0.10), (x + 0.055, top + 0.19), (x, top + 0.215), (x - 0.055, top + 0.19)]
+            paint(c, c.mask(patch) * within, skin.plain(), "thin", volume=0.7, contact=0.4)
+            c.line(seam, [*patch, patch[0]], 0.003, 0.9, 0.012, within=within)
+        return
+    c.line(seam, outline([(0.535, top + 0.04), (0.535, top + 0.17), (0.502, top + 0.225)], closed=False), 0.0035, 0.85, within=within)
+    for side in (1, -1):
+        pocket = outline([(0.5 + side * 0.075, top + 0.04), (0.5 + side * 0.085, top + 0.085), (0.5 + side * 0.18, top + 0.115)], closed=False)
+        c.line(darker(skin.rgb, 0.55), pocket, 0.006, 0.75, within=within)
+        c.line(seam, [(x, y + 0.009) for x, y in pocket], 0.003, 0.85, within=within)
+
+
+def trousers(c: Canvas, s: Spec, back: bool) -> None:
+    skin = surface_of(s)
+    hem = 0.925 if s["length"] == "full length" else 0.76
+    ankle, knee = {"slim leg": (0.032, 0.055), "straight leg": (0.056, 0.09), "wide leg": (0.098, 0.16)}[s["leg"]]
+    _trousers(c, s, skin, back, hem, ankle, knee, thread(s.rgb))
+    if not back:  # pressed crease down each leg
+        for side in (1, -1):
+            c.line(darker(s.rgb, 0.6), [(0.5 + side * 0.115, 0.20), (0.5 + side * (0.06 + ankle), hem - 0.01)], 0.004, 0.5,
+                   within=c.alpha.copy())
+
+
+def _trousers(c: Canvas, s: Spec, skin: Surface, back: bool, hem: float, ankle: float, knee: float, seam: RGB) -> Array:
+    both = np.maximum(*legs(c, s, back, waist=0.125, top=0.075, hem=hem, knee=knee, ankle=ankle, gap=0.03 if ankle < 0.09 else 0.018))
+    _fly(c, skin, 0.075, seam, both, back)
+    _waistband(c, skin, 0.125, 0.075, 0.042, seam, True, both)
+    if not back:
+        _buttons(c, (0.72, 0.5, 0.3) if s["material"] == "denim" else darker(s.rgb, 0.5), [(0.5, 0.097)], 0.012)
+    c.line(seam, [(0.2, hem - 0.018), (0.8, hem - 0.018)], 0.003, 0.7, within=both)
+    return both
+
+
+def jeans(c: Canvas, s: Spec, back: bool) -> None:
+    skin = surface_of(s)
+    ankle, knee = {"slim leg": (0.032, 0.055), "straight leg": (0.056, 0.09), "flared leg": (0.095, 0.05)}[s["leg"]]
+    seam = (0.88, 0.58, 0.22)
+    both = _trousers(c, s, skin, back, 0.925, ankle, knee, seam)
+    fade = noise(s.style % 71, c.size, 3, 4)
+    worn = np.exp(-(((np.abs(c.u - 0.5) - 0.105) / 0.04) ** 2) - ((c.v - 0.40) / 0.16) ** 2) * (0.75 + 0.25 * fade)
+    c.rgb += (c.alpha[..., None] - c.rgb) * (worn * both * 0.2)[..., None]
+    if s["finish"] == "ripped" and not back:
+        for x, y, w in ((0.395, 0.53, 0.036), (0.61, 0.49, 0.032), (0.605, 0.585, 0.026)):
+            hole = outline([(x - w, y), (x - w * 0.2, y - 0.02), (x + w, y - 0.004), (x + w * 0.3, y + 0.022)])
+            c.ink((0.90, 0.90, 0.91), hole, within=both)
+            for i in range(4):
+                yy = y - 0.012 + i * 0.008
+                c.line((0.62, 0.66, 0.74), [(x - w * 0.8, yy), (x + w * 0.8, yy + 0.002)], 0.0028, 0.8, within=both)
+            c.line((0.97, 0.97, 0.98), [*hole, hole[0]], 0.006, 0.9, within=both)
+
+
+def shorts(c: Canvas, s: Spec, back: bool) -> None:
+    skin = surface_of(s, 0.9, "down")
+    denim = s["material"] == "denim"
+    seam = (0.88, 0.58, 0.22) if denim else thread(s.rgb)
+    pair = legs(c, s, back, waist=0.20, top=0.24, hem=0.755, knee=0.34, ankle=0.118, gap=0.03)
+    both = np.maximum(*pair)
+    _fly(c, skin, 0.24, seam, both, back)
+    string = s["waist"] == "drawstring"
+    if string:
+        _ribs(c, c.mask(rounded(0.27, 0.23, 0.73, 0.292, 0.004)) * both, skin, 0)
+    else:
+        _waistband(c, skin, 0.20, 0.24, 0.05, seam, True, both)
+    if s["hem"] == "turned-up hem":
+        for mask in pair:
+            cuff = c.mask(rounded(0.1, 0.705, 0.9, 0.80, 0.002)) * mask
+            paint(c, cuff, skin.plain(lighter(s.rgb, 0.18 if sum(s.rgb) > 0.5 else 0.1)), "thin", volume=0.9, contact=0.45)
+            c.line(darker(s.rgb, 0.5), [(0.1, 0.707), (0.9, 0.707)], 0.005, 0.8, within=cuff)
+    else:
+        c.line(seam, [(0.1, 0.733), (0.9, 0.733)], 0.0035, 0.7, within=both)
+    if back:
+        return
+    if string:
+        cord = (0.95, 0.94, 0.9) if sum(s.rgb) < 2.0 else (0.25, 0.25, 0.28)
+        for side in (1, -1):
+            c.line(cord, outline([(0.5, 0.266), (0.5 + side * 0.03, 0.30), (0.5 + side * 0.036, 0.40)], closed=False), 0.010)
+            c.ink(cord, outline([(0.5, 0.266), (0.5 + side * 0.035, 0.25), (0.5 + side * 0.04, 0.276)]))
+    else:
+        _buttons(c, (0.72, 0.5, 0.3) if denim else darker(s.rgb, 0.5), [(0.5, 0.265)], 0.013)
+
+
+def skirt(c: Canvas, s: Spec, back: bool) -> None:
+    skin = surface_of(s, 0.9, "down")
+    hem = {"mini": 0.60, "midi": 0.77, "maxi": 0.92}[s["length"]]
+    top, waist = (0.20, 0.14) if s["length"] == "mini" else (0.12, 0.13)
+    if s["length"] == "mini":
+        hem += 0.08
+    length = hem - top
+    hip, foot = {"a-line": (0.19, 0.16 + length * 0.26), "pencil": (0.185, 0.155),
+                 "pleated": (0.185, 0.17 + length * 0.24)}[s["shape"]]
+    pleated = s["shape"] == "pleated"
+    lower: list[Sequence[float]] = [(0.5 + waist, top, 1)]
+    if not pleated:
+        lower.append((0.5 + hip, top + min(0.16, length * 0.4)))
+    lower.append((0.5 + foot, hem, 1))
+    if pleated:
+        teeth = 9
+        for i in range(teeth * 2 - 1, 0, -1):
+            lower.append((0.5 + foot * (i / teeth - 1), hem + 0.012 + (0.012 if i % 2 else -0.004), 1))
+        shape = outline([*lower, (0.5 - foot, hem, 1), (0.5 - waist, top, 1)])
+    else:
+        shape = outline(mirror([*lower, (0.5 + foot * 0.5, hem + 0.013), (0.5, hem + 0.017)]))
+    mask = c.mask(shape)
+    bump = drape(c, s.style, 0.7 if pleated else 1.2, [(0.5 + waist, top + 0.06, 0.56, top + 0.2, 0.014, 0.009)])
+    paint(c, mask, skin, bump=bump, origin=(0.5, top))
+    fan = (c.u - 0.5) / (waist + (c.v - top) / length * (foot - waist))
+    if pleated:
+        step = (fan * 4.5 + 0.5) % 1
+        c.shade(smooth(step, 0.72, 1.0) * mask, 0.48)
+        c.rgb += (c.alpha[..., None] - c.rgb) * (smooth(step, 0.3, 0.0) * mask * 0.13)[..., None]
+    elif s["shape"] == "a-line":
+        wave = np.sin(fan * 9 + noise(s.style % 83, c.size, 3, 3) * 1.8) * smooth(c.v, top + 0.12, hem)
+        c.shade(np.clip(-wave, 0, 1) * mask, 0.26)
+        c.rgb += (c.alpha[..., None] - c.rgb) * (np.clip(wave, 0, 1) * mask * 0.10)[..., None]
+    elif not back:
+        c.line(darker(s.rgb, 0.5), [(0.56, hem - 0.17), (0.565, hem + 0.02)], 0.006, 0.8, within=mask)
+    seam = (0.88, 0.58, 0.22) if s["material"] == "denim" else thread(s.rgb)
+    _waistband(c, skin, waist, top, 0.042, seam, s["material"] == "denim", mask)
+    if not pleated:
+        c.line(seam, outline([(0.5 - foot, hem - 0.022), (0.5, hem - 0.006), (0.5 + foot, hem - 0.022)], closed=False), 0.003, 0.6, within=mask)
+    if s["material"] == "denim" and not back:
+        _fly(c, skin, top, seam, mask, False)
+        _buttons(c, (0.72, 0.5, 0.3), [(0.5, top + 0.022)], 0.012)
