@@ -86,7 +86,9 @@ class RemoteFetcher:
             self.allow_networks = [ipaddress.ip_network(network) for network in allow_networks]
         except ValueError as error:
             raise UserError(f"A network to allow is not in CIDR notation: {error}.") from error
-        self._ssl_context = ssl_context or httpcore2.default_ssl_context()
+        if ssl_context is None and "https" in self.schemes:
+            ssl_context = httpcore2.default_ssl_context()  # made once: it reads the system's certificates
+        self._ssl_context = ssl_context
 
     def fetch(self, url: str, *, max_bytes: int = images.DEFAULT.max_bytes) -> bytes:
         """Bytes of the picture at `url`, at most `max_bytes`; they begin like a picture of a known format.
@@ -199,6 +201,8 @@ def _host(name: str, *, bracketed: bool) -> str:
     written in full: `127.1`, `0x7f.1`, `2130706433` and `0177.0.0.1` all mean this machine to some."""
     if bracketed:
         try:
+            if "%" in name:  # a scope, which says through which network card
+                raise ValueError("scoped address")
             return str(ipaddress.IPv6Address(name))
         except ValueError as error:
             raise _malformed("its host is not an IPv6 address") from error
@@ -211,6 +215,8 @@ def _host(name: str, *, bracketed: bool) -> str:
         raise _malformed("its host is not a name")
     if re.fullmatch(r"\d+|0x[0-9a-f]*", labels[-1]):
         try:
+            if not name.isascii():  # digits in circles and the like
+                raise ValueError("digits that are not ASCII")
             return str(ipaddress.IPv4Address(host))
         except ValueError as error:
             raise _malformed("its host is an address in an unusual notation") from error
