@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 
 from moonshelf.errors import Problem, UserError
-from moonshelf.feeds import jsonl, parquet
+from moonshelf.feeds import folder, jsonl, jsonld, merchant, meta, parquet, shopify, tabular
 from moonshelf.feeds.base import Reader, Row, Source
 from moonshelf.feeds.detect import check_path, detect
 from moonshelf.feeds.jsonl import write_jsonl
@@ -21,9 +21,16 @@ from moonshelf.product import Product
 __all__ = ["DIALECTS", "Row", "detect", "open_feed", "read_feed", "read_rows", "write_jsonl"]
 
 DIALECTS: dict[str, Reader] = {
+    "merchant": merchant.read_text,
+    "merchant-xml": merchant.read_xml,
+    "shopify": shopify.read,
+    "meta": meta.read,
+    "jsonld": jsonld.read,
     "jsonl": jsonl.read,
-    "json": jsonl.load_array,
+    "json": jsonl.read_array,
+    "csv": tabular.read,
     "parquet": parquet.read,
+    "images": folder.read,
 }
 
 

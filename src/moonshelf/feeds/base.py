@@ -43,6 +43,7 @@ class Row:
     number: int | str
     product: Product | None = None
     problems: list[Problem] = field(default_factory=list)
+    records: int = 1  # of the feed that this outcome covers; a Shopify product has several, a note none
 
     @property
     def fatal(self) -> bool:
@@ -56,7 +57,7 @@ def set_aside(number: int | str, name: str, reason: str, id: str | None = None) 
 
 def note(number: int | str, name: str, reason: str) -> Row:
     """A remark about the file that costs no row."""
-    return Row(number, None, [Problem(number, name, reason, fatal=False)])
+    return Row(number, None, [Problem(number, name, reason, fatal=False)], records=0)
 
 
 class Source:

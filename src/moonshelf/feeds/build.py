@@ -35,17 +35,18 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     ),
     "description": (
         "description", "product description", "long description", "item description", "desc", "body",
-        "body html", "details", "short description", "about product",
+        "body html", "details", "short description",
+        "rich text description", "about product",
     ),
     "images": (
         "images", "image", "image link", "image links", "image url", "image urls", "image path",
-        "image paths", "img", "img url", "img link", "image src", "photo", "photos", "picture", "pictures", "main image",
-        "image file", "image filename", "filename", "file name", "file", "path", "thumbnail",
+        "image paths", "img", "img url", "img link", "image src", "photo", "photos", "picture", "pictures",
+        "main image", "image file", "image filename", "filename", "file name", "file", "path", "thumbnail",
     ),
     "category": (
         "category path", "category", "categories", "product category", "product category tree",
-        "product type", "google product category", "category name", "breadcrumbs", "breadcrumb", "taxonomy", "department",
-        "type", "label",
+        "product type", "google product category", "category name", "breadcrumbs", "breadcrumb", "taxonomy",
+        "department", "fb product category", "type", "label",
     ),
     "brand": ("brand", "brand name", "vendor", "manufacturer", "brand from title"),
     "price": ("price", "price amount", "current price", "list price", "regular price", "amount"),
@@ -61,10 +62,10 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "attributes": ("attributes", "product attributes", "product specifications", "specifications", "specs"),
     "extra": ("extra",),
 }  # fmt: skip
-_FIELD_OF = {name: (target, rank) for target, names in SYNONYMS.items() for rank, name in enumerate(names)}
+FIELD_OF = {name: (target, rank) for target, names in SYNONYMS.items() for rank, name in enumerate(names)}
 ADDITIONAL = ("additional image link", "additional image links", "additional images", "additional image urls")
 _NUMBERED_IMAGE = re.compile(r"(image|img|photo|picture)( link| url| src)? ?\d{1,2}")
-_PRICE_IN = re.compile(r"price ([a-z]{3})")
+PRICE_IN = re.compile(r"price ([a-z]{3})")
 ATTRIBUTES = frozenset((
     "colour", "pattern", "material", "gender", "use", "season", "style", "neckline", "sleeve", "heel",
     "handle", "shape", "size", "age group",
@@ -93,8 +94,8 @@ def plan_columns(names: Iterable[str], fields: Mapping[str, str] | None = None) 
             plan[name] = fields[name]
         elif folded in ADDITIONAL or _NUMBERED_IMAGE.fullmatch(folded):
             plan[name] = "additional"
-        elif folded in _FIELD_OF:
-            target, rank = _FIELD_OF[folded]
+        elif folded in FIELD_OF:
+            target, rank = FIELD_OF[folded]
             if target not in best or rank < best[target][0]:
                 if target in best:
                     plan[best[target][1]] = "extra"
@@ -102,7 +103,7 @@ def plan_columns(names: Iterable[str], fields: Mapping[str, str] | None = None) 
                 plan[name] = target
             else:
                 plan[name] = "extra"
-        elif _PRICE_IN.fullmatch(folded):
+        elif PRICE_IN.fullmatch(folded):
             plan[name] = "price in"
         elif canonical_key(name) in ATTRIBUTES:
             plan[name] = "attribute"
@@ -162,7 +163,9 @@ class Draft:
                 self.values[field] = values.clean(text)[0] if not text.isascii() else text
         elif field == "category":
             path = values.category(value)
-            if path:
+            if len(path) == 1 and path[0].isdigit():
+                self.put("category_id", path[0])  # the number of a taxonomy says nothing to a reader
+            elif path:
                 self.values[field] = path
         elif field == "price":
             self.price(value)

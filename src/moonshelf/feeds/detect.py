@@ -10,6 +10,7 @@ from moonshelf.errors import UserError
 from moonshelf.feeds.base import FeedBroken, Source
 
 _HEAD = 1 << 16
+_FEEDS = frozenset((".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".xml", ".jsonld"))
 
 
 def check_path(path: str | os.PathLike[str]) -> Path:
@@ -33,6 +34,12 @@ def detect(path: str | os.PathLike[str]) -> str:
     """Name of the dialect, a key of `DIALECTS`. Raises UserError if the file is missing, empty or unknown."""
     path = check_path(path)
     if path.is_dir():
+        feeds = sorted(entry.name for entry in path.iterdir() if entry.suffix.lower() in _FEEDS)
+        if feeds:
+            raise UserError(
+                f"{path} is a folder that holds feeds: name one, such as {feeds[0]}, or force the dialect "
+                "'images' to take each picture as a product."
+            )
         return "images"
     try:
         with Source(path).open() as file:

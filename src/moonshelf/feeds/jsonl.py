@@ -18,6 +18,7 @@ from moonshelf.errors import UserError
 from moonshelf.feeds.base import MAX_RECORD, FeedBroken, Row, Source, set_aside
 from moonshelf.feeds.build import Draft
 from moonshelf.feeds.records import RecordReader
+from moonshelf.feeds.text import lines
 from moonshelf.product import ImageRef, Product
 
 _STRINGS = frozenset(
@@ -33,7 +34,7 @@ def read(source: Source) -> Iterator[Row]:
     number = 0
     try:
         with source.open() as file:
-            for line in _lines(file):
+            for line in lines(file, MAX_RECORD):
                 if line is not None and not line.strip():
                     continue
                 number += 1
@@ -43,13 +44,6 @@ def read(source: Source) -> Iterator[Row]:
                 yield _row(reader, number, line)
     except FeedBroken as error:
         yield set_aside(number + 1, "file", f"{error}: the rest was not read")
-
-
-def _lines(file: Any) -> Iterator[str | None]:
-    """Decoded lines; None stands for one that is too long. Bytes that are not UTF-8 become surrogates."""
-    from moonshelf.feeds.text import lines
-
-    return lines(file, MAX_RECORD)
 
 
 def _row(reader: RecordReader, number: int, line: str) -> Row:
@@ -160,7 +154,7 @@ def _write_image(ref: ImageRef, folder: Path, images: str) -> dict[str, str]:
     return item
 
 
-def load_array(source: Source) -> Iterator[Row]:
+def read_array(source: Source) -> Iterator[Row]:
     """Rows of a JSON file that holds one array of objects. Raises UserError if it is not one."""
     reader = RecordReader(source)
     try:

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from moonshelf.attributes import fold
+from moonshelf.errors import UserError
 from moonshelf.feeds import values
 from moonshelf.feeds.base import Row, Source
-from moonshelf.feeds.build import _PRICE_IN, Draft, plan_columns
+from moonshelf.feeds.build import PRICE_IN, Draft, plan_columns
 from moonshelf.product import ImageRef
 
 _MAX_PLANS = 1_000
@@ -32,6 +33,12 @@ class RecordReader:
         self.columns = columns
         plan = plan_columns(columns, source.fields) if columns is not None else {}
         targets = set(plan.values())
+        if columns is not None and not targets & {"id", "title", "description", "images", "additional"}:
+            shown = ", ".join(name[:40] for name in columns[:8]) + (", …" if len(columns) > 8 else "")
+            raise UserError(
+                f"{source.name} has no column that names a product ({shown}): call them id, title, image, …, "
+                "or say which is which with `fields`."
+            )
         self.numbered = columns is not None and "id" not in targets
         # A table of pictures that names the product of each: many rows share the id, so rows are counted.
         id_column = next((name for name, target in plan.items() if target == "id"), "")
@@ -79,9 +86,15 @@ class RecordReader:
                 draft.set(target, value, html=self.html)
         for value in later:
             self._images(draft, value, "alternate" if draft.images else None)
+        if later and draft.images and draft.images[0].role is None:
+            draft.images[0] = draft.images[0].model_copy(update={"role": "main"})
         if self.numbered:
             draft.set("id", f"{self.source.path.stem[:100]}#{number}")
         _roles(draft, record)
+        if "category" not in draft.values:
+            for name, text in list(draft.extra.items()):
+                if fold(name) in ("google product category", "fb product category"):
+                    draft.set("category", text)
         return draft.finish()
 
     def _images(self, draft: Draft, value: Any, role: str | None = None) -> None:
@@ -136,7 +149,7 @@ def _attributes(draft: Draft, value: Any) -> None:
         return
     for name, content in value.items():
         folded = fold(str(name))
-        priced = _PRICE_IN.fullmatch(folded)
+        priced = PRICE_IN.fullmatch(folded)
         if (priced or folded == "price") and "price" not in draft.values:
             draft.price(content, priced[1].upper() if priced else None)
         elif folded.endswith("price") or re.search(r"\bprice [a-z]{3}$", folded):

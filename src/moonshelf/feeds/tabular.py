@@ -1,2 +1,67 @@
+"""Tables in text with any column names: CSV and TSV, also with semicolons or bars between the cells.
+
+Names that are common in shops' exports are understood (`build.SYNONYMS`); others can be forced with
+`fields`. The official dialects (`merchant`, `meta`) are tables of this kind with their own extras.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from moonshelf.attributes import fold
+from moonshelf.errors import Problem
+from moonshelf.feeds.base import Row, Source, note, set_aside
+from moonshelf.feeds.records import RecordReader
+from moonshelf.feeds.text import Table, split_header
+
+_SHOPIFY = frozenset((
+    "body (html)", "option1 name", "option1 value", "variant sku", "variant price", "image src", "sku",
+    "vendor", "product image url", "published on online store", "image position",
+))  # fmt: skip
+_META = frozenset(("fb product category", "rich text description", "quantity to sell on facebook"))
+_MERCHANT = frozenset((
+    "link", "image link", "availability", "condition", "google product category", "product type", "gtin",
+    "mpn", "item group id", "additional image link", "identifier exists", "custom label 0", "price",
+))  # fmt: skip
+
+
+def read(source: Source) -> Iterator[Row]:
+    """Rows of a CSV or TSV file with any column names."""
+    table = Table(source)
+    return rows_of(source, table, RecordReader(source, table.header))
+
+
+def rows_of(
+    source: Source,
+    table: Table,
+    reader: RecordReader,
+    prepare: Callable[[dict[str, str]], Mapping[str, Any]] | None = None,
+) -> Iterator[Row]:
+    """Rows of a table; `prepare` may reshape a record's cells before they are read."""
+    if reader.numbered:
+        yield note(source.name, "id", "there is no id column: rows are numbered")
+    for record in table:
+        if record.fatal is not None:
+            yield set_aside(record.number, "row", record.fatal)
+            continue
+        row = reader.row(record.number, prepare(record.cells) if prepare else record.cells)
+        if record.warning:
+            id = row.product.id if row.product else None
+            row.problems.insert(0, Problem(record.number, "row", record.warning, id, fatal=False))
+        yield row
+
+
 def detect_table(text: str) -> str:
-    return "csv"
+    """Dialect of a table from its first lines."""
+    lines = [line for line in text.splitlines()[:200] if line.strip()]
+    header = next((line for line in lines if not line.startswith("#")), lines[0])
+    names = {fold(cell.removeprefix("g:")) for cell in split_header(header)[1]}
+    if names & {"handle", "url handle"} and names & _SHOPIFY:
+        return "shopify"
+    known = {"id", "title"} <= names and len(names & _MERCHANT) >= 2
+    if known and lines[0].startswith("#"):
+        return "meta"
+    if names & _META or any(name.startswith("image[") for name in names):
+        return "meta"
+    return "merchant" if known and "image link" in names else "csv"

@@ -1,0 +1,262 @@
+"""Shopify product exports, in the old dialect (`Handle`, `Body (HTML)`) and the new (`URL handle`).
+
+One product of the file is several lines of one handle: variants, and lines that only add a picture. What
+a shopper sees are *looks*: a shirt in red and in blue are two, a red shirt in S, M and L is one. So every
+look becomes one `Product`: `group_id` is the handle, title, description and pictures are inherited, the
+look's own pictures come first and pictures of other looks are left out. Variants that differ only in
+options such as size share one product, with `size: "S, M, L"`, the lowest price, and all of their cells
+as JSON in `extra["variants"]`; six equal vectors would only crowd the result. The id is the handle, or
+`handle:red` where there are several looks: unlike SKUs it is never blank, and stays when a size sells out.
+
+Lines of one handle have to follow each other, as Shopify writes them; then the file streams.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from moonshelf.attributes import canonical_key, fold
+from moonshelf.errors import Problem, UserError
+from moonshelf.feeds import values
+from moonshelf.feeds.base import Row, Source, set_aside
+from moonshelf.feeds.build import Draft
+from moonshelf.feeds.text import Record, Table
+
+MAX_LINES = 5_000  # of one handle; Shopify itself allows 2,048 variants
+
+# folded column name, of either dialect -> what it is
+_COLUMNS = {
+    "handle": "handle", "url handle": "handle", "title": "title", "body (html)": "description",
+    "description": "description", "vendor": "brand", "product category": "category", "type": "type",
+    "variant sku": "sku", "sku": "sku", "variant barcode": "barcode", "barcode": "barcode",
+    "variant price": "price", "price": "price", "image src": "image", "product image url": "image",
+    "image position": "position", "variant image": "variant image", "variant image url": "variant image",
+    "google shopping mpn": "mpn", "google shopping gender": "gender",
+    "google shopping age group": "age_group",
+    **{f"option{n} {part}": f"option{n} {part}" for n in (1, 2, 3) for part in ("name", "value")},
+}  # fmt: skip
+_PRODUCT = ("title", "description", "brand", "category", "mpn")
+_METAFIELD = re.compile(r"(.{1,100}?) \(product\.metafields\.[^)]*\)")
+# Options that do not change what the picture shows.
+_SIZES = frozenset((
+    "size", "sizes", "shoe size", "ring size", "band size", "cup size", "cup", "length", "width", "inseam",
+    "waist", "title", "quantity", "volume", "weight", "größe", "grösse", "taille", "talla", "tamanho",
+    "taglia", "maat", "storlek", "rozmiar",
+))  # fmt: skip
+
+
+def read(source: Source) -> Iterator[Row]:
+    """Rows of a Shopify export, one per look. Raises UserError if there is no handle or title column."""
+    table = Table(source)
+    columns = _plan(table.header)
+    if not {"handle", "title"} & set(columns.values()):
+        raise UserError(f"{source.name} has neither a handle nor a title column: is it a Shopify export?")
+    group: list[Line] = []
+    for record in table:
+        line = Line(record, columns)
+        if record.fatal is not None and not group:
+            yield set_aside(record.number, "row", record.fatal)
+            continue
+        if group and (not line.handle or line.handle == group[0].handle) and len(group) < MAX_LINES:
+            group.append(line)
+            continue
+        if group:
+            yield from _rows(source, group)
+            group = []
+        if line.handle:
+            group = [line]
+        else:
+            yield set_aside(record.number, "id", "the handle is missing")
+    if group:
+        yield from _rows(source, group)
+
+
+def _plan(header: list[str]) -> dict[str, str]:
+    plan: dict[str, str] = {}
+    for name in header:
+        target = _COLUMNS.get(fold(name), "")
+        plan[name] = target if target and target not in plan.values() else ""
+    return plan
+
+
+class Line:
+    """One line of the file with its known cells."""
+
+    __slots__ = ("fatal", "known", "number", "unknown", "warning")
+
+    def __init__(self, record: Record, columns: dict[str, str]) -> None:
+        self.number, self.fatal, self.warning = record.number, record.fatal, record.warning
+        self.known = {columns[name]: cell for name, cell in record.cells.items() if columns[name]}
+        self.unknown = {
+            name: cell for name, cell in record.cells.items() if not columns[name] and cell.strip()
+        }
+
+    def get(self, name: str) -> str:
+        return self.known.get(name, "").strip()
+
+    @property
+    def handle(self) -> str:
+        return self.get("handle") or _slug(self.get("title"))
+
+    def is_variant(self) -> bool:
+        return any(self.get(name) for name in ("option1 value", "option2 value", "sku", "price", "barcode"))
+
+
+def _rows(source: Source, group: list[Line]) -> Iterator[Row]:
+    """Rows of one handle: a row per look, and one per line that is set aside."""
+    first = group[0]
+    rows: list[Row] = []
+    variants: list[Line] = []
+    added = 0  # lines that only add a picture
+    for line in group:
+        if line.fatal is not None:
+            rows.append(set_aside(line.number, "row", line.fatal))
+        elif line is not first and not line.is_variant():
+            added += 1
+        elif reason := _negative(line.get("price")):
+            rows.append(set_aside(line.number, "price", reason, first.handle[:100]))
+        else:
+            variants.append(line)
+    gallery = _gallery([line for line in group if line.fatal is None])
+    options = [first.get(f"option{n} name") for n in (1, 2, 3)]
+    looks = _looks(variants, options)
+    own = {
+        key: [image for line in lines if (image := line.get("variant image"))] for key, lines in looks.items()
+    }
+    used: set[str] = set()
+    for key, lines in looks.items():
+        draft = Draft(source, lines[0].number)
+        for line in lines:
+            if line.warning:
+                draft.problems.append(Problem(line.number, "row", line.warning, fatal=False))
+        draft.set("id", _id(first.handle, key if len(looks) > 1 else (), used))
+        draft.set("group_id", first.handle)
+        others = {image for other, images in own.items() if other != key for image in images}
+        pictures = [*own[key], *(image for image in gallery if image not in others)]
+        for image in dict.fromkeys(pictures):
+            draft.image_text(image, "alternate" if draft.images else "main")
+        _fill(draft, first, lines, options)
+        if "title" not in draft.values:
+            draft.warn("title", "there is no title: lines of one handle have to follow each other")
+        row = draft.finish()
+        row.records = len(lines)
+        rows.append(row)
+    rows.sort(key=lambda row: int(row.number))
+    rows[0].records += added
+    yield from rows
+
+
+def _negative(price: str) -> str | None:
+    """Why a variant's price makes its line unusable, if it does."""
+    try:
+        values.price(price)
+    except ValueError as error:
+        return str(error) if str(error).startswith("negative") else None
+    return None
+
+
+def _gallery(lines: list[Line]) -> list[str]:
+    """Pictures of the product in the order of their positions, then of the file."""
+    found: list[tuple[float, int, str]] = []
+    for index, line in enumerate(lines):
+        if image := line.get("image"):
+            position = line.get("position")
+            known = position.isascii() and position.isdigit() and len(position) < 6
+            found.append((float(position) if known else float("inf"), index, image))
+    return list(dict.fromkeys(image for _, _, image in sorted(found)))
+
+
+def _looks(variants: list[Line], options: list[str]) -> dict[tuple[str, ...], list[Line]]:
+    """Variants by what they look like: the values of all options but sizes.
+
+    If variants of equal values have different pictures of their own, the sizes look different after all
+    (a pack of one and of five) and count.
+    """
+
+    def key(line: Line, with_sizes: bool) -> tuple[str, ...]:
+        return tuple(
+            value
+            for n, name in enumerate(options, 1)
+            if (value := line.get(f"option{n} value"))
+            and value.lower() != "default title"
+            and (with_sizes or fold(name) not in _SIZES)
+        )
+
+    coarse: dict[tuple[str, ...], list[Line]] = {}
+    for line in variants:
+        coarse.setdefault(key(line, False), []).append(line)
+    looks: dict[tuple[str, ...], list[Line]] = {}
+    for name, lines in coarse.items():
+        images = {line.get("variant image") for line in lines} - {""}
+        for line in lines:
+            looks.setdefault(key(line, True) if len(images) > 1 else name, []).append(line)
+    return looks
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[\W_]+", "-", text.lower()).strip("-")[:100]
+
+
+def _id(handle: str, key: tuple[str, ...], used: set[str]) -> str:
+    id = base = ":".join((handle, *(slug for part in key if (slug := _slug(part)))))
+    count = 1
+    while id in used:
+        count += 1
+        id = f"{base}:{count}"
+    used.add(id)
+    return id
+
+
+def _fill(draft: Draft, first: Line, lines: list[Line], options: list[str]) -> None:
+    """Everything but id and pictures: the product's cells from its first line, the look's from its own."""
+    for name in _PRODUCT:
+        draft.set(name, first.get(name))
+    if "category" not in draft.values:
+        draft.set("category", first.get("type"))
+    for name in ("gender", "age_group"):
+        draft.attribute(name, first.get(name))
+    for n, name in enumerate(options, 1):
+        found = dict.fromkeys(value for line in lines if (value := line.get(f"option{n} value")))
+        found.pop("Default Title", None)
+        draft.attribute(name or f"option {n}", ", ".join(found))
+    prices: list[tuple[float, str]] = []
+    for line in lines:
+        try:
+            prices.append((values.price(line.get("price"))[0], line.get("price")))
+        except ValueError:
+            draft.price(line.get("price"))  # warns, unless the cell is empty
+    if prices:
+        lowest, highest = min(prices), max(prices)
+        draft.price(lowest[1])
+        if highest[0] > lowest[0]:
+            draft.put("highest_price", highest[0])
+    for line in lines:
+        if len(lines) == 1:
+            draft.gtin(line.get("barcode"))
+            draft.put("sku", line.get("sku"))
+        elif barcode := line.get("barcode"):
+            try:
+                values.gtin(barcode)
+            except ValueError as error:
+                draft.warn("gtin", str(error))
+    if len(lines) > 1:
+        described = [_variant_cells(line) for line in lines]
+        text = json.dumps(described, ensure_ascii=False)
+        draft.extra["variants"] = draft.cleaned("variants", text, 200_000)
+    for name, cell in first.unknown.items():
+        match = _METAFIELD.fullmatch(name)
+        # Metafields speak of the product, options of the variant: of two colours the option's is right.
+        if match and canonical_key(match[1]) not in {canonical_key(key) for key in draft.attributes}:
+            draft.attribute(match[1], cell)
+        else:
+            draft.put(name, cell)
+    draft.put("type", first.get("type"))
+
+
+def _variant_cells(line: Line) -> dict[str, Any]:
+    skip = {"handle", "title", "description", "brand", "category", "type", "image", "position", "mpn"}
+    named = {name: value.strip() for name, value in line.known.items() if value.strip() and name not in skip}
+    return named | {name: value.strip() for name, value in line.unknown.items()}
