@@ -1,4 +1,4 @@
-"""The tower learns a stub teacher's features, each token those of its place, and is saved so that it loads."""
+"""The tower learns what a stub teacher says, token by token, and is saved so that it loads."""
 
 from __future__ import annotations
 
