@@ -31,10 +31,10 @@ MERCHANT_TSV = (
     "id\ttitle\tdescription\tlink\timage link\tadditional image link\tavailability\tprice\tsale price\tbrand"
     "\tgtin\titem group id\tcolor\tproduct type\tgoogle product category\tproduct detail\tcustom label 0\n"
     "TEE-1\tRed tee & co\t<p>Soft <b>cotton</b>.</p>\thttps://shop.example/1\thttps://cdn.example/1.jpg\t"
-    "https://cdn.example/1b.jpg,https://cdn.example/1c.jpg\tin stock\t12.99 EUR\t9.99 EUR\tAcme\t4006381333931"
-    "\tTEE\tRed\tApparel > Tops > Tees\t212\tGeneral:Fabric:Cotton\tsummer\n"
-    "TEE-2\tBlue tee\tPlain\thttps://shop.example/2\thttps://cdn.example/2.jpg\t\tout_of_stock\t1,299.00 USD\t\t"
-    "Acme\t4006381333932\tTEE\tBlue\t\tApparel & Accessories > Clothing\t\t\n"
+    "https://cdn.example/1b.jpg,https://cdn.example/1c.jpg\tin stock\t12.99 EUR\t9.99 EUR\tAcme\t"
+    "4006381333931\tTEE\tRed\tApparel > Tops > Tees\t212\tGeneral:Fabric:Cotton\tsummer\n"
+    "TEE-2\tBlue tee\tPlain\thttps://shop.example/2\thttps://cdn.example/2.jpg\t\tout_of_stock\t1,299.00 USD\t"
+    "\tAcme\t4006381333932\tTEE\tBlue\t\tApparel & Accessories > Clothing\t\t\n"
 )
 
 MERCHANT_RSS = """<?xml version="1.0" encoding="UTF-8"?>
@@ -100,8 +100,9 @@ JSONLD = """{"@context": "https://schema.org", "@graph": [
  {"@id": "#tee", "@type": "ProductGroup", "name": "Tee", "productGroupID": "TEE", "brand": {"@id": "#acme"},
   "description": "<p>Soft cotton</p>", "image": "https://cdn.example/front.jpg", "variesBy": "color",
   "material": "cotton", "hasVariant": [{"@id": "#red"}, {"@type": "Product", "sku": "T-B", "color": "Blue"}]},
- {"@id": "#red", "@type": "Product", "sku": "T-R", "name": "Red tee", "color": "Red", "gtin13": "4006381333931",
-  "image": [{"@type": "ImageObject", "contentUrl": "https://cdn.example/red.jpg"}], "isVariantOf": {"@id": "#tee"},
+ {"@id": "#red", "@type": "Product", "sku": "T-R", "name": "Red tee", "color": "Red",
+  "gtin13": "4006381333931", "isVariantOf": {"@id": "#tee"},
+  "image": [{"@type": "ImageObject", "contentUrl": "https://cdn.example/red.jpg"}],
   "offers": {"@type": "Offer", "price": "20.00", "priceCurrency": "EUR",
              "availability": "https://schema.org/InStock"}},
  {"@type": "Product", "sku": "MUG", "name": {"@value": "Becher", "@language": "de"},
