@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from moonshelf.errors import EXIT_USAGE, UserError
+from moonshelf.errors import EXIT_PARTIAL, EXIT_USAGE, UserError
 
 app = typer.Typer(
     name="moonshelf",
@@ -23,9 +23,210 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+CatalogueFolder = Annotated[Path, typer.Argument(help="Folder that `moonshelf embed` made.")]
 
 # Commands go here, one function each, about 30 lines at most: check, embed, index, search, duplicates,
 # evaluate, train, demo, doctor.
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str | None, typer.Argument(help="Folder of a model, or 'starter'; none scores peers alone.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the validation data sets.")] = None,
+    suite: Annotated[str, typer.Option(help="validation or sampleshop.")] = "validation",
+    against: Annotated[str, typer.Option(help="Peers: tfidf,minilm,efficientnet,concat.")] = "",
+    reason: Annotated[str, typer.Option(help="Modes to score: off,on,auto.")] = "off,on",
+    limit: Annotated[int | None, typer.Option(min=2, help="At most so many validation rows.")] = None,
+    fit_rows: Annotated[int, typer.Option(min=0, help="Training rows for fitted classifiers.")] = 2000,
+    batch_tokens: Annotated[int, typer.Option(min=256, help="Tokens of one batch.")] = 8192,
+    cache: Annotated[Path | None, typer.Option(help="Keep embeddings here between runs.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write every figure to a file.")] = None,
+) -> None:
+    """Score a model, and peers beside it, on retrieval, categories and attributes."""
+    import json
+
+    from rich.console import Console
+
+    from moonshelf.benchmark.runner import evaluate as run
+    from moonshelf.benchmark.tables import show
+
+    loaded = None
+    if model is not None:
+        from moonshelf import MoonModel
+
+        loaded = MoonModel.from_pretrained(model)
+    peers, modes = ([x.strip() for x in given.split(",") if x.strip()] for given in (against, reason))
+    with Console(stderr=True).status("evaluate") as status:
+        report = run(
+            loaded, suite=suite, data=data, against=peers, reason=modes, limit=limit, fit_rows=fit_rows,
+            cache=cache, batch_tokens=batch_tokens, say=status.update,
+        )  # fmt: skip
+    console = Console()
+    console.width = max(console.width, 150)
+    show(report, console)
+    if json_file is not None:
+        json_file.write_text(json.dumps(report.as_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
+    if report.errors or report.problems:
+        raise typer.Exit(EXIT_PARTIAL)
+
+
+@app.command()
+def check(
+    feed: Annotated[Path, typer.Argument(help="A feed file, or a folder of pictures.")],
+    dialect: Annotated[str | None, typer.Option(help="Its dialect, detected if not given.")] = None,
+    images: Annotated[bool, typer.Option(help="Decode every picture that is not on the web.")] = True,
+    images_root: Annotated[Path | None, typer.Option(help="Folder of the pictures [the feed's].")] = None,
+    rejects: Annotated[Path, typer.Option(help="File for the problems, one JSON object a line.")] = Path(
+        "rejects.jsonl"
+    ),
+    json: Json = False,
+) -> None:
+    """Read a feed to its end and say how complete it is and what is wrong with it.
+
+    Exits with 0 if every row is a product, 3 if some were set aside, 2 if the feed is unusable.
+    """
+    from moonshelf.feeds.check import check_feed
+    from moonshelf.feeds.show import counting, show
+
+    with counting(feed.name) as progress:
+        report = check_feed(
+            feed,
+            dialect,
+            decode_images=images,
+            images_root=images_root,
+            rejects=rejects,
+            progress=progress,
+        )
+    show(report, as_json=json)
+    raise typer.Exit(report.exit_code)
+
+
+ModelName = Annotated[
+    str | None,
+    typer.Option("--model", help="Name or folder of a model; default: the one the folder was made with."),
+]
+
+
+@app.command()
+def embed(
+    feed: Annotated[
+        Path, typer.Argument(help="File or folder of products, in any dialect that `check` reads.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the catalogue, new or to be updated.")],
+    reason: Annotated[str, typer.Option(help="Write a rationale first: off, on or auto.")] = "off",
+    model: ModelName = None,
+    dialect: Annotated[str | None, typer.Option(help="Dialect of the feed; default: detected.")] = None,
+    batch_tokens: Annotated[int, typer.Option(help="Tokens that one batch may hold.")] = 8192,
+    images_root: Annotated[
+        str | None, typer.Option(help="Folder that relative image paths start from.")
+    ] = None,
+    allow_text_only: Annotated[
+        bool, typer.Option(help="Embed products by their text alone where no picture can be used.")
+    ] = False,
+    remote_images: Annotated[bool, typer.Option(help="Fetch images from public web addresses.")] = False,
+    json: Json = False,
+) -> None:
+    """Embed a feed: only new and changed products are read by the model, and a killed run goes on."""
+    from moonshelf.catalogue.search import Catalogue, saved_model
+
+    fetcher = None
+    if remote_images:
+        from moonshelf.remote import RemoteFetcher
+
+        fetcher = RemoteFetcher()
+    catalogue = Catalogue.create(out, model or saved_model(out) or "starter")
+    report = catalogue.embed(
+        feed,
+        progress=not json,
+        fetcher=fetcher,
+        reason=reason,
+        dialect=dialect,
+        batch_tokens=batch_tokens,
+        images_root=images_root,
+        allow_text_only=allow_text_only,
+    )
+    if json:
+        _print_json(report.as_dict())
+    else:
+        from rich.console import Console
+
+        from moonshelf.catalogue.tables import show_embed
+
+        show_embed(report, str(out), Console())
+    if report.set_aside:
+        raise typer.Exit(EXIT_PARTIAL)
+
+
+@app.command()
+def index(folder: CatalogueFolder, json: Json = False) -> None:
+    """Build the vector and full-text indexes of a catalogue; both can always be built again."""
+    from moonshelf.catalogue.search import Catalogue
+
+    info = Catalogue.open(folder).index()
+    if json:
+        _print_json(info.as_dict())
+    else:
+        print(f"{info.rows:,} products indexed ({info.kind}) in {info.seconds:.1f} s, in {folder}/index.")
+
+
+@app.command()
+def search(
+    folder: CatalogueFolder,
+    text: Annotated[str | None, typer.Argument(help="Words to look for.")] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture to look for, alone or with words.")] = None,
+    where: Annotated[str | None, typer.Option(help='SQL condition, such as "price < 50".')] = None,
+    like: Annotated[str | None, typer.Option(help="Id of a product: find others like it.")] = None,
+    k: Annotated[int, typer.Option("-k", help="How many results.")] = 10,
+    mode: Annotated[str, typer.Option(help="hybrid, vector or text.")] = "hybrid",
+    reason: Annotated[
+        str, typer.Option(help="Let the model reason about the query: off, on or auto.")
+    ] = "off",
+    model: ModelName = None,
+    json: Json = False,
+) -> None:
+    """Search a catalogue by words, a picture, both, or a product to be like."""
+    from moonshelf.catalogue.search import Catalogue, make_query
+
+    query = make_query(text, image)
+    result = Catalogue.open(folder, model).search(
+        query, like=like, k=k, where=where, mode=mode, reason=reason
+    )
+    if json:
+        _print_json(result.as_dict())
+        return
+    from rich.console import Console
+
+    from moonshelf.catalogue.tables import show_hits
+
+    show_hits(result, Console())
+
+
+@app.command()
+def duplicates(
+    folder: CatalogueFolder,
+    min_score: Annotated[float, typer.Option(help="Cosine from which looks count.", min=-1, max=1)] = 0.9,
+    json: Json = False,
+) -> None:
+    """List products that may be in the catalogue twice, with the evidence; nothing is merged."""
+    from moonshelf.catalogue.search import Catalogue
+
+    report = Catalogue.open(folder).duplicates(min_score=min_score)
+    if json:
+        _print_json(report.as_dict())
+        return
+    from rich.console import Console
+
+    from moonshelf.catalogue.tables import show_duplicates
+
+    show_duplicates(report, Console())
+
+
+def _print_json(record: Any) -> None:
+    import json
+
+    print(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def main() -> None:

@@ -1,0 +1,159 @@
+"""What a catalogue folder says about itself, and the two habits that keep it whole: files replaced
+atomically, and one writer at a time.
+
+A folder holds `manifest.json` (which model, preprocessing and mode its vectors come from),
+`products.lance` (the rows), `index/` (a cache), `run.json` and `rejects.jsonl` (the last run).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+from moonshelf.errors import UserError
+from moonshelf.product import Product
+from moonshelf.prompts import PromptSpec
+
+FORMAT = 1
+NAME = "manifest.json"
+
+
+class Encoder(Protocol):
+    """The part of `MoonModel` that the catalogue uses; tests put a small fake in its place."""
+
+    fingerprint: str
+    dim: int
+    prompt: PromptSpec
+
+    def encode(self, products: list[Product], **options: Any) -> Any: ...
+
+    def encode_iter(self, products: Any, **options: Any) -> Iterator[Any]: ...
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Which vectors a folder holds. `model` is what `from_pretrained` was given, `preprocessing` a hash."""
+
+    model: str
+    fingerprint: str
+    dim: int
+    preprocessing: str
+    reason: str = "off"
+    format: int = FORMAT
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: Encoder, name: str, reason: str) -> Manifest:
+        return cls(
+            name, model.fingerprint, model.dim, preprocessing(model.prompt), reason, versions=versions()
+        )
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Raises UserError if the folder is no catalogue, or one of another format."""
+        path = folder / NAME
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            known = {f.name for f in fields(cls)}
+            manifest = cls(**{key: value for key, value in record.items() if key in known})
+        except FileNotFoundError:
+            raise UserError(
+                f"{folder} is not a catalogue (it has no {NAME}): make one with "
+                f"`moonshelf embed FEED -o {folder}`."
+            ) from None
+        except (ValueError, TypeError, AttributeError):
+            raise UserError(f"{path} is damaged: embed the feed again into an empty folder.") from None
+        if manifest.format != FORMAT:
+            raise UserError(
+                f"{folder} was written in format {manifest.format}, this version reads {FORMAT}: "
+                "embed the feed again into an empty folder."
+            )
+        return manifest
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / NAME, asdict(self))
+
+    def check(self, model: Encoder, name: str, folder: Path) -> None:
+        """Refuse a model whose vectors would not be comparable with those stored."""
+        if model.fingerprint != self.fingerprint:
+            what = f"model {self.model} ({self.fingerprint[:12]}), not {name} ({model.fingerprint[:12]})"
+        elif model.dim != self.dim:
+            what = f"{self.dim} dimensions, not {model.dim}"
+        elif preprocessing(model.prompt) != self.preprocessing:
+            what = "other preprocessing (prompt, text fields or pixel budget) than this model now has"
+        else:
+            return
+        raise UserError(
+            f"{folder} was embedded with {what}: pass the model it was made with (--model), "
+            "or embed the feed again into an empty folder."
+        )
+
+
+def preprocessing(prompt: PromptSpec) -> str:
+    """Hash (16 hex digits) of everything that turns a product into the model's input."""
+    return hashlib.sha256(prompt.model_dump_json().encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what the vectors and the files depend on."""
+    found = {}
+    for package in ("moonshelf", "torch", "transformers", "lancedb", "faiss-cpu", "pyarrow", "pillow"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # a source tree that was not installed
+            continue
+    return found
+
+
+def write_json(path: Path, record: Any) -> None:
+    write_atomic(path, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace `path` so that a reader, or a process after a crash, sees the old bytes or the new ones."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(data)
+    replace_durably(temporary, path)
+
+
+def replace_durably(temporary: Path, path: Path) -> None:
+    """Rename a finished file over `path` of the same folder; file first, then the folder's entry."""
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Hold the folder's writer lock. The kernel frees it when the process dies, however it dies."""
+    with open(folder / ".lock", "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read(20).strip() or "unknown"
+            raise UserError(
+                f"another process (pid {holder}) is writing to {folder}: wait until it has ended."
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

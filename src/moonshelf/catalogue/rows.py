@@ -1,0 +1,74 @@
+"""What a stored row holds besides the vector: the record's columns, the search text, the thumbnail."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moonshelf.attributes import canonical
+from moonshelf.product import Product
+from moonshelf.prompts import CATEGORY_SEPARATOR, clean_text
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+THUMBNAIL_SIDE = 192
+_MAX_TEXT = 20_000  # characters of a row that full-text search reads
+_COSINES = np.cos(np.pi * np.arange(8)[:, None] * (2 * np.arange(32)[None] + 1) / 64)  # (8, 32)
+
+
+def metadata_of(product: Product) -> dict[str, Any]:
+    """Columns of a row that come from the record and not from the model."""
+    attributes = canonical(product.attributes)
+    return {
+        "title": product.title,
+        "description": product.description,
+        "brand": product.brand,
+        "price": product.price,
+        "currency": product.currency,
+        "category": CATEGORY_SEPARATOR.join(product.category),
+        "category_leaf": product.category[-1] if product.category else None,
+        "attributes": to_json(product.attributes),
+        **{name: attributes.get(name) for name in ("colour", "material", "pattern", "gender", "size")},
+        "group_id": product.group_id,
+        "gtin": product.gtin,
+        "mpn": product.mpn,
+        "link": product.link,
+        "availability": product.availability,
+        "language": product.language,
+    }
+
+
+def full_text(row: dict[str, Any], rationale: str) -> str:
+    """What full-text search reads: names before descriptions, tags and markup gone."""
+    values = " ".join(str(value) for value in json.loads(row["attributes"]).values())
+    parts = [row["title"], row["brand"], row["category"], values, rationale, row["description"]]
+    return "\n".join(clean_text(part) for part in parts if part)[:_MAX_TEXT]
+
+
+def to_json(pairs: dict[str, str]) -> str:
+    return json.dumps(pairs, ensure_ascii=False, sort_keys=True)
+
+
+def picture_columns(picture: Image | None) -> dict[str, Any]:
+    """Thumbnail (re-encoded JPEG without metadata) and perceptual hash of a product's first picture."""
+    if picture is None:
+        return {"thumbnail": None, "picture_hash": None}
+    picture.info.clear()  # comments and profiles of the original would be saved along
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=82)
+    return {"thumbnail": file.getvalue(), "picture_hash": perceptual_hash(picture)}
+
+
+def perceptual_hash(picture: Image) -> int | None:
+    """63-bit hash of a picture that survives scaling and re-encoding: the signs of the low frequencies
+    of its grey 32×32 version, against their median. Compare by the number of differing bits. None for a
+    picture of one flat colour, which has nothing to compare."""
+    grey = np.asarray(picture.convert("L").resize((32, 32)), dtype=np.float64)
+    if grey.std() < 1:
+        return None
+    low = (_COSINES @ grey @ _COSINES.T).ravel()[1:]  # without the mean brightness
+    return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big") >> 1

@@ -1,0 +1,294 @@
+"""Search over a catalogue folder: words, a picture, both, or "more like this one".
+
+With words in the query two lists are made, the nearest vectors and the best full-text matches, and fused
+by reciprocal rank (k = 60, the constant of the original paper): a row's score is the sum of 1 / (60 + rank)
+over the lists it is in. Ranks need no common scale, and each hit says which rank it had in which list.
+
+The vector list comes from the FAISS index. Where it is missing or older than the store, or where a filter
+leaves so few rows that a graph would miss them, the store is searched exactly; the result says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moonshelf.catalogue import ann
+from moonshelf.catalogue.manifest import NAME as MANIFEST_NAME
+from moonshelf.catalogue.manifest import Encoder, Manifest
+from moonshelf.catalogue.store import Store, key_of
+from moonshelf.errors import UserError
+from moonshelf.product import ImageRef, Product
+from moonshelf.prompts import clean_text
+
+if TYPE_CHECKING:
+    from moonshelf.catalogue.duplicates import DuplicateReport
+    from moonshelf.catalogue.embed import EmbedReport
+
+MODES = ("hybrid", "vector", "text")
+RRF_K = 60
+DEPTH = 100  # entries of each list that take part in the fusion
+MAX_K = 1_000
+SHOWN = ("id", "title", "brand", "price", "currency", "category", "group_id", "link", "rationale")
+
+
+@dataclass
+class Hit:
+    """One result. `score` orders the list: fused rank score, cosine or BM25, by the result's mode."""
+
+    id: str
+    score: float
+    why: dict[str, float | int]  # vector_rank, text_rank (from 1), cosine, bm25: where the hit comes from
+    product: dict[str, Any]  # the columns SHOWN
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"score": self.score, **self.product, "why": self.why}
+
+
+@dataclass
+class SearchResult:
+    """Hits, best first, how they were found, and notes for the user (index missing, words ignored …)."""
+
+    hits: list[Hit]
+    mode: str
+    notes: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"mode": self.mode, "notes": self.notes, "hits": [hit.as_dict() for hit in self.hits]}
+
+
+def reciprocal_rank_fusion(lists: Sequence[Sequence[int]], k: int = RRF_K) -> list[tuple[int, float]]:
+    """(key, score) of all keys in the ranked `lists`, best first; equal scores in order of key."""
+    scores: dict[int, float] = {}
+    for ranked in lists:
+        for rank, key in enumerate(ranked, 1):
+            scores[key] = scores.get(key, 0.0) + 1.0 / (k + rank)
+    return sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+
+
+class Catalogue:
+    """A catalogue folder: `open` it, then `search`, `embed`, `index`, `duplicates`.
+
+    `model` is a `MoonModel`, a name or path for `MoonModel.from_pretrained`, or None for the model that the
+    folder was embedded with. It is loaded when a query first needs it.
+    """
+
+    def __init__(self, folder: Path, model: Encoder | str | None = None) -> None:
+        self.folder = folder
+        self._given = model
+        self._model: Encoder | None = None
+        self._store: Store | None = None
+        self._ann: tuple[tuple[float, int], ann.AnnIndex | None, str] | None = None
+
+    @classmethod
+    def open(cls, folder: str | Path, model: Encoder | str | None = None) -> Catalogue:
+        """Raises UserError if the folder is no catalogue. A new one begins with `Catalogue.create`."""
+        catalogue = cls(Path(folder), model)
+        catalogue._store = Store.open(folder)
+        return catalogue
+
+    @classmethod
+    def create(cls, folder: str | Path, model: Encoder | str = "starter") -> Catalogue:
+        """A catalogue in a folder that may be empty or not exist yet; nothing is written before `embed`."""
+        return cls(Path(folder), model)
+
+    @property
+    def store(self) -> Store:
+        if self._store is None:
+            self._store = Store.open(self.folder)
+        return self._store
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    # ------------------------------------------------------------------------------------ model
+
+    @property
+    def model(self) -> Encoder:
+        """The model, loaded once and checked against the vectors in the folder."""
+        if self._model is None:
+            self._model = load_model(self._given or self.store.manifest.model)
+        if self._store is not None:
+            self._store.manifest.check(self._model, self.model_name, self.folder)
+        return self._model
+
+    @property
+    def model_name(self) -> str:
+        if isinstance(self._given, str):
+            # A path is recorded whole, so that a later search finds the model from any folder.
+            return str(Path(self._given).resolve()) if Path(self._given).is_dir() else self._given
+        if self._given is not None:
+            return "the model passed"
+        return self.store.manifest.model
+
+    # ----------------------------------------------------------------------------------- writing
+
+    def embed(self, feed: Any, *, progress: bool = False, **options: Any) -> EmbedReport:
+        """Bring the catalogue up to date with a feed; `options` are those of `embed.Options`."""
+        from moonshelf.catalogue.embed import Options, embed_feed
+
+        fetcher, on_commit = options.pop("fetcher", None), options.pop("on_commit", None)
+        report = embed_feed(
+            feed,
+            self.folder,
+            self.model,
+            model_name=self.model_name,
+            options=Options(**options),
+            fetcher=fetcher,
+            progress=progress,
+            on_commit=on_commit,
+        )
+        self._store = Store.open(self.folder)
+        return report
+
+    def index(self) -> ann.IndexInfo:
+        """Build the vector and full-text indexes anew."""
+        return ann.build(self.folder)
+
+    def duplicates(self, **options: Any) -> DuplicateReport:
+        """Pairs and groups that may be one product; see `duplicates.find`."""
+        from moonshelf.catalogue.duplicates import find
+
+        return find(self.store, **options)
+
+    # ----------------------------------------------------------------------------------- search
+
+    def search(
+        self,
+        query: Product | str | None = None,
+        *,
+        like: str | None = None,
+        k: int = 10,
+        where: str | None = None,
+        mode: str = "hybrid",
+        reason: str = "off",
+    ) -> SearchResult:
+        """The k best rows for a query (words, or a Product with title, pictures or both), or like a row.
+
+        `where` is an SQL condition over `store.FILTERS`. `mode` hybrid falls back to vector where the query
+        has no words. Raises UserError for an unusable query, filter or id.
+        """
+        if mode not in MODES:
+            raise UserError(f"mode must be one of {', '.join(MODES)}, not '{mode}'.")
+        if not 1 <= k <= MAX_K:
+            raise UserError(f"k must lie between 1 and {MAX_K}, not {k}.")
+        if (query is None) == (like is None):
+            raise UserError("give either a query (words, a picture or both) or the id of a product (like).")
+        if isinstance(query, str):
+            query = Product(id="query", title=query)
+        words = clean_text(query.title or query.description)[:1000] if query is not None else ""
+        if query is not None and not words and not query.images:
+            raise UserError("the query is empty: give words or a picture.")
+        if mode == "text" and not words:
+            raise UserError("mode text needs words in the query.")
+        keys = self.store.keys_where(where) if where is not None else None
+        notes: list[str] = []
+        if not len(self.store):
+            return SearchResult([], mode, [f"{self.folder} holds no products"])
+        if keys is not None and not len(keys):
+            return SearchResult([], mode, ["no product passes the filter"])
+
+        depth = max(DEPTH, k)
+        by_text: list[tuple[int, float]] = []
+        if words and mode != "vector":
+            found = self.store.full_text(words, depth, where)
+            if found is None:
+                notes.append(f"no full-text index yet: run `moonshelf index {self.folder}`")
+            elif not found:
+                notes.append("no product has a word of the query")
+            by_text = found or []
+        by_vector: list[tuple[int, float]] = []
+        if mode != "text":
+            vector = self._vector(query, like, reason)
+            by_vector, note = self._nearest(vector, depth + 1, where, keys)
+            if note:
+                notes.append(note)
+            if like is not None:
+                by_vector = [hit for hit in by_vector if hit[0] != key_of(like)]
+            by_vector = by_vector[:depth]
+        used = mode if mode != "hybrid" else "hybrid" if words and by_text else "vector"
+        return SearchResult(self._hits(by_vector, by_text, used, k), used, notes)
+
+    def _vector(self, query: Product | None, like: str | None, reason: str) -> np.ndarray:
+        if query is None:
+            rows = self.store.rows([key_of(like or "")], ["id", "vector"]).to_pylist()
+            if not rows or rows[0]["id"] != like:
+                raise UserError(f"there is no product with the id '{like}' in {self.folder}.")
+            return np.asarray(rows[0]["vector"], dtype=np.float32)
+        from moonshelf import images
+
+        for ref in query.images:
+            try:
+                images.load(ref, max_side=64)
+            except images.ImageError as error:
+                raise UserError(f"the picture of the query cannot be used: {error}.") from None
+        vector = np.asarray(self.model.encode([query], reason=reason).vectors[0], dtype=np.float32)
+        if not np.isfinite(vector).all():
+            raise RuntimeError("the model gave a vector that is not finite for the query")
+        return vector
+
+    def _nearest(
+        self, vector: np.ndarray, k: int, where: str | None, keys: np.ndarray | None
+    ) -> tuple[list[tuple[int, float]], str]:
+        index, note = self._index()
+        if index is not None and (keys is None or index.can_filter(len(keys))):
+            return index.search(vector[None], k, keys)[0], note
+        return self.store.nearest(vector, k, where), note
+
+    def _index(self) -> tuple[ann.AnnIndex | None, str]:
+        """The loaded index, loaded again when it or the store has changed."""
+        path = self.folder / "index" / "index.json"
+        state = (path.stat().st_mtime if path.exists() else 0.0, self.store.version)
+        if self._ann is None or self._ann[0] != state:
+            self._ann = (state, *ann.load(self.store))
+        return self._ann[1], self._ann[2]
+
+    def _hits(
+        self, by_vector: list[tuple[int, float]], by_text: list[tuple[int, float]], mode: str, k: int
+    ) -> list[Hit]:
+        why: dict[int, dict[str, float | int]] = {}
+        for name, measure, ranked in (("vector", "cosine", by_vector), ("text", "bm25", by_text)):
+            for rank, (key, score) in enumerate(ranked, 1):
+                why.setdefault(key, {}).update({f"{name}_rank": rank, measure: round(score, 6)})
+        if mode == "hybrid":
+            best = reciprocal_rank_fusion([[key for key, _ in by_vector], [key for key, _ in by_text]])
+        else:
+            best = by_vector if mode == "vector" else by_text
+        best = best[:k]
+        table = self.store.rows([key for key, _ in best], ["key", *SHOWN])
+        rows = {row["key"]: row for row in table.to_pylist()}
+        hits = []
+        for key, score in best:
+            if key in rows:  # else it was removed between the two reads
+                product = {name: rows[key][name] for name in SHOWN}
+                hits.append(Hit(product["id"], score, why[key], product))
+        return hits
+
+
+def make_query(text: str | None, image: str | Path | None) -> Product | None:
+    """The query of a command line, or None if there is neither words nor a picture."""
+    if text is None and image is None:
+        return None
+    pictures = (ImageRef(path=str(image)),) if image is not None else ()
+    return Product(id="query", title=text or "", images=pictures)
+
+
+def saved_model(folder: str | Path) -> str | None:
+    """What `from_pretrained` was given for the vectors of a folder, or None if it is no catalogue yet."""
+    folder = Path(folder)
+    return Manifest.read(folder).model if (folder / MANIFEST_NAME).exists() else None
+
+
+def load_model(model: Encoder | str) -> Encoder:
+    """`MoonModel.from_pretrained` for a name or path; a model is returned as it is."""
+    if not isinstance(model, str):
+        return model
+    from moonshelf.model.modeling import MoonModel
+
+    loader: Callable[[str], Any] = MoonModel.from_pretrained
+    loaded: Encoder = loader(model)
+    return loaded

@@ -1,0 +1,297 @@
+"""The durable truth of a catalogue: one LanceDB table, a row a product.
+
+LanceDB and not sharded Parquet, because a catalogue changes: prices move and products leave daily. Lance
+commits each change as one new version (a kill -9 leaves the old one or the new one), updates and deletes
+single rows, filters with SQL and searches full text; over Parquet shards we would have to write the
+tombstones, the compaction and the text index ourselves. A commit survives the death of the process; after
+a power cut it is as durable as the file system makes files that were closed and renamed.
+
+Every row has a `key`, 63 bits of the id's hash, which the vector index uses: it belongs to the product for
+good and is never a position. Two hashes decide what a later run has to do: `content_hash` covers what the
+model reads, `record_hash` the whole record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lancedb
+import numpy as np
+import pyarrow as pa
+from lancedb.index import FTS
+
+from moonshelf.catalogue.manifest import Manifest
+from moonshelf.errors import UserError
+
+TABLE = "products"
+# fmt: off
+FILTERS = (  # what --where may name, in the order in which messages list them
+    "id", "title", "brand", "price", "currency", "category", "category_leaf", "colour", "material", "pattern",
+    "gender", "size", "attributes", "reasoned_attributes", "group_id", "gtin", "mpn", "availability",
+    "language", "rationale", "rationale_valid", "description",
+)
+# fmt: on
+_IN = 512  # keys in one IN list
+_MAX_WHERE, _MAX_TERMS = 20_000, 120  # characters; words and operators outside literals
+
+T = TypeVar("T")
+
+
+def schema(dim: int) -> pa.Schema:
+    text = pa.string()
+    return pa.schema(
+        [
+            pa.field("id", text, nullable=False),
+            pa.field("key", pa.int64(), nullable=False),
+            pa.field("vector", pa.list_(pa.float32(), dim), nullable=False),
+            pa.field("content_hash", text, nullable=False),
+            pa.field("record_hash", text, nullable=False),
+            ("reason", text),
+            ("rationale", text),
+            ("rationale_valid", pa.bool_()),
+            ("reasoned_attributes", text),  # JSON of the rationale's pairs, canonical keys
+            ("weight_image", pa.float32()),
+            ("weight_text", pa.float32()),
+            ("weight_rationale", pa.float32()),
+            ("tokens", pa.int32()),
+            ("title", text),
+            ("description", text),
+            ("brand", text),
+            ("price", pa.float64()),
+            ("currency", text),
+            ("category", text),  # path joined with " > "
+            ("category_leaf", text),
+            ("attributes", text),  # JSON as in the feed
+            ("colour", text),  # canonical values of the attributes that people filter by
+            ("material", text),
+            ("pattern", text),
+            ("gender", text),
+            ("size", text),
+            ("group_id", text),
+            ("gtin", text),
+            ("mpn", text),
+            ("link", text),
+            ("availability", text),
+            ("language", text),
+            ("pictures", pa.int32()),  # pictures that the model read
+            ("thumbnail", pa.binary()),  # JPEG, re-encoded, no metadata
+            ("picture_hash", pa.int64()),  # perceptual hash of the first picture
+            ("text", text),  # what full-text search reads
+        ]
+    )
+
+
+def key_of(id: str) -> int:
+    """Stable non-negative 63-bit key of a product id."""
+    return int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8).digest(), "big") >> 1
+
+
+class Store:
+    """The table of one catalogue folder. Readers see the newest version at each call."""
+
+    def __init__(self, folder: Path, manifest: Manifest, table: Any) -> None:
+        self.folder, self.manifest = folder, manifest
+        self._table = table
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, folder: str | Path, *, create: Manifest | None = None) -> Store:
+        """Open an existing catalogue; with `create`, make what is missing (the caller holds the lock).
+
+        Raises UserError if the folder is no catalogue.
+        """
+        folder = Path(folder)
+        if create is not None and not (folder / "manifest.json").exists():
+            if (folder / f"{TABLE}.lance").exists():
+                raise UserError(
+                    f"{folder} holds products but no manifest.json, so nobody can say which model made "
+                    "their vectors: embed the feed into an empty folder."
+                )
+            create.write(folder)
+        manifest = Manifest.read(folder)
+        # An interval of zero: a long-lived reader sees what another process has committed.
+        db = lancedb.connect(str(folder), read_consistency_interval=timedelta(0))
+        try:
+            table = db.open_table(TABLE)
+        except (ValueError, FileNotFoundError):
+            if create is None:
+                raise UserError(
+                    f"{folder} holds no products yet: run `moonshelf embed FEED -o {folder}`."
+                ) from None
+            # The manifest comes first, so this is a first run, or one killed between the two.
+            mode = "overwrite" if (folder / f"{TABLE}.lance").exists() else "create"
+            table = db.create_table(TABLE, schema=schema(manifest.dim), mode=mode)
+        if table.schema.field("vector").type != pa.list_(pa.float32(), manifest.dim):
+            raise UserError(
+                f"{folder}: the vectors of the store do not have the {manifest.dim} dimensions that its "
+                "manifest.json states: embed the feed again into an empty folder."
+            )
+        return cls(folder, manifest, table)
+
+    # ------------------------------------------------------------------------------------ reading
+
+    def __len__(self) -> int:
+        return int(self._table.count_rows())
+
+    @property
+    def version(self) -> int:
+        return int(self._table.version)
+
+    def _read(self, query: Callable[[], T]) -> T:
+        """Run a read; once more if a writer cleaned away the version it had started on."""
+        try:
+            return query()
+        except RuntimeError as error:
+            if "not found" not in str(error).lower():
+                raise
+            self._table.checkout_latest()
+            return query()
+
+    def scan(self, columns: Sequence[str], where: str | None = None) -> pa.Table:
+        """Chosen columns of all rows, or of those that pass the filter `where` (checked SQL)."""
+
+        def query() -> pa.Table:
+            search = self._table.search().select(list(columns))
+            return (search.where(where) if where else search).limit(None).to_arrow()
+
+        return self._read(query)
+
+    def rows(self, keys: Iterable[int], columns: Sequence[str] | None = None) -> pa.Table:
+        """Rows with these keys, in no particular order; unknown keys are left out."""
+        wanted, names = list(keys), list(columns or self._table.schema.names)
+        parts = [
+            self.scan(names, f"key IN ({','.join(map(str, wanted[i : i + _IN]))})")
+            for i in range(0, len(wanted), _IN)
+        ]
+        return pa.concat_tables(parts) if parts else self._table.schema.empty_table().select(names)
+
+    def hashes(self) -> dict[str, tuple[str, str]]:
+        """id -> (content hash, record hash). About 300 bytes a row."""
+        table = self.scan(["id", "content_hash", "record_hash"])
+        columns = (table[name].to_pylist() for name in ("id", "content_hash", "record_hash"))
+        return {id: (content, record) for id, content, record in zip(*columns, strict=True)}
+
+    def vectors(self, where: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """(keys (n,) int64, vectors (n, dim) float32), sorted by key."""
+        table = self.scan(["key", "vector"], where)
+        keys = table["key"].to_numpy()
+        flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        order = np.argsort(keys)
+        return keys[order], flat.reshape(-1, self.manifest.dim)[order].astype(np.float32, copy=False)
+
+    def vector_state(self) -> str:
+        """Hash of which vectors the store holds: changes when one is added, redone or removed, not when
+        a price moves or files are compacted. This is what an index is stale against."""
+        table = self.scan(["key", "content_hash"]).sort_by("key")
+        digest = hashlib.sha256(table["key"].to_numpy().tobytes())
+        for value in table["content_hash"].to_pylist():
+            digest.update(value.encode())
+        return digest.hexdigest()
+
+    def nearest(self, vector: np.ndarray, k: int, where: str | None = None) -> list[tuple[int, float]]:
+        """Exact search: (key, cosine) of the k nearest rows, best first."""
+
+        def query() -> pa.Table:
+            search = self._table.search(vector.astype(np.float32), vector_column_name="vector")
+            search = search.distance_type("dot").select(["key", "_distance"]).limit(k)
+            return (search.where(where, prefilter=True) if where else search).to_arrow()
+
+        table = self._read(query)
+        scores = 1.0 - table["_distance"].to_numpy()  # Lance's dot distance is 1 - <a, b>
+        return sorted(
+            zip(table["key"].to_pylist(), scores.tolist(), strict=True), key=lambda hit: (-hit[1], hit[0])
+        )
+
+    def full_text(self, text: str, k: int, where: str | None = None) -> list[tuple[int, float]] | None:
+        """(key, BM25) of the k best rows for the words of `text`; None if there is no full-text index."""
+        if not self.has_full_text:
+            return None
+
+        def query() -> pa.Table:
+            search = self._table.search(text, query_type="fts", fts_columns="text")
+            search = search.select(["key", "_score"]).limit(k)
+            return (search.where(where, prefilter=True) if where else search).to_arrow()
+
+        table = self._read(query)
+        hits = zip(table["key"].to_pylist(), table["_score"].to_pylist(), strict=True)
+        return sorted(hits, key=lambda hit: (-hit[1], hit[0]))
+
+    @property
+    def has_full_text(self) -> bool:
+        return any(index.columns == ["text"] for index in self._table.list_indices())
+
+    def keys_where(self, where: str) -> np.ndarray:
+        """Keys (m,) int64 of the rows that pass a filter that a user wrote.
+
+        Raises UserError with the columns one can use. Long chains of operators are refused first: the SQL
+        engine recurses over them and would overflow its stack, which ends the process without an error.
+        """
+        bare = re.sub(r"'(?:[^']|'')*'", " ", where)  # without string literals
+        if not where.strip():
+            reason = "it is empty"
+        elif ";" in bare or "--" in bare or "/*" in bare or "\0" in where:
+            reason = "it must be one condition, without ; or comments"
+        elif len(where) > _MAX_WHERE or len(re.findall(r"[^\W\d]\w*|[^\w\s,]", bare)) > _MAX_TERMS:
+            reason = "it is too long"
+        else:
+            try:
+                return self.scan(["key"], where)["key"].to_numpy()
+            except (ValueError, RuntimeError, OSError, NotImplementedError) as error:
+                reason = _short_reason(str(error))
+        raise UserError(
+            f'the filter "{where[:200]}" cannot be used: {reason}. Columns: {", ".join(FILTERS)}. '
+            "Example: price < 50 AND colour = 'red'"
+        )
+
+    # ------------------------------------------------------------------------------------ writing
+
+    def write(self, added: pa.Table, updated: pa.Table) -> None:
+        """Commit rows: `added` must be new ids, `updated` existing ones. Each is one atomic version.
+
+        The split is for speed only: an append does not look at the table, an update joins with it.
+        """
+        with self._lock:
+            if added.num_rows:
+                self._table.add(added)
+            if updated.num_rows:
+                merge = self._table.merge_insert("id").when_matched_update_all()
+                merge.when_not_matched_insert_all().execute(updated)
+
+    def remove(self, ids: Iterable[str]) -> None:
+        keys = [key_of(id) for id in ids]
+        with self._lock:
+            for i in range(0, len(keys), _IN):
+                self._table.delete(f"key IN ({','.join(map(str, keys[i : i + _IN]))})")
+
+    def index_text(self) -> None:
+        """(Re)build the full-text index. The ICU tokenizer splits words of every script."""
+        with self._lock:
+            self._table.create_index("text", config=FTS(base_tokenizer="icu"), replace=True)
+
+    def compact(self, keep: timedelta = timedelta(0)) -> None:
+        """Join small files, bring the text index up to date, drop versions older than `keep`.
+
+        Files without a version (left by a killed process) go too: the caller holds the writer lock, so
+        nobody is writing them. A reader whose version goes reads again from the newest (`_read`).
+        """
+        with self._lock, warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # its warning about `keep` of zero: see above
+            self._table.optimize(cleanup_older_than=keep, delete_unverified=True)
+
+
+def _short_reason(error: str) -> str:
+    """The engine's complaint without its prefixes, source paths and list of internal columns."""
+    if found := re.search(r"No field named ([^.]+)\.", error):
+        return f"there is no column {found[1].strip()}"
+    line = re.sub(r",? ?/\S+\.rs:\d+(:\d+)?", "", error.split("\n")[0])
+    if found := re.search(r"\(sql parser error: (.+)\)", line):
+        return found[1][:200]
+    line = re.sub(r"^.*(Invalid user input|Invalid input|invalid SQL predicate|Schema error)[:,] ?", "", line)
+    return line.strip().rstrip(".")[:200] or "it is not SQL"

@@ -1,0 +1,112 @@
+"""What the catalogue's commands print for people. Catalogue text is untrusted: control characters are
+dropped and nothing in it is read as markup."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from moonshelf.prompts import END_THINK, THINK, clean_text
+
+if TYPE_CHECKING:
+    from moonshelf.catalogue.duplicates import DuplicateReport, Pair
+    from moonshelf.catalogue.embed import EmbedReport
+    from moonshelf.catalogue.search import SearchResult
+
+_HEADINGS = {
+    "duplicate": "Duplicates: one identifier",
+    "similar": "Similar looks: for a person to judge",
+    "variant": "Variants: not duplicates",
+}
+
+
+def plain(value: object, width: int = 200) -> Text:
+    """One line of text as it is, without control characters, at most `width` long."""
+    text = clean_text("" if value is None else str(value))
+    return Text(text if len(text) <= width else text[: width - 1] + "…")
+
+
+def show_embed(report: EmbedReport, folder: str, console: Console) -> None:
+    counts = {
+        "new": report.new,
+        "changed": report.changed,
+        "metadata only": report.metadata_only,
+        "unchanged": report.unchanged,
+        "removed": report.removed,
+        "set aside": report.set_aside,
+    }
+    line = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    console.print(Text(f"{report.read:,} products read: {line}."))
+    details = [f"{report.rows:,} in the store", f"{report.seconds:.1f} s"]
+    if report.items_per_s is not None:
+        details.append(f"{report.items_per_s:.1f} embedded a second")
+    if report.reasoning_valid_rate is not None:
+        details.append(f"reasoning_valid_rate {report.reasoning_valid_rate:.3f}")
+    console.print(Text("; ".join(details) + "."))
+    for problem in report.problems[:5]:
+        mark = "set aside" if problem.fatal else "warning"
+        console.print(
+            plain(f"  row {problem.row}, {problem.id or 'no id'}, {problem.field}: {problem.reason} ({mark})")
+        )
+    if report.problems:
+        total = report.set_aside + report.warnings
+        console.print(Text(f"All {total:,} remarks are in {folder}/rejects.jsonl."))
+
+
+def show_hits(result: SearchResult, console: Console) -> None:
+    table = Table(box=None, pad_edge=False)
+    for name, justify in (("score", "right"), ("id", "left"), ("title", "left"), ("price", "right")):
+        table.add_column(name, justify=justify, no_wrap=name == "score")  # type: ignore[arg-type]
+    table.add_column("rationale")
+    table.add_column("why", no_wrap=True)
+    for hit in result.hits:
+        product = hit.product
+        price = "" if product["price"] is None else f"{product['price']:g} {product['currency'] or ''}"
+        rationale = (product["rationale"] or "").removeprefix(THINK).removesuffix(END_THINK)
+        ranks = [
+            f"{name} {hit.why[f'{name}_rank']}" for name in ("vector", "text") if f"{name}_rank" in hit.why
+        ]
+        table.add_row(
+            f"{hit.score:.4f}",
+            plain(product["id"], 40),
+            plain(product["title"], 80),
+            plain(price),
+            plain(rationale, 120),
+            ", ".join(ranks),
+        )
+    if result.hits:
+        console.print(table)
+    for note in result.notes or ([] if result.hits else ["nothing found"]):
+        console.print(plain(f"Note: {note}.", 400), style="dim")
+
+
+def show_duplicates(report: DuplicateReport, console: Console, limit: int = 20) -> None:
+    counts = ", ".join(f"{len(report.of(kind)):,} {kind}" for kind in _HEADINGS)
+    console.print(Text(f"Groups: {counts}. Nothing is merged."))
+    for kind, heading in _HEADINGS.items():
+        groups = report.of(kind)
+        if groups:
+            console.print(Text(heading, style="bold"))
+        for group in groups[:limit]:
+            console.print(Text(f"  cosine at least {group.score:.3f}"))
+            for id, title in zip(group.ids, group.titles, strict=True):
+                console.print(Text("    ").append(plain(id, 60)).append("  ").append(plain(title, 90)))
+            for pair in group.pairs[:3]:
+                console.print(plain(f"{pair.a} / {pair.b}: {_why(pair)}", 300), style="dim")
+        if len(groups) > limit:
+            console.print(Text(f"  … and {len(groups) - limit:,} more; --json lists all"))
+    for note in report.notes:
+        console.print(plain(f"Note: {note}.", 400), style="dim")
+
+
+def _why(pair: Pair) -> str:
+    evidence = pair.evidence
+    parts = [f"{verdict} {name}" for name, verdict in evidence["identifiers"].items()]
+    parts += [f"{key} {x} / {y}" for key, (x, y) in list(evidence["attributes_differ"].items())[:4]]
+    parts.append(f"titles share {evidence['title_overlap']:.0%} of their words")
+    if evidence["picture_bits"] is not None:
+        parts.append(f"pictures differ in {evidence['picture_bits']} of 63 bits")
+    return "; ".join([*parts, *evidence["conflicts"]])
