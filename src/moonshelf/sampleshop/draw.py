@@ -106,15 +106,14 @@ def blur(a: Array, sigma: float) -> Array:
     if sigma < 0.3:
         return a
     h, w = a.shape
-    step = max(1, int(sigma / 1.6))
-    pad = int(3 * sigma) + step
-    padded = np.pad(a, pad)
+    step = max(1, round(sigma / 1.1))
+    pad = int(2.7 * sigma) + 2 * step
+    ph, pw = -(-(h + 2 * pad) // step), -(-(w + 2 * pad) // step)
+    padded = np.zeros((ph * step, pw * step), np.float32)
+    padded[pad : pad + h, pad : pad + w] = a
+    small = padded
     if step > 1:
-        ph, pw = -(-padded.shape[0] // step), -(-padded.shape[1] // step)
-        padded = np.pad(padded, ((0, ph * step - padded.shape[0]), (0, pw * step - padded.shape[1])))
-        small = padded.reshape(ph, step, pw, step).mean(axis=(1, 3))
-    else:
-        small = padded
+        small = np.asarray(Image.fromarray(padded, mode="F").reduce(step), dtype=np.float32)
     reach = sigma / step
     radius = max(1, math.ceil(2.7 * reach))
     taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / reach) ** 2).astype(np.float32)
@@ -138,15 +137,18 @@ def smooth(a: Array, low: float, high: float) -> Array:
     return t * t * (3 - 2 * t)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=96)
 def _lattice(seed: int, rows: int, cols: int, size: int) -> Array:
     grid = np.random.default_rng(seed).uniform(-1, 1, (rows, cols)).astype(np.float32)
     return resized(grid, size, size, Image.Resampling.BICUBIC)
 
 
 def noise(seed: int, size: int, across: int, down: int) -> Array:
-    """Smooth noise in about -1 … 1 with the given number of cells, (size, size)."""
-    return _lattice(seed, max(2, down), max(2, across), size)
+    """Smooth noise in about -1 … 1 with the given number of cells, (size, size). Read only.
+
+    Few seeds are told apart, so that the fields of a stream of products come from the cache.
+    """
+    return _lattice(seed % 31, max(2, down), max(2, across), size)
 
 
 # --- canvas ---------------------------------------------------------------------------------------------
@@ -202,17 +204,28 @@ class Canvas:
         """Coverage 0 … 1 of the union of the polygons, less the holes."""
         n = self.size
         times = 4 if n <= 256 else 3 if n <= 400 else 2
-        picture = Image.new("L", (n * times, n * times))
+        seen = [self._seen(polygon) for polygon in polygons]
+        coverage = np.zeros((n, n), np.float32)
+        low = np.floor(np.min([p.min(axis=0) for p in seen], axis=0)).astype(int) - 1
+        high = np.ceil(np.max([p.max(axis=0) for p in seen], axis=0)).astype(int) + 1
+        (x0, y0), (x1, y1) = np.clip(low, 0, n), np.clip(high, 0, n)
+        if x1 <= x0 or y1 <= y0:
+            return coverage
+        # only the part that the outline covers is drawn large
+        picture = Image.new("L", ((x1 - x0) * times, (y1 - y0) * times))
         pen = ImageDraw.Draw(picture)
-        m, scale = self.camera, n * times
-        for ink, shapes in ((255, polygons), (0, holes)):
-            for polygon in shapes:
-                p = np.asarray(polygon, dtype=np.float64)
-                w = m[2, 0] * p[:, 0] + m[2, 1] * p[:, 1] + m[2, 2]
-                x = (m[0, 0] * p[:, 0] + m[0, 1] * p[:, 1] + m[0, 2]) / w * scale
-                y = (m[1, 0] * p[:, 0] + m[1, 1] * p[:, 1] + m[1, 2]) / w * scale
-                pen.polygon(list(zip(x.tolist(), y.tolist(), strict=True)), fill=ink)
-        return np.asarray(picture.reduce(times), dtype=np.float32) / 255
+        for ink, shapes in ((255, seen), (0, [self._seen(hole) for hole in holes])):
+            for p in shapes:
+                pen.polygon(((p - (x0, y0)) * times).ravel().tolist(), fill=ink)
+        coverage[y0:y1, x0:x1] = np.asarray(picture.reduce(times), dtype=np.float32) / 255
+        return coverage
+
+    def _seen(self, points: Sequence[Point]) -> NDArray[np.float64]:
+        """Points through the camera, in pixels (n, 2)."""
+        p = np.asarray(points, dtype=np.float64)
+        m = self.camera
+        seen = p @ m[:2, :2].T + m[:2, 2]
+        return seen / (p @ m[2, :2] + m[2, 2])[:, None] * self.size
 
     def over(self, box: tuple[slice, slice], rgb: Array | RGB, alpha: Array) -> None:
         """Composite a colour with the given coverage on the part of the layer in `box`."""
@@ -244,7 +257,16 @@ class Canvas:
 
     def shade(self, coverage: Array, strength: float) -> None:
         """Darken what is drawn so far (a soft shadow inside the product)."""
-        self.rgb *= (1 - strength * np.clip(coverage, 0, 1))[..., None]
+        box = bounds(coverage)
+        if box is not None:
+            self.rgb[box] *= (1 - strength * np.clip(coverage[box], 0, 1))[..., None]
+
+    def lift(self, coverage: Array, rgb: RGB = (1.0, 1.0, 1.0)) -> None:
+        """Blend what is drawn so far towards a colour (worn cloth, a glow, the ridge of a fold)."""
+        box = bounds(coverage)
+        if box is not None:
+            goal = self.alpha[box][..., None] * np.asarray(rgb, np.float32)
+            self.rgb[box] += (goal - self.rgb[box]) * coverage[box][..., None]
 
     def image(self) -> Image.Image:
         """The layer as a Pillow RGBA picture (straight alpha)."""

@@ -121,10 +121,10 @@ def backdrop(name: str, size: int, seed: int, horizon: float, standing: bool) ->
         return (sweep * (1.02 - 0.13 * y[..., None])).astype(np.float32)
     if not standing:  # laid on linen or on a wooden board
         if rng.random() < 0.5:
-            weave = noise(seed % 61 + 1, size, size // 4, 12) + noise(seed % 61 + 2, size, 12, size // 4)
+            weave = noise(seed % 5 + 1, size, size // 4, 12) + noise(seed % 5 + 2, size, 12, size // 4)
             return (sweep * (1 + 0.02 * weave)[..., None]).astype(np.float32)
         return _boards(size, seed, x, y, rng) * (0.92 + 0.1 * glow[..., None])
-    wall = sweep * (1 + 0.012 * noise(seed % 67, size, 9, 9))[..., None]
+    wall = sweep * (1 + 0.012 * noise(seed % 5, size, 9, 9))[..., None]
     if rng.random() < 0.6:
         table = _boards(size, seed, x, (y - horizon) * 2.2, rng)
     else:
@@ -138,7 +138,7 @@ def backdrop(name: str, size: int, seed: int, horizon: float, standing: bool) ->
 def _boards(size: int, seed: int, x: Array, y: Array, rng: np.random.Generator) -> Array:
     tones = ((0.80, 0.68, 0.54), (0.86, 0.79, 0.70), (0.70, 0.58, 0.46))
     tone = np.array(tones[int(rng.integers(len(tones)))], np.float32)
-    grain = noise(seed % 53 + 3, size, 5, size // 3) * 0.045 + noise(seed % 53 + 4, size, 9, size // 2) * 0.02
+    grain = noise(seed % 5 + 3, size, 5, size // 3) * 0.045 + noise(seed % 5 + 4, size, 9, size // 2) * 0.02
     row = (y + 0 * x) / 0.24
     gap = smooth(np.abs(row - np.round(row)), 0.012, 0.03)
     plank = np.sin(np.floor(row + 0.5) * 12.9) * 0.03

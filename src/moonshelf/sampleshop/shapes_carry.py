@@ -221,7 +221,7 @@ def watch(c: Canvas, s: Spec, back: bool) -> None:
     c.line((0.80, 0.20, 0.18), [(0.5 - 0.02, 0.5 - 0.035), (0.5 + 0.05, 0.5 + 0.095)], 0.004)
     c.ink(ink, ellipse(0.5, 0.5, 0.011, 0.011))
     gleam = c.mask(frame(r * 0.80)) * c.mask([(0.25, 0.58), (0.58, 0.25), (0.66, 0.25), (0.25, 0.66)])
-    c.over((slice(None), slice(None)), (1.0, 1.0, 1.0), gleam * 0.10)
+    c.lift(gleam * 0.10)
 
 
 def sunglasses(c: Canvas, s: Spec, back: bool) -> None:
@@ -249,10 +249,10 @@ def sunglasses(c: Canvas, s: Spec, back: bool) -> None:
     lens_mask = c.mask(*both(grow(0.003)))
     paint(c, lens_mask, Surface("plastic", lens_rgb), "puff", volume=0.5, contact=0)
     fade = np.clip((c.v - 0.40) / 0.24, 0, 1) * lens_mask
-    c.rgb += (c.alpha[..., None] * np.array(lighter(lens_rgb, 0.5), np.float32) - c.rgb) * (fade * (0.38 if s["lens"] != "dark lens" else 0.16))[..., None]
+    c.lift(fade * (0.38 if s["lens"] != "dark lens" else 0.16), lighter(lens_rgb, 0.5))
     for x in (0.235, 0.625):
         gleam = c.mask([(x, 0.56), (x + 0.11, 0.38), (x + 0.155, 0.38), (x + 0.045, 0.56)]) * lens_mask
-        c.over((slice(None), slice(None)), (1.0, 1.0, 1.0), gleam * 0.16)
+        c.lift(gleam * 0.16)
     bridge = outline([(0.44, 0.475), (0.46, 0.45), (0.5, 0.442), (0.54, 0.45), (0.56, 0.475)], closed=False)
     paint(c, c.mask(band(bridge, w * 1.25)), frame, "thin", contact=0.2)
     if shape == "aviator":

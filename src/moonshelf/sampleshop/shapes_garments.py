@@ -32,22 +32,27 @@ def thread(rgb: RGB) -> RGB:
 
 
 def surface_of(s: Spec, scale: float = 1.0, direction: str = "across", material: str | None = None) -> Surface:
+    rgb = s.rgb
+    if s["material"] == "denim":  # indigo never is a pure blue
+        rgb = tuple(0.76 * a + 0.24 * b for a, b in zip(rgb, (0.34, 0.41, 0.50), strict=True)) if sum(rgb) < 2.2 else rgb  # type: ignore[assignment]
     return Surface(
-        material or s["material"], s.rgb, s.attributes.get("pattern", "solid"), s.rgb2, scale, direction,
-        s.style % 9973,
+        material or s["material"], rgb, s.attributes.get("pattern", "solid"), s.rgb2, scale, direction,
+        s.style % 4,
     )
 
 
 def drape(c: Canvas, seed: int, amount: float, creases: Sequence[Crease] = ()) -> Array:
     """Height of cloth: slow waves that run mostly downwards, and the given creases on both sides of x = 0.5."""
-    waves = noise(seed % 89, c.size, 7, 3) * (amount * 0.011)
+    waves = noise(seed % 7, c.size, 7, 3) * (amount * 0.013)
+    rng = np.random.default_rng(seed)
     for x0, y0, x1, y1, width, depth in creases:
         for side in (1, -1):
             ax, bx = (0.5 + side * (x - 0.5) for x in (x0, x1))
+            bx, y1, depth = bx + rng.uniform(-0.04, 0.04), y1 + rng.uniform(-0.04, 0.04), depth * rng.uniform(0.3, 1.0)
             dx, dy = bx - ax, y1 - y0
             t = np.clip(((c.u - ax) * dx + (c.v - y0) * dy) / (dx * dx + dy * dy), 0, 1)
             far = (c.u - ax - t * dx) ** 2 + (c.v - y0 - t * dy) ** 2
-            waves = waves + np.exp(-far / (width * width)) * (1 - 0.75 * t) * depth * amount
+            waves = waves + np.exp(-far / (1.7 * width * width)) * (1 - 0.85 * t) * depth * amount
     return waves.astype(np.float32)
 
 
@@ -58,7 +63,7 @@ def _neck(style: str, width: float, top: float, back: bool) -> tuple[list[Point]
         depth, style = 0.03, "round neck"
     x, low = width, top + depth
     if style == "v-neck":
-        line = outline([(0.5 - x, top), (0.5 - x * 0.55, top + depth * 0.45), (0.5, low, 1),
+        line = outline([(0.5 - x, top), (0.5 - x * 0.55, top + depth * 0.45), (0.5, low - 0.012, 1),
                         (0.5 + x * 0.55, top + depth * 0.45), (0.5 + x, top)], closed=False)
     elif style == "square neck":
         line = [(0.5 - x, top), (0.5 - x * 0.9, low), (0.5 + x * 0.9, low), (0.5 + x, top)]
@@ -86,14 +91,14 @@ def _flip(points: Sequence[Sequence[float]]) -> list[Sequence[float]]:
 def _top(
     c: Canvas, s: Spec, skin: Surface, *, neck: str, sleeve: str, back: bool, top: float = 0.13, hem: float = 0.86,
     body: Sequence[Sequence[float]] | None = None, neck_width: float = 0.085, loose: float = 0.0, fold: float = 1.0,
-    ribbed: bool = False,
+    ribbed: bool = False, relief: Array | None = None, frame: tuple[float, float] | None = None,
 ) -> Array:
     """A top from shoulders to hem; returns the mask of its body."""
     sleeveless = sleeve == "sleeveless"
-    shoulder, armpit = (0.15, 0.185) if sleeveless else (0.195 + loose * 0.4, 0.195)
-    side = body or [(0.5 + 0.188 + loose, (top + hem) / 2 + 0.06), (0.5 + 0.195 + loose, hem, 1)]
-    half = [(0.5 + neck_width, top - 0.005, 1), (0.5 + shoulder, top + 0.045, 1),
-            (0.5 + armpit - (0.055 if sleeveless else 0.012), top + 0.14), (0.5 + armpit, top + 0.23, 1), *side]
+    shoulder, armpit = frame or ((0.17, 0.205) if sleeveless else (0.212 + loose * 0.4, 0.220))
+    side = body or [(0.5 + armpit - 0.008 + loose, (top + hem) / 2 + 0.06), (0.5 + armpit + loose, hem, 1)]
+    half = [(0.5 + neck_width, top - 0.005, 1), (0.5 + shoulder, top + (0.032 if sleeveless else 0.045), 1),
+            (0.5 + (min(shoulder, armpit) - 0.018 if sleeveless else armpit - 0.012), top + 0.13), (0.5 + armpit, top + 0.23, 1), *side]
     last = half[-1]
     hem_line = [(0.5 + (last[0] - 0.5) * 0.5, last[1] + 0.012), (0.5, last[1] + 0.016)]
     hole, line = _neck(neck, neck_width, top - 0.006, back)
@@ -110,6 +115,8 @@ def _top(
                              (0.5 + armpit, top + 0.27, 0.5 + 0.09, hem - 0.12, 0.016, 0.010),
                              (0.5 + armpit * 0.9, hem - 0.03, 0.5 + 0.08, hem - 0.2, 0.014, 0.007)]
     waves = drape(c, s.style, fold, creases)
+    if relief is not None:
+        waves = waves + relief
     if not sleeveless:
         points, angle = _sleeve(sleeve, shoulder, armpit, top, loose)
         for points_side, turn, x in ((points, angle, 0.5 + shoulder), (_flip(points), -angle, 0.5 - shoulder)):
@@ -129,10 +136,13 @@ def _top(
         _ribs(c, c.mask(rounded(0.1, hem - 0.045, 0.9, hem + 0.05, 0.01)) * body_mask, skin, 0)
     else:
         y = hem - 0.022
-        c.line(thread(skin.rgb), [(0.2, y), (0.36, y + 0.013), (0.5, y + 0.016), (0.64, y + 0.013), (0.8, y)], 0.004, 0.5,
+        c.line(thread(skin.rgb), outline([(1 - last[0], y), (0.5, y + 0.016), (last[0], y)], closed=False), 0.004, 0.5,
                within=body_mask)
     if neck in ("round neck", "v-neck", "square neck") or back:
         collar = c.mask(band(line, 0.024 if not ribbed else 0.034))
+        if neck == "v-neck" and not back:  # close the mitre at the tip
+            tip = line[len(line) // 2]
+            collar = np.maximum(collar, c.mask([(tip[0] - 0.016, tip[1] - 0.016), (tip[0] + 0.016, tip[1] - 0.016), (tip[0], tip[1] + 0.02)]))
         collar *= c.mask(rounded(0.5 - neck_width - 0.012, top - 0.012, 0.5 + neck_width + 0.012, top + 0.3, 0.005))
         trim = skin.plain(skin.rgb2 if skin.pattern == "colour blocked" else skin.rgb)
         paint(c, collar, trim, "thin", volume=0.7, contact=0.3)
@@ -169,7 +179,7 @@ def _collar(c: Canvas, skin: Surface, top: float, width: float = 0.088, long: fl
 
 def tshirt(c: Canvas, s: Spec, back: bool) -> None:
     skin = surface_of(s)
-    body = _top(c, s, skin, neck=s["neckline"], sleeve=s["sleeve"], back=back, hem=0.85)
+    body = _top(c, s, skin, neck=s["neckline"], sleeve=s["sleeve"], back=back, hem=0.81)
     if s["neckline"] == "polo collar" and not back:
         placket = c.mask(rounded(0.478, 0.16, 0.522, 0.335, 0.004)) * body
         paint(c, placket, skin.plain(), "thin", volume=0.5, contact=0.25)
@@ -181,7 +191,7 @@ def sweater(c: Canvas, s: Spec, back: bool) -> None:
     skin = surface_of(s, 1.15)
     turtle = s["neckline"] == "turtleneck"
     _top(c, s, skin, neck=s["neckline"], sleeve=s["sleeve"], back=back, top=0.175 if turtle else 0.14, loose=0.012,
-         fold=1.1, ribbed=True, hem=0.87)
+         fold=1.1, ribbed=True, hem=0.83)
     if turtle:
         roll = c.mask(outline(mirror([(0.5 + 0.072, 0.085), (0.5 + 0.086, 0.13), (0.5 + 0.098, 0.19), (0.5 + 0.06, 0.225),
                                       (0.5, 0.235)]) + [(0.5, 0.078)]))
@@ -191,8 +201,8 @@ def sweater(c: Canvas, s: Spec, back: bool) -> None:
 
 def shirt(c: Canvas, s: Spec, back: bool) -> None:
     skin = surface_of(s, 0.62, "down")
-    body = _top(c, s, skin, neck="shirt", sleeve=s["sleeve"], back=back, hem=0.86, fold=1.25, neck_width=0.08,
-                body=[(0.5 + 0.18, 0.60), (0.5 + 0.198, 0.80, 1), (0.5 + 0.15, 0.865)])
+    body = _top(c, s, skin, neck="shirt", sleeve=s["sleeve"], back=back, hem=0.84, fold=1.25, neck_width=0.08,
+                body=[(0.5 + 0.208, 0.58), (0.5 + 0.222, 0.77, 1), (0.5 + 0.17, 0.835)])
     seam = (0.86, 0.55, 0.2) if s["material"] == "denim" else thread(skin.rgb)
     if back:
         c.line(seam, outline([(0.30, 0.25), (0.5, 0.262), (0.70, 0.25)], closed=False), 0.004, 0.7, within=body)
@@ -205,13 +215,14 @@ def shirt(c: Canvas, s: Spec, back: bool) -> None:
         paint(c, pocket, skin, "thin", volume=0.6, contact=0.45)
         c.line(darker(skin.rgb, 0.55), [(0.565, 0.349), (0.655, 0.349)], 0.004, 0.7)
         c.line(seam, [(0.565, 0.335), (0.565, 0.425), (0.61, 0.45), (0.655, 0.425), (0.655, 0.335)], 0.0035, 0.8)
-    _buttons(c, button, [(0.5, y) for y in (0.285, 0.39, 0.495, 0.60, 0.705, 0.81)], 0.0095)
+    _buttons(c, button, [(0.5, y) for y in (0.285, 0.385, 0.485, 0.585, 0.685, 0.785)], 0.0095)
     if s["neckline"] == "spread collar":
         _collar(c, skin, 0.13, 0.084)
         _buttons(c, button, [(0.5, 0.20)], 0.009)
     else:
         line = outline([(0.415, 0.122), (0.43, 0.165), (0.5, 0.198), (0.57, 0.165), (0.585, 0.122)], closed=False)
-        paint(c, c.mask(band(line, 0.034)), skin.plain(), "thin", volume=0.8, contact=0.4)
+        ring = c.mask(band(line, 0.034)) * c.mask(rounded(0.409, 0.117, 0.591, 0.3, 0.004))
+        paint(c, ring, skin.plain(), "thin", volume=0.8, contact=0.4)
         _buttons(c, button, [(0.5, 0.196)], 0.009)
 
 
@@ -226,15 +237,12 @@ def jacket(c: Canvas, s: Spec, back: bool) -> None:
             opening = outline(mirror([(0.5, 0.115), (0.5 + 0.075, 0.14), (0.5 + 0.092, 0.195), (0.5 + 0.05, 0.29), (0.5, 0.33)]))
             paint(c, c.mask(opening), skin.plain(darker(skin.rgb, 0.5)), "flat", contact=0.3)
     top = 0.185 if hood else 0.155
+    relief = None
+    if quilted:  # baffles: rows of stitching with down between them
+        row = np.abs(((c.v - top) / 0.078) % 1 - 0.5) * 2
+        relief = (0.020 * np.sqrt(np.clip(1 - row * row, 0, 1))).astype(np.float32)
     body = _top(c, s, skin, neck="jacket", sleeve="long sleeve", back=back and not hood, top=top, hem=0.80, loose=0.022,
-                fold=0.7 if quilted else 1.25, neck_width=0.088)
-    whole = c.alpha.copy()
-    if quilted:  # baffles: pull the light down into rows of stitching
-        row = np.abs(((c.v - top) / 0.082) % 1 - 0.5) * 2
-        rows = smooth(row, 0.80, 1.0) * (c.v > top + 0.03) * whole
-        c.shade(rows, 0.42)
-        lift = smooth(np.abs(((c.v - top) / 0.082 + 0.22) % 1 - 0.5), 0.16, 0.0) * (c.v > top + 0.02) * whole
-        c.rgb += (c.alpha[..., None] - c.rgb) * (lift * 0.2)[..., None]
+                fold=0.5 if quilted else 1.25, neck_width=0.088, relief=relief)
     seam = (0.86, 0.55, 0.2) if denim else thread(skin.rgb)
     hem_band = c.mask(rounded(0.2, 0.765, 0.8, 0.84, 0.01)) * body
     if denim:
@@ -268,7 +276,7 @@ def jacket(c: Canvas, s: Spec, back: bool) -> None:
         _collar(c, skin, top, 0.096, 0.10)
     elif s["neckline"] == "stand collar":
         for side in (1, -1):
-            leaf = outline([(0.5 + side * 0.006, top + 0.065, 1), (0.5 + side * 0.07, top + 0.02), (0.5 + side * 0.094, top - 0.045, 1),
+            leaf = outline([(0.5 + side * 0.006, top + 0.065, 1), (0.5 + side * 0.055, top + 0.03), (0.5 + side * 0.082, top - 0.012), (0.5 + side * 0.098, top - 0.022),
                             (0.5 + side * 0.116, top + 0.01), (0.5 + side * 0.09, top + 0.06), (0.5 + side * 0.008, top + 0.115, 1)])
             paint(c, c.mask(leaf), skin.plain(), "puff", volume=0.9, contact=0.35)
     else:
@@ -279,11 +287,11 @@ def jacket(c: Canvas, s: Spec, back: bool) -> None:
 
 def dress(c: Canvas, s: Spec, back: bool) -> None:
     skin = surface_of(s, 0.8)
-    hem = {"mini": 0.66, "midi": 0.79, "maxi": 0.925}[s["length"]]
+    hem = {"mini": 0.665, "midi": 0.80, "maxi": 0.93}[s["length"]]
     rng = np.random.default_rng(s.style)
-    flare = {"mini": 0.21, "midi": 0.235, "maxi": 0.25}[s["length"]] + rng.uniform(-0.015, 0.03)
-    waist = 0.40
-    body = [(0.5 + 0.150, 0.34), (0.5 + 0.118, waist), (0.5 + 0.16, waist + 0.12), (0.5 + flare, hem, 1)]
+    flare = {"mini": 0.205, "midi": 0.22, "maxi": 0.235}[s["length"]] + rng.uniform(-0.015, 0.03)
+    waist = 0.375
+    body = [(0.5 + 0.112, waist), (0.5 + 0.150, waist + 0.10), (0.5 + flare, hem, 1)]
     mask = _dress_body(c, s, skin, back, body, hem)
     belt = c.mask(rounded(0.3, waist - 0.012, 0.7, waist + 0.016, 0.004)) * mask
     paint(c, belt, skin.plain(darker(skin.rgb, 0.8) if sum(skin.rgb) > 0.6 else lighter(skin.rgb, 0.15)), "thin", volume=0.7)
@@ -291,15 +299,14 @@ def dress(c: Canvas, s: Spec, back: bool) -> None:
 
 def _dress_body(c: Canvas, s: Spec, skin: Surface, back: bool, body: list[Sequence[float]], hem: float) -> Array:
     """A top whose skirt falls in folds that fan out from the waist."""
-    before = c.alpha.copy()
     mask = _top(c, s, skin, neck=s["neckline"], sleeve=s["sleeve"], back=back, top=0.09, hem=hem, body=body,
-                neck_width=0.078, fold=0.9, )
-    fan = (c.u - 0.5) / np.maximum(0.12 + (c.v - 0.40) * 0.5, 0.08)
-    down = smooth(c.v, 0.40, 0.62)
-    wave = np.sin(fan * 13 + noise(s.style % 83, c.size, 3, 3) * 1.6)
-    inside = mask * (1 - before * 0)
-    c.shade(np.clip(-wave, 0, 1) * down * inside, 0.26)
-    c.rgb += (c.alpha[..., None] - c.rgb) * (np.clip(wave, 0, 1) * down * inside * 0.09)[..., None]
+                neck_width=0.072, fold=0.9,
+                frame=(0.125, 0.14) if s["sleeve"] == "sleeveless" else (0.155, 0.15))
+    fan = (c.u - 0.5) / np.maximum(0.115 + (c.v - 0.375) * 0.5, 0.08)
+    down = smooth(c.v, 0.385, 0.58)
+    wave = np.sin(fan * 13 + noise(s.style % 7, c.size, 3, 3) * 1.6)
+    c.shade(np.clip(-wave, 0, 1) * down * mask, 0.26)
+    c.lift(np.clip(wave, 0, 1) * down * mask * 0.09)
     return mask
 
 
@@ -323,9 +330,8 @@ def legs(c: Canvas, s: Spec, back: bool, *, waist: float, top: float, hem: float
     waves = drape(c, s.style, 1.1, creases)
     for side in (-1, 1):
         points = [(0.5 - side * 0.012, top, 1), (0.5 + side * waist, top, 1), (0.5 + side * (waist + 0.045), top + 0.16),
-                  (0.5 + side * (waist + 0.035 + (knee - 0.07) * 0.6), (crotch + hem) / 2),
-                  (0.5 + side * (gap + 0.028 + ankle * 2), hem, 1), (0.5 + side * (gap + 0.02), hem + 0.006, 1),
-                  (0.5 + side * (gap + 0.005 + max(0.0, 0.02 - knee * 0.1)), (crotch + hem) / 2), (0.5 - side * 0.012, crotch, 1)]
+                  (0.5 + side * knee, (crotch + hem) / 2), (0.5 + side * (gap + 0.028 + ankle * 2), hem, 1), (0.5 + side * (gap + 0.02), hem + 0.006, 1),
+                  (0.5 + side * (gap + 0.008), (crotch + hem) / 2), (0.5 - side * 0.012, crotch, 1)]
         mask = c.mask(outline(points))
         paint(c, mask, skin, bump=waves, turn=-side * 3, origin=(0.5 + side * 0.1, top), contact=0.22)
         masks.append(mask)
@@ -349,7 +355,7 @@ def _fly(c: Canvas, skin: Surface, top: float, seam: RGB, within: Array, back: b
 def trousers(c: Canvas, s: Spec, back: bool) -> None:
     skin = surface_of(s)
     hem = 0.925 if s["length"] == "full length" else 0.76
-    ankle, knee = {"slim leg": (0.032, 0.055), "straight leg": (0.056, 0.09), "wide leg": (0.098, 0.16)}[s["leg"]]
+    ankle, knee = {"slim leg": (0.034, 0.138), "straight leg": (0.056, 0.168), "wide leg": (0.092, 0.205)}[s["leg"]]
     _trousers(c, s, skin, back, hem, ankle, knee, thread(s.rgb))
     if not back:  # pressed crease down each leg
         for side in (1, -1):
@@ -369,12 +375,12 @@ def _trousers(c: Canvas, s: Spec, skin: Surface, back: bool, hem: float, ankle: 
 
 def jeans(c: Canvas, s: Spec, back: bool) -> None:
     skin = surface_of(s)
-    ankle, knee = {"slim leg": (0.032, 0.055), "straight leg": (0.056, 0.09), "flared leg": (0.095, 0.05)}[s["leg"]]
+    ankle, knee = {"slim leg": (0.034, 0.138), "straight leg": (0.056, 0.168), "flared leg": (0.092, 0.145)}[s["leg"]]
     seam = (0.88, 0.58, 0.22)
     both = _trousers(c, s, skin, back, 0.925, ankle, knee, seam)
-    fade = noise(s.style % 71, c.size, 3, 4)
+    fade = noise(s.style % 7, c.size, 3, 4)
     worn = np.exp(-(((np.abs(c.u - 0.5) - 0.105) / 0.04) ** 2) - ((c.v - 0.40) / 0.16) ** 2) * (0.75 + 0.25 * fade)
-    c.rgb += (c.alpha[..., None] - c.rgb) * (worn * both * 0.2)[..., None]
+    c.lift(worn * both * 0.2)
     if s["finish"] == "ripped" and not back:
         for x, y, w in ((0.395, 0.53, 0.036), (0.61, 0.49, 0.032), (0.605, 0.585, 0.026)):
             hole = outline([(x - w, y), (x - w * 0.2, y - 0.02), (x + w, y - 0.004), (x + w * 0.3, y + 0.022)])
@@ -389,7 +395,7 @@ def shorts(c: Canvas, s: Spec, back: bool) -> None:
     skin = surface_of(s, 0.9, "down")
     denim = s["material"] == "denim"
     seam = (0.88, 0.58, 0.22) if denim else thread(s.rgb)
-    pair = legs(c, s, back, waist=0.20, top=0.24, hem=0.755, knee=0.34, ankle=0.118, gap=0.03)
+    pair = legs(c, s, back, waist=0.20, top=0.24, hem=0.745, knee=0.268, ankle=0.122, gap=0.012)
     both = np.maximum(*pair)
     _fly(c, skin, 0.24, seam, both, back)
     string = s["waist"] == "drawstring"
@@ -443,11 +449,11 @@ def skirt(c: Canvas, s: Spec, back: bool) -> None:
     if pleated:
         step = (fan * 4.5 + 0.5) % 1
         c.shade(smooth(step, 0.72, 1.0) * mask, 0.48)
-        c.rgb += (c.alpha[..., None] - c.rgb) * (smooth(step, 0.3, 0.0) * mask * 0.13)[..., None]
+        c.lift(smooth(step, 0.3, 0.0) * mask * 0.13)
     elif s["shape"] == "a-line":
-        wave = np.sin(fan * 9 + noise(s.style % 83, c.size, 3, 3) * 1.8) * smooth(c.v, top + 0.12, hem)
+        wave = np.sin(fan * 9 + noise(s.style % 7, c.size, 3, 3) * 1.8) * smooth(c.v, top + 0.12, hem)
         c.shade(np.clip(-wave, 0, 1) * mask, 0.26)
-        c.rgb += (c.alpha[..., None] - c.rgb) * (np.clip(wave, 0, 1) * mask * 0.10)[..., None]
+        c.lift(np.clip(wave, 0, 1) * mask * 0.10)
     elif not back:
         c.line(darker(s.rgb, 0.5), [(0.56, hem - 0.17), (0.565, hem + 0.02)], 0.006, 0.8, within=mask)
     seam = (0.88, 0.58, 0.22) if s["material"] == "denim" else thread(s.rgb)

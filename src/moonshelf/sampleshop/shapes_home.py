@@ -136,7 +136,7 @@ def lamp(c: Canvas, s: Spec, back: bool) -> None:
     paint(c, pole, Surface("metal", (0.80, 0.68, 0.42)), "round", contact=0)
     paint(c, c.mask(_turned(half, 0.016)), skin, "round", contact=0.15)
     paint(c, c.mask(rounded(0.475, neck_y - 0.012, 0.525, neck_y + 0.012, 0.005)), Surface("metal", (0.80, 0.68, 0.42)), "round", contact=0.2)
-    cloth = Surface("linen", COLOURS[s["shade colour"]], seed=s.style % 997)
+    cloth = Surface("linen", COLOURS[s["shade colour"]], seed=s.style % 4)
     shade = s["shade"]
     if shade == "cone shade":
         profile = [(0.5 + 0.115, 0.10, 1), (0.5 + 0.18, 0.26), (0.5 + 0.245, 0.42, 1)]
@@ -150,7 +150,7 @@ def lamp(c: Canvas, s: Spec, back: bool) -> None:
     mask = c.mask(_turned(profile, 0.022))
     paint(c, mask, cloth, "round", volume=0.75, contact=0.35)
     glow = np.exp(-(((c.u - 0.5) / 0.15) ** 2) - ((c.v - 0.32) / 0.13) ** 2) * mask * (0.5 if s["shade colour"] != "black" else 0.10)
-    c.rgb += (np.array([1.0, 0.90, 0.66], np.float32) * c.alpha[..., None] - c.rgb) * glow[..., None] * 0.75
+    c.lift(glow * 0.75, (1.0, 0.90, 0.66))
     trim = darker(cloth.rgb, 0.80) if s["shade colour"] != "black" else lighter(cloth.rgb, 0.18)
     c.line(trim, outline([(0.5 - wide + 0.003, low - 0.012), (0.5, low + 0.014), (0.5 + wide - 0.003, low - 0.012)], closed=False), 0.008, 0.9, within=mask)
     if shade != "dome shade":
@@ -164,7 +164,7 @@ def chair(c: Canvas, s: Spec, back: bool) -> None:
     """Seen from the front and a little from above and the left."""
     soft = s["material"] in ("velvet", "leather")
     skin = surface_of(s)
-    wooden = Surface("wood", (0.52, 0.34, 0.20), seed=s.style % 997)
+    wooden = Surface("wood", (0.52, 0.34, 0.20), seed=s.style % 4)
     frame = skin if s["material"] in ("wood", "metal") else wooden
     legs = s["legs"]
     thin = 0.014 if s["material"] == "metal" else 0.024

@@ -242,6 +242,8 @@ _CONFLICTS: tuple[tuple[str, dict[str, str], dict[str, str]], ...] = (
     ("chair", {"material": "velvet", "back": "slatted back"}, {"back": "solid back"}),
     ("chair", {"material": "leather", "back": "slatted back"}, {"back": "solid back"}),
     ("cushion", {"shape": "round", "edge": "tassels"}, {"edge": "piped edge"}),
+    ("skirt", {"material": "denim", "shape": "pleated"}, {"shape": "a-line"}),
+    ("skirt", {"material": "leather", "shape": "pleated"}, {"shape": "a-line"}),
     ("shorts", {"material": "denim"}, {"waist": "belt loops"}),
     ("vase", {"shape": "amphora"}, {"handle": "two handles"}),
 )

@@ -35,28 +35,28 @@ class Finish:
 
 FINISHES: dict[str, Finish] = {
     "cotton": Finish(contrast=0.5, relief=0.1, tint=0.015, texture="grain"),
-    "linen": Finish(contrast=0.5, relief=0.35, tint=0.13, texture="slub"),
-    "denim": Finish(contrast=0.55, relief=0.3, tint=0.17, texture="twill"),
+    "linen": Finish(contrast=0.5, relief=0.25, tint=0.085, texture="slub"),
+    "denim": Finish(contrast=0.55, relief=0.2, tint=0.13, texture="twill"),
     "knit": Finish(contrast=0.55, relief=1.0, tint=0.14, rim=0.08, texture="knit"),
     "wool": Finish(contrast=0.5, relief=0.5, tint=0.10, rim=0.2, texture="fleck"),
     "corduroy": Finish(contrast=0.55, relief=1.3, tint=0.16, rim=0.08, texture="wale"),
-    "satin": Finish(contrast=0.85, gloss=0.55, sharp=7, texture=""),
+    "satin": Finish(contrast=0.62, gloss=0.42, sharp=4.5, texture=""),
     "velvet": Finish(contrast=0.75, rim=0.55, relief=0.15, tint=0.04, texture="grain"),
-    "leather": Finish(contrast=0.7, gloss=0.42, sharp=16, relief=0.28, tint=0.03, texture="pebble"),
+    "leather": Finish(contrast=0.7, gloss=0.42, sharp=16, relief=0.22, tint=0.015, texture="pebble"),
     "patent leather": Finish(contrast=0.75, gloss=0.55, sharp=22, mirror=0.75, texture=""),
-    "suede": Finish(contrast=0.5, relief=0.25, tint=0.10, rim=0.16, texture="nap"),
-    "canvas": Finish(contrast=0.5, relief=0.5, tint=0.09, texture="weave"),
+    "suede": Finish(contrast=0.5, relief=0.2, tint=0.065, rim=0.16, texture="nap"),
+    "canvas": Finish(contrast=0.5, relief=0.4, tint=0.06, texture="weave"),
     "nylon": Finish(contrast=0.8, gloss=0.34, sharp=8, relief=0.1, tint=0.02, texture="grain"),
-    "mesh": Finish(contrast=0.55, relief=0.5, tint=0.30, texture="holes"),
-    "straw": Finish(contrast=0.55, relief=1.2, tint=0.24, texture="basket"),
+    "mesh": Finish(contrast=0.55, relief=0.4, tint=0.17, texture="holes"),
+    "straw": Finish(contrast=0.55, relief=1.0, tint=0.2, texture="basket"),
     "rubber": Finish(contrast=0.65, gloss=0.35, sharp=10, mirror=0.25, texture=""),
     "silicone": Finish(contrast=0.5, gloss=0.15, sharp=8, texture=""),
     "plastic": Finish(contrast=0.6, gloss=0.42, sharp=26, mirror=0.12, texture=""),
     "metal": Finish(contrast=0.75, gloss=0.4, sharp=24, mirror=1.0, relief=0.05, tint=0.03, texture="brushed"),
     "ceramic": Finish(contrast=0.6, gloss=0.3, sharp=30, mirror=0.55, texture=""),
-    "stoneware": Finish(contrast=0.55, gloss=0.1, sharp=8, relief=0.25, tint=0.16, texture="speckle"),
+    "stoneware": Finish(contrast=0.55, gloss=0.1, sharp=8, relief=0.15, tint=0.12, texture="speckle"),
     "enamel": Finish(contrast=0.6, gloss=0.4, sharp=30, mirror=0.45, texture=""),
-    "glass": Finish(contrast=0.35, gloss=0.6, sharp=40, mirror=0.4, clear=0.62, texture=""),
+    "glass": Finish(contrast=0.3, gloss=0.6, sharp=40, mirror=0.5, clear=0.72, texture=""),
     "wood": Finish(contrast=0.5, gloss=0.08, sharp=8, relief=0.12, tint=0.20, texture="woodgrain"),
     "paper": Finish(contrast=0.4, texture=""),
 }
@@ -103,7 +103,7 @@ def paint(
     size, zoom = canvas.size, canvas.zoom
     lx, ly, lz = canvas.light.direction
     if contact:
-        _contact(canvas, mask, contact)
+        _contact(canvas, mask, box, contact)
     m = mask[box]
     u, v = canvas.u[box], canvas.v[box]
     nx, ny, along = _slopes(m, form, volume, size * zoom, u)
@@ -130,7 +130,7 @@ def paint(
     base = _albedo(surface, fu, fv, size, zoom, box)
     base = np.clip(base * (1 + finish.tint * tint)[..., None], 0, 1)
     slope = (nx * lx + ny * ly + nz * lz) / lz
-    lit = np.clip(1 - finish.contrast + finish.contrast * slope, 0.16, 1.32) * light
+    lit = np.clip(1 - finish.contrast + finish.contrast * slope, 0.30, 1.30) * light
     # light darkens towards richer colour, not towards grey; what is over one goes towards white
     dark = np.minimum(lit, 1)[..., None]
     rgb = base ** (1 + 0.22 * (1 - dark)) * dark
@@ -167,13 +167,20 @@ def paint(
     canvas.over(box, np.clip(rgb, 0, 1), alpha)
 
 
-def _contact(canvas: Canvas, mask: Array, strength: float) -> None:
+def _contact(canvas: Canvas, mask: Array, box: tuple[slice, slice], strength: float) -> None:
     """Soft shadow of a part on what lies under it, away from the light."""
     lx, ly, _ = canvas.light.direction
     reach = 0.014 * canvas.size * canvas.zoom
-    soft = blur(mask, reach)
-    shifted = np.roll(soft, (round(-ly * reach), round(-lx * reach)), axis=(0, 1))
-    canvas.shade(shifted, strength)
+    dy, dx, margin = round(-ly * reach), round(-lx * reach), int(3 * reach) + 1
+    n = canvas.size
+    wide = tuple(slice(max(0, s.start - margin), min(n, s.stop + margin)) for s in box)
+    if not canvas.alpha[wide].any():
+        return
+    soft = blur(mask[wide], reach)
+    rows, cols = (slice(max(0, s.start + d), min(n, s.stop + d)) for s, d in zip(wide, (dy, dx), strict=True))
+    part = soft[rows.start - wide[0].start - dy :, cols.start - wide[1].start - dx :]
+    part = part[: rows.stop - rows.start, : cols.stop - cols.start]
+    canvas.rgb[rows, cols] *= (1 - strength * np.clip(part, 0, 1))[..., None]
 
 
 def _slopes(m: Array, form: str, volume: float, pixels: float, u: Array) -> tuple[Array, Array, Array | None]:
@@ -184,6 +191,9 @@ def _slopes(m: Array, form: str, volume: float, pixels: float, u: Array) -> tupl
         last = m.shape[1] - 1 - np.argmax(inside[:, ::-1], axis=1)
         middle = ((first + last) / 2)[:, None]
         half = np.maximum((last - first + 1) / 2, 1)[:, None]
+        # the bottom is a seen ellipse, not a narrowing body: it keeps the section above it
+        foot = max(0, int(np.flatnonzero(inside.any(axis=1))[-1]) - int(0.034 * pixels)) if inside.any() else 0
+        half[foot:], middle[foot:] = np.maximum(half[foot:], half[foot]), middle[foot]
         t = np.clip((np.arange(m.shape[1])[None] - middle) / half, -0.985, 0.985).astype(np.float32)
         widening = np.gradient(blur_rows(half[:, 0].astype(np.float32))) if len(half) > 2 else half[:, 0] * 0
         depth = np.sqrt(1 - t * t)
@@ -191,7 +201,8 @@ def _slopes(m: Array, form: str, volume: float, pixels: float, u: Array) -> tupl
         around = np.arcsin(t) * (half / pixels).max()
         return (nx * volume).astype(np.float32), (ny * volume * 0.8).astype(np.float32), around.astype(np.float32)
     weights = {"puff": (0.8, 0.9, 0.75), "flat": (0.55, 0.0, 0.0), "thin": (1.0, 0.5, 0.0)}[form]
-    padded = np.pad(m, 2)
+    padded = np.zeros((m.shape[0] + 4, m.shape[1] + 4), np.float32)
+    padded[2:-2, 2:-2] = m
     height = np.zeros_like(padded)
     for weight, reach in zip(weights, (0.010, 0.032, 0.085), strict=True):
         if weight:
@@ -202,9 +213,10 @@ def _slopes(m: Array, form: str, volume: float, pixels: float, u: Array) -> tupl
 
 
 def blur_rows(values: Array) -> Array:
-    """A profile smoothed over about 5 entries, ends kept."""
-    padded = np.pad(values, 3, mode="edge")
-    return np.convolve(padded, np.ones(7, np.float32) / 7, mode="valid")
+    """A profile smoothed over about 8 entries, ends kept: pixel steps are no facets."""
+    padded = np.pad(values, 8, mode="edge")
+    window = np.hanning(19)[1:-1]
+    return np.convolve(padded, window / window.sum(), mode="valid").astype(np.float32)
 
 
 # --- textures -------------------------------------------------------------------------------------------
@@ -222,15 +234,16 @@ def _texture(
     if name == "grain":
         return rough, rough
     if name == "twill":
-        lines = np.sin((u + v) / (cell * 1.25) * tau)
+        lines = np.sin((u + v) / (cell * 1.1) * tau)
         worn = noise(seed + 5, size, 9, 9)[box]
-        return lines, 0.55 * lines + 0.35 * rough + 0.35 * worn
+        threads = noise(seed + 3, size, size // 2, size // 9)[box]  # warp threads of uneven colour
+        return lines, 0.34 * lines + 0.42 * threads + 0.22 * rough + 0.35 * worn
     if name == "weave":
         lines = np.sin(u / (cell * 1.15) * tau) * np.sin(v / (cell * 1.15) * tau)
         return lines, lines + 0.25 * rough
     if name == "slub":
-        across = noise(seed + 3, size, 10, size // 3)[box]
-        down = noise(seed + 4, size, size // 3, 10)[box]
+        across = noise(seed + 3, size, size // 14, size // 2)[box]
+        down = noise(seed + 4, size, size // 2, size // 14)[box]
         return across + down, 0.8 * (across + down)
     if name == "knit":
         column = u / (cell * 2.6)
@@ -250,23 +263,23 @@ def _texture(
         coarse = noise(seed + 7, size, 26, 16)[box]
         return rough, 0.55 * rough + 0.75 * coarse
     if name == "holes":
-        row = np.floor(v / (cell * 1.9))
+        row = np.floor(v / (cell * 1.25))
         shift = np.where(row % 2 == 0, 0.0, 0.5)
-        du = u / (cell * 2.2) + shift
-        du, dv = du - np.floor(du) - 0.5, v / (cell * 1.9) - row - 0.5
+        du = u / (cell * 1.5) + shift
+        du, dv = du - np.floor(du) - 0.5, v / (cell * 1.25) - row - 0.5
         hole = smooth(du * du + dv * dv, 0.13, 0.05)
         return -hole, (0.3 - 1.6 * hole).astype(np.float32)
     if name == "basket":
-        cu, cv = np.floor(u / (cell * 3.4)), np.floor(v / (cell * 2.2))
+        cu, cv = np.floor(u / (cell * 2.6)), np.floor(v / (cell * 1.7))
         over = (cu + cv) % 2 == 0
-        du, dv = u / (cell * 3.4) - cu - 0.5, v / (cell * 2.2) - cv - 0.5
+        du, dv = u / (cell * 2.6) - cu - 0.5, v / (cell * 1.7) - cv - 0.5
         bulge = np.where(over, 1 - 3.4 * dv * dv, 1 - 3.4 * du * du).astype(np.float32)
         return bulge, np.where(over, bulge, bulge - 0.85).astype(np.float32) + 0.2 * rough
     if name == "brushed":
         lines = noise(seed + 3, size, 4, size // 2)[box]
         return lines, lines
     if name == "speckle":
-        dots = smooth(noise(seed + 2, size, size // 3, size // 3)[box], 0.5, 0.75)
+        dots = smooth(noise(seed + 2, size, size // 2, size // 2)[box], 0.62, 0.85)
         return rough, (0.1 - 2.6 * dots).astype(np.float32)
     if name == "woodgrain":
         drift = noise(seed + 6, size, 4, 5)[box]
@@ -317,8 +330,8 @@ def pattern(surface: Surface, u: Array, v: Array, pixel: float) -> Array:
         t = v / period + 0.62 * np.abs(u / period - np.round(u / period))
         return smooth(np.abs(t - np.round(t)) * period, 0.2 * period + pixel, 0.2 * period - pixel)
     if name == "camouflage":
-        a = np.sin(u * 17 / s + 2.1 * np.sin(v * 13 / s + surface.seed % 7) + surface.seed % 11)
-        b = np.sin(v * 19 / s + 2.4 * np.sin(u * 11 / s + surface.seed % 5))
+        a = np.sin(u * 17 / s + 2.1 * np.sin(v * 13 / s + surface.seed * 2.3) + surface.seed * 4.7)
+        b = np.sin(v * 19 / s + 2.4 * np.sin(u * 11 / s + surface.seed * 1.7))
         field = a + b
         return 0.95 * smooth(field, 0.45, 0.45 + pixel * 25) + 0.4 * smooth(field, -0.7, -0.7 - pixel * 25)
     if name == "colour blocked":
@@ -332,7 +345,7 @@ def _flowers(u: Array, v: Array, period: float, pixel: float, seed: int) -> Arra
     row = np.floor(v / period)
     shifted = u / period + 0.5 * (row % 2)
     column = np.floor(shifted)
-    h = np.sin(row * 12.9898 + column * 78.233 + seed % 97) * 43.758
+    h = np.sin(row * 12.9898 + column * 78.233 + seed) * 43.758
     h = h - np.floor(h)
     du = (shifted - column - 0.5 + (h - 0.5) * 0.2) * period
     dv = (v / period - row - 0.5 + (h - 0.5) * 0.2) * period
@@ -340,6 +353,6 @@ def _flowers(u: Array, v: Array, period: float, pixel: float, seed: int) -> Arra
     petal = period * (0.21 + 0.13 * np.abs(np.cos(2.5 * angle)))
     flower = smooth(radius, petal + pixel, petal - pixel)
     heart = smooth(radius, 0.08 * period + pixel, 0.08 * period - pixel)
-    bu, bv = (np.abs(shifted - column - 0.5) - 0.5) * period, (np.abs(v / period - row - 0.5) - 0.5) * period
+    bu, bv = (np.abs(shifted - column - 0.5) - 0.5) * period, (v / period - row - 0.5) * period
     bud = smooth(np.sqrt(bu * bu + bv * bv), 0.09 * period + pixel, 0.09 * period - pixel)
     return np.clip(flower * (1 - 0.85 * heart) + 0.8 * bud, 0, 1)
