@@ -78,6 +78,7 @@ def test_rows_missing_from_well_formed_data_do_no_harm(data):
 
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(VALID), st.floats(0, 1))
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_cut_file_is_refused_or_whole(data, share):
     cut = data[: int(share * (len(data) - 1))]
     try:

@@ -179,7 +179,8 @@ def decode(data: bytes, *, limits: Limits = DEFAULT, max_side: int | None = None
     """RGB picture of 8 bits a channel, upright, flattened on white, colours in sRGB.
 
     `max_side` shrinks so that the longer side is at most that many pixels, keeping proportions (it never
-    enlarges); a JPEG is then decoded at a fraction of its size. Raises `ImageError`.
+    enlarges); a JPEG is then decoded at a fraction of its size. Raises `ImageError`. Not noticed: rows that
+    are missing although the coded data ends properly, which the codecs fill with an even colour.
     """
     if max_side is not None and max_side < 1:
         raise ValueError("max_side must be at least 1")
