@@ -33,7 +33,8 @@ MERCHANT_TSV = (
     "TEE-1\tRed tee & co\t<p>Soft <b>cotton</b>.</p>\thttps://shop.example/1\thttps://cdn.example/1.jpg\t"
     "https://cdn.example/1b.jpg,https://cdn.example/1c.jpg\tin stock\t12.99 EUR\t9.99 EUR\tAcme\t"
     "4006381333931\tTEE\tRed\tApparel > Tops > Tees\t212\tGeneral:Fabric:Cotton\tsummer\n"
-    "TEE-2\tBlue tee\tPlain\thttps://shop.example/2\thttps://cdn.example/2.jpg\t\tout_of_stock\t1,299.00 USD\t"
+    "TEE-2\tBlue tee\tPlain\thttps://shop.example/2\thttps://cdn.example/2.jpg\t\tout_of_stock"
+    "\t1,299.00 USD\t"
     "\tAcme\t4006381333932\tTEE\tBlue\t\tApparel & Accessories > Clothing\t\t\n"
 )
 

@@ -1,0 +1,293 @@
+"""What `moonshelf check` does: read a feed to its end, count, decode its pictures, and say what is wrong.
+
+Memory stays bounded on feeds of any length: of the ids only 16 bytes each are kept, reasons are grouped,
+and the rows that have problems go to a file as they are found. A product of which no picture can be read is
+set aside, for embedding it by its text alone would hide the fault; one bad picture among good ones is a
+warning. Web addresses are counted and never called.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from dataclasses import field as default
+from typing import IO, Any
+
+import numpy as np
+
+from moonshelf import images
+from moonshelf.errors import EXIT_OK, EXIT_PARTIAL, EXIT_USAGE, Problem, UserError
+from moonshelf.feeds import DIALECTS, open_feed
+from moonshelf.feeds.base import Row, Source
+from moonshelf.product import Product
+
+FIELDS = (
+    "title", "description", "images", "category", "attributes", "brand", "price", "group_id", "gtin", "mpn",
+    "link", "availability", "language",
+)  # fmt: skip
+MAX_REASONS = 200
+MAX_EXAMPLES = 10
+# What differs between problems of one kind: quoted values, names of files, numbers.
+_VARYING = re.compile(
+    r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|(?<=no file ).+|\S+\.[a-zA-Z]{2,5}\b|\d[\d.,]*"
+)
+
+
+@dataclass
+class Reason:
+    """Problems of one kind: how many, one of them in full, and the first rows."""
+
+    fatal: bool
+    field: str
+    kind: str
+    count: int = 0
+    example: str = ""
+    rows: list[int | str] = default(default_factory=list)
+
+
+@dataclass
+class Report:
+    """The findings of one check. Counts are of rows (records of the feed) unless they say otherwise."""
+
+    feed: str
+    dialect: str
+    rows: int = 0
+    products: int = 0
+    set_aside: int = 0
+    warnings: int = 0
+    seconds: float = 0.0
+    filled: dict[str, int] = default(
+        default_factory=lambda: dict.fromkeys(FIELDS, 0)
+    )  # products with the field
+    attributes: dict[str, int] = default(default_factory=dict)  # the most frequent names, by products
+    images: dict[str, int] = default(
+        default_factory=lambda: {"good": 0, "missing": 0, "broken": 0, "remote": 0, "not_checked": 0}
+    )
+    gtin_bad: int = 0
+    duplicates: int = 0  # rows whose id an earlier row has
+    duplicate_examples: list[dict[str, Any]] = default(default_factory=list)
+    reasons: list[Reason] = default(default_factory=list)
+    rejects: str | None = None  # file with one JSON object per problem
+
+    @property
+    def exit_code(self) -> int:
+        """0 all rows are products, 3 some were set aside, 2 there is no product at all."""
+        if self.products == 0:
+            return EXIT_USAGE
+        return EXIT_PARTIAL if self.set_aside else EXIT_OK
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"exit_code": self.exit_code}
+
+
+def check_feed(
+    path: str | os.PathLike[str],
+    dialect: str | None = None,
+    *,
+    decode_images: bool = True,
+    images_root: str | os.PathLike[str] | None = None,
+    fields: Mapping[str, str] | None = None,
+    rejects: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, float | None], None] | None = None,
+) -> Report:
+    """Reads the whole feed and reports on it.
+
+    `rejects` is a file that gets one JSON object per problem: row, id, field, reason, fatal. `progress` is
+    called now and then with the rows read and the share of the file (None where unknown). Raises UserError
+    if the feed cannot be read at all or `rejects` cannot be written.
+    """
+    started = time.monotonic()
+    name, source = open_feed(path, dialect, images_root=images_root, fields=fields)
+    with _Rejects(rejects) as out:
+        tally = _Tally(Report(source.name, name), out)
+        last = started
+        for row in DIALECTS[name](source):
+            if decode_images and row.product is not None:
+                _check_images(tally, source, row)
+            tally.add(row, counted_images=decode_images)
+            if progress and (now := time.monotonic()) - last > 0.1:
+                last = now
+                progress(tally.report.rows, source.progress())
+        report = tally.finish()
+        report.rejects = out.name if out.written else None
+    if report.rows == 0:
+        raise UserError(f"{source.name} holds no records.")
+    report.seconds = round(time.monotonic() - started, 2)
+    return report
+
+
+class _Rejects:
+    """The file of problems: opened with the first of them, emptied if a former run left one."""
+
+    def __init__(self, path: str | os.PathLike[str] | None) -> None:
+        self.name = os.fspath(path) if path is not None else None
+        self.written = 0
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> _Rejects:
+        if self.name is not None and os.path.exists(self.name):
+            self._open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:
+            self._file.close()
+
+    def _open(self) -> IO[str]:
+        assert self.name is not None
+        try:
+            self._file = open(self.name, "w", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
+        except OSError as error:
+            raise UserError(f"{self.name} cannot be written: {error.strerror}.") from None
+        return self._file
+
+    def add(self, problem: Problem) -> None:
+        if self.name is not None:
+            file = self._file or self._open()
+            file.write(json.dumps(problem.as_dict(), ensure_ascii=False) + "\n")
+            self.written += 1
+
+
+class _Tally:
+    def __init__(self, report: Report, out: _Rejects) -> None:
+        self.report, self._out = report, out
+        self._ids = SeenIds()
+        self._attributes: Counter[str] = Counter()
+        self._reasons: dict[tuple[bool, str, str], Reason] = {}
+
+    def add(self, row: Row, *, counted_images: bool) -> None:
+        report = self.report
+        report.rows += row.records
+        for problem in row.problems:
+            self.problem(problem)
+        if row.product is None:
+            report.set_aside += bool(row.records)
+            return
+        product = row.product
+        report.products += 1
+        for name in FIELDS:
+            value = getattr(product, name)
+            report.filled[name] += value is not None and value != "" and value != () and value != {}
+        for name in product.attributes:
+            if name in self._attributes or len(self._attributes) < 1_000:
+                self._attributes[name] += 1
+        if not counted_images:
+            for ref in product.images:
+                report.images["remote" if ref.url else "not_checked"] += 1
+        if isinstance(row.number, int):
+            self._ids.add(product.id, row.number)
+            if self._ids.full:
+                self._duplicates()
+
+    def problem(self, problem: Problem) -> None:
+        self._out.add(problem)
+        self.report.warnings += not problem.fatal
+        self.report.gtin_bad += problem.field == "gtin"
+        key = (problem.fatal, problem.field, _VARYING.sub("…", problem.reason))
+        if key not in self._reasons and len(self._reasons) >= MAX_REASONS:
+            key = (problem.fatal, "", "other reasons")
+        reason = self._reasons.setdefault(key, Reason(*key, example=problem.reason))
+        reason.count += 1
+        if len(reason.rows) < MAX_EXAMPLES:
+            reason.rows.append(problem.row)
+
+    def _duplicates(self) -> None:
+        report = self.report
+        for id, row, first in self._ids.flush():
+            report.duplicates += 1
+            self.problem(Problem(row, "id", f"the id is already used in row {first}", id, fatal=False))
+            known = next((item for item in report.duplicate_examples if item["id"] == id), None)
+            if known is not None and len(known["rows"]) < MAX_EXAMPLES:
+                known["rows"].append(row)
+            elif known is None and len(report.duplicate_examples) < MAX_EXAMPLES:
+                report.duplicate_examples.append({"id": id, "rows": [first, row]})
+
+    def finish(self) -> Report:
+        self._duplicates()
+        self.report.attributes = dict(self._attributes.most_common(12))
+        self.report.reasons = sorted(self._reasons.values(), key=lambda r: (not r.fatal, -r.count))
+        return self.report
+
+
+def _check_images(tally: _Tally, source: Source, row: Row) -> None:
+    """Decodes the pictures of a row; sets the row aside if there are some and none can be read."""
+    product = row.product
+    assert isinstance(product, Product)
+    counts = tally.report.images
+    failed: list[Problem] = []
+    for number, ref in enumerate(product.images, 1):
+        if ref.url is not None:
+            counts["remote"] += 1
+            continue
+        try:
+            data = images.read_bytes(ref, root=source.images_root if ref.path else None)
+            images.decode(data, max_side=64)
+        except images.ImageError as error:
+            counts["missing" if error.code == "missing_file" else "broken"] += 1
+            failed.append(Problem(row.number, "images", f"image {number}: {error}", product.id, fatal=False))
+        else:
+            counts["good"] += 1
+    if not failed or len(failed) < len(product.images):
+        row.problems += failed
+        return
+    row.product = None
+    reason = failed[0].reason
+    if len(failed) > 1:
+        reason = f"none of its {len(failed)} images can be read; {reason}"
+    row.problems.append(Problem(row.number, "images", reason, product.id))
+
+
+class SeenIds:
+    """Finds repeated ids in a stream and keeps 16 bytes per id: a 64-bit hash and the row.
+
+    Ids are held as text until `flush`, which answers for all since the last one. Two different ids are
+    taken for one with a probability of about n²/2⁶⁵: 3 in a hundred million for a million ids.
+    """
+
+    CHUNK = 1 << 16
+
+    def __init__(self) -> None:
+        self._pending: list[tuple[str, int]] = []
+        self._runs: list[tuple[np.ndarray, np.ndarray]] = []  # sorted hashes and their rows
+
+    @property
+    def full(self) -> bool:
+        return len(self._pending) >= self.CHUNK
+
+    def add(self, id: str, row: int) -> None:
+        self._pending.append((id, row))
+
+    def flush(self) -> list[tuple[str, int, int]]:
+        """Repeated ids since the last flush: (id, its row, the first row with that id), in their order."""
+        pending, self._pending = self._pending, []
+        if not pending:
+            return []
+        hashes = np.array([hash(id) for id, _ in pending], np.int64)
+        first = np.full(len(pending), -1, np.int64)
+        for known, rows in self._runs:
+            at = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
+            first = np.where(known[at] == hashes, rows[at], first)
+        found: list[tuple[str, int, int]] = []
+        new: dict[int, int] = {}
+        for (id, row), code, seen in zip(pending, hashes.tolist(), first.tolist(), strict=True):
+            earlier = seen if seen >= 0 else new.setdefault(code, row)
+            if earlier != row:
+                found.append((id, row, earlier))
+        if new:
+            run = (np.fromiter(new.keys(), np.int64, len(new)), np.fromiter(new.values(), np.int64, len(new)))
+            self._runs.append(_sorted(*run))
+        # Runs of like size are merged, so that there are few of them and each row is moved few times.
+        while len(self._runs) > 1 and len(self._runs[-1][0]) * 2 >= len(self._runs[-2][0]):
+            a, b = self._runs.pop(), self._runs.pop()
+            self._runs.append(_sorted(np.concatenate((a[0], b[0])), np.concatenate((a[1], b[1]))))
+        return found
+
+
+def _sorted(hashes: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    order = np.argsort(hashes)
+    return hashes[order], rows[order]

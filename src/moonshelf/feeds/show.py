@@ -1,0 +1,160 @@
+"""The report of `moonshelf check` on a terminal. Text from the feed is never read as markup."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from moonshelf.feeds.check import Report
+
+_WIDTH = 24
+_EXPECTED = ("title", "description", "images", "category", "attributes", "price")  # shown even if empty
+_LABELS = {"group_id": "group"}
+
+
+@contextmanager
+def counting(feed: str) -> Iterator[Callable[[int, float | None], None]]:
+    """A progress bar on stderr, gone when done; nothing where stderr is not a terminal."""
+    console = Console(stderr=True)
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[rows]:,} rows"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task(_plain(feed, 40), total=None, rows=0)
+        yield lambda rows, share: bar.update(
+            task, rows=rows, completed=share or 0.0, total=1.0 if share else None
+        )
+
+
+def show(report: Report, *, as_json: bool = False, console: Console | None = None) -> None:
+    """Prints what was read, how complete it is, and what is wrong, most serious first."""
+    if as_json:
+        print(json.dumps(report.as_dict(), ensure_ascii=False, indent=1))
+        return
+    console = console or Console()
+    head = Text(report.feed, "bold")
+    head.append(f"  {report.dialect}, {report.seconds:,.1f} s", "dim")
+    console.print(head)
+    counts = Text()
+    _count(counts, report.rows, "row")
+    _count(counts, report.products, "product")
+    _count(counts, report.set_aside, "set aside", "red", plural=False)
+    _count(counts, report.warnings, "warning", "yellow")
+    console.print(counts)
+    if report.products:
+        console.print(_coverage(report))
+        empty = [
+            _LABELS.get(name, name) for name, n in report.filled.items() if not n and name not in _EXPECTED
+        ]
+        if empty:
+            console.print(Text(f"Never filled: {', '.join(empty)}", "dim"))
+        shares = [
+            f"{_plain(key, 24)} {_percent(n / report.products)}" for key, n in report.attributes.items()
+        ]
+        if shares:
+            console.print(Text(f"Attributes: {', '.join(shares[:8])}"))
+    for line in (_images(report), _identifiers(report)):
+        if line:
+            console.print(line)
+    for item in report.duplicate_examples:
+        rows = ", ".join(str(row) for row in item["rows"])
+        console.print(Text(f"  {_plain(item['id'])}: rows {rows}"))
+    if report.reasons:
+        console.print(_reasons(report))
+    if report.rejects:
+        console.print(Text(f"Every problem, one a line: {report.rejects}", "dim"))
+    if not report.set_aside and not report.warnings:
+        console.print(Text("Nothing is wrong.", "green"))
+
+
+def _plain(text: str, limit: int = 90) -> str:
+    text = "".join(c if c.isprintable() else "�" for c in text)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _count(text: Text, number: int, word: str, style: str = "", *, plural: bool = True) -> None:
+    if len(text):
+        text.append("   ")
+    text.append(f"{number:,} ", style if number else "")
+    text.append(word + ("s" if plural and number != 1 else ""), style if number else "dim")
+
+
+def _coverage(report: Report) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, filled in report.filled.items():
+        if filled or name in _EXPECTED:
+            share = filled / report.products
+            bar = Text("█" * round(share * _WIDTH), "green" if share > 0.9 else "yellow")
+            bar.append("░" * (_WIDTH - round(share * _WIDTH)), "dim")
+            table.add_row(_LABELS.get(name, name), bar, Text(_percent(share), justify="right"))
+    return table
+
+
+def _percent(share: float) -> str:
+    if 0 < share < 0.005:
+        return "<1 %"
+    return f"{min(99, round(100 * share)) if share < 1 else 100} %"
+
+
+def _images(report: Report) -> Text | None:
+    counts = report.images
+    if not any(counts.values()):
+        return None
+    text = Text("Images ")
+    words = (
+        ("good", "good", ""),
+        ("missing", "missing", "red"),
+        ("broken", "broken", "red"),
+        ("remote", "on the web, not fetched", ""),
+        ("not_checked", "not decoded", ""),
+    )
+    shown = [(f"{counts[key]:,} {word}", style) for key, word, style in words if counts[key]]
+    for position, (part, style) in enumerate(shown):
+        text.append((", " if position else "") + part, style)
+    return text
+
+
+def _identifiers(report: Report) -> Text | None:
+    parts = []
+    if report.filled["gtin"] or report.gtin_bad:
+        parts.append(f"GTINs: {report.filled['gtin']:,} right, {report.gtin_bad:,} wrong.")
+    if report.duplicates:
+        parts.append(f"Repeated ids: {report.duplicates:,}.")
+    return Text(" ".join(parts)) if parts else None
+
+
+def _reasons(report: Report) -> Table:
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for name, justify in (
+        ("", "left"),
+        ("count", "right"),
+        ("field", "left"),
+        ("reason", "left"),
+        ("rows", "left"),
+    ):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for reason in report.reasons[:20]:
+        text = reason.example if reason.count == 1 else reason.kind
+        rows = ", ".join(str(row) for row in reason.rows[:4]) + (", …" if reason.count > 4 else "")
+        kind = Text("set aside", "red") if reason.fatal else Text("warning", "yellow")
+        table.add_row(
+            kind,
+            f"{reason.count:,}",
+            Text(_plain(reason.field, 30)),
+            Text(_plain(text, 120)),
+            Text(_plain(rows)),
+        )
+    return table
