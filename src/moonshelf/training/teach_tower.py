@@ -102,7 +102,7 @@ def teach(
     *,
     steps: int | None = None,
     minutes: float | None = None,
-    batch: int = 64,
+    batch: int = 24,
     rate: float = 1.2e-3,
     seed: int = 0,
     eye: Eye | None = None,
@@ -238,10 +238,11 @@ def run(
             return {}
         reference, vectors = (embed(tower, part, eye) for part in asked)
         pairs = [list(zip(*part.labels, strict=True)) for part in asked]
-        return {
-            name: round(neighbours(reference, pairs[0][i], vectors, pairs[1][i]), 4)
+        found = {
+            name: neighbours(reference, pairs[0][i], vectors, pairs[1][i])
             for i, name in enumerate(("category", "colour"))
         }
+        return {name: round(value, 4) for name, value in found.items() if not math.isnan(value)}
 
     report(Progress(0, 0.0, []))
     targets = ask(model, pictures.pictures, eye)
