@@ -223,6 +223,27 @@ def duplicates(
     show_duplicates(report, Console())
 
 
+@app.command()
+def doctor(
+    model: Annotated[
+        str | None, typer.Argument(help="Folder of a model, or 'starter'; none reports on this installation.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Say what is installed, and whether a model is whole, safe, and gives the vectors it was saved with.
+
+    Exits with 0 if all is well (a rationale that differs is only a warning), 2 if a check failed.
+    """
+    from moonshelf.doctor import examine, show
+
+    report = examine(model)
+    if json:
+        _print_json(report.as_dict())
+    else:
+        show(report)
+    raise typer.Exit(report.exit_code)
+
+
 def _print_json(record: Any) -> None:
     import json
 

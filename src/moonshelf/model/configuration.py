@@ -38,7 +38,7 @@ class MoonConfig(BaseModel):
 
 
 def default_taps(layers: int) -> tuple[int, ...]:
-    """Three depths, deepest first: MOON3.0 restores detail progressively; which depths and which order are ours.
+    """Three depths, deepest first: MOON3.0 restores detail progressively; depths and order are ours.
 
     Think-Then-Embed found the states near the 8th-from-last layer the richest, hence no tap on the last.
     """

@@ -64,13 +64,13 @@ class Encoded:
 
 
 @dataclass
-class _Row:
-    """One product, ready for the model."""
+class Row:
+    """One product, ready for the model; its pictures stay uint8 until their batch is computed."""
 
     index: int
     id: str
     text: list[int]
-    pixels: np.ndarray | None
+    patches: np.ndarray | None
     grid: np.ndarray | None
     image_tokens: list[int]
     length: int
@@ -97,17 +97,17 @@ def encode_iter(
     source = enumerate(products)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="moonshelf-images") as pool:
         window = WINDOW_BATCHES * batch_tokens
-        ahead: Future[tuple[list[_Row], list[Problem]]] = pool.submit(
+        ahead: Future[tuple[list[Row], list[Problem]]] = pool.submit(
             _read_window, model, source, window, reason
         )
         while True:
             rows, problems = ahead.result()
             if not rows and not problems:
                 return
-            ahead = pool.submit(_read_window, model, source, window, reason)
             if problems and on_error == "raise":
                 first = problems[0]
                 raise EncodingError(f"product {first.id!r}: {first.reason}")
+            ahead = pool.submit(_read_window, model, source, window, reason)
             yield _encode_window(model, rows, problems, reason, batch_tokens, labels)
 
 
@@ -157,11 +157,12 @@ def _join(parts: list[Encoded], dim: int) -> Encoded:
 
 def _read_window(
     model: MoonModel, source: Iterator[tuple[int, Product]], tokens: int, reason: Reason
-) -> tuple[list[_Row], list[Problem]]:
+) -> tuple[list[Row], list[Problem]]:
     """Rows that fill about `tokens`, with their pictures decoded; empty at the end of the source."""
-    rows: list[_Row] = []
+    rows: list[Row] = []
     problems: list[Problem] = []
     used = 0
+    room = 1 if reason == "off" else model.prompt.max_rationale_tokens + 3  # tags and `<emb>`
     while used < tokens:
         chunk = list(islice(source, 32))
         if not chunk:
@@ -169,7 +170,7 @@ def _read_window(
         texts = model.prepare.text_ids([model.prompt.text_of(product) for _, product in chunk])
         for (index, product), text in zip(chunk, texts, strict=True):
             try:
-                row = _read_row(model, index, product, text, reason)
+                row = read_row(model, index, product, text, room)
             except images.ImageError as error:
                 problems.append(Problem(index + 1, "images", str(error), product.id))
                 continue
@@ -182,19 +183,22 @@ def _read_window(
     return rows, problems
 
 
-def _read_row(model: MoonModel, index: int, product: Product, text: list[int], reason: Reason) -> _Row | None:
+def read_row(model: MoonModel, index: int, product: Product, text: list[int], room: int = 1) -> Row | None:
+    """A product with its text's token ids and its pictures decoded; None if it has neither.
+
+    `room` is how many tokens may follow the prompt. Raises `ImageError` for a picture that is unusable.
+    """
     refs = product.images[: model.prompt.max_images]
     if not refs and not text:
         return None
-    pixels = grid = None
+    patches = grid = None
     counts: list[int] = []
     if refs:
         pictures = [load_picture(ref, model.prompt.max_pixels) for ref in refs]
-        pixels, grid = model.prepare.pixels(pictures)
+        patches, grid = model.prepare.cut(pictures)
         counts = model.prepare.image_tokens(grid)
-    tail = 1 if reason == "off" else model.prompt.max_rationale_tokens
-    length = len(model.prepare.row(text, counts, ())[0]) + tail
-    return _Row(index, product.id, text, pixels, grid, counts, length)
+    length = len(model.prepare.row(text, counts, ())[0]) + room
+    return Row(index, product.id, text, patches, grid, counts, length)
 
 
 def load_picture(ref: Any, max_pixels: int) -> Any:
@@ -207,9 +211,9 @@ def load_picture(ref: Any, max_pixels: int) -> Any:
     return images.pad_to_aspect(picture)
 
 
-def _batches(rows: list[_Row], tokens: int) -> Iterator[list[_Row]]:
+def _batches(rows: list[Row], tokens: int) -> Iterator[list[Row]]:
     """Rows sorted by length and cut where the padded batch would pass the budget; one row always fits."""
-    batch: list[_Row] = []
+    batch: list[Row] = []
     for row in sorted(rows, key=lambda r: r.length):
         if batch and row.length * (len(batch) + 1) > tokens:
             yield batch
@@ -233,7 +237,7 @@ class _Result:
 
 def _encode_window(
     model: MoonModel,
-    rows: list[_Row],
+    rows: list[Row],
     problems: list[Problem],
     reason: Reason,
     batch_tokens: int,
@@ -255,7 +259,7 @@ def _encode_window(
     return gathered
 
 
-def _gather(rows: list[_Row], results: list[_Result], dim: int) -> Encoded:
+def _gather(rows: list[Row], results: list[_Result], dim: int) -> Encoded:
     return Encoded(
         ids=[row.id for row in rows],
         vectors=np.array([r.vector for r in results], dtype=np.float32).reshape(-1, dim),
@@ -267,18 +271,19 @@ def _gather(rows: list[_Row], results: list[_Result], dim: int) -> Encoded:
     )
 
 
-def make_batch(model: MoonModel, rows: Sequence[Any], tail: Sequence[int]) -> Batch:
-    """Batch of rows (text, pixels, grid, image_tokens), all with the same tail, on the model's device."""
-    pictures = [r for r in rows if r.pixels is not None]
+def make_batch(model: MoonModel, rows: Sequence[Row], tail: Sequence[int]) -> Batch:
+    """Batch of rows, all with the same tail, on the model's device."""
+    patches = [r.patches for r in rows if r.patches is not None]
     pixels = None
-    if pictures:
-        pixels = np.concatenate([r.pixels for r in pictures]), np.concatenate([r.grid for r in pictures])
+    if patches:
+        grids = np.concatenate([r.grid for r in rows if r.grid is not None])
+        pixels = model.prepare.scale(np.concatenate(patches)), grids
     return model.prepare.batch(
         [r.text for r in rows], [r.image_tokens for r in rows], [tail] * len(rows), pixels
     ).to(model.device)
 
 
-def _encode_batch(model: MoonModel, rows: list[_Row], reason: Reason, labels: Tensor | None) -> list[_Result]:
+def _encode_batch(model: MoonModel, rows: list[Row], reason: Reason, labels: Tensor | None) -> list[_Result]:
     prepare = model.prepare
     batch = make_batch(model, rows, [prepare.think if reason == "on" else prepare.emb])
     reading = model.read(batch, use_cache=reason != "off")
@@ -319,7 +324,7 @@ def _select(batch: Batch, reading: Reading, keep: Tensor) -> tuple[Batch, Readin
 
 
 def _label_vectors(model: MoonModel, batch_tokens: int) -> Tensor | None:
-    """Direct vectors (labels, dim) of the category names saved with the model; None if it has fewer than two."""
+    """Direct vectors (labels, dim) of the model's category names; None if it has fewer than two."""
     if len(model.labels) < 2:
         return None
     names = [Product(id=f"label {i}", title=name) for i, name in enumerate(model.labels)]
@@ -403,7 +408,7 @@ def write(model: MoonModel, batch: Batch, reading: Reading, fed: bool = True) ->
 def _banned(model: MoonModel) -> Tensor:
     """(vocabulary,) float32 with -inf for every token that a rationale must not hold."""
     tokenizer = model.processor.tokenizer
-    bias = torch.zeros(model.backbone.get_input_embeddings().num_embeddings, device=model.device)
+    bias = torch.zeros(model.vocabulary, device=model.device)
     bias[len(tokenizer) :] = -torch.inf  # rows of the embedding that no token uses
     special = {*tokenizer.all_special_ids, model.prepare.think, model.prepare.emb, model.prepare.image}
     special |= {i for t, i in tokenizer.get_added_vocab().items() if t != END_THINK}

@@ -5,34 +5,39 @@ head is a second safetensors file beside it. Nothing here copies modelling code:
 and the cache are the backbone's own.
 
 A saved model is a folder: the backbone as `transformers` saves it, `head.safetensors`, `moon.json` (head),
-`prompt.json` (what is read and written), the processor, `golden.json` (inputs and the vectors they must give)
-and `manifest.json` (SHA-256 of every file, checked on loading). Only safetensors are read; remote code is
-never run; nothing is downloaded unless asked.
+`prompt.json` (what is read and written), the processor, `golden.json` (inputs and the vectors that they
+must give), `modules.json` (the folder loads as a SentenceTransformer) and `manifest.json` (SHA-256 of every
+file, checked on loading; see `files`). Only safetensors are read; remote code is never run; nothing is
+downloaded unless asked.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from transformers import (
-    AutoConfig,
     PreTrainedModel,
     Qwen2_5_VLForConditionalGeneration,
     Qwen3VLForConditionalGeneration,
 )
+from transformers.utils import logging
 
 from moonshelf.errors import UserError
+from moonshelf.model import files
 from moonshelf.model.configuration import MoonConfig, default_taps
 from moonshelf.model.fire import Fire
 from moonshelf.model.fusion import ModalityFusion
@@ -47,10 +52,7 @@ BACKBONES: dict[str, type[PreTrainedModel]] = {
     "qwen3_vl": Qwen3VLForConditionalGeneration,
     "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,
 }
-STARTER = Path(__file__).parents[1] / "starter"
-MANIFEST = "manifest.json"
-# Files that do not change a vector stay out of the fingerprint.
-_COSMETIC = {"README.md", MANIFEST, "golden.json", "modules.json", "config_sentence_transformers.json"}
+Settings = TypeVar("Settings", bound=BaseModel)
 
 
 @dataclass
@@ -92,6 +94,16 @@ class MoonHead(nn.Module):
         return self.project(self.norm(z)), weights
 
 
+class _PatchProjection(nn.Conv3d):
+    """The tower's patch embedding as the matrix product that it is: kernel and stride are one patch.
+
+    The weight keeps its name and shape; a CPU runs this 3.6 times as fast as the convolution.
+    """
+
+    def forward(self, patches: Tensor) -> Tensor:
+        return F.linear(patches.flatten(1), self.weight.flatten(1), self.bias)[..., None, None, None]
+
+
 class MoonModel(nn.Module):
     """Backbone, head, processor and prompt. `encode` and `reason` are the calls that users need."""
 
@@ -107,15 +119,23 @@ class MoonModel(nn.Module):
         self.prompt = prompt or PromptSpec()
         self.prepare = Preprocessor(processor, self.prompt)
         self.head = MoonHead(config)
+        patches = backbone.model.visual.patch_embed.proj
+        if type(patches) is nn.Conv3d:
+            patches.__class__ = _PatchProjection
         self.labels: list[str] = []  # category names of the training data; `reason="auto"` compares with them
         self.source: Path | None = None
 
     # ---- forward -------------------------------------------------------------------------------
 
     @property
-    def decoder(self) -> nn.Module:
+    def decoder(self) -> Any:
         """The language model inside the backbone."""
         return self.backbone.model.language_model
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the token embedding, at least as many as the tokenizer has tokens."""
+        return len(cast(nn.Embedding, self.backbone.get_input_embeddings()).weight)
 
     @property
     def device(self) -> torch.device:
@@ -127,12 +147,17 @@ class MoonModel(nn.Module):
 
     @contextmanager
     def _tapped(self) -> Iterator[dict[int, Tensor]]:
-        """Collect the outputs of the tapped layers; hooks, because asking for all states keeps all of them."""
+        """Collect the outputs of the tapped layers; hooks, because asking for all states keeps all of them.
+
+        Hooks sit on the module, so each takes only what its own thread computes.
+        """
         found: dict[int, Tensor] = {}
+        owner = threading.get_ident()
 
         def keep(layer: int) -> Any:
             def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-                found[layer] = output[0] if isinstance(output, tuple) else output
+                if threading.get_ident() == owner:
+                    found[layer] = output[0] if isinstance(output, tuple) else output
 
             return hook
 
@@ -151,7 +176,7 @@ class MoonModel(nn.Module):
         return self.backbone.model.get_image_features(batch.pixel_values, batch.grid, return_dict=True)
 
     def read(self, batch: Batch, visual: Any = None, use_cache: bool = False) -> Reading:
-        """One pass of the backbone over a batch; `visual` is the result of `see`, computed here if missing."""
+        """One pass of the backbone over a batch; `visual` is what `see` gave, computed here if missing."""
         visual = self.see(batch) if visual is None else visual
         positions, deltas = self.backbone.model.get_rope_index(
             batch.input_ids,
@@ -203,7 +228,7 @@ class MoonModel(nn.Module):
     def encode_iter(
         self, products: Iterable[Product], reason: Reason = "off", **options: Any
     ) -> Iterator[Encoded]:
-        """The same as a stream over any iterable, in input order and flat memory; see `engine.encode_iter`."""
+        """The same as a stream over any iterable, in input order and flat memory: `engine.encode_iter`."""
         from moonshelf.model.engine import encode_iter
 
         return encode_iter(self, products, reason, **options)
@@ -218,13 +243,15 @@ class MoonModel(nn.Module):
     def from_backbone(
         cls, path: str, prompt: PromptSpec | None = None, download: bool = False, **head: Any
     ) -> MoonModel:
-        """A stock Qwen-VL checkpoint with a fresh head: the start of training. `head` goes to `MoonConfig`."""
-        backbone = _load_backbone(path, download)
-        processor = MoonProcessor.from_pretrained(path, local_files_only=not download)
+        """A stock Qwen-VL checkpoint with a fresh head, to be trained. `head` goes to `MoonConfig`."""
+        folder = files.find(path, download)
+        files.check_safety(folder)
+        backbone = _load_backbone(folder)
+        processor = MoonProcessor.from_pretrained(str(folder))
         added = [t for t in ADDED_TOKENS if t not in processor.tokenizer.get_vocab()]
         if added:
             processor.tokenizer.add_tokens(added)  # ordinary tokens, see ADDED_TOKENS
-            if len(processor.tokenizer) > backbone.get_input_embeddings().num_embeddings:
+            if len(processor.tokenizer) > len(cast(nn.Embedding, backbone.get_input_embeddings()).weight):
                 backbone.resize_token_embeddings(len(processor.tokenizer))
         text = backbone.config.text_config
         settings = {"hidden": text.hidden_size, "taps": default_taps(text.num_hidden_layers), **head}
@@ -236,31 +263,52 @@ class MoonModel(nn.Module):
     ) -> MoonModel:
         """Load `starter`, a folder written by `save_pretrained`, or (with `download`) a hub id.
 
-        Raises `UserError` if the folder is missing, has no Moonshelf head, or a file does not match the
-        manifest.
+        Raises `UserError` if the folder is missing, has no Moonshelf head, holds a file or a configuration
+        that could run code, or (with `verify`) a file that does not match the manifest.
         """
-        folder = _find(str(name), download)
+        folder = files.find(str(name), download)
+        if not (folder / "moon.json").is_file():
+            raise UserError(
+                f"{str(name)!r} has no Moonshelf head (moon.json is missing): train one on it first, "
+                "see `moonshelf train`."
+            )
+        files.check_safety(folder)
         if verify:
-            verify_manifest(folder)
-        config = MoonConfig.model_validate_json((folder / "moon.json").read_text())
-        prompt = PromptSpec.model_validate_json((folder / "prompt.json").read_text())
-        model = cls(
-            _load_backbone(str(folder), False), MoonProcessor.from_pretrained(str(folder)), config, prompt
-        )
-        model.head.load_state_dict({k: v.float() for k, v in load_file(folder / "head.safetensors").items()})
+            files.verify_manifest(folder)
+        config = _settings(MoonConfig, folder / "moon.json")
+        prompt = _settings(PromptSpec, folder / "prompt.json")
+        model = cls(_load_backbone(folder), MoonProcessor.from_pretrained(str(folder)), config, prompt)
+        try:
+            head = {k: v.float() for k, v in load_file(folder / "head.safetensors").items()}
+            model.head.load_state_dict(head)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise UserError(
+                f"head.safetensors in {folder.name!r} is missing or does not fit moon.json."
+            ) from error
         labels = folder / "labels.json"
-        model.labels = json.loads(labels.read_text()) if labels.exists() else []
+        model.labels = files.read_json(labels) if labels.exists() else []
         model.source = folder
         return model.eval()
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write the folder that `from_pretrained` reads. `dtype` (say float16) halves the files."""
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        dtype: torch.dtype | None = None,
+        golden: bool | Sequence[Product] = False,
+    ) -> None:
+        """Write the folder that `from_pretrained` and `SentenceTransformer` read.
+
+        `dtype` (say float16) halves the files. `golden` adds `golden.json` with the vectors and rationales
+        that the saved weights give for the built-in inputs (True) or for these products; `moonshelf doctor`
+        computes them anew.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = {k: v if dtype is None else v.to(dtype) for k, v in self.backbone.state_dict().items()}
-        for old in folder.glob("*.safetensors*"):
-            old.unlink()
-        self.backbone.save_pretrained(folder, state_dict=state, max_shard_size="35MB")
+        for old in (*folder.glob("*.safetensors*"), folder / "labels.json", folder / "golden.json"):
+            old.unlink(missing_ok=True)
+        with _quiet():
+            self.backbone.save_pretrained(folder, state_dict=state, max_shard_size="35MB")
         head = {
             k: (v if dtype is None else v.to(dtype)).contiguous() for k, v in self.head.state_dict().items()
         }
@@ -271,17 +319,27 @@ class MoonModel(nn.Module):
         (folder / "prompt.json").write_text(self.prompt.model_dump_json(indent=1) + "\n")
         if self.labels:
             (folder / "labels.json").write_text(json.dumps(self.labels, ensure_ascii=False, indent=0) + "\n")
-        write_manifest(folder)
-        self.source = folder
+        files.write_sentence_transformer(folder)
+        files.write_manifest(folder)
+        if golden is not False and golden != []:
+            from moonshelf.model.golden import write_golden
+
+            write_golden(folder, None if golden is True else golden)
+            files.write_manifest(folder)
+        # Rounded files are another model than the one in memory, with another fingerprint.
+        self.source = folder if dtype is None else None
         self.__dict__.pop("fingerprint", None)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (16 hex digits) of every file that can change a vector; of the weights if never saved."""
+        """SHA-256 (16 hex digits) of every file that can change a vector; of the weights if never saved.
+
+        Computed once: a model that is trained on must be saved before it is asked for its fingerprint.
+        """
         digest = hashlib.sha256()
         if self.source is not None:
-            for name, value in sorted(_hashes(self.source).items()):
-                if name not in _COSMETIC:
+            for name, value in sorted(files.hashes(self.source).items()):
+                if name not in files.COSMETIC:
                     digest.update(f"{name} {value}\n".encode())
         else:
             digest.update((self.config.model_dump_json() + self.prompt.model_dump_json()).encode())
@@ -295,65 +353,40 @@ def normalise(vectors: Tensor, dim: int | None = None) -> Tensor:
     return F.normalize(vectors[..., :dim].float(), dim=-1)
 
 
-def _find(name: str, download: bool) -> Path:
-    folder = STARTER if name == "starter" else Path(name)
-    if not folder.is_dir():
-        if not download:
-            raise UserError(
-                f"no model folder at {name!r}: give a folder, 'starter', or allow a download to use a hub id."
+def _settings(kind: type[Settings], path: Path) -> Settings:
+    """A pydantic model from a JSON file of a saved folder."""
+    try:
+        return kind.model_validate(files.read_json(path))
+    except ValidationError as error:
+        raise UserError(f"{path.name} in {path.parent.name!r} is not one of this version: {error}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars for files that take a second, unless the user's program turned them off anyway."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _load_backbone(folder: Path) -> PreTrainedModel:
+    files.check_config(folder)
+    family = BACKBONES[files.read_json(folder / "config.json")["model_type"]]
+    try:
+        with _quiet():
+            backbone = family.from_pretrained(
+                folder,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=torch.float32,
+                attn_implementation="sdpa",
             )
-        from huggingface_hub import snapshot_download
-
-        folder = Path(
-            snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.md"])
-        )
-    if not (folder / "moon.json").is_file():
-        raise UserError(
-            f"{name!r} has no Moonshelf head (moon.json is missing): train one on it first, see `moonshelf train`."
-        )
-    return folder
-
-
-def _load_backbone(path: str, download: bool) -> PreTrainedModel:
-    config = AutoConfig.from_pretrained(path, local_files_only=not download, trust_remote_code=False)
-    family = BACKBONES.get(config.model_type)
-    if family is None:
-        raise UserError(
-            f"backbone type {config.model_type!r} is not supported: use one of {', '.join(BACKBONES)}."
-        )
-    register(type(config))
-    backbone = family.from_pretrained(
-        path,
-        local_files_only=not download,
-        use_safetensors=True,
-        dtype=torch.float32,
-        attn_implementation="sdpa",
-    )
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"the weights in {folder.name!r} cannot be read: {error}") from error
+    register(type(backbone.config))
     return backbone
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (MANIFEST, "README.md")
-    }
-
-
-def write_manifest(folder: Path) -> None:
-    (folder / MANIFEST).write_text(json.dumps({"sha256": _hashes(folder)}, indent=1) + "\n")
-
-
-def verify_manifest(folder: Path) -> None:
-    """Raise `UserError` if a file of a saved model is missing, changed or unlisted."""
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise UserError(f"{folder.name!r} has no {MANIFEST}: it was not saved by Moonshelf, or only in part.")
-    listed: dict[str, str] = json.loads(path.read_text())["sha256"]
-    found = _hashes(folder)
-    wrong = sorted(name for name in listed.keys() | found.keys() if listed.get(name) != found.get(name))
-    if wrong:
-        raise UserError(
-            f"the model in {folder.name!r} does not match its {MANIFEST}: {', '.join(wrong[:3])} missing, changed or "
-            "unlisted; fetch the model again, or save it anew if you changed it yourself."
-        )

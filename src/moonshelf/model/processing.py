@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,27 +35,26 @@ class MoonProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     @classmethod
-    def from_pretrained(cls, path: str, **kwargs: Any) -> MoonProcessor:
-        """Build from a folder or a hub id, whatever processor class the checkpoint names."""
+    def from_pretrained(cls, path: str, **kwargs: Any) -> MoonProcessor:  # type: ignore[override]
+        """Build from a folder, whatever processor class the checkpoint names; no code or network."""
         from transformers import AutoTokenizer
 
+        kwargs = {"local_files_only": True, "trust_remote_code": False, **kwargs}
         tokenizer = AutoTokenizer.from_pretrained(path, **kwargs)
         image_processor = Qwen2VLImageProcessorPil.from_pretrained(path, **kwargs)
         return cls(image_processor, tokenizer, chat_template=getattr(tokenizer, "chat_template", None))
 
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
-        """Stock-style call (used by TRL): text with one `<|image_pad|>` for each picture, flat or nested lists."""
+        """Stock-style call (used by TRL): text with one `<|image_pad|>` a picture, flat or nested lists."""
         texts = [text] if isinstance(text, str) else list(text)
         return_tensors = kwargs.pop("return_tensors", None)
         for name in ("return_mm_token_type_ids", "videos", "images_kwargs", "common_kwargs"):
             kwargs.pop(name, None)
         features: dict[str, Any] = {}
-        if images is not None:
-            flat = (
-                [i for group in images for i in group]
-                if isinstance(images[0], list | tuple)
-                else list(images)
-            )
+        flat: list[Any] = []
+        for group in [] if images is None else images:
+            flat += group if isinstance(group, list | tuple) else [group]
+        if flat:
             features = dict(self.image_processor(flat, return_tensors="pt"))
             counts = iter(
                 (features["image_grid_thw"].prod(-1) // self.image_processor.merge_size**2).tolist()
@@ -131,6 +131,29 @@ class Preprocessor:
         """Patches (P, patch) float32 and grids (n, 3) int64 of upright RGB pictures."""
         features = self.images(list(pictures), return_tensors="np")
         return features["pixel_values"].astype(np.float32, copy=False), features["image_grid_thw"]
+
+    def cut(self, pictures: Sequence[Image.Image]) -> tuple[np.ndarray, np.ndarray]:
+        """The same before scaling, each frame once: (P, 3, side²) uint8, an eighth of the bytes."""
+        features = self.images(list(pictures), return_tensors="np", do_rescale=False, do_normalize=False)
+        frames, side = self.images.temporal_patch_size, self.images.patch_size
+        patches = features["pixel_values"].reshape(-1, 3, frames, side**2)
+        return patches[:, :, 0].astype(np.uint8), features["image_grid_thw"]
+
+    def scale(self, patches: np.ndarray) -> np.ndarray:
+        """What `pixels` gives, bit for bit, from what `cut` gave."""
+        n, channels, size = patches.shape
+        scaled = np.empty((n, channels, self.images.temporal_patch_size, size), np.float32)
+        for channel, table in enumerate(self._scale):
+            scaled[:, channel] = np.take(table, patches[:, channel], mode="clip")[:, None]
+        return scaled.reshape(n, -1)
+
+    @cached_property
+    def _scale(self) -> np.ndarray:
+        """(3, 256) float32: the image processor's own arithmetic for every value that a pixel can have."""
+        values = np.broadcast_to(np.arange(256, dtype=np.uint8), (3, 1, 256))
+        scaled = self.images.rescale(values, self.images.rescale_factor)
+        scaled = self.images.normalize(scaled, self.images.image_mean, self.images.image_std)
+        return scaled[:, 0].astype(np.float32)
 
     def image_tokens(self, grid: np.ndarray) -> list[int]:
         return (grid.prod(-1) // self.images.merge_size**2).tolist()

@@ -1,0 +1,209 @@
+"""What a saved model folder must look like, checked before anything in it is used.
+
+A model is data that strangers hand around, so a folder is taken only if every file is of a kind that we
+write (safetensors, JSON, text), matches the SHA-256 in `manifest.json`, and if its configuration holds no
+key that could name code: an allow-list taken from the configuration class, because remote code has run
+through `config.json` before, even where remote code was switched off. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from moonshelf.errors import UserError
+
+STARTER = Path(__file__).parents[1] / "starter"
+MANIFEST = "manifest.json"
+MODEL_TYPES = ("qwen3_vl", "qwen2_5_vl")
+MODULE = "moonshelf.model.sentence_transformer.MoonModule"
+
+# Rewritten by tools that save a card or a SentenceTransformer: checked by what they say, not by hash.
+UNHASHED = {MANIFEST, "README.md", "modules.json", "config_sentence_transformers.json"}
+# Files that do not change a vector stay out of the fingerprint.
+COSMETIC = {*UNHASHED, "golden.json"}
+SUFFIXES = {".safetensors", ".json", ".txt", ".md", ".jinja"}
+
+# Keys of stock checkpoints of all ages that today's configuration classes no longer list.
+_LEGACY_KEYS = {
+    "_name_or_path", "architectures", "bos_token_id", "dtype", "eos_token_id", "in_channels", "in_chans",
+    "max_window_layers", "model_type", "pad_token_id", "rope_scaling", "rope_theta", "sliding_window",
+    "spatial_patch_size", "tie_word_embeddings", "tokens_per_second", "torch_dtype", "transformers_version",
+    "use_cache", "use_sliding_window", "vision_token_id",
+}  # fmt: skip
+# Known to the classes, but they choose code (kernels, quantisers), which is not for a file to do.
+_CODE_KEYS = {
+    "auto_map",
+    "custom_pipelines",
+    "quantization_config",
+    "attn_implementation",
+    "experts_implementation",
+}
+
+
+def find(name: str, download: bool) -> Path:
+    """The folder of `starter`, of a path, or (with `download`) of a hub id; `UserError` if there is none."""
+    folder = STARTER if name == "starter" else Path(name)
+    if folder.is_dir():
+        return folder
+    if not download:
+        raise UserError(
+            f"no model folder at {name!r}: give a folder, 'starter', or allow a download to use a hub id."
+        )
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, allow_patterns=[f"*{suffix}" for suffix in sorted(SUFFIXES)]))
+
+
+def read_json(path: Path) -> Any:
+    """Parsed JSON, or a `UserError` that names the file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"the model in {path.parent.name!r} has no {path.name}: fetch it again.") from None
+    except ValueError as error:
+        raise UserError(f"{path.name} in {path.parent.name!r} is not valid JSON: fetch it again.") from error
+
+
+# ---- manifest --------------------------------------------------------------------------------------
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file but the unhashed ones, by name relative to the folder."""
+    found = {}
+    for path in _files(folder):
+        if path.name not in UNHASHED:
+            with path.open("rb") as file:
+                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Files of the folder; hidden ones (.git, .cache of a download) are nobody's and never read."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
+
+
+def write_manifest(folder: Path) -> None:
+    (folder / MANIFEST).write_text(json.dumps({"sha256": hashes(folder)}, indent=1) + "\n")
+
+
+def verify_manifest(folder: Path) -> None:
+    """Raise `UserError` if a file of a saved model is missing, changed or unlisted."""
+    if not (folder / MANIFEST).is_file():
+        raise UserError(f"{folder.name!r} has no {MANIFEST}: it was not saved by Moonshelf, or only in part.")
+    manifest = read_json(folder / MANIFEST)
+    listed = manifest.get("sha256") if isinstance(manifest, dict) else None
+    if not isinstance(listed, dict):
+        raise UserError(f"{MANIFEST} in {folder.name!r} lists no hashes: fetch the model again.")
+    found = hashes(folder)
+    wrong = sorted(name for name in listed.keys() | found.keys() if listed.get(name) != found.get(name))
+    if wrong:
+        raise UserError(
+            f"the model in {folder.name!r} does not match its {MANIFEST}: {', '.join(wrong[:3])} missing, "
+            "changed or unlisted; fetch the model again, or save it anew if you changed it yourself."
+        )
+
+
+def write_sentence_transformer(folder: Path) -> None:
+    """The two files by which `SentenceTransformer(folder, trust_remote_code=True)` finds our module."""
+    modules = [{"idx": 0, "name": "0", "path": "", "type": MODULE}]
+    config = {
+        "model_type": "SentenceTransformer",
+        "prompts": {"query": "", "document": ""},
+        "default_prompt_name": None,
+        "similarity_fn_name": "cosine",
+    }
+    (folder / "modules.json").write_text(json.dumps(modules, indent=1) + "\n")
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+# ---- what may be in it -----------------------------------------------------------------------------
+
+
+def check_safety(folder: Path) -> None:
+    """Raise `UserError` for a file of another kind, or a configuration that names code.
+
+    For saved models and for stock checkpoints; a stock one may hold pictures and licences beside the
+    weights, so only kinds that can carry code or pickled objects are refused there.
+    """
+    saved = (folder / "moon.json").is_file()
+    unsafe = {
+        ".bin",
+        ".pt",
+        ".pth",
+        ".pkl",
+        ".pickle",
+        ".ckpt",
+        ".npy",
+        ".npz",
+        ".h5",
+        ".msgpack",
+        ".py",
+        ".so",
+    }
+    for path in _files(folder):
+        suffix = path.suffix.lower()
+        if suffix in unsafe or (saved and suffix not in SUFFIXES):
+            raise UserError(
+                f"the model in {folder.name!r} holds {path.name!r}: only {', '.join(sorted(SUFFIXES))} files "
+                "are taken, because other kinds can run code when they are loaded; delete it."
+            )
+        if suffix == ".json" and path.name not in (
+            "golden.json",
+            "vocab.json",
+            "tokenizer.json",
+            "labels.json",
+        ):
+            for key in _keys(read_json(path)):
+                if key in _CODE_KEYS or key.startswith("_attn"):
+                    raise UserError(
+                        f"{path.name} in {folder.name!r} has the key {key!r}, which can name code: remove it."
+                    )
+    if (folder / "modules.json").is_file():
+        modules = read_json(folder / "modules.json")
+        if not isinstance(modules, list) or [m.get("type") for m in modules if isinstance(m, dict)] != [
+            MODULE
+        ]:
+            raise UserError(
+                f"modules.json in {folder.name!r} names another module than {MODULE}: save it anew."
+            )
+
+
+def _keys(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield str(key)
+            yield from _keys(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _keys(inner)
+
+
+def check_config(folder: Path) -> None:
+    """Raise `UserError` if `config.json` is of another type or has a key that its class does not know."""
+    config = read_json(folder / "config.json")
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind not in MODEL_TYPES:
+        raise UserError(f"backbone type {kind!r} is not supported: use one of {', '.join(MODEL_TYPES)}.")
+    from transformers import AutoConfig
+
+    known = AutoConfig.for_model(kind).to_dict()
+    common = _LEGACY_KEYS | known["text_config"].keys()  # older checkpoints keep the text's keys at the top
+    parts = {
+        "": (config, common | known.keys()),
+        "text_config": (config.get("text_config", {}), common),
+        "vision_config": (config.get("vision_config", {}), _LEGACY_KEYS | known["vision_config"].keys()),
+    }
+    for name, (part, allowed) in parts.items():
+        unknown = sorted(set(part) - allowed)
+        if unknown:
+            where = f" ({name})" if name else ""
+            raise UserError(
+                f"config.json{where} in {folder.name!r} has the unknown key {unknown[0]!r}: remove it if the "
+                "model does not need it, or update Moonshelf."
+            )
