@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 import zlib
 from collections.abc import Iterable, Iterator
@@ -10,10 +11,12 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from moonshelf import images
+from moonshelf.catalogue.store import Store
 from moonshelf.errors import Problem
-from moonshelf.product import Product
+from moonshelf.product import ImageRef, Product
 from moonshelf.prompts import PromptSpec
 
 DIM = 32
@@ -94,3 +97,39 @@ class FakeModel:
             np.array(places, np.int64),
             problems,
         )
+
+
+def picture(
+    colour: tuple[int, int, int] = (200, 30, 30), stripes: int = 0, form: str = "PNG", **save: Any
+) -> bytes:
+    """A small picture; `stripes` draws something for a perceptual hash to see."""
+    image = Image.new("RGB", (48, 64), colour)
+    for i in range(stripes):
+        image.paste((255, 255, 255), (0, i * 64 // stripes, 48 - 7 * i % 40, i * 64 // stripes + 3))
+    file = io.BytesIO()
+    image.save(file, form, **save)
+    return file.getvalue()
+
+
+def product(number: int, **changes: Any) -> Product:
+    colours = ("red", "blue", "green")
+    kinds = ("running shoe", "leather boot", "canvas bag", "glass mug", "desk lamp")
+    colour, kind = colours[number % 3], kinds[number % 5]
+    fields: dict[str, Any] = {
+        "id": f"p{number}",
+        "title": f"{colour} {kind} {number}",
+        "images": (ImageRef(data=picture((50 * (number % 5), 90, 20))),),
+        "category": ("things", kind.split()[-1]),
+        "attributes": {"Color": colour.title()},
+        "brand": ("Acme", "Bolt")[number % 2],
+        "price": float(number),
+        "currency": "EUR",
+    }
+    return Product(**{**fields, **changes})
+
+
+def table(folder: Any) -> dict[str, dict[str, Any]]:
+    """All rows of a catalogue by id; fails if an id is there twice."""
+    rows = Store.open(folder).scan(Store.open(folder).columns).to_pylist()
+    assert len({row["id"] for row in rows}) == len(rows), "an id is in the store twice"
+    return {row["id"]: row for row in rows}

@@ -20,7 +20,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
@@ -132,6 +132,8 @@ def find(store: Store, *, min_score: float = MIN_SCORE, neighbours: int = NEIGHB
 
 def compare(a: _Item, b: _Item, score: float, min_score: float = MIN_SCORE) -> Pair | None:
     """What two products are to each other, or None where nothing says that they belong together."""
+    if a.id > b.id:
+        a, b = b, a
     gtin = _agree(a.gtin, b.gtin)
     brand = _agree(a.brand, b.brand)
     part = _agree(a.mpn, b.mpn) if brand == "same" else None
@@ -203,7 +205,10 @@ def _strength(pair: Pair) -> float:
 
 
 def _shared_identifiers(items: list[_Item]) -> tuple[set[tuple[int, int]], list[str]]:
-    """Pairs of positions that share a GTIN, a brand and part number, or a group."""
+    """Pairs of positions that share a GTIN, a brand and part number, or a group.
+
+    An identifier of very many rows ("n/a", the shop's own name) is erased from `items`: it says nothing.
+    """
     buckets: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for i, item in enumerate(items):
         if item.gtin:
@@ -216,9 +221,12 @@ def _shared_identifiers(items: list[_Item]) -> tuple[set[tuple[int, int]], list[
     notes = []
     for (name, *value), places in buckets.items():
         if len(places) > _LARGEST_BUCKET:
+            erased: dict[str, Any] = {name.removeprefix("brand and ").removesuffix("_id"): None}
+            for i in places:
+                items[i] = replace(items[i], **erased)
             notes.append(
                 f"{len(places)} products share the {name} {' '.join(value)!r}: too many to be evidence, "
-                "they were compared by their looks only"
+                "so it was not used"
             )
         else:
             candidates.update(combinations(places, 2))

@@ -141,6 +141,10 @@ class Store:
         return int(self._table.count_rows())
 
     @property
+    def columns(self) -> list[str]:
+        return list(self._table.schema.names)
+
+    @property
     def version(self) -> int:
         return int(self._table.version)
 
@@ -165,7 +169,7 @@ class Store:
 
     def rows(self, keys: Iterable[int], columns: Sequence[str] | None = None) -> pa.Table:
         """Rows with these keys, in no particular order; unknown keys are left out."""
-        wanted, names = list(keys), list(columns or self._table.schema.names)
+        wanted, names = list(keys), list(columns or self.columns)
         parts = [
             self.scan(names, f"key IN ({','.join(map(str, wanted[i : i + _IN]))})")
             for i in range(0, len(wanted), _IN)

@@ -39,7 +39,7 @@ def show_embed(report: EmbedReport, folder: str, console: Console) -> None:
         "set aside": report.set_aside,
     }
     line = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-    console.print(Text(f"{report.read:,} products read: {line}."))
+    console.print(Text(f"{report.read:,} products read: {line}."), soft_wrap=True)
     details = [f"{report.rows:,} in the store", f"{report.seconds:.1f} s"]
     if report.items_per_s is not None:
         details.append(f"{report.items_per_s:.1f} embedded a second")
@@ -53,7 +53,7 @@ def show_embed(report: EmbedReport, folder: str, console: Console) -> None:
         )
     if report.problems:
         total = report.set_aside + report.warnings
-        console.print(Text(f"All {total:,} remarks are in {folder}/rejects.jsonl."))
+        console.print(Text(f"All {total:,} remarks are in {folder}/rejects.jsonl."), soft_wrap=True)
 
 
 def show_hits(result: SearchResult, console: Console) -> None:

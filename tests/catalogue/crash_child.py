@@ -1,0 +1,77 @@
+"""What the processes that get killed do, and the server that forks them.
+
+`python crash_child.py` imports everything once, then forks a child for each line on stdin, so that kills hit
+work and not imports. It answers with the child's pid, and with its exit status when it has ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+
+from fake_model import FakeModel, product
+
+from moonshelf.catalogue import ann, embed
+from moonshelf.product import Product
+
+ROWS = 120
+
+
+def version_one() -> Iterator[Product]:
+    return (product(i) for i in range(ROWS))
+
+
+def version_two() -> Iterator[Product]:
+    """Of each six: one changed, one only cheaper, one gone, three as before; and a quarter more."""
+    for i in range(ROWS + ROWS // 4):
+        if i % 6 == 0:
+            yield product(i, title=f"changed thing {i}")
+        elif i % 6 == 1:
+            yield product(i, price=0.5)
+        elif i % 6 != 2 or i >= ROWS:
+            yield product(i)
+
+
+FEEDS = {1: version_one, 2: version_two}
+
+
+def embed_until_killed(folder: str, version: int, acknowledged: str) -> None:
+    log = os.open(acknowledged, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    model = FakeModel(batch=4, seconds=0.004)
+    embed.embed_feed(
+        FEEDS[version](),
+        folder,
+        model,
+        options=embed.Options(shard_rows=12),
+        on_commit=lambda ids: os.write(log, "".join(f"{id}\n" for id in ids).encode()),
+    )
+
+
+def index_until_killed(folder: str) -> None:
+    while True:
+        ann.build(folder)
+
+
+def serve() -> None:
+    # The server itself never touches a store; only its children do, after the fork.
+    warnings.filterwarnings("ignore", message="lancedb fork support")
+    for line in sys.stdin:
+        name, *arguments = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                {"embed": embed_until_killed, "index": index_until_killed}[name](*arguments)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    serve()

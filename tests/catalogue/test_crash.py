@@ -1,0 +1,149 @@
+"""kill -9 at random moments: nothing acknowledged is lost, nothing doubled, only missing work is redone."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from crash_child import FEEDS, ROWS, version_one
+from fake_model import FakeModel, table
+
+from moonshelf.catalogue import Catalogue
+from moonshelf.catalogue.embed import Options, embed_feed
+from moonshelf.errors import UserError
+
+Kill = Callable[..., bool]
+Truth = dict[int, dict[str, tuple[Any, ...]]]
+
+
+@pytest.fixture(scope="module")
+def kill_after() -> Iterator[Kill]:
+    """A function that runs work in a child, kills -9 it after some seconds, and says whether it still ran."""
+    server = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("crash_child.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stdin is not None and server.stdout is not None
+
+    def kill(seconds: float, *work: Any) -> bool:
+        print(json.dumps(work), file=server.stdin, flush=True)
+        pid = int(server.stdout.readline())
+        ended, _, _ = select.select([server.stdout], [], [], seconds)
+        if not ended:
+            os.kill(pid, signal.SIGKILL)
+        status = int(server.stdout.readline())
+        assert status in (0, -signal.SIGKILL), "the child failed by itself"
+        return status != 0
+
+    yield kill
+    server.stdin.close()
+    server.wait(30)
+
+
+def stored(folder: Path) -> dict[str, dict[str, Any]]:
+    try:
+        return table(folder)
+    except UserError:  # killed before the store was there
+        return {}
+
+
+def summary(rows: dict[str, dict[str, Any]]) -> dict[str, tuple[Any, ...]]:
+    return {id: (row["record_hash"], row["price"], tuple(row["vector"])) for id, row in rows.items()}
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory) -> Truth:
+    """What runs without a crash store, by version of the feed."""
+    result = {}
+    for version, feed in FEEDS.items():
+        folder = tmp_path_factory.mktemp("truth") / str(version)
+        embed_feed(feed(), folder, FakeModel())
+        result[version] = summary(table(folder))
+    return result
+
+
+def crash_embed(kill_after: Kill, tmp_path: Path, truth: Truth, kills: int, seed: int) -> int:
+    """`kills` moments spread over both versions of the feed; returns how many hit a running child."""
+    dice, hits, folder = random.Random(seed), 0, tmp_path / "shelf"
+    before: dict[str, tuple[Any, ...]] = {}
+    begun = time.perf_counter()
+    assert not kill_after(60.0, "embed", str(tmp_path / "whole"), 1, str(tmp_path / "log"))
+    seconds = time.perf_counter() - begun  # what a whole run takes on this machine, now
+    for attempt in range(kills):
+        version = 1 if attempt % 2 == 0 else 2
+        if version == 1:  # from nothing; version two then meets a store that is whole or cut short
+            shutil.rmtree(folder, ignore_errors=True)
+            before = {}
+        log = tmp_path / f"acknowledged-{attempt}"
+        hits += kill_after(dice.uniform(0.0, seconds), "embed", str(folder), version, str(log))
+        rows = summary(stored(folder))
+        acknowledged = log.read_text().splitlines() if log.exists() else []
+        for id in acknowledged:
+            assert rows[id] == truth[version][id], f"{id} was acknowledged in version {version} and is lost"
+        for id, row in rows.items():  # whole rows only, of this version or of the one before
+            assert row == truth[version].get(id) or row == before.get(id)
+        before = rows
+    model = FakeModel()
+    report = embed_feed(FEEDS[2](), folder, model, options=Options(shard_rows=12))
+    missing = {id for id in truth[2] if id not in before or before[id][2] != truth[2][id][2]}
+    assert sorted(model.asked) == sorted(missing) and len(model.asked) == report.new + report.changed
+    assert summary(table(folder)) == truth[2]
+    assert embed_feed(FEEDS[2](), folder, model).unchanged == len(truth[2])
+    return hits
+
+
+def crash_index(kill_after: Kill, tmp_path: Path, kills: int, seed: int) -> int:
+    dice, hits, folder, model = random.Random(seed), 0, tmp_path / "shelf", FakeModel()
+    embed_feed(version_one(), folder, model)
+    shelf = Catalogue.open(folder, model)
+    shelf.index()
+    before = summary(table(folder))
+    query = next(version_one())
+    expected = {hit.id for hit in shelf.search(query, mode="vector", k=ROWS).hits}
+    words = {hit.id for hit in shelf.search("boot", mode="text", k=ROWS).hits}
+    assert len(expected) == ROWS and len(words) == ROWS // 5
+    for _ in range(kills):
+        hits += kill_after(dice.uniform(0.0, 0.3), "index", str(folder))
+        shelf = Catalogue.open(folder, model)
+        assert summary(table(folder)) == before
+        result = shelf.search(query, mode="vector", k=ROWS)
+        assert result.notes == [], "there was a whole index before, so there is one now"
+        assert {hit.id for hit in result.hits} == expected
+        best = np.array([hit.why["cosine"] for hit in result.hits])
+        assert (np.diff(best) <= 0).all()
+        assert {hit.id for hit in shelf.search("boot", mode="text", k=ROWS).hits} == words
+    info = shelf.index()
+    assert {file.name for file in (folder / "index").iterdir()} == {"index.json", info.file}
+    return hits
+
+
+def test_kills_while_embedding(kill_after, tmp_path, truth):
+    assert crash_embed(kill_after, tmp_path, truth, kills=4, seed=int(time.time())) >= 1
+
+
+def test_kills_while_indexing(kill_after, tmp_path):
+    assert crash_index(kill_after, tmp_path, kills=3, seed=int(time.time())) == 3
+
+
+@pytest.mark.slow
+def test_fifty_kills_while_embedding(kill_after, tmp_path, truth):
+    assert crash_embed(kill_after, tmp_path, truth, kills=50, seed=int(time.time())) >= 30
+
+
+@pytest.mark.slow
+def test_fifty_kills_while_indexing(kill_after, tmp_path):
+    assert crash_index(kill_after, tmp_path, kills=50, seed=int(time.time())) == 50
