@@ -221,9 +221,10 @@ class Draft:
         if name and (text := self.cleaned(name, value)):
             self.attributes[name] = text
 
-    def image(self, ref: ImageRef) -> None:
+    def image(self, ref: ImageRef, *, once: bool = True) -> None:
+        """Adds a picture; `once` leaves out a path or an address that is there already."""
         key = (ref.path, ref.url)
-        if ref.data is None:
+        if once and ref.data is None:
             if key in self.seen:
                 return
             self.seen.add(key)

@@ -16,17 +16,18 @@ _FEEDS = frozenset((".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".xml", ".j
 def check_path(path: str | os.PathLike[str]) -> Path:
     """The path of a feed that exists and is not empty. Raises UserError with what to do."""
     path = Path(path)
+    shown = "".join(c if c.isprintable() else "?" for c in str(path)[:200])
     try:
         if not path.exists():
-            raise UserError(f"there is no file or folder {path}.")
+            raise UserError(f"there is no file or folder {shown}.")
         if path.is_file():
             if path.stat().st_size == 0:
                 raise UserError(f"{path.name} is empty.")
         elif not path.is_dir():
-            raise UserError(f"{path} is neither a file nor a folder.")
+            raise UserError(f"{shown} is neither a file nor a folder.")
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
-        raise UserError(f"{str(path)[:200]!r} cannot be opened: {why}.") from None
+        raise UserError(f"{shown} cannot be opened: {why}.") from None
     return path
 
 

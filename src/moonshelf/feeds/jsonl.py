@@ -97,7 +97,7 @@ def _own(source: Source, number: int, record: dict[str, Any]) -> Row:
         if name == "images":
             for item in value:
                 try:
-                    draft.image(source.image(item.get("path") or item.get("url") or "", item.get("role")))
+                    draft.image(source.image(item.get("path") or item["url"], item.get("role")), once=False)
                 except ValueError as error:
                     draft.warn("images", str(error))
         elif name == "attributes":

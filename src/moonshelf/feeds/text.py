@@ -52,29 +52,28 @@ def lines(file: IO[bytes], limit: int) -> Iterator[str | None]:
     encoding = encoding_of(chunk)
     errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
     decoder = codecs.getincrementaldecoder(encoding)(errors=errors)
-    rest = ""
-    skipping = False
+    parts: list[str] = []  # of the line that has not ended yet
+    size, held, skipping = 0, "", False
     while True:
-        text = rest + decoder.decode(chunk, final=not chunk)
-        # A lone \r at the end may be the first half of \r\n: wait for the next chunk.
+        text = held + decoder.decode(chunk, final=not chunk)
+        # A \r at the end may be the first half of \r\n: wait for the next chunk.
         held = "\r" if chunk and text.endswith("\r") else ""
         text = text[: len(text) - len(held)]
-        pieces = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        rest = pieces.pop() + held
-        for piece in pieces:
-            if skipping:
-                skipping = False
-            elif len(piece) > limit:
-                yield None
-            else:
-                yield piece + "\n"
-        if len(rest) > limit:
+        *ended, tail = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        for piece in ended:
+            line = "".join(parts) + piece if parts else piece
             if not skipping:
+                yield line + "\n" if len(line) <= limit else None
+            parts, size, skipping = [], 0, False
+        if tail and not skipping:
+            parts.append(tail)
+            size += len(tail)
+            if size > limit:
                 yield None
-            skipping, rest = True, held
+                parts, size, skipping = [], 0, True
         if not chunk:
-            if rest and not skipping:
-                yield rest
+            if parts:
+                yield "".join(parts)
             return
         chunk = file.read(_CHUNK)
 
