@@ -10,4 +10,16 @@ from moonshelf.sampleshop.queries import Query, Truth
 from moonshelf.sampleshop.shop import Shop, contact_sheet, iter_products, iter_truth, make_shop, write_shop
 from moonshelf.sampleshop.spec import Spec
 
-__all__ = ["Query", "Shop", "Spec", "Truth", "View", "contact_sheet", "iter_products", "iter_truth", "make_shop", "render", "write_shop"]
+__all__ = [
+    "Query",
+    "Shop",
+    "Spec",
+    "Truth",
+    "View",
+    "contact_sheet",
+    "iter_products",
+    "iter_truth",
+    "make_shop",
+    "render",
+    "write_shop",
+]

@@ -13,12 +13,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 Point = tuple[float, float]
 RGB = tuple[float, float, float]  # sRGB, 0 … 1
 
@@ -42,13 +43,16 @@ def outline(points: Sequence[Sequence[float]], closed: bool = True, steps: int =
         if first and last:
             result.append(p1)
             continue
+        # tangents no longer than the piece itself, or a short piece after a long one overshoots
+        length = math.hypot(p2[0] - p1[0], p2[1] - p1[1])
+        out, back = (p2[0] - p0[0], p2[1] - p0[1]), (p3[0] - p1[0], p3[1] - p1[1])
+        k1 = min(0.5, length / (math.hypot(*out) or 1.0))
+        k2 = min(0.5, length / (math.hypot(*back) or 1.0))
         for step in range(steps):
             t = step / steps
             a, b = 2 * t**3 - 3 * t**2 + 1, t**3 - 2 * t**2 + t
             c, d = -2 * t**3 + 3 * t**2, t**3 - t**2
-            x, y = (
-                a * p1[k] + b * (p2[k] - p0[k]) / 2 + c * p2[k] + d * (p3[k] - p1[k]) / 2 for k in (0, 1)
-            )
+            x, y = (a * p1[k] + b * out[k] * k1 + c * p2[k] + d * back[k] * k2 for k in (0, 1))
             result.append((x, y))
     if not closed:
         result.append(knots[-1])
@@ -233,7 +237,9 @@ class Canvas:
         self.rgb[box] = self.rgb[box] * keep[..., None] + np.asarray(rgb, np.float32) * alpha[..., None]
         self.alpha[box] = self.alpha[box] * keep + alpha
 
-    def ink(self, rgb: RGB, *polygons: Sequence[Point], opacity: float = 1.0, within: Array | None = None) -> None:
+    def ink(
+        self, rgb: RGB, *polygons: Sequence[Point], opacity: float = 1.0, within: Array | None = None
+    ) -> None:
         """Flat, unshaded detail: stitches, eyelets, numerals. `within` clips it to a mask."""
         coverage = self.mask(*polygons) * opacity
         if within is not None:
@@ -243,7 +249,12 @@ class Canvas:
             self.over(box, rgb, coverage[box])
 
     def line(
-        self, rgb: RGB, points: Sequence[Point], width: float, opacity: float = 1.0, dash: float = 0.0,
+        self,
+        rgb: RGB,
+        points: Sequence[Point],
+        width: float,
+        opacity: float = 1.0,
+        dash: float = 0.0,
         within: Array | None = None,
     ) -> None:
         """Flat line, dashed where `dash` (its period) is given: seams and stitching."""
@@ -293,6 +304,12 @@ def dashes(points: Sequence[Point], period: float) -> list[list[Point]]:
     for k in range(int(along[-1] / period)):
         at = np.array([k * period, k * period + 0.3 * period, k * period + 0.6 * period])
         result.append(
-            list(zip(np.interp(at, along, p[:, 0]).tolist(), np.interp(at, along, p[:, 1]).tolist(), strict=True))
+            list(
+                zip(
+                    np.interp(at, along, p[:, 0]).tolist(),
+                    np.interp(at, along, p[:, 1]).tolist(),
+                    strict=True,
+                )
+            )
         )
     return result

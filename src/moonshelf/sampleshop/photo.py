@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from moonshelf.sampleshop import shapes_carry, shapes_garments, shapes_home, shapes_shoes
+from moonshelf.sampleshop import shapes_bottoms, shapes_carry, shapes_home, shapes_shoes, shapes_tops
 from moonshelf.sampleshop.draw import RGB, Array, Canvas, Light, blur, noise, smooth
 from moonshelf.sampleshop.spec import Spec
 
@@ -45,19 +45,19 @@ class Shape:
     round: bool = False  # looks much the same from all sides: a turned view is a mild one
 
 
-_G, _S, _C, _H = shapes_garments, shapes_shoes, shapes_carry, shapes_home
+_T, _B, _S, _C, _H = shapes_tops, shapes_bottoms, shapes_shoes, shapes_carry, shapes_home
 SHAPES: dict[str, Shape] = {
-    "tshirt": Shape(_G.tshirt, False, focus=(0.5, 0.27)),
-    "shirt": Shape(_G.shirt, False, focus=(0.53, 0.3)),
-    "sweater": Shape(_G.sweater, False, focus=(0.5, 0.27)),
-    "jacket": Shape(_G.jacket, False, focus=(0.5, 0.3)),
-    "dress": Shape(_G.dress, False, focus=(0.5, 0.27)),
-    "trousers": Shape(_G.trousers, False, focus=(0.5, 0.25)),
-    "jeans": Shape(_G.jeans, False, focus=(0.5, 0.25)),
-    "shorts": Shape(_G.shorts, False, focus=(0.5, 0.38)),
-    "skirt": Shape(_G.skirt, False, focus=(0.5, 0.3)),
+    "tshirt": Shape(_T.tshirt, False, focus=(0.5, 0.27)),
+    "shirt": Shape(_T.shirt, False, focus=(0.53, 0.3)),
+    "sweater": Shape(_T.sweater, False, focus=(0.5, 0.27)),
+    "jacket": Shape(_T.jacket, False, focus=(0.5, 0.3)),
+    "dress": Shape(_T.dress, False, focus=(0.5, 0.27)),
+    "trousers": Shape(_B.trousers, False, focus=(0.5, 0.25)),
+    "jeans": Shape(_B.jeans, False, focus=(0.5, 0.25)),
+    "shorts": Shape(_B.shorts, False, focus=(0.5, 0.38)),
+    "skirt": Shape(_B.skirt, False, focus=(0.5, 0.3)),
     "sneaker": Shape(_S.sneaker, True, 0.745, (0.55, 0.52)),
-    "heel": Shape(_S.heel, True, 0.80, (0.42, 0.55)),
+    "heel": Shape(_S.heel, True, 0.80, (0.6, 0.62)),
     "boot": Shape(_S.boot, True, 0.865, (0.45, 0.6)),
     "backpack": Shape(_C.backpack, True, 0.885, (0.5, 0.5)),
     "handbag": Shape(_C.handbag, True, 0.835, (0.5, 0.5)),
@@ -101,7 +101,12 @@ def render(spec: Spec, view: View | str = "front", size: int = 320) -> Image.Ima
 # --- studio ---------------------------------------------------------------------------------------------
 
 _TINTS: tuple[RGB, ...] = (
-    (0.93, 0.88, 0.84), (0.86, 0.90, 0.93), (0.88, 0.92, 0.87), (0.94, 0.91, 0.83), (0.91, 0.87, 0.92), (0.93, 0.86, 0.86),
+    (0.93, 0.88, 0.84),
+    (0.86, 0.90, 0.93),
+    (0.88, 0.92, 0.87),
+    (0.94, 0.91, 0.83),
+    (0.91, 0.87, 0.92),
+    (0.93, 0.86, 0.86),
     (0.84, 0.90, 0.90),
 )
 
@@ -109,7 +114,8 @@ _TINTS: tuple[RGB, ...] = (
 def backdrop(name: str, size: int, seed: int, horizon: float, standing: bool) -> Array:
     """Background (size, size, 3); `horizon` is where a table or floor begins, in 0 … 1 from the top."""
     rng = np.random.default_rng(seed)
-    y, x = (np.arange(size, dtype=np.float32)[:, None] + 0.5) / size, (np.arange(size, dtype=np.float32)[None] + 0.5) / size
+    at: Array = (np.arange(size, dtype=np.float32) + 0.5) / size
+    y, x = at[:, None], at[None]
     glow = np.exp(-((x - 0.45) ** 2 + (y - 0.42) ** 2) / 0.45)
     if name == "white":
         return np.repeat((0.965 + 0.035 * glow)[..., None], 3, axis=2).astype(np.float32)
@@ -151,8 +157,11 @@ def _shadow(alpha: Array, standing: bool, ground: float, light: Light) -> Array:
     lx, ly, _ = light.direction
     if not standing:
         near, far = blur(alpha, 0.012 * size), blur(alpha, 0.035 * size)
-        shift = lambda a, d: np.roll(a, (round(-ly * d * size), round(-lx * d * size)), axis=(0, 1))  # noqa: E731
-        return 0.26 * shift(near, 0.014) + 0.20 * shift(far, 0.034)
+        near, far = (
+            np.roll(a, (round(-ly * d * size), round(-lx * d * size)), axis=(0, 1))
+            for a, d in ((near, 0.014), (far, 0.034))
+        )
+        return 0.26 * near + 0.20 * far
     # fold the silhouette onto the ground, sheared away from the light
     rows = np.arange(size, dtype=np.float32)
     base = ground * size
@@ -176,7 +185,10 @@ def compose(spec: Spec, view: View, background: str, size: int, seed: int) -> Im
     canvas = _layer(spec, view, size)
     standing = shape.stands
     m = canvas.camera
-    ground = float((m[1, 1] * shape.ground + m[1, 0] * 0.5 + m[1, 2]) / (m[2, 0] * 0.5 + m[2, 1] * shape.ground + m[2, 2]))
+    ground = float(
+        (m[1, 1] * shape.ground + m[1, 0] * 0.5 + m[1, 2])
+        / (m[2, 0] * 0.5 + m[2, 1] * shape.ground + m[2, 2])
+    )
     horizon = min(0.97, max(0.5, ground - 0.16))
     scene = backdrop(background, size, seed, horizon, standing)
     if view.name != "detail" or ground < 1:
@@ -192,19 +204,32 @@ def compose(spec: Spec, view: View, background: str, size: int, seed: int) -> Im
 def draw_view(rng: np.random.Generator, spec: Spec, index: int) -> tuple[View, str]:
     """View and background of photo number `index`: the first is the main one, the others vary more."""
     side = -1.0 if rng.random() < 0.8 else 1.0
-    light = Light(side * rng.uniform(0.3, 0.6), rng.uniform(-0.75, -0.45), rng.uniform(0.65, 0.9), rng.uniform(-0.7, 1.0))
+    light = Light(
+        side * rng.uniform(0.3, 0.6),
+        rng.uniform(-0.75, -0.45),
+        rng.uniform(0.65, 0.9),
+        rng.uniform(-0.7, 1.0),
+    )
     if index == 0:
         background = "white" if rng.random() < 0.5 else ("grey", "gradient", "scene")[int(rng.integers(3))]
-        return View("front", rng.uniform(-4, 4), rng.uniform(-1, 1), rng.uniform(0.94, 1.0), light), background
+        return View(
+            "front", rng.uniform(-4, 4), rng.uniform(-1, 1), rng.uniform(0.94, 1.0), light
+        ), background
     background = BACKGROUNDS[int(rng.choice(4, p=(0.2, 0.2, 0.25, 0.35)))]
     name = ("turned", "detail", "back")[(index - 1 + (rng.random() < 0.35)) % 3]
     flat = not SHAPES[spec.kind].stands
     if name == "turned":
         yaw = rng.uniform(18, 34) * (1 if rng.random() < 0.5 else -1)
-        return View(name, yaw, rng.uniform(-6, 6) if flat else 0.0, rng.uniform(0.86, 0.96), light), background
+        return View(
+            name, yaw, rng.uniform(-6, 6) if flat else 0.0, rng.uniform(0.86, 0.96), light
+        ), background
     if name == "back":
-        return View(name, rng.uniform(-10, 10), rng.uniform(-3, 3) if flat else 0.0, rng.uniform(0.9, 1.0), light), background
-    return View(name, rng.uniform(-12, 12), rng.uniform(-4, 4) if flat else 0.0, rng.uniform(1.7, 2.2), light), background
+        return View(
+            name, rng.uniform(-10, 10), rng.uniform(-3, 3) if flat else 0.0, rng.uniform(0.9, 1.0), light
+        ), background
+    return View(
+        name, rng.uniform(-12, 12), rng.uniform(-4, 4) if flat else 0.0, rng.uniform(1.7, 2.2), light
+    ), background
 
 
 def photograph(spec: Spec, index: int, seed: tuple[int, ...], size: int = 320) -> bytes:

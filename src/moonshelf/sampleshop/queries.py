@@ -61,7 +61,9 @@ def grade(truth: Truth, category: tuple[str, ...] | None, asked: Mapping[str, st
     met = len(asked) - missed + (category is not None)
     if in_category and missed == 1 and met >= 2:
         return 2
-    if category is not None and (truth.category == category or (truth.category[:-1] == category[:-1] and missed == 0 and asked)):
+    if category is not None and (
+        truth.category == category or (truth.category[:-1] == category[:-1] and missed == 0 and asked)
+    ):
         return 1
     return 0
 
@@ -96,14 +98,18 @@ def make_queries(truths: Sequence[Truth], seed: int, count: int, size: int) -> l
         graded = {t.id: _composed_grade(t, truth, wanted) for t in truths}
         image = _photo(truth, seed, 500 + number, size)
         number += 1
-        queries.append(Query(f"c{number:03}", phrase.format(wanted), image, {k: v for k, v in graded.items() if v}))
+        queries.append(
+            Query(f"c{number:03}", phrase.format(wanted), image, {k: v for k, v in graded.items() if v})
+        )
     return queries
 
 
 def _ask(rng: np.random.Generator, truth: Truth) -> tuple[str, tuple[str, ...] | None, dict[str, str]]:
     """A shopper's words for some facets of a product."""
     kind = KINDS[truth.spec.kind]
-    sayable = {k: v for k, v in truth.attributes.items() if said(v) and k not in ("second colour", "shade colour")}
+    sayable = {
+        k: v for k, v in truth.attributes.items() if said(v) and k not in ("second colour", "shade colour")
+    }
     details = [k for k in sayable if k not in ("colour", "pattern", "material")]
     style = rng.random()
     keys = ["colour"] if style < 0.9 else []
@@ -118,7 +124,13 @@ def _ask(rng: np.random.Generator, truth: Truth) -> tuple[str, tuple[str, ...] |
     noun = kind.nouns[int(rng.integers(len(kind.nouns)))].lower() if with_noun else ""
     lead = [said(asked[key]) for key in ("colour", "pattern", "material") if key in asked]
     rest = [said(value) for key, value in asked.items() if key not in ("colour", "pattern", "material")]
-    words = [*lead, *rest, noun] if rng.random() < 0.7 or not noun else [*lead, noun, "with", *rest] if rest else [*lead, noun]
+    words = (
+        [*lead, *rest, noun]
+        if rng.random() < 0.7 or not noun
+        else [*lead, noun, "with", *rest]
+        if rest
+        else [*lead, noun]
+    )
     return " ".join(word for word in words if word), kind.category if with_noun else None, asked
 
 

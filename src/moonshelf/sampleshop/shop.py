@@ -52,9 +52,17 @@ def _rows(n_products: int, seed: int) -> Iterator[tuple[Truth, dict[str, Any], t
             group_id, product_id = f"g{group + 1:04}", f"p{made + 1:05}"
             truth = Truth(product_id, spec.category, dict(spec.attributes), group_id, omitted, spec)
             fields: dict[str, Any] = {
-                "id": product_id, "title": title, "description": make_description(rng, spec, design),
-                "category": spec.category, "attributes": dict(spec.attributes), "brand": design.brand, "price": design.price,
-                "currency": "EUR", "language": "en", "group_id": group_id, "availability": "in_stock",
+                "id": product_id,
+                "title": title,
+                "description": make_description(rng, spec, design),
+                "category": spec.category,
+                "attributes": dict(spec.attributes),
+                "brand": design.brand,
+                "price": design.price,
+                "currency": "EUR",
+                "language": "en",
+                "group_id": group_id,
+                "availability": "in_stock",
             }
             made += 1
             yield truth, fields, (seed, 2, group, variant)
@@ -82,7 +90,9 @@ def iter_truth(n_products: int, seed: int = 0) -> Iterator[Truth]:
         yield truth
 
 
-def make_shop(n_products: int = 120, seed: int = 0, photos: int = 3, size: int = 320, n_queries: int = 80) -> Shop:
+def make_shop(
+    n_products: int = 120, seed: int = 0, photos: int = 3, size: int = 320, n_queries: int = 80
+) -> Shop:
     """A shop in memory; `photos` per product (at least 1) of `size`² pixels."""
     truth = {t.id: t for t in iter_truth(n_products, seed)}
     products = list(iter_products(n_products, seed, photos, size))
@@ -107,8 +117,19 @@ def write_shop(shop: Shop, folder: str | Path) -> Path:
             row["image"] = _save(folder, f"query-{query.id}.jpg", query.image.data)
         queries.append(row)
     _write_lines(folder / "queries.jsonl", queries)
-    _write_lines(folder / "truth.jsonl", ({"id": t.id, "category": list(t.category), "attributes": dict(t.attributes),
-                                           "group": t.group, "omitted": list(t.omitted)} for t in shop.truth.values()))
+    _write_lines(
+        folder / "truth.jsonl",
+        (
+            {
+                "id": t.id,
+                "category": list(t.category),
+                "attributes": dict(t.attributes),
+                "group": t.group,
+                "omitted": list(t.omitted),
+            }
+            for t in shop.truth.values()
+        ),
+    )
     return folder / "products.jsonl"
 
 

@@ -69,22 +69,26 @@ class Kind:
     sizes: tuple[str, ...] = ()
 
 
+# fmt: off
 _ADULT = ("S", "M", "L", "XL")
 _FEET = ("UK 5", "UK 6", "UK 7", "UK 8", "EU 39", "EU 41")
 
 KINDS: dict[str, Kind] = {
     "tshirt": Kind(
         ("Apparel", "Topwear", "Tshirts"), ("T-shirt", "Tee", "Tshirt"), {"cotton": _CLOTH},
-        {"neckline": ("round neck", "v-neck", "polo collar"), "sleeve": ("short sleeve", "long sleeve", "sleeveless")},
+        {"neckline": ("round neck", "v-neck", "polo collar"),
+         "sleeve": ("short sleeve", "long sleeve", "sleeveless")},
         ("solid", *PRINTS, "camouflage"), genders=("Men", "Women", "Unisex"), prices=(8, 35), sizes=_ADULT,
     ),
     "shirt": Kind(
         ("Apparel", "Topwear", "Shirts"), ("Shirt", "Button-Up Shirt"),
-        {"cotton": _CLOTH, "linen": ("white", "beige", "olive", "blue", "pink", "teal", "tan"), "denim": _DENIM,
+        {"cotton": _CLOTH, "linen": ("white", "beige", "olive", "blue", "pink", "teal", "tan"),
+         "denim": _DENIM,
          "satin": _BRIGHT},
         {"neckline": ("spread collar", "band collar"), "sleeve": ("short sleeve", "long sleeve"),
          "pocket": ("no pocket", "chest pocket")},
-        ("solid", "striped", "checked", "dotted", "floral"), genders=("Men", "Women"), prices=(18, 75), sizes=_ADULT,
+        ("solid", "striped", "checked", "dotted", "floral"), genders=("Men", "Women"), prices=(18, 75),
+        sizes=_ADULT,
     ),
     "sweater": Kind(
         ("Apparel", "Topwear", "Sweaters"), ("Sweater", "Pullover", "Jumper"), {"knit": _CLOTH},
@@ -100,7 +104,8 @@ KINDS: dict[str, Kind] = {
     "dress": Kind(
         ("Apparel", "Dress", "Dresses"), ("Dress",),
         {"cotton": _CLOTH, "satin": _CLOTH, "knit": _CLOTH},
-        {"neckline": ("round neck", "v-neck", "square neck"), "sleeve": ("sleeveless", "short sleeve", "long sleeve"),
+        {"neckline": ("round neck", "v-neck", "square neck"),
+         "sleeve": ("sleeveless", "short sleeve", "long sleeve"),
          "length": ("mini", "midi", "maxi")},
         ("solid", *PRINTS), ("cotton",), ("Women",), (25, 120), _ADULT,
     ),
@@ -119,7 +124,8 @@ KINDS: dict[str, Kind] = {
     "shorts": Kind(
         ("Apparel", "Bottomwear", "Shorts"), ("Shorts",), {"cotton": _CLOTH, "denim": _DENIM},
         {"waist": ("drawstring", "belt loops"), "hem": ("plain hem", "turned-up hem")},
-        ("solid", "striped", "checked", "floral", "camouflage"), ("cotton",), ("Men", "Women"), (12, 45), _ADULT,
+        ("solid", "striped", "checked", "floral", "camouflage"), ("cotton",), ("Men", "Women"), (12, 45),
+        _ADULT,
     ),
     "skirt": Kind(
         ("Apparel", "Bottomwear", "Skirts"), ("Skirt",),
@@ -129,14 +135,17 @@ KINDS: dict[str, Kind] = {
     ),
     "sneaker": Kind(
         ("Footwear", "Shoes", "Casual Shoes"), ("Sneakers", "Casual Shoes", "Trainers"),
-        {"canvas": _CLOTH, "leather": ("white", "black", "brown", "tan", "navy blue", "red"), "mesh": _BRIGHT},
+        {"canvas": _CLOTH, "leather": ("white", "black", "brown", "tan", "navy blue", "red"),
+         "mesh": _BRIGHT},
         {"closure": ("lace-up", "velcro", "slip-on"), "shape": ("low top", "high top"),
          "sole": ("white sole", "gum sole", "black sole")},
-        ("solid", "colour blocked", "checked", "floral"), ("canvas",), ("Men", "Women", "Unisex"), (30, 130), _FEET,
+        ("solid", "colour blocked", "checked", "floral"), ("canvas",), ("Men", "Women", "Unisex"), (30, 130),
+        _FEET,
     ),
     "heel": Kind(
         ("Footwear", "Shoes", "Heels"), ("Heels", "Pumps"),
-        {"leather": (*_SKIN, "purple", "teal"), "suede": _CLOTH, "patent leather": ("black", "red", "beige", "pink",
+        {"leather": (*_SKIN, "purple", "teal"), "suede": _CLOTH,
+         "patent leather": ("black", "red", "beige", "pink",
          "navy blue", "white", "purple")},
         {"heel": ("stiletto", "block heel", "wedge"), "toe": ("pointed toe", "round toe", "open toe"),
          "strap": ("no strap", "ankle strap")},
@@ -144,9 +153,11 @@ KINDS: dict[str, Kind] = {
     ),
     "boot": Kind(
         ("Footwear", "Shoes", "Boots"), ("Boots",),
-        {"leather": ("black", "brown", "tan", "maroon", "olive", "white"), "suede": ("tan", "brown", "grey", "black",
+        {"leather": ("black", "brown", "tan", "maroon", "olive", "white"),
+         "suede": ("tan", "brown", "grey", "black",
          "beige", "navy blue", "olive"), "rubber": ("yellow", "green", "red", "navy blue", "black", "pink")},
-        {"shaft": ("ankle", "knee high"), "heel": ("flat", "block heel"), "closure": ("lace-up", "zip", "pull-on")},
+        {"shaft": ("ankle", "knee high"), "heel": ("flat", "block heel"),
+         "closure": ("lace-up", "zip", "pull-on")},
         genders=("Men", "Women"), prices=(45, 190), sizes=_FEET,
     ),
     "backpack": Kind(
@@ -157,7 +168,8 @@ KINDS: dict[str, Kind] = {
     ),
     "handbag": Kind(
         ("Accessories", "Bags", "Handbags"), ("Handbag", "Bag"),
-        {"leather": (*_SKIN, "green", "yellow", "teal"), "canvas": _CLOTH, "straw": ("beige", "tan", "brown", "black"),
+        {"leather": (*_SKIN, "green", "yellow", "teal"), "canvas": _CLOTH,
+         "straw": ("beige", "tan", "brown", "black"),
          "suede": ("tan", "brown", "maroon", "navy blue", "olive", "pink")},
         {"handle": ("top handle", "chain strap", "double handles"), "closure": ("flap", "open top", "zip"),
          "shape": ("trapeze", "rectangular", "half moon")},
@@ -165,7 +177,8 @@ KINDS: dict[str, Kind] = {
     ),
     "watch": Kind(
         ("Accessories", "Watches", "Watches"), ("Watch", "Wrist Watch"),
-        {"leather": ("black", "brown", "tan", "navy blue", "red", "beige"), "metal": ("silver", "gold", "copper",
+        {"leather": ("black", "brown", "tan", "navy blue", "red", "beige"),
+         "metal": ("silver", "gold", "copper",
          "black"), "silicone": _BRIGHT},
         {"shape": ("round", "square"), "dial": ("white dial", "black dial", "blue dial"),
          "markers": ("bars", "numerals", "dots")},
@@ -175,15 +188,18 @@ KINDS: dict[str, Kind] = {
         ("Accessories", "Eyewear", "Sunglasses"), ("Sunglasses", "Shades"),
         {"plastic": ("black", "brown", "red", "white", "navy blue", "green", "pink", "yellow", "purple"),
          "metal": METALS, "wood": ("brown", "tan", "black")},
-        {"shape": ("aviator", "round", "square", "cat eye"), "lens": ("dark lens", "brown lens", "blue lens")},
+        {"shape": ("aviator", "round", "square", "cat eye"), "lens": ("dark lens", "brown lens",
+                "blue lens")},
         genders=("Men", "Women", "Unisex"), prices=(15, 160),
     ),
     "cap": Kind(
         ("Accessories", "Headwear", "Caps"), ("Cap", "Baseball Cap"),
-        {"cotton": _CLOTH, "denim": _DENIM, "corduroy": ("brown", "tan", "olive", "navy blue", "maroon", "beige", "green"),
+        {"cotton": _CLOTH, "denim": _DENIM, "corduroy": ("brown", "tan", "olive", "navy blue", "maroon",
+                                                         "beige", "green"),
          "wool": ("grey", "navy blue", "black", "maroon")},
         {"brim": ("curved brim", "flat brim"), "emblem": ("no emblem", "star", "mountain", "letter")},
-        ("solid", "colour blocked", "checked", "camouflage", "striped"), ("cotton",), ("Men", "Women", "Unisex"), (10, 40),
+        ("solid", "colour blocked", "checked", "camouflage", "striped"), ("cotton",),
+        ("Men", "Women", "Unisex"), (10, 40),
     ),
     "mug": Kind(
         ("Home", "Kitchen & Dining", "Mugs"), ("Mug", "Coffee Mug"),
@@ -202,13 +218,15 @@ KINDS: dict[str, Kind] = {
     "lamp": Kind(
         ("Home", "Lighting", "Table Lamps"), ("Table Lamp", "Lamp", "Desk Lamp"),
         {"ceramic": _CLOTH, "wood": _WOODS, "metal": METALS, "glass": _GLASS},
-        {"shade": ("cone shade", "drum shade", "dome shade"), "base": ("round base", "column base", "gourd base"),
+        {"shade": ("cone shade", "drum shade", "dome shade"),
+         "base": ("round base", "column base", "gourd base"),
          "shade colour": ("white", "beige", "black")},
         prices=(25, 140),
     ),
     "chair": Kind(
         ("Home", "Furniture", "Chairs"), ("Chair", "Dining Chair"),
-        {"wood": _WOODS, "plastic": _BRIGHT, "metal": METALS, "velvet": _CLOTH, "leather": ("black", "brown", "tan",
+        {"wood": _WOODS, "plastic": _BRIGHT, "metal": METALS, "velvet": _CLOTH,
+         "leather": ("black", "brown", "tan",
          "white", "maroon", "olive")},
         {"back": ("slatted back", "solid back", "open back"), "arms": ("no arms", "armrests"),
          "legs": ("tapered legs", "hairpin legs", "sled base")},
@@ -216,9 +234,11 @@ KINDS: dict[str, Kind] = {
     ),
     "cushion": Kind(
         ("Home", "Furnishing", "Cushions"), ("Cushion", "Throw Pillow", "Cushion Cover"),
-        {"cotton": _CLOTH, "velvet": _CLOTH, "linen": ("white", "beige", "olive", "blue", "pink", "teal", "tan", "grey"),
+        {"cotton": _CLOTH, "velvet": _CLOTH, "linen": ("white", "beige", "olive", "blue", "pink", "teal",
+                                                       "tan", "grey"),
          "knit": _CLOTH},
-        {"shape": ("square", "rectangular", "round"), "edge": ("plain edge", "piped edge", "tassels", "fringe")},
+        {"shape": ("square", "rectangular", "round"), "edge": ("plain edge", "piped edge", "tassels",
+                "fringe")},
         ("solid", *PRINTS), ("cotton",), prices=(9, 48),
     ),
     "vase": Kind(
@@ -226,9 +246,11 @@ KINDS: dict[str, Kind] = {
         {"ceramic": _CLOTH, "stoneware": ("white", "beige", "grey", "teal", "olive", "tan"), "glass": _GLASS,
          "metal": ("gold", "silver", "copper", "black")},
         {"shape": ("bottle", "bulb", "cylinder", "amphora"), "handle": ("no handle", "two handles")},
-        ("solid", "striped", "dotted", "geometric", "colour blocked", "floral"), ("ceramic",), prices=(14, 85),
+        ("solid", "striped", "dotted", "geometric", "colour blocked", "floral"), ("ceramic",),
+        prices=(14, 85),
     ),
 }
+# fmt: on
 
 # kinds, materials or shapes that cannot have a detail: (kind, condition) -> value that replaces it
 _CONFLICTS: tuple[tuple[str, dict[str, str], dict[str, str]], ...] = (

@@ -40,10 +40,10 @@ FINISHES: dict[str, Finish] = {
     "knit": Finish(contrast=0.55, relief=1.0, tint=0.14, rim=0.08, texture="knit"),
     "wool": Finish(contrast=0.5, relief=0.5, tint=0.10, rim=0.2, texture="fleck"),
     "corduroy": Finish(contrast=0.55, relief=1.3, tint=0.16, rim=0.08, texture="wale"),
-    "satin": Finish(contrast=0.62, gloss=0.42, sharp=4.5, texture=""),
+    "satin": Finish(contrast=0.62, gloss=0.5, sharp=7, relief=1.0, texture="liquid"),
     "velvet": Finish(contrast=0.75, rim=0.55, relief=0.15, tint=0.04, texture="grain"),
-    "leather": Finish(contrast=0.7, gloss=0.42, sharp=16, relief=0.22, tint=0.015, texture="pebble"),
-    "patent leather": Finish(contrast=0.75, gloss=0.55, sharp=22, mirror=0.75, texture=""),
+    "leather": Finish(contrast=0.6, gloss=0.36, sharp=14, relief=0.24, tint=0.015, texture="pebble"),
+    "patent leather": Finish(contrast=0.6, gloss=0.5, sharp=26, mirror=1.0, texture=""),
     "suede": Finish(contrast=0.5, relief=0.2, tint=0.065, rim=0.16, texture="nap"),
     "canvas": Finish(contrast=0.5, relief=0.4, tint=0.06, texture="weave"),
     "nylon": Finish(contrast=0.8, gloss=0.34, sharp=8, relief=0.1, tint=0.02, texture="grain"),
@@ -52,12 +52,14 @@ FINISHES: dict[str, Finish] = {
     "rubber": Finish(contrast=0.65, gloss=0.35, sharp=10, mirror=0.25, texture=""),
     "silicone": Finish(contrast=0.5, gloss=0.15, sharp=8, texture=""),
     "plastic": Finish(contrast=0.6, gloss=0.42, sharp=26, mirror=0.12, texture=""),
-    "metal": Finish(contrast=0.75, gloss=0.4, sharp=24, mirror=1.0, relief=0.05, tint=0.03, texture="brushed"),
+    "metal": Finish(
+        contrast=0.75, gloss=0.4, sharp=24, mirror=1.0, relief=0.05, tint=0.03, texture="brushed"
+    ),
     "ceramic": Finish(contrast=0.6, gloss=0.3, sharp=30, mirror=0.55, texture=""),
     "stoneware": Finish(contrast=0.55, gloss=0.1, sharp=8, relief=0.15, tint=0.12, texture="speckle"),
     "enamel": Finish(contrast=0.6, gloss=0.4, sharp=30, mirror=0.45, texture=""),
     "glass": Finish(contrast=0.3, gloss=0.6, sharp=40, mirror=0.5, clear=0.72, texture=""),
-    "wood": Finish(contrast=0.5, gloss=0.08, sharp=8, relief=0.12, tint=0.20, texture="woodgrain"),
+    "wood": Finish(contrast=0.5, gloss=0.08, sharp=8, relief=0.12, tint=0.17, texture="woodgrain"),
     "paper": Finish(contrast=0.4, texture=""),
 }
 
@@ -128,14 +130,16 @@ def paint(
     nx, ny, nz = nx * norm, ny * norm, norm
 
     base = _albedo(surface, fu, fv, size, zoom, box)
-    base = np.clip(base * (1 + finish.tint * tint)[..., None], 0, 1)
+    # the second term is for black, which a factor alone leaves without texture
+    weave = (finish.tint * tint)[..., None]
+    base = np.clip(base * (1 + weave) + 0.07 * weave, 0, 1)
     slope = (nx * lx + ny * ly + nz * lz) / lz
     lit = np.clip(1 - finish.contrast + finish.contrast * slope, 0.30, 1.30) * light
     # light darkens towards richer colour, not towards grey; what is over one goes towards white
     dark = np.minimum(lit, 1)[..., None]
     rgb = base ** (1 + 0.22 * (1 - dark)) * dark
     over = np.maximum(lit - 1, 0)[..., None]
-    rgb = rgb + (1 - rgb) * over * 0.75
+    rgb = rgb + (1 - rgb) * over * (0.12 + 0.6 * base)  # black stays black in the light
 
     hx, hy, hz = lx, ly, lz + 1
     length = math.sqrt(hx * hx + hy * hy + hz * hz)
@@ -151,11 +155,13 @@ def paint(
             bands = bands - 0.3 * smooth(np.abs(nx), 0.72, 1.0) - 0.22 * smooth(ny, 0.1, 0.7)
             bands = bands + 0.3 * smooth(ny, -0.2, -0.8)
             keep = 1 if form == "round" else 0.72
-            rgb = rgb * ((1 - keep) + keep * np.clip(bands * 1.25, 0.2, 1.5))[..., None]
+            rgb = rgb * ((1 - keep) + keep * np.clip(bands * 1.38, 0.25, 1.5))[..., None]
             shine = shine + 0.35 * smooth(bands, 0.9, 1.2)
         else:
             window = smooth(np.abs(nx - 0.62 * np.sign(lx)), 0.2, 0.1) * smooth(np.abs(ny + 0.12), 0.85, 0.5)
             shine = shine + finish.mirror * 0.55 * window
+            if form != "round":  # a lamp from above draws a streak along every ridge
+                shine = shine + finish.mirror * 0.6 * smooth(np.abs(ny + 0.42), 0.16, 0.04)
     if finish.rim:
         edge = np.clip(1 - nz, 0, 1) ** 1.5
         rgb = rgb + (0.35 + 0.65 * base) * (finish.rim * edge)[..., None] * 0.9
@@ -163,7 +169,8 @@ def paint(
     alpha = m
     if finish.clear:
         edge = np.clip(1 - nz, 0, 1)
-        alpha = m * np.clip(1 - finish.clear + finish.clear * (1.3 * edge + shine * 1.2), 0, 1)
+        rgb = rgb * (1 - 0.45 * smooth(edge, 0.35, 0.95))[..., None]
+        alpha = m * np.clip(1 - finish.clear + finish.clear * (1.5 * edge**1.5 + shine * 1.4), 0, 1)
     canvas.over(box, np.clip(rgb, 0, 1), alpha)
 
 
@@ -187,19 +194,26 @@ def _slopes(m: Array, form: str, volume: float, pixels: float, u: Array) -> tupl
     """Surface slopes (x, y) and, for round forms, the coordinate that runs around the form."""
     if form == "round":
         inside = m > 0.5
-        first = np.argmax(inside, axis=1)
+        first: Array = np.argmax(inside, axis=1)
         last = m.shape[1] - 1 - np.argmax(inside[:, ::-1], axis=1)
         middle = ((first + last) / 2)[:, None]
         half = np.maximum((last - first + 1) / 2, 1)[:, None]
         # the bottom is a seen ellipse, not a narrowing body: it keeps the section above it
-        foot = max(0, int(np.flatnonzero(inside.any(axis=1))[-1]) - int(0.034 * pixels)) if inside.any() else 0
+        foot = (
+            max(0, int(np.flatnonzero(inside.any(axis=1))[-1]) - int(0.034 * pixels)) if inside.any() else 0
+        )
         half[foot:], middle[foot:] = np.maximum(half[foot:], half[foot]), middle[foot]
         t = np.clip((np.arange(m.shape[1])[None] - middle) / half, -0.985, 0.985).astype(np.float32)
-        widening = np.gradient(blur_rows(half[:, 0].astype(np.float32))) if len(half) > 2 else half[:, 0] * 0
+        profile = blur_rows(half[:, 0].astype(np.float32))
+        widening = np.asarray(np.gradient(profile)) if len(half) > 2 else profile * 0
         depth = np.sqrt(1 - t * t)
         nx, ny = t / depth, -(widening[:, None] / depth).astype(np.float32)
         around = np.arcsin(t) * (half / pixels).max()
-        return (nx * volume).astype(np.float32), (ny * volume * 0.8).astype(np.float32), around.astype(np.float32)
+        return (
+            (nx * volume).astype(np.float32),
+            (ny * volume * 0.8).astype(np.float32),
+            around.astype(np.float32),
+        )
     weights = {"puff": (0.8, 0.9, 0.75), "flat": (0.55, 0.0, 0.0), "thin": (1.0, 0.5, 0.0)}[form]
     padded = np.zeros((m.shape[0] + 4, m.shape[1] + 4), np.float32)
     padded[2:-2, 2:-2] = m
@@ -208,8 +222,8 @@ def _slopes(m: Array, form: str, volume: float, pixels: float, u: Array) -> tupl
         if weight:
             sigma = reach * pixels
             height = height + weight * sigma * blur(padded, sigma)
-    gy, gx = np.gradient(height * np.float32(volume * 1.6))
-    return -gx[2:-2, 2:-2], -gy[2:-2, 2:-2], None
+    slopes = -np.asarray(np.gradient(height * np.float32(volume * 1.6)))[:, 2:-2, 2:-2]
+    return slopes[1], slopes[0], None
 
 
 def blur_rows(values: Array) -> Array:
@@ -233,6 +247,9 @@ def _texture(
     rough = noise(seed + 11, size, size // 3, size // 3)[box]
     if name == "grain":
         return rough, rough
+    if name == "liquid":  # soft folds that run down and catch the light
+        folds = noise(seed + 21, size, 11, 4)[box] + 0.5 * noise(seed + 22, size, 19, 6)[box]
+        return folds * (0.034 * size), np.zeros_like(u)
     if name == "twill":
         lines = np.sin((u + v) / (cell * 1.1) * tau)
         worn = noise(seed + 5, size, 9, 9)[box]
@@ -283,9 +300,10 @@ def _texture(
         return rough, (0.1 - 2.6 * dots).astype(np.float32)
     if name == "woodgrain":
         drift = noise(seed + 6, size, 4, 5)[box]
-        rings = np.sin((u / 0.035 + 1.6 * drift + 0.8 * noise(seed + 8, size, 12, 3)[box]) * tau)
+        rings = np.sin((u / 0.05 + 1.3 * drift) * tau)
+        streaks = noise(seed + 8, size, size // 6, 5)[box]
         pores = noise(seed + 9, size, size // 3, 14)[box]
-        return pores, 0.55 * rings + 0.5 * pores
+        return pores, 0.28 * rings + 0.55 * streaks + 0.45 * pores
     raise KeyError(name)
 
 
@@ -341,7 +359,7 @@ def pattern(surface: Surface, u: Array, v: Array, pixel: float) -> Array:
 
 
 def _flowers(u: Array, v: Array, period: float, pixel: float, seed: int) -> Array:
-    """Five-petalled flowers in jittered, staggered cells, each with a hollow heart, and small buds between."""
+    """Five-petalled flowers in jittered, staggered cells, each with a hollow heart, and buds between."""
     row = np.floor(v / period)
     shifted = u / period + 0.5 * (row % 2)
     column = np.floor(shifted)

@@ -14,23 +14,98 @@ import numpy as np
 from moonshelf.sampleshop.spec import KINDS, Spec
 
 BRANDS = (
-    "Aldermoor", "Brinvale", "Castora", "Dunmere", "Elowick", "Farrowby", "Galveno", "Harbrook", "Isolde & Finch", "Jorvane",
-    "Kestrelle", "Lumora", "Marwick", "Nordhaven", "Oakline", "Pellano", "Quillford", "Rosendal", "Severin", "Tamsin Grey",
-    "Umbrio", "Velantra", "Westmere", "Yarrowe",
+    "Aldermoor",
+    "Brinvale",
+    "Castora",
+    "Dunmere",
+    "Elowick",
+    "Farrowby",
+    "Galveno",
+    "Harbrook",
+    "Isolde & Finch",
+    "Jorvane",
+    "Kestrelle",
+    "Lumora",
+    "Marwick",
+    "Nordhaven",
+    "Oakline",
+    "Pellano",
+    "Quillford",
+    "Rosendal",
+    "Severin",
+    "Tamsin Vale",
+    "Umbrio",
+    "Velantra",
+    "Westmere",
+    "Yarrowe",
 )
-_MODELS = ("Ada", "Bruno", "Cleo", "Dune", "Ember", "Fjord", "Gale", "Hana", "Iris", "Juno", "Koa", "Luca", "Mira", "Nova", "Otis",
-           "Pia", "Remy", "Sol", "Tova", "Vera", "Willow", "Zia")
+_MODELS = (
+    "Ada",
+    "Bruno",
+    "Cleo",
+    "Dune",
+    "Ember",
+    "Fjord",
+    "Gale",
+    "Hana",
+    "Iris",
+    "Juno",
+    "Koa",
+    "Luca",
+    "Mira",
+    "Nova",
+    "Otis",
+    "Pia",
+    "Remy",
+    "Sol",
+    "Tova",
+    "Vera",
+    "Willow",
+    "Zia",
+)
 
 # how a title says a value; what is not listed is said as it is, and "" is never said
 _SAID: dict[str, str] = {
-    "solid": "", "no pocket": "", "no strap": "", "no emblem": "", "no handle": "", "no arms": "", "plain": "", "plain edge": "",
-    "plain hem": "", "dotted": "polka dot", "geometric": "zigzag", "pull-on": "pull-on", "chest pocket": "chest-pocket",
-    "front pocket": "front-pocket", "two pockets": "two-pocket", "knee high": "knee-high", "full length": "full-length",
-    "top handle": "top-handle", "double handles": "double-handle", "chain strap": "chain-strap", "buttons": "buttoned",
-    "hood": "hooded", "two handles": "two-handled", "bars": "", "numerals": "", "dots": "", "flat": "flat", "zip": "zip",
-    "flap": "flap", "bottle": "bottle-shaped", "bulb": "bulb", "star": "star-emblem", "mountain": "mountain-emblem",
-    "letter": "letter-emblem", "belt loops": "", "ankle": "ankle", "slatted back": "slat-back", "solid back": "solid-back",
-    "open back": "open-back", "armrests": "arm",
+    "solid": "",
+    "no pocket": "",
+    "no strap": "",
+    "no emblem": "",
+    "no handle": "",
+    "no arms": "",
+    "plain": "",
+    "plain edge": "",
+    "plain hem": "",
+    "dotted": "polka dot",
+    "geometric": "zigzag",
+    "pull-on": "pull-on",
+    "chest pocket": "chest-pocket",
+    "front pocket": "front-pocket",
+    "two pockets": "two-pocket",
+    "knee high": "knee-high",
+    "full length": "full-length",
+    "top handle": "top-handle",
+    "double handles": "double-handle",
+    "chain strap": "chain-strap",
+    "buttons": "buttoned",
+    "hood": "hooded",
+    "two handles": "two-handled",
+    "bars": "",
+    "numerals": "",
+    "dots": "",
+    "flat": "flat",
+    "zip": "zip",
+    "flap": "flap",
+    "bottle": "bottle-shaped",
+    "bulb": "bulb",
+    "star": "star-emblem",
+    "mountain": "mountain-emblem",
+    "letter": "letter-emblem",
+    "belt loops": "",
+    "ankle": "ankle",
+    "slatted back": "slat-back",
+    "solid back": "solid-back",
+    "open back": "open-back",
+    "armrests": "arm",
 }
 _LEADING = ("colour", "pattern", "material")
 
@@ -63,10 +138,16 @@ def make_design(rng: np.random.Generator, spec: Spec) -> Design:
     low, high = kind.prices
     price = float(np.floor(low * (high / low) ** rng.random())) + (0.99, 0.95, 0.5, 0.0)[int(rng.integers(4))]
     gender = kind.genders[int(rng.integers(len(kind.genders)))] if kind.genders else ""
-    code = f"{'ABCDEFGHKLMNPRST'[int(rng.integers(16))]}{'ABCDEFGHKLMNPRST'[int(rng.integers(16))]}{int(rng.integers(100, 9999))}"
+    letters = "".join("ABCDEFGHKLMNPRST"[int(i)] for i in rng.integers(16, size=2))
+    code = f"{letters}{int(rng.integers(100, 9999))}"
     return Design(
-        BRANDS[int(rng.integers(len(BRANDS)))], _MODELS[int(rng.integers(len(_MODELS)))], price, gender, tuple(mentioned),
-        int(rng.integers(6)), code,
+        BRANDS[int(rng.integers(len(BRANDS)))],
+        _MODELS[int(rng.integers(len(_MODELS)))],
+        price,
+        gender,
+        tuple(mentioned),
+        int(rng.integers(6)),
+        code,
     )
 
 
@@ -84,16 +165,34 @@ def make_title(rng: np.random.Generator, spec: Spec, design: Design) -> tuple[st
     details = [value for key, value in values.items() if key not in (*_LEADING, "second colour")]
     short, tail = details[:1], details[1:]
     gender = f"{design.gender}'s" if design.gender in ("Men", "Women") else design.gender
-    case = (lambda words: " ".join(w for w in words if w)) if rng.random() < 0.15 else (  # some shops do not capitalise
-        lambda words: _capital(" ".join(w for w in words if w)))
+    lower = rng.random() < 0.15  # some shops do not capitalise
+
+    def case(words: list[str]) -> str:
+        text = " ".join(word for word in words if word)
+        return text if lower else _capital(text)
+
     long_noun = case([*tail, *short, *look, noun])
     orders = (
         [design.brand, gender, case([colour]), long_noun],
         [design.brand, design.model, long_noun + (f" - {_capital(colour)}" if colour else "")],
         [long_noun + (f" in {_capital(colour)}" if colour else ""), "|", design.brand],
-        [design.brand, case([colour]), case([*look, *short, noun]) + (f", {', '.join(tail)}" if tail else "")],
-        [case([design.model]), case([colour]), long_noun, f"for {design.gender}" if design.gender in ("Men", "Women") else ""],
-        [design.brand, gender, case([*look, noun]) + (f" {' '.join(details)}" if details else ""), case([colour])],
+        [
+            design.brand,
+            case([colour]),
+            case([*look, *short, noun]) + (f", {', '.join(tail)}" if tail else ""),
+        ],
+        [
+            case([design.model]),
+            case([colour]),
+            long_noun,
+            f"for {design.gender}" if design.gender in ("Men", "Women") else "",
+        ],
+        [
+            design.brand,
+            gender,
+            case([*look, noun]) + (f" {' '.join(details)}" if details else ""),
+            case([colour]),
+        ],
     )
     words = [word for word in orders[design.order] if word]
     if rng.random() < 0.18 and kind.sizes:
@@ -110,7 +209,8 @@ def make_description(rng: np.random.Generator, spec: Spec, design: Design) -> st
     kind = KINDS[spec.kind]
     noun = kind.nouns[0].lower()
     material = spec.attributes["material"]
-    keys = [key for key, value in spec.attributes.items() if key not in _LEADING and said(value) and key != "second colour"]
+    quiet = (*_LEADING, "second colour")
+    keys = [key for key, value in spec.attributes.items() if key not in quiet and said(value)]
     picked = [f"{key}: {spec.attributes[key]}" for key in keys if rng.random() < 0.5]
     first = (
         f"The {design.model} {noun} by {design.brand}, made of {material}.",
