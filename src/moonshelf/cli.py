@@ -72,6 +72,20 @@ def evaluate(
         raise typer.Exit(EXIT_PARTIAL)
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def train(
+    context: typer.Context,
+    recipe: Annotated[Path, typer.Argument(help="A recipe, as in recipes/; its fields are flags too.")],
+    data: Annotated[Path, typer.Option(help="Folder that the recipe's feeds are relative to.")] = Path("."),
+) -> None:
+    """Train a model by a recipe; a killed run goes on. Any field is a flag: --steps 500 --lr 0.0005."""
+    from moonshelf.training.cold_start import flags, load_recipe
+    from moonshelf.training.cold_start import train as run
+
+    folder = run(load_recipe(recipe, **flags(context.args)), data)
+    print(f"model saved in {folder}; try: moonshelf doctor {folder}")
+
+
 @app.command()
 def check(
     feed: Annotated[Path, typer.Argument(help="A feed file, or a folder of pictures.")],

@@ -1,0 +1,153 @@
+"""Embeddings that were computed before, kept by what they were computed from and never by a name.
+
+The key of a row is the hash of what the product holds (its text and the bytes of its pictures, not its
+id); a folder is named by the hash of the encoder's fingerprint, which covers weights, prompt, pixels and
+reasoning mode. Rows are written in parts as they are made, each by an atomic rename, so an evaluation
+that was stopped goes on where it was; a part that cannot be read is ignored and computed again. Files
+are npz without pickle. Without a folder the cache lives in memory, for one run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from moonshelf import images
+from moonshelf.benchmark.tasks import Encoder, Vectors
+from moonshelf.errors import Problem
+from moonshelf.product import Product
+
+PART = 512  # rows computed, and written, at a time
+
+
+@dataclass
+class Timing:
+    """What one encoder cost in this run; rows from the cache cost nothing and are counted apart."""
+
+    encoded: int = 0
+    from_cache: int = 0
+    seconds: float = 0.0
+
+    @property
+    def items_per_second(self) -> float | None:
+        return self.encoded / self.seconds if self.seconds > 0 else None
+
+
+@dataclass
+class _Store:
+    """Rows of one fingerprint: key -> (vector, rationale, valid)."""
+
+    folder: Path | None
+    rows: dict[str, tuple[np.ndarray, str, bool]] = field(default_factory=dict)
+
+
+class EmbeddingCache:
+    """`encode` stands between the tasks and the encoders, and times what is really computed."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self.timings: dict[str, Timing] = {}
+        self.problems: dict[tuple[str, str], Problem] = {}  # (encoder, product id) -> what was wrong
+        self.unreadable: list[str] = []  # parts that were ignored
+        self._stores: dict[str, _Store] = {}
+        self._picture_hashes: dict[int, tuple[object, str]] = {}
+
+    def encode(self, encoder: Encoder, products: Sequence[Product]) -> Vectors:
+        """Vectors of `products` in order; what is known is not computed again, equal products once."""
+        store, timing = self._store(encoder), self.timings.setdefault(encoder.name, Timing())
+        keys = [self._key(product) for product in products]
+        missing: dict[str, Product] = {}
+        for key, product in zip(keys, products, strict=True):
+            if key not in store.rows:
+                missing.setdefault(key, product)
+        failed: set[str] = set()
+        todo = list(missing.items())
+        for start in range(0, len(todo), PART):
+            part = todo[start : start + PART]
+            begin = time.perf_counter()
+            out = encoder.encode([product for _, product in part])
+            timing.seconds += time.perf_counter() - begin
+            timing.encoded += len(part)
+            for problem in out.problems:
+                self.problems[encoder.name, str(problem.id)] = problem
+            done = [i for i in range(len(part)) if out.ok[i]]
+            failed.update(part[i][0] for i in range(len(part)) if not out.ok[i])
+            for i in done:
+                store.rows[part[i][0]] = (out.vectors[i], out.rationales[i], bool(out.valid[i]))
+            if store.folder is not None and done:
+                _write(store.folder, [(part[i][0], *store.rows[part[i][0]]) for i in done])
+        timing.from_cache += len(keys) - len(todo)
+        return self._gather(keys, store, failed)
+
+    def _gather(self, keys: list[str], store: _Store, failed: set[str]) -> Vectors:
+        ok = np.array([key not in failed for key in keys], bool)
+        width = next((len(store.rows[key][0]) for key in keys if key not in failed), 1)
+        vectors, valid = np.zeros((len(keys), width), np.float32), np.zeros(len(keys), bool)
+        rationales = [""] * len(keys)
+        for row, key in enumerate(keys):
+            if ok[row]:
+                vectors[row], rationales[row], valid[row] = store.rows[key]
+        return Vectors(vectors, ok, rationales, valid)
+
+    def _store(self, encoder: Encoder) -> _Store:
+        name = hashlib.sha256(encoder.fingerprint.encode()).hexdigest()[:32]
+        if name not in self._stores:
+            keep = self.folder is not None and not encoder.cheap
+            store = _Store(self.folder / name if keep and self.folder is not None else None)
+            if store.folder is not None and store.folder.is_dir():
+                for path in sorted(store.folder.glob("*.npz")):
+                    try:
+                        store.rows.update(_read(path))
+                    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+                        self.unreadable.append(path.name)
+            self._stores[name] = store
+        return self._stores[name]
+
+    def _key(self, product: Product) -> str:
+        pictures = [self._picture(ref) for ref in product.images]
+        return product.model_copy(update={"id": "-"}).content_hash(pictures)
+
+    def _picture(self, ref: images.ImageRef) -> bytes:
+        """Hash of a picture's bytes; a picture is shared by many views, so it is read once."""
+        known = self._picture_hashes.get(id(ref))
+        if known is None or known[0] is not ref:
+            try:
+                content = images.read_bytes(ref)
+            except images.ImageError as error:
+                content = f"unreadable: {error.code}: {ref.name}".encode()
+            known = self._picture_hashes[id(ref)] = (ref, hashlib.sha256(content).hexdigest())
+        return known[1].encode()
+
+
+def _write(folder: Path, rows: list[tuple[str, np.ndarray, str, bool]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    keys = [row[0] for row in rows]
+    name = hashlib.sha256("".join(keys).encode()).hexdigest()[:32]
+    temporary = folder / f".{name}.{os.getpid()}.tmp"
+    with temporary.open("wb") as file:
+        np.savez(
+            file,
+            keys=np.array(keys, dtype="S64"),
+            vectors=np.stack([row[1] for row in rows]).astype(np.float32),
+            rationales=np.frombuffer(json.dumps([row[2] for row in rows]).encode(), np.uint8),
+            valid=np.array([row[3] for row in rows], bool),
+        )
+    os.replace(temporary, folder / f"{name}.npz")
+
+
+def _read(path: Path) -> dict[str, tuple[np.ndarray, str, bool]]:
+    with np.load(path, allow_pickle=False) as part:
+        keys, vectors, valid = part["keys"], part["vectors"], part["valid"]
+        rationales = json.loads(part["rationales"].tobytes())
+    if not len(keys) == len(vectors) == len(valid) == len(rationales) or not np.isfinite(vectors).all():
+        raise ValueError("the part does not hold what it says")
+    rows = zip(keys.tolist(), vectors, rationales, valid.tolist(), strict=True)
+    return {key.decode(): (vector, str(text), bool(good)) for key, vector, text, good in rows}

@@ -1,0 +1,87 @@
+"""The figures of a run as tables for a terminal; the JSON holds them with full precision."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from moonshelf.benchmark.runner import Report
+from moonshelf.benchmark.tasks import Result
+
+FOOT = (
+    "± is half of the 95 % bootstrap interval over groups; n/a: the encoder cannot do it; † the interval "
+    "does not clear chance. R@k is the hit rate; ties count with their expectation. chance: random order or "
+    "random label; constant: always the commonest training label. 'fitted' learns from training labels and "
+    "is not zero-shot."
+)
+
+
+def show(report: Report, console: Console) -> None:
+    """One table a data set and kind of task, a column an encoder; then cost, notes and errors."""
+    names = [encoder["name"] for encoder in report.encoders]
+    for dataset in report.datasets:
+        rows: dict[tuple[str, ...], dict[str, Result]] = {}
+        for result in report.results:
+            if result.dataset == dataset["name"]:
+                key = (result.method, result.task, result.view, result.metric)
+                rows.setdefault(key, {})[result.encoder] = result
+        for title, kept in (("retrieval", True), ("labels", False)):
+            chosen = {
+                key: found
+                for key, found in rows.items()
+                if (key[0] == "ranking") is kept and any(r.value is not None for r in found.values())
+            }
+            if chosen:
+                console.print(_table(f"{dataset['name']}: {title}", chosen, names))
+        console.print(f"[dim]{dataset['note']}[/dim]\n")
+    cost = Table(title="cost", title_justify="left", box=None, header_style="bold")
+    for column in ("encoder", "encoded", "from cache", "seconds", "items/s"):
+        cost.add_column(column, justify="left" if column == "encoder" else "right")
+    for encoder in report.encoders:
+        rate = encoder["items_per_second"]
+        cost.add_row(
+            encoder["name"], str(encoder["encoded"]), str(encoder["from_cache"]), f"{encoder['seconds']:.1f}",
+            f"{rate:.1f}" if rate else "-",
+        )  # fmt: skip
+    console.print(cost)
+    console.print(f"[dim]{FOOT}[/dim]", highlight=False)
+    for problem in report.problems[:10]:
+        console.print(f"set aside: {problem.get('id') or ''} {problem['reason']}", highlight=False)
+    for error in report.errors:
+        console.print(f"[red]error: {error}[/red]", highlight=False)
+
+
+def _table(title: str, rows: dict[tuple[str, ...], dict[str, Result]], names: list[str]) -> Table:
+    ranking = title.endswith("retrieval")
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    heads = ["task", "shown", "metric" if ranking else "by", "n", "of", "chance"]
+    for head in heads if ranking else [*heads, "constant"]:
+        table.add_column(head, justify="right" if head in ("n", "of", "chance", "constant") else "left")
+    for name in names:
+        table.add_column(name.replace("moonshelf ", ""), justify="right", no_wrap=True)
+    order = {"label similarity": 0, "rationale": 1}
+    for key in sorted(rows, key=lambda k: order.get(k[0], 2)):
+        method, task, view, metric = key
+        found = rows[key]
+        one = next((r for r in found.values() if r.value is not None), next(iter(found.values())))
+        chance = next((r.chance for r in found.values() if r.chance is not None), None)
+        cells = [task, view, metric if ranking else method, str(one.n), str(one.gallery), _percent(chance)]
+        if not ranking:
+            cells.append(_percent(one.constant))
+        table.add_row(*cells, *(_cell(found.get(name)) for name in names))
+    return table
+
+
+def _cell(result: Result | None) -> str:
+    if result is None:
+        return "-"
+    if result.value is None:
+        return "n/a"
+    if result.low is None or result.high is None:
+        return _percent(result.value)
+    half = 100 * (result.high - result.low) / 2
+    return f"{_percent(result.value)} ±{half:.1f}{'†' if result.at_chance else ''}"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
