@@ -28,16 +28,16 @@ class FireStep(nn.Module):
         d, self.heads = config.hidden, config.heads
         inner = int(d * config.mlp_ratio)
         self.norm, self.token_norm, self.mlp_norm = nn.LayerNorm(d), nn.LayerNorm(d), nn.LayerNorm(d)
-        self.query, self.keys, self.values, self.out = (nn.Linear(d, d) for _ in range(4))
+        self.query, self.values, self.out = (nn.Linear(d, d) for _ in range(3))
+        self.keys = nn.Linear(d, d, bias=False)
         self.mlp = nn.Sequential(nn.Linear(d, inner), nn.GELU(), nn.Linear(inner, d))
         self.gate = nn.Sequential(nn.Linear(d, d // 4), nn.GELU(), nn.Linear(d // 4, 1), nn.Sigmoid())
         self.scale = nn.Parameter(full((d,), config.layer_scale))
 
     def forward(self, z: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        batch, normed, tokens = z.shape[0], self.norm(z), self.token_norm(tokens)
-        shape = (batch, tokens.shape[1], self.heads, -1)
+        batch, normed = z.shape[0], self.norm(z)
         query = self.query(normed).view(batch, self.heads, -1)
-        y = attend(query, self.keys(tokens).view(shape), self.values(tokens).view(shape), mask)
+        y = attend(query, self.token_norm(tokens), self.keys, self.values, mask)
         y = self.out(y.reshape(batch, -1))
         return z + self.scale * self.gate(normed) * (y + self.mlp(self.mlp_norm(y)))
 

@@ -22,16 +22,21 @@ from torch import Tensor, nn
 from moonshelf.model.configuration import MODALITIES, MoonConfig
 
 
-def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """One query per head over masked tokens.
+def attend(query: Tensor, tokens: Tensor, keys: nn.Linear, values: nn.Linear, mask: Tensor) -> Tensor:
+    """One query per head over masked tokens, softmax(q K / sqrt(d_h)) V.
 
-    query (B, H, dh), keys and values (B, T, H, dh), mask (B, T) bool -> (B, H, dh). A row whose mask is
-    empty gives zeros, not NaN.
+    query (B, H, dh), tokens (B, T, d), mask (B, T) bool -> (B, H, dh). A row whose mask is empty gives zeros,
+    not NaN. With a single query the key and value projections move from the T tokens to the query and to
+    the pooled token (q (W_k x) = (W_k' q) x), which costs H/d of projecting every token and is the same number.
     """
-    scores = torch.einsum("bhd,bthd->bht", query, keys) / math.sqrt(query.shape[-1])
+    _, heads, size = query.shape
+    absorbed = torch.einsum("bhd,hde->bhe", query, keys.weight.view(heads, size, -1))
+    scores = absorbed @ tokens.transpose(1, 2) / math.sqrt(size)
     scores = scores.masked_fill(~mask[:, None, :], torch.finfo(scores.dtype).min)
     weights = scores.softmax(-1) * mask[:, None, :].to(scores.dtype)
-    return torch.einsum("bht,bthd->bhd", weights, values)
+    pooled = torch.einsum("bhe,hde->bhd", weights @ tokens, values.weight.view(heads, size, -1))
+    present = mask.any(1)[:, None, None].to(pooled.dtype)
+    return pooled + present * values.bias.view(heads, size)
 
 
 class ModalityFusion(nn.Module):
@@ -43,7 +48,9 @@ class ModalityFusion(nn.Module):
         self.norm = nn.LayerNorm(d)
         self.query = nn.Linear(d, d)
         self.norms = nn.ModuleDict({m: nn.LayerNorm(d) for m in MODALITIES})
-        self.keys = nn.ModuleDict({m: nn.Linear(d, d) for m in MODALITIES})
+        self.keys = nn.ModuleDict(
+            {m: nn.Linear(d, d, bias=False) for m in MODALITIES}
+        )  # softmax drops a bias
         self.values = nn.ModuleDict({m: nn.Linear(d, d) for m in MODALITIES})
         self.gate = nn.Parameter(torch.eye(d // self.heads).repeat(self.heads, 1, 1))
         self.bias = nn.Parameter(torch.zeros(self.heads, len(MODALITIES)))
@@ -57,9 +64,7 @@ class ModalityFusion(nn.Module):
         for modality in MODALITIES:
             tokens, mask = signals[modality]
             tokens = self.norms[modality](tokens)
-            shape = (batch, tokens.shape[1], self.heads, -1)
-            keys, values = self.keys[modality](tokens).view(shape), self.values[modality](tokens).view(shape)
-            read.append(attend(query, keys, values, mask))
+            read.append(attend(query, tokens, self.keys[modality], self.values[modality], mask))
             present.append(mask.any(1))
         o, here = torch.stack(read, 2), torch.stack(present, 1)  # (B, H, 3, dh), (B, 3)
         logits = (

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
-    Qwen2TokenizerFast,
+    Qwen2Tokenizer,
     Qwen2VLImageProcessorPil,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
@@ -33,20 +33,21 @@ SPECIAL_TOKENS = (
 # Splits at spaces, punctuation and digits, so that values such as `navy blue` or `1990` share their pieces.
 _SPLIT = r"\s*[\r\n]+|\s?\p{L}+|\p{N}|\s?[^\s\p{L}\p{N}]+|\s+"
 CHAT_TEMPLATE = (
-    "{%- for m in messages %}<|im_start|>{{ m.role }}\n{%- if m.content is string %}{{ m.content }}{%- else %}"
+    "{%- for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{%- if m.content is string %}{{ m.content }}{%- else %}"
     "{%- for c in m.content %}{%- if c.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
     "{%- elif c.type == 'text' %}{{ c.text }}{%- endif %}{%- endfor %}{%- endif %}<|im_end|>\n{% endfor %}"
     "{%- if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
 
-def build_tokenizer(texts: Iterable[str], vocabulary: int = 6144) -> Qwen2TokenizerFast:
-    """Byte-level BPE over `texts`, with Qwen's special tokens and the three ordinary ones of the rationale."""
+def build_tokenizer(texts: Iterable[str], vocabulary: int = 6144) -> Qwen2Tokenizer:
+    """Byte-level BPE over `texts`, with Qwen's special tokens and the three ordinary ones of ours."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(_regex(_SPLIT), behavior="isolated"),
+            pre_tokenizers.Split(Regex(_SPLIT), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -57,11 +58,10 @@ def build_tokenizer(texts: Iterable[str], vocabulary: int = 6144) -> Qwen2Tokeni
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    fast = Qwen2TokenizerFast(
+    fast = Qwen2Tokenizer(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        unk_token=None,
         extra_special_tokens=list(SPECIAL_TOKENS),
         clean_up_tokenization_spaces=False,
     )
@@ -70,14 +70,8 @@ def build_tokenizer(texts: Iterable[str], vocabulary: int = 6144) -> Qwen2Tokeni
     return fast
 
 
-def _regex(pattern: str) -> object:
-    from tokenizers import Regex
-
-    return Regex(pattern)
-
-
 def build_starter(
-    tokenizer: Qwen2TokenizerFast,
+    tokenizer: Qwen2Tokenizer,
     *,
     hidden: int = 256,
     layers: int = 4,
@@ -91,7 +85,8 @@ def build_starter(
     """A randomly initialised starter; `tower` is a safetensors file with weights for the vision tower."""
     torch.manual_seed(seed)
     prompt = prompt or PromptSpec()
-    ids = {t: tokenizer.convert_tokens_to_ids(t) for t in SPECIAL_TOKENS}
+    vocabulary = tokenizer.get_vocab()
+    ids = {token: vocabulary[token] for token in SPECIAL_TOKENS}
     config = Qwen3VLConfig(
         text_config={
             "vocab_size": len(tokenizer), "hidden_size": hidden, "intermediate_size": int(hidden * 2.5),

@@ -1,0 +1,129 @@
+"""From catalogue records to training items: pictures, text, the facts a rationale states, and groups.
+
+A rationale states what a picture or title can show (category path, then visible attributes in a fixed
+order); season, size, weight, model numbers and the like are left out, because a model taught to write what
+it cannot see learns to guess. One item is one colour variant of a product where the feed tells variants
+apart. Items of one group are never negatives of each other.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from moonshelf.attributes import canonical
+from moonshelf.product import ImageRef, Product
+from moonshelf.prompts import CATEGORY_SEPARATOR, clean_text, write_rationale
+
+# Order in which a rationale states attributes; other visible ones follow in the feed's order.
+ORDER = ("name", "colour", "pattern", "material", "shape", "gender", "use", "style")
+HIDDEN = frozenset(
+    (
+        "category", "season", "year", "size", "brand", "age group", "climate", "eco collection", "series",
+        "sku", "performance fabric", "available colours", "price", "weight", "width", "height", "depth",
+        "model name", "model id", "style code", "sales package", "number of contents in sales package", "gsm",
+        "warranty", "coarse class", "pack of", "other features", "video",
+    )
+)  # fmt: skip
+MAX_FACTS = 8
+MAX_VALUE = 28  # characters: longer values are descriptions, not attributes
+_NUMBERS = re.compile(r"\d")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing to learn from: pictures of one look, its title, and the facts about it."""
+
+    id: str
+    group: str
+    title: str
+    images: tuple[ImageRef, ...]
+    category: tuple[str, ...]
+    facts: dict[str, str]  # canonical keys, in the order in which a rationale states them
+    source: str = ""
+
+    @property
+    def rationale(self) -> str:
+        """Body of the rationale; empty if the record says nothing about the product."""
+        return write_rationale(self.category, self.facts)
+
+    def says(self, facts: dict[str, str]) -> bool:
+        """Whether every given fact, `category` included, holds for this item."""
+        own = {**self.facts, "category": leaf(self.category)}
+        return all(own.get(key) == value for key, value in facts.items())
+
+
+def leaf(category: tuple[str, ...]) -> str:
+    """Last step of a category path, cleaned and folded; empty for an empty path."""
+    return clean_text(category[-1]).lower() if category else ""
+
+
+def facts_of(product: Product) -> dict[str, str]:
+    """Visible attributes in the order of the rationale."""
+    found = canonical(product.attributes)
+    kept = {
+        key: value
+        for key, value in found.items()
+        if key not in HIDDEN and 0 < len(value) <= MAX_VALUE and not _NUMBERS.search(value) and value != "yes"
+    }
+    first = {key: kept[key] for key in ORDER if key in kept}
+    return dict(list({**first, **kept}.items())[:MAX_FACTS])
+
+
+def items_of(product: Product, source: str = "") -> Iterator[Item]:
+    """One item a product, or one a colour variant where `extra["variants"]` lists their pictures."""
+    facts = facts_of(product)
+    group = product.group_id or product.id
+    variants = json.loads(product.extra.get("variants", "null") or "null")
+    names = json.loads(product.extra.get("image_names", "[]"))
+    if isinstance(variants, list) and len(names) == len(product.images):
+        places = {name.rsplit("/", 1)[-1]: ref for name, ref in zip(names, product.images, strict=True)}
+        for variant in variants:
+            colour = str(variant.get("colour", "")).lower()
+            pictures = tuple(
+                places[name]
+                for path in variant.get("image_paths", ())
+                if (name := str(path).rsplit("/", 1)[-1]) in places
+            )
+            if pictures:
+                own = canonical({"colour": colour}) | {k: v for k, v in facts.items() if k != "colour"}
+                yield Item(
+                    f"{product.id}#{colour}", group, product.title, pictures, product.category, own, source
+                )
+        return
+    yield Item(product.id, group, product.title, product.images, product.category, facts, source)
+
+
+def join_photos(catalogue: Iterable[Item], photos: Iterable[Product]) -> Iterator[Item]:
+    """Each catalogue item with every extra photo of its group: the photo first, then its own pictures."""
+    by_group = {item.group: item for item in catalogue}
+    for photo in photos:
+        item = by_group.get(photo.group_id or "")
+        if item is not None and photo.images:
+            yield Item(
+                photo.id, item.group, item.title, (*photo.images, *item.images), item.category, item.facts,
+                item.source,
+            )  # fmt: skip
+
+
+def phrase(item: Item, keys: Iterable[str]) -> tuple[str, dict[str, str]]:
+    """A shopper's short query for an item from some of its facts, and the facts that it states.
+
+    `keys` may hold `category` (its leaf). Adjectives come before the category: `red cotton t-shirts`.
+    """
+    stated = {key: item.facts[key] for key in keys if key in item.facts}
+    words = list(stated.values())
+    if "category" in set(keys) and item.category:
+        stated["category"] = leaf(item.category)
+        words.append(stated["category"])
+    return " ".join(words), stated
+
+
+def texts_for_tokenizer(items: Iterable[Item]) -> Iterator[str]:
+    """Everything that the starter reads or writes, for its vocabulary."""
+    for item in items:
+        yield clean_text(item.title)
+        yield f"{item.rationale}; "
+        yield CATEGORY_SEPARATOR.join(clean_text(part).lower() for part in item.category)

@@ -1,0 +1,56 @@
+"""InfoNCE against a float64 NumPy reference, and its masks."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from moonshelf.training.contrastive import MAX_SCALE, Temperature, info_nce
+
+
+def reference(a: np.ndarray, b: np.ndarray, scale: float, same: np.ndarray) -> float:
+    """Row-wise cross-entropy of the positive against every pair that is not masked."""
+    a = a / np.linalg.norm(a, axis=1, keepdims=True)
+    b = b / np.linalg.norm(b, axis=1, keepdims=True)
+    logits = scale * a @ b.T
+    losses = []
+    for i in range(len(a)):
+        kept = [j for j in range(len(a)) if j == i or not same[i, j]]
+        losses.append(np.log(np.exp(logits[i, kept]).sum()) - logits[i, i])
+    return float(np.mean(losses))
+
+
+def test_agrees_with_numpy_in_both_directions_and_at_every_size() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 7, 16))
+    same = rng.random((7, 7)) < 0.3
+    got = info_nce(torch.tensor(a), torch.tensor(b), torch.tensor(5.0).double(), torch.tensor(same), (16, 8))
+    want = np.mean(
+        [
+            (reference(a[:, :d], b[:, :d], 5.0, same) + reference(b[:, :d], a[:, :d], 5.0, same.T)) / 2
+            for d in (16, 8)
+        ]
+    )
+    assert abs(float(got) - want) < 1e-9
+
+
+def test_a_masked_pair_is_no_negative() -> None:
+    a = torch.eye(3)
+    b = a[[0, 0, 2]].clone().requires_grad_()  # the second picture looks like the first product
+    nothing, twin = torch.zeros(3, 3, dtype=torch.bool), torch.zeros(3, 3, dtype=torch.bool)
+    twin[0, 1] = twin[1, 0] = True
+    scale = torch.tensor(10.0)
+    assert info_nce(a, b, scale, twin, (3,), symmetric=False) < info_nce(
+        a, b, scale, nothing, (3,), symmetric=False
+    )
+
+
+def test_everything_masked_leaves_only_the_positive() -> None:
+    a = torch.randn(4, 8)
+    assert float(info_nce(a, a, torch.tensor(3.0), torch.ones(4, 4, dtype=torch.bool), (8,))) == 0.0
+
+
+def test_temperature_is_bounded() -> None:
+    temperature = Temperature()
+    temperature.log_scale.data.fill_(20.0)
+    assert float(temperature()) == MAX_SCALE
