@@ -17,6 +17,7 @@ from moonshelf.catalogue.tables import show_duplicates
 from moonshelf.product import ImageRef, Product
 
 GTIN_A, GTIN_B, GTIN_BAD = "4006381333931", "0012345678905", "4006381333932"
+LONG = "Acme soft warm cotton work shirt for men"
 PHOTO = (ImageRef(data=picture((200, 30, 30), stripes=5)),)
 OTHER = (ImageRef(data=picture((10, 200, 200), stripes=3)),)
 
@@ -71,6 +72,8 @@ def pairs(report) -> dict[tuple[str, str], str]:
         ({}, {"title": "Acme cotton shirt", "images": OTHER}, None),  # the vectors are apart
         ({}, {"brand": "Bolt", "title": "Acme cotton shirt"}, "similar"),  # both witnesses
         ({}, {"brand": "Bolt", "title": "blue mug"}, None),
+        ({"title": f"{LONG} 10"}, {"title": f"{LONG} 20"}, "similar"),  # one photo
+        ({"title": "Acme shirt L10"}, {"title": "Acme shirt L20", "images": OTHER}, None),  # another model
     ],
 )  # fmt: skip
 def test_what_two_products_are(find, one, two, kind):

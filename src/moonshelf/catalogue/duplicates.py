@@ -8,7 +8,8 @@ Identifiers and variant attributes outrank looks, because a false duplicate cost
 2. two valid GTINs that differ are never a duplicate; neither are two rows of one group, or of one brand
    and nearly one title, whose colour, size or other variant attribute differs: `variant`;
 3. looks alone make a pair `similar`, and need two witnesses: vectors near each other, and titles or
-   pictures that agree. A model's cosine by itself has no fixed meaning, and thresholds on it drift.
+   pictures that agree (both, where brands or the numbers in the titles differ). A model's cosine by
+   itself has no fixed meaning, and thresholds on it drift.
 
 Groups are complete-link: every two members are such a pair themselves, so a chain A–B–C does not bridge A
 and C. Pairs that fall between groups are listed as groups of two.
@@ -91,7 +92,8 @@ class _Item:
 
     id: str
     title: str
-    words: frozenset[str]
+    words: frozenset[str]  # of the title
+    codes: frozenset[str]  # those with a digit: model numbers, sizes, capacities
     gtin: str | None
     brand: str | None
     mpn: str | None
@@ -145,7 +147,8 @@ def compare(a: _Item, b: _Item, score: float, min_score: float = MIN_SCORE) -> P
     overlap = len(a.words & b.words) / len(either) if either else 0.0
     bits = (a.picture ^ b.picture).bit_count() if a.picture is not None and b.picture is not None else None
     witnesses = (overlap >= TITLE_OVERLAP) + (bits is not None and bits <= PICTURE_BITS)
-    looks = score >= min_score and witnesses >= (2 if brand == "different" else 1)
+    codes = "different" if a.codes and b.codes and not a.codes & b.codes else None
+    looks = score >= min_score and witnesses >= (2 if "different" in (brand, codes) else 1)
     one_title = looks and brand != "different" and overlap >= TITLE_SAME
     conflicts: list[str] = []
 
@@ -165,7 +168,7 @@ def compare(a: _Item, b: _Item, score: float, min_score: float = MIN_SCORE) -> P
         kind = "similar"
     else:
         return None
-    identifiers = {"gtin": gtin, "brand": brand, "mpn": part, "group_id": group}
+    identifiers = {"gtin": gtin, "brand": brand, "mpn": part, "group_id": group, "numbers in title": codes}
     evidence = {
         "identifiers": {name: verdict for name, verdict in identifiers.items() if verdict},
         "attributes_agree": sorted(same),
@@ -235,10 +238,12 @@ def _shared_identifiers(items: list[_Item]) -> tuple[set[tuple[int, int]], list[
 
 def _item(row: dict[str, Any]) -> _Item:
     attributes = canonical(json.loads(row["attributes"] or "{}"))
+    words = frozenset(re.findall(r"\w+", clean_text(row["title"] or "").casefold()))
     return _Item(
         id=row["id"],
         title=row["title"] or "",
-        words=frozenset(re.findall(r"\w+", clean_text(row["title"] or "").casefold())),
+        words=words,
+        codes=frozenset(word for word in words if any(c.isdigit() for c in word)),
         gtin=_gtin(row["gtin"]),
         brand=_folded(row["brand"] or attributes.get("brand")),
         mpn=_folded(row["mpn"]),
