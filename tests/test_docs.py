@@ -1,0 +1,148 @@
+"""The pages keep up with the code: links, commands, flags, imports and files that they name exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from moonshelf.cli import app
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "moonshelf"
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("**/*.md"))]
+# Rooms from the bottom up, as docs/architecture.md draws them: each may use those before its own line.
+LAYERS = (
+    ("errors", "product", "attributes"),
+    ("images", "prompts"),
+    ("remote",),
+    ("feeds", "sampleshop", "model"),
+    ("training", "catalogue"),
+    ("benchmark",),
+    ("doctor", "demo", "report"),
+    ("cli",),
+)
+
+
+def text_of(page: Path) -> str:
+    return re.sub(r"<!--.*?-->", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def blocks(page: Path, *languages: str) -> Iterator[str]:
+    """Contents of the fenced blocks of some languages; "" is a fence without one."""
+    for language, body in re.findall(r"^```(\w*)[^\n]*\n(.*?)^```", text_of(page), re.DOTALL | re.MULTILINE):
+        if language in languages:
+            yield body
+
+
+def prose(page: Path) -> str:
+    return re.sub(r"^```.*?^```", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
+
+
+def commands(program: str) -> list[tuple[str, str]]:
+    """(page, line) of every call of a program: in fenced blocks, and in `code` of the prose."""
+    found = []
+    for page in PAGES:
+        lines = [line for body in blocks(page, "sh", "bash", "") for line in body.splitlines()]
+        lines += re.findall(r"`([^`\n]+)`", prose(page))
+        for line in lines:
+            line = line.strip().removeprefix("$ ").removeprefix(".venv/bin/")
+            if line.startswith(program + " "):
+                found.append((page.name, line))
+    return found
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{page.name} links to {target}"
+        assert file.is_relative_to(ROOT), f"{page.name} links out of the project: {target}"
+        assert not anchor or anchor in anchors(file), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize(("page", "line"), commands("moonshelf"))
+def test_commands_are_those_of_the_command_line(page: str, line: str) -> None:
+    name, *arguments = shlex.split(line, comments=True)[1:]
+    if name.startswith("-"):
+        return
+    group = typer.main.get_command(app)
+    command = group.get_command(typer.Context(group), name)  # type: ignore[attr-defined]
+    assert command is not None, f"{page} calls a command that does not exist: {line}"
+    if arguments:  # a bare name in the prose stands for the command
+        command.make_context(name, list(arguments))  # parses, and says what is wrong
+    for word in arguments:
+        assert not word.startswith("recipes/") or (ROOT / word).is_file(), f"{page}: {line}"
+
+
+@pytest.mark.parametrize(("page", "line"), commands("make"))
+def test_make_targets_exist(page: str, line: str) -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(shlex.split(line, comments=True)[1:]) <= targets, f"{page}: {line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_examples_import_what_exists(page: Path) -> None:
+    for body in blocks(page, "python", "py"):
+        for node in ast.walk(ast.parse(body)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("moonshelf"):
+                path = SOURCE.joinpath(*(node.module or "").split(".")[1:])
+                file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+                code = file.read_text(encoding="utf-8")
+                for alias in node.names:
+                    assert re.search(rf"\b{alias.name}\b", code), (
+                        f"{page.name}: {alias.name} of {node.module}"
+                    )
+
+
+def tree() -> list[str]:
+    """Paths of the file tree in the README: two spaces a level, a folder ends with a slash."""
+    body = next(body for body in blocks(ROOT / "README.md", "") if "src/moonshelf/" in body)
+    folders: list[str] = []
+    found = []
+    for line in body.splitlines():
+        name = line.split()[0]
+        level = (len(line) - len(line.lstrip())) // 2
+        found.append("".join(folders[:level]) + name)
+        assert len(line.split()) > 1 or name.endswith("/"), f"{name} has no phrase"
+        folders[level:] = [name] if name.endswith("/") else []
+    return found
+
+
+def test_the_file_tree_names_files_that_exist() -> None:
+    for path in tree():
+        assert (ROOT / path).exists(), f"the README names {path}"
+
+
+def rooms(folder: Path) -> Iterator[tuple[str, Path]]:
+    for path in sorted(folder.rglob("*.py")):
+        yield path.relative_to(folder).parts[0].removesuffix(".py"), path
+
+
+def test_imports_point_one_way() -> None:
+    level = {room: i for i, layer in enumerate(LAYERS) for room in layer}
+    for room, path in rooms(SOURCE):
+        if room in ("__init__", "__main__"):
+            continue
+        assert room in level, f"say in docs/architecture.md and in LAYERS where {room} stands"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "moonshelf":
+                parts = (node.module or "").split(".")
+                used = [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+                for other in used:
+                    below = other == room or level.get(other, -1) < level[room]
+                    assert below, f"{path.relative_to(SOURCE)} imports {other}"
