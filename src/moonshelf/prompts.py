@@ -59,7 +59,7 @@ def clean_text(text: str) -> str:
 
 
 def write_rationale(category: tuple[str, ...], attributes: Mapping[str, str]) -> str:
-    """Rationale body (without tags) from a category path and ordered attributes; empty values are left out."""
+    """Rationale body (without tags) from a category path and ordered attributes, without empty values."""
     pairs = {"category": CATEGORY_SEPARATOR.join(category), **attributes}
     return "; ".join(
         f"{_field(key)}: {_field(value)}" for key, value in pairs.items() if _field(key) and _field(value)

@@ -23,11 +23,11 @@ from moonshelf.model.configuration import MODALITIES, MoonConfig
 
 
 def attend(query: Tensor, tokens: Tensor, keys: nn.Linear, values: nn.Linear, mask: Tensor) -> Tensor:
-    """One query per head over masked tokens, softmax(q K / sqrt(d_h)) V.
+    """One query per head over masked tokens: softmax(q K / sqrt(d_h)) V.
 
     query (B, H, dh), tokens (B, T, d), mask (B, T) bool -> (B, H, dh). A row whose mask is empty gives zeros,
-    not NaN. With a single query the key and value projections move from the T tokens to the query and to
-    the pooled token (q (W_k x) = (W_k' q) x), which costs H/d of projecting every token and is the same number.
+    not NaN. With a single query the key and value projections move from the T tokens to the query and to the
+    pooled token, q (W_k x) = (W_k' q) x: H/d of the cost of projecting every token, for the same number.
     """
     _, heads, size = query.shape
     absorbed = torch.einsum("bhd,hde->bhe", query, keys.weight.view(heads, size, -1))
