@@ -91,7 +91,7 @@ def check(
     feed: Annotated[Path, typer.Argument(help="A feed file, or a folder of pictures.")],
     dialect: Annotated[str | None, typer.Option(help="Its dialect, detected if not given.")] = None,
     images: Annotated[bool, typer.Option(help="Decode every picture that is not on the web.")] = True,
-    images_root: Annotated[Path | None, typer.Option(help="Folder of the pictures [the feed's].")] = None,
+    images_root: Annotated[Path | None, typer.Option(help="Folder of its pictures, if another.")] = None,
     rejects: Annotated[Path, typer.Option(help="File for the problems, one JSON object a line.")] = Path(
         "rejects.jsonl"
     ),
