@@ -137,6 +137,12 @@ def test_labels_by_similarity_count_unknown_truth_as_an_error():
     assert (result.chance, result.constant, result.gallery) == (0.5, 0.5, 2)
 
 
+def test_a_label_is_the_mean_of_its_templates():
+    vectors = labelling(templates=("{}", "{} thing")).label_vectors(FakeEncoder(by_title), direct)
+    red = words_vector("red").astype(float) + words_vector("red thing")
+    np.testing.assert_allclose(vectors[1], red / np.linalg.norm(red), atol=1e-6)
+
+
 def test_fitted_classifiers_learn_from_their_own_products_only():
     fit = Fit(
         products(["a one", "one of a", "the such", "such no", "red"], "t"),

@@ -152,7 +152,7 @@ def _run(
         {
             "name": dataset.name, "licence": dataset.licence, "note": dataset.note, "files": dataset.files,
             "set_aside": len(dataset.problems),
-            "templates": {t.name: t.template for t in dataset.tasks if isinstance(t, Labelling)},
+            "templates": {t.name: t.templates for t in dataset.tasks if isinstance(t, Labelling)},
         }
     )  # fmt: skip
     report.problems += [{"encoder": None, "dataset": dataset.name, **p.as_dict()} for p in dataset.problems]

@@ -180,7 +180,7 @@ class Labelling:
     reads: frozenset[str]
     key: str
     level: int = -1
-    template: str = "{}"  # title of the text-only product that stands for a label
+    templates: tuple[str, ...] = ("{}",)  # titles of the text-only products that stand for a label
     commonest: str | None = None  # of the training split
     fit: Fit | None = None
     methods: tuple[str, ...] = ("label similarity", "rationale", "5 neighbours, fitted", "centroid, fitted")
@@ -204,9 +204,14 @@ class Labelling:
                 results.append(self._fitted(encoder, encode, method))
         return results
 
-    def label_products(self) -> list[Product]:
-        """One text-only product a label, from the template of its key."""
-        return [Product(id=f"label-{i}", title=self.template.format(x)) for i, x in enumerate(self.labels)]
+    def label_vectors(self, encoder: Encoder, encode: Encode) -> np.ndarray:
+        """(labels, dim) float64: the mean over the templates, as unit vectors."""
+        total: np.ndarray | float = 0.0
+        for template in self.templates:
+            texts = [Product(id=f"label-{i}", title=template.format(x)) for i, x in enumerate(self.labels)]
+            total = total + encode(encoder, texts).vectors.astype(np.float64)
+        norm = np.linalg.norm(total, axis=1, keepdims=True)
+        return total / np.where(norm > 0, norm, 1.0)
 
     def _result(self, encoder: Encoder, method: str, **fields: Any) -> Result:
         constant = None
@@ -220,8 +225,8 @@ class Labelling:
         reason = why_not(encoder, self.reads, TEXT)
         if reason:
             return self._result(encoder, "label similarity", value=None, note=reason)
-        products, labels = encode(encoder, self.products), encode(encoder, self.label_products())
-        scores = metrics.similarity(products.vectors, labels.vectors)
+        products = encode(encoder, self.products)
+        scores = metrics.similarity(products.vectors, self.label_vectors(encoder, encode))
         return self._result(encoder, "label similarity", **self._score(scores, products.ok))
 
     def _fitted(self, encoder: Encoder, encode: Encode, method: str) -> Result:
