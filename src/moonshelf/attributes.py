@@ -39,7 +39,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "strap material",
         "material composition",
     ),
-    "gender": ("ideal for", "target gender", "sex", "department gender"),
+    "gender": ("ideal for", "target gender", "sex", "department gender", "gender from title"),
     "use": ("usage", "occasion", "occasions"),
     "season": ("seasons",),
     "style": ("styles", "type", "style general", "style bottom", "style bags"),

@@ -27,7 +27,7 @@ from moonshelf.model.engine import load_picture
 from moonshelf.model.modeling import MoonModel
 from moonshelf.product import Product
 from moonshelf.prompts import PromptSpec, clean_text
-from moonshelf.training.pairs import Item, items_of, join_photos, phrase
+from moonshelf.training.pairs import Item, items_of, join_photos, named, phrase
 
 
 class SourceSpec(BaseModel):
@@ -55,7 +55,8 @@ def load_source(spec: SourceSpec, root: Path) -> list[Item]:
             raise UserError(f"training feed {name!r} is not in {root}: give the folder with --data.")
         products = read_feed(path)
     items = [i for p in products if isinstance(p, Product) for i in items_of(p, name)]
-    if spec.photos:
+    if spec.photos:  # known things that people take pictures of: the name is what they are asked for
+        items = [named(item) for item in items]
         photos = [p for p in read_feed(root / spec.photos) if isinstance(p, Product)]
         items += list(join_photos(items, photos))
     return [i for i in items if i.images and i.rationale]

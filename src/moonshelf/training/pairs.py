@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moonshelf.attributes import canonical
 from moonshelf.product import ImageRef, Product
@@ -23,10 +23,11 @@ HIDDEN = frozenset(
     (
         "category", "season", "year", "size", "brand", "age group", "climate", "eco collection", "series",
         "sku", "performance fabric", "available colours", "price", "weight", "width", "height", "depth",
-        "model name", "model id", "style code", "sales package", "number of contents in sales package", "gsm",
-        "warranty", "coarse class", "pack of", "other features", "video",
+        "model name", "model id", "model number", "style code", "sales package", "in the box", "gsm",
+        "number of contents in sales package", "coarse class", "pack of", "other features", "video",
     )
 )  # fmt: skip
+_HIDDEN_WORDS = ("warranty", "battery", "certification", "service")
 MAX_FACTS = 8
 MAX_VALUE = 28  # characters: longer values are descriptions, not attributes
 _NUMBERS = re.compile(r"\d")
@@ -63,13 +64,16 @@ def leaf(category: tuple[str, ...]) -> str:
 def facts_of(product: Product) -> dict[str, str]:
     """Visible attributes in the order of the rationale."""
     found = canonical(product.attributes)
-    kept = {
-        key: value
-        for key, value in found.items()
-        if key not in HIDDEN and 0 < len(value) <= MAX_VALUE and not _NUMBERS.search(value) and value != "yes"
-    }
+    kept = {key: value for key, value in found.items() if _visible(key, value)}
     first = {key: kept[key] for key in ORDER if key in kept}
     return dict(list({**first, **kept}.items())[:MAX_FACTS])
+
+
+def _visible(key: str, value: str) -> bool:
+    if key in HIDDEN or any(word in key for word in _HIDDEN_WORDS):
+        return False
+    flag = value in ("yes", "no") and key != "packaged"  # `altimeter: no` is a data sheet, not a look
+    return not flag and 0 < len(value) <= MAX_VALUE and not _NUMBERS.search(value)
 
 
 def items_of(product: Product, source: str = "") -> Iterator[Item]:
@@ -94,6 +98,11 @@ def items_of(product: Product, source: str = "") -> Iterator[Item]:
                 )
         return
     yield Item(product.id, group, product.title, product.images, product.category, facts, source)
+
+
+def named(item: Item) -> Item:
+    """The item with its title as the fact `name`: for things that have one name, such as fruit."""
+    return replace(item, facts={"name": clean_text(item.title).lower(), **item.facts})
 
 
 def join_photos(catalogue: Iterable[Item], photos: Iterable[Product]) -> Iterator[Item]:
