@@ -33,7 +33,7 @@ SPECIAL_TOKENS = (
 # Splits at spaces, punctuation and digits, so that values such as `navy blue` or `1990` share their pieces.
 _SPLIT = r"\s*[\r\n]+|\s?\p{L}+|\p{N}|\s?[^\s\p{L}\p{N}]+|\s+"
 CHAT_TEMPLATE = (
-    "{%- for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{%- for m in messages %}<|im_start|>{{ m.role + '\\n' }}"  # a bare newline would be eaten by the dash
     "{%- if m.content is string %}{{ m.content }}{%- else %}"
     "{%- for c in m.content %}{%- if c.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
     "{%- elif c.type == 'text' %}{{ c.text }}{%- endif %}{%- endfor %}{%- endif %}<|im_end|>\n{% endfor %}"
