@@ -30,6 +30,26 @@ CatalogueFolder = Annotated[Path, typer.Argument(help="Folder that `moonshelf em
 
 
 @app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo"),
+    products: Annotated[int, typer.Option(min=12, max=5000, help="Products to draw.")] = 160,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the shop.")] = 7,
+    model: Annotated[str, typer.Option(help="Name or folder of a model.")] = "starter",
+    reason: Annotated[str, typer.Option(help="Write a rationale first: off, on or auto.")] = "on",
+) -> None:
+    """Draw a shop, embed it, search it, count what is right, and write a page that shows it all.
+
+    A second run redoes only what changed.
+    """
+    from moonshelf.demo import run_demo
+
+    command = (
+        f"moonshelf demo --out {out} --products {products} --seed {seed} --model {model} --reason {reason}"
+    )
+    run_demo(out, products=products, seed=seed, model=model, reason=reason, command=command)
+
+
+@app.command()
 def evaluate(
     model: Annotated[
         str | None, typer.Argument(help="Folder of a model, or 'starter'; none scores peers alone.")

@@ -9,10 +9,10 @@ are untrusted, so the template escapes every value.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moonshelf.attributes import canonical_key
 from moonshelf.benchmark.tasks import Result, says
@@ -176,7 +176,7 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(clean=_clean, percent=_percent, number=_number, seconds=_seconds)
+    environment.filters.update(clean=_clean, percent=percent, number=_number, seconds=_seconds)
     return environment.get_template("report.html").render(page=page, GRADES=GRADES, MARKS=MARKS)
 
 
@@ -187,18 +187,12 @@ def write(page: Page, path: Path) -> int:
     return len(data)
 
 
-def spans(result: Result) -> Mapping[str, Any]:
-    """Percentages of a figure: value, low, high, chance; those that are not known are None."""
-    names = ("value", "low", "high", "chance")
-    return {n: None if getattr(result, n) is None else 100 * getattr(result, n) for n in names}
-
-
 def _clean(text: object) -> str:
     """Without control characters and bidi overrides, which would escape from their place on the page."""
     return clean_text(str(text))
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
     """57 %, with a decimal where the figure is small; "n/a" where there is none."""
     if share is None:
         return "n/a"

@@ -95,14 +95,15 @@ def show_duplicates(report: DuplicateReport, console: Console, limit: int = 20) 
             for id, title in zip(group.ids, group.titles, strict=True):
                 console.print(Text("    ").append(plain(id, 60)).append("  ").append(plain(title, 90)))
             for pair in group.pairs[:3]:
-                console.print(plain(f"{pair.a} / {pair.b}: {_why(pair)}", 300), style="dim")
+                console.print(plain(f"{pair.a} / {pair.b}: {why(pair)}", 300), style="dim")
         if len(groups) > limit:
             console.print(Text(f"  … and {len(groups) - limit:,} more; --json lists all"))
     for note in report.notes:
         console.print(plain(f"Note: {note}.", 400), style="dim")
 
 
-def _why(pair: Pair) -> str:
+def why(pair: Pair) -> str:
+    """The evidence of a pair as one sentence."""
     evidence = pair.evidence
     parts = [f"{verdict} {name}" for name, verdict in evidence["identifiers"].items()]
     parts += [f"{key} {x} / {y}" for key, (x, y) in list(evidence["attributes_differ"].items())[:4]]

@@ -1,0 +1,327 @@
+"""The demo: a shop is drawn, checked, embedded, searched and scored, and a page shows all of it.
+
+Each step calls what the command of that name calls. The shop comes with its truth, so what the model
+writes and finds can be counted. Everything goes to one folder: `shop/` (the feed, its pictures, the
+truth), `catalogue/` (as `moonshelf embed` makes it), `cache/` (vectors of the views that only the figures
+need), `report.html`, and `run.json`, by which a second run knows its own folder. A second run redoes only
+what changed. Products are scored by the vectors and rationales that stand in the catalogue: they are
+encoded once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+from rich.console import Console
+from rich.text import Text
+
+from moonshelf.benchmark import report, showcase
+from moonshelf.benchmark.report import Page, percent
+from moonshelf.benchmark.tasks import Result
+from moonshelf.catalogue.embed import REASONS
+from moonshelf.catalogue.manifest import NAME as MANIFEST
+from moonshelf.catalogue.manifest import versions, write_json
+from moonshelf.catalogue.search import Catalogue
+from moonshelf.errors import UserError
+from moonshelf.feeds import read_feed
+from moonshelf.feeds.check import check_feed
+from moonshelf.model import files
+from moonshelf.model.modeling import MoonModel
+from moonshelf.product import ImageRef, Product
+from moonshelf.sampleshop import Query, Shop, iter_truth, make_shop, write_shop
+
+TRAINING_SEED = 1000  # of recipes/starter.yaml: that shop is not new to the starter
+SEARCHES = {"text": 3, "image": 3, "composed": 2}
+NOTES = (
+    "The products are drawn by a program, so everything about them is known and every figure is counted "
+    "against the truth. It is an easier world than yours: the starter model has also learned from other "
+    "products of the same drawing program. The figures show that the chain works; how well a model does on "
+    "real photos is what the command “moonshelf evaluate” measures.",
+)
+
+
+@dataclass
+class Done:
+    """What a run of the demo leaves behind."""
+
+    report: Path
+    catalogue: Path
+    feed: Path
+    results: list[Result]
+    seconds: float
+
+
+@dataclass
+class _Steps:
+    """Prints one line a step, and remembers it for the page."""
+
+    console: Console
+    total: int = 8
+    done: list[tuple[str, str, float]] = field(default_factory=list)
+
+    @contextmanager
+    def step(self, name: str, *, spinner: bool = True) -> Iterator[list[str]]:
+        """The caller appends what was done to the list; the line comes when the step has ended."""
+        said: list[str] = []
+        started = time.perf_counter()
+        with self.console.status(f"{name} …") if spinner else nullcontext():
+            yield said
+        took = time.perf_counter() - started
+        self.done.append((name, "; ".join(said), took))
+        head = f"{len(self.done)}/{self.total} {name:<11}{took:>6.1f} s  "
+        self.console.print(Text(head + "; ".join(said)), soft_wrap=True)
+
+
+def run_demo(
+    out: Path,
+    *,
+    products: int,
+    seed: int,
+    model: str = "starter",
+    reason: str = "on",
+    console: Console | None = None,
+    command: str = "",
+) -> Done:
+    """Run the whole demo into the folder `out`.
+
+    Raises UserError if the model is missing, if the folder holds somebody else's files, or if an option
+    makes no sense.
+    """
+    started = time.perf_counter()
+    console = console or Console()
+    _check_options(model, seed, reason)
+    home = out / "catalogue"
+    catalogue = Catalogue.create(home, model)
+    moon = cast(MoonModel, catalogue.model)
+    settings = {"products": products, "seed": seed, "model": model, "reason": reason}
+    _claim(out, moon.fingerprint, settings, console)
+    plan = (
+        f"The demo draws a shop of {products} products, checks its feed, lets the model "
+        f"{'write about and ' if reason != 'off' else ''}embed each, builds an index, searches, looks for "
+        f"duplicates, counts how much is right, and writes a page. Everything goes to {out}/; nothing "
+        "leaves this machine."
+    )
+    console.print(Text(plan), soft_wrap=True)
+    console.print(Text(f"Model {model}, fingerprint {moon.fingerprint}, reasoning {reason}, seed {seed}.\n"))
+    steps = _Steps(console)
+
+    with steps.step("draw") as said:
+        shop, drawn = _shop(out / "shop", products, seed)
+        feed = out / "shop" / "products.jsonl"
+        groups, pictures = {t.group for t in shop.truth.values()}, sum(len(p.images) for p in shop.products)
+        said.append(
+            f"{len(shop.products)} products of {len(groups)} designs in "
+            f"{len({t.category for t in shop.truth.values()})} categories, {pictures} photos, "
+            f"{len(shop.queries)} queries" + ("" if drawn else " (drawn before)")
+        )
+    with steps.step("check") as said:
+        checked = check_feed(feed, rejects=out / "shop" / "rejects.jsonl")
+        said.append(
+            f"{checked.products} of {checked.rows} rows are products, {checked.set_aside} set aside, "
+            f"{checked.warnings} warnings, {checked.images['good']} photos decode"
+        )
+    with steps.step("embed", spinner=False) as said:
+        embedded = catalogue.embed(feed, progress=console.is_terminal, reason=reason)
+        said.append(f"{embedded.new} new, {embedded.changed} changed, {embedded.unchanged} unchanged")
+        if embedded.items_per_s:
+            said.append(f"{embedded.items_per_s:.1f} products a second")
+        if embedded.reasoning_valid_rate is not None:
+            said.append(f"{percent(embedded.reasoning_valid_rate)} of the rationales keep their format")
+    with steps.step("index") as said:
+        index = catalogue.index()
+        said.append(f"{index.rows} products ({index.kind})")
+    rows = {row["id"]: row for row in catalogue.store.scan(showcase.COLUMNS).to_pylist()}
+    rows = {product.id: rows[product.id] for product in shop.products if product.id in rows}
+    page = Page("A shop, read by a model", _lead(shop, reason), [])
+
+    with steps.step("search") as said:
+        asked = showcase.first_of_each(shop.queries, SEARCHES)
+        for query in asked:
+            found = catalogue.search(_as_product(query), k=6)
+            page.searches.append(showcase.searched(query, found, rows))
+        hits = sum(search.hits[0].grade == 3 for search in page.searches)
+        said.append(
+            f"{len(asked)} searches by words, photo and both; the first result is exactly what was asked in "
+            f"{hits} of {len(asked)}"
+        )
+    with steps.step("duplicates") as said:
+        doubles = catalogue.duplicates()
+        page.families = showcase.families(doubles, rows)
+        page.family_counts = {kind: len(doubles.of(kind)) for kind in page.families}
+        said.append(", ".join(f"{n} {kind} groups" for kind, n in page.family_counts.items()))
+    with steps.step("figures") as said:
+        showcase.score(page, shop, rows, moon, reason, out / "cache")
+        results = [*page.figures, *page.readings]
+        said.append(f"{len(results)} figures, each with its interval and chance")
+    with steps.step("report") as said:
+        page.cards = showcase.cards(shop, rows)
+        page.mistakes = showcase.mistakes(shop, rows) if reason != "off" else []
+        page.notes = list(NOTES)
+        page.steps = list(steps.done)
+        page.facts = _facts(command, model, moon, reason, seed, feed)
+        page.next_command = f'{_program()} search {home} "{_unseen(shop, asked)}"'
+        size = report.write(page, out / "report.html")
+        said.append(f"report.html, {size / 1e6:.1f} MB, with {len(page.cards)} products")
+    seconds = time.perf_counter() - started
+    _finish(out, moon.fingerprint, settings, steps.done, results, seconds)
+    _say_end(console, page, out, home, feed, seconds)
+    return Done(out / "report.html", home, feed, results, seconds)
+
+
+# ---- the folder --------------------------------------------------------------------------------------
+
+
+def _check_options(model: str, seed: int, reason: str) -> None:
+    if reason not in REASONS:
+        raise UserError(f"--reason takes {', '.join(REASONS)}, not '{reason}'.")
+    if seed == TRAINING_SEED:
+        raise UserError(f"the starter was trained on the shop of seed {seed}: choose another --seed.")
+    if model == "starter" and not (files.STARTER / "moon.json").is_file():
+        raise UserError(
+            "this installation comes without the starter model: install a release, or name the folder of a "
+            "model with --model."
+        )
+
+
+def _claim(out: Path, fingerprint: str, settings: dict[str, Any], console: Console) -> None:
+    """Make the folder ours. What another model or another mode left in it is made anew."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: name a folder with --out.")
+    record: dict[str, Any] = {}
+    if out.is_dir() and any(out.iterdir()):
+        try:
+            record = json.loads((out / "run.json").read_text(encoding="utf-8"))
+            ours = record["command"] == "demo"
+        except (OSError, ValueError, KeyError, TypeError):
+            ours = False
+        if not ours:
+            raise UserError(f"{out} holds other files: name a new or an empty folder with --out.")
+    home = out / "catalogue"
+    if record and (home / MANIFEST).exists() and record["fingerprint"] != fingerprint:
+        console.print(Text(f"{home} was made by another model: it is made anew."), soft_wrap=True)
+        shutil.rmtree(home)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "run.json", {"command": "demo", "config": settings, "fingerprint": fingerprint})
+
+
+def _shop(folder: Path, products: int, seed: int) -> tuple[Shop, bool]:
+    """The shop as it stands on disk, and whether it had to be drawn.
+
+    The truth is written last, so a folder with the right truth is a whole one.
+    """
+    truths = {truth.id: truth for truth in iter_truth(products, seed)}
+    expected = [
+        [id, list(t.category), dict(t.attributes), t.group, list(t.omitted)] for id, t in truths.items()
+    ]
+    try:
+        lines = _lines(folder / "truth.jsonl")
+        drawn = [[x["id"], x["category"], x["attributes"], x["group"], x["omitted"]] for x in lines]
+    except (OSError, ValueError, KeyError, TypeError):
+        drawn = None
+    if drawn != expected:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_shop(make_shop(products, seed, n_queries=max(12, products // 2)), folder)
+    queries = []
+    for row in _lines(folder / "queries.jsonl"):
+        image = ImageRef(path=str(folder / row["image"])) if "image" in row else None
+        queries.append(Query(row["id"], row["text"], image, row["relevance"]))
+    listed = [item for item in read_feed(folder / "products.jsonl") if isinstance(item, Product)]
+    return Shop(listed, truths, queries, seed), drawn != expected
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+# ---- words -------------------------------------------------------------------------------------------
+
+
+def _lead(shop: Shop, reason: str) -> str:
+    looked = (
+        f"Moonshelf drew a shop of {len(shop.products)} products and looked at photos and title of each. "
+    )
+    if reason == "off":
+        return looked + "It put both into one vector. This page shows what it finds, and where it is wrong."
+    return (
+        looked + "It wrote down what it saw, and put photos, title and reasoning into one vector. This page "
+        "shows what it wrote, what it finds, and where it is wrong."
+    )
+
+
+def _as_product(query: Query) -> Product:
+    return Product(id=query.id, title=query.text, images=(query.image,) if query.image else ())
+
+
+def _unseen(shop: Shop, asked: Sequence[Query]) -> str:
+    """Words for the next command: a query that the page does not show."""
+    shown = {query.id for query in asked}
+    texts = [query.text for query in shop.queries if query.modality == "text"]
+    return next((q.text for q in shop.queries if q.modality == "text" and q.id not in shown), texts[0])
+
+
+def _program() -> str:
+    """How this very program is called, for a command that can be pasted."""
+    return "moonshelf" if shutil.which("moonshelf") else os.path.relpath(sys.argv[0])
+
+
+def _facts(command: str, model: str, moon: MoonModel, reason: str, seed: int, feed: Path) -> dict[str, str]:
+    import hashlib
+
+    import torch
+
+    found = versions() | {"python": platform.python_version(), "numpy": metadata.version("numpy")}
+    return {
+        "Command": command,
+        "Model": f"{model}, fingerprint {moon.fingerprint}, vectors of {moon.dim} numbers",
+        "Reasoning": {"off": "off", "on": "on: a rationale for each product"}.get(reason, reason),
+        "Shop": f"seed {seed}, feed SHA-256 {hashlib.sha256(feed.read_bytes()).hexdigest()[:16]}",
+        "Machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+        "Versions": ", ".join(f"{name} {version}" for name, version in found.items()),
+    }
+
+
+def _finish(
+    out: Path,
+    fingerprint: str,
+    settings: dict[str, Any],
+    steps: Sequence[tuple[str, str, float]],
+    results: Sequence[Result],
+    seconds: float,
+) -> None:
+    record = {
+        "command": "demo",
+        "config": settings,
+        "fingerprint": fingerprint,
+        "seed": settings["seed"],
+        "versions": versions(),
+        "steps": [{"name": name, "done": what, "seconds": round(took, 2)} for name, what, took in steps],
+        "seconds": round(seconds, 2),
+        "results": [result.as_dict() for result in results],
+    }
+    write_json(out / "run.json", record)
+
+
+def _say_end(console: Console, page: Page, out: Path, home: Path, feed: Path, seconds: float) -> None:
+    def say(line: str = "") -> None:
+        console.print(Text(line), soft_wrap=True)
+
+    say(f"\nDone in {seconds:.0f} s. Right, with the 95 % interval and chance:")
+    for tile in page.tiles:
+        r = tile.result
+        between = f" [{percent(r.low)}, {percent(r.high)}]" if r.low is not None else ""
+        say(f"  {percent(r.value):>6}{between}  {tile.label} (chance {percent(r.chance)})")
+    say(f"\nReport     {out / 'report.html'}   open it in a browser")
+    say(f"Catalogue  {home}")
+    say(f"Feed       {feed}")
+    say(f"\nNext: {page.next_command}")
