@@ -304,3 +304,16 @@ def test_mistakes_in_the_call_are_said_before_anything_is_written(tmp_path, mode
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="is a file"):
         Catalogue.create(tmp_path / "file", model).embed([product(0)])
+
+
+def test_a_link_does_not_lead_out_of_the_feeds_folder(shelf, model, tmp_path):
+    feed, secret = tmp_path / "feed", tmp_path / "secret.png"
+    feed.mkdir()
+    secret.write_bytes(picture((200, 0, 0)))
+    (feed / "inside.png").write_bytes(picture((0, 200, 0)))
+    (feed / "link.png").symlink_to(secret)
+    rows = [{"id": name, "title": "cup", "images": [{"path": f"{name}.png"}]} for name in ("inside", "link")]
+    (feed / "products.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    report = shelf.embed(feed / "products.jsonl")
+    assert counts(report) == {"new": 1, "set_aside": 1}
+    assert set(table(shelf.folder)) == {"inside"} and "outside" in report.problems[0].reason

@@ -118,7 +118,7 @@ def embed_feed(
     if options.batch_tokens < 1 or options.shard_rows < 1:
         raise UserError("batch tokens and shard rows must be at least 1.")
     out, name = Path(out), model_name or "the model passed"
-    rows, share = _rows(feed, options)
+    rows, share, root = _rows(feed, options)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: name a folder for the catalogue.")
     out.mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ def embed_feed(
             store.manifest = replace(store.manifest, reason=options.reason)
             store.manifest.write(out)
         with open(out / "rejects.jsonl", "w", encoding="utf-8") as rejects:
-            run = _Run(store, model, options, rows, fetcher, rejects, on_commit)
+            run = _Run(store, model, options, rows, root, fetcher, rejects, on_commit)
             try:
                 with _Progress(progress, run, share):
                     run.go()
@@ -175,11 +175,13 @@ class _Run:
         model: Encoder,
         options: Options,
         rows: Iterator[tuple[int | str, Product | Problem]],
+        root: str | None,
         fetcher: images.Fetcher | None,
         rejects: Any,
         on_commit: Callable[[list[str]], None] | None,
     ) -> None:
         self.store, self.model, self.options, self.source = store, model, options, rows
+        self.root = root  # pictures outside it are refused, through links too
         self.fetcher, self.rejects, self.on_commit = fetcher, rejects, on_commit
         self.report = EmbedReport()
         self.hashes = store.hashes()
@@ -260,7 +262,7 @@ class _Run:
         broken: list[str] = []
         for ref in product.images[: prompt.max_images]:
             try:
-                data = images.read_bytes(ref, fetcher=self.fetcher)
+                data = images.read_bytes(ref, root=self.root if ref.path else None, fetcher=self.fetcher)
             except images.ImageError as error:
                 read.append(f"!{error.code}")
                 broken.append(str(error))
@@ -427,10 +429,13 @@ class _Run:
 
 def _rows(
     feed: Feed, options: Options
-) -> tuple[Iterator[tuple[int | str, Product | Problem]], Callable[[], float | None]]:
-    """(number, product or problem) of each row, and a function that tells the share read so far."""
+) -> tuple[Iterator[tuple[int | str, Product | Problem]], Callable[[], float | None], str | None]:
+    """(number, product or problem) of each row, the share read so far, and the folder of the pictures.
+
+    Products that a program passes may have their pictures anywhere: they are its own.
+    """
     if not isinstance(feed, str | Path):
-        return ((number, item) for number, item in enumerate(feed, 1)), lambda: None
+        return ((number, item) for number, item in enumerate(feed, 1)), lambda: None, None
     from moonshelf.feeds import DIALECTS, open_feed
 
     dialect, source = open_feed(feed, options.dialect, images_root=options.images_root)
@@ -446,7 +451,7 @@ def _rows(
             if row.product is not None:
                 yield row.number, row.product
 
-    return flat(), source.progress
+    return flat(), source.progress, source.images_root
 
 
 def _file_hash(path: str | None) -> str | None:
