@@ -44,9 +44,8 @@ from moonshelf.sampleshop import Query, Shop, iter_truth, make_shop, write_shop
 TRAINING_SEED = 1000  # of recipes/starter.yaml: that shop is not new to the starter
 SEARCHES = {"text": 3, "image": 3, "composed": 2}
 NOTES = (
-    "The products are drawn by a program, so everything about them is known and every figure is counted "
-    "against the truth. It is an easier world than yours: the starter model has also learned from other "
-    "products of the same drawing program. The figures show that the chain works; how well a model does on "
+    "The products are drawn by a program, so every figure is counted against a known truth. It is an easier "
+    "world than yours, and the starter has learned from other products of the same program: what it does on "
     "real photos is what the command “moonshelf evaluate” measures.",
 )
 

@@ -97,6 +97,8 @@ def page() -> Page:
         figures=[figure("moonshelf direct", value=0.2), figure(), figure(metric="nDCG@10", value=None)],
         readings=[reading, replace(reading, view="image + text", value=0.96, low=None, high=None)],
         worst=[Search("Words", "green lamp", "", hits, Shown("lamp", JPEG, "place 9 of 12"), "nDCG@10 4 %")],
+        pairs=1234,
+        beside=617,
         mistakes=[Mistake(XSS, JPEG, "heel", "flat", "wedge")],
         families={"variant": [Family(hits, [f"p1 and p2: {XSS}"])]},
         family_counts={"duplicate": 0, "variant": 17},
@@ -201,7 +203,15 @@ def test_pairs_are_held_against_the_truth():
 
 @pytest.mark.parametrize(
     ("share", "text"),
-    [(None, "n/a"), (0.0, "0 %"), (0.012, "1.2 %"), (0.0999, "10.0 %"), (0.5, "50 %"), (1.0, "100 %")],
+    [
+        (None, "n/a"),
+        (0.0, "0 %"),
+        (0.0004, "<0.1 %"),
+        (0.012, "1.2 %"),
+        (0.0999, "10.0 %"),
+        (0.5, "50 %"),
+        (1.0, "100 %"),
+    ],
 )
 def test_percent(share, text):
     assert percent(share) == text

@@ -117,6 +117,8 @@ class Page:
     figures: list[Result] = field(default_factory=list)
     readings: list[Result] = field(default_factory=list)
     worst: list[Search] = field(default_factory=list)
+    pairs: int = 0  # written in rationales that kept their format
+    beside: int = 0  # of those, with a key that the truth does not have
     mistakes: list[Mistake] = field(default_factory=list)
     families: dict[str, list[Family]] = field(default_factory=dict)  # duplicate, similar, variant
     family_counts: dict[str, int] = field(default_factory=dict)
@@ -197,6 +199,8 @@ def percent(share: float | None) -> str:
     if share is None:
         return "n/a"
     value = 100 * share
+    if 0 < value < 0.05:
+        return "<0.1 %"
     return f"{value:.1f} %" if 0 < value < 10 else f"{value:.0f} %"
 
 

@@ -68,7 +68,7 @@ def _card(row: Mapping[str, Any], truth: Truth) -> Card:
         id=row["id"],
         title=row["title"],
         picture=data_uri(row["thumbnail"]),
-        chips=chips(rationale, truth) if rationale else [],
+        chips=chips(rationale, truth) if rationale and row["rationale_valid"] else [],
         weights=(row["weight_image"], row["weight_text"], row["weight_rationale"]),
         in_format=bool(row["rationale_valid"]),
         rationale=rationale.removeprefix(THINK).removesuffix(END_THINK),
@@ -248,6 +248,9 @@ def score(page: Page, shop: Shop, rows: Rows, model: MoonModel, reason: str, cac
             written = {p.id: text if valid else "" for p, text, valid in kept}
             whole += read_attributes(shop, written, name, shelf.name)
         page.readings = whole + page.readings
+        found = [chip for id, row in rows.items() for chip in chips(row["rationale"], shop.truth[id])]
+        page.pairs = sum(chip.mark != "missing" for chip in found)
+        page.beside = sum(chip.mark == "unjudged" for chip in found)
     page.worst = worst([t for t in dataset.tasks if isinstance(t, Retrieval)], shelf, store.encode, rows)
     page.tiles = _tiles(page, shelf.name)
 
