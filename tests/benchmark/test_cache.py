@@ -12,6 +12,7 @@ from PIL import Image
 
 from moonshelf.benchmark import cache as cache_module
 from moonshelf.benchmark.cache import EmbeddingCache
+from moonshelf.benchmark.tasks import BOTH, IMAGE, TEXT
 from moonshelf.product import ImageRef, Product
 
 
@@ -70,6 +71,17 @@ def test_equal_products_are_computed_once_and_order_is_kept():
     assert encoder.seen == ["p0", "p1"]
     np.testing.assert_array_equal(out.vectors[0], out.vectors[2])
     np.testing.assert_array_equal(out.vectors, [by_title(p) for p in twice])
+
+
+def test_a_picture_in_two_views_is_one_to_an_encoder_that_reads_pictures_alone():
+    picture = (ImageRef(data=png("red")),)
+    views = [Product(id="a", images=picture), Product(id="a", title="red shoe", images=picture)]
+    shown = []
+    for reads in (IMAGE, TEXT, BOTH):
+        encoder = FakeEncoder(by_title, fingerprint=f"reads {reads}", reads=reads)
+        EmbeddingCache().encode(encoder, views)
+        shown.append(len(encoder.seen))
+    assert shown == [1, 2, 2]  # for words, a view without a title is another text
 
 
 def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):

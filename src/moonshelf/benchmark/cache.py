@@ -61,8 +61,12 @@ class EmbeddingCache:
         self._picture_hashes: dict[int, tuple[object, str]] = {}
 
     def encode(self, encoder: Encoder, products: Sequence[Product]) -> Vectors:
-        """Vectors of `products` in order; what is known is not computed again, equal products once."""
+        """Vectors of `products` in order; what is known is not computed again, equal products once.
+
+        An encoder is shown what it reads and nothing else, so a picture in two views is one picture to it.
+        """
         store, timing = self._store(encoder), self.timings.setdefault(encoder.name, Timing())
+        products = [_readable(product, encoder.reads) for product in products]
         keys = [self._key(product) for product in products]
         missing: dict[str, Product] = {}
         for key, product in zip(keys, products, strict=True):
@@ -125,6 +129,14 @@ class EmbeddingCache:
                 content = f"unreadable: {error.code}: {ref.name}".encode()
             known = self._picture_hashes[id(ref)] = (ref, hashlib.sha256(content).hexdigest())
         return known[1].encode()
+
+
+def _readable(product: Product, reads: frozenset[str]) -> Product:
+    if "image" not in reads and product.images:
+        return product.model_copy(update={"images": ()})
+    if "text" not in reads and (product.title or product.description):
+        return product.model_copy(update={"title": "", "description": ""})
+    return product
 
 
 def _write(folder: Path, rows: list[tuple[str, np.ndarray, str, bool]]) -> None:
