@@ -55,7 +55,7 @@ def evaluate(
         str | None, typer.Argument(help="Folder of a model, or 'starter'; none scores peers alone.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the validation data sets.")] = None,
-    suite: Annotated[str, typer.Option(help="validation or sampleshop.")] = "validation",
+    suite: Annotated[str, typer.Option(help="validation, sampleshop, or one data set.")] = "validation",
     against: Annotated[str, typer.Option(help="Peers: tfidf,minilm,efficientnet,concat.")] = "",
     reason: Annotated[str, typer.Option(help="Modes to score: off,on,auto.")] = "off,on",
     limit: Annotated[int | None, typer.Option(min=2, help="At most so many validation rows.")] = None,

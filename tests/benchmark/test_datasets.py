@@ -154,6 +154,8 @@ def test_the_real_files_give_the_tasks_that_the_readme_describes():
     luma = datasets.luma(SHARED)
     exact = luma.tasks[0]
     assert isinstance(exact, Retrieval) and len(exact.gallery) > 400 and len(exact.queries) > 200
+    pictures = [p.images[0].data for p in exact.gallery]
+    assert not {q.images[0].data for q in exact.queries} & set(pictures)  # no query finds itself
     flipkart = datasets.flipkart(SHARED, fit_rows=10)
     first = flipkart.tasks[0]
     assert isinstance(first, Labelling) and len(first.labels) == 7 and set(first.truth) == set(first.labels)

@@ -105,8 +105,9 @@ def test_the_command_writes_a_table_and_everything_a_rerun_needs(tmp_path, monke
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"suite": "moon"}, "no suite 'moon'"),
+        ({"suite": "moon"}, "no suite or data set 'moon'"),
         ({"suite": "validation"}, "--data"),
+        ({"suite": "grocery"}, "--data"),
         ({"suite": "sampleshop", "reason": ["maybe"]}, "not 'maybe'"),
         ({"suite": "sampleshop", "against": ["clip"]}, "no peer 'clip'"),
     ],

@@ -9,6 +9,7 @@ validation rows, in file order, and so makes galleries smaller: figures of diffe
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -203,12 +204,18 @@ def luma(data: Path, limit: int | None = None, fit_rows: int = 0) -> Dataset:
     queries: list[Product] = []
     gallery: list[Product] = []
     for product in split.read("luma/products.parquet"):
+        firsts = _first_photos(product)
         for number, ref in enumerate(product.images):
             name = f"{product.id}/main" if ref.role == "main" else f"{product.id}/{number}"
             one = Product(id=name, images=(ref,), group_id=product.id)
-            (gallery if ref.role in ("main", "variant") else queries).append(one)
+            if ref.role == "main" or number in firsts:
+                gallery.append(one)
+            elif ref.role in ("alternate", "back"):
+                queries.append(one)
     mains = {p.id for p in gallery}
-    queries = sample([q for q in queries if f"{q.group_id}/main" in mains], limit)
+    shown = {p.images[0].data for p in gallery}  # one back view is the main photo of another product
+    queries = [q for q in queries if f"{q.group_id}/main" in mains and q.images[0].data not in shown]
+    queries = sample(queries, limit)
     groups = [q.group_id or "" for q in queries]
     exact = [{f"{group}/main": 1.0} for group in groups]
     anywhere = [{p.id: 1.0 for p in gallery if p.group_id == group} for group in groups]
@@ -221,6 +228,16 @@ def luma(data: Path, limit: int | None = None, fit_rows: int = 0) -> Dataset:
     ]
     note = "main photo: the same cut in another colour is wrong; any variant: it is right"
     return Dataset("luma", "OSL-3.0 / AFL-3.0", note, tasks, [], split.files, split.problems)
+
+
+def _first_photos(product: Product) -> set[int]:
+    """Positions of the first photo of each colour variant; the reader keeps their names in `extra`."""
+    names = [name.rsplit("/", 1)[-1] for name in json.loads(product.extra.get("image_names", "[]"))]
+    found: set[int] = set()
+    for variant in json.loads(product.extra.get("variants", "[]")):
+        own = [str(path).rsplit("/", 1)[-1] for path in variant["image_paths"]]
+        found.update(names.index(name) for name in own[:1] if name in names)
+    return found
 
 
 def flipkart(data: Path, limit: int | None = None, fit_rows: int = 2000) -> Dataset:

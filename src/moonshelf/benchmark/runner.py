@@ -67,17 +67,19 @@ def evaluate(
 ) -> Report:
     """Score `model` in each mode of `reason`, and the peers `against`, on every task of `suite`.
 
-    `limit` caps the validation rows (for the sample shop, its products), `fit_rows` the training rows that
-    fitted classifiers learn from (0: none); those are run on direct vectors only. Raises UserError for what
-    the user must mend and where the sanity gate closes.
+    A suite may also be one data set. `limit` caps the validation rows (for the sample shop, its products),
+    `fit_rows` the training rows that fitted classifiers learn from (0: none); those are run on direct
+    vectors only. Raises UserError for what the user must mend and where the sanity gate closes.
     """
     start = time.perf_counter()
-    if suite not in SUITES:
-        raise UserError(f"there is no suite '{suite}': choose from {', '.join(SUITES)}")
+    names = SUITES.get(suite) or ((suite,) if suite in DATASETS else ())
+    if not names:
+        known = ", ".join(dict.fromkeys((*SUITES, *DATASETS)))
+        raise UserError(f"there is no suite or data set '{suite}': choose from {known}")
     if model is None and not against:
         raise UserError("there is nothing to score: name a model, or peers with --against")
-    if suite == "validation" and data is None:
-        raise UserError("the validation suite needs the folder of its data sets: name it with --data")
+    if names != ("sampleshop",) and data is None:
+        raise UserError(f"the suite '{suite}' needs the folder of its data sets: name it with --data")
     ours = [Moon(model, _mode(mode), batch_tokens) for mode in dict.fromkeys(reason)] if model else []
     encoders: list[Encoder] = [*ours, *make_peers(against, model.prompt if model else None)]
     store = EmbeddingCache(cache)
@@ -101,7 +103,7 @@ def evaluate(
             "threads": os.environ.get("OMP_NUM_THREADS"),
         },
     )
-    for name in SUITES[suite]:
+    for name in names:
         say(f"{name}: reading")
         dataset = DATASETS[name](data, limit=limit, fit_rows=fit_rows)
         _run(dataset, encoders, store, report, say)
