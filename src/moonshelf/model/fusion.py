@@ -15,6 +15,7 @@ last-layer states. Each modality has its own LayerNorm, since their scales diffe
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +65,8 @@ class ModalityFusion(nn.Module):
         for modality in MODALITIES:
             tokens, mask = signals[modality]
             tokens = self.norms[modality](tokens)
-            read.append(attend(query, tokens, self.keys[modality], self.values[modality], mask))
+            keys, values = (cast(nn.Linear, group[modality]) for group in (self.keys, self.values))
+            read.append(attend(query, tokens, keys, values, mask))
             present.append(mask.any(1))
         o, here = torch.stack(read, 2), torch.stack(present, 1)  # (B, H, 3, dh), (B, 3)
         logits = (
