@@ -207,7 +207,7 @@ def _claim(out: Path, fingerprint: str, settings: dict[str, Any], console: Conso
         if not ours:
             raise UserError(f"{out} holds other files: name a new or an empty folder with --out.")
     home = out / "catalogue"
-    if record and (home / MANIFEST).exists() and record["fingerprint"] != fingerprint:
+    if record and (home / MANIFEST).exists() and record.get("fingerprint") != fingerprint:
         console.print(Text(f"{home} was made by another model: it is made anew."), soft_wrap=True)
         shutil.rmtree(home)
     out.mkdir(parents=True, exist_ok=True)

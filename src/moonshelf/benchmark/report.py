@@ -201,7 +201,7 @@ def percent(share: float | None) -> str:
     value = 100 * share
     if 0 < value < 0.05:
         return "<0.1 %"
-    return f"{value:.1f} %" if 0 < value < 10 else f"{value:.0f} %"
+    return f"{value:.1f} %" if 0 < value < 9.95 else f"{value:.0f} %"
 
 
 def _number(value: float | None) -> str:
