@@ -75,3 +75,6 @@ def test_a_phrase_is_true_of_its_item_and_of_others_that_share_its_facts() -> No
     (blue,) = items_of(SHOE.model_copy(update={"attributes": {"baseColour": "Blue"}}))
     assert not blue.says(stated)
     assert blue.says({"category": "sports shoes"})
+    text, stated = phrase(item, ["category"], level=0)
+    assert text == "footwear" and blue.says(stated)
+    assert not blue.says({"category": "apparel"})

@@ -135,7 +135,9 @@ def prepare(model: MoonModel, items: list[Item], kind: str, rng: random.Random) 
         picked = rng.sample(keys, min(size, len(keys)))
         if rng.random() < 0.6 and "category" not in picked:
             picked[-1] = "category"
-        text, facts = phrase(item, sorted(picked, key=keys.index))
+        # Upper levels too: a model that has only met leaf names cannot place `footwear`.
+        upper = rng.randrange(len(item.category)) if item.category and rng.random() < 0.3 else None
+        text, facts = phrase(item, sorted(picked, key=keys.index), upper)
         phrases.append(clean_text(text) or titles[-1])
         stated.append(facts)
     known = [_known(item, title) for item, title in zip(kept, titles, strict=True)]

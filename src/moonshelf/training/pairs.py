@@ -52,8 +52,11 @@ class Item:
 
     def says(self, facts: dict[str, str]) -> bool:
         """Whether every given fact, `category` included, holds for this item."""
-        own = {**self.facts, "category": leaf(self.category)}
-        return all(own.get(key) == value for key, value in facts.items())
+        levels = [leaf(self.category[:end]) for end in range(1, len(self.category) + 1)]
+        return all(
+            value in levels if key == "category" else self.facts.get(key) == value
+            for key, value in facts.items()
+        )
 
 
 def leaf(category: tuple[str, ...]) -> str:
@@ -117,15 +120,16 @@ def join_photos(catalogue: Iterable[Item], photos: Iterable[Product]) -> Iterato
             )  # fmt: skip
 
 
-def phrase(item: Item, keys: Iterable[str]) -> tuple[str, dict[str, str]]:
+def phrase(item: Item, keys: Iterable[str], level: int | None = None) -> tuple[str, dict[str, str]]:
     """A shopper's short query for an item from some of its facts, and the facts that it states.
 
-    `keys` may hold `category` (its leaf). Adjectives come before the category: `red cotton t-shirts`.
+    `keys` may hold `category`, named by its leaf or by the step `level` of its path (0 is the root).
+    Adjectives come before the category: `red cotton t-shirts`.
     """
     stated = {key: item.facts[key] for key in keys if key in item.facts}
     words = list(stated.values())
     if "category" in set(keys) and item.category:
-        stated["category"] = leaf(item.category)
+        stated["category"] = leaf(item.category if level is None else item.category[: level + 1])
         words.append(stated["category"])
     return " ".join(words), stated
 
