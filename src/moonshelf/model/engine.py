@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -100,10 +100,11 @@ def encode_iter(
     if reason == "off" and model.device.type == "cpu":
         batch_tokens = min(batch_tokens, CPU_DIRECT_TOKENS)
     source = enumerate(products)
+    # The first windows are small: nothing is computed while the first one is read.
+    windows = chain((batch_tokens, 2 * batch_tokens), repeat(WINDOW_BATCHES * batch_tokens))
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="moonshelf-images") as pool:
-        window = WINDOW_BATCHES * batch_tokens
         ahead: Future[tuple[list[Row], list[Problem]]] = pool.submit(
-            _read_window, model, source, window, reason
+            _read_window, model, source, next(windows), reason
         )
         while True:
             rows, problems = ahead.result()
@@ -112,7 +113,7 @@ def encode_iter(
             if problems and on_error == "raise":
                 first = problems[0]
                 raise EncodingError(f"product {first.id!r}: {first.reason}")
-            ahead = pool.submit(_read_window, model, source, window, reason)
+            ahead = pool.submit(_read_window, model, source, next(windows), reason)
             yield _encode_window(model, rows, problems, reason, batch_tokens, labels)
 
 
