@@ -41,12 +41,15 @@ def demo(
 
     A second run redoes only what changed.
     """
+    import time
+
+    started = time.perf_counter()  # before the libraries load: the demo says how long a user waited
     from moonshelf.demo import run_demo
 
     command = (
         f"moonshelf demo --out {out} --products {products} --seed {seed} --model {model} --reason {reason}"
     )
-    run_demo(out, products=products, seed=seed, model=model, reason=reason, command=command)
+    run_demo(out, products=products, seed=seed, model=model, reason=reason, command=command, started=started)
 
 
 @app.command()

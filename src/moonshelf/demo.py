@@ -91,13 +91,14 @@ def run_demo(
     reason: str = "on",
     console: Console | None = None,
     command: str = "",
+    started: float | None = None,
 ) -> Done:
-    """Run the whole demo into the folder `out`.
+    """Run the whole demo into the folder `out`; time is counted from `started` (`time.perf_counter`).
 
     Raises UserError if the model is missing, if the folder holds somebody else's files, or if an option
     makes no sense.
     """
-    started = time.perf_counter()
+    started = time.perf_counter() if started is None else started
     console = console or Console()
     _check_options(model, seed, reason)
     home = out / "catalogue"
