@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from moonshelf.attributes import canonical
 from moonshelf.product import ImageRef, Product
-from moonshelf.prompts import CATEGORY_SEPARATOR, clean_text, write_rationale
+from moonshelf.prompts import clean_text, write_rationale
 
 # Order in which a rationale states attributes; other visible ones follow in the feed's order.
 ORDER = ("name", "colour", "pattern", "material", "shape", "gender", "use", "style")
@@ -132,11 +132,3 @@ def phrase(item: Item, keys: Iterable[str], level: int | None = None) -> tuple[s
         stated["category"] = leaf(item.category if level is None else item.category[: level + 1])
         words.append(stated["category"])
     return " ".join(words), stated
-
-
-def texts_for_tokenizer(items: Iterable[Item]) -> Iterator[str]:
-    """Everything that the starter reads or writes, for its vocabulary."""
-    for item in items:
-        yield clean_text(item.title)
-        yield f"{item.rationale}; "
-        yield CATEGORY_SEPARATOR.join(clean_text(part).lower() for part in item.category)
