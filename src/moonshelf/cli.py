@@ -102,8 +102,8 @@ def train(
     data: Annotated[Path, typer.Option(help="Folder that the recipe's feeds are relative to.")] = Path("."),
 ) -> None:
     """Train a model by a recipe; a killed run goes on. Any field is a flag: --steps 500 --lr 0.0005."""
-    from moonshelf.training.cold_start import flags, load_recipe
     from moonshelf.training.cold_start import train as run
+    from moonshelf.training.recipe import flags, load_recipe
 
     folder = run(load_recipe(recipe, **flags(context.args)), data)
     print(f"model saved in {folder}; try: moonshelf doctor {folder}")

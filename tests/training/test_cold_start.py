@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ import torch
 from moonshelf import MoonModel
 from moonshelf.errors import UserError
 from moonshelf.sampleshop import iter_products
-from moonshelf.training.cold_start import ColdStart, Recipe, flags, load_recipe
+from moonshelf.training.cold_start import ColdStart
 from moonshelf.training.data import SourceSpec, prepare
+from moonshelf.training.recipe import Recipe, flags, load_recipe
+from moonshelf.training.views import Views
 
 SMALL = {
     "hidden": 64, "layers": 2, "vision_hidden": 64, "vision_depth": 2, "vocabulary": 500, "batch": 8,
@@ -72,22 +75,37 @@ def test_a_run_resumes_with_its_optimiser_and_counters(trained: ColdStart, shop:
     assert again.step == 8
 
 
-def test_the_contrastive_branch_never_sees_the_teacher(trained: ColdStart) -> None:
+def test_a_resumed_run_is_the_uninterrupted_one(shop: Path, tmp_path: Path) -> None:
+    """Batches, dropout and schedule depend on seed and step alone; the queue starts anew, so it is off."""
+    whole = ColdStart(recipe(tmp_path / "whole", queue=0, steps=6), shop)
+    whole.run()
+    first = ColdStart(recipe(tmp_path / "parts", queue=0, steps=6, save_every=3), shop)
+    first.stop_at = 3
+    first.run()
+    second = ColdStart(recipe(tmp_path / "parts", queue=0, steps=6, save_every=3), shop)
+    assert second.step == 3
+    second.run()
+    for (name, a), (_, b) in zip(
+        whole.model.state_dict().items(), second.model.state_dict().items(), strict=True
+    ):
+        assert torch.equal(a, b), name
+
+
+def test_the_contrastive_branch_never_sees_the_teacher(
+    trained: ColdStart, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The reasoned view is built from the model's own writing: no gold rationale enters its rows."""
-    model, sampler = trained.model, trained.sampler
-    draw = prepare(model, sampler.draw(6), "reasoned", trained.rng)
+    model, sampler, rng = trained.model, trained.sampler, random.Random(0)
+    draw = prepare(model, sampler.draw(6, rng), "reasoned", rng)
     seen: list[list[int]] = []
-    vectors = trained._vectors
+    vectors = Views.vectors
 
-    def spy(rows, *rest):  # type: ignore[no-untyped-def]
+    def spy(self, rows):  # type: ignore[no-untyped-def]
         seen.extend(list(tail) for _, _, tail in rows if len(tail) > 1)
-        return vectors(rows, *rest)
+        return vectors(self, rows)
 
-    trained._vectors = spy  # type: ignore[method-assign]
-    try:
-        terms = trained.losses(draw)
-    finally:
-        del trained._vectors
+    monkeypatch.setattr(Views, "vectors", spy)
+    terms = trained.losses(draw, rng)
     assert "sft" not in terms and len(seen) == len(draw.items)
     gold = [[model.prepare.think, *body, model.prepare.end_think, model.prepare.emb] for body in draw.bodies]
     assert all(tail not in gold for tail in seen)
@@ -95,18 +113,15 @@ def test_the_contrastive_branch_never_sees_the_teacher(trained: ColdStart) -> No
 
 def test_only_what_the_model_writes_is_a_target(trained: ColdStart, monkeypatch: pytest.MonkeyPatch) -> None:
     """Likelihood covers body and `</think>`: not the prompt, not `<think>`, not `<emb>`."""
-    draw = prepare(trained.model, trained.sampler.draw(4), "direct", trained.rng)
+    rng = random.Random(0)
+    draw = prepare(trained.model, trained.sampler.draw(4, rng), "direct", rng)
     targets: list[torch.Tensor] = []
     real = torch.nn.functional.cross_entropy
     monkeypatch.setattr(
-        "moonshelf.training.cold_start.F.cross_entropy",
+        "moonshelf.training.views.F.cross_entropy",
         lambda logits, target: targets.append(target) or real(logits, target),
     )
-    pixels, grid = (torch.from_numpy(x) for x in draw.pixels)
-    visual = trained.model.backbone.model.get_image_features(pixels, grid, return_dict=True)
-    places = [[p for p, owner in enumerate(draw.owner) if owner == i] for i in range(len(draw.items))]
-    trained.rng.seed(1)
-    trained._sft(draw, visual, places)
+    Views(trained.model, draw.pixels).likelihood(trained._taught(draw, rng))
     prepared = trained.model.prepare
     found = targets[0].tolist()
     assert prepared.think not in found and prepared.emb not in found
@@ -115,11 +130,11 @@ def test_only_what_the_model_writes_is_a_target(trained: ColdStart, monkeypatch:
 
 def test_learning_lowers_the_loss_of_a_fixed_batch(shop: Path, tmp_path: Path) -> None:
     run = ColdStart(recipe(tmp_path / "b"), shop)
-    draw = prepare(run.model, run.sampler.draw(8), "direct", run.rng)
+    rng = random.Random(0)
+    draw = prepare(run.model, run.sampler.draw(8, rng), "direct", rng)
 
     def loss() -> torch.Tensor:
-        run.rng.seed(0)
-        return torch.stack(list(run.losses(draw).values())).sum()
+        return torch.stack(list(run.losses(draw, random.Random(0)).values())).sum()
 
     before = float(loss().detach())
     for _ in range(12):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from moonshelf.training.contrastive import MAX_SCALE, Temperature, info_nce
+from moonshelf.training.contrastive import MAX_SCALE, Queue, Temperature, info_nce
 
 
 def reference(a: np.ndarray, b: np.ndarray, scale: float, same: np.ndarray) -> float:
@@ -15,7 +15,7 @@ def reference(a: np.ndarray, b: np.ndarray, scale: float, same: np.ndarray) -> f
     logits = scale * a @ b.T
     losses = []
     for i in range(len(a)):
-        kept = [j for j in range(len(a)) if j == i or not same[i, j]]
+        kept = [j for j in range(len(b)) if j == i or not same[i, j]]
         losses.append(np.log(np.exp(logits[i, kept]).sum()) - logits[i, i])
     return float(np.mean(losses))
 
@@ -54,3 +54,28 @@ def test_temperature_is_bounded() -> None:
     temperature = Temperature()
     temperature.log_scale.data.fill_(20.0)
     assert float(temperature()) == MAX_SCALE
+
+
+def test_items_of_past_steps_are_negatives_of_the_left_side_unless_masked() -> None:
+    rng = np.random.default_rng(1)
+    a, b, past = rng.normal(size=(4, 8)), rng.normal(size=(4, 8)), rng.normal(size=(3, 8))
+    free = np.zeros((4, 4), bool)
+    skipped = np.array([[True, False, False]] * 4)
+    got = info_nce(
+        torch.tensor(a), torch.tensor(b), torch.tensor(2.0).double(), torch.tensor(free), (8,), False,
+        torch.tensor(past), torch.tensor(skipped),
+    )  # fmt: skip
+    wide = np.concatenate([b, past[1:]])
+    same = np.zeros((4, 6), bool)
+    assert abs(float(got) - reference(a, wide, 2.0, same)) < 1e-9
+
+
+def test_the_queue_forgets_the_oldest() -> None:
+    queue = Queue(3)
+    queue.push(torch.zeros(2, 4), ["a", "b"])
+    queue.push(torch.ones(2, 4, requires_grad=True), ["c", "d"])
+    assert queue.items == ["b", "c", "d"]
+    assert queue.vectors[:, 0].tolist() == [0.0, 1.0, 1.0] and not queue.vectors.requires_grad
+    off = Queue(0)
+    off.push(torch.ones(2, 4), ["a", "b"])
+    assert not off.items and not len(off.vectors)

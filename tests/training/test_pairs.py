@@ -6,7 +6,7 @@ import json
 
 from moonshelf.product import ImageRef, Product
 from moonshelf.prompts import read_rationale
-from moonshelf.training.pairs import facts_of, items_of, join_photos, leaf, phrase
+from moonshelf.training.pairs import Query, facts_of, items_of, join_photos, leaf, phrase
 
 PICTURE = ImageRef(data=b"x")
 SHOE = Product(
@@ -69,12 +69,20 @@ def test_extra_photos_join_the_item_of_their_group() -> None:
 
 def test_a_phrase_is_true_of_its_item_and_of_others_that_share_its_facts() -> None:
     (item,) = items_of(SHOE)
-    text, stated = phrase(item, ["colour", "category"])
-    assert text == "red sports shoes"
-    assert item.says(stated)
+    query = phrase(item, ["colour", "category"])
+    assert query.text == "red sports shoes" and query.holds(item)
     (blue,) = items_of(SHOE.model_copy(update={"attributes": {"baseColour": "Blue"}}))
-    assert not blue.says(stated)
-    assert blue.says({"category": "sports shoes"})
-    text, stated = phrase(item, ["category"], level=0)
-    assert text == "footwear" and blue.says(stated)
-    assert not blue.says({"category": "apparel"})
+    assert not query.holds(blue)
+    assert phrase(blue, ["category"]).holds(item)
+    top = phrase(item, ["category"], level=0)
+    assert top.text == "footwear" and top.holds(blue)
+    assert not Query("apparel", facts=frozenset({("category", "apparel")})).holds(blue)
+
+
+def test_words_of_a_title_are_answered_by_titles_that_hold_them_and_a_picture_by_its_item_only() -> None:
+    (item,) = items_of(SHOE)
+    (other,) = items_of(SHOE.model_copy(update={"title": "Puma men RED running shoes", "group_id": "h"}))
+    assert Query("red shoes", words=frozenset({"red", "shoes"})).holds(other)
+    assert not Query("nike", words=frozenset({"nike"})).holds(other)
+    assert not Query("red shoes", picture=True).holds(other)
+    assert not Query(picture=True).holds(item)

@@ -7,10 +7,11 @@ a small clean catalogue is not drowned by a large coarse one, and no batch holds
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,8 @@ from moonshelf.feeds import read_feed
 from moonshelf.model.engine import load_picture
 from moonshelf.model.modeling import MoonModel
 from moonshelf.product import Product
-from moonshelf.prompts import PromptSpec, clean_text
-from moonshelf.training.pairs import Item, items_of, join_photos, named, phrase
+from moonshelf.prompts import PromptSpec
+from moonshelf.training.pairs import Item, Query, items_of, join_photos, named, phrase
 
 
 class SourceSpec(BaseModel):
@@ -63,31 +64,30 @@ def load_source(spec: SourceSpec, root: Path) -> list[Item]:
 
 
 class Sampler:
-    """Draws batches of distinct items; `pairs=True` draws only items that have several pictures."""
+    """Draws batches of distinct items by source weight; `several` asks for items with several pictures."""
 
-    def __init__(self, sources: Sequence[tuple[list[Item], float]], rng: random.Random) -> None:
-        self.rng = rng
+    def __init__(self, sources: Sequence[tuple[list[Item], float]]) -> None:
         self.pools = [(items, weight) for items, weight in sources if items]
         several = [([i for i in items if len(i.images) > 1], weight) for items, weight in sources]
         self.several = [(items, weight) for items, weight in several if len(items) > 1]
 
-    def draw(self, n: int, pairs: bool = False) -> list[Item]:
-        pools = self.several if pairs and self.several else self.pools
+    def draw(self, n: int, rng: random.Random, several: bool = False) -> list[Item]:
+        pools = self.several if several and self.several else self.pools
         chosen: dict[str, Item] = {}
         weights = [weight for _, weight in pools]
         for _ in range(50 * n):  # bounded: tiny sources may not hold n distinct items
-            items = self.rng.choices(pools, weights)[0][0]
-            item = self.rng.choice(items)
+            items = rng.choices(pools, weights)[0][0]
+            item = rng.choice(items)
             chosen.setdefault(item.id, item)
             if len(chosen) == n:
                 break
         return list(chosen.values())
 
 
-def augment(picture: Image.Image, rng: random.Random) -> Image.Image:
-    """Random crop of at least 80% of each side, mirror, brightness ±15%; colours stay what they are."""
+def augment(picture: Image.Image, rng: random.Random, least: float = 0.8) -> Image.Image:
+    """Random crop of at least `least` of each side, mirror, brightness ±15%; colours stay what they are."""
     width, height = picture.size
-    w, h = (max(1, round(side * rng.uniform(0.8, 1.0))) for side in (width, height))
+    w, h = (max(1, round(side * rng.uniform(least, 1.0))) for side in (width, height))
     left, top = rng.randint(0, width - w), rng.randint(0, height - h)
     picture = picture.crop((left, top, left + w, top + h))
     if rng.random() < 0.5:
@@ -97,66 +97,125 @@ def augment(picture: Image.Image, rng: random.Random) -> Image.Image:
 
 @dataclass
 class Draw:
-    """One prepared batch of B items: pixels of all pictures, texts, and who must not be a negative."""
+    """One prepared batch of B items: pixels of all pictures, texts, and what each query asks for."""
 
     items: list[Item]
-    pixels: tuple[np.ndarray, np.ndarray]  # patches, grids
-    owner: list[int]  # picture -> item, in order
-    titles: list[list[int]]  # token ids
-    phrases: list[list[int]]
-    bodies: list[list[int]]  # rationale, token ids
-    known: list[list[int]]  # rationale of what the title itself tells
-    same: Tensor  # (B, B) bool: one group, or equal titles
-    told: Tensor  # (B, B) bool: phrase i is true of item j
     kind: str
+    pixels: tuple[np.ndarray, np.ndarray]  # patches, grids
+    own: list[list[int]]  # places of the pictures that the product shows
+    view: list[list[int]]  # place of the query's own picture, another photo or another crop; empty: none
+    titles: list[list[int]]  # token ids, as all that follow
+    shown: list[list[int]]  # the title as the full product shows it: whole, in part, or not at all
+    bodies: list[list[int]]  # rationale
+    known: list[list[int]]  # rationale of what the title itself tells
+    phrases: list[Query]
+    phrase_ids: list[list[int]]
+    queries: list[Query]
+    query_ids: list[list[int]]
 
 
-def prepare(model: MoonModel, items: list[Item], kind: str, rng: random.Random) -> Draw:
-    """Decode, augment and tokenise. Items whose pictures are broken are dropped."""
+QUERY_MIX = (12.0, 3.0, 2.0)  # image : text : multimodal queries, as MOON draws them
+
+
+def prepare(
+    model: MoonModel,
+    items: list[Item],
+    kind: str,
+    rng: random.Random,
+    mix: tuple[float, float, float] = QUERY_MIX,
+) -> Draw:
+    """Decode, augment and tokenise. Items whose pictures are broken are dropped.
+
+    For `direct` batches a product shows one picture or two; for the others it shows one and its query has
+    another: a second photo where there is one, or else a narrower crop of the same.
+    """
     pictures: list[Image.Image] = []
-    owner: list[int] = []
+    own: list[list[int]] = []
+    view: list[list[int]] = []
     kept: list[Item] = []
     for item in items:
-        count = 2 if kind == "pair" else (1 if len(item.images) == 1 or rng.random() < 0.7 else 2)
-        refs = rng.sample(item.images, min(count, len(item.images)))
+        wanted = 2 if kind != "direct" or rng.random() < 0.3 else 1
+        refs = rng.sample(item.images, min(wanted, len(item.images)))
         try:
             loaded = [load_picture(ref, model.prompt.max_pixels) for ref in refs]
         except Exception:  # a broken training picture is no reason to stop; feeds report it in `check`
             continue
-        pictures += [augment(p, rng) for p in loaded]
-        owner += [len(kept)] * len(loaded)
+        if kind != "direct" and len(loaded) == 1:
+            views = [augment(loaded[0], rng), augment(loaded[0], rng, least=0.6)]
+        else:
+            views = [augment(picture, rng) for picture in loaded]
+        places = list(range(len(pictures), len(pictures) + len(views)))
+        own.append(places if kind == "direct" else places[:1])
+        view.append([] if kind == "direct" else places[1:])
+        pictures += views
         kept.append(item)
-    titles, phrases, stated = [], [], []
+    titles, shown, phrases, queries = [], [], [], []
     for item in kept:
         title = model.prompt.text_of(Product(id="t", title=item.title))
         titles.append(title.lower() if rng.random() < 0.3 else title)
-        keys = [*item.facts, "category"]
-        size = rng.choice((1, 2, 2, 3))
-        picked = rng.sample(keys, min(size, len(keys)))
-        if rng.random() < 0.6 and "category" not in picked:
-            picked[-1] = "category"
-        # Upper levels too: a model that has only met leaf names cannot place `footwear`.
-        upper = rng.randrange(len(item.category)) if item.category and rng.random() < 0.3 else None
-        text, facts = phrase(item, sorted(picked, key=keys.index), upper)
-        phrases.append(clean_text(text) or titles[-1])
-        stated.append(facts)
-    known = [_known(item, title) for item, title in zip(kept, titles, strict=True)]
+        shown.append(rng.choice((titles[-1], titles[-1], _part(title, rng), "")))
+        phrases.append(_phrase(item, rng) or Query(titles[-1], words=item.words))
+        queries.append(_query(item, title, rng, mix))
     ids = model.prepare.text_ids
-    n = len(kept)
-    same = torch.tensor([[a.group == b.group or a.title == b.title for b in kept] for a in kept]).view(n, n)
-    told = torch.tensor([[bool(f) and b.says(f) for b in kept] for f in stated]).view(n, n)
     return Draw(
         items=kept,
-        pixels=model.prepare.pixels(pictures),
-        owner=owner,
-        titles=ids(titles),
-        phrases=ids(phrases),
-        bodies=ids([item.rationale for item in kept]),
-        known=ids(known),
-        same=same,
-        told=told | same,
         kind=kind,
+        pixels=model.prepare.pixels(pictures),
+        own=own,
+        view=view,
+        titles=ids(titles),
+        shown=ids(shown),
+        bodies=ids([item.rationale for item in kept]),
+        known=ids([_known(item, title) for item, title in zip(kept, titles, strict=True)]),
+        phrases=phrases,
+        phrase_ids=ids([query.text for query in phrases]),
+        queries=queries,
+        query_ids=ids([query.text for query in queries]),
     )
+
+
+def same(left: Sequence[Item], right: Sequence[Item]) -> Tensor:
+    """(L, R) bool: pairs of one group or with equal titles, which must not be negatives."""
+    return torch.tensor([[a.same(b) for b in right] for a in left]).view(len(left), len(right))
+
+
+def answered(queries: Sequence[Query], owners: Sequence[Item], items: Sequence[Item]) -> Tensor:
+    """(Q, N) bool: items that must not be negatives of a query made from its owner."""
+    rows = [
+        [query.holds(item) or owner.same(item) for item in items]
+        for query, owner in zip(queries, owners, strict=True)
+    ]
+    return torch.tensor(rows).view(len(queries), len(items))
+
+
+def _phrase(item: Item, rng: random.Random) -> Query | None:
+    keys = [*item.facts, "category"]
+    size = rng.choice((1, 2, 2, 3))
+    picked = rng.sample(keys, min(size, len(keys)))
+    if rng.random() < 0.6 and "category" not in picked:
+        picked[-1] = "category"
+    # Upper levels too: a model that has only met leaf names cannot place `footwear`.
+    upper = rng.randrange(len(item.category)) if item.category and rng.random() < 0.3 else None
+    query = phrase(item, sorted(picked, key=keys.index), upper)
+    return query if query.text else None
+
+
+def _query(item: Item, title: str, rng: random.Random, mix: tuple[float, float, float]) -> Query:
+    """An image, text or multimodal query; words are a phrase or part of the title."""
+    kind = rng.choices(("image", "text", "multimodal"), mix)[0]
+    if kind == "image":
+        return Query(picture=True)
+    words = _part(title, rng)
+    query = (_phrase(item, rng) if rng.random() < 0.5 else None) or Query(
+        words, words=frozenset(words.lower().split())
+    )
+    return query if kind == "text" else Query(query.text, picture=True)
+
+
+def _part(title: str, rng: random.Random) -> str:
+    """A title with each word kept two times in three, at least one."""
+    words = title.split()
+    return " ".join([w for w in words if rng.random() < 2 / 3] or words[:1])
 
 
 def _known(item: Item, title: str) -> str:
@@ -167,20 +226,26 @@ def _known(item: Item, title: str) -> str:
 
 
 def stream(
-    model: MoonModel, sampler: Sampler, kinds: Iterator[str], batch: int, rng: random.Random
-) -> Iterator[Draw]:
-    """Prepared batches without end, one ahead of the caller in a second thread."""
+    model: MoonModel, sampler: Sampler, kinds: Callable[[int], str], batch: int, *,
+    first: int = 0, seed: int = 0, mix: tuple[float, float, float] = QUERY_MIX,
+) -> Iterator[Draw]:  # fmt: skip
+    """Prepared batches of the steps `first`, `first` + 1, …, one ahead of the caller in a second thread.
+
+    What a step draws depends on seed and step alone, so a resumed run sees what it would have seen.
+    """
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="moonshelf-data") as pool:
 
-        def submit() -> Any:
-            kind = next(kinds)
-            size = batch // 2 if kind == "pair" else batch
-            return pool.submit(prepare, model, sampler.draw(size, kind == "pair"), kind, rng)
+        def submit(step: int) -> Future[Draw]:
+            kind, rng = kinds(step), random.Random(f"{seed}/{step}")
+            size = 3 * batch // 4 if kind == "pair" else batch
+            return pool.submit(
+                lambda: prepare(model, sampler.draw(size, rng, kind == "pair"), kind, rng, mix)
+            )
 
-        ahead = submit()
-        while True:
+        ahead = submit(first)
+        for step in itertools.count(first + 1):
             ready = ahead.result()
-            ahead = submit()
+            ahead = submit(step)
             yield ready
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from moonshelf.attributes import canonical
 from moonshelf.product import ImageRef, Product
@@ -44,19 +44,42 @@ class Item:
     category: tuple[str, ...]
     facts: dict[str, str]  # canonical keys, in the order in which a rationale states them
     source: str = ""
+    stated: frozenset[tuple[str, str]] = field(init=False, repr=False, compare=False)
+    words: frozenset[str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        levels = {("category", leaf(self.category[:end])) for end in range(1, len(self.category) + 1)}
+        object.__setattr__(self, "stated", frozenset(self.facts.items()) | levels)
+        object.__setattr__(self, "words", frozenset(self.title.lower().split()))
 
     @property
     def rationale(self) -> str:
         """Body of the rationale; empty if the record says nothing about the product."""
         return write_rationale(self.category, self.facts)
 
-    def says(self, facts: dict[str, str]) -> bool:
-        """Whether every given fact, `category` included, holds for this item."""
-        levels = [leaf(self.category[:end]) for end in range(1, len(self.category) + 1)]
-        return all(
-            value in levels if key == "category" else self.facts.get(key) == value
-            for key, value in facts.items()
-        )
+    def same(self, other: Item) -> bool:
+        """Whether the two must not be negatives of each other: one group, or equal titles."""
+        return self.group == other.group or self.title == other.title
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a shopper asks for: words, a picture of their own, or both; and of which items it is true.
+
+    Words are a phrase that states `facts`, or some `words` of a title. With a picture only the item itself
+    answers.
+    """
+
+    text: str = ""
+    facts: frozenset[tuple[str, str]] = frozenset()
+    words: frozenset[str] = frozenset()
+    picture: bool = False
+
+    def holds(self, item: Item) -> bool:
+        """Whether an item answers the query as well as the one that it was made from."""
+        if self.picture or not (self.facts or self.words):
+            return False
+        return self.facts <= item.stated and self.words <= item.words
 
 
 def leaf(category: tuple[str, ...]) -> str:
@@ -120,15 +143,14 @@ def join_photos(catalogue: Iterable[Item], photos: Iterable[Product]) -> Iterato
             )  # fmt: skip
 
 
-def phrase(item: Item, keys: Iterable[str], level: int | None = None) -> tuple[str, dict[str, str]]:
-    """A shopper's short query for an item from some of its facts, and the facts that it states.
+def phrase(item: Item, keys: Iterable[str], level: int | None = None) -> Query:
+    """A shopper's short query for an item from some of its facts: adjectives first, `red cotton t-shirts`.
 
     `keys` may hold `category`, named by its leaf or by the step `level` of its path (0 is the root).
-    Adjectives come before the category: `red cotton t-shirts`.
     """
     stated = {key: item.facts[key] for key in keys if key in item.facts}
     words = list(stated.values())
     if "category" in set(keys) and item.category:
         stated["category"] = leaf(item.category if level is None else item.category[: level + 1])
         words.append(stated["category"])
-    return " ".join(words), stated
+    return Query(text=clean_text(" ".join(words)), facts=frozenset(stated.items()))

@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from transformers import Qwen3VLVisionConfig, Qwen3VLVisionModel
 
 from moonshelf.errors import EXIT_USAGE, UserError
+from moonshelf.training.precision import Precision, computing_in, resolve
 from moonshelf.training.teachers import TEACHERS, ask
 from moonshelf.training.tower_data import Eye, Pictures, Targets, batches
 
@@ -107,6 +108,7 @@ def teach(
     seed: int = 0,
     eye: Eye | None = None,
     every: int = 50,
+    precision: Precision = "auto",
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> list[Progress]:
     """Train `tower` in place until `steps` or `minutes` are over; a `Progress` for every `every` steps.
@@ -124,6 +126,7 @@ def teach(
     optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.02, betas=(0.9, 0.98))
     warm = min(150, max(1, steps // 10)) if steps else 150
     linear_patches(tower)
+    dtype = resolve(precision, next(tower.parameters()).device)
     tower.train()
     history: list[Progress] = []
     losses: list[list[float]] = []
@@ -143,13 +146,15 @@ def teach(
         for group in optimiser.param_groups:
             group["lr"] = rate * min(1, (step + 1) / warm) * (0.02 + 0.49 * (1 + math.cos(math.pi * done)))
         now = next(stream)
-        merged, deep, pooled = look(tower, now.patches, now.grid)
+        with computing_in(dtype, tower):
+            merged, deep, pooled = look(tower, now.patches, now.grid)
+            said = [head(x).float() for head, x in zip(heads, (merged, deep, pooled, merged), strict=True)]
         parts = torch.stack(
             [
-                _distance(heads[0](merged), now.local),
-                _distance(heads[1](deep), now.local),
-                _distance(heads[2](pooled), now.pooled),
-                F.smooth_l1_loss(heads[3](merged), _colours(now.patches), beta=0.2),
+                _distance(said[0], now.local),
+                _distance(said[1], now.local),
+                _distance(said[2], now.pooled),
+                F.smooth_l1_loss(said[3], _colours(now.patches), beta=0.2),
             ]
         )
         optimiser.zero_grad(set_to_none=True)

@@ -1,0 +1,79 @@
+"""Views of a batch of products: rows of text, pictures and tail over visual features computed once.
+
+The same pictures are read with a title, without one, before a teacher's rationale and after the model's own;
+the tower runs once for all of them, and its gradient is the sum over the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from moonshelf.model.engine import write
+from moonshelf.model.modeling import MoonModel
+from moonshelf.model.processing import Batch
+
+View = tuple[list[int], list[int], Sequence[int]]  # token ids of the text, places of pictures, tail
+
+
+class Views:
+    """Rows over the pictures of one draw; `pixels` holds their patches and grids."""
+
+    def __init__(self, model: MoonModel, pixels: tuple[np.ndarray, np.ndarray]) -> None:
+        self.model, self.grid = model, pixels[1]
+        patches, grid = (torch.from_numpy(x).to(model.device) for x in pixels)
+        self.visual = None
+        if len(grid):
+            self.visual = model.backbone.model.get_image_features(patches, grid, return_dict=True)
+
+    def batch(self, rows: Sequence[View]) -> tuple[Batch, Any]:
+        """The rows as one padded batch, and the visual features of its pictures, None without any."""
+        prepare = self.model.prepare
+        counts = prepare.image_tokens(self.grid)
+        places = [p for _, pictures, _ in rows for p in pictures]
+        batch = prepare.batch(
+            [text for text, _, _ in rows],
+            [[counts[p] for p in pictures] for _, pictures, _ in rows],
+            [tail for _, _, tail in rows],
+        )
+        if places:
+            batch.grid = torch.from_numpy(self.grid[places])
+        return batch, _pick(self.visual, places)
+
+    def vectors(self, rows: Sequence[View]) -> Tensor:
+        """Vectors (B, dim), not normalised; every tail must end in `<emb>`."""
+        return self.model(*self.batch(rows))[0]
+
+    def likelihood(self, rows: Sequence[View]) -> Tensor:
+        """Cross-entropy of what the model should write: the body of each rationale and `</think>`."""
+        batch, visual = self.batch(rows)
+        states = self.model.read(batch, visual).states
+        written = batch.rationale_mask[:, 1:] & (batch.input_ids[:, 1:] != self.model.prepare.think)
+        logits = self.model.logits(states[:, :-1][written])
+        return F.cross_entropy(logits.float(), batch.input_ids[:, 1:][written])
+
+    @torch.no_grad()
+    def own_rationales(self, rows: Sequence[tuple[list[int], list[int]]]) -> list[list[int]]:
+        """Token ids of the bodies that the model writes for (text, pictures) now, greedily."""
+        batch, visual = self.batch([(*row, [self.model.prepare.think]) for row in rows])
+        reading = self.model.read(batch, visual, use_cache=True)
+        bodies = [w.rationale for w in write(self.model, batch, reading)]
+        return self.model.prepare.text_ids(
+            [b.removeprefix("<think>").removesuffix("</think>") for b in bodies]
+        )
+
+
+def _pick(visual: Any, places: list[int]) -> Any:
+    """Visual features of some pictures of a batch, in the order of `places`; None for none."""
+    if not places:
+        return None
+    chosen = SimpleNamespace(pooler_output=[visual.pooler_output[p] for p in places])
+    if hasattr(visual, "deepstack_features"):
+        chosen.deepstack_features = [[layer[p] for p in places] for layer in visual.deepstack_features]
+    return chosen
