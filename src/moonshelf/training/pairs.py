@@ -44,11 +44,13 @@ class Item:
     category: tuple[str, ...]
     facts: dict[str, str]  # canonical keys, in the order in which a rationale states them
     source: str = ""
+    product: str = ""  # id of the catalogue record: what click logs and mined negatives name; default: `id`
     stated: frozenset[tuple[str, str]] = field(init=False, repr=False, compare=False)
     words: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         levels = {("category", leaf(self.category[:end])) for end in range(1, len(self.category) + 1)}
+        object.__setattr__(self, "product", self.product or self.id)
         object.__setattr__(self, "stated", frozenset(self.facts.items()) | levels)
         object.__setattr__(self, "words", frozenset(self.title.lower().split()))
 
@@ -67,16 +69,21 @@ class Query:
     """What a shopper asks for: words, a picture of their own, or both; and of which items it is true.
 
     Words are a phrase that states `facts`, or some `words` of a title. With a picture only the item itself
-    answers.
+    answers. A query of a log has the groups of all products that were chosen for it as `answers`, and its
+    picture, if it has one, in `image`.
     """
 
     text: str = ""
     facts: frozenset[tuple[str, str]] = frozenset()
     words: frozenset[str] = frozenset()
     picture: bool = False
+    image: ImageRef | None = None
+    answers: frozenset[str] = frozenset()
 
     def holds(self, item: Item) -> bool:
         """Whether an item answers the query as well as the one that it was made from."""
+        if item.group in self.answers:
+            return True
         if self.picture or not (self.facts or self.words):
             return False
         return self.facts <= item.stated and self.words <= item.words
@@ -120,8 +127,9 @@ def items_of(product: Product, source: str = "") -> Iterator[Item]:
             if pictures:
                 own = canonical({"colour": colour}) | {k: v for k, v in facts.items() if k != "colour"}
                 yield Item(
-                    f"{product.id}#{colour}", group, product.title, pictures, product.category, own, source
-                )
+                    f"{product.id}#{colour}", group, product.title, pictures, product.category, own, source,
+                    product.id,
+                )  # fmt: skip
         return
     yield Item(product.id, group, product.title, product.images, product.category, facts, source)
 
@@ -139,7 +147,7 @@ def join_photos(catalogue: Iterable[Item], photos: Iterable[Product]) -> Iterato
         if item is not None and photo.images:
             yield Item(
                 photo.id, item.group, item.title, (*photo.images, *item.images), item.category, item.facts,
-                item.source,
+                item.source, item.product,
             )  # fmt: skip
 
 

@@ -1,0 +1,462 @@
+"""Behaviour logs: which product people clicked or bought for which words or picture, and how often.
+
+A log is a CSV, TSV, JSONL or Parquet file of one row an event (`query, product_id, event`) or one row a pair
+with counts (`query, product_id, clicks, purchases, impressions`) or a ready `weight`. It is read row by row;
+what stays in memory is one entry for each distinct pair of query and product, and queries are the same if
+they differ in case and space only. Like feeds, logs are untrusted: pictures of queries may not lie outside
+the log's folder, addresses are never called, a bad row is set aside and the rest goes on.
+
+What an action weighs is ours (`EVENTS`): a purchase says more than a click, and being shown says nothing by
+itself. A `weight` column outranks counts, counts outrank the kind of event. Impressions are kept as exposure,
+so that `min_rate` can drop pairs that were shown often and chosen by accident.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from moonshelf.attributes import fold
+from moonshelf.errors import Problem, UserError
+from moonshelf.feeds import values
+from moonshelf.feeds.base import MAX_RECORD, FeedBroken, Source
+from moonshelf.feeds.detect import check_path, detect
+from moonshelf.feeds.text import Table, lines
+from moonshelf.product import ImageRef
+from moonshelf.prompts import clean_text
+from moonshelf.training.pairs import Item, Query
+
+# Weight of one action, by its folded name. `view` is a visit to the product's page; 0 is an impression.
+EVENTS: dict[str, float] = {
+    **dict.fromkeys(("click", "clicked", "product click", "select", "select item", "clickthrough"), 1.0),
+    **dict.fromkeys(("view", "viewed", "view item", "product view", "detail page view", "pv"), 1.0),
+    **dict.fromkeys(("wishlist", "add to wishlist", "favourite", "favorite", "fav", "like", "save"), 2.0),
+    **dict.fromkeys(("cart", "add to cart", "addtocart", "add to basket", "basket"), 3.0),
+    **dict.fromkeys(("purchase", "purchased", "buy", "bought", "order", "transaction", "conversion"), 5.0),
+    **dict.fromkeys(("impression", "view item list", "shown", "show", "exposure"), 0.0),
+}
+# What a column is -> its names, folded by `attributes.fold`, the most telling first.
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "query": (
+        "query", "query text", "search query", "search term", "search terms", "search text", "search phrase",
+        "search keyword", "search keywords", "search string", "user query", "raw query", "keyword",
+        "keywords", "term", "q", "text",
+    ),
+    "image": (
+        "query image", "query image path", "query picture", "query photo", "search image", "image", "picture",
+        "photo", "image path", "query image url", "image url",
+    ),
+    "product_id": (
+        "product id", "clicked product id", "clicked item id", "clicked id", "purchased product id",
+        "purchased item id", "purchased id", "bought id", "item id", "sku", "asin", "offer id", "article id",
+        "document id", "doc id", "clicked product", "clicked item", "product", "item",
+    ),
+    "weight": ("weight", "interaction weight"),
+    "click": ("clicks", "click count", "num clicks", "n clicks", "click", "clicked", "is click"),
+    "cart": ("carts", "add to carts", "add to cart", "cart adds", "cart", "num carts"),
+    "purchase": (
+        "purchases", "orders", "purchase count", "conversions", "transactions", "num purchases", "purchased",
+        "bought", "is purchase",
+    ),
+    "impressions": ("impressions", "impression count", "num impressions", "shown", "exposures"),
+    "event": (
+        "event", "event type", "event name", "action", "action type", "interaction", "interaction type",
+        "behavior", "behaviour", "behavior type", "behaviour type", "type",
+    ),
+    "count": ("count", "event count", "frequency", "times"),
+}  # fmt: skip
+_ROLE_OF = {name: (role, rank) for role, names in COLUMNS.items() for rank, name in enumerate(names)}
+_COUNTS = ("click", "cart", "purchase")
+MAX_QUERY = 1_000  # characters; longer ones are pasted pages or robots, and are set aside
+_LARGEST = 1e12  # weight or count of one row
+_SHOWN = 20  # problems kept; all are counted
+
+
+@dataclass(frozen=True, slots=True)
+class Interaction:
+    """A query and a product chosen for it. `weight` is a sum over rows, `shown` the impressions known of.
+
+    The query holds text, picture or both; its `answers` are filled by `queries_of`, which sees all pairs.
+    """
+
+    query: Query
+    product_id: str
+    weight: float
+    shown: float = 0.0
+
+
+@dataclass
+class BehaviourLog:
+    """A log that was read to its end: distinct pairs, heaviest first, and what was left out."""
+
+    interactions: list[Interaction] = field(default_factory=list)
+    rows: int = 0
+    queries: int = 0  # distinct ones among the interactions
+    only_shown: int = 0  # rows that say that nobody chose the product; their impressions count
+    rare: int = 0  # pairs below `min_rate`
+    set_aside: int = 0
+    set_aside_by: Counter[str] = field(default_factory=Counter)  # field -> rows
+    problems: list[Problem] = field(default_factory=list)  # the first few
+
+    def summary(self) -> str:
+        """One line for people."""
+        text = f"{self.rows:,} rows: {len(self.interactions):,} pairs of {self.queries:,} queries"
+        if self.rare:
+            text += f", {self.rare:,} pairs chosen too rarely"
+        if self.set_aside:
+            why = ", ".join(f"{name} {n:,}" for name, n in self.set_aside_by.most_common())
+            text += f"; {self.set_aside:,} rows set aside ({why}), the first: {self.problems[0].reason}"
+        return text
+
+
+def read_behaviour(
+    path: str | os.PathLike[str],
+    known: Collection[str],
+    *,
+    min_rate: float = 0.0,
+    events: Mapping[str, float] | None = None,
+    fields: Mapping[str, str] | None = None,
+    images_root: str | os.PathLike[str] | None = None,
+) -> BehaviourLog:
+    """Read a log and add up the rows of each pair of query and product.
+
+    `known` holds the ids of the catalogue. Pairs whose weight per impression is below `min_rate` are left out
+    where impressions are known. `events` adds to `EVENTS` or replaces weights; `fields` maps columns to keys
+    of `COLUMNS` where names do not tell; relative paths of pictures start from `images_root`, by default
+    the log's folder. Raises UserError if the file cannot be read, columns are missing, or no row is usable.
+    """
+    log = BehaviourLog()
+    sums: dict[tuple[tuple[str, str], str], list[float]] = {}
+    queries: dict[tuple[str, str], Query] = {}
+    for row in stream_behaviour(path, known, events=events, fields=fields, images_root=images_root):
+        if isinstance(row, Problem):
+            if row.fatal:
+                log.rows += 1
+                log.set_aside += 1
+                log.set_aside_by[row.field] += 1
+            if len(log.problems) < _SHOWN:
+                log.problems.append(row)
+            continue
+        log.rows += 1
+        log.only_shown += not row.weight
+        key = key_of(row.query)
+        total = sums.setdefault((key, row.product_id), [0.0, 0.0])
+        total[0] += row.weight
+        total[1] += row.shown
+        queries.setdefault(key, row.query)
+    chosen = {pair: total for pair, total in sums.items() if total[0] > 0}
+    kept = {pair: (weight, shown) for pair, (weight, shown) in chosen.items() if weight >= min_rate * shown}
+    log.rare = len(chosen) - len(kept)
+    log.queries = len({key for key, _ in kept})
+    log.interactions = [
+        Interaction(queries[key], product_id, weight, shown)
+        for (key, product_id), (weight, shown) in sorted(kept.items(), key=lambda entry: -entry[1][0])
+    ]
+    if not kept:
+        why = "were chosen too rarely for min_rate" if chosen else "were only shown, and never chosen"
+        raise UserError(f"{Path(path).name}: all pairs of query and product {why}.")
+    return log
+
+
+def stream_behaviour(
+    path: str | os.PathLike[str],
+    known: Collection[str],
+    *,
+    events: Mapping[str, float] | None = None,
+    fields: Mapping[str, str] | None = None,
+    images_root: str | os.PathLike[str] | None = None,
+) -> Iterator[Interaction | Problem]:
+    """The rows of a log in file order, nothing added up; arguments and errors as in `read_behaviour`.
+
+    A fatal `Problem` is a row that was set aside; others come before the row that they are about. A row that
+    was only shown has weight 0.
+    """
+    path = check_path(path)
+    source = Source(path, check_path(images_root) if images_root is not None else None)
+    weights = EVENTS | {fold(name): float(weight) for name, weight in (events or {}).items()}
+    reader = _Reader(source, known, weights, dict(fields or {}))
+    usable = False
+    for number, record in _records(source, reader):
+        if isinstance(record, str):
+            yield Problem(number, "row", record)
+            continue
+        for row in reader.read(number, record):
+            usable = usable or isinstance(row, Interaction)
+            yield row
+    if not usable:
+        raise UserError(reader.why_nothing())
+
+
+def key_of(query: Query) -> tuple[str, str]:
+    """What makes two queries of a log the same: folded text, and the picture by its bytes or place."""
+    ref = query.image
+    if ref is None:
+        picture = ""
+    else:
+        picture = hashlib.sha256(ref.data).hexdigest() if ref.data is not None else ref.name
+    return query.text.casefold(), picture
+
+
+def queries_of(
+    items: Sequence[Item], interactions: Iterable[Interaction]
+) -> dict[str, list[tuple[Query, float]]]:
+    """The queries of each item that has any, by item id, heaviest first: what training draws from.
+
+    Each query carries in `answers` the groups of every item that was chosen for it, so that none of them,
+    nor a variant of it, becomes a negative of the query. A log may name records or single looks of one.
+    """
+    groups: dict[str, set[str]] = {}
+    for item in items:
+        for name in (item.product, item.id):
+            groups.setdefault(name, set()).add(item.group)
+    queries: dict[tuple[str, str], Query] = {}
+    answers: dict[tuple[str, str], set[str]] = {}
+    asked: dict[str, dict[tuple[str, str], float]] = {}
+    for interaction in interactions:
+        if interaction.product_id not in groups:
+            continue
+        key = key_of(interaction.query)
+        queries.setdefault(key, interaction.query)
+        answers.setdefault(key, set()).update(groups[interaction.product_id])
+        mine = asked.setdefault(interaction.product_id, {})
+        mine[key] = mine.get(key, 0.0) + interaction.weight
+    whole = {key: replace(query, answers=frozenset(answers[key])) for key, query in queries.items()}
+    result: dict[str, list[tuple[Query, float]]] = {}
+    for item in items:
+        total: Counter[tuple[str, str]] = Counter()
+        for name in {item.product, item.id}:
+            total.update(asked.get(name, {}))
+        if total:
+            result[item.id] = [(whole[key], float(weight)) for key, weight in total.most_common()]
+    return result
+
+
+# ---- one row ---------------------------------------------------------------------------------------
+
+
+class _Reader:
+    """Turns records into interactions; the meaning of the columns is worked out once per header."""
+
+    def __init__(
+        self, source: Source, known: Collection[str], events: Mapping[str, float], fields: dict[str, str]
+    ) -> None:
+        self.source, self.known, self.events, self.fields = source, known, events, fields
+        self.plans: dict[tuple[str, ...], dict[str, str]] = {}
+        self.roles: set[str] = set()  # that some row had
+        self.names: list[str] = []  # the first columns seen, for messages
+        self.unknown = ""  # an id that the catalogue lacks
+        self.first = ""  # why the first row was set aside
+        wrong = set(fields.values()) - COLUMNS.keys()
+        if wrong:
+            raise UserError(f"a log has no {wrong.pop()!r}: map columns to one of {', '.join(COLUMNS)}.")
+
+    def plan(self, names: tuple[str, ...]) -> dict[str, str]:
+        """Role -> column."""
+        plan = self.plans.get(names)
+        if plan is None:
+            ranks: dict[str, int] = {}
+            plan = {}
+            for name in names:
+                role, rank = (self.fields[name], -1) if name in self.fields else _role(name)
+                if role and (role not in plan or rank < ranks[role]):
+                    plan[role], ranks[role] = name, rank
+            if len(self.plans) < 1_000:
+                self.plans[names] = plan
+            self.roles |= plan.keys()
+            self.names = self.names or [name[:40] for name in names[:12]]
+        return plan
+
+    def header(self, names: Iterable[str]) -> dict[str, str]:
+        """The plan of a table, whose header must name queries and products."""
+        names = tuple(names)
+        missing = [name for name in self.fields if name not in names]
+        if missing:
+            raise UserError(f"{self.source.name} has no column {missing[0]!r}.")
+        plan = self.plan(names)
+        if "product_id" not in plan or not plan.keys() & {"query", "image"}:
+            raise UserError(self.missing())
+        return plan
+
+    def missing(self) -> str:
+        lacks = "product" if "product_id" not in self.roles else "query or its picture"
+        return (
+            f"{self.source.name} has no column for the {lacks} (it has {', '.join(self.names) or 'none'}): "
+            "name the columns query (or image) and product_id, with weight, clicks, purchases or event where "
+            "there are any."
+        )
+
+    def why_nothing(self) -> str:
+        name = self.source.name
+        if "product_id" not in self.roles or not self.roles & {"query", "image"}:
+            return self.missing() if self.names else f"{name} holds no rows."
+        if self.unknown:
+            there = next(iter(self.known), "nothing")
+            return (
+                f"no usable row of {name} names a product of the catalogue: the log has ids such as "
+                f"{self.unknown[:60]!r}, the catalogue such as {str(there)[:60]!r}."
+            )
+        return f"no row of {name} can be used; the first: {self.first or 'there is none'}."
+
+    def read(self, number: int, record: Mapping[str, Any]) -> Iterator[Interaction | Problem]:
+        plan = self.plan(tuple(record))
+        cells = {role: record.get(name) for role, name in plan.items()}
+        product_id = values.clean(values.as_text(cells.get("product_id")))[0]
+        try:
+            query, warning = self._query(cells)
+            if not product_id:
+                raise _SetAside("product_id", "the product's id is empty")
+            weight, shown = self._weight(cells)
+            if product_id not in self.known:
+                self.unknown = self.unknown or product_id
+                raise _SetAside("product_id", "the catalogue has no product of this id")
+        except _SetAside as error:
+            self.first = self.first or error.reason
+            yield Problem(number, error.field, error.reason, product_id[:100] or None)
+            return
+        if warning:
+            yield Problem(number, "image", warning, product_id, fatal=False)
+        yield Interaction(query, product_id, weight, shown)
+
+    def _query(self, cells: Mapping[str, Any]) -> tuple[Query, str]:
+        text = clean_text(values.clean(values.as_text(cells.get("query")))[0])
+        if len(text) > MAX_QUERY:
+            raise _SetAside("query", f"the query is longer than {MAX_QUERY:,} characters")
+        image, warning = None, ""
+        try:
+            image = self._picture(cells.get("image"))
+        except ValueError as error:
+            warning = str(error)
+        if not text and image is None:
+            raise _SetAside("image" if warning else "query", warning or "the query is empty")
+        words = frozenset(text.lower().split())
+        return Query(text, words=words, picture=image is not None, image=image), warning
+
+    def _picture(self, value: Any) -> ImageRef | None:
+        if isinstance(value, Mapping):
+            value = value.get("bytes") or value.get("path")
+        if isinstance(value, (bytes, bytearray)):
+            return ImageRef(data=bytes(value)) if value else None
+        text = values.as_text(value).strip()
+        if not text:
+            return None
+        ref = self.source.image(text)
+        if ref.url is not None:
+            raise ValueError("the query's picture is a web address, which training does not call")
+        if not os.path.isfile(ref.path or ""):
+            raise ValueError(f"the query's picture {text[:100]!r} is not there")
+        return ref
+
+    def _weight(self, cells: Mapping[str, Any]) -> tuple[float, float]:
+        """(weight, impressions) of one row."""
+        shown = _number("impressions", cells.get("impressions"), 0.0)
+        if "weight" in cells:
+            weight = _number("weight", cells["weight"], None)
+            if weight <= 0:
+                raise _SetAside("weight", "the weight is 0")
+            return weight, shown
+        counts = {name: _number(name, cells[name], 0.0) for name in _COUNTS if name in cells}
+        if counts:
+            return sum(self.events[name] * count for name, count in counts.items()), shown
+        times = _number("count", cells["count"], None) if "count" in cells else 1.0
+        if "event" not in cells:
+            return times, shown
+        kind = values.as_text(cells["event"]).strip()
+        if (each := self.events.get(fold(kind))) is None:
+            raise _SetAside("event", f"what the event {kind[:40]!r} weighs is not known: pass it in `events`")
+        return each * times, shown if each else shown + times
+
+
+class _SetAside(Exception):
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(reason)
+        self.field, self.reason = field, reason
+
+
+def _role(name: str) -> tuple[str, int]:
+    return _ROLE_OF.get(fold(name), ("", 0))
+
+
+def _number(name: str, value: Any, empty: float | None) -> float:
+    """A number from 0; `empty` where the cell is, or a row that is set aside."""
+    text = values.as_text(value).strip() if not isinstance(value, (bool, int, float)) else value
+    if text == "" or (isinstance(text, float) and math.isnan(text)):
+        if empty is None:
+            raise _SetAside(name, f"the {name} is empty")
+        return empty
+    try:
+        number = float({"true": "1", "false": "0"}.get(text.lower(), text) if isinstance(text, str) else text)
+    except (ValueError, OverflowError):
+        raise _SetAside(name, f"the {name} {str(text)[:30]!r} is not a number") from None
+    if not 0 <= number <= _LARGEST:  # NaN too
+        raise _SetAside(name, f"the {name} is negative" if number < 0 else f"the {name} is not usable")
+    return number
+
+
+# ---- the file --------------------------------------------------------------------------------------
+
+
+def _records(source: Source, reader: _Reader) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+    """Number and cells of every row, or why it has none."""
+    suffix = source.path.with_suffix("") if source.path.suffix.lower() == ".gz" else source.path
+    kind = "jsonl" if suffix.suffix.lower() in (".jsonl", ".ndjson") else detect(source.path)
+    if kind == "parquet":
+        yield from _parquet(source, reader)
+    elif kind == "jsonl":
+        yield from _json_lines(source)
+    elif kind in ("json", "jsonld", "merchant-xml", "images"):
+        raise UserError(f"{source.name} is no behaviour log: give CSV, TSV, JSONL or Parquet.")
+    else:
+        table = Table(source)
+        reader.header(table.header)
+        yield from ((r.number, r.fatal if r.fatal is not None else r.cells) for r in table)
+
+
+def _json_lines(source: Source) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+    number = 0
+    try:
+        with source.open() as file:
+            for line in lines(file, MAX_RECORD):
+                if line is not None and not line.strip():
+                    continue
+                number += 1
+                try:
+                    record = json.loads(line) if line is not None else None
+                except (ValueError, RecursionError):
+                    record = None
+                yield number, record if isinstance(record, dict) else "the line is not a JSON object"
+    except FeedBroken as error:
+        yield number + 1, f"{error}: the rest was not read"
+
+
+def _parquet(source: Source, reader: _Reader) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(source.path, pre_buffer=False, buffer_size=1 << 20, memory_map=False)
+    except (pa.ArrowException, OSError, ValueError):
+        raise UserError(f"{source.name} is not a readable Parquet file.") from None
+    with file:
+        plan = reader.header(file.schema_arrow.names)
+        batches = file.iter_batches(
+            batch_size=256 if "image" in plan else 8192, columns=sorted(plan.values()), use_threads=False
+        )
+        number = 0
+        while True:
+            try:
+                records = next(batches).to_pylist()
+            except StopIteration:
+                return
+            except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+                yield number + 1, f"the rest of the table cannot be read ({type(error).__name__})"
+                return
+            for record in records:
+                number += 1
+                yield number, record
