@@ -63,6 +63,9 @@ _VALUES: dict[str, dict[str, str]] = {
         "multicolor": "multicolour",
         "multi color": "multicolour",
         "multicoloured": "multicolour",
+        "multi coloured": "multicolour",
+        "multicolored": "multicolour",
+        "multi colored": "multicolour",
         "assorted": "multicolour",
         "navy": "navy blue",
         "offwhite": "off white",
@@ -83,6 +86,10 @@ _VALUES: dict[str, dict[str, str]] = {
         "girl": "girls",
         "men, women": "unisex",
         "women, men": "unisex",
+        "men and women": "unisex",
+        "women and men": "unisex",
+        "men & women": "unisex",
+        "women & men": "unisex",
     },
     "pattern": {
         "plain": "solid",
@@ -91,7 +98,6 @@ _VALUES: dict[str, dict[str, str]] = {
         "check": "checked",
         "checks": "checked",
         "checkered": "checked",
-        "color-blocked": "colour blocked",
         "color blocked": "colour blocked",
     },
 }
@@ -112,9 +118,10 @@ def canonical_key(key: str) -> str:
 
 
 def normalise_value(key: str, value: str) -> str:
-    """One written form of a value: folded case and space, synonyms of its canonical key replaced."""
+    """One written form of a value: case and space folded, synonyms replaced, written with hyphens or not."""
     folded = re.sub(r"\s+", " ", value.replace("_", " ")).strip().strip(".").lower()
-    return _VALUES.get(canonical_key(key), {}).get(folded, folded)
+    synonyms = _VALUES.get(canonical_key(key), {})
+    return synonyms.get(folded.replace("-", " "), folded)
 
 
 def canonical(attributes: Mapping[str, str]) -> dict[str, str]:
