@@ -69,6 +69,7 @@ def grpo_loss(
     old: Tensor | None = None,
     reference: Tensor | None = None,
     beta: float = 0.0,
+    corrected: bool = True,
     clip: tuple[float, float] = (0.2, 0.2),
     loss_type: LossType = "grpo",
     max_length: int | None = None,
@@ -80,7 +81,9 @@ def grpo_loss(
     model. `clip` is how far the ratio of policies may fall below and rise above 1 before it pays no more.
     `grpo` is the mean over rollouts of each one's mean over tokens, so that a token of a short rollout
     weighs more; `dapo` the mean over all tokens of the batch; `dr_grpo` the sum over tokens by B ·
-    `max_length`.
+    `max_length`. `corrected` weighs the divergence by the ratio, since the tokens were drawn by the old
+    policy (DeepSeek-V3.2, arXiv 2512.02556; TRL's default); even where the ratio is 1 this changes the
+    gradient.
     """
     mask = mask.to(logps.dtype)
     advantage = advantage[:, None]
@@ -90,7 +93,7 @@ def grpo_loss(
     if beta:
         if reference is None:
             raise ValueError("beta > 0 asks for the reference's log-probabilities")
-        loss = loss + beta * divergence(logps, reference)
+        loss = loss + beta * divergence(logps, reference) * (ratio if corrected else 1.0)
     loss = loss * mask
     if loss_type == "grpo":
         return (loss.sum(1) / mask.sum(1).clamp(min=1)).mean()

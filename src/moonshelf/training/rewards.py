@@ -44,6 +44,7 @@ Reward = Callable[..., list[float | None]]
 # catalogues; LREM found 32 better than 16, 48 and 64; the prompt's default limit is 64.
 SHORT, LONG, LIMIT = 8, 40, 64
 MAX_REPEATS = 2  # times that one value, or one member of a list of values, may be written
+ROUNDING = 1e-4  # of a mean rank
 FREE_EXTRAS = 2  # pairs under keys of which the catalogue says nothing that cost nothing
 
 _LIST = re.compile(r"\s*(?:[,/&]|\band\b)\s*")
@@ -96,17 +97,18 @@ def length(
 
 
 def retrieval(
-    completions: Sequence[str], *, rank: Sequence[int], candidates: Sequence[int], **columns: Any
+    completions: Sequence[str], *, rank: Sequence[float], candidates: Sequence[int], **columns: Any
 ) -> list[float | None]:
     """1 − log rank / log N in [0, 1], from `ranks`; 0 if N is 1, since nothing was found among nothing.
 
-    ValueError if a rank is not in 1…N.
+    A rank may be a mean over several queries of equal N. ValueError if it is not within 1…N.
     """
     rewards: list[float | None] = []
     for said, place, n in zip(_read_all(completions, columns), rank, candidates, strict=True):
-        if not 1 <= place <= n:
-            raise ValueError(f"rank {place} of {n} candidates: ranks count from 1")
-        rewards.append(0.0 if said is None or n == 1 else 1.0 - math.log(place) / math.log(n))
+        if not 1 - ROUNDING <= place <= n * (1 + ROUNDING):
+            raise ValueError(f"rank {place} of {n} candidates: it must be within 1 and that number")
+        found = said is not None and n > 1
+        rewards.append(min(1.0, max(0.0, 1 - math.log(place) / math.log(n))) if found else 0.0)
     return rewards
 
 
