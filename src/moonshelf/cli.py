@@ -26,7 +26,7 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on s
 CatalogueFolder = Annotated[Path, typer.Argument(help="Folder that `moonshelf embed` made.")]
 
 # Commands go here, one function each, about 30 lines at most: check, embed, index, search, duplicates,
-# evaluate, train, demo, doctor.
+# mine, evaluate, train, demo, doctor.
 
 
 @app.command()
@@ -107,6 +107,62 @@ def train(
 
     folder = run(load_recipe(recipe, **flags(context.args)), data)
     print(f"model saved in {folder}; try: moonshelf doctor {folder}")
+
+
+@app.command()
+def mine(
+    feed: Annotated[Path, typer.Argument(help="File or folder of products, as for `embed`.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Parquet file of negatives, replaced if there.")],
+    model: Annotated[str, typer.Option(help="Name or folder of a model.")] = "starter",
+    num_negatives: Annotated[int, typer.Option("-k", "--num-negatives", help="For each product.")] = 4,
+    range_min: Annotated[int, typer.Option(help="Skip so many of the nearest.")] = 0,
+    range_max: Annotated[int | None, typer.Option(help="Take none beyond this rank.")] = None,
+    min_score: Annotated[float | None, typer.Option(help="Least cosine of the two products.")] = None,
+    max_score: Annotated[float | None, typer.Option(help="Greatest cosine of the two products.")] = None,
+    absolute_margin: Annotated[
+        float | None, typer.Option(help="By how much picture and title must fit worse than within a product.")
+    ] = None,
+    relative_margin: Annotated[
+        float, typer.Option(help="The same, as a share of the own pair's score.")
+    ] = 0.05,
+    own_pair: Annotated[bool, typer.Option(help="Apply margins; without, one pass of the model.")] = True,
+    min_level: Annotated[int, typer.Option(help="Steps of the category path that must be shared.")] = 0,
+    identical_attributes: Annotated[
+        bool, typer.Option(help="Take products of equal category and visible attributes too.")
+    ] = False,
+    reason: Annotated[str, typer.Option(help="Write a rationale first: off, on or auto.")] = "off",
+    dialect: Annotated[str | None, typer.Option(help="Dialect of the feed; default: detected.")] = None,
+    batch_tokens: Annotated[int, typer.Option(min=256, help="Tokens of one batch.")] = 8192,
+    images_root: Annotated[str | None, typer.Option(help="Folder that image paths start from.")] = None,
+    json: Json = False,
+) -> None:
+    """Find hard negatives for training: other products of the same category that the model finds near.
+
+    The same product, its variants, and what looks or reads the same is left out.
+    """
+    from moonshelf import MoonModel
+    from moonshelf.feeds.show import counting
+    from moonshelf.training.negatives import MiningSettings
+    from moonshelf.training.negatives import mine as run
+
+    settings = MiningSettings(
+        num_negatives=num_negatives, range_min=range_min, range_max=range_max, min_score=min_score,
+        max_score=max_score, absolute_margin=absolute_margin if own_pair else None,
+        relative_margin=relative_margin if own_pair else None, min_level=min_level,
+        identical_attributes=identical_attributes, reason=reason,
+    )  # fmt: skip
+    loaded = MoonModel.from_pretrained(model)
+    with counting(feed.name) as progress:
+        report = run(
+            feed, out, loaded, settings, model_name=model, dialect=dialect, images_root=images_root,
+            batch_tokens=batch_tokens, progress=progress,
+        )  # fmt: skip
+    if json:
+        _print_json(report.as_dict())
+    else:
+        print("\n".join([*report.lines(), f"Written to {out}."]))
+    if report.set_aside:
+        raise typer.Exit(EXIT_PARTIAL)
 
 
 @app.command()
