@@ -27,7 +27,7 @@ UV_INSTALL = UV_FIND_LINKS="$$($(BIN)/python -m pip config get global.find-links
 	$(UV_INSTALL) -e . && touch $@
 
 .venv/.dev: pyproject.toml | .venv/bin/uv
-	$(UV_INSTALL) -e '.[dev]' && touch $@ .venv/.core
+	$(UV_INSTALL) -e '.[dev,train]' && touch $@ .venv/.core
 
 clean:
 	rm -rf .venv demo runs .pytest_cache .mypy_cache .ruff_cache

@@ -158,7 +158,7 @@ def generate(model: MoonModel, batch: Batch) -> list[list[int]]:
         do_sample=False,
         eos_token_id=prepare.end_think,
         pad_token_id=prepare.pad,
-        logits_processor=LogitsProcessorList([Banned(engine._banned(model))]),
+        logits_processor=LogitsProcessorList([Banned(engine.banned_tokens(model))]),
     )
     bodies = []
     for row in output[:, batch.input_ids.shape[1] :].tolist():

@@ -100,12 +100,32 @@ def train(
     context: typer.Context,
     recipe: Annotated[Path, typer.Argument(help="A recipe, as in recipes/; its fields are flags too.")],
     data: Annotated[Path, typer.Option(help="Folder that the recipe's feeds are relative to.")] = Path("."),
+    dry_run: Annotated[
+        bool, typer.Option(help="Say what would be trained and what it takes, then stop.")
+    ] = False,
 ) -> None:
     """Train a model by a recipe; a killed run goes on. Any field is a flag: --steps 500 --lr 0.0005."""
-    from moonshelf.training.cold_start import train as run
-    from moonshelf.training.recipe import flags, load_recipe
+    from moonshelf.training.tracking import quiet_dependencies
 
-    folder = run(load_recipe(recipe, **flags(context.args)), data)
+    quiet_dependencies()
+    from moonshelf.training.recipe import JointRecipe, flags, load_recipe
+
+    settings = load_recipe(recipe, **flags(context.args))
+    try:
+        if dry_run:
+            from moonshelf.training.dry_run import show
+
+            return show(settings, data)
+        if isinstance(settings, JointRecipe):
+            from moonshelf.training.joint import train_joint
+
+            folder = train_joint(settings, data)
+        else:
+            from moonshelf.training.cold_start import train_cold_start
+
+            folder = train_cold_start(settings, data)
+    except ImportError as error:
+        raise UserError(f"training needs {error.name}: install moonshelf[train].") from None
     print(f"model saved in {folder}; try: moonshelf doctor {folder}")
 
 

@@ -13,7 +13,7 @@ to one category label (margin between the two best below `AUTO_MARGIN`) goes on,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice, repeat
@@ -233,12 +233,36 @@ def _batches(rows: list[Row], tokens: int) -> Iterator[list[Row]]:
 
 
 @dataclass
-class _Result:
-    vector: np.ndarray
-    weights: np.ndarray
-    rationale: str = ""
-    valid: bool = True
-    tokens: int = 0
+class Written:
+    """What the model made of one row."""
+
+    vector: np.ndarray  # (dim,) float32, unit length
+    weights: np.ndarray  # (3,) float32
+    rationale: str = ""  # with its tags
+    valid: bool = True  # it kept its format
+    ids: list[int] = field(default_factory=list)  # tokens of the body
+    closed: bool = True  # the model wrote `</think>` itself, before the limit
+
+    @property
+    def tokens(self) -> int:
+        return len(self.ids)
+
+
+Pick = Callable[[Tensor], Tensor]
+
+
+def greedy(logits: Tensor) -> Tensor:
+    """(B, vocabulary) float32 -> (B,) int64: the likeliest token."""
+    return logits.argmax(-1)
+
+
+def sampling(temperature: float = 1.0) -> Pick:
+    """A choice at random from softmax(logits / temperature), from torch's global generator."""
+
+    def pick(logits: Tensor) -> Tensor:
+        return torch.multinomial((logits / temperature).softmax(-1), 1)[:, 0]
+
+    return pick
 
 
 def _encode_window(
@@ -249,7 +273,7 @@ def _encode_window(
     batch_tokens: int,
     labels: Tensor | None,
 ) -> Encoded:
-    results: dict[int, _Result] = {}
+    results: dict[int, Written] = {}
     for chunk in _batches(rows, batch_tokens):
         for row, result in zip(chunk, _encode_batch(model, chunk, reason, labels), strict=True):
             norm = float(np.linalg.norm(result.vector))
@@ -265,7 +289,7 @@ def _encode_window(
     return gathered
 
 
-def _gather(rows: list[Row], results: list[_Result], dim: int) -> Encoded:
+def _gather(rows: list[Row], results: list[Written], dim: int) -> Encoded:
     return Encoded(
         ids=[row.id for row in rows],
         vectors=np.array([r.vector for r in results], dtype=np.float32).reshape(-1, dim),
@@ -289,7 +313,7 @@ def make_batch(model: MoonModel, rows: Sequence[Row], tail: Sequence[int]) -> Ba
     ).to(model.device)
 
 
-def _encode_batch(model: MoonModel, rows: list[Row], reason: Reason, labels: Tensor | None) -> list[_Result]:
+def _encode_batch(model: MoonModel, rows: list[Row], reason: Reason, labels: Tensor | None) -> list[Written]:
     prepare = model.prepare
     batch = make_batch(model, rows, [prepare.think if reason == "on" else prepare.emb])
     reading = model.read(batch, use_cache=reason != "off")
@@ -300,7 +324,7 @@ def _encode_batch(model: MoonModel, rows: list[Row], reason: Reason, labels: Ten
     vectors, weights = model.head(e, reading, batch, nothing)
     vectors = normalise(vectors)
     results = [
-        _Result(v, w) for v, w in zip(vectors.cpu().numpy(), weights.float().cpu().numpy(), strict=True)
+        Written(v, w) for v, w in zip(vectors.cpu().numpy(), weights.float().cpu().numpy(), strict=True)
     ]
     if reason == "auto":
         unsure = torch.arange(len(rows), device=model.device)
@@ -337,16 +361,32 @@ def _label_vectors(model: MoonModel, batch_tokens: int) -> Tensor | None:
     return torch.from_numpy(encode(model, names, "off", batch_tokens=batch_tokens).vectors).to(model.device)
 
 
-def write(model: MoonModel, batch: Batch, reading: Reading, fed: bool = True) -> list[_Result]:
+def repeat_rows(batch: Batch, reading: Reading, times: int) -> tuple[Batch, Reading]:
+    """Each row of a read batch `times` over, one after the other, so that rollouts share one prefill."""
+    reading.cache.batch_repeat_interleave(times)
+    tensors = {
+        name: getattr(batch, name).repeat_interleave(times, 0)
+        for name in ("input_ids", "attention", "image_mask", "text_mask", "rationale_mask", "emb")
+    }
+    states, raw, deltas = (
+        x.repeat_interleave(times, 0) for x in (reading.states, reading.raw, reading.deltas)
+    )
+    taps = [tap.repeat_interleave(times, 0) for tap in reading.taps]
+    return type(batch)(**tensors), Reading(states, raw, taps, deltas, reading.cache)
+
+
+def write(
+    model: MoonModel, batch: Batch, reading: Reading, fed: bool = True, pick: Pick = greedy
+) -> list[Written]:
     """Decode the rationales of a batch on its cache and compute the reasoned vectors.
 
-    `fed`: the last token of each row is `<think>` and was read in the prefill; else it is fed first. Greedy.
+    `fed`: the last token of each row is `<think>` and was read in the prefill; else it is fed first.
     A row goes through: tokens … `</think>`, `<emb>`, gone. At the limit `</think>` is forced and the
     rationale counts as invalid. Reserved tokens cannot be written, so a text cannot make the model emit them.
     """
     prepare, device, n = model.prepare, model.device, len(batch.emb)
     limit = model.prompt.max_rationale_tokens
-    banned = _banned(model)
+    banned = banned_tokens(model)
     active = torch.arange(n, device=device)
     attention, cache = batch.attention.long(), reading.cache
     position = attention.sum(1) + reading.deltas[:, 0]
@@ -358,7 +398,7 @@ def write(model: MoonModel, batch: Batch, reading: Reading, fed: bool = True) ->
         last = reading.states[torch.arange(n, device=device), batch.emb]
         for i in range(n):
             states[i].append(last[i])
-        current = (model.logits(last).float() + banned).argmax(-1)
+        current = pick(model.logits(last).float() + banned)
     else:
         current = torch.full((n,), prepare.think, device=device)
     while len(active):
@@ -371,7 +411,7 @@ def write(model: MoonModel, batch: Batch, reading: Reading, fed: bool = True) ->
             use_cache=True,
         )
         last = output.last_hidden_state[:, 0]
-        choice = (model.logits(last).float() + banned).argmax(-1).tolist()
+        choice = pick(model.logits(last).float() + banned).tolist()
         fed_now, stay, following = current.tolist(), [], []
         for place, row in enumerate(active.tolist()):
             token = fed_now[place]
@@ -407,11 +447,11 @@ def write(model: MoonModel, batch: Batch, reading: Reading, fed: bool = True) ->
     for i, body in enumerate(bodies):
         text = f"{THINK}{body}{END_THINK}"
         valid = not truncated[i] and read_rationale(text) is not None
-        results.append(_Result(numbers[0][i], numbers[1][i], text, valid, len(written[i])))
+        results.append(Written(numbers[0][i], numbers[1][i], text, valid, written[i], not truncated[i]))
     return results
 
 
-def _banned(model: MoonModel) -> Tensor:
+def banned_tokens(model: MoonModel) -> Tensor:
     """(vocabulary,) float32 with -inf for every token that a rationale must not hold."""
     tokenizer = model.processor.tokenizer
     bias = torch.zeros(model.vocabulary, device=model.device)

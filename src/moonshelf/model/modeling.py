@@ -295,16 +295,18 @@ class MoonModel(nn.Module):
         folder: str | Path,
         dtype: torch.dtype | None = None,
         golden: bool | Sequence[Product] = False,
+        state: dict[str, Tensor] | None = None,
     ) -> None:
         """Write the folder that `from_pretrained` and `SentenceTransformer` read.
 
+        `state` stands in for the backbone's own weights, say with adapters merged in.
         `dtype` (say float16) halves the files. `golden` adds `golden.json` with the vectors and rationales
         that the saved weights give for the built-in inputs (True) or for these products; `moonshelf doctor`
         computes them anew.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        state = {k: v if dtype is None else v.to(dtype) for k, v in self.backbone.state_dict().items()}
+        state = {k: v if dtype is None else v.to(dtype) for k, v in (state or self.backbone.state_dict()).items()}
         for old in (*folder.glob("*.safetensors*"), folder / "labels.json", folder / "golden.json"):
             old.unlink(missing_ok=True)
         with _quiet():

@@ -1,6 +1,6 @@
 """Cold start: the likelihood of the rationale and contrastive learning together, in one set of weights.
 
-    L = w_s SFT(rationale) + InfoNCE(title <-> picture) + InfoNCE(phrase <-> product)
+    L = w_s SFT(rationale) + w_i InfoNCE(title <-> picture) + InfoNCE(phrase <-> product)
         + InfoNCE(query <-> product) + w_t InfoNCE(title <-> phrase) + w_x InfoNCE(direct <-> reasoned)
 
 Batches come in three kinds (ours). `direct`: titles and phrases meet the picture alone (intra-product), and
@@ -15,41 +15,42 @@ used up first, so a run on a busy machine still ends with a decayed learning rat
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
-import random
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
-from safetensors import safe_open
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from moonshelf.errors import UserError
-from moonshelf.model.engine import encode
 from moonshelf.model.modeling import MoonModel
-from moonshelf.product import Product
-from moonshelf.prompts import read_rationale
-from moonshelf.training.contrastive import Queue, Temperature, info_nce
+from moonshelf.training.adapters import add_lora, freeze, merged_state
+from moonshelf.training.contrastive import Queue
 from moonshelf.training.data import (
     Draw,
     Sampler,
     SourceSpec,
-    answered,
     load_source,
-    same,
     spread,
     stream,
     vocabulary_texts,
 )
+from moonshelf.training.negatives import load_negatives
+from moonshelf.training.objective import Asked, Objective, contrast, everywhere, taught_tokens, whole_batch
 from moonshelf.training.pairs import Item, leaf
 from moonshelf.training.precision import computing_in, resolve
 from moonshelf.training.recipe import Recipe
 from moonshelf.training.starter import build_starter, build_tokenizer
-from moonshelf.training.views import View, Views
+from moonshelf.training.tracking import Tracker
+from moonshelf.training.validation import validate
+from moonshelf.training.views import Views
 
 EARLY = ("direct", "direct", "pair", "direct")
 LATE = ("direct", "reasoned", "pair", "direct", "reasoned", "direct")
@@ -61,26 +62,37 @@ class ColdStart:
     def __init__(self, recipe: Recipe, data: Path) -> None:
         self.recipe, self.out = recipe, Path(recipe.out)
         self.out.mkdir(parents=True, exist_ok=True)
+        # Not every batch uses every part: no rationale enters the fusion of a direct vector.
+        self.accelerator = Accelerator(
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
+        )
         torch.manual_seed(recipe.seed)
         sources = [(load_source(spec, data), spec.weight) for spec in recipe.sources]
         self.items = [item for items, _ in sources for item in items]
+        if not self.items:
+            raise UserError("the sources hold no product with a picture and a title or attributes.")
         self.validation: list[Item] = []
         if recipe.validation:
             held_out = load_source(SourceSpec(feed=recipe.validation), data)
             self.validation = spread(held_out, recipe.validation_items)
-        self.sampler = Sampler(sources)
-        self.temperature, self.queue = Temperature(), Queue(recipe.queue)
-        self.step, self.spent = 0, 0.0
-        self.stop_at: int | None = None  # stop here as if killed after a save: tests of resuming
-        checkpoint = self.out / "checkpoint"
-        if (checkpoint / "manifest.json").exists():
-            self.model = MoonModel.from_pretrained(checkpoint)
-        else:
-            self.model = self._new_model()
+        mined = load_negatives(recipe.negatives).negatives if recipe.negatives else None
+        self.sampler = Sampler(sources, mined)
+        self.queue = Queue(recipe.queue)
+        self.step, self.spent, self.best, self.stale = 0, 0.0, -1.0, 0
+        self.written: dict[str, tuple[int, list[int]]] = {}  # what the model wrote for an item, and when
+        self.model = self._new_model()
+        self.model.to(self.accelerator.device)
         self.model.labels = sorted({leaf(item.category) for item in self.items if item.category})
-        self.optimiser = self._optimiser()
+        freeze(self.model, recipe.freeze)
+        if recipe.lora:
+            add_lora(self.model, recipe.lora)
+        if recipe.checkpointing:
+            self.model.backbone.gradient_checkpointing_enable()
+        objective = Objective(self.model, recipe)
+        self.temperature = objective.temperature
+        self.objective, self.optimiser = self.accelerator.prepare(objective, self._optimiser())
         if (self.out / "trainer.safetensors").exists():
-            self._load_trainer()
+            self._resume()
 
     def _new_model(self) -> MoonModel:
         r = self.recipe
@@ -93,217 +105,266 @@ class ColdStart:
             seed=r.seed, fusion=r.fusion, fire=r.fire,
         )  # fmt: skip
 
+    def _named(self) -> list[tuple[str, torch.nn.Parameter]]:
+        named = [*self.model.named_parameters(), *self.temperature.named_parameters("temperature")]
+        return [(name, parameter) for name, parameter in named if parameter.requires_grad]
+
     def _optimiser(self) -> torch.optim.AdamW:
         r = self.recipe
-        groups: dict[tuple[bool, bool], list[Tensor]] = {}
-        named = itertools.chain(self.model.named_parameters(), self.temperature.named_parameters())
-        for name, parameter in named:
+        groups: dict[tuple[float, float], list[Tensor]] = {}
+        for name, parameter in self._named():
+            head = name.startswith("head.") and r.head_lr is not None
+            rate = r.vision_lr if ".visual." in name else (r.head_lr or r.lr) if head else r.lr
             plain = parameter.ndim < 2  # norms, biases, scales and the temperature do not decay
-            groups.setdefault((".visual." in name, plain), []).append(parameter)
+            groups.setdefault((rate, 0.0 if plain else r.weight_decay), []).append(parameter)
         return torch.optim.AdamW(
             [
-                {
-                    "params": parameters,
-                    "base": r.vision_lr if vision else r.lr,
-                    "weight_decay": 0.0 if plain else r.weight_decay,
-                }
-                for (vision, plain), parameters in sorted(groups.items())
+                {"params": p, "base": rate, "weight_decay": decay}
+                for (rate, decay), p in sorted(groups.items(), key=lambda g: g[0])
             ],
             lr=r.lr,
             betas=(0.9, 0.98),
             fused=True,
         )
 
-    # ---- losses ----------------------------------------------------------------------------------
+    # ---- one step --------------------------------------------------------------------------------
 
-    def losses(self, draw: Draw, rng: random.Random) -> dict[str, Tensor]:
-        """Weighted loss terms of one batch; the product side joins the queue."""
-        r, model, items = self.recipe, self.model, draw.items
-        views, emb = Views(model, draw.pixels), model.prepare.emb
-        scale, dims = self.temperature(), model.config.matryoshka
-        twins, told = same(items, items), answered(draw.phrases, items, items)
-        past = self.queue.items if self.progress() >= r.queue_from else []
-        past_twins, past_told = same(items, past), answered(draw.phrases, items, past)
+    def losses(self, draw: Draw) -> dict[str, Tensor]:
+        """Weighted loss terms of a batch, this process's share given; their gradients are accumulated."""
+        r, size = self.recipe, self.recipe.chunk or len(draw.items)
+        chunks = (
+            [draw]
+            if len(draw.items) <= size
+            else [
+                draw.part(start, min(start + size, len(draw.items)))
+                for start in range(0, len(draw.items), size)
+            ]
+        )
+        world = self.accelerator.num_processes
+        dtype = resolve(r.precision, self.accelerator.device)
+        own = [self._own_rationales(chunk, dtype) for chunk in chunks]
+        tokens = max(1, sum(everywhere(sum(taught_tokens(chunk) for chunk in chunks))))
 
-        def nce(a: Tensor, b: Tensor, mask: Tensor, past_mask: Tensor | None = None) -> Tensor:
-            beyond = self.queue.vectors if past and past_mask is not None else None
-            return info_nce(a, b, scale, mask, dims, beyond=beyond, beyond_same=past_mask)
-
-        phrases = views.vectors([(ids, [], [emb]) for ids in draw.phrase_ids])
-        if draw.kind == "direct":
-            titles = views.vectors([(ids, [], [emb]) for ids in draw.titles])
-            direct = views.vectors([([], own[:1], [emb]) for own in draw.own])
-            terms = {
-                "title": nce(titles, direct, twins, past_twins),
-                "phrase": nce(phrases, direct, told, past_told),
-                "text": r.text_weight * nce(phrases, titles, told),
-                "sft": r.sft_weight * views.likelihood(self._taught(draw, rng)),
-            }
-            self.queue.push(direct, items)
-            return terms
-        shown = list(zip(draw.shown, draw.own, strict=True))
-        direct = views.vectors([(*row, [emb]) for row in shown])
-        seen = [view if query.picture else [] for query, view in zip(draw.queries, draw.view, strict=True)]
-        queries = views.vectors([(t, p, [emb]) for t, p in zip(draw.query_ids, seen, strict=True)])
-        asked, past_asked = (answered(draw.queries, items, others) for others in (items, past))
-        terms = {
-            "query": nce(queries, direct, asked, past_asked),
-            "phrase": nce(phrases, direct, told, past_told),
-        }
-        if draw.kind == "reasoned":
-            think, end = model.prepare.think, model.prepare.end_think
-            own = views.own_rationales(shown)
-            reasoned = views.vectors(
-                [(*row, [think, *body, end, emb]) for row, body in zip(shown, own, strict=True)]
+        def read(i: int) -> Any:
+            torch.manual_seed(
+                (r.seed * 1_000_003 + self.step) * 4099 + i * world + self.accelerator.process_index
             )
-            terms["query"] = (terms["query"] + nce(queries, reasoned, asked, past_asked)) / 2
-            terms["phrase"] = (terms["phrase"] + nce(phrases, reasoned, told, past_told)) / 2
-            terms["cross"] = r.cross_weight * nce(direct, reasoned, twins)
+            with computing_in(dtype, self.model.backbone):
+                return self.objective(chunks[i], own[i])
+
+        if len(chunks) == 1:
+            outputs = [read(0)]
         else:
-            terms["sft"] = r.sft_weight * views.likelihood(self._taught(draw, rng))
-        self.queue.push(direct, items)
-        return terms
+            with torch.no_grad():
+                outputs = [read(i) for i in range(len(chunks))]
+        vectors = {name: torch.cat([o[0][name] for o in outputs]) for name in outputs[0][0]}
+        asked = Asked.of(draw)
+        leaves, everyone, starts = whole_batch(vectors, asked)
+        scale = outputs[0][2].detach().requires_grad_()
+        queue = self.queue if self.progress() >= r.queue_from else Queue(0)
+        terms = contrast(draw.kind, leaves, everyone, scale, r, self.model.config.matryoshka, queue)
+        torch.stack(list(terms.values())).sum().backward()
+        start = starts[self.accelerator.process_index]
+        likelihood = torch.zeros((), device=scale.device)
+        for i in range(len(chunks)):
+            last = i == len(chunks) - 1
+            with self.accelerator.no_sync(self.objective) if not last else nullcontext():
+                found, written, temperature = outputs[0] if len(chunks) == 1 else read(i)
+                # Processes' gradients are averaged; each has the whole batch's with respect to its vectors.
+                chained = [
+                    (found[name] * world * leaf_.grad[start : start + len(found[name])]).sum()
+                    for name, leaf_ in leaves.items()
+                    if leaf_.grad is not None
+                ]
+                total = torch.stack(chained).sum() + r.sft_weight * written * world / tokens
+                if last and scale.grad is not None:
+                    total = total + temperature * scale.grad
+                self.accelerator.backward(total)
+            likelihood = likelihood + written.detach()
+            start += len(chunks[i].items)
+        if taught_tokens(draw) and draw.kind != "reasoned":
+            terms["sft"] = r.sft_weight * sum(everywhere(float(likelihood))) / torch.tensor(float(tokens))
+        self.queue.push(leaves["direct"], everyone.items)
+        return {name: term.detach() for name, term in terms.items()}
 
-    def _taught(self, draw: Draw, rng: random.Random) -> list[View]:
-        """Rows with a teacher's rationale, over a mix of what the model is shown."""
-        prepare = self.model.prepare
-        rows: list[View] = []
-        for i, body in enumerate(draw.bodies):
-            text, pictures, drawn = draw.titles[i], draw.own[i], rng.random()
-            if drawn < 0.4:
-                text = []
-            elif drawn > 0.85 and text:
-                pictures, body = [], draw.known[i]
-            body = body[: self.model.prompt.max_rationale_tokens]
-            rows.append((text, pictures, [prepare.think, *body, prepare.end_think, prepare.emb]))
-        return rows
+    def _own_rationales(self, draw: Draw, dtype: torch.dtype) -> list[list[int]]:
+        """What the model writes for the draw's products now, or wrote at most `refresh` steps ago."""
+        if draw.kind != "reasoned":
+            return []
+        keys = [f"{item.id} {bool(text)}" for item, text in zip(draw.items, draw.shown, strict=True)]
+        fresh = {
+            k for k in keys if k in self.written and self.step - self.written[k][0] < self.recipe.refresh
+        }
+        missing = [i for i, key in enumerate(keys) if key not in fresh]
+        if missing:
+            self.model.eval()
+            with torch.no_grad(), computing_in(dtype, self.model.backbone):
+                views = Views(self.model, draw.pixels)
+                bodies = views.own_rationales([(draw.shown[i], draw.own[i]) for i in missing])
+            self.model.train()
+            self.written |= {keys[i]: (self.step, body) for i, body in zip(missing, bodies, strict=True)}
+        found = [self.written[key][1] for key in keys]
+        if self.recipe.refresh == 1:
+            self.written.clear()
+        return found
 
-    def progress(self) -> float:
+    # ---- the loop --------------------------------------------------------------------------------
+
+    def progress(self, step: int | None = None) -> float:
         """Share of the budget that is used up, 0 to 1."""
-        share = self.step / self.recipe.steps
+        share = (self.step if step is None else step) / self.recipe.steps
         if self.recipe.minutes:
             share = max(share, self.spent / (60 * self.recipe.minutes))
         return min(1.0, share)
 
     def _kind(self, step: int) -> str:
-        late = self.progress() >= self.recipe.reasoned_from
-        kinds = LATE if late else EARLY
+        kinds = LATE if self.progress(step) >= self.recipe.reasoned_from else EARLY
         return kinds[step % len(kinds)]
 
-    def run(self) -> MoonModel:
-        """Train to the end of the budget; returns the model, saved in `out/checkpoint`."""
-        r = self.recipe
+    def run(self, stop_at: int | None = None) -> MoonModel:
+        """Train to the end of the budget, or to step `stop_at`; the best model is in `out/checkpoint`."""
+        r, main = self.recipe, self.accelerator.is_main_process
         (self.out / "recipe.json").write_text(r.model_dump_json(indent=1))
-        size = sum(p.numel() for p in self.model.parameters())
-        print(f"{len(self.items)} items, {size / 1e6:.1f} M parameters")
+        tracker = Tracker(
+            self.out, r.report_to if main else (), r.model_dump(mode="json"), self.out.name, self.step
+        )
+        self._say()
         self.model.train()
         began = time.monotonic() - self.spent
-        dtype = resolve(r.precision, self.model.device)
         draws = stream(
-            self.model, self.sampler, self._kind, r.batch, first=self.step, seed=r.seed, mix=r.query_mix
-        )
+            self.model, self.sampler, self._kind, r.batch, first=self.step, seed=r.seed, mix=r.query_mix,
+            share=(self.accelerator.process_index, self.accelerator.num_processes),
+        )  # fmt: skip
         for draw in draws:
             share = self.progress()
-            if share >= 1:
+            if share >= 1 or self.step == stop_at or (r.patience and self.stale >= r.patience):
                 break
             factor = share / r.warmup if share < r.warmup else 0.5 * (1 + math.cos(math.pi * share))
             for group in self.optimiser.param_groups:
                 group["lr"] = group["base"] * max(factor, 0.01)
-            torch.manual_seed(r.seed * 1_000_003 + self.step)  # a resumed run drops out what it would have
-            with computing_in(dtype, self.model.backbone):
-                terms = self.losses(draw, random.Random(f"{r.seed}/{self.step}/losses"))
-            loss = torch.stack(list(terms.values())).sum()
-            if not torch.isfinite(loss):
-                raise UserError(
-                    f"the loss is not finite at step {self.step}: lower the learning rate and resume."
-                )
             self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), r.clip)
+            terms = self.losses(draw)
+            if not all(torch.isfinite(term) for term in terms.values()):
+                raise UserError(
+                    f"the loss is not finite at step {self.step}: lower lr and start again; "
+                    "the last checkpoint is kept."
+                )
+            norm = self.accelerator.clip_grad_norm_(self.objective.parameters(), r.clip)
             self.optimiser.step()
             self.step += 1
             self.spent = time.monotonic() - began
-            self._log(draw.kind, terms, float(norm), share)
+            if main and (self.step % 10 == 0 or self.step < 5):
+                tracker.log(self._record(draw.kind, terms, float(norm), share), self.step)
             if self.step % r.validate_every == 0 and self.validation:
-                self._write_log(self.validate())
+                self._validate(tracker)
             if self.step % r.save_every == 0:
                 self.save()
-            if self.step == self.stop_at:
-                return self.model.eval()
-        if self.validation:
-            self._write_log(self.validate())
-        self.save()
+        if self.step != stop_at:
+            if self.validation and self.step % r.validate_every:
+                self._validate(tracker)
+            self.save()
+        tracker.close()
         return self.model.eval()
 
-    def _log(self, kind: str, terms: dict[str, Tensor], norm: float, share: float) -> None:
-        if self.step % 10 == 0 or self.step < 5:
-            values = {name: round(float(term.detach()), 4) for name, term in terms.items()}
-            self._write_log(
-                {"step": self.step, "share": round(share, 4), "kind": kind, **values, "norm": round(norm, 3),
-                 "scale": round(float(self.temperature().detach()), 2), "seconds": round(self.spent, 1)}
-            )  # fmt: skip
+    def _say(self) -> None:
+        """What will be trained, and against how many negatives."""
+        if not self.accelerator.is_main_process:
+            return
+        r, world = self.recipe, self.accelerator.num_processes
+        size = sum(parameter.numel() for parameter in self.model.parameters())
+        trained = sum(parameter.numel() for _, parameter in self._named())
+        told = sum(bool(item.rationale) for item in self.items)
+        chunk = f" in chunks of {r.chunk} with gradient caching" if r.chunk and r.chunk < r.batch else ""
+        print(
+            f"{len(self.items):,} items, {told:,} with attributes; {size / 1e6:.1f} M parameters, "
+            f"{trained / 1e6:.1f} M trained in {resolve(r.precision, self.accelerator.device)}\n"
+            f"batch of {r.batch}{chunk} over {world} process{'es' * (world > 1)}: "
+            f"{r.batch - 1:,} negatives in the batch, {r.queue:,} in the queue"
+            + (f"; going on from step {self.step:,}" if self.step else "")
+        )
+        if not told:
+            print("no item has attributes: no rationale is learnt, and phrases are titles.")
 
-    def _write_log(self, record: dict[str, Any]) -> None:
-        line = json.dumps(record)
-        print(line, flush=True)
-        with (self.out / "log.jsonl").open("a") as file:
-            file.write(line + "\n")
+    def _record(self, kind: str, terms: dict[str, Tensor], norm: float, share: float) -> dict[str, Any]:
+        values = {name: round(float(term), 4) for name, term in terms.items()}
+        return {
+            "share": round(share, 4), "kind": kind, **values, "norm": round(norm, 3),
+            "scale": round(float(self.temperature().detach()), 2), "lr": self.optimiser.param_groups[0]["lr"],
+            "seconds": round(self.spent, 1), "rss_mib": round(psutil.Process().memory_info().rss / 2**20),
+        }  # fmt: skip
 
-    @torch.inference_mode()
-    def validate(self) -> dict[str, Any]:
-        """Title <-> picture retrieval and rationale accuracy from the picture alone, on held-out items."""
-        self.model.eval()
-        pictures = [Product(id=i.id, images=i.images[:1]) for i in self.validation]
-        titles = [Product(id=i.id, title=i.title) for i in self.validation]
-        direct, reasoned = (encode(self.model, pictures, mode) for mode in ("off", "on"))
-        texts = encode(self.model, titles, "off").vectors
-        result: dict[str, Any] = {"step": self.step, "validation": len(pictures)}
-        for name, seen in (("direct", direct), ("reasoned", reasoned)):
-            ranks = _ranks(torch.from_numpy(texts @ seen.vectors.T))
-            result[f"{name} title->photo R@1"] = round(float((ranks < 1).float().mean()), 4)
-            result[f"{name} title->photo R@10"] = round(float((ranks < 10).float().mean()), 4)
-        read = [read_rationale(text) or {} for text in reasoned.rationales]
-        truth = [read_rationale(item.rationale) or {} for item in self.validation]
-        for key in ("category", "colour"):
-            asked = [(a.get(key), b[key]) for a, b in zip(read, truth, strict=True) if key in b]
-            if asked:
-                result[f"written {key}"] = round(sum(a == b for a, b in asked) / len(asked), 4)
-        result["valid"] = round(reasoned.reasoning_valid_rate, 4)
-        result["example"] = reasoned.rationales[0]
-        self.model.train()
-        return result
+    def _validate(self, tracker: Tracker) -> None:
+        """Figures on held-out items; the best model so far is exported."""
+        if self.accelerator.is_main_process:
+            figures = validate(self.model, self.validation)
+            tracker.log(figures, self.step)
+            score = figures.get("score", 0.0)
+            self.stale = 0 if score > self.best else self.stale + 1
+            if score > self.best:
+                self.best = score
+                self.export()
+        self.best, self.stale = everywhere((self.best, self.stale))[0]
 
     # ---- checkpoints ---------------------------------------------------------------------------------
 
+    def export(self) -> None:
+        """A Moonshelf folder of the model as it is, adapters merged, in `out/checkpoint`."""
+        self.model.save_pretrained(self.out / "checkpoint", state=merged_state(self.model))
+
     def save(self) -> None:
-        """Model, optimiser and counters; the trainer's file is replaced last, and atomically."""
-        self.model.save_pretrained(self.out / "checkpoint")
-        tensors: dict[str, Tensor] = {"log_scale": self.temperature.log_scale.detach().clone()}
-        for index, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"{index}.{name}": value.contiguous() for name, value in state.items()}
+        """All that a killed run needs to go on as if it had not been, in one file, replaced atomically."""
+        if not self.accelerator.is_main_process:
+            return
+        if not self.validation:
+            self.export()
+        named = dict(self._named())
+        tensors = {f"parameter {name}": p.detach().contiguous() for name, p in named.items()}
+        for name, parameter in named.items():
+            for key, value in self.optimiser.state.get(parameter, {}).items():
+                tensors[f"{key} {name}"] = value.contiguous()
+        tensors["queue"] = self.queue.vectors
+        counters = {"step": self.step, "spent": self.spent, "best": self.best, "stale": self.stale}
+        state = {
+            "counters": counters,
+            "queue": [item.id for item in self.queue.items],
+            "written": self.written,
+        }
         temporary = self.out / "trainer.tmp"
-        save_file(tensors, temporary, metadata={"step": str(self.step), "spent": str(self.spent)})
+        save_file(tensors, temporary, metadata={"state": json.dumps(state)})
         temporary.replace(self.out / "trainer.safetensors")
 
-    def _load_trainer(self) -> None:
-        with safe_open(self.out / "trainer.safetensors", "pt") as file:
-            self.step, self.spent = int(file.metadata()["step"]), float(file.metadata()["spent"])
-            self.temperature.log_scale.data.copy_(file.get_tensor("log_scale"))
-            state: dict[int, dict[str, Tensor]] = {}
-            for key in file.keys():  # noqa: SIM118  (safe_open is no mapping)
-                if key != "log_scale":
-                    index, name = key.split(".", 1)
-                    state.setdefault(int(index), {})[name] = file.get_tensor(key)
-        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
+    def _resume(self) -> None:
+        named = dict(self._named())
+        try:
+            with safe_open(self.out / "trainer.safetensors", "pt") as file, torch.no_grad():
+                state = json.loads(file.metadata()["state"])
+                for name, parameter in named.items():
+                    parameter.copy_(file.get_tensor(f"parameter {name}"))
+                    moments = ("step", "exp_avg", "exp_avg_sq")
+                    if f"step {name}" in file.keys():  # noqa: SIM118  (safe_open is no mapping)
+                        found = {key: file.get_tensor(f"{key} {name}") for key in moments}
+                        device = parameter.device
+                        self.optimiser.state[parameter] = {
+                            key: value.to(device) for key, value in found.items()
+                        }
+                vectors = file.get_tensor("queue")
+        except (SafetensorError, KeyError, RuntimeError) as error:
+            raise UserError(
+                f"{self.out}/trainer.safetensors does not fit this recipe ({error}): give another --out, or "
+                "delete the folder to start anew."
+            ) from None
+        for name, value in state["counters"].items():
+            setattr(self, name, value)
+        self.written = {key: (step, body) for key, (step, body) in state["written"].items()}
+        by_id = {item.id: item for item in self.items}
+        kept = [i for i, name in enumerate(state["queue"]) if name in by_id]
+        if kept:
+            self.queue.push(
+                vectors[kept].to(self.accelerator.device), [by_id[state["queue"][i]] for i in kept]
+            )
 
 
-def _ranks(scores: Tensor) -> Tensor:
-    """How many wrong columns score at least as high as the diagonal: pessimistic ties, (n,) int64."""
-    own = scores.diagonal()[:, None]
-    return (scores >= own).sum(1) - 1
-
-
-def train(recipe: Recipe, data: Path) -> Path:
+def train_cold_start(recipe: Recipe, data: Path) -> Path:
     """Run a cold start and return the folder of the trained model."""
     run = ColdStart(recipe, data)
     run.run()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,7 @@ class SourceSpec(BaseModel):
 
 
 def load_source(spec: SourceSpec, root: Path) -> list[Item]:
-    """Items with at least one picture and something to say about it."""
+    """Items with at least one picture and something to say about it, a title or attributes."""
     name = spec.feed
     if name == "sampleshop":
         from moonshelf.sampleshop import iter_products
@@ -60,13 +60,23 @@ def load_source(spec: SourceSpec, root: Path) -> list[Item]:
         items = [named(item) for item in items]
         photos = [p for p in read_feed(root / spec.photos) if isinstance(p, Product)]
         items += list(join_photos(items, photos))
-    return [i for i in items if i.images and i.rationale]
+    return [i for i in items if i.images and (i.rationale or i.title)]
 
 
 class Sampler:
-    """Draws batches of distinct items by source weight; `several` asks for items with several pictures."""
+    """Draws batches of distinct items by source weight; `several` asks for items with several pictures.
 
-    def __init__(self, sources: Sequence[tuple[list[Item], float]]) -> None:
+    With mined `negatives` (id -> ids) half of a batch are hard neighbours of the other half: they compete as
+    all items of a batch do, in every direction and across processes.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[tuple[list[Item], float]],
+        negatives: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self.negatives = negatives or {}
+        self.by_id = {item.product: item for items, _ in sources for item in items} if negatives else {}
         self.pools = [(items, weight) for items, weight in sources if items]
         several = [([i for i in items if len(i.images) > 1], weight) for items, weight in sources]
         self.several = [(items, weight) for items, weight in several if len(items) > 1]
@@ -79,6 +89,10 @@ class Sampler:
             items = rng.choices(pools, weights)[0][0]
             item = rng.choice(items)
             chosen.setdefault(item.id, item)
+            near = [other for other in self.negatives.get(item.product, ()) if other in self.by_id]
+            if near and len(chosen) < n:
+                other = self.by_id[rng.choice(near)]
+                chosen.setdefault(other.id, other)
             if len(chosen) == n:
                 break
         return list(chosen.values())
@@ -106,12 +120,33 @@ class Draw:
     view: list[list[int]]  # place of the query's own picture, another photo or another crop; empty: none
     titles: list[list[int]]  # token ids, as all that follow
     shown: list[list[int]]  # the title as the full product shows it: whole, in part, or not at all
-    bodies: list[list[int]]  # rationale
-    known: list[list[int]]  # rationale of what the title itself tells
+    taught: list[
+        tuple[list[int], list[int], list[int]]
+    ]  # text, pictures, and the rationale that is true of them
     phrases: list[Query]
     phrase_ids: list[list[int]]
     queries: list[Query]
     query_ids: list[list[int]]
+
+    def part(self, start: int, stop: int) -> Draw:
+        """The items `start` to `stop` with their own pixels: a chunk of a larger batch."""
+        places = sorted({p for i in range(start, stop) for p in (*self.own[i], *self.view[i])})
+        new = {place: n for n, place in enumerate(places)}
+        counts = self.pixels[1].prod(-1)
+        ends = counts.cumsum()
+        patches = [self.pixels[0][ends[p] - counts[p] : ends[p]] for p in places]
+        rows = slice(start, stop)
+
+        def moved(groups: list[list[int]]) -> list[list[int]]:
+            return [[new[p] for p in group] for group in groups]
+
+        return Draw(
+            self.items[rows], self.kind,
+            (np.concatenate(patches) if patches else self.pixels[0][:0], self.pixels[1][places]),
+            moved(self.own[rows]), moved(self.view[rows]), self.titles[rows], self.shown[rows],
+            [(text, moved([pictures])[0], body) for text, pictures, body in self.taught[rows]],
+            self.phrases[rows], self.phrase_ids[rows], self.queries[rows], self.query_ids[rows],
+        )  # fmt: skip
 
 
 QUERY_MIX = (12.0, 3.0, 2.0)  # image : text : multimodal queries, as MOON draws them
@@ -119,21 +154,23 @@ QUERY_MIX = (12.0, 3.0, 2.0)  # image : text : multimodal queries, as MOON draws
 
 def prepare(
     model: MoonModel,
-    items: list[Item],
+    items: Sequence[Item],
     kind: str,
-    rng: random.Random,
+    key: str,
     mix: tuple[float, float, float] = QUERY_MIX,
+    first: int = 0,
 ) -> Draw:
     """Decode, augment and tokenise. Items whose pictures are broken are dropped.
 
     For `direct` batches a product shows one picture or two; for the others it shows one and its query has
-    another: a second photo where there is one, or else a narrower crop of the same.
+    another: a second photo where there is one, or else a narrower crop of the same. What is drawn for an
+    item depends on `key` and on its place in the whole batch, which starts with `first` here: processes
+    and chunks see what one process would.
     """
     pictures: list[Image.Image] = []
-    own: list[list[int]] = []
-    view: list[list[int]] = []
-    kept: list[Item] = []
-    for item in items:
+    kept: list[tuple[Item, random.Random, list[int], list[int]]] = []
+    for place, item in enumerate(items, first):
+        rng = random.Random(f"{key}/{place}")
         wanted = 2 if kind != "direct" or rng.random() < 0.3 else 1
         refs = rng.sample(item.images, min(wanted, len(item.images)))
         try:
@@ -145,33 +182,43 @@ def prepare(
         else:
             views = [augment(picture, rng) for picture in loaded]
         places = list(range(len(pictures), len(pictures) + len(views)))
-        own.append(places if kind == "direct" else places[:1])
-        view.append([] if kind == "direct" else places[1:])
+        own, view = (places, []) if kind == "direct" else (places[:1], places[1:])
         pictures += views
-        kept.append(item)
-    titles, shown, phrases, queries = [], [], [], []
-    for item in kept:
+        kept.append((item, rng, own, view))
+    titles, shown, taught, phrases, queries = [], [], [], [], []
+    for item, rng, own, _ in kept:
         title = model.prompt.text_of(Product(id="t", title=item.title))
         titles.append(title.lower() if rng.random() < 0.3 else title)
         shown.append(rng.choice((titles[-1], titles[-1], _part(title, rng), "")))
         phrases.append(_phrase(item, rng) or Query(titles[-1], words=item.words))
         queries.append(_query(item, title, rng, mix))
+        taught.append(_taught(item, titles[-1], own, rng.random()))
     ids = model.prepare.text_ids
+    bodies = [body[: model.prompt.max_rationale_tokens] for body in ids([body for _, _, body in taught])]
+    texts = ids([text for text, _, _ in taught])
     return Draw(
-        items=kept,
+        items=[item for item, _, _, _ in kept],
         kind=kind,
         pixels=model.prepare.pixels(pictures),
-        own=own,
-        view=view,
+        own=[own for _, _, own, _ in kept],
+        view=[view for _, _, _, view in kept],
         titles=ids(titles),
         shown=ids(shown),
-        bodies=ids([item.rationale for item in kept]),
-        known=ids([_known(item, title) for item, title in zip(kept, titles, strict=True)]),
+        taught=[(text, own, body) for text, (_, own, _), body in zip(texts, taught, bodies, strict=True)],
         phrases=phrases,
         phrase_ids=ids([query.text for query in phrases]),
         queries=queries,
         query_ids=ids([query.text for query in queries]),
     )
+
+
+def _taught(item: Item, title: str, own: list[int], drawn: float) -> tuple[str, list[int], str]:
+    """What is shown, and the rationale that it supports: picture alone, title alone, or both."""
+    if drawn < 0.4:
+        return "", own, item.rationale
+    if drawn > 0.85 and title:
+        return title, [], _known(item, title)
+    return title, own, item.rationale
 
 
 def same(left: Sequence[Item], right: Sequence[Item]) -> Tensor:
@@ -228,19 +275,25 @@ def _known(item: Item, title: str) -> str:
 def stream(
     model: MoonModel, sampler: Sampler, kinds: Callable[[int], str], batch: int, *,
     first: int = 0, seed: int = 0, mix: tuple[float, float, float] = QUERY_MIX,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[Draw]:  # fmt: skip
     """Prepared batches of the steps `first`, `first` + 1, …, one ahead of the caller in a second thread.
 
-    What a step draws depends on seed and step alone, so a resumed run sees what it would have seen.
+    What a step draws depends on seed and step alone, so a resumed run sees what it would have seen. Of the
+    whole batch this process prepares its `share` (rank, number of processes).
     """
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="moonshelf-data") as pool:
 
         def submit(step: int) -> Future[Draw]:
-            kind, rng = kinds(step), random.Random(f"{seed}/{step}")
-            size = 3 * batch // 4 if kind == "pair" else batch
-            return pool.submit(
-                lambda: prepare(model, sampler.draw(size, rng, kind == "pair"), kind, rng, mix)
-            )
+            kind, key = kinds(step), f"{seed}/{step}"
+            size = max(1, 3 * batch // 4) if kind == "pair" else batch
+
+            def work() -> Draw:
+                items = sampler.draw(size, random.Random(key), kind == "pair")
+                start, stop = (len(items) * (share[0] + n) // share[1] for n in (0, 1))
+                return prepare(model, items[start:stop], kind, key, mix, start)
+
+            return pool.submit(work)
 
         ahead = submit(first)
         for step in itertools.count(first + 1):

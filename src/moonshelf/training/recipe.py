@@ -1,6 +1,7 @@
 """Recipes: everything that a training run depends on, as YAML with flags on top.
 
-One recipe runs one stage. Weights and constants are ours unless a line names a precedent.
+One recipe runs one stage: `cold-start` (`Recipe`) or `joint` (`JointRecipe`). Weights and constants are ours
+unless a line names a precedent.
 """
 
 from __future__ import annotations
@@ -18,34 +19,73 @@ from moonshelf.training.data import QUERY_MIX, SourceSpec
 from moonshelf.training.precision import Precision
 
 
-class Recipe(BaseModel):
-    """A cold-start run. Every field is also a flag of `moonshelf train`."""
+class Lora(BaseModel):
+    """Low-rank adapters on the language model's linear layers; they are merged into what is saved."""
 
     model_config = ConfigDict(extra="forbid")
+
+    r: int = Field(default=16, ge=1)  # VLM2Vec-V2
+    alpha: int = 32
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    quantise: bool = False  # QLoRA: 4-bit weights under the adapters, needs bitsandbytes and a GPU
+
+
+class _Run(BaseModel):
+    """What both stages share."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sources: list[SourceSpec]
+    validation: str | None = None  # feed of held-out products, for figures, the best checkpoint, early stop
+    validate_every: int = Field(default=400, ge=1)
+    validation_items: int = Field(default=400, ge=1)
+    patience: int | None = Field(default=None, ge=1)  # stop after so many validations without a better one
+    out: str
+    save_every: int = Field(default=200, ge=1)
+    seed: int = 0
+    steps: int = Field(default=3000, ge=1)
+    minutes: float | None = Field(default=None, gt=0)  # wall-clock budget; whichever ends first
+    weight_decay: float = 0.05
+    clip: float = Field(default=1.0, gt=0)
+    precision: Precision = "auto"
+    checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more time
+    query_mix: tuple[float, float, float] = QUERY_MIX  # image, text, multimodal: MOON's 12:3:2
+    queue: int = Field(default=512, ge=0)  # items of past steps that are negatives too
+    lora: Lora | None = None
+    freeze: tuple[
+        str, ...
+    ] = ()  # parameters whose names start so are not trained, e.g. backbone.model.visual
+    report_to: tuple[str, ...] | None = None  # tensorboard, wandb, trackio; None: TensorBoard if installed
+
+
+class Recipe(_Run):
+    """A cold-start run. Every field is also a flag of `moonshelf train`."""
 
     stage: Literal["cold-start"] = "cold-start"
     backbone: str | None = None  # folder or hub id of a Qwen-VL; None builds a starter
     tower: str | None = None  # weights for a new starter's vision tower
-    sources: list[SourceSpec]
-    validation: str | None = None
-    out: str = "runs/starter"
-    seed: int = 0
-    steps: int = Field(default=3000, ge=1)
-    minutes: float | None = None  # wall-clock budget; the schedule follows whichever ends first
-    batch: int = Field(default=64, ge=2)
-    precision: Precision = "auto"
-    query_mix: tuple[float, float, float] = QUERY_MIX  # image, text, multimodal
-    queue: int = Field(default=512, ge=0)  # items of past steps that are negatives too
-    queue_from: float = 0.2  # share of the budget after which they are
+    out: str = "runs/cold-start"
+    batch: int = Field(default=64, ge=1)
+    chunk: int | None = Field(
+        default=None, ge=1
+    )  # products a forward pass; less than batch: gradient caching
+    negatives: str | None = None  # what `moonshelf mine` wrote
+    queue_from: float = Field(default=0.2, ge=0, le=1)  # share of the budget after which the queue is used
     lr: float = 1e-3
     vision_lr: float = 5e-4
-    weight_decay: float = 0.05
-    warmup: float = 0.03  # share of the budget
-    clip: float = 1.0
+    head_lr: float | None = None  # fusion, FIRE and projection; None: as lr
+    warmup: float = Field(default=0.03, ge=0, le=1)  # share of the budget
+    temperature: float = Field(default=0.07, gt=0)  # CLIP's start
+    learn_temperature: bool = True
     sft_weight: float = 1.0  # LREM uses 0.1 on a pretrained model; a starter has yet to learn to write
+    intra_weight: float = 1.0  # title <-> picture of one product, MOON2.0's largest effect
     text_weight: float = 0.3
     cross_weight: float = 0.5
-    reasoned_from: float = 0.25  # share of the budget after which the model's own rationales are used
+    reasoned_from: float = Field(
+        default=0.25, ge=0, le=1
+    )  # share after which the model's own rationales join
+    refresh: int = Field(default=1, ge=1)  # steps for which a rationale that the model wrote is used again
     vocabulary: int = 6144
     hidden: int = 256
     layers: int = 4
@@ -53,17 +93,48 @@ class Recipe(BaseModel):
     vision_depth: int = 6
     fusion: bool = True
     fire: bool = True
-    save_every: int = 200
-    validate_every: int = 400
-    validation_items: int = 400
     prompt: PromptSpec = PromptSpec()
 
 
-def load_recipe(path: Path, **overrides: Any) -> Recipe:
+class JointRecipe(_Run):
+    """A joint run: contrastive learning and GRPO. Every field is also a flag of `moonshelf train`."""
+
+    stage: Literal["joint"] = "joint"
+    model: str  # folder of the cold start
+    out: str = "runs/joint"
+    products: int = Field(default=16, ge=1)  # a step and process
+    rollouts: int = Field(default=8, ge=2)  # a product (G); LREM and UME-R1 use 8
+    accumulate: int = Field(default=1, ge=1)  # slices that the rollouts of a step are scored in: less memory
+    sampling_temperature: float = Field(default=1.0, gt=0)
+    lr: float = 1e-6  # LREM; a starter takes more
+    warmup_steps: int = Field(default=10, ge=0)
+    loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = "grpo"
+    beta: float = Field(default=0.0, ge=0)  # weight of the KL to the cold start
+    grpo_weight: float = Field(default=1.0, ge=0)  # LREM
+    contrastive_weight: float = Field(default=0.1, ge=0)  # LREM
+    temperature: float = Field(default=0.05, gt=0)  # of InfoNCE, fixed
+    rewards: dict[str, float] = {
+        "format": 0.5,
+        "length": 0.2,
+        "retrieval": 1.0,
+        "attributes": 1.0,
+    }  # LREM's, and
+    mode: Literal["joint", "alternate"] = "joint"  # the last of `rewards`, which is ours
+    leave_one_out: float = Field(
+        default=0.0, ge=0, le=1
+    )  # share of products that reason without one modality
+
+
+def load_recipe(path: Path, **overrides: Any) -> Recipe | JointRecipe:
     """A recipe from YAML with flags on top; a wrong field is one clear `UserError`."""
     try:
         values = yaml.safe_load(path.read_text())
-        return Recipe.model_validate({**values, **{k: v for k, v in overrides.items() if v is not None}})
+        values = {**values, **{k: v for k, v in overrides.items() if v is not None}}
+        stages: dict[str, type[Recipe] | type[JointRecipe]] = {"cold-start": Recipe, "joint": JointRecipe}
+        stage = values.get("stage", "cold-start")
+        if stage not in stages:
+            raise UserError(f"recipe {path}: there is no stage {stage!r}: choose {' or '.join(stages)}.")
+        return stages[stage].model_validate(values)
     except (OSError, yaml.YAMLError, TypeError) as error:
         raise UserError(f"recipe {path} cannot be read: {error}") from None
     except ValidationError as error:

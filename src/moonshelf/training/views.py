@@ -51,22 +51,19 @@ class Views:
         return self.model(*self.batch(rows))[0]
 
     def likelihood(self, rows: Sequence[View]) -> Tensor:
-        """Cross-entropy of what the model should write: the body of each rationale and `</think>`."""
+        """Summed cross-entropy of what the model should write: the body of each rationale and `</think>`."""
         batch, visual = self.batch(rows)
         states = self.model.read(batch, visual).states
         written = batch.rationale_mask[:, 1:] & (batch.input_ids[:, 1:] != self.model.prepare.think)
         logits = self.model.logits(states[:, :-1][written])
-        return F.cross_entropy(logits.float(), batch.input_ids[:, 1:][written])
+        return F.cross_entropy(logits.float(), batch.input_ids[:, 1:][written], reduction="sum")
 
     @torch.no_grad()
     def own_rationales(self, rows: Sequence[tuple[list[int], list[int]]]) -> list[list[int]]:
         """Token ids of the bodies that the model writes for (text, pictures) now, greedily."""
         batch, visual = self.batch([(*row, [self.model.prepare.think]) for row in rows])
         reading = self.model.read(batch, visual, use_cache=True)
-        bodies = [w.rationale for w in write(self.model, batch, reading)]
-        return self.model.prepare.text_ids(
-            [b.removeprefix("<think>").removesuffix("</think>") for b in bodies]
-        )
+        return [w.ids for w in write(self.model, batch, reading)]
 
 
 def _pick(visual: Any, places: list[int]) -> Any:

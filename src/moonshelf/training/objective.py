@@ -1,0 +1,154 @@
+"""The cold start's objective: vectors of a batch in one forward pass, and the contrasts between them.
+
+Two halves, so that the batch is a choice and not a limit of memory. `Objective` turns products into vectors
+and the likelihood of their rationales; it is the module that DDP and FSDP wrap. `contrast` needs only
+vectors: all of a batch, gathered from all chunks and processes. Between the two the trainer passes the
+gradient with respect to the vectors (gradient caching, Gao et al. 2021): chunks are read once without a
+graph, contrasted, and read again, each with its share of the gradient. One chunk is read once. N processes
+give the loss and the gradients of one (a test says so).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moonshelf.model.modeling import MoonModel
+from moonshelf.training.contrastive import Queue, Temperature, info_nce
+from moonshelf.training.data import Draw, answered, same
+from moonshelf.training.pairs import Item, Query
+from moonshelf.training.recipe import Recipe
+from moonshelf.training.views import Views
+
+Vectors = dict[str, Tensor]  # by name: phrases, titles, queries, direct, reasoned; each (B, dim)
+
+
+@dataclass
+class Asked:
+    """What the masks of a batch need to know about its B items; no pictures, so it can travel."""
+
+    items: list[Item]
+    phrases: list[Query]
+    queries: list[Query]
+
+    @classmethod
+    def of(cls, draw: Draw) -> Asked:
+        items = [dataclasses.replace(item, images=()) for item in draw.items]
+        return cls(items, draw.phrases, draw.queries)
+
+    def __add__(self, other: Asked) -> Asked:
+        return Asked(self.items + other.items, self.phrases + other.phrases, self.queries + other.queries)
+
+
+class Objective(nn.Module):
+    """Model and temperature; `forward` gives the vectors of a draw and the sum of its rationales' losses."""
+
+    def __init__(self, model: MoonModel, recipe: Recipe) -> None:
+        super().__init__()
+        self.model, self.recipe = model, recipe
+        self.temperature = Temperature(recipe.temperature)
+        self.temperature.log_scale.requires_grad_(recipe.learn_temperature)
+
+    def forward(self, draw: Draw, own: Sequence[list[int]] = ()) -> tuple[Vectors, Tensor, Tensor]:
+        """Vectors, summed cross-entropy of the taught rationales, and the inverse temperature.
+
+        `own` holds the bodies that the model wrote, for `reasoned` draws.
+        """
+        views, prepare = Views(self.model, draw.pixels), self.model.prepare
+        emb = prepare.emb
+        found = {"phrases": views.vectors([(ids, [], [emb]) for ids in draw.phrase_ids])}
+        if draw.kind == "direct":
+            found["titles"] = views.vectors([(ids, [], [emb]) for ids in draw.titles])
+            found["direct"] = views.vectors([([], pictures[:1], [emb]) for pictures in draw.own])
+        else:
+            shown = list(zip(draw.shown, draw.own, strict=True))
+            pictures = [v if q.picture else [] for q, v in zip(draw.queries, draw.view, strict=True)]
+            found["direct"] = views.vectors([(*row, [emb]) for row in shown])
+            found["queries"] = views.vectors(
+                [(t, p, [emb]) for t, p in zip(draw.query_ids, pictures, strict=True)]
+            )
+            if draw.kind == "reasoned":
+                found["reasoned"] = views.vectors(
+                    [
+                        (*row, [prepare.think, *body, prepare.end_think, emb])
+                        for row, body in zip(shown, own, strict=True)
+                    ]
+                )
+        likelihood = found["direct"].new_zeros(())
+        if draw.kind != "reasoned" and self.recipe.sft_weight and taught_tokens(draw):
+            likelihood = views.likelihood(
+                [
+                    (text, pictures, [prepare.think, *body, prepare.end_think, emb])
+                    for text, pictures, body in draw.taught
+                    if body
+                ]
+            )
+        return {name: v.float() for name, v in found.items()}, likelihood, self.temperature()
+
+
+def taught_tokens(draw: Draw) -> int:
+    """Tokens of the draw's rationales that the model is to write, each `</think>` included."""
+    return sum(len(body) + 1 for _, _, body in draw.taught if body)
+
+
+def contrast(
+    kind: str,
+    vectors: Vectors,
+    asked: Asked,
+    scale: Tensor,
+    recipe: Recipe,
+    dims: tuple[int, ...],
+    queue: Queue,
+) -> dict[str, Tensor]:
+    """Weighted InfoNCE terms of a whole batch; items of `queue` are further negatives."""
+    items, past = asked.items, queue.items
+    twins, told = same(items, items), answered(asked.phrases, items, items)
+    past_twins, past_told = same(items, past), answered(asked.phrases, items, past)
+
+    def nce(a: str, b: str, mask: Tensor, past_mask: Tensor | None = None) -> Tensor:
+        beyond = queue.vectors if past_mask is not None else None
+        return info_nce(vectors[a], vectors[b], scale, mask, dims, beyond=beyond, beyond_same=past_mask)
+
+    if kind == "direct":
+        return {
+            "title": recipe.intra_weight * nce("titles", "direct", twins, past_twins),
+            "phrase": nce("phrases", "direct", told, past_told),
+            "text": recipe.text_weight * nce("phrases", "titles", told),
+        }
+    wanted, past_wanted = (answered(asked.queries, items, others) for others in (items, past))
+    sides = ("direct", "reasoned") if kind == "reasoned" else ("direct",)
+    terms = {
+        "query": torch.stack([nce("queries", side, wanted, past_wanted) for side in sides]).mean(),
+        "phrase": torch.stack([nce("phrases", side, told, past_told) for side in sides]).mean(),
+    }
+    if kind == "reasoned":
+        terms["cross"] = recipe.cross_weight * nce("direct", "reasoned", twins)
+    return terms
+
+
+def everywhere(value: Any) -> list[Any]:
+    """The value of every process, in order."""
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return [value]
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, value)
+    return found
+
+
+def whole_batch(vectors: Vectors, asked: Asked) -> tuple[Vectors, Asked, list[int]]:
+    """Leaves with gradient of the vectors of all processes, what is asked of them, and each one's start."""
+    shares = everywhere(({name: v.detach().cpu() for name, v in vectors.items()}, asked))
+    device = next(iter(vectors.values())).device
+    leaves = {
+        name: torch.cat([share[0][name] for share in shares]).to(device).requires_grad_() for name in vectors
+    }
+    everyone, starts = shares[0][1], [0]
+    for _, more in shares[1:]:
+        starts.append(len(everyone.items))
+        everyone = everyone + more
+    return leaves, everyone, starts

@@ -1,0 +1,88 @@
+"""The policy of the joint stage: one forward pass scores rollouts and gives their vectors.
+
+TRL trains a `PreTrainedModel`; `Policy` is one around `MoonModel`, so that DDP and FSDP wrap a single module
+and gradients of tokens and vectors come from one graph. Visual features are computed once a product and
+shared by its rollouts and its query.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from moonshelf.model.engine import banned_tokens
+from moonshelf.model.modeling import MoonModel
+from moonshelf.training.data import Draw
+from moonshelf.training.precision import computing_in
+from moonshelf.training.views import View, Views
+
+
+@dataclass
+class Rollouts:
+    """G rationales for each of P products: row r belongs to product r // G."""
+
+    draw: Draw
+    shown: list[tuple[list[int], list[int]]]  # P: text and places of pictures that the product shows
+    ids: list[list[int]]  # R: tokens of each body
+    closed: list[bool]  # R: the model closed it itself
+    per_product: int
+
+    def rows(self, chosen: list[int], think: int, end: int, emb: int) -> list[View]:
+        return [(*self.shown[r // self.per_product], [think, *self.ids[r], end, emb]) for r in chosen]
+
+
+@dataclass
+class Scored:
+    """One pass over R rollouts of P products."""
+
+    logps: Tensor  # (R, T) float32: of body and `</think>`, zero beyond
+    entropies: Tensor  # (R, T) float32
+    vectors: Tensor  # (R, dim), not normalised
+    queries: Tensor  # (P, dim)
+    phrases: Tensor  # (P, dim)
+
+
+class Policy(PreTrainedModel):
+    """`MoonModel` as the module that TRL trains: DDP and FSDP see one forward pass a step."""
+
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+
+    def __init__(self, moon: MoonModel, dtype: torch.dtype, temperature: float) -> None:
+        super().__init__(moon.backbone.config)
+        self.moon, self.compute_dtype, self.temperature = moon, dtype, temperature
+        self.generation_config = moon.backbone.generation_config
+        self._no_split_modules = moon.backbone._no_split_modules
+
+    def forward(self, rollouts: Rollouts, chosen: list[int], width: int, queries: bool = True) -> Scored:
+        """Score some rollouts; (R, `width`) log-probabilities at the sampling temperature."""
+        moon, prepare = self.moon, self.moon.prepare
+        with computing_in(self.compute_dtype, moon.backbone):
+            views = Views(moon, rollouts.draw.pixels)
+            batch, visual = views.batch(rollouts.rows(chosen, prepare.think, prepare.end_think, prepare.emb))
+            vectors, _, reading = moon(batch, visual)
+            targets = batch.input_ids[:, 1:]
+            written = batch.rationale_mask[:, 1:] & (targets != prepare.think)
+            logits = moon.logits(reading.states[:, :-1][written])
+            asked = [vectors.new_zeros(0, vectors.shape[1])] * 2
+            if queries:
+                asked = [views.vectors(rows) for rows in query_rows(rollouts.draw, prepare.emb)]
+        logits = (logits.float() + banned_tokens(moon)) / self.temperature
+        every = logits.log_softmax(-1)
+        entropy = -(every.exp() * every.clamp(min=-1e4)).sum(-1)
+        place = torch.arange(width, device=logits.device)[None] < written.sum(1)[:, None]
+        logps = logits.new_zeros(place.shape).masked_scatter(
+            place, every.gather(1, targets[written][:, None])
+        )
+        entropies = logits.new_zeros(place.shape).masked_scatter(place, entropy)
+        return Scored(logps, entropies, vectors.float(), asked[0].float(), asked[1].float())
+
+
+def query_rows(draw: Draw, emb: int) -> tuple[list[View], list[View]]:
+    """Rows of each product's query of the mix, and of its phrase."""
+    pictures = [view if query.picture else [] for query, view in zip(draw.queries, draw.view, strict=True)]
+    mixed: list[View] = [(t, p, [emb]) for t, p in zip(draw.query_ids, pictures, strict=True)]
+    return mixed, [(t, [], [emb]) for t in draw.phrase_ids]

@@ -1,0 +1,287 @@
+"""The joint stage: one pass for tokens and vectors, TRL's loss, rewards that do not collapse in silence."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+pytest.importorskip("trl", reason="the joint stage needs moonshelf[train]")
+
+from moonshelf import MoonModel, Product
+from moonshelf.errors import UserError
+from moonshelf.feeds import write_jsonl
+from moonshelf.sampleshop import iter_products
+from moonshelf.training import joint
+from moonshelf.training.adapters import add_lora, freeze, merged_state, without_lora
+from moonshelf.training.data import Sampler, load_source
+from moonshelf.training.grpo import grpo_loss
+from moonshelf.training.joint import JointTrainer, arguments, train_joint
+from moonshelf.training.policy import Policy
+from moonshelf.training.recipe import JointRecipe, Lora
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shop")
+    write_jsonl(iter_products(16, seed=6, photos=2, size=96), folder / "shop.jsonl")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def start(model: MoonModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model as a cold start would leave it; random, so nothing that it writes keeps the format."""
+    folder = tmp_path_factory.mktemp("start")
+    copy.deepcopy(model).save_pretrained(folder)
+    return folder
+
+
+def recipe(start: Path, out: Path, **changes: Any) -> JointRecipe:
+    return JointRecipe.model_validate(
+        {
+            "model": str(start), "sources": [{"feed": "shop.jsonl"}], "out": str(out), "products": 3,
+            "rollouts": 4, "steps": 2,
+            "lr": 1e-3, "warmup_steps": 0, "precision": "float32", "report_to": (), "queue": 12,
+            "save_every": 2, **changes,
+        }
+    )  # fmt: skip
+
+
+def trainer(settings: JointRecipe, shop: Path, moon: MoonModel | None = None) -> JointTrainer:
+    moon = moon or MoonModel.from_pretrained(settings.model)
+    sampler = Sampler([(load_source(spec, shop), spec.weight) for spec in settings.sources])
+    return JointTrainer(moon, settings, sampler, arguments(settings), [])
+
+
+def batch_of(run: JointTrainer) -> dict[str, Any]:
+    rows = [
+        {"prompt": "", "slot": slot}
+        for slot in range(run.recipe.products)
+        for _ in range(run.recipe.rollouts)
+    ]
+    return run._generate_and_score_completions(rows)
+
+
+@pytest.fixture(autouse=True)
+def no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joint, "COLLAPSED_AFTER", 10_000)
+
+
+@pytest.mark.parametrize("family", ["model", "model_2_5"])
+def test_both_backbones_train_and_the_folder_loads(
+    family: str, shop: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    moon = copy.deepcopy(request.getfixturevalue(family))
+    moon.save_pretrained(tmp_path / "start")
+    folder = train_joint(
+        recipe(
+            tmp_path / "start",
+            tmp_path / "run",
+            validation="shop.jsonl",
+            validation_items=6,
+            validate_every=2,
+        ),
+        shop,
+    )
+    trained = MoonModel.from_pretrained(folder)
+    assert any(not torch.equal(a, b) for a, b in zip(moon.parameters(), trained.parameters(), strict=True))
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    wanted = {
+        "rewards/format", "rewards/length", "rewards/retrieval", "rewards/attributes", "reward",
+        "zero_spread_groups", "format_only",
+        "rationale/length", "rationale/diversity", "gradient/grpo", "gradient/contrastive",
+        "gradient/cosine", "rollouts/tokens_per_second", "loss/contrastive", "rss_mib", "entropy",
+    }  # fmt: skip
+    assert wanted <= set(log[0])
+    assert "score" in {key for line in log for key in line}
+
+
+def test_tokens_and_vectors_of_one_pass_are_those_of_the_engine(
+    start: Path, shop: Path, tmp_path: Path
+) -> None:
+    """What was written with a shared prefill scores as if each rollout were read alone."""
+    run = trainer(recipe(start, tmp_path), shop)
+    torch.manual_seed(0)
+    draw, shown = run._draw([0, 1, 2])
+    moon = run.policy.moon.eval()
+    written, _ = run._write(draw, shown, 4)
+    assert len({tuple(w.ids) for w in written}) > 3  # rollouts differ
+    run.rollouts = joint.Rollouts(draw, shown, [w.ids for w in written], [w.closed for w in written], 4)
+    width = max(w.tokens for w in written) + 1
+    scored = run.policy(run.rollouts, list(range(12)), width)
+    for r, w in enumerate(written):
+        torch.testing.assert_close(
+            F.normalize(scored.vectors[r], dim=0), torch.from_numpy(w.vector), atol=2e-5, rtol=0
+        )
+        alone = run.policy(run.rollouts, [r], width, queries=False)
+        torch.testing.assert_close(scored.logps[r], alone.logps[0], atol=2e-5, rtol=1e-4)
+        assert (scored.logps[r, w.tokens + 1 :] == 0).all() and (scored.logps[r, : w.tokens + 1] < 0).all()
+    assert moon.prepare.end_think not in {i for w in written for i in w.ids}
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_trls_loss_is_that_of_the_plain_step_on_our_rollouts(
+    beta: float, start: Path, shop: Path, tmp_path: Path
+) -> None:
+    run = trainer(recipe(start, tmp_path, beta=beta, contrastive_weight=0.0), shop)
+    moon = run.policy.moon
+    moon.head.fusion.dropout = 0.0
+    run.policy.train()
+    if beta:  # a policy that has left its reference
+        with torch.no_grad():
+            for weight in moon.decoder.layers[-1].parameters():
+                weight.add_(0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    inputs = batch_of(run)
+    inputs["advantages"] = torch.linspace(-1, 1, 12)
+    run.current_gradient_accumulation_steps = 1
+    got = run._compute_loss(run.policy, inputs)
+    scored = run.policy(run.rollouts, inputs["row"].tolist(), inputs["completion_ids"].shape[1])
+    mask = inputs["completion_mask"] * inputs["tool_mask"]
+    want = grpo_loss(
+        scored.logps, inputs["advantages"], mask, reference=inputs.get("ref_per_token_logps"), beta=beta,
+        corrected=False, loss_type="grpo",
+    )  # fmt: skip
+    assert abs(float(got) - float(want)) < 1e-5
+    got.backward()
+    one = moon.head.project.weight.grad
+    assert one is None or not one.any()  # GRPO alone does not reach the vector
+
+
+def test_the_two_losses_reach_the_weights_in_one_backward_pass(
+    start: Path, shop: Path, tmp_path: Path
+) -> None:
+    run = trainer(recipe(start, tmp_path), shop)
+    run.policy.train()
+    inputs = batch_of(run)
+    inputs["advantages"] = torch.linspace(-1, 1, 12)
+    run.current_gradient_accumulation_steps = 1
+    run._compute_loss(run.policy, inputs).backward()
+    moon = run.policy.moon
+    for part in (
+        moon.head.project.weight,
+        moon.backbone.model.visual.patch_embed.proj.weight,
+        moon.backbone.lm_head.weight,
+    ):
+        assert part.grad is not None and torch.isfinite(part.grad).all() and part.grad.any()
+
+
+def test_retrieval_pays_the_rollout_that_is_found(start: Path, shop: Path, tmp_path: Path) -> None:
+    """Vectors by hand: the better a rollout matches its product's queries, the more it earns."""
+    from moonshelf.model.engine import Written
+
+    run = trainer(recipe(start, tmp_path, rewards={"retrieval": 1.0}, products=2, rollouts=2), shop)
+    draw, shown = run._draw([0, 1])
+    queries = torch.eye(256)[:2].repeat(2, 1, 1)  # product i asks for axis i
+    text = "<think>category: shoes; colour: red</think>"
+    vectors = [
+        queries[0, 0],
+        queries[0, 1],
+        queries[0, 1],
+        queries[0, 1],
+    ]  # the second answers the other product's
+    written = [Written(v.numpy(), v[:3].numpy(), text, True, [1, 2], True) for v in vectors]
+    rewards = run._rewards(draw, shown, written, queries)
+    assert rewards[0] > rewards[1]
+    assert run.queue.items == []
+    run._rewards(draw, shown, written, queries)
+    assert [item.id for item in run.queue.items] == [item.id for item in draw.items]
+
+
+def test_a_killed_run_goes_on(start: Path, shop: Path, tmp_path: Path) -> None:
+    changes = {"steps": 4, "save_every": 2, "queue": 0}
+    whole = MoonModel.from_pretrained(train_joint(recipe(start, tmp_path / "whole", **changes), shop))
+    part = recipe(start, tmp_path / "part", **changes)
+    stopped = trainer(part, shop)
+    stopped.args.max_steps = 2  # the schedule of the data is still that of four
+    stopped.train()
+    again = MoonModel.from_pretrained(train_joint(part, shop))
+    for (name, a), (_, b) in zip(whole.state_dict().items(), again.state_dict().items(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0, msg=name)
+
+
+def test_rewards_that_tell_nothing_apart_stop_the_run(
+    start: Path, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joint, "COLLAPSED_AFTER", 2)
+    with pytest.raises(UserError, match=r"no rationale keeps its format.*Go back to a checkpoint"):
+        train_joint(recipe(start, tmp_path, steps=3), shop)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rewards": {"beauty": 1.0}}, "beauty.*there are format"),
+        ({"accumulate": 5}, "accumulate .5. must divide"),
+        ({"freeze": ["backbone.vision"]}, "no parameter starts with 'backbone.vision'"),
+    ],
+)
+def test_a_wrong_recipe_is_one_sentence(
+    changes: dict[str, Any], message: str, start: Path, shop: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        train_joint(recipe(start, tmp_path, **changes), shop)
+
+
+@pytest.mark.parametrize(
+    "options", [{"mode": "alternate"}, {"leave_one_out": 1.0}, {"accumulate": 2}, {"beta": 0.05}]
+)
+def test_options_run(options: dict[str, Any], start: Path, shop: Path, tmp_path: Path) -> None:
+    run = trainer(recipe(start, tmp_path, **options), shop)
+    run.train()
+    assert run.state.global_step == 2
+    if options == {"leave_one_out": 1.0}:
+        _, shown = run._draw([0, 1, 2])
+        assert all(not (text and own) for text, own in shown)
+
+
+def test_adapters_are_merged_into_what_is_saved(
+    model: MoonModel, shop: Path, start: Path, tmp_path: Path
+) -> None:
+    moon = copy.deepcopy(model)
+    product = [Product(id="a", title="red shoe")]
+    before = moon.encode(product).vectors
+    add_lora(moon, Lora(r=4))
+    trained = {n for n, p in moon.named_parameters() if p.requires_grad}
+    assert any("lora_A" in n for n in trained) and any(n.startswith("head.") for n in trained)
+    assert not any(".visual." in n or ("lora" not in n and ".layers." in n) for n in trained)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in moon.named_parameters():
+            if "lora_B" in name:
+                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.1)
+    after = moon.encode(product).vectors
+    assert abs(after - before).max() > 1e-3
+    with without_lora(moon):
+        torch.testing.assert_close(torch.from_numpy(moon.encode(product).vectors), torch.from_numpy(before))
+    moon.save_pretrained(tmp_path / "merged", state=merged_state(moon))
+    torch.testing.assert_close(
+        torch.from_numpy(MoonModel.from_pretrained(tmp_path / "merged").encode(product).vectors),
+        torch.from_numpy(after), atol=1e-5, rtol=0,
+    )  # fmt: skip
+    folder = train_joint(recipe(start, tmp_path / "run", lora={"r": 4}, beta=0.1), shop)
+    assert MoonModel.from_pretrained(folder).encode(product).vectors.shape == (1, 256)
+
+
+def test_frozen_parts_do_not_move(start: Path, shop: Path, tmp_path: Path) -> None:
+    moon = MoonModel.from_pretrained(start)
+    frozen = "backbone.model.visual"
+    folder = train_joint(recipe(start, tmp_path, freeze=[frozen]), shop)
+    moved = dict(MoonModel.from_pretrained(folder).named_parameters())
+    same = {n for n, p in moon.named_parameters() if torch.equal(p, moved[n])}
+    assert {n for n, _ in moon.named_parameters() if n.startswith(frozen)} <= same
+    assert "head.project.weight" not in same
+    fresh = MoonModel.from_pretrained(start)
+    freeze(fresh, [frozen])
+    assert not any(p.requires_grad for p in fresh.backbone.model.visual.parameters())
+
+
+def test_the_policy_is_a_module_that_trl_can_hold(model: MoonModel) -> None:
+    policy = Policy(copy.deepcopy(model), torch.float32, 1.0)
+    names = {name for name, _ in policy.named_parameters()}
+    assert {f"moon.{name}" for name, _ in model.named_parameters()} == names
+    assert policy.config.image_token_id == model.backbone.config.image_token_id
