@@ -16,8 +16,6 @@ import numpy as np
 
 from moonshelf.errors import UserError
 
-faiss: Any = import_module("faiss")  # its stubs lag behind the library
-
 FLAT_ROWS = 50_000  # in a larger pool neighbours are found by HNSW and not exactly
 LINKS, EF_BUILD, EF_SEARCH = 24, 100, 128
 MAX_WINDOW = 2048  # what is not among so many nearest of a pool is not hard
@@ -190,10 +188,14 @@ class _Pool:
 
     def __init__(self, vectors: np.ndarray, members: np.ndarray) -> None:
         self.vectors, self.members = vectors, members
+        # Here, because a training run reads mined files and has no use for a second OpenMP runtime; and not
+        # by a statement, because its stubs lag behind the library.
+        self.faiss: Any = import_module("faiss")
         self.index: Any = None
 
     def search(self, rows: np.ndarray, k: int, without: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Cosines (r, k) float32 and places (r, k) int64, nearest first, -1 where there are no more."""
+        faiss = self.faiss
         if self.index is None:
             dim = self.vectors.shape[1]
             inner: Any = faiss.IndexFlatIP(dim)
