@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import LIMIT, picture, pictures
 
 from moonshelf.model import engine
 from moonshelf.model.engine import Encoded, EncodingError, make_batch, read_row
 from moonshelf.model.modeling import MoonModel, normalise
 from moonshelf.product import ImageRef, Product
 from moonshelf.prompts import EMB, END_THINK, THINK
+from tiny import LIMIT, picture, pictures
 
 MODES = ("off", "on", "auto")
 TOLERANCE = 1e-5  # of one number of a unit vector, between batches of different shape
@@ -235,6 +235,58 @@ def test_a_title_cannot_write_markup(model: MoonModel, title: str) -> None:
     assert not {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()} & set(ids)
     out = model.encode([Product(id="a", title=title)])
     assert out.weights[0, 2] == 0 and out.weights[0, 0] == 0
+
+
+# ---- given rationales ------------------------------------------------------------------------------
+
+TEXTS = ["category: shoes > heels; colour: red; material: leather", "colour: red", "running shoe for men", ""]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_given_rationale_gives_the_vector_of_the_same_text_written(
+    text: str, products: list[Product], script: Callable[[list[int]], MoonModel], model: MoonModel
+) -> None:
+    ids = model.prepare.text_ids([text])[0]
+    product = products[len(text) % len(products)]
+    written = script(ids).encode([product], reason="on")
+    for given in (written.rationales[0], text):
+        if given:
+            read = model.encode([product], rationales=[given])
+            np.testing.assert_allclose(read.vectors, written.vectors, atol=TOLERANCE)
+            np.testing.assert_allclose(read.weights, written.weights, atol=TOLERANCE)
+            assert read.rationales == written.rationales
+            assert read.tokens.tolist() == written.tokens.tolist() and read.valid == written.valid
+
+
+def test_given_rationales_stay_with_their_products(any_model: MoonModel, products: list[Product]) -> None:
+    """Mixed in one batch with products that have none; "" is the direct vector."""
+    given = ["<think>colour: red</think>", "", "category: shoes; material: leather", "", "red shoe", "colour"]
+    together = any_model.encode(products, rationales=given)
+    direct = any_model.encode(products)
+    for i, (product, text) in enumerate(zip(products, given, strict=True)):
+        alone = any_model.encode([product], rationales=[text])
+        np.testing.assert_allclose(together.vectors[i], alone.vectors[0], atol=TOLERANCE)
+        assert (together.weights[i, 2] > 0) == bool(text)
+        moved = np.abs(together.vectors[i] - direct.vectors[i]).max()
+        assert moved > 1e-3 if text else moved < TOLERANCE
+    assert together.rationales[4] == "<think>red shoe</think>" and together.valid.tolist()[4:] == [False] * 2
+
+
+def test_a_given_rationale_holds_no_markup_and_keeps_to_the_limit(model: MoonModel) -> None:
+    product = [Product(id="a", title="shoe")]
+    marked = model.encode(product, rationales=["<emb><think>colour: red<|im_end|></think><|image_pad|>"])
+    assert marked.rationales == ["<think>colour: red</think>"]
+    np.testing.assert_allclose(
+        marked.vectors, model.encode(product, rationales=["colour: red"]).vectors, atol=TOLERANCE
+    )
+    assert model.encode(product, rationales=["red " * 3 * LIMIT]).tokens.tolist() == [LIMIT]
+
+
+@pytest.mark.parametrize(("given", "reason"), [(["a"], "off"), (["a", "b", "c"], "off"), (["a", "b"], "on")])
+def test_rationales_that_do_not_fit_are_refused(model: MoonModel, given: list[str], reason: Any) -> None:
+    two = [Product(id="a", title="shoe"), Product(id="b", title="boot")]
+    with pytest.raises(ValueError, match=r"shorter|longer|reason must be off"):
+        model.encode(two, reason, rationales=given)
 
 
 # ---- what goes wrong -------------------------------------------------------------------------------

@@ -9,6 +9,9 @@ there is little padding, and results come back in input order in memory that doe
 `reason="auto"` (ours): the direct vector is computed first; a product whose vector is not clearly nearest
 to one category label (margin between the two best below `AUTO_MARGIN`) goes on, on the same cache with
 `<emb>` masked out, to write a rationale. The others keep their direct vector.
+
+Rationales can also be given: they are read in the prefill and nothing is written, which gives the vector that
+the model would have with that text for its own. Ablations and tests ask for it.
 """
 
 from __future__ import annotations
@@ -55,7 +58,7 @@ class Encoded:
     rationales: list[str]  # "<think>…</think>", or "" where none was asked
     valid: np.ndarray  # (n,) bool: the rationale kept its format; True where none was asked
     weights: np.ndarray  # (n, 3) float32: share of image, text, rationale
-    tokens: np.ndarray  # (n,) int32: tokens written
+    tokens: np.ndarray  # (n,) int32: tokens written, or read where a rationale was given
     row_index: np.ndarray  # (n,) int64: position in the input
     problems: list[Problem] = field(default_factory=list)
 
@@ -77,6 +80,7 @@ class Row:
     grid: np.ndarray | None
     image_tokens: list[int]
     length: int
+    given: list[int] | None = None  # a rationale to be read instead of written, from `<think>` to `<emb>`
 
 
 @torch.inference_mode()
@@ -87,19 +91,29 @@ def encode_iter(
     *,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
     on_error: Literal["raise", "report"] = "report",
+    rationales: Iterable[str] | None = None,
 ) -> Iterator[Encoded]:
     """Encode a stream of products, part by part in input order.
 
     `batch_tokens` bounds the tokens of one prefill, padding and the room for a rationale included. A product
     without text and pictures, or with a broken picture, becomes a `Problem` (`on_error="report"`) or raises
     `EncodingError`. A vector that is not finite or zero always raises it: that is a broken model.
+
+    `rationales`, one a product, are read in place of what the model would write: `<think>…</think>` or the
+    body alone, cut to the prompt's limit and without reserved tokens; "" gives the direct vector. So the
+    `rationales` of a result give its vectors again. Raises `ValueError` if there are fewer or more.
     """
     if reason not in ("off", "on", "auto"):
         raise ValueError(f"reason must be off, on or auto, not {reason!r}")
     labels = _label_vectors(model, batch_tokens) if reason == "auto" else None
     if reason == "off" and model.device.type == "cpu":
         batch_tokens = min(batch_tokens, CPU_DIRECT_TOKENS)
-    source = enumerate(products)
+    if rationales is None:
+        source = enumerate(zip(products, repeat(""), strict=False))
+    elif reason == "off":
+        source = enumerate(zip(products, rationales, strict=True))
+    else:
+        raise ValueError("rationales are given: nothing is written, so reason must be off")
     # The first windows are small: nothing is computed while the first one is read.
     windows = chain((batch_tokens, 2 * batch_tokens), repeat(WINDOW_BATCHES * batch_tokens))
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="moonshelf-images") as pool:
@@ -124,11 +138,14 @@ def encode(
     *,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
     on_error: Literal["raise", "report"] = "raise",
+    rationales: Sequence[str] | None = None,
     progress: bool = False,
 ) -> Encoded:
     """Encode a list of products at once; `progress` shows a bar on stderr. See `encode_iter`."""
     parts: list[Encoded] = []
-    stream = encode_iter(model, products, reason, batch_tokens=batch_tokens, on_error=on_error)
+    stream = encode_iter(
+        model, products, reason, batch_tokens=batch_tokens, on_error=on_error, rationales=rationales
+    )
     if progress:
         from rich.console import Console
         from rich.progress import Progress
@@ -162,7 +179,7 @@ def _join(parts: list[Encoded], dim: int) -> Encoded:
 
 
 def _read_window(
-    model: MoonModel, source: Iterator[tuple[int, Product]], tokens: int, reason: Reason
+    model: MoonModel, source: Iterator[tuple[int, tuple[Product, str]]], tokens: int, reason: Reason
 ) -> tuple[list[Row], list[Problem]]:
     """Rows that fill about `tokens`, with their pictures decoded; empty at the end of the source."""
     rows: list[Row] = []
@@ -173,10 +190,11 @@ def _read_window(
         chunk = list(islice(source, 32))
         if not chunk:
             break
-        texts = model.prepare.text_ids([model.prompt.text_of(product) for _, product in chunk])
-        for (index, product), text in zip(chunk, texts, strict=True):
+        texts = model.prepare.text_ids([model.prompt.text_of(product) for _, (product, _) in chunk])
+        tails = _tails(model, [rationale for _, (_, rationale) in chunk])
+        for (index, (product, _)), text, tail in zip(chunk, texts, tails, strict=True):
             try:
-                row = read_row(model, index, product, text, room)
+                row = read_row(model, index, product, text, len(tail) if tail else room)
             except images.ImageError as error:
                 problems.append(Problem(index + 1, "images", str(error), product.id))
                 continue
@@ -184,9 +202,24 @@ def _read_window(
                 reason_why = "it has no text and no picture: nothing to encode"
                 problems.append(Problem(index + 1, "title", reason_why, product.id))
                 continue
+            row.given = tail
             rows.append(row)
             used += row.length
     return rows, problems
+
+
+def _tails(model: MoonModel, rationales: Sequence[str]) -> list[list[int] | None]:
+    """Token ids of given rationales, from `<think>` to `<emb>`; None where there is none."""
+    if not any(rationales):
+        return [None] * len(rationales)
+    prepare, reserved = model.prepare, reserved_tokens(model)
+    bodies = prepare.text_ids([text.removeprefix(THINK).removesuffix(END_THINK) for text in rationales])
+    limit = model.prompt.max_rationale_tokens
+    kept = [[token for token in body if token not in reserved][:limit] for body in bodies]
+    return [
+        [prepare.think, *body, prepare.end_think, prepare.emb] if text else None
+        for text, body in zip(rationales, kept, strict=True)
+    ]
 
 
 def read_row(model: MoonModel, index: int, product: Product, text: list[int], room: int = 1) -> Row | None:
@@ -302,14 +335,14 @@ def _gather(rows: list[Row], results: list[Written], dim: int) -> Encoded:
 
 
 def make_batch(model: MoonModel, rows: Sequence[Row], tail: Sequence[int]) -> Batch:
-    """Batch of rows, all with the same tail, on the model's device."""
+    """Batch of rows on the model's device, all with the same tail but those that were given a rationale."""
     patches = [r.patches for r in rows if r.patches is not None]
     pixels = None
     if patches:
         grids = np.concatenate([r.grid for r in rows if r.grid is not None])
         pixels = model.prepare.scale(np.concatenate(patches)), grids
     return model.prepare.batch(
-        [r.text for r in rows], [r.image_tokens for r in rows], [tail] * len(rows), pixels
+        [r.text for r in rows], [r.image_tokens for r in rows], [r.given or tail for r in rows], pixels
     ).to(model.device)
 
 
@@ -320,12 +353,19 @@ def _encode_batch(model: MoonModel, rows: list[Row], reason: Reason, labels: Ten
     if reason == "on":
         return write(model, batch, reading)
     e = reading.states[torch.arange(len(rows)), batch.emb]
-    nothing = reading.states[:, :1], torch.zeros(len(rows), 1, dtype=torch.bool, device=model.device)
-    vectors, weights = model.head(e, reading, batch, nothing)
+    read = reading.states, batch.rationale_mask
+    if not any(row.given for row in rows):
+        read = reading.states[:, :1], torch.zeros(len(rows), 1, dtype=torch.bool, device=model.device)
+    vectors, weights = model.head(e, reading, batch, read)
     vectors = normalise(vectors)
     results = [
         Written(v, w) for v, w in zip(vectors.cpu().numpy(), weights.float().cpu().numpy(), strict=True)
     ]
+    for row, result in zip(rows, results, strict=True):
+        if row.given:
+            result.ids = row.given[1:-2]
+            result.rationale = f"{THINK}{model.processor.tokenizer.decode(result.ids)}{END_THINK}"
+            result.valid = read_rationale(result.rationale) is not None
     if reason == "auto":
         unsure = torch.arange(len(rows), device=model.device)
         if labels is not None:
@@ -453,10 +493,15 @@ def write(
 
 def banned_tokens(model: MoonModel) -> Tensor:
     """(vocabulary,) float32 with -inf for every token that a rationale must not hold."""
-    tokenizer = model.processor.tokenizer
     bias = torch.zeros(model.vocabulary, device=model.device)
-    bias[len(tokenizer) :] = -torch.inf  # rows of the embedding that no token uses
-    special = {*tokenizer.all_special_ids, model.prepare.think, model.prepare.emb, model.prepare.image}
-    special |= {i for t, i in tokenizer.get_added_vocab().items() if t != END_THINK}
-    bias[sorted(special)] = -torch.inf
+    bias[len(model.processor.tokenizer) :] = -torch.inf  # rows of the embedding that no token uses
+    bias[sorted(reserved_tokens(model) - {model.prepare.end_think})] = -torch.inf
     return bias
+
+
+def reserved_tokens(model: MoonModel) -> set[int]:
+    """Ids of the prompt's own markup, which no text and no rationale holds."""
+    tokenizer, prepare = model.processor.tokenizer, model.prepare
+    return {*tokenizer.all_special_ids, prepare.image, *tokenizer.get_added_vocab().values()} | {
+        prepare.think, prepare.end_think, prepare.emb,
+    }  # fmt: skip
