@@ -41,7 +41,7 @@ from moonshelf.model.modeling import MoonModel
 from moonshelf.product import ImageRef, Product
 from moonshelf.sampleshop import Query, Shop, iter_truth, make_shop, write_shop
 
-TRAINING_SEED = 1000  # of recipes/starter.yaml: that shop is not new to the starter
+TRAINING_SEED = 1000  # of recipes/cold-start-starter.yaml: that shop is not new to the starter
 SEARCHES = {"text": 3, "image": 3, "composed": 2}
 NOTES = (
     "The products are drawn by a program, so every figure is counted against a known truth. It is an easier "

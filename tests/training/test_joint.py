@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers import TrainerCallback
 
 pytest.importorskip("trl", reason="the joint stage needs moonshelf[train]")
 
@@ -196,9 +197,16 @@ def test_a_killed_run_goes_on(start: Path, shop: Path, tmp_path: Path) -> None:
     changes = {"steps": 4, "save_every": 2, "queue": 0}
     whole = MoonModel.from_pretrained(train_joint(recipe(start, tmp_path / "whole", **changes), shop))
     part = recipe(start, tmp_path / "part", **changes)
+
+    class Kill(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 3:
+                raise KeyboardInterrupt
+
     stopped = trainer(part, shop)
-    stopped.args.max_steps = 2  # the schedule of the data is still that of four
-    stopped.train()
+    stopped.add_callback(Kill())
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
     again = MoonModel.from_pretrained(train_joint(part, shop))
     for (name, a), (_, b) in zip(whole.state_dict().items(), again.state_dict().items(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0, msg=name)

@@ -1,6 +1,6 @@
 """Joint stage: GRPO over rollouts of the rationale and InfoNCE over the same rollouts, in one step.
 
-    L = w_g GRPO(rollouts) + w_c InfoNCE(query <-> rollout's vector, over all rollouts)        (LREM's form)
+    L = w_g GRPO(rollouts) + w_c InfoNCE(query <-> vectors of rollouts, and direct ones)       (LREM's form)
 
 `JointTrainer` is TRL's GRPOTrainer with four things replaced. Rollouts are written by our engine, which
 reads each product once for all of its G rollouts and gives their vectors from the same cache. The retrieval
@@ -41,7 +41,7 @@ from moonshelf.model.modeling import MoonModel, normalise
 from moonshelf.prompts import read_rationale
 from moonshelf.training.adapters import add_lora, freeze, merged_state, without_lora
 from moonshelf.training.contrastive import Queue, info_nce
-from moonshelf.training.data import Draw, Sampler, SourceSpec, answered, load_source, prepare, same, spread
+from moonshelf.training.data import Draw, Sampler, SourceSpec, answered, load_source, prepare, spread
 from moonshelf.training.grpo import advantages, total
 from moonshelf.training.pairs import Item
 from moonshelf.training.policy import Policy, Rollouts, Scored, query_rows
@@ -288,29 +288,27 @@ class JointTrainer(GRPOTrainer):
         return loss
 
     def _contrast(self, scored: Scored, chosen: list[int]) -> Tensor:
-        """InfoNCE of each rollout with its product's two queries; rollouts of one product never compete."""
+        """InfoNCE of each rollout, and of the direct vectors, with its product's two queries.
+
+        Rollouts of one product never compete. Without the direct vectors the two would drift apart.
+        """
         draw, per = self.rollouts.draw, self.rollouts.per_product
         owner = [r // per for r in chosen]
-        items = [draw.items[i] for i in owner]
-        beyond, past = self._beyond(scored.vectors, items)
+        beyond, past = self._beyond(scored.vectors, [draw.items[i] for i in owner])
         scale = torch.tensor(1 / self.recipe.temperature, device=scored.vectors.device)
         dims, terms = self.policy.moon.config.matryoshka, []
+        everything = list(range(len(draw.items)))
         for vectors, kinds in ((scored.queries, draw.queries), (scored.phrases, draw.phrases)):
-            asked = [kinds[i] for i in owner]
-            terms.append(
-                info_nce(
-                    vectors[owner],
-                    scored.vectors,
-                    scale,
-                    answered(asked, items, items) | same(items, items),
-                    dims,
-                    beyond=beyond,
-                    beyond_same=answered(asked, items, past),
+            for products, found in ((owner, scored.vectors), (everything, scored.direct)):
+                items, asked = [draw.items[i] for i in products], [kinds[i] for i in products]
+                spared, past_spared = (answered(asked, items, others) for others in (items, past))
+                terms.append(
+                    info_nce(
+                        vectors[products], found, scale, spared, dims, beyond=beyond, beyond_same=past_spared
+                    )
                 )
-            )
         loss = torch.stack(terms).mean()
-        mode = "train" if self.policy.training else "eval"
-        self._metrics[mode]["loss/contrastive"].append(loss.item())
+        self._metrics["train" if self.policy.training else "eval"]["loss/contrastive"].append(loss.item())
         return loss
 
     def _beyond(self, vectors: Tensor, items: list[Item]) -> tuple[Tensor, list[Item]]:
@@ -453,7 +451,7 @@ def arguments(recipe: JointRecipe) -> GRPOConfig:
         beta=0.0,  # the trainer sets it afterwards: TRL would load a reference by name
         max_steps=recipe.steps,
         learning_rate=recipe.lr,
-        lr_scheduler_type="constant_with_warmup",
+        lr_scheduler_type="cosine",
         warmup_steps=recipe.warmup_steps,
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.clip,

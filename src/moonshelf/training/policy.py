@@ -41,6 +41,7 @@ class Scored:
     logps: Tensor  # (R, T) float32: of body and `</think>`, zero beyond
     entropies: Tensor  # (R, T) float32
     vectors: Tensor  # (R, dim), not normalised
+    direct: Tensor  # (P, dim): the products without a rationale
     queries: Tensor  # (P, dim)
     phrases: Tensor  # (P, dim)
 
@@ -67,9 +68,11 @@ class Policy(PreTrainedModel):
             targets = batch.input_ids[:, 1:]
             written = batch.rationale_mask[:, 1:] & (targets != prepare.think)
             logits = moon.logits(reading.states[:, :-1][written])
-            asked = [vectors.new_zeros(0, vectors.shape[1])] * 2
+            others = [vectors.new_zeros(0, vectors.shape[1])] * 3
             if queries:
-                asked = [views.vectors(rows) for rows in query_rows(rollouts.draw, prepare.emb)]
+                direct: list[View] = [(*row, [prepare.emb]) for row in rollouts.shown]
+                rows = [direct, *query_rows(rollouts.draw, prepare.emb)]
+                others = [views.vectors(part) for part in rows]
         logits = (logits.float() + banned_tokens(moon)) / self.temperature
         every = logits.log_softmax(-1)
         entropy = -(every.exp() * every.clamp(min=-1e4)).sum(-1)
@@ -78,7 +81,7 @@ class Policy(PreTrainedModel):
             place, every.gather(1, targets[written][:, None])
         )
         entropies = logits.new_zeros(place.shape).masked_scatter(place, entropy)
-        return Scored(logps, entropies, vectors.float(), asked[0].float(), asked[1].float())
+        return Scored(logps, entropies, vectors.float(), *(part.float() for part in others))
 
 
 def query_rows(draw: Draw, emb: int) -> tuple[list[View], list[View]]:
