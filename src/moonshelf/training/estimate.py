@@ -144,7 +144,8 @@ class Shape:
         residual = 4 * self.hidden  # fp32, since the embeddings are trained in fp32
         head = (3 + 3) * 4 * self.hidden  # one normed copy for each modality and tap
         layer = residual if checkpointing else self.layer(width, norms_trained)
-        return layer * self.layers + 2 * residual + head
+        ends = 4 * residual  # what the head reads of the input; in, scaled, and out of the final norm
+        return layer * self.layers + ends + head
 
     def saved_a_patch(self, width: int, checkpointing: bool) -> float:
         """Bytes a patch that the vision tower saves."""
@@ -174,7 +175,7 @@ def config_of(name: str) -> Any:
 
     from moonshelf.model import files
 
-    return AutoConfig.from_pretrained(files.find(name), local_files_only=True, trust_remote_code=False)
+    return AutoConfig.from_pretrained(files.find(name, False), local_files_only=True, trust_remote_code=False)
 
 
 def starter_config(recipe: Recipe) -> Any:
@@ -252,9 +253,9 @@ def work(recipe: Recipe | JointRecipe, shape: Shape, prompt: PromptSpec, process
         each = asked + product + full
         return Work(
             length=full, held_tokens=held * each, held_patches=2 * held * patches,
-            held_written=held * rationale, logit_bytes=14, writers=held, prompts=held, step_tokens=share * each,
-            step_patches=2 * share * patches, step_written=share * rationale, decoded=share * rationale,
-            repeats=2 if held < share else 1, patches_a_picture=patches,
+            held_written=held * rationale, logit_bytes=14, writers=held, prompts=held,
+            step_tokens=share * each, step_patches=2 * share * patches, step_written=share * rationale,
+            decoded=share * rationale, repeats=2 if held < share else 1, patches_a_picture=patches,
         )  # fmt: skip
     rows = recipe.products * recipe.rollouts
     slices = recipe.accumulate

@@ -200,11 +200,11 @@ def _high(panel: Panel, values: list[float]) -> float:
 
 def _ticks(low: float, high: float, about: int = 4) -> list[float]:
     """Round numbers from at most `low` to at least `high`."""
-    span = high - low or abs(high) or 1.0
+    span = max(high - low, abs(high) * 1e-6, 1e-9)  # a line that does not move still has a scale
     power = 10 ** math.floor(math.log10(span / about))
     step = power * next(m for m in (1, 2, 2.5, 5, 10) if m * power * about >= span * 0.999)
     first, end = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, max(end, first + 1) + 1)]
+    return [float(f"{i * step:.12g}") for i in range(first, max(end, first + 1) + 1)]
 
 
 def _log_ticks(values: list[float]) -> list[float]:

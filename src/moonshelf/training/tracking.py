@@ -42,11 +42,10 @@ def quiet_dependencies() -> None:
     A variable that is already set is left alone. huggingface_hub reads its own once, when it is imported, so
     the constant is changed too where that has happened.
     """
-    asked = "HF_HUB_DISABLE_TELEMETRY" in os.environ
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     constants = sys.modules.get("huggingface_hub.constants")
-    if constants is not None and not asked:
+    if constants is not None and os.environ["HF_HUB_DISABLE_TELEMETRY"].lower() in ("1", "on", "yes", "true"):
         constants.HF_HUB_DISABLE_TELEMETRY = True  # type: ignore[attr-defined]
 
 
@@ -78,8 +77,8 @@ class Tracker:
         _cut(self.path, resumed_step)
         name = run_name or self.path.parent.name
         values = json.loads(json.dumps(_plain(config or {}), default=str))
-        makers = {"tensorboard": _TensorBoard, "wandb": _Wandb, "trackio": _Trackio}
-        self._services = [makers[service](self.path.parent, values, name, resumed_step) for service in names]
+        for service in names:
+            self._services.append(_MAKERS[service](self.path.parent, values, name, resumed_step))
 
     def log(self, record: Mapping[str, Any], step: int) -> None:
         """Append `record` with its step as one line; services get its numbers, but not text and NaN.
@@ -157,6 +156,9 @@ class _Trackio:
 
     def close(self) -> None:
         self.run.finish()
+
+
+_MAKERS: dict[str, type[_Service]] = {"tensorboard": _TensorBoard, "wandb": _Wandb, "trackio": _Trackio}
 
 
 def _part(name: str, resumed_step: int) -> str:
