@@ -21,7 +21,8 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def draw(folder: Path, records: list[dict[str, Any]]) -> ElementTree.Element:
-    log = folder / "log.jsonl"
+    log = folder / "run" / "log.jsonl"  # the folder's name is in the picture, and a random one may say inf
+    log.parent.mkdir(exist_ok=True)
     log.write_text("".join(json.dumps(record) + "\n" for record in records))
     return ElementTree.fromstring(plot(log).read_text())  # noqa: S314  (written by us a line ago)
 
