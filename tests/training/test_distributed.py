@@ -1,4 +1,4 @@
-"""Two gloo processes give the losses and the gradients of one, mined hard negatives and the queue included."""
+"""Two gloo processes give the losses and gradients of one, mined hard negatives and the queue included."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 KINDS = ("direct", "pair", "reasoned")
 
@@ -37,9 +38,10 @@ def worker(rank: int, world: int, port: int, shop: Path, out: Path) -> None:
     )  # fmt: skip
     run.model.head.fusion.dropout = 0.0  # the processes draw theirs apart
     # Hard neighbours fill half of the batch, as `moonshelf mine` would list them.
-    ids = [item.id for item in run.items]
-    run.sampler.negatives = {name: [ids[(i + 1) % len(ids)]] for i, name in enumerate(ids)}
-    run.sampler.by_id = {item.id: item for item in run.items}
+    neighbours = [*run.items[1:], run.items[0]]
+    run.sampler.near = {
+        (item.source, item.id): (near,) for item, near in zip(run.items, neighbours, strict=True)
+    }
     found: dict[str, Any] = {}
     import random
 
@@ -57,7 +59,7 @@ def worker(rank: int, world: int, port: int, shop: Path, out: Path) -> None:
             if p.grad is not None
         }
     if rank == 0:
-        torch.save(found, out / f"{world}.pt")  # a test's own file, read back with weights_only
+        save_file({name: value.contiguous() for name, value in found.items()}, out / f"{world}.safetensors")
     if world > 1:
         torch.distributed.destroy_process_group()
 
@@ -74,7 +76,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         torch.multiprocessing.spawn(worker, (world, port, tmp_path, tmp_path), nprocs=world)
-    one, two = (torch.load(tmp_path / f"{world}.pt", weights_only=True) for world in (1, 2))
+    one, two = (load_file(tmp_path / f"{world}.safetensors") for world in (1, 2))
     assert {k for k in one if " loss " in k} == {k for k in two if " loss " in k}
     for name, value in one.items():
         if name in two:

@@ -20,7 +20,7 @@ from moonshelf.feeds import write_jsonl
 from moonshelf.sampleshop import iter_products
 from moonshelf.training import joint
 from moonshelf.training.adapters import add_lora, freeze, merged_state, without_lora
-from moonshelf.training.data import Sampler, load_source
+from moonshelf.training.data import Sampler, open_source
 from moonshelf.training.grpo import grpo_loss
 from moonshelf.training.joint import JointTrainer, arguments, train_joint
 from moonshelf.training.policy import Policy
@@ -55,7 +55,7 @@ def recipe(start: Path, out: Path, **changes: Any) -> JointRecipe:
 
 def trainer(settings: JointRecipe, shop: Path, moon: MoonModel | None = None) -> JointTrainer:
     moon = moon or MoonModel.from_pretrained(settings.model)
-    sampler = Sampler([(load_source(spec, shop), spec.weight) for spec in settings.sources])
+    sampler = Sampler([open_source(spec, shop) for spec in settings.sources])
     return JointTrainer(moon, settings, sampler, arguments(settings), [])
 
 

@@ -38,11 +38,11 @@ from moonshelf.training.data import (
     Sampler,
     SourceSpec,
     load_source,
+    open_source,
     spread,
     stream,
     vocabulary_texts,
 )
-from moonshelf.training.negatives import load_negatives
 from moonshelf.training.objective import Asked, Objective, contrast, everywhere, taught_tokens, whole_batch
 from moonshelf.training.pairs import Item, leaf
 from moonshelf.training.precision import computing_in, resolve
@@ -67,16 +67,15 @@ class ColdStart:
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
         )
         torch.manual_seed(recipe.seed)
-        sources = [(load_source(spec, data), spec.weight) for spec in recipe.sources]
-        self.items = [item for items, _ in sources for item in items]
+        sources = [open_source(spec, data) for spec in recipe.sources]
+        self.items = [item for source in sources for item in source.items]
         if not self.items:
             raise UserError("the sources hold no product with a picture and a title or attributes.")
         self.validation: list[Item] = []
         if recipe.validation:
             held_out = load_source(SourceSpec(feed=recipe.validation), data)
             self.validation = spread(held_out, recipe.validation_items)
-        mined = load_negatives(recipe.negatives).negatives if recipe.negatives else None
-        self.sampler = Sampler(sources, mined)
+        self.sampler = Sampler(sources)
         self.queue = Queue(recipe.queue)
         self.step, self.spent, self.best, self.stale = 0, 0.0, -1.0, 0
         self.written: dict[str, tuple[int, list[int]]] = {}  # what the model wrote for an item, and when

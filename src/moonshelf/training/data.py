@@ -8,18 +8,19 @@ a small clean catalogue is not drowned by a large coarse one, and no batch holds
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageEnhance
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from moonshelf.errors import UserError
@@ -28,6 +29,7 @@ from moonshelf.model.engine import load_picture
 from moonshelf.model.modeling import MoonModel
 from moonshelf.product import Product
 from moonshelf.prompts import PromptSpec
+from moonshelf.training.behaviour import queries_of, read_behaviour
 from moonshelf.training.pairs import Item, Query, items_of, join_photos, named, phrase
 
 
@@ -38,7 +40,9 @@ class SourceSpec(BaseModel):
 
     feed: str
     photos: str | None = None
-    weight: float = 1.0
+    behaviour: str | None = None  # log of queries and what was chosen for them, see `behaviour`
+    negatives: str | None = None  # what `moonshelf mine` wrote for this feed
+    weight: float = Field(default=1.0, ge=0)
     products: int = 2000  # of the sample shop
     seed: int = 1000  # of the sample shop; the demo and the tests use others
 
@@ -63,23 +67,50 @@ def load_source(spec: SourceSpec, root: Path) -> list[Item]:
     return [i for i in items if i.images and (i.rationale or i.title)]
 
 
+Asked = Mapping[tuple[str, str], Sequence[tuple[Query, float]]]  # (source, item id) -> real queries, weights
+
+
+@dataclass
+class Source:
+    """Items of one source, what shoppers asked for them, and their hard negatives, both by item id."""
+
+    items: list[Item]
+    weight: float = 1.0
+    asked: dict[str, list[tuple[Query, float]]] = field(default_factory=dict)
+    near: dict[str, tuple[Item, ...]] = field(default_factory=dict)
+
+
+def open_source(spec: SourceSpec, root: Path, fingerprint: str | None = None) -> Source:
+    """A source with its behaviour log and mined negatives; says what the log held and who mined."""
+    source = Source(load_source(spec, root), spec.weight)
+    if spec.behaviour:
+        log = read_behaviour(root / spec.behaviour, {item.product for item in source.items})
+        print(f"{spec.behaviour}: {log.summary()}")
+        source.asked = queries_of(source.items, log.interactions)
+    if spec.negatives:
+        from moonshelf.training.negatives import load_negatives, negatives_of
+
+        mined = load_negatives(root / spec.negatives, fingerprint)
+        for note in mined.notes:
+            print(note)
+        source.near = negatives_of(source.items, mined.negatives)
+    return source
+
+
 class Sampler:
     """Draws batches of distinct items by source weight; `several` asks for items with several pictures.
 
-    With mined `negatives` (id -> ids) half of a batch are hard neighbours of the other half: they compete as
-    all items of a batch do, in every direction and across processes.
+    An item with mined negatives brings one of them along: hard neighbours compete as all items of a batch
+    do, in every direction and across processes.
     """
 
-    def __init__(
-        self,
-        sources: Sequence[tuple[list[Item], float]],
-        negatives: Mapping[str, Sequence[str]] | None = None,
-    ) -> None:
-        self.negatives = negatives or {}
-        self.by_id = {item.product: item for items, _ in sources for item in items} if negatives else {}
-        self.pools = [(items, weight) for items, weight in sources if items]
-        several = [([i for i in items if len(i.images) > 1], weight) for items, weight in sources]
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.pools = [(source.items, source.weight) for source in sources if source.items]
+        several = [([i for i in source.items if len(i.images) > 1], source.weight) for source in sources]
         self.several = [(items, weight) for items, weight in several if len(items) > 1]
+        named = [(items[0].source, source) for source in sources if (items := source.items)]
+        self.near = {(name, key): near for name, source in named for key, near in source.near.items() if near}
+        self.asked = {(name, key): queries for name, source in named for key, queries in source.asked.items()}
 
     def draw(self, n: int, rng: random.Random, several: bool = False) -> list[Item]:
         pools = self.several if several and self.several else self.pools
@@ -89,9 +120,9 @@ class Sampler:
             items = rng.choices(pools, weights)[0][0]
             item = rng.choice(items)
             chosen.setdefault(item.id, item)
-            near = [other for other in self.negatives.get(item.product, ()) if other in self.by_id]
+            near = self.near.get((item.source, item.id))
             if near and len(chosen) < n:
-                other = self.by_id[rng.choice(near)]
+                other = rng.choice(near)
                 chosen.setdefault(other.id, other)
             if len(chosen) == n:
                 break
@@ -159,16 +190,17 @@ def prepare(
     key: str,
     mix: tuple[float, float, float] = QUERY_MIX,
     first: int = 0,
+    asked: Asked | None = None,
 ) -> Draw:
     """Decode, augment and tokenise. Items whose pictures are broken are dropped.
 
     For `direct` batches a product shows one picture or two; for the others it shows one and its query has
     another: a second photo where there is one, or else a narrower crop of the same. What is drawn for an
     item depends on `key` and on its place in the whole batch, which starts with `first` here: processes
-    and chunks see what one process would.
+    and chunks see what one process would. Where shoppers `asked` for an item, half of its queries are theirs.
     """
     pictures: list[Image.Image] = []
-    kept: list[tuple[Item, random.Random, list[int], list[int]]] = []
+    kept: list[tuple[Item, random.Random, list[int], list[int], Query | None]] = []
     for place, item in enumerate(items, first):
         rng = random.Random(f"{key}/{place}")
         wanted = 2 if kind != "direct" or rng.random() < 0.3 else 1
@@ -177,6 +209,12 @@ def prepare(
             loaded = [load_picture(ref, model.prompt.max_pixels) for ref in refs]
         except Exception:  # a broken training picture is no reason to stop; feeds report it in `check`
             continue
+        real = _real_query((asked or {}).get((item.source, item.id)), rng) if kind != "direct" else None
+        if real and real.image:
+            try:
+                loaded = [loaded[0], load_picture(real.image, model.prompt.max_pixels)]
+            except Exception:  # as above
+                real = None
         if kind != "direct" and len(loaded) == 1:
             views = [augment(loaded[0], rng), augment(loaded[0], rng, least=0.6)]
         else:
@@ -184,24 +222,24 @@ def prepare(
         places = list(range(len(pictures), len(pictures) + len(views)))
         own, view = (places, []) if kind == "direct" else (places[:1], places[1:])
         pictures += views
-        kept.append((item, rng, own, view))
+        kept.append((item, rng, own, view, real))
     titles, shown, taught, phrases, queries = [], [], [], [], []
-    for item, rng, own, _ in kept:
+    for item, rng, own, _, real in kept:
         title = model.prompt.text_of(Product(id="t", title=item.title))
         titles.append(title.lower() if rng.random() < 0.3 else title)
         shown.append(rng.choice((titles[-1], titles[-1], _part(title, rng), "")))
         phrases.append(_phrase(item, rng) or Query(titles[-1], words=item.words))
-        queries.append(_query(item, title, rng, mix))
+        queries.append(real or _query(item, title, rng, mix))
         taught.append(_taught(item, titles[-1], own, rng.random()))
     ids = model.prepare.text_ids
     bodies = [body[: model.prompt.max_rationale_tokens] for body in ids([body for _, _, body in taught])]
     texts = ids([text for text, _, _ in taught])
     return Draw(
-        items=[item for item, _, _, _ in kept],
+        items=[item for item, *_ in kept],
         kind=kind,
         pixels=model.prepare.pixels(pictures),
-        own=[own for _, _, own, _ in kept],
-        view=[view for _, _, _, view in kept],
+        own=[own for _, _, own, *_ in kept],
+        view=[view for *_, view, _ in kept],
         titles=ids(titles),
         shown=ids(shown),
         taught=[(text, own, body) for text, (_, own, _), body in zip(texts, taught, bodies, strict=True)],
@@ -259,6 +297,14 @@ def _query(item: Item, title: str, rng: random.Random, mix: tuple[float, float, 
     return query if kind == "text" else Query(query.text, picture=True)
 
 
+def _real_query(queries: Sequence[tuple[Query, float]] | None, rng: random.Random) -> Query | None:
+    """In half of the draws one of the shoppers' own queries, by log weight: bestsellers must not win."""
+    if not queries or rng.random() < 0.5:
+        return None
+    query = rng.choices([q for q, _ in queries], [math.log1p(weight) for _, weight in queries])[0]
+    return replace(query, picture=query.image is not None)
+
+
 def _part(title: str, rng: random.Random) -> str:
     """A title with each word kept two times in three, at least one."""
     words = title.split()
@@ -291,7 +337,7 @@ def stream(
             def work() -> Draw:
                 items = sampler.draw(size, random.Random(key), kind == "pair")
                 start, stop = (len(items) * (share[0] + n) // share[1] for n in (0, 1))
-                return prepare(model, items[start:stop], kind, key, mix, start)
+                return prepare(model, items[start:stop], kind, key, mix, start, sampler.asked)
 
             return pool.submit(work)
 

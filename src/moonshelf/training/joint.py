@@ -41,7 +41,16 @@ from moonshelf.model.modeling import MoonModel, normalise
 from moonshelf.prompts import read_rationale
 from moonshelf.training.adapters import add_lora, freeze, merged_state, without_lora
 from moonshelf.training.contrastive import Queue, info_nce
-from moonshelf.training.data import Draw, Sampler, SourceSpec, answered, load_source, prepare, spread
+from moonshelf.training.data import (
+    Draw,
+    Sampler,
+    SourceSpec,
+    answered,
+    load_source,
+    open_source,
+    prepare,
+    spread,
+)
 from moonshelf.training.grpo import advantages, total
 from moonshelf.training.pairs import Item
 from moonshelf.training.policy import Policy, Rollouts, Scored, query_rows
@@ -127,7 +136,7 @@ class JointTrainer(GRPOTrainer):
         key = f"{recipe.seed}/{step}"
         drawn = self.sampler.draw(self._products, random.Random(key))
         items = [drawn[place % len(drawn)] for place in places]
-        draw = prepare(moon, items, "joint", key, recipe.query_mix, places[0])
+        draw = prepare(moon, items, "joint", key, recipe.query_mix, places[0], self.sampler.asked)
         rng = random.Random(f"{key}/{places[0]}")
         if len(draw.items) != len(items):
             raise UserError("a training picture is broken: find it with `moonshelf check` and take it out.")
@@ -409,7 +418,7 @@ def train_joint(recipe: JointRecipe, data: Path) -> Path:
     """Run the joint stage on a cold-started model; returns the folder of the best checkpoint."""
     quiet_dependencies()
     moon = MoonModel.from_pretrained(recipe.model)
-    sources = [(load_source(spec, data), spec.weight) for spec in recipe.sources]
+    sources = [open_source(spec, data, moon.fingerprint) for spec in recipe.sources]
     validation: list[Item] = []
     if recipe.validation:
         validation = spread(load_source(SourceSpec(feed=recipe.validation), data), recipe.validation_items)

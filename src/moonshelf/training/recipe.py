@@ -70,7 +70,6 @@ class Recipe(_Run):
     chunk: int | None = Field(
         default=None, ge=1
     )  # products a forward pass; less than batch: gradient caching
-    negatives: str | None = None  # what `moonshelf mine` wrote
     queue_from: float = Field(default=0.2, ge=0, le=1)  # share of the budget after which the queue is used
     lr: float = 1e-3
     vision_lr: float = 5e-4

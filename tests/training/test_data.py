@@ -1,0 +1,114 @@
+"""Sampling and batches: real queries, hard neighbours, chunks, and what shares a batch."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moonshelf import MoonModel, Product
+from moonshelf.feeds import write_jsonl
+from moonshelf.product import ImageRef
+from moonshelf.sampleshop import iter_products
+from moonshelf.training.data import Sampler, Source, SourceSpec, answered, open_source, prepare, same
+from moonshelf.training.pairs import Item, Query
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shop")
+    write_jsonl(iter_products(12, seed=8, photos=2, size=96), folder / "shop.jsonl")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def items(shop: Path) -> list[Item]:
+    return open_source(SourceSpec(feed="shop.jsonl"), shop).items
+
+
+def test_sources_are_drawn_by_weight_and_no_item_twice(items: list[Item]) -> None:
+    sampler = Sampler([Source(items[:6], 3.0), Source([replace(i, source="b") for i in items[6:]], 1.0)])
+    draws = [sampler.draw(4, random.Random(i)) for i in range(200)]
+    assert all(len({item.id for item in draw}) == 4 for draw in draws)
+    share = np.mean([item.source != "b" for draw in draws for item in draw])
+    assert 0.6 < share < 0.85
+    assert sampler.draw(4, random.Random(3)) == draws[3]
+    assert len(sampler.draw(50, random.Random(0))) == 12  # all that there are
+
+
+def test_hard_neighbours_come_along(items: list[Item]) -> None:
+    near = {items[0].id: (items[5],), items[1].id: ()}
+    sampler = Sampler([Source(items, near=near)])
+    draws = [sampler.draw(6, random.Random(i)) for i in range(100)]
+    with_anchor = [{i.id for i in draw} for draw in draws if items[0] in draw[:-1]]
+    assert with_anchor and all(items[5].id in ids for ids in with_anchor)
+
+
+def test_half_of_an_items_queries_are_the_shoppers_own(
+    model: MoonModel, shop: Path, items: list[Item]
+) -> None:
+    log = shop / "log.csv"
+    log.write_text(
+        "query,product_id,clicks\n" + "".join(f"words for {i.product},{i.product},3\n" for i in items)
+    )
+    source = open_source(SourceSpec(feed="shop.jsonl", behaviour="log.csv"), shop)
+    sampler = Sampler([source])
+    texts = [
+        query.text
+        for n in range(12)
+        for query in prepare(model, source.items, "pair", str(n), asked=sampler.asked).queries
+    ]
+    share = np.mean([text.startswith("words for") for text in texts])
+    assert 0.35 < share < 0.65
+    direct = prepare(model, source.items, "direct", "k", asked=sampler.asked)
+    assert not any(q.text.startswith("words for") for q in direct.queries)
+
+
+def test_a_shoppers_picture_is_the_querys_and_a_broken_one_is_passed_over(
+    model: MoonModel, items: list[Item]
+) -> None:
+    item = items[0]
+    good = Query("", image=items[1].images[0], answers=frozenset({item.group}))
+    bad = replace(good, image=ImageRef(data=b"not a picture"))
+    for query, picture in ((good, True), (bad, None)):
+        asked = {(item.source, item.id): [(query, 1.0)]}
+        draws = [prepare(model, [item], "pair", str(n), asked=asked) for n in range(12)]
+        real = [draw for draw in draws if draw.queries[0].answers]
+        assert bool(real) == bool(picture)
+        assert all(draw.queries[0].picture and len(draw.view[0]) == 1 for draw in real)
+        assert all(len(draw.items) == 1 for draw in draws)
+
+
+@pytest.mark.parametrize("kind", ["direct", "pair"])
+def test_chunks_and_shares_are_parts_of_the_whole(model: MoonModel, items: list[Item], kind: str) -> None:
+    whole = prepare(model, items[:6], kind, "key")
+    rest = prepare(model, items[2:6], kind, "key", first=2)
+    part = whole.part(2, 6)
+    for name in ("titles", "shown", "phrases", "queries", "own", "view", "taught"):
+        assert getattr(part, name) == getattr(rest, name), name
+    assert np.array_equal(part.pixels[0], rest.pixels[0]) and np.array_equal(part.pixels[1], rest.pixels[1])
+
+
+def test_variants_and_equal_titles_are_never_negatives(items: list[Item]) -> None:
+    a, b, c = list({item.group: item for item in items}.values())[:3]
+    twin, namesake = replace(a, id="twin", title="another"), replace(b, id="namesake", group="elsewhere")
+    batch = [a, b, twin, namesake, c]
+    assert same(batch, batch).tolist() == [
+        [x.group == y.group or x.title == y.title for y in batch] for x in batch
+    ]
+    asked = answered([Query("x", answers=frozenset({c.group}))], [a], batch)
+    assert asked[0].tolist() == [True, False, True, False, True]
+
+
+def test_items_without_attributes_take_part_with_their_title(model: MoonModel, tmp_path: Path) -> None:
+    picture = next(iter(iter_products(1, seed=1, photos=1, size=96))).images
+    bare = [Product(id=str(n), title=f"thing number {n}", images=picture) for n in range(3)]
+    nothing = Product(id="n", title="", images=picture)
+    write_jsonl([*bare, nothing], tmp_path / "bare.jsonl")
+    source = open_source(SourceSpec(feed="bare.jsonl"), tmp_path)
+    assert [item.id for item in source.items] == ["0", "1", "2"]
+    draw = prepare(model, source.items, "direct", "k")
+    assert all(body == [] for _, _, body in draw.taught) and all(query.text for query in draw.phrases)
