@@ -129,6 +129,53 @@ def train(
     print(f"model saved in {folder}; try: moonshelf doctor {folder}")
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def ablate(
+    context: typer.Context,
+    what: Annotated[str, typer.Argument(help="A model to test, or a YAML file of arms to train.")],
+    data: Annotated[Path, typer.Option(help="Folder that feeds are relative to.")] = Path("."),
+    out: Annotated[Path | None, typer.Option(help="Folder for results; for arms runs/ablations.")] = None,
+    feed: Annotated[str, typer.Option(help="Products to test a model on.")] = "sampleshop",
+    products: Annotated[int | None, typer.Option(min=2, help="How many products to measure.")] = None,
+    rationales: Annotated[
+        str | None, typer.Option(help="Of own,none,empty,random,title,other,catalogue.")
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Name of an arm; may be repeated.")] = None,
+) -> None:
+    """Say what reasoning and each part of the method are worth.
+
+    A model: its rationales are replaced by empty, random or another product's. A YAML file: arms are trained
+    one after the other, each without a part; a killed call goes on. Its fields are flags: --seeds "[0, 1]".
+    """
+    from moonshelf.training.tracking import quiet_dependencies
+
+    quiet_dependencies()
+    try:
+        from moonshelf.benchmark import ablations
+        from moonshelf.training.recipe import flags
+
+        wanted = [x.strip() for x in rationales.split(",") if x.strip()] if rationales else None
+        if what.endswith((".yaml", ".yml")):
+            fields = {**flags(context.args), "products": products, "rationales": wanted}
+            place = out or Path("runs/ablations")
+            plan, done = ablations.run_plan(
+                Path(what), data, place, only=only or (), overrides=fields, say=_say
+            )
+            print(ablations.markdown(plan, done))
+            if any(run.error for run in done):
+                raise typer.Exit(EXIT_PARTIAL)
+            return
+        if context.args:
+            raise UserError(f"{context.args[0]!r} is no option for the test of a model.")
+        print(ablations.ablate_model(what, feed, data, out, products=products, rationales=wanted, say=_say))
+    except ImportError as error:
+        raise UserError(f"ablations need {error.name}: install moonshelf[train].") from None
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
 @app.command()
 def mine(
     feed: Annotated[Path, typer.Argument(help="File or folder of products, as for `embed`.")],
