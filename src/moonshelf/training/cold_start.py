@@ -45,6 +45,7 @@ from moonshelf.training.data import (
 )
 from moonshelf.training.objective import Asked, Objective, contrast, everywhere, taught_tokens, whole_batch
 from moonshelf.training.pairs import Item, leaf
+from moonshelf.training.plot import plot
 from moonshelf.training.precision import computing_in, resolve
 from moonshelf.training.recipe import Recipe
 from moonshelf.training.starter import build_starter, build_tokenizer
@@ -263,6 +264,8 @@ class ColdStart:
                 self._validate(tracker)
             self.save()
         tracker.close()
+        if main and self.step:
+            plot(self.out / "log.jsonl")
         return self.model.eval()
 
     def _say(self) -> None:

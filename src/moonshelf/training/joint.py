@@ -53,6 +53,7 @@ from moonshelf.training.data import (
 )
 from moonshelf.training.grpo import advantages, total
 from moonshelf.training.pairs import Item
+from moonshelf.training.plot import plot
 from moonshelf.training.policy import Policy, Rollouts, Scored, query_rows
 from moonshelf.training.precision import computing_in, resolve
 from moonshelf.training.recipe import JointRecipe
@@ -439,6 +440,8 @@ def train_joint(recipe: JointRecipe, data: Path) -> Path:
     if trainer.accelerator.is_main_process and not validation:
         export(moon.eval(), out / "checkpoint")
     tracker.close()
+    if trainer.accelerator.is_main_process:
+        plot(out / "log.jsonl")
     return out / "checkpoint"
 
 

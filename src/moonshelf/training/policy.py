@@ -75,7 +75,8 @@ class Policy(PreTrainedModel):
                 others = [views.vectors(part) for part in rows]
         logits = (logits.float() + banned_tokens(moon)) / self.temperature
         every = logits.log_softmax(-1)
-        entropy = -(every.exp() * every.clamp(min=-1e4)).sum(-1)
+        with torch.no_grad():  # a figure, not a loss
+            entropy = -(every.exp() * every.clamp(min=-1e4)).sum(-1)
         place = torch.arange(width, device=logits.device)[None] < written.sum(1)[:, None]
         logps = logits.new_zeros(place.shape).masked_scatter(
             place, every.gather(1, targets[written][:, None])

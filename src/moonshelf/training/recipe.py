@@ -128,7 +128,7 @@ def load_recipe(path: Path, **overrides: Any) -> Recipe | JointRecipe:
     """A recipe from YAML with flags on top; a wrong field is one clear `UserError`."""
     try:
         values = yaml.safe_load(path.read_text())
-        values = {**values, **{k: v for k, v in overrides.items() if v is not None}}
+        values = {**values, **overrides}
         stages: dict[str, type[Recipe] | type[JointRecipe]] = {"cold-start": Recipe, "joint": JointRecipe}
         stage = values.get("stage", "cold-start")
         if stage not in stages:
