@@ -49,6 +49,7 @@ BUDGETED = ("steps", "minutes", "seed", "out", "model", "stage")  # not an arm's
 NO_END = (
     1_000_000  # steps of a cold start whose budget is minutes; its schedule follows the share that is used
 )
+SHOP_SEED = 2000  # a sample shop that no recipe trains on
 Trained = Callable[[Recipe | JointRecipe, Path], Path]
 
 
@@ -427,8 +428,10 @@ def ablate_model(
     say: Callable[[str], None] = print,
 ) -> str:
     """Test-time ablation of one model on some products of a feed: its table, and files of it in `out`."""
-    items = load_source(SourceSpec(feed=feed), data)
-    items = spread(items, len(items))[-(products or 300) :]
+    n = products or 300
+    # Number and seed are the sample shop's, whose products come in variants.
+    items = load_source(SourceSpec(feed=feed, products=3 * n, seed=SHOP_SEED), data)
+    items = spread(items, len(items))[-n:]
     study = measure(MoonModel.from_pretrained(name), items, rationales or tuple(RATIONALES), say=say)
     table = interventions.markdown(study)
     if out is not None:

@@ -150,10 +150,10 @@ def measure(
             texts = None if kind in ("own", "none") else replaced(kind, items, products, own, model, seed)
             if texts == []:  # there is nothing to put in its place
                 continue
-            say(f"{shown}: {kind}")
             if kind == "own" and written:
                 out, seen = written
             else:
+                say(f"{shown}: {kind}")
                 out, seen = _encode(model, products, batch_tokens, rationales=texts)
             study.figures += bench.figures(shown, kind, out)
             changed = [a != b for a, b in zip(out.rationales, own, strict=True)] if own else [False]
