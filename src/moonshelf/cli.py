@@ -117,7 +117,7 @@ def train(
 
             return show(settings, data)
         if isinstance(settings, JointRecipe):
-            from moonshelf.training.joint import train_joint
+            from moonshelf.training.joint_run import train_joint
 
             folder = train_joint(settings, data)
         else:

@@ -22,7 +22,8 @@ from moonshelf.training import joint
 from moonshelf.training.adapters import add_lora, freeze, merged_state, without_lora
 from moonshelf.training.data import Sampler, open_source
 from moonshelf.training.grpo import grpo_loss
-from moonshelf.training.joint import JointTrainer, arguments, train_joint
+from moonshelf.training.joint import JointTrainer
+from moonshelf.training.joint_run import arguments, train_joint
 from moonshelf.training.policy import Policy
 from moonshelf.training.recipe import JointRecipe, Lora
 
@@ -56,7 +57,7 @@ def recipe(start: Path, out: Path, **changes: Any) -> JointRecipe:
 def trainer(settings: JointRecipe, shop: Path, moon: MoonModel | None = None) -> JointTrainer:
     moon = moon or MoonModel.from_pretrained(settings.model)
     sampler = Sampler([open_source(spec, shop) for spec in settings.sources])
-    return JointTrainer(moon, settings, sampler, arguments(settings), [])
+    return JointTrainer(moon, settings, sampler, arguments(settings))
 
 
 def batch_of(run: JointTrainer) -> dict[str, Any]:

@@ -190,7 +190,7 @@ def _first(error: ValidationError) -> str:
 def train(recipe: Recipe | JointRecipe, data: Path) -> Path:
     """Train one stage, or what is left of it; returns the folder of the model."""
     if isinstance(recipe, JointRecipe):
-        from moonshelf.training.joint import train_joint
+        from moonshelf.training.joint_run import train_joint
 
         return train_joint(recipe, data)
     from moonshelf.training.cold_start import train_cold_start

@@ -306,7 +306,8 @@ class MoonModel(nn.Module):
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        state = {k: v if dtype is None else v.to(dtype) for k, v in (state or self.backbone.state_dict()).items()}
+        weights = state or self.backbone.state_dict()
+        state = {k: v if dtype is None else v.to(dtype) for k, v in weights.items()}
         for old in (*folder.glob("*.safetensors*"), folder / "labels.json", folder / "golden.json"):
             old.unlink(missing_ok=True)
         with _quiet():

@@ -18,48 +18,39 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import random
-import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import psutil
 import torch
 from datasets import Dataset
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
 
 from moonshelf.errors import UserError
 from moonshelf.model.engine import Written, repeat_rows, sampling, write
 from moonshelf.model.modeling import MoonModel, normalise
 from moonshelf.prompts import read_rationale
-from moonshelf.training.adapters import add_lora, freeze, merged_state, without_lora
+from moonshelf.training.adapters import without_lora
 from moonshelf.training.contrastive import Queue, info_nce
 from moonshelf.training.data import (
     Draw,
     Sampler,
-    SourceSpec,
     answered,
-    load_source,
-    open_source,
     prepare,
-    spread,
 )
 from moonshelf.training.grpo import advantages, total
 from moonshelf.training.pairs import Item
-from moonshelf.training.plot import plot
 from moonshelf.training.policy import Policy, Rollouts, Scored, query_rows
 from moonshelf.training.precision import computing_in, resolve
 from moonshelf.training.recipe import JointRecipe
 from moonshelf.training.rewards import REWARDS, margins, ranks
-from moonshelf.training.tracking import Tracker, quiet_dependencies
-from moonshelf.training.validation import validate
 from moonshelf.training.views import Views
 
 COLLAPSED_AFTER = 25  # steps in a row without a signal
@@ -68,9 +59,7 @@ COLLAPSED_AFTER = 25  # steps in a row without a signal
 class JointTrainer(GRPOTrainer):
     """One process's share: `recipe.products` products with `recipe.rollouts` rationales each a step."""
 
-    def __init__(
-        self, moon: MoonModel, recipe: JointRecipe, sampler: Sampler, args: GRPOConfig, callbacks: list[Any]
-    ) -> None:
+    def __init__(self, moon: MoonModel, recipe: JointRecipe, sampler: Sampler, args: GRPOConfig) -> None:
         unknown = sorted(set(recipe.rewards) - set(REWARDS))
         if unknown or not recipe.rewards:
             raise UserError(f"rewards: {unknown or 'none'} given; there are {', '.join(REWARDS)}.")
@@ -78,6 +67,7 @@ class JointTrainer(GRPOTrainer):
         self.queue = Queue(recipe.queue)
         self.rollouts: Rollouts  # of the step, and one pass over a slice of them
         self._scored: Scored
+        self.clock = Clock()
         self._silent = 0  # steps in a row in which no group told its rollouts apart
         self._done: tuple[Tensor, list[Item]] | None = None  # of the last step, for the queue
         self.policy = Policy(moon, resolve(recipe.precision, moon.device), recipe.sampling_temperature)
@@ -87,7 +77,6 @@ class JointTrainer(GRPOTrainer):
             args=args,
             train_dataset=_schedule(recipe, args),
             processing_class=moon.processor,
-            callbacks=callbacks,
         )
         # TRL replaces the forward of the model that it is given by one that returns only log-probabilities.
         self.policy.__dict__.pop("forward", None)
@@ -354,134 +343,51 @@ class JointTrainer(GRPOTrainer):
         metrics["gradient/contrastive"].append(flat[1].norm().item())
         metrics["gradient/cosine"].append(F.cosine_similarity(flat[0], flat[1], dim=0, eps=1e-12).item())
 
-    # ---- checkpoints ---------------------------------------------------------------------------------
+    # ---- schedule and checkpoints --------------------------------------------------------------------
+
+    def share(self, step: int) -> float:
+        """Share of the step or time budget, whichever is used up first."""
+        minutes = self.recipe.minutes
+        return max(step / self.recipe.steps, self.clock.spent / (60 * minutes) if minutes else 0.0)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Linear warm-up, then a cosine over the budget, as in the cold start."""
+        warm = self.recipe.warmup_steps
+
+        def rate(step: int) -> float:
+            falling = 0.5 * (1 + math.cos(math.pi * min(1.0, self.share(step))))
+            return min(1.0, (step + 1) / (warm + 1)) * max(0.01, falling)
+
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(cast(Any, optimizer or self.optimizer), rate)
+        return self.lr_scheduler
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """What is trained, for resuming; a Moonshelf folder is exported by `export`."""
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         trained = {n: p.detach().contiguous() for n, p in self.policy.named_parameters() if p.requires_grad}
-        save_file(trained, folder / "trained.safetensors")
+        save_file(trained, folder / "trained.safetensors", metadata={"spent": str(self.clock.spent)})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        trained = load_file(Path(resume_from_checkpoint) / "trained.safetensors")
         parameters = dict(self.policy.named_parameters())
-        with torch.no_grad():
-            for name, value in trained.items():
-                parameters[name].copy_(value)
+        with safe_open(Path(resume_from_checkpoint) / "trained.safetensors", "pt") as file, torch.no_grad():
+            self.clock.before = float(file.metadata()["spent"])
+            for name in file.keys():  # noqa: SIM118  (safe_open is no mapping)
+                parameters[name].copy_(file.get_tensor(name))
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """None: a Moonshelf folder has its own."""
 
 
-class Watch(TrainerCallback):
-    """Validates, exports the best and the last model, keeps to the time budget, and writes the log."""
+class Clock:
+    """Seconds that a run has taken, those before a resume included."""
 
-    def __init__(
-        self, moon: MoonModel, recipe: JointRecipe, validation: list[Item], tracker: Tracker
-    ) -> None:
-        self.moon, self.recipe, self.validation, self.tracker = moon, recipe, validation, tracker
-        self.out, self.best, self.stale = Path(recipe.out), -1.0, 0
-        self.started = time.monotonic()
+    def __init__(self) -> None:
+        self.before, self.began = 0.0, time.monotonic()
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if state.is_world_process_zero and logs:
-            memory = psutil.Process().memory_info().rss / 2**20
-            self.tracker.log({**logs, "rss_mib": round(memory)}, state.global_step)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        recipe = self.recipe
-        if recipe.minutes and time.monotonic() - self.started > 60 * recipe.minutes:
-            control.should_training_stop = True
-        last = control.should_training_stop or state.global_step >= state.max_steps
-        if self.validation and (state.global_step % recipe.validate_every == 0 or last):
-            figures = validate(self.moon, self.validation)
-            self.moon.train()
-            if state.is_world_process_zero:
-                self.tracker.log(figures, state.global_step)
-            if figures.get("score", 0.0) > self.best:
-                self.best, self.stale = figures.get("score", 0.0), 0
-                if state.is_world_process_zero:
-                    export(self.moon, self.out / "checkpoint")
-            else:
-                self.stale += 1
-            if recipe.patience and self.stale >= recipe.patience:
-                control.should_training_stop = True
-        return control
-
-
-def export(moon: MoonModel, folder: Path) -> None:
-    """A Moonshelf folder of the model as it is, adapters merged."""
-    moon.save_pretrained(folder, state=merged_state(moon))
-
-
-def train_joint(recipe: JointRecipe, data: Path) -> Path:
-    """Run the joint stage on a cold-started model; returns the folder of the best checkpoint."""
-    quiet_dependencies()
-    moon = MoonModel.from_pretrained(recipe.model)
-    sources = [open_source(spec, data, moon.fingerprint) for spec in recipe.sources]
-    validation: list[Item] = []
-    if recipe.validation:
-        validation = spread(load_source(SourceSpec(feed=recipe.validation), data), recipe.validation_items)
-    freeze(moon, recipe.freeze)
-    if recipe.lora:
-        add_lora(moon, recipe.lora)
-    out = Path(recipe.out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "recipe.json").write_text(recipe.model_dump_json(indent=1))
-    last = get_last_checkpoint(out / "trainer") if (out / "trainer").is_dir() else None
-    resumed = int(last.rsplit("-", 1)[1]) if last else 0
-    tracker = Tracker(out, recipe.report_to, recipe.model_dump(mode="json"), out.name, resumed_step=resumed)
-    trainer = JointTrainer(
-        moon, recipe, Sampler(sources), arguments(recipe), [Watch(moon, recipe, validation, tracker)]
-    )
-    moon.train()
-    trainer.train(resume_from_checkpoint=last)
-    if trainer.accelerator.is_main_process and not validation:
-        export(moon.eval(), out / "checkpoint")
-    tracker.close()
-    if trainer.accelerator.is_main_process:
-        plot(out / "log.jsonl")
-    return out / "checkpoint"
-
-
-def arguments(recipe: JointRecipe) -> GRPOConfig:
-    """The recipe as TRL's arguments; precision and reporting are ours, telemetry is off."""
-    rows = recipe.products * recipe.rollouts
-    if rows % recipe.accumulate:
-        raise UserError(f"accumulate ({recipe.accumulate}) must divide products x rollouts ({rows}).")
-    return GRPOConfig(
-        output_dir=str(Path(recipe.out) / "trainer"),
-        per_device_train_batch_size=rows // recipe.accumulate,
-        gradient_accumulation_steps=recipe.accumulate,
-        steps_per_generation=recipe.accumulate,
-        num_generations=recipe.rollouts,
-        use_bias_correction_kl=False,  # GRPO's own KL
-        max_completion_length=256,  # of no effect: the engine keeps to the prompt's limit
-        temperature=recipe.sampling_temperature,
-        loss_type=recipe.loss_type,
-        beta=0.0,  # the trainer sets it afterwards: TRL would load a reference by name
-        max_steps=recipe.steps,
-        learning_rate=recipe.lr,
-        lr_scheduler_type="cosine",
-        warmup_steps=recipe.warmup_steps,
-        weight_decay=recipe.weight_decay,
-        max_grad_norm=recipe.clip,
-        seed=recipe.seed,
-        save_steps=recipe.save_every,
-        save_total_limit=1,
-        logging_steps=1,
-        report_to="none",
-        bf16=False,
-        gradient_checkpointing=recipe.checkpointing,
-        remove_unused_columns=False,
-        shuffle_dataset=False,
-        disable_dropout=False,
-        disable_tqdm=not sys.stderr.isatty(),
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=torch.cuda.is_available(),
-        multi_objective_aggregation="sum_then_normalize",
-    )
+    @property
+    def spent(self) -> float:
+        return self.before + time.monotonic() - self.began
 
 
 def _schedule(recipe: JointRecipe, args: GRPOConfig) -> Dataset:
