@@ -58,6 +58,10 @@ def head(x: Array, h: int) -> Array:
     return x[h * (D // HEADS) : (h + 1) * (D // HEADS)]
 
 
+def unit(x: Array) -> Array:
+    return x / np.sqrt((x**2).mean() + 1e-6)
+
+
 def pooled(query: Array, keys: list[Array], values: list[Array]) -> Array:
     """Attention of one query over projected tokens of one head; zeros if there is none."""
     if not keys:
@@ -78,9 +82,8 @@ def fusion_reference(w: Weights, e: Array, signals: dict[str, list[Array]]) -> t
             values = [head(w.linear(f"values.{name}", x), h) for x in tokens]
             if tokens:
                 o[m] = pooled(head(q, h), keys, values)
-                logits[m] = (
-                    head(q, h) @ w.values["gate"][h] @ o[m] / sqrt(D // HEADS) + w.values["bias"][h, m]
-                )
+                asked, said = unit(head(q, h)), unit(o[m])
+                logits[m] = asked @ w.values["gate"][h] @ said / sqrt(D // HEADS) + w.values["bias"][h, m]
         for m, share in zip(logits, softmax(list(logits.values())), strict=True):
             shares[h, m] = share
         mixed.append(sum(shares[h, m] * o[m] for m in o))
@@ -127,7 +130,7 @@ def chosen(tokens: Tensor, mask: Tensor, row: int) -> list[Array]:
 
 def test_fusion_equals_the_reference(inputs: tuple[Tensor, Tensor, dict[str, Tensor]]) -> None:
     e, tokens, masks = inputs
-    module = randomised(ModalityFusion(CONFIG), 0).double()
+    module = randomised(ModalityFusion(CONFIG), 0).double().eval()
     z, shares = module(e, {m: (tokens, masks[m]) for m in MODALITIES})
     assert z.shape == (BATCH, D) and shares.shape == (BATCH, 3)
     for row in range(BATCH):
@@ -141,7 +144,7 @@ def test_fusion_equals_the_reference(inputs: tuple[Tensor, Tensor, dict[str, Ten
 
 def test_fire_equals_the_reference(inputs: tuple[Tensor, Tensor, dict[str, Tensor]]) -> None:
     e, tokens, masks = inputs
-    module = randomised(Fire(CONFIG), 1).double()
+    module = randomised(Fire(CONFIG), 1).double().eval()
     taps = [tokens, tokens.flip(2)]
     mask = masks["text"].clone()
     mask[4] = False
@@ -159,7 +162,7 @@ def test_masked_tokens_have_no_effect(
     kind: type[nn.Module], inputs: tuple[Tensor, Tensor, dict[str, Tensor]]
 ) -> None:
     e, tokens, masks = inputs
-    module = randomised(kind(CONFIG), 2).double()
+    module = randomised(kind(CONFIG), 2).double().eval()
     anything = torch.stack(list(masks.values())).any(0)
     noisy = torch.where(anything[..., None], tokens, 1e4)
 
@@ -176,10 +179,24 @@ def test_a_product_without_any_token_keeps_its_state(
 ) -> None:
     e, tokens, _ = inputs
     nothing = torch.zeros(BATCH, LENGTH, dtype=torch.bool)
-    module = randomised(ModalityFusion(CONFIG), 0).double()
+    module = randomised(ModalityFusion(CONFIG), 0).double().eval()
     z, shares = module(e, {m: (tokens, nothing) for m in MODALITIES})
     torch.testing.assert_close(z, e + module.out.bias)
     assert (shares == 0).all()
+
+
+def test_training_hides_modalities_now_and_then_but_never_all(
+    inputs: tuple[Tensor, Tensor, dict[str, Tensor]],
+) -> None:
+    e, tokens, masks = inputs
+    module = ModalityFusion(CONFIG.model_copy(update={"modality_dropout": 0.5})).double().train()
+    signals = {m: (tokens, masks[m]) for m in MODALITIES}
+    present = torch.stack([masks[m].any(1) for m in MODALITIES], 1)
+    torch.manual_seed(0)
+    shares = torch.stack([module(e, signals)[1] for _ in range(60)])
+    assert ((shares == 0) | present).all() and (shares[:, present] == 0).any()
+    torch.testing.assert_close(shares.sum(-1), present.any(1).expand(60, -1).double())
+    assert torch.equal(module.eval()(e, signals)[1] > 0, present)
 
 
 def test_fire_starts_near_the_identity() -> None:

@@ -22,6 +22,7 @@ class MoonConfig(BaseModel):
     heads: int = 4  # of fusion and of FIRE
     fusion: bool = True
     fire: bool = True
+    modality_dropout: float = Field(default=0.15, ge=0, lt=1)  # in training, each modality of the fusion
     taps: tuple[int, ...] = ()  # decoder layers (0-based, their outputs) that FIRE reads, in the order of use
     layer_scale: float = 0.1  # initial lambda of FIRE; CaiT uses 0.1 for networks of up to 18 layers
     mlp_ratio: float = 2.0
