@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import picture, pictures
 
 from moonshelf import images
 from moonshelf.model.engine import load_picture, make_batch, read_row
@@ -17,6 +16,7 @@ from moonshelf.model.modeling import MoonModel
 from moonshelf.model.processing import Preprocessor
 from moonshelf.product import Product
 from moonshelf.prompts import PromptSpec
+from tiny import picture, pictures
 
 TITLES = [
     "red running shoe",

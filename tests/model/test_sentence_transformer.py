@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import picture
 
 from moonshelf.model.modeling import MoonModel
 from moonshelf.product import ImageRef, Product
+from tiny import picture
 
 st = pytest.importorskip("sentence_transformers")
 
