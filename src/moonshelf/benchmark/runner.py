@@ -164,6 +164,7 @@ def _suspicious(result: Result, ours: Sequence[Moon]) -> bool:
     return (
         result.encoder in {encoder.name for encoder in ours}
         and result.method != "rationale"
+        and result.view != "text, hidden"  # a control: nothing that would tell is left in the words
         and result.at_chance
     )
 
