@@ -178,6 +178,10 @@ HOSTILE = st.one_of(st.text(max_size=40), st.lists(WORDS, max_size=12).map(" ".j
 @example("-" * 500 + "1 < 2")
 @example("price < 50; DROP TABLE products")
 @example("price / 0 > 1")
+@example("?")
+@example("$")
+@example("price < $1")
+@example("title = 'what?'")
 @example("CAST(title AS INT) > 1")
 def test_no_filter_crashes(shelf, where):
     try:

@@ -14,7 +14,7 @@ import helpers as h
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from moonshelf.errors import UserError
@@ -191,6 +191,7 @@ def good_lines(dialect: str, titles: list[str]) -> list[bytes]:
 
 @pytest.mark.parametrize("dialect", ["csv", "merchant", "meta", "jsonl"])
 @given(titles=st.lists(GOOD, min_size=2, max_size=5), garbage=GARBAGE, place=st.integers(0, 4))
+@example(titles=["w;", "w;"], garbage=b"\xff\xfe\xfd", place=0)  # looks like the mark of UTF-16
 def test_one_bad_line_never_changes_the_others(
     dialect: str, titles: list[str], garbage: bytes, place: int
 ) -> None:

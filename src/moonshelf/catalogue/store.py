@@ -242,12 +242,14 @@ class Store:
             reason = "it is empty"
         elif ";" in bare or "--" in bare or "/*" in bare or "\0" in where:
             reason = "it must be one condition, without ; or comments"
+        elif re.search(r"[?$]", bare):
+            reason = "it has a placeholder (? or $1) that nothing fills"
         elif len(where) > _MAX_WHERE or len(re.findall(r"[^\W\d]\w*|[^\w\s,]", bare)) > _MAX_TERMS:
             reason = "it is too long"
         else:
             try:
                 return self.scan(["key"], where)["key"].to_numpy()
-            except (ValueError, RuntimeError, OSError, NotImplementedError) as error:
+            except Exception as error:  # the SQL engine also panics, with a class of its own
                 reason = _short_reason(str(error))
         raise UserError(
             f'the filter "{where[:200]}" cannot be used: {reason}. Columns: {", ".join(FILTERS)}. '

@@ -30,8 +30,10 @@ def encoding_of(head: bytes) -> str:
     """Encoding of a text that begins with `head`: utf-8-sig, utf-16, utf-16-le, utf-16-be or utf-8."""
     if head.startswith(codecs.BOM_UTF8):
         return "utf-8-sig"
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and (len(head) < 8 or b"\0" in head):
+        return (
+            "utf-16"  # text with ASCII in it has zero bytes; without, two stray bytes lead it
+        )
     pairs = head[: len(head) // 2 * 2][:4096]
     if len(pairs) >= 8:
         even, odd = pairs[::2].count(0), pairs[1::2].count(0)
