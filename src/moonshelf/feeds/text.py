@@ -31,9 +31,7 @@ def encoding_of(head: bytes) -> str:
     if head.startswith(codecs.BOM_UTF8):
         return "utf-8-sig"
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and (len(head) < 8 or b"\0" in head):
-        return (
-            "utf-16"  # text with ASCII in it has zero bytes; without, two stray bytes lead it
-        )
+        return "utf-16"  # text with ASCII in it has zero bytes; without, two stray bytes lead it
     pairs = head[: len(head) // 2 * 2][:4096]
     if len(pairs) >= 8:
         even, odd = pairs[::2].count(0), pairs[1::2].count(0)
