@@ -1,0 +1,250 @@
+"""What an evaluation keeps of every query and product, so that figures can be made again without a model.
+
+One Parquet file per (data set, task, view, method, encoder) under `OUT/predictions`, a row per query,
+product or pair, in the order of the task. The file's key-value metadata holds one JSON object under the
+key `moonshelf`: the fields of `Head`, and `format`, the version of this layout.
+
+Columns of every file: `id` (str), `cluster` (str: rows of one cluster vary together), `ok` (bool: it could
+be encoded; a row that is not `ok` counts as a miss), `text` (str: the words shown, may be empty). Then by
+`Head.kind`:
+
+- `ranking`: `relevant` (list<str>: keys of the relevant gallery items, one entry an item), `gains`
+  (list<float>: of the same items), `relevant_scores` (list<float>), `above` (list<int>: gallery items with
+  a strictly higher score), `tied` (list<int>: items with just this score, itself among them), `top`
+  (list<str>: ids of the first 10 of the gallery, ties in gallery order), `top_scores` (list<float>).
+  Score lists and `top` are empty where the query is not `ok`. `relevant_scores` is -inf where the
+  relevant item could not be encoded.
+- `labels`: `truth` (str), `predicted` (str: the first of the best; "" where nothing was written), `best`
+  (list<str>: all labels that tie for the highest score; empty where nothing was predicted), `score` (float:
+  of the best label, NaN where a rationale was read), `correct` (float in [0, 1]: a tie counts with its
+  expectation), `exact` (float: as written, letter for letter; NaN where a similarity decided), `rationale`
+  (str, "" where none was written), `valid` (bool: it kept its format).
+- `sets`: attributes as sets: `truth` and `predicted` (list<str>, each `key: value`), `rationale`, `valid`.
+- `pairs`: `left`, `right` (str: ids), `score` (float), `same` (bool), `held_out` (bool: the figures are of
+  these rows; the threshold was chosen on the others). `id` is `left ~ right`, `text` is empty.
+
+Ranking, labels and sets also have one float column for each name in `Head.metrics` that is a mean over
+rows (`R@1`, `nDCG@10`, `accuracy`, `F1` …): a row's own value. Figures that are no means (`macro F1`,
+`AP`) have none. Files are written with zstd by an atomic rename; floats are float64.
+
+Methods of a ranking are `ranking`, and for the curve of shortened vectors `ranking, 128 dims`,
+`ranking, int8`, `ranking, binary`. Pictures of the worst queries and of what they found first lie beside
+in `OUT/pictures.parquet`: `dataset`, `id` (str), `picture` (binary: JPEG of at most 160 pixels).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moonshelf.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT = 1
+KEY = b"moonshelf"
+FOLDER = "predictions"
+PICTURES = "pictures.parquet"
+
+_COMMON = {"id": "str", "cluster": "str", "ok": "bool", "text": "str"}
+_KINDS: dict[str, dict[str, str]] = {
+    "ranking": {
+        "relevant": "strs", "gains": "floats", "relevant_scores": "floats", "above": "ints", "tied": "ints",
+        "top": "strs", "top_scores": "floats",
+    },
+    "labels": {
+        "truth": "str", "predicted": "str", "best": "strs", "score": "float", "correct": "float",
+        "exact": "float", "rationale": "str", "valid": "bool",
+    },
+    "sets": {"truth": "strs", "predicted": "strs", "rationale": "str", "valid": "bool"},
+    "pairs": {"left": "str", "right": "str", "score": "float", "same": "bool", "held_out": "bool"},
+}  # fmt: skip
+KINDS = tuple(_KINDS)
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a file is about: with its rows, all that the figures need."""
+
+    dataset: str
+    task: str
+    view: str
+    method: str
+    encoder: str
+    kind: str  # of KINDS
+    metrics: tuple[str, ...] = ()
+    gallery: int = 0  # items or labels to choose from
+    chance: Mapping[str, float] = field(default_factory=dict)  # metric -> of a random order or label
+    labels: tuple[str, ...] = ()
+    constant: float | None = None  # accuracy of always giving the commonest training label
+    hit_gain: float = 0.0  # R@k, MRR and mAP count items of at least this gain, 0 for every relevant one
+    note: str = ""
+
+
+@dataclass
+class Predictions:
+    """One file: `columns` maps names, in the order of the file, to one value a row."""
+
+    head: Head
+    columns: dict[str, list[Any]]
+
+    def __len__(self) -> int:
+        return len(self.columns["id"])
+
+    def values(self, metric: str) -> list[float] | None:
+        """The rows' own values of a metric; None where it is no mean over rows."""
+        return self.columns.get(metric)
+
+
+def file_name(head: Head) -> str:
+    """A readable name that is the same for the same task and encoder, and different for others."""
+    names = (head.dataset, head.task, head.view, head.method, head.encoder)
+    digest = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:12]
+    readable = "-".join(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") for name in names)
+    return f"{readable[:100].strip('-')}-{digest}.parquet"
+
+
+def write(predictions: Predictions, out: Path) -> Path:
+    """Write one file into `out/predictions`, in place of an earlier one of the same head; give its path.
+
+    Raises ValueError if a column is missing, too many, or of another length than `id`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    head, columns = predictions.head, predictions.columns
+    required = _required(head.kind)
+    unknown = set(columns) - set(required) - set(head.metrics)
+    if missing := set(required) - set(columns):
+        raise ValueError(f"predictions of {head.task} lack the columns {', '.join(sorted(missing))}")
+    if unknown:
+        raise ValueError(f"predictions of {head.task} hold unknown columns: {', '.join(sorted(unknown))}")
+    if wrong := [name for name, values in columns.items() if len(values) != len(predictions)]:
+        raise ValueError(f"columns of {head.task} differ in length: {', '.join(wrong)}")
+    types = _types()
+    arrays = {name: pa.array(values, types[required.get(name, "float")]) for name, values in columns.items()}
+    about = json.dumps({"format": FORMAT, **asdict(head)}, ensure_ascii=False)
+    table = pa.table(arrays).replace_schema_metadata({KEY: about.encode()})
+    folder = out / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / file_name(head)
+    temporary = folder / f".{path.stem}.{os.getpid()}.tmp"
+    pq.write_table(table, temporary, compression="zstd")
+    os.replace(temporary, path)
+    return path
+
+
+def read(path: Path) -> Predictions:
+    """One file. Raises UserError if it is damaged, or was not written by `write`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise UserError(f"there is no predictions file {path.name}: evaluate again with --out") from None
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(
+            f"{path.name} is no readable Parquet file: delete it and evaluate again with --out"
+        ) from error
+    head = _head(path, (table.schema.metadata or {}).get(KEY))
+    required, types = _required(head.kind), _types()
+    for name, kind in required.items():
+        if name not in table.column_names:
+            raise _foreign(path, f"the column '{name}' is missing")
+        if table.schema.field(name).type != types[kind]:
+            raise _foreign(path, f"the column '{name}' holds {table.schema.field(name).type}")
+        if table.column(name).null_count:
+            raise _foreign(path, f"the column '{name}' has empty cells")
+    keep = [name for name in table.column_names if name in required or name in head.metrics]
+    return Predictions(head, {name: table.column(name).to_pylist() for name in keep})
+
+
+def read_all(out: Path) -> Iterator[Predictions]:
+    """All files of a run, by name, one at a time. Raises UserError where there are none."""
+    paths = sorted((out / FOLDER).glob("*.parquet"))
+    if not paths:
+        raise UserError(f"there are no predictions in {out.name}: evaluate with --out first")
+    return (read(path) for path in paths)
+
+
+def write_pictures(rows: Mapping[tuple[str, str], bytes], out: Path) -> Path:
+    """`(dataset, id) -> JPEG bytes` as `out/pictures.parquet`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    keys = sorted(rows)
+    table = pa.table(
+        {
+            "dataset": pa.array([key[0] for key in keys], pa.string()),
+            "id": pa.array([key[1] for key in keys], pa.string()),
+            "picture": pa.array([rows[key] for key in keys], pa.binary()),
+        }
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    temporary = out / f".{PICTURES}.{os.getpid()}.tmp"
+    pq.write_table(table, temporary)
+    os.replace(temporary, out / PICTURES)
+    return out / PICTURES
+
+
+def read_pictures(out: Path) -> dict[tuple[str, str], bytes]:
+    """`(dataset, id) -> JPEG bytes`; empty where none were kept. Raises UserError for a damaged file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = out / PICTURES
+    if not path.is_file():
+        return {}
+    try:
+        table = pq.read_table(path, columns=["dataset", "id", "picture"])
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path.name} is damaged: delete it, the report goes without pictures") from error
+    rows = zip(*(table.column(name).to_pylist() for name in ("dataset", "id", "picture")), strict=True)
+    return {(str(dataset), str(key)): bytes(picture) for dataset, key, picture in rows}
+
+
+def _head(path: Path, written: bytes | None) -> Head:
+    if written is None:
+        raise _foreign(path, "it does not say what it is about")
+    try:
+        about = json.loads(written)
+    except ValueError:
+        about = None
+    if not isinstance(about, dict):
+        raise _foreign(path, "what it is about cannot be read")
+    if about.pop("format", None) != FORMAT:
+        raise _foreign(path, f"it has another format than {FORMAT}")
+    names = {one.name for one in fields(Head)}
+    if not {"dataset", "task", "view", "method", "encoder", "kind"} <= set(about) <= names:
+        raise _foreign(path, "what it is about is incomplete")
+    if about["kind"] not in KINDS:
+        raise _foreign(path, f"its kind '{about['kind']}' is unknown")
+    listed = {name: tuple(about[name]) for name in ("metrics", "labels") if name in about}
+    return Head(**{**about, **listed})
+
+
+def _foreign(path: Path, why: str) -> UserError:
+    return UserError(
+        f"{path.name} holds no predictions of this version of moonshelf ({why}): evaluate again with --out"
+    )
+
+
+def _required(kind: str) -> dict[str, str]:
+    return {**_COMMON, **_KINDS[kind]}
+
+
+def _types() -> dict[str, pa.DataType]:
+    import pyarrow as pa
+
+    return {
+        "str": pa.string(), "bool": pa.bool_(), "float": pa.float64(), "strs": pa.list_(pa.string()),
+        "floats": pa.list_(pa.float64()), "ints": pa.list_(pa.int64()),
+    }  # fmt: skip
