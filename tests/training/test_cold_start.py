@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,16 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(shop: Path, tmp_path: Path) 
     assert steps == sorted(set(steps))
 
 
+def test_a_run_can_go_on_from_a_finished_model(shop: Path, tmp_path: Path, trained: ColdStart) -> None:
+    """Its weights, tokenizer and prompt are the new run's start, whatever the recipe says of a starter."""
+    start = str(trained.out / "checkpoint")
+    run = ColdStart(recipe(tmp_path / "on", model=start, hidden=32, prompt={}), shop)
+    equal(run.model, trained.model)
+    assert run.step == 0 and run.model.prompt == trained.model.prompt
+    with pytest.raises(ValueError, match="leave backbone and tower away"):
+        recipe(tmp_path / "both", model=start, backbone="some/hub-id")
+
+
 def gradients(run: ColdStart, draw: Draw) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     run.optimiser.zero_grad(set_to_none=True)
     run.queue = Queue(0)
@@ -130,6 +141,24 @@ def test_the_contrastive_branch_never_sees_the_teacher(
         [model.prepare.think, *body, model.prepare.end_think, model.prepare.emb] for _, _, body in draw.taught
     ]
     assert all(tail not in gold for tail in seen)
+
+
+def test_a_vector_from_which_the_picture_is_hidden_depends_on_words_alone(trained: ColdStart) -> None:
+    model = trained.model
+    draw = prepare(model, trained.sampler.draw(8, random.Random(0)), "reasoned", "key", hide=0.8)
+    patches, grid = draw.pixels
+    other = replace(draw, pixels=(patches[::-1].copy(), grid))
+    own = [[20, 21, 22] for _ in draw.items]
+    trained.objective.eval()
+    with torch.no_grad():
+        a, b = (trained.objective(d, own)[0]["reasoned"] for d in (draw, other))
+        told = trained.objective(replace(draw, left=[(False, False)] * 8), own)[0]["reasoned"]
+    trained.objective.train()
+    hidden = torch.tensor([not pictures for _, pictures in draw.left])
+    assert 0 < hidden.sum() < 8
+    torch.testing.assert_close(a[hidden], b[hidden], atol=1e-5, rtol=0)
+    assert ((a - b).abs().amax(1)[~hidden] > 1e-3).all()
+    torch.testing.assert_close(told, told[:1].expand_as(told), atol=1e-5, rtol=0)  # one rationale, one vector
 
 
 def test_only_what_the_model_writes_is_a_target(trained: ColdStart, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,14 +82,24 @@ def test_a_shoppers_picture_is_the_querys_and_a_broken_one_is_passed_over(
         assert all(len(draw.items) == 1 for draw in draws)
 
 
-@pytest.mark.parametrize("kind", ["direct", "pair"])
+@pytest.mark.parametrize("kind", ["direct", "pair", "reasoned"])
 def test_chunks_and_shares_are_parts_of_the_whole(model: MoonModel, items: list[Item], kind: str) -> None:
     whole = prepare(model, items[:6], kind, "key")
     rest = prepare(model, items[2:6], kind, "key", first=2)
     part = whole.part(2, 6)
-    for name in ("titles", "shown", "phrases", "queries", "own", "view", "taught"):
+    for name in ("titles", "shown", "phrases", "queries", "own", "view", "taught", "left"):
         assert getattr(part, name) == getattr(rest, name), name
     assert np.array_equal(part.pixels[0], rest.pixels[0]) and np.array_equal(part.pixels[1], rest.pixels[1])
+
+
+def test_hiding_takes_the_picture_and_half_as_often_the_title_too(
+    model: MoonModel, items: list[Item]
+) -> None:
+    left = [pair for n in range(40) for pair in prepare(model, items[:6], "reasoned", str(n), hide=0.5).left]
+    assert set(left) == {(True, True), (True, False), (False, False)}
+    assert 0.4 < np.mean([not pictures for _, pictures in left]) < 0.6
+    assert 0.15 < np.mean([not title for title, _ in left]) < 0.35
+    assert set(prepare(model, items[:6], "reasoned", "k", hide=0).left) == {(True, True)}
 
 
 def test_variants_and_equal_titles_are_never_negatives(items: list[Item]) -> None:

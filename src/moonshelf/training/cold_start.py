@@ -7,10 +7,12 @@ Batches come in three kinds (ours). `direct`: titles and phrases meet the pictur
 teacher-forced rationales are read. `pair`: queries (image, text or both, MOON's mix) meet the full product,
 direct. `reasoned`: the model writes the rationales of the batch itself, greedily, with the weights of that
 step, and queries and phrases meet the reasoned vectors that follow, and the direct ones; a teacher's
-rationale would leak the answer into the vector (RGE). A picture that queries is never the one that the
-product shows, and the product's title is often cut or missing, so that words alone do not solve the batch.
-Items of past steps are further negatives. The schedule is a share of the time or step budget, whichever is
-used up first, so a run on a busy machine still ends with a decayed learning rate.
+rationale would leak the answer into the vector (RGE). From some of these vectors the picture, or picture and
+title, are hidden (ours): one that sees the picture does not learn to read what was written about it. A
+picture that queries is never the one that the product shows, and the product's title is often cut or missing,
+so that words alone do not solve the batch. Items of past steps are further negatives. The schedule is a share
+of the time or step budget, whichever is used up first, so a run on a busy machine still ends with a decayed
+learning rate.
 """
 
 from __future__ import annotations
@@ -96,6 +98,8 @@ class ColdStart:
 
     def _new_model(self) -> MoonModel:
         r = self.recipe
+        if r.model:
+            return MoonModel.from_pretrained(r.model)
         if r.backbone:
             return MoonModel.from_backbone(r.backbone, r.prompt, fusion=r.fusion, fire=r.fire)
         tokenizer = build_tokenizer(vocabulary_texts(self.items, r.prompt), r.vocabulary)
@@ -233,6 +237,7 @@ class ColdStart:
         began = time.monotonic() - self.spent
         draws = stream(
             self.model, self.sampler, self._kind, r.batch, first=self.step, seed=r.seed, mix=r.query_mix,
+            hide=r.hide,
             share=(self.accelerator.process_index, self.accelerator.num_processes),
         )  # fmt: skip
         for draw in draws:

@@ -151,6 +151,9 @@ class Draw:
     view: list[list[int]]  # place of the query's own picture, another photo or another crop; empty: none
     titles: list[list[int]]  # token ids, as all that follow
     shown: list[list[int]]  # the title as the full product shows it: whole, in part, or not at all
+    left: list[
+        tuple[bool, bool]
+    ]  # of title and pictures, what a reasoned vector may read beside the rationale
     taught: list[
         tuple[list[int], list[int], list[int]]
     ]  # text, pictures, and the rationale that is true of them
@@ -175,12 +178,14 @@ class Draw:
             self.items[rows], self.kind,
             (np.concatenate(patches) if patches else self.pixels[0][:0], self.pixels[1][places]),
             moved(self.own[rows]), moved(self.view[rows]), self.titles[rows], self.shown[rows],
+            self.left[rows],
             [(text, moved([pictures])[0], body) for text, pictures, body in self.taught[rows]],
             self.phrases[rows], self.phrase_ids[rows], self.queries[rows], self.query_ids[rows],
         )  # fmt: skip
 
 
 QUERY_MIX = (12.0, 3.0, 2.0)  # image : text : multimodal queries, as MOON draws them
+HIDE = 0.4  # ours
 
 
 def prepare(
@@ -191,6 +196,7 @@ def prepare(
     mix: tuple[float, float, float] = QUERY_MIX,
     first: int = 0,
     asked: Asked | None = None,
+    hide: float = HIDE,
 ) -> Draw:
     """Decode, augment and tokenise. Items whose pictures are broken are dropped.
 
@@ -198,6 +204,9 @@ def prepare(
     another: a second photo where there is one, or else a narrower crop of the same. What is drawn for an
     item depends on `key` and on its place in the whole batch, which starts with `first` here: processes
     and chunks see what one process would. Where shoppers `asked` for an item, half of its queries are theirs.
+
+    Of the share `hide` of items the pictures, and of half of these the title too, are hidden after the
+    rationale was written: a vector that sees all that the rationale was read from never learns to read it.
     """
     pictures: list[Image.Image] = []
     kept: list[tuple[Item, random.Random, list[int], list[int], Query | None]] = []
@@ -223,7 +232,7 @@ def prepare(
         own, view = (places, []) if kind == "direct" else (places[:1], places[1:])
         pictures += views
         kept.append((item, rng, own, view, real))
-    titles, shown, taught, phrases, queries = [], [], [], [], []
+    titles, shown, left, taught, phrases, queries = [], [], [], [], [], []
     for item, rng, own, _, real in kept:
         title = model.prompt.text_of(Product(id="t", title=item.title))
         titles.append(title.lower() if rng.random() < 0.3 else title)
@@ -231,6 +240,8 @@ def prepare(
         phrases.append(_phrase(item, rng) or Query(titles[-1], words=item.words))
         queries.append(real or _query(item, title, rng, mix))
         taught.append(_taught(item, titles[-1], own, rng.random()))
+        drawn = rng.random()
+        left.append((drawn >= hide / 2, drawn >= hide))
     ids = model.prepare.text_ids
     bodies = [body[: model.prompt.max_rationale_tokens] for body in ids([body for _, _, body in taught])]
     texts = ids([text for text, _, _ in taught])
@@ -242,6 +253,7 @@ def prepare(
         view=[view for *_, view, _ in kept],
         titles=ids(titles),
         shown=ids(shown),
+        left=left,
         taught=[(text, own, body) for text, (_, own, _), body in zip(texts, taught, bodies, strict=True)],
         phrases=phrases,
         phrase_ids=ids([query.text for query in phrases]),
@@ -320,7 +332,7 @@ def _known(item: Item, title: str) -> str:
 
 def stream(
     model: MoonModel, sampler: Sampler, kinds: Callable[[int], str], batch: int, *,
-    first: int = 0, seed: int = 0, mix: tuple[float, float, float] = QUERY_MIX,
+    first: int = 0, seed: int = 0, mix: tuple[float, float, float] = QUERY_MIX, hide: float = HIDE,
     share: tuple[int, int] = (0, 1),
 ) -> Iterator[Draw]:  # fmt: skip
     """Prepared batches of the steps `first`, `first` + 1, …, one ahead of the caller in a second thread.
@@ -337,7 +349,7 @@ def stream(
             def work() -> Draw:
                 items = sampler.draw(size, random.Random(key), kind == "pair")
                 start, stop = (len(items) * (share[0] + n) // share[1] for n in (0, 1))
-                return prepare(model, items[start:stop], kind, key, mix, start, sampler.asked)
+                return prepare(model, items[start:stop], kind, key, mix, start, sampler.asked, hide)
 
             return pool.submit(work)
 

@@ -64,19 +64,19 @@ def _count(source: Source) -> str:
 
 def _reader(recipe: Recipe | JointRecipe, sources: list[Source]) -> tuple[PromptSpec, MoonProcessor, Any]:
     """Prompt, processor and backbone configuration of what will be trained."""
-    if isinstance(recipe, Recipe) and recipe.backbone is None:
+    if isinstance(recipe, Recipe) and not (recipe.model or recipe.backbone):
         texts = vocabulary_texts([item for source in sources for item in source.items], recipe.prompt)
         tokenizer = build_tokenizer(texts, recipe.vocabulary)
         small = build_starter(
             tokenizer, hidden=64, layers=1, vision_hidden=64, vision_depth=1, prompt=recipe.prompt
         )
         return recipe.prompt, small.processor, starter_config(recipe)
-    name = recipe.model if isinstance(recipe, JointRecipe) else recipe.backbone
+    name = recipe.backbone if isinstance(recipe, Recipe) and recipe.backbone else recipe.model
     folder = files.find(str(name), download=False)
     processor = MoonProcessor.from_pretrained(str(folder))
     vocabulary = processor.tokenizer.get_vocab()
     processor.tokenizer.add_tokens([token for token in ADDED_TOKENS if token not in vocabulary])
-    if isinstance(recipe, Recipe):
+    if isinstance(recipe, Recipe) and recipe.backbone:
         return recipe.prompt, processor, config_of(str(folder))
     prompt = PromptSpec.model_validate(files.read_json(folder / "prompt.json"))
     return prompt, processor, config_of(str(folder))

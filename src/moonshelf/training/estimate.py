@@ -449,10 +449,10 @@ def of_file(
 ) -> Estimate:
     """The estimate of a recipe file; a joint one needs its model's folder or the recipe of its cold start."""
     recipe = load_recipe(path, **overrides)
-    if isinstance(recipe, Recipe):
+    if isinstance(recipe, Recipe) and recipe.model is None:
         config = config_of(recipe.backbone) if recipe.backbone else starter_config(recipe)
         return estimate(recipe, config, None, processes, sharding)
-    folder = Path(recipe.model)
+    folder = STARTER if recipe.model == "starter" else Path(str(recipe.model))
     if (folder / "prompt.json").is_file():
         prompt = PromptSpec.model_validate_json((folder / "prompt.json").read_text())
         return estimate(recipe, config_of(str(folder)), prompt, processes, sharding)

@@ -75,8 +75,8 @@ class Objective(nn.Module):
             if draw.kind == "reasoned":
                 found["reasoned"] = views.vectors(
                     [
-                        (*row, [prepare.think, *body, prepare.end_think, emb])
-                        for row, body in zip(shown, own, strict=True)
+                        (text * kept, seen * visible, [prepare.think, *body, prepare.end_think, emb])
+                        for (text, seen), (kept, visible), body in zip(shown, draw.left, own, strict=True)
                     ]
                 )
         likelihood = found["direct"].new_zeros(())

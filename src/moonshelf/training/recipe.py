@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moonshelf.errors import UserError
 from moonshelf.prompts import PromptSpec
-from moonshelf.training.data import QUERY_MIX, SourceSpec
+from moonshelf.training.data import HIDE, QUERY_MIX, SourceSpec
 from moonshelf.training.precision import Precision
 
 
@@ -63,7 +63,8 @@ class Recipe(_Run):
     """A cold-start run. Every field is also a flag of `moonshelf train`."""
 
     stage: Literal["cold-start"] = "cold-start"
-    backbone: str | None = None  # folder or hub id of a Qwen-VL; None builds a starter
+    model: str | None = None  # Moonshelf folder, or `starter`, to go on from; its head and prompt are kept
+    backbone: str | None = None  # folder or hub id of a Qwen-VL; neither of the two builds a starter
     tower: str | None = None  # weights for a new starter's vision tower
     out: str = "runs/cold-start"
     batch: int = Field(default=64, ge=1)
@@ -85,6 +86,7 @@ class Recipe(_Run):
         default=0.25, ge=0, le=1
     )  # share after which the model's own rationales join
     refresh: int = Field(default=1, ge=1)  # steps for which a rationale that the model wrote is used again
+    hide: float = Field(default=HIDE, ge=0, le=1)  # share of reasoned vectors that do not see what was read
     vocabulary: int = 6144
     hidden: int = 256
     layers: int = 4
@@ -93,6 +95,12 @@ class Recipe(_Run):
     fusion: bool = True
     fire: bool = True
     prompt: PromptSpec = PromptSpec()
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Recipe:
+        if self.model and (self.backbone or self.tower):
+            raise ValueError("model goes on from a Moonshelf folder: leave backbone and tower away")
+        return self
 
 
 class JointRecipe(_Run):
