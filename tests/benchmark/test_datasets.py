@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from moonshelf.benchmark import datasets
+from moonshelf.benchmark import datasets, shared_sets, views
 from moonshelf.benchmark.tasks import Labelling, Retrieval
 from moonshelf.errors import UserError
 from moonshelf.product import ImageRef, Product
@@ -60,7 +60,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_fashion_tasks_hold_the_truth_and_show_no_answer(data):
-    dataset = datasets.fashion(data, fit_rows=2)
+    dataset = shared_sets.fashion(data, fit_rows=2)
     to_photo = next(t for t in dataset.tasks if t.name == "title → photo")
     assert isinstance(to_photo, Retrieval)
     assert to_photo.gallery_keys == ["v1", "v1", "v2", "v3"]
@@ -83,17 +83,17 @@ def test_fashion_tasks_hold_the_truth_and_show_no_answer(data):
 
 
 def test_limit_is_a_seeded_sample_in_file_order(data):
-    ids = [p.id for p in datasets.Split(data).read("fashion_products/validation-clear.parquet", 3)]
+    ids = [p.id for p in views.Split(data).read("fashion_products/validation-clear.parquet", 3)]
     assert len(ids) == 3 and ids == sorted(ids)
-    assert ids == [p.id for p in datasets.Split(data).read("fashion_products/validation-clear.parquet", 3)]
+    assert ids == [p.id for p in views.Split(data).read("fashion_products/validation-clear.parquet", 3)]
 
 
 def test_missing_data_is_named(tmp_path):
     with pytest.raises(UserError, match=r"no grocery/catalogue\.parquet"):
-        datasets.grocery(tmp_path)
+        shared_sets.grocery(tmp_path)
 
 
-HIDE = datasets.stems(["Tshirts", "Flip Flops", "Watches", "Dresses", "navy blue", "multicolour", "grey"])
+HIDE = views.stems(["Tshirts", "Flip Flops", "Watches", "Dresses", "navy blue", "multicolour", "grey"])
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ HIDE = datasets.stems(["Tshirts", "Flip Flops", "Watches", "Dresses", "navy blue
     ],
 )
 def test_hidden_words_leave_the_title(title, left):
-    assert datasets.without(title, HIDE) == left
+    assert views.without(title, HIDE) == left
 
 
 @given(
@@ -119,7 +119,7 @@ def test_hidden_words_leave_the_title(title, left):
     )
 )
 def test_hiding_leaves_nothing_hidden_and_nothing_new(words):
-    left = datasets.without(" ".join(words), HIDE).split()
+    left = views.without(" ".join(words), HIDE).split()
     assert not {word.lower() for word in left} & {"navy", "blue", "gray", "watch's", "-", "/"}
     assert not {"t shirt", "flip flops"} & {" ".join(pair).lower() for pair in itertools.pairwise(left)}
     remaining = iter(words)
@@ -128,14 +128,14 @@ def test_hiding_leaves_nothing_hidden_and_nothing_new(words):
 
 def test_a_title_of_hidden_words_alone_still_is_a_text():
     product = Product(id="p", title="Navy T-Shirt", images=(ImageRef(data=b"x"),), brand="b")
-    shown = datasets.view(product, text=True, image=False, hide=HIDE)
+    shown = views.view(product, text=True, image=False, hide=HIDE)
     assert (shown.title, shown.images, shown.brand) == ("product", (), None)
 
 
 def test_the_sample_shop_asks_what_the_shop_knows():
     from moonshelf.sampleshop import make_shop
 
-    dataset = datasets.sample_shop(shop=make_shop(24, photos=1, size=64, n_queries=24))
+    dataset = shared_sets.sample_shop(shop=make_shop(24, photos=1, size=64, n_queries=24))
     names = {task.name for task in dataset.tasks}
     assert {"text → product", "photo → product", "category", "colour"} <= names
     for task in dataset.tasks:
@@ -148,15 +148,15 @@ def test_the_sample_shop_asks_what_the_shop_knows():
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared validation data sets are not beside the checkout")
 def test_the_real_files_give_the_tasks_that_the_readme_describes():
-    grocery = datasets.grocery(SHARED)
+    grocery = shared_sets.grocery(SHARED)
     assert {len(t.gallery) for t in grocery.tasks if isinstance(t, Retrieval)} == {81}
     assert {len(t.queries) for t in grocery.tasks if isinstance(t, Retrieval)} == {296}
-    luma = datasets.luma(SHARED)
+    luma = shared_sets.luma(SHARED)
     exact = luma.tasks[0]
     assert isinstance(exact, Retrieval) and len(exact.gallery) > 400 and len(exact.queries) > 200
     pictures = [p.images[0].data for p in exact.gallery]
     assert not {q.images[0].data for q in exact.queries} & set(pictures)  # no query finds itself
-    flipkart = datasets.flipkart(SHARED, fit_rows=10)
+    flipkart = shared_sets.flipkart(SHARED, fit_rows=10)
     first = flipkart.tasks[0]
     assert isinstance(first, Labelling) and len(first.labels) == 7 and set(first.truth) == set(first.labels)
     assert not grocery.problems and not luma.problems and not flipkart.problems

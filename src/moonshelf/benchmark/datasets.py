@@ -1,354 +1,280 @@
-"""Data sets as lists of tasks: one small adapter each, registered by name.
+"""Every data set of the benchmark by name: what it is, whose it is, how large, and whether we ever ran it.
 
-An adapter reads with `moonshelf.feeds`, and builds products that hold only what its view shows: never the
-category, the attributes or the brand, so no prompt can see the answer. Labels, and the sample that fitted
-classifiers learn from, come from the training split alone. `limit` takes a seeded sample of the
-validation rows, in file order, and so makes galleries smaller: figures of different limits do not compare.
+A `Card` is called to read its data set. What reads it lies beside: `shared_sets`, `hub_sets`, `mbe`, and
+`own_feed` for any feed. Facts on the cards are from the data sets' own pages and papers, as far as we could
+read them; what could not be checked says so.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from random import Random
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from moonshelf import attributes
-from moonshelf.benchmark.tasks import BOTH, IMAGE, TEXT, Fit, Labelling, Retrieval, Task
-from moonshelf.errors import Problem, UserError
-from moonshelf.feeds import read_feed
-from moonshelf.product import Product
+from moonshelf.benchmark import hub, hub_sets
+from moonshelf.benchmark.mbe import mbe
+from moonshelf.benchmark.own_feed import own_feed
+from moonshelf.benchmark.shared_sets import fashion, flipkart, grocery, luma, sample_shop
+from moonshelf.benchmark.views import Dataset
+from moonshelf.errors import UserError
 
 if TYPE_CHECKING:
-    from moonshelf.sampleshop import Shop
+    from rich.console import Console
 
-T = TypeVar("T")
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
-_STOP = frozenset(("a", "and", "for", "free", "in", "items", "of", "on", "or", "the", "with"))
-
-# A label alone, and in a context: their mean did as well as the better of the two with MiniLM on the
-# fashion training split (colour .78 against .65 and .78, leaf .77 against .74 and .78, 600 titles).
-TEMPLATES = {"category": ("{}", "a product in {}"), "colour": ("{}", "{} clothing or shoes")}
+NEVER_RUN = "never run on the real files, only on small ones of the documented shape"
 
 
-@dataclass
-class Dataset:
-    """Tasks with what a reader of their figures must know."""
+@dataclass(frozen=True)
+class Card:
+    """One data set: `read` gives its tasks, the rest says what a reader of figures must know."""
 
     name: str
+    about: str
     licence: str
-    note: str
-    tasks: list[Task]
-    corpus: list[str]  # unlabelled texts, for peers that count words
-    files: dict[str, str] = field(default_factory=dict)  # path under the data folder -> SHA-256
-    problems: list[Problem] = field(default_factory=list)
+    size: str
+    splits: str
+    citation: str
+    read: Callable[..., Dataset] = field(repr=False)
+    ran: bool  # on the real files
+    source: str = ""  # where it is to be had, if not on the hub
+    addresses: Mapping[str, str] = field(default_factory=dict)  # folder below its own -> data set of the hub
+    unverified: str = ""  # what of this card or of the reader could not be checked
+    published: bool = True  # lies in DATA/NAME, as its authors publish it
+    needs_data: bool = True
+    path: Path | None = None  # of a feed of the user's, wherever it lies
+
+    def __call__(
+        self, data: Path | None = None, limit: int | None = None, fit_rows: int = 2000, download: bool = False
+    ) -> Dataset:
+        """Read the data set from below `data`. With `download`, what is missing is fetched, pictures too.
+
+        Raises UserError where it is not there, or not of the layout that is read.
+        """
+        if self.path is not None:
+            return self.read(self.path, limit=limit, fit_rows=fit_rows, fetcher=fetcher_if(download))
+        if self.needs_data and data is None:
+            raise UserError(f"the data set {self.name} needs the folder of its files: name it with --data")
+        if not self.published:
+            return self.read(data, limit=limit, fit_rows=fit_rows)
+        folder = hub.locate(self.name, data, self.addresses, self.source, download=download)
+        dataset = self.read(folder, limit=limit, fit_rows=fit_rows, fetcher=fetcher_if(download))
+        dataset.licence = self.licence
+        if not self.ran:
+            dataset.note = f"{NEVER_RUN}; {dataset.note}"
+        dataset.files = {f"{self.name}/{path}": digest for path, digest in dataset.files.items()}
+        return dataset
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name, "about": self.about, "licence": self.licence, "size": self.size,
+            "splits": self.splits, "citation": self.citation, "ran_on_real_files": self.ran,
+            "source": self.source, "hub": dict(self.addresses), "unverified": self.unverified,
+        }  # fmt: skip
 
 
-class Split:
-    """Reads the feeds of one data set below `root`, and remembers their hashes and problems."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.files: dict[str, str] = {}
-        self.problems: list[Problem] = []
-
-    def read(self, name: str, limit: int | None = None, seed: int = 0) -> list[Product]:
-        path = self.root / name
-        if not path.is_file():
-            raise UserError(
-                f"there is no {name} in the data folder {self.root.name}: name another with --data"
-            )
-        with path.open("rb") as file:
-            self.files[name] = hashlib.file_digest(file, "sha256").hexdigest()
-        products: list[Product] = []
-        for row in read_feed(path):
-            if isinstance(row, Product):
-                products.append(row)
-            elif row.fatal:
-                self.problems.append(row)
-        return sample(products, limit, seed)
+def fetcher_if(download: bool) -> Any:
+    """What fetches pictures from public web addresses, or None."""
+    if not download:
+        return None
+    try:
+        from moonshelf.remote import RemoteFetcher
+    except ImportError as error:
+        raise UserError(f"fetching pictures needs {error.name}: install moonshelf[remote]") from None
+    return RemoteFetcher()
 
 
-def sample(rows: Sequence[T], limit: int | None, seed: int = 0) -> list[T]:
-    """A seeded sample of at most `limit` rows, in their order; None takes all."""
-    if limit is None or limit >= len(rows):
-        return list(rows)
-    return [rows[i] for i in sorted(Random(seed).sample(range(len(rows)), limit))]
+_CARDS = (
+    Card(
+        "fashion", "studio photos with real titles: retrieval, three category levels, colour",
+        "believed MIT, photos the brands'", "1,264 products of 10,855", "validation of the shared set",
+        "Fashion Product Images, Kaggle", fashion, True, published=False,
+    ),
+    Card(
+        "grocery", "phone photos taken in shops, searched in a catalogue", "MIT", "296 photos, 81 products",
+        "validation of the shared set", "Klasson et al., WACV 2019, Grocery Store Dataset", grocery, True,
+        published=False,
+    ),
+    Card(
+        "luma", "other views of a garment, searched among all colour variants", "OSL-3.0 / AFL-3.0",
+        "191 products, 715 photos", "all", "Magento sample data", luma, True, published=False,
+    ),
+    Card(
+        "flipkart", "seven balanced departments", "believed CC BY-SA 4.0", "96 products of 924",
+        "validation of the shared set", "Flipkart products, Kaggle", flipkart, True, published=False,
+    ),
+    Card(
+        "sampleshop", "a shop that the package draws: graded queries, every attribute known", "Apache-2.0",
+        "120 products unless --limit says", "drawn", "this package", sample_shop, True, published=False,
+        needs_data=False,
+    ),
+    Card(
+        "mbe", "Taobao products and purchases: five directions, five category levels, attributes",
+        "Apache-2.0", "2.7 M train, 410 k test", "test", "Zhang et al., MOON, WSDM 2026, arXiv:2508.11999",
+        partial(mbe, "mbe"), False, addresses={"": "Daoze/MM-Bench-E-Commerce"},
+        unverified="names of the query's columns and of the files; pictures are web addresses",
+    ),
+    Card(
+        "mbe2", "as mbe, with titles enriched and pictures added in training", "not verified",
+        "5,751,594 train, 636,241 test triplets", "test", "Nie et al., MOON2.0, CVPR 2026, arXiv:2511.12449",
+        partial(mbe, "mbe2"), False, addresses={"": "ZHNie/MBE2.0"},
+        unverified="licence; files and columns are taken to be those of mbe",
+    ),
+    Card(
+        "mbe3", "as mbe, for reasoning about attributes; much harder than mbe2", "not published yet",
+        "not stated", "test", "Wu et al., MOON3.0, arXiv:2604.00513", partial(mbe, "mbe3"), False,
+        source="it had no public address when this was written: name one as mbe3@OWNER/NAME, or put its "
+        "files there",
+        unverified="everything: files and columns are taken to be those of mbe",
+    ),
+    Card(
+        "m5product", "products of 5 modalities; here title and photo, searched by label", "on request",
+        "6 M products", "query and gallery", "Dong et al., M5Product, CVPR 2022, arXiv:2109.04275",
+        hub_sets.m5product, False,
+        source="ask its authors for it; put query.json and gallery.json ({id: {title, label, url}}) there, "
+        "photos as images/ID.jpg",
+        unverified="licence; the layout is that of the authors' evaluation code, names of the files are ours",
+    ),
+    Card(
+        "fashion200k", "descriptions to photos and back, as in M-BEIR", "not stated",
+        "1,719 texts for 202 k photos; 4.9 k photos for 61 k texts", "test",
+        "Han et al., ICCV 2017; Wei et al., UniIR, arXiv:2311.17136", hub_sets.fashion200k, False,
+        addresses={
+            "task0": "MRBench/mbeir_fashion200k_task0", "task3": "MRBench/mbeir_fashion200k_task3",
+        },
+        unverified="licence and the size of the second direction; TIGER-Lab/M-BEIR's own files are read too",
+    ),
+    Card(
+        "fashioniq", "a photo and a wish, to the photo of another garment", "CDLA-Permissive-1.0, photos not",
+        "6,003 queries, 74 k photos", "test of M-BEIR",
+        "Wu et al., Fashion IQ, CVPR 2021, arXiv:1905.12794; Wei et al., UniIR, arXiv:2311.17136",
+        hub_sets.fashioniq, False, addresses={"": "MRBench/mbeir_fashioniq_task7"},
+        unverified="licence and size of the pool; TIGER-Lab/M-BEIR's own files are read too",
+    ),
+    Card(
+        "marqo-google", "titles and search terms to photos of Google Shopping", "none stated for the data",
+        "982,700 products, 22 GB: use --limit", "data", "Marqo, ecommerce-embeddings, 2024",
+        partial(hub_sets.marqo, "marqo-google"), False, addresses={"": "Marqo/google-shopping-general-eval"},
+    ),
+    Card(
+        "marqo-google-100k", "a sample of marqo-google", "none stated for the data", "99.8 k products",
+        "data", "Marqo, ecommerce-embeddings, 2024", partial(hub_sets.marqo, "marqo-google-100k"), False,
+        addresses={"": "Marqo/google-shopping-general-eval-100k"},
+    ),
+    Card(
+        "marqo-amazon", "titles to photos of Amazon", "none stated for the data",
+        "3.34 M products: use --limit", "data", "Marqo, ecommerce-embeddings, 2024",
+        partial(hub_sets.marqo, "marqo-amazon"), False,
+        addresses={"": "Marqo/amazon-products-eval"},
+        unverified="columns are taken to be those of marqo-google, search terms where there are any",
+    ),
+    Card(
+        "marqo-amazon-100k", "a sample of marqo-amazon", "none stated for the data", "100 k products", "data",
+        "Marqo, ecommerce-embeddings, 2024", partial(hub_sets.marqo, "marqo-amazon-100k"), False,
+        addresses={"": "Marqo/amazon-products-eval-100k"},
+        unverified="columns are taken to be those of marqo-google, search terms where there are any",
+    ),
+    Card(
+        "esci", "shoppers' queries graded exact, substitute, complement, irrelevant", "Apache-2.0",
+        "130 k queries, 2.6 M judgements; US test of the small version: 8,956 queries, 164,900 products",
+        "test, US, small version", "Reddy et al., Shopping Queries Dataset, arXiv:2206.06588", hub_sets.esci,
+        False, addresses={"": "tasksource/esci"},
+        unverified="columns of the joined table on the hub; the two tables of amazon-science/esci-data are "
+        "read too; the number of US test queries",
+    ),
+    Card(
+        "sop", "Stanford Online Products: other photos of the same product", "for research",
+        "120,053 photos of 22,634 products, test 60,502 of 11,316", "test",
+        "Oh Song et al., CVPR 2016, arXiv:1511.06452", hub_sets.online_products, False,
+        addresses={"": "JamieSJS/stanford-online-products"},
+        unverified="licence; the authors' own folder with Ebay_test.txt is read too, and gives departments",
+    ),
+    Card(
+        "implicitave", "attribute values that only the photo tells, five domains", "not stated",
+        "68,604 train, 1,610 checked", "evaluation", "Zou et al., ImplicitAVE, ACL 2024, arXiv:2404.15592",
+        hub_sets.implicit_ave, False,
+        source="clone github.com/HenryPengZou/ImplicitAVE there; its photos come with it or from its links",
+        unverified="licence",
+    ),
+)  # fmt: skip
 
-
-def view(product: Product, *, text: bool, image: bool, hide: frozenset[str] = frozenset()) -> Product:
-    """The product as a task shows it: texts, pictures or both, and nothing else. `hide` drops words."""
-    title, description = (product.title, product.description) if text else ("", "")
-    if text and hide:  # a title of nothing but hidden words becomes a word that says nothing
-        title, description = without(title, hide) or "product", without(description, hide)
-    images = product.images if image else ()
-    return Product(id=product.id, title=title, description=description, images=images)
-
-
-VIEWS = {"image": IMAGE, "text": TEXT, "image + text": BOTH}
-HIDDEN = {"text, hidden": TEXT, "image + text, hidden": BOTH}  # colour and category words dropped
-
-
-def _views(products: Sequence[Product], name: str, hide: frozenset[str] = frozenset()) -> list[Product]:
-    shown = {**VIEWS, **HIDDEN}[name]
-    drop = hide if name in HIDDEN else frozenset()
-    return [view(p, text="text" in shown, image="image" in shown, hide=drop) for p in products]
-
-
-def stems(labels: Sequence[str]) -> frozenset[str]:
-    """Stems of the words of labels and of the labels as one word (`tshirt`, `flipflop`), to be hidden."""
-    found = set()
-    for label in labels:
-        words = [_stem(word) for word in _WORD.findall(label) if word.lower() not in _STOP]
-        found.update(words)
-        found.add(_stem("".join(_WORD.findall(label))))
-    return frozenset(found)
-
-
-def without(text: str, hidden: frozenset[str]) -> str:
-    """`text` without the words whose stem is hidden; pairs such as `T-Shirt` are also looked up as one."""
-    previous = None
-    while text != previous:  # what is dropped can bring a pair together
-        previous, text = text, _drop(text, hidden)
-    return text
-
-
-def _drop(text: str, hidden: frozenset[str]) -> str:
-    words = list(_WORD.finditer(text))
-    drop = {i for i, word in enumerate(words) if _hides(word[0], hidden)}
-    for i in range(len(words) - 1):
-        if _stem(words[i][0] + words[i + 1][0]) in hidden:
-            drop |= {i, i + 1}
-    pieces, end = [], 0
-    for i in sorted(drop):
-        pieces.append(text[end : words[i].start()])
-        end = words[i].end()
-    pieces.append(text[end:])
-    return " ".join(part for part in " ".join(pieces).split() if _WORD.search(part))
-
-
-def _hides(word: str, hidden: frozenset[str]) -> bool:
-    return _stem(word) in hidden or _stem(attributes.normalise_value("colour", word)) in hidden
-
-
-def _stem(word: str) -> str:
-    word = re.sub(r"['’]s?$", "", word.lower())
-    if re.search(r"(ch|sh|x|ss)es$", word):
-        return word[:-2]
-    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
-
-
-# ---- the shared data sets --------------------------------------------------------------------------
-
-
-def fashion(data: Path, limit: int | None = None, fit_rows: int = 2000) -> Dataset:
-    """Studio photos with real titles: retrieval by group, three category levels, colour."""
-    split = Split(data)
-    products = split.read("fashion_products/validation-clear.parquet", limit)
-    train = split.read("fashion_products/train-clear.parquet")
-    groups = [p.group_id or p.id for p in products]
-    photos, titles = _views(products, "image"), _views(products, "text")
-    same = [{group: 1.0} for group in groups]
-    tasks: list[Task] = [
-        Retrieval("fashion", "title → photo", "text", titles, photos, groups, same, groups, TEXT, IMAGE),
-        Retrieval("fashion", "photo → title", "image", photos, titles, groups, same, groups, IMAGE, TEXT),
-    ]
-    colours = [attributes.canonical(p.attributes).get("colour", "") for p in train]
-    hide = stems([name for p in train for name in p.category] + [c for c in colours if c])
-    fit = sample(train, fit_rows)
-    for name, key, level in (
-        ("top category", "category", 0),
-        ("middle category", "category", 1),
-        ("leaf category", "category", -1),
-        ("colour", "colour", -1),
-    ):
-        tasks += _labelling("fashion", name, key, level, products, train, fit, hide)
-    note = (
-        "a hit is any item of the query's group; labels come from the training split, and others count as "
-        "errors; hidden: colour and category words dropped from the title"
-    )
-    return Dataset(
-        "fashion", "believed MIT, photos the brands'", note, tasks, [p.title for p in train], split.files,
-        split.problems,
-    )  # fmt: skip
-
-
-def grocery(data: Path, limit: int | None = None, fit_rows: int = 0) -> Dataset:
-    """Phone photos taken in shops, searched in a catalogue of one clean shot per product."""
-    split = Split(data)
-    catalogue = split.read("grocery/catalogue.parquet")
-    photos = split.read("grocery/photos-validation.parquet", limit)
-    queries, keys = _views(photos, "image"), [p.id for p in catalogue]
-    wanted = [p.group_id or "" for p in photos]
-    same = [{product: 1.0} for product in wanted]
-    tasks: list[Task] = [
-        Retrieval(
-            "grocery", f"phone photo → catalogue {what}", "image", queries, _views(catalogue, name), keys,
-            same, wanted, IMAGE, VIEWS[name], ("R@1", "R@5"),
-        )
-        for what, name in (("photo", "image"), ("title", "text"), ("photo + title", "image + text"))
-    ]  # fmt: skip
-    note = "exactly one catalogue product is right; intervals resample products"
-    texts = [p.title for p in catalogue]
-    return Dataset("grocery", "MIT", note, tasks, texts, split.files, split.problems)
-
-
-def luma(data: Path, limit: int | None = None, fit_rows: int = 0) -> Dataset:
-    """Alternate and back views, searched among the main photos of all colour variants."""
-    split = Split(data)
-    queries: list[Product] = []
-    gallery: list[Product] = []
-    for product in split.read("luma/products.parquet"):
-        firsts = _first_photos(product)
-        for number, ref in enumerate(product.images):
-            name = f"{product.id}/main" if ref.role == "main" else f"{product.id}/{number}"
-            one = Product(id=name, images=(ref,), group_id=product.id)
-            if ref.role == "main" or number in firsts:
-                gallery.append(one)
-            elif ref.role in ("alternate", "back"):
-                queries.append(one)
-    mains = {p.id for p in gallery}
-    shown = {p.images[0].data for p in gallery}  # one back view is the main photo of another product
-    queries = [q for q in queries if f"{q.group_id}/main" in mains and q.images[0].data not in shown]
-    queries = sample(queries, limit)
-    groups = [q.group_id or "" for q in queries]
-    exact = [{f"{group}/main": 1.0} for group in groups]
-    anywhere = [{p.id: 1.0 for p in gallery if p.group_id == group} for group in groups]
-    keys = [p.id for p in gallery]
-    tasks: list[Task] = [
-        Retrieval(
-            "luma", name, "image", queries, gallery, keys, relevant, groups, IMAGE, IMAGE, ("R@1", "R@5")
-        )
-        for name, relevant in (("other view → main photo", exact), ("other view → any variant", anywhere))
-    ]
-    note = "main photo: the same cut in another colour is wrong; any variant: it is right"
-    return Dataset("luma", "OSL-3.0 / AFL-3.0", note, tasks, [], split.files, split.problems)
-
-
-def _first_photos(product: Product) -> set[int]:
-    """Positions of the first photo of each colour variant; the reader keeps their names in `extra`."""
-    names = [name.rsplit("/", 1)[-1] for name in json.loads(product.extra.get("image_names", "[]"))]
-    found: set[int] = set()
-    for variant in json.loads(product.extra.get("variants", "[]")):
-        own = [str(path).rsplit("/", 1)[-1] for path in variant["image_paths"]]
-        found.update(names.index(name) for name in own[:1] if name in names)
-    return found
-
-
-def flipkart(data: Path, limit: int | None = None, fit_rows: int = 2000) -> Dataset:
-    """Seven balanced departments."""
-    split = Split(data)
-    products = split.read("flipkart/validation.parquet", limit)
-    train = split.read("flipkart/train.parquet")
-    fit = sample(train, fit_rows)
-    tasks = _labelling("flipkart", "department", "category", 0, products, train, fit, frozenset())
-    note = "titles alone, without the long descriptions, unless the model's prompt reads those"
-    texts = [p.title for p in train]
-    return Dataset("flipkart", "believed CC BY-SA 4.0", note, tasks, texts, split.files, split.problems)
-
-
-def _labelling(
-    dataset: str,
-    name: str,
-    key: str,
-    level: int,
-    products: Sequence[Product],
-    train: Sequence[Product],
-    fit: Sequence[Product],
-    hide: frozenset[str],
-) -> list[Task]:
-    """One task a view; the hidden views only where there are words to hide."""
-
-    def label(product: Product) -> str:
-        if key != "category":
-            return attributes.canonical(product.attributes).get(key, "")
-        return product.category[level] if product.category else ""
-
-    known, taught = [p for p in products if label(p)], [p for p in fit if label(p)]
-    counts = Counter(label(p) for p in train if label(p))
-    whole = Labelling(
-        dataset, name, "image", known, [label(p) for p in known], sorted(counts),
-        [p.group_id or p.id for p in known], BOTH, key, level, TEMPLATES[key], counts.most_common(1)[0][0],
-    )  # fmt: skip
-    tasks: list[Task] = []
-    for shown, reads in {**VIEWS, **(HIDDEN if hide else {})}.items():
-        fitted = None
-        if taught and shown in VIEWS:
-            fitted = Fit(_views(taught, shown, hide), [label(p) for p in taught])
-        views = _views(known, shown, hide)
-        tasks.append(replace(whole, view=shown, products=views, reads=reads, fit=fitted))
-    return tasks
-
-
-# ---- the sample shop -------------------------------------------------------------------------------
-
-
-def sample_shop(
-    data: Path | None = None, limit: int | None = None, fit_rows: int = 0, shop: Shop | None = None
-) -> Dataset:
-    """The drawn shop: graded queries, and every attribute by reading.
-
-    `limit` is its number of products, 120 by default; `shop` is one that was drawn already.
-    """
-    from moonshelf.sampleshop import make_shop
-
-    shop = shop or make_shop(n_products=limit or 120)
-    gallery = [view(p, text=True, image=True) for p in shop.products]
-    keys, tasks = [p.id for p in gallery], list[Task]()
-    for modality, name, reads in (
-        ("text", "text → product", TEXT),
-        ("image", "photo → product", IMAGE),
-        ("composed", "photo + text → product", BOTH),
-    ):
-        asked = [q for q in shop.queries if q.modality == modality and 3 in q.relevance.values()]
-        if asked:
-            queries = [Product(id=q.id, title=q.text, images=(q.image,) if q.image else ()) for q in asked]
-            grades = [{key: float(grade) for key, grade in q.relevance.items()} for q in asked]
-            tasks.append(
-                Retrieval(
-                    "sampleshop", name, modality, queries, gallery, keys, grades, [q.id for q in asked],
-                    reads, BOTH, ("nDCG@10", "R@1"), hit_gain=3.0,
-                )
-            )  # fmt: skip
-    truths = [shop.truth[p.id] for p in shop.products]
-    counts = Counter(key for truth in truths for key in truth.attributes)
-    columns: list[tuple[str, list[str]]] = [("category", [truth.category[-1] for truth in truths])]
-    columns += [
-        (key, [t.attributes.get(key, "") for t in truths]) for key, n in counts.most_common() if n >= 10
-    ]
-    for key, values in columns:
-        rows = [i for i, value in enumerate(values) if value]
-        labels = sorted({values[i] for i in rows})
-        if len(labels) < 2:
-            continue
-        compared = key in ("category", "colour")
-        for shown in ("image", "image + text"):
-            tasks.append(
-                Labelling(
-                    "sampleshop", key, shown, _views([shop.products[i] for i in rows], shown),
-                    [values[i] for i in rows], labels, [truths[i].group for i in rows], VIEWS[shown], key,
-                    methods=("label similarity", "rationale") if compared else ("rationale",),
-                )
-            )  # fmt: skip
-    note = (
-        f"drawn with seed {shop.seed}; nDCG over grades 0 to 3, R@1 asks for grade 3; attributes are those "
-        "that the main photo shows"
-    )
-    return Dataset(
-        "sampleshop", "Apache-2.0, drawn by the package", note, tasks, [p.title for p in shop.products]
-    )
-
-
-Adapter = Callable[..., Dataset]
-DATASETS: dict[str, Adapter] = {
-    "fashion": fashion, "grocery": grocery, "luma": luma, "flipkart": flipkart, "sampleshop": sample_shop,
-}  # fmt: skip
+DATASETS: dict[str, Callable[..., Dataset]] = {card.name: card for card in _CARDS}
 SUITES: dict[str, tuple[str, ...]] = {
     "validation": ("fashion", "grocery", "luma", "flipkart"),
     "sampleshop": ("sampleshop",),
 }
+
+
+def cards() -> list[Card]:
+    """Every registered data set, in the order of the page."""
+    return [card for card in DATASETS.values() if isinstance(card, Card)]
+
+
+def select(suite: str) -> dict[str, Callable[..., Dataset]]:
+    """What a suite reads, by name. Each is called with (data, limit=, fit_rows=), a card with download= too.
+
+    `suite` is a suite, data sets with commas between them, or the path of a feed. `NAME@OWNER/REPO` reads the
+    data set NAME from another address of the hub, `@REVISION` behind it pins one. Raises UserError.
+    """
+    if suite in SUITES:
+        return {name: DATASETS[name] for name in SUITES[suite]}
+    if suite not in DATASETS and Path(suite).exists():
+        return {Path(suite).stem: _feed(Path(suite))}
+    chosen: dict[str, Callable[..., Dataset]] = {}
+    for part in (part.strip() for part in suite.split(",")):
+        name, at, address = part.partition("@")
+        if name not in DATASETS:
+            known = ", ".join(dict.fromkeys((*SUITES, *DATASETS)))
+            raise UserError(
+                f"there is no suite, data set or feed '{part}': choose from {known}, or name an existing file"
+            )
+        chosen[name] = _readdressed(name, address) if at else DATASETS[name]
+    return chosen
+
+
+def _feed(path: Path) -> Card:
+    return Card(
+        path.stem,
+        "a feed",
+        "yours",
+        "",
+        "all",
+        "",
+        own_feed,
+        True,
+        source=str(path),
+        needs_data=False,
+        path=path,
+    )
+
+
+def _readdressed(name: str, address: str) -> Card:
+    card = DATASETS[name]
+    if not isinstance(card, Card) or not card.published or len(card.addresses) > 1:
+        raise UserError(f"the data set {name} has no single address on the hub: leave out '@{address}'")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", address):
+        raise UserError(f"'{address}' is no address of the hub: write it as {name}@OWNER/REPO")
+    return replace(card, addresses={"": address}, ran=False)
+
+
+def show(console: Console) -> None:
+    """Every card as a table for a terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    page = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("data set", "what it asks", "size", "split", "licence", "real files", "cite"):
+        page.add_column(title, overflow="fold", no_wrap=title == "data set")
+    for card in cards():
+        ran = Text("run", "green") if card.ran else Text("never run", "yellow")
+        cells = (card.about, card.size, card.splits, card.licence)
+        page.add_row(Text(card.name, "bold"), *map(Text, cells), ran, Text(card.citation))
+    console.print(page)
+    console.print(
+        Text(
+            "A feed of your own: moonshelf evaluate MODEL --suite FILE. Not checked, and addresses: --json.",
+            "dim",
+        )
+    )

@@ -25,8 +25,8 @@ import numpy as np
 
 from moonshelf import images
 from moonshelf.benchmark import metrics
-from moonshelf.benchmark.datasets import TEMPLATES, stems, view
 from moonshelf.benchmark.tasks import says
+from moonshelf.benchmark.views import TEMPLATES, stems, view
 from moonshelf.errors import Problem, UserError
 from moonshelf.model.engine import load_picture
 from moonshelf.product import Product

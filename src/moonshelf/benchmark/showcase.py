@@ -16,7 +16,6 @@ from moonshelf import images
 from moonshelf.benchmark import metrics
 from moonshelf.benchmark.baselines import Moon
 from moonshelf.benchmark.cache import EmbeddingCache
-from moonshelf.benchmark.datasets import sample_shop, view
 from moonshelf.benchmark.report import (
     Card,
     Chip,
@@ -29,7 +28,9 @@ from moonshelf.benchmark.report import (
     chips,
     data_uri,
 )
+from moonshelf.benchmark.shared_sets import sample_shop
 from moonshelf.benchmark.tasks import Encode, Encoder, Result, Retrieval, Vectors, check_vectors, says
+from moonshelf.benchmark.views import view
 from moonshelf.catalogue.rows import THUMBNAIL_SIDE, picture_columns
 from moonshelf.catalogue.tables import why
 from moonshelf.prompts import END_THINK, THINK
