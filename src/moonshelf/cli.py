@@ -95,6 +95,22 @@ def evaluate(
         raise typer.Exit(EXIT_PARTIAL)
 
 
+@app.command()
+def datasets(json: Json = False) -> None:
+    """List the data sets of the benchmark: licence, size, splits, citation, and whether we ever ran them.
+
+    A published one is read from the folder of its name below --data of `evaluate`, as it lies on the hub.
+    """
+    from moonshelf.benchmark.datasets import cards, show
+
+    if json:
+        _print_json([card.as_dict() for card in cards()])
+        return
+    from rich.console import Console
+
+    show(Console())
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def train(
     context: typer.Context,
