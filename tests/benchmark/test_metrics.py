@@ -38,6 +38,11 @@ def _enumerate(scores, gains, function):
     return np.mean([function([gains[i] for i in order]) for order in orders])
 
 
+def _average_precision(ranked):
+    places = [i for i, gain in enumerate(ranked) if gain > 0]
+    return np.mean([(j + 1) / (place + 1) for j, place in enumerate(places)])
+
+
 def _dcg(ranked, k):
     return sum(gain / math.log2(i + 2) for i, gain in enumerate(ranked[:k]))
 
@@ -53,8 +58,11 @@ def test_ties_are_the_expectation_over_all_orders(block, k):
     first = _enumerate(*row, lambda ranked: 1 / (1 + next(i for i, g in enumerate(ranked) if g > 0)))
     ndcg = _enumerate(*row, lambda ranked: _dcg(ranked, k) / _dcg(sorted(row[1], reverse=True), k))
     assert metrics.hit_at_k(scores, gains, k)[0] == pytest.approx(hit)
-    assert metrics.reciprocal_rank(scores, gains)[0] == pytest.approx(first)
+    ranks = metrics.Ranks.of(scores, gains)
+    assert metrics.reciprocal(ranks)[0] == pytest.approx(first)
     assert metrics.ndcg_at_k(scores, gains, k)[0] == pytest.approx(ndcg)
+    precision = _enumerate(*row, _average_precision)
+    assert metrics.average_precision(ranks)[0] == pytest.approx(precision)
 
 
 @settings(max_examples=100, deadline=None)
@@ -69,10 +77,64 @@ def test_values_are_bounded_monotone_and_blind_to_the_order_of_the_gallery(block
         np.testing.assert_allclose(metric(scores[:, column], gains[:, column], k), value, atol=1e-12)
     assert (metrics.hit_at_k(scores, gains, k) <= metrics.hit_at_k(scores, gains, k + 1) + 1e-12).all()
     np.testing.assert_allclose(metrics.hit_at_k(scores, gains, scores.shape[1]), 1)
-    # a rise of every score by an increasing function changes no ranking
-    np.testing.assert_allclose(
-        metrics.reciprocal_rank(np.exp(scores / 10**6), gains), metrics.reciprocal_rank(scores, gains)
+    ranks = metrics.Ranks.of(scores, gains)
+    raised = metrics.Ranks.of(np.exp(scores / 10**6), gains)  # by an increasing function: no ranking changes
+    turned = metrics.Ranks.of(scores[:, column], gains[:, column])
+    for metric in (metrics.reciprocal, metrics.average_precision):
+        value = metric(ranks)
+        assert ((value > 0) & (value <= 1 + 1e-12)).all()
+        np.testing.assert_allclose(metric(raised), value)
+        np.testing.assert_allclose(metric(turned), value)
+        np.testing.assert_allclose(metric(ranks) <= 1, True)
+    first = np.where(metrics.reciprocal(ranks) > 1 - 1e-12, 1.0, 0.0)
+    assert (metrics.hit(ranks, 1) >= first - 1e-12).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(blocks(), st.randoms())
+def test_queries_do_not_touch_each_other(block, random):
+    scores, gains = block
+    order = list(range(len(scores)))
+    random.shuffle(order)
+    for name in ("R@1", "hit@2", "nDCG@3", "MRR", "mAP"):
+        whole = metrics.ranking_metric(name, metrics.Ranks.of(scores, gains))
+        turned = metrics.ranking_metric(name, metrics.Ranks.of(scores[order], gains[order]))
+        np.testing.assert_allclose(turned, whole[order])
+        alone = [
+            metrics.ranking_metric(name, metrics.Ranks.of(scores[i : i + 1], gains[i : i + 1]))[0]
+            for i in range(len(scores))
+        ]
+        np.testing.assert_allclose(alone, whole)
+
+
+def test_hit_is_another_name_and_an_unknown_name_is_refused():
+    ranks = metrics.Ranks.of(np.arange(6.0).reshape(2, 3), np.eye(3)[:2])
+    np.testing.assert_array_equal(
+        metrics.ranking_metric("hit@1", ranks), metrics.ranking_metric("R@1", ranks)
     )
+    with pytest.raises(ValueError, match="unknown metric P@1"):
+        metrics.ranking_metric("P@1", ranks)
+
+
+def test_a_higher_grade_can_be_asked_for():
+    ranks = metrics.Ranks.of([[3.0, 2.0, 1.0]], [[1.0, 0.0, 3.0]])
+    assert metrics.reciprocal(ranks)[0] == 1 and metrics.reciprocal(ranks.at_least(2))[0] == pytest.approx(
+        1 / 3
+    )
+    with pytest.raises(ValueError, match="no item of gain 4"):
+        ranks.at_least(4)
+
+
+def test_a_random_order_is_the_mean_over_many():
+    rng = np.random.default_rng(9)
+    gains = np.zeros((1, 12))
+    gains[0, :4] = [3, 1, 1, 2]
+    chance = metrics.Ranks.of(np.zeros((1, 12)), gains)
+    drawn = metrics.Ranks.of(rng.random((20000, 12)), np.repeat(gains, 20000, axis=0))
+    for name in ("R@3", "nDCG@5", "MRR", "mAP"):
+        expected = metrics.ranking_metric(name, chance)[0]
+        assert metrics.ranking_metric(name, drawn).mean() == pytest.approx(expected, abs=0.008)
+        assert metrics.ranking_metric(name, drawn.shuffled())[0] == pytest.approx(expected)
 
 
 def test_a_constant_score_is_chance():
@@ -98,11 +160,13 @@ def test_equal_to_ranx_without_ties():
     }
     run = {q: {f"d{j}": float(s) for j, s in enumerate(row)} for q, row in zip(names, scores, strict=True)}
     ranked = Run(run)
-    evaluate(Qrels(qrels), ranked, ["hit_rate@1", "hit_rate@10", "mrr", "ndcg@10"])
+    evaluate(Qrels(qrels), ranked, ["hit_rate@1", "hit_rate@10", "mrr", "ndcg@10", "map"])
+    ranks = metrics.Ranks.of(scores, gains)
     for theirs, ours in (
         ("hit_rate@1", metrics.hit_at_k(scores, gains, 1)),
         ("hit_rate@10", metrics.hit_at_k(scores, gains, 10)),
-        ("mrr", metrics.reciprocal_rank(scores, gains)),
+        ("mrr", metrics.reciprocal(ranks)),
+        ("map", metrics.average_precision(ranks)),
         ("ndcg@10", metrics.ndcg_at_k(scores, gains, 10)),
     ):
         np.testing.assert_allclose([ranked.scores[theirs][q] for q in names], ours, err_msg=theirs)
@@ -118,6 +182,18 @@ def test_ndcg_with_ties_is_scikit_learns():
     for k in (1, 5, 12, 50):
         expected = [ndcg_score(gains[i : i + 1], scores[i : i + 1], k=k) for i in range(20)]
         np.testing.assert_allclose(metrics.ndcg_at_k(scores, gains, k), expected)
+
+
+def test_average_precision_without_ties_is_scikit_learns():
+    from sklearn.metrics import average_precision_score
+
+    rng = np.random.default_rng(8)
+    scores = rng.permuted(np.tile(np.arange(40.0), (25, 1)), axis=1)
+    gains = (rng.random((25, 40)) < 0.2).astype(float)
+    gains[:, 5] = 1
+    expected = [average_precision_score(gain, score) for gain, score in zip(gains, scores, strict=True)]
+    found = metrics.average_precision(metrics.Ranks.of(scores, gains))
+    np.testing.assert_allclose(found, expected)
 
 
 def test_neighbours_and_centroids_are_scikit_learns():

@@ -139,9 +139,14 @@ def test_nothing_kept_says_what_to_do(tmp_path):
 
 
 def test_pictures_come_back(tmp_path):
-    rows = {("toy", "b"): b"\xff\xd8 two", ("toy", "a"): b"\xff\xd8 one"}
+    rows = {
+        ("toy", "b"): ("a shoe", b"\xff\xd8 two"),
+        ("toy", "a"): ("", b"\xff\xd8"),
+        ("z", "a"): ("b", b""),
+    }
     path = predictions.write_pictures(rows, tmp_path)
-    assert predictions.read_pictures(tmp_path) == rows
+    assert predictions.read_pictures(tmp_path) == {key: row[1] for key, row in rows.items() if row[1]}
+    assert predictions.read_texts(tmp_path) == {("toy", "b"): "a shoe", ("z", "a"): "b"}
     path.write_bytes(b"no table")
     with pytest.raises(UserError, match="is damaged"):
         predictions.read_pictures(tmp_path)

@@ -72,7 +72,7 @@ def test_grades_count_in_ndcg_and_only_the_best_in_hits():
 
 
 def test_a_long_query_list_is_scored_in_blocks(monkeypatch):
-    monkeypatch.setattr("moonshelf.benchmark.tasks.BLOCK", 3)
+    monkeypatch.setattr("moonshelf.benchmark.exact.QUERIES", 3)
     titles = [f"word{i} thing" for i in range(10)]
     queries, gallery = products(titles, "q"), products(titles)
     relevant = [{f"p{i}": 1.0} for i in range(10)]
@@ -125,6 +125,7 @@ def labelling(**more):
         "reads": TEXT,
         "key": "colour",
         "commonest": "blue",
+        "metrics": ("accuracy",),
         **more,
     }
     return Labelling("toy", "colour", "text", **settings)

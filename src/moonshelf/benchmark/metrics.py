@@ -1,18 +1,18 @@
-"""Ranking and label metrics on score blocks, and bootstrap intervals; numpy only, all in float64.
+"""Ranking metrics, label scores, and bootstrap intervals; numpy only, all in float64.
 
-Choices: every function takes one block of queries, `scores` (q, g) and `gains` (q, g) with 0 for "not
-relevant", and returns one value a query, so that a large evaluation streams over blocks. **Ties**: a
-value is its expectation over a uniformly random order of the tied items; so a model that gives every
-item the same score gets exactly the chance level, which is also how the chance level is computed.
-`similarity` rounds to 9 decimals first, because a matrix product may give two equal vectors scores that
-differ in the last bit, and such a difference is no ranking.
-R@k is the hit rate (a relevant item among the first k), as it is reported for one-of-a-kind retrieval.
+Choices: a ranking metric takes `Ranks`, the places of the relevant items, and returns one value a query;
+places come from dense scores, from exact search in blocks, or from kept predictions. **Ties**: a value is
+its expectation over a uniformly random order of the tied items; so a model that gives every item the same
+score gets exactly the chance level, which is also how the chance level is computed. `similarity` rounds to 9
+decimals first, because a matrix product may give two equal vectors scores that differ in the last bit, and
+such a difference is no ranking. R@k, or hit@k, is the hit rate (a relevant item among the first k), as it is
+reported for one-of-a-kind retrieval. nDCG counts grades; the others take every item of a gain above 0.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 TIE_DECIMALS = 9  # float32 vectors carry about 7: closer scores are equal
 
@@ -30,40 +31,127 @@ def similarity(queries: ArrayLike, gallery: ArrayLike) -> Floats:
     return np.round(left @ right.T, TIE_DECIMALS)
 
 
-def hit_at_k(scores: ArrayLike, gains: ArrayLike, k: int) -> Floats:
+@dataclass(frozen=True)
+class Ranks:
+    """Places of the relevant items of some queries: one entry an item, `query` ascending, gains above 0.
+
+    With the size of the gallery, this is all that a ranking metric needs, ties included.
+    """
+
+    query: Ints  # 0 ... queries - 1, each at least once
+    gain: Floats
+    above: Ints  # items with a strictly higher score
+    tied: Ints  # items with just this score, itself among them
+    gallery: int
+
+    @classmethod
+    def of(cls, scores: ArrayLike, gains: ArrayLike) -> Ranks:
+        """From dense `scores` and `gains` (queries, gallery). Raises ValueError for what has no ranking."""
+        score, gain = _checked(scores, gains)
+        query, column = np.nonzero(gain > 0)
+        above, tied = np.empty(len(query), np.int64), np.empty(len(query), np.int64)
+        bounds = np.searchsorted(query, np.arange(len(score) + 1))
+        for row in range(len(score)):
+            part = slice(bounds[row], bounds[row + 1])
+            ranked, own = np.sort(score[row]), score[row, column[part]]
+            right = np.searchsorted(ranked, own, "right")
+            above[part], tied[part] = len(ranked) - right, right - np.searchsorted(ranked, own, "left")
+        return cls(query, gain[query, column], above, tied, score.shape[1])
+
+    def at_least(self, gain: float) -> Ranks:
+        """Only the items of at least this gain. Raises ValueError if a query loses all of them."""
+        keep = self.gain >= gain
+        kept = Ranks(self.query[keep], self.gain[keep], self.above[keep], self.tied[keep], self.gallery)
+        if len(np.unique(kept.query)) < len(np.unique(self.query)):
+            raise ValueError(f"a query has no item of gain {gain}")
+        return kept
+
+    def shuffled(self) -> Ranks:
+        """The same queries with all items tied: any metric of it is that of a random order."""
+        nowhere = np.zeros_like(self.above)
+        return Ranks(self.query, self.gain, nowhere, np.full_like(self.tied, self.gallery), self.gallery)
+
+
+def ranking_metric(name: str, ranks: Ranks) -> Floats:
+    """(q,) values of `R@k` or its other name `hit@k`, `nDCG@k`, `MRR` or `mAP`."""
+    kind, _, k = name.partition("@")
+    if kind in ("R", "hit"):
+        return hit(ranks, int(k))
+    if kind == "nDCG":
+        return ndcg(ranks, int(k))
+    if name == "MRR":
+        return reciprocal(ranks)
+    if name == "mAP":
+        return average_precision(ranks)
+    raise ValueError(f"unknown metric {name}")
+
+
+def hit(ranks: Ranks, k: int) -> Floats:
     """(q,) probability that one of the first `k` items is relevant, over random orders of ties."""
-    above, tied, relevant = _best_tie(scores, gains)
-    slots = np.clip(k - above, 0, tied)
-    return np.array([1.0 - _miss(*row) for row in zip(tied, relevant, slots, strict=True)])
+    ties = _Ties.of(ranks)
+    slots = np.clip(k - ties.above, 0, ties.tied)[ties.first]
+    best = zip(
+        ties.tied[ties.first].tolist(), ties.relevant[ties.first].tolist(), slots.tolist(), strict=True
+    )
+    return np.array([1.0 - _miss(*row) for row in best])
 
 
-def reciprocal_rank(scores: ArrayLike, gains: ArrayLike) -> Floats:
+def reciprocal(ranks: Ranks) -> Floats:
     """(q,) expectation of 1 / rank of the first relevant item."""
-    above, tied, relevant = _best_tie(scores, gains)
-    return np.array([_expected_reciprocal(*row) for row in zip(above, tied, relevant, strict=True)])
+    ties = _Ties.of(ranks)
+    columns = (ties.above, ties.tied, ties.relevant)
+    best = zip(*(column[ties.first].tolist() for column in columns), strict=True)
+    return np.array([_expected_reciprocal(*row) for row in best])
 
 
-def ndcg_at_k(scores: ArrayLike, gains: ArrayLike, k: int) -> Floats:
+def ndcg(ranks: Ranks, k: int) -> Floats:
     """(q,) nDCG with linear gains and 1/log2(rank + 1); tied items share the mean gain of their tie.
 
     The mean over a tie is the exact expectation, because DCG is linear in the gains (McSherry and
     Najork, ECIR 2008).
     """
-    score, gain = _checked(scores, gains)
-    order = np.argsort(-score, axis=1, kind="stable")
-    ranked_gain = np.take_along_axis(gain, order, axis=1)
-    ranked_score = np.take_along_axis(score, order, axis=1)
-    n = score.shape[1]
-    discount = np.zeros(n)
-    discount[: min(k, n)] = 1.0 / np.log2(np.arange(min(k, n)) + 2.0)
-    # number the ties of all rows through, then average the gains within each
-    new = np.ones_like(ranked_score, dtype=bool)
-    new[:, 1:] = ranked_score[:, 1:] != ranked_score[:, :-1]
-    tie = np.cumsum(new.ravel()) - 1
-    mean = np.bincount(tie, weights=ranked_gain.ravel()) / np.bincount(tie)
-    dcg = (mean[tie].reshape(score.shape) * discount).sum(axis=1)
-    ideal = (-np.sort(-gain, axis=1) * discount).sum(axis=1)
+    ties = _Ties.of(ranks)
+    discount = np.zeros(ranks.gallery + 1)  # summed over the first 0, 1, 2 ... places
+    first = min(k, ranks.gallery)
+    discount[1 : first + 1] = np.cumsum(1.0 / np.log2(np.arange(first) + 2.0))
+    discount[first + 1 :] = discount[first]
+    reached = discount[ties.above + ties.tied] - discount[ties.above]
+    dcg = np.add.reduceat(ties.gain / ties.tied * reached, ties.first)
+    order = np.lexsort((-ranks.gain, ranks.query))
+    starts = np.flatnonzero(np.diff(ranks.query, prepend=-1))
+    place = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
+    ideal = np.add.reduceat(ranks.gain[order] * (discount[place + 1] - discount[place]), starts)
     return dcg / ideal
+
+
+def average_precision(ranks: Ranks) -> Floats:
+    """(q,) expectation of average precision over random orders of ties, the whole gallery deep.
+
+    A relevant item at place j of a tie of t with r relevant ones has (j - 1)(r - 1)/(t - 1) relevant ones
+    before it within the tie, on average (McSherry and Najork, ECIR 2008).
+    """
+    ties = _Ties.of(ranks)
+    harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, ranks.gallery + 1))])
+    steps = np.where(
+        ties.tied == 1, 1.0 / (ties.above + 1.0), harmonic[ties.above + ties.tied] - harmonic[ties.above]
+    )
+    share = (ties.relevant - 1.0) / np.maximum(ties.tied - 1.0, 1.0)
+    counted = np.concatenate([[0], np.cumsum(ties.relevant)[:-1]])
+    sizes = np.diff(ties.first, append=len(ties.above))
+    before = counted - np.repeat(counted[ties.first], sizes)  # relevant ones in earlier ties
+    sums = share * ties.tied + (before + 1.0 - share * (ties.above + 1.0)) * steps
+    total = np.add.reduceat(ties.relevant, ties.first)
+    return np.add.reduceat(ties.relevant / ties.tied * sums, ties.first) / total
+
+
+def hit_at_k(scores: ArrayLike, gains: ArrayLike, k: int) -> Floats:
+    """`hit` of dense (q, g) scores and gains."""
+    return hit(Ranks.of(scores, gains), k)
+
+
+def ndcg_at_k(scores: ArrayLike, gains: ArrayLike, k: int) -> Floats:
+    """`ndcg` of dense (q, g) scores and gains."""
+    return ndcg(Ranks.of(scores, gains), k)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,30 +177,49 @@ def bootstrap(
 
     With a single cluster nothing can be said about the spread: the interval is then [nan, nan].
     """
+    value = checked_values(values)
+    member, m = members(len(value), clusters)
+    if m == 1:
+        return Interval(float(value.mean()), math.nan, math.nan, len(value), 1)
+    means = resampled_means(value, member, m, resamples, seed)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(value.mean()), float(low), float(high), len(value), m)
+
+
+def checked_values(values: ArrayLike) -> Floats:
+    """One finite value a row, at least one of them; else ValueError."""
     value = np.asarray(values, np.float64)
     if value.ndim != 1 or not len(value):
         raise ValueError("a mean needs at least one value")
     if not np.isfinite(value).all():
         raise ValueError("the values to average are not all finite")
+    return value
+
+
+def members(rows: int, clusters: Sequence[str] | None) -> tuple[NDArray[np.intp], int]:
+    """The cluster of each row as a number, and how many there are; without names each row is its own."""
     if clusters is None:
-        member: NDArray[np.intp] = np.arange(len(value))
-    else:
-        if len(clusters) != len(value):
-            raise ValueError(f"{len(value)} values but {len(clusters)} cluster names")
-        _, member = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
-    total = np.bincount(member, weights=value)
-    count = np.bincount(member)
-    m = len(total)
-    if m == 1:
-        return Interval(float(value.mean()), math.nan, math.nan, len(value), 1)
+        return np.arange(rows), rows
+    if len(clusters) != rows:
+        raise ValueError(f"{rows} values but {len(clusters)} cluster names")
+    names, member = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
+    return member, len(names)
+
+
+def draws(clusters: int, resamples: int, seed: int) -> Iterator[Ints]:
+    """How often each cluster is drawn, in blocks (some resamples, clusters); the same for the same seed."""
     rng = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    step = max(1, 4_000_000 // m)  # bounds the memory of the draws to 32 MB
+    step = max(1, 4_000_000 // clusters)  # bounds the memory of the draws to 32 MB
     for start in range(0, resamples, step):
-        draws = rng.multinomial(m, np.full(m, 1.0 / m), size=min(step, resamples - start))
-        means[start : start + len(draws)] = (draws @ total) / (draws @ count)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(value.mean()), float(low), float(high), len(value), m)
+        yield rng.multinomial(clusters, np.full(clusters, 1.0 / clusters), size=min(step, resamples - start))
+
+
+def resampled_means(
+    value: Floats, member: NDArray[np.intp], clusters: int, resamples: int, seed: int
+) -> Floats:
+    """(resamples,) means of `value` when whole clusters are drawn."""
+    total, count = np.bincount(member, weights=value), np.bincount(member)
+    return np.concatenate([(drawn @ total) / (drawn @ count) for drawn in draws(clusters, resamples, seed)])
 
 
 def knn_scores(queries: ArrayLike, fitted: ArrayLike, labels: ArrayLike, n_labels: int, k: int = 5) -> Floats:
@@ -157,23 +264,38 @@ def _checked(scores: ArrayLike, gains: ArrayLike) -> tuple[Floats, Floats]:
     return score, gain
 
 
-def _best_tie(scores: ArrayLike, gains: ArrayLike) -> tuple[NDArray[np.int64], ...]:
-    """Per query: items above the best relevant one, items tied with it, relevant ones among those."""
-    score, gain = _checked(scores, gains)
-    relevant = gain > 0
-    best = np.where(relevant, score, -np.inf).max(axis=1, keepdims=True)
-    tied = score == best
-    return (score > best).sum(axis=1), tied.sum(axis=1), (tied & relevant).sum(axis=1)
+@dataclass(frozen=True)
+class _Ties:
+    """Relevant items that share a score are one entry; by query, best first."""
+
+    above: Ints
+    tied: Ints
+    relevant: Ints  # how many of the tied items
+    gain: Floats  # of these together
+    first: Ints  # (q,) the entry of each query's best tie
+
+    @classmethod
+    def of(cls, ranks: Ranks) -> _Ties:
+        order = np.lexsort((ranks.above, ranks.query))
+        query, above = ranks.query[order], ranks.above[order]
+        starts = np.flatnonzero((np.diff(query, prepend=-1) != 0) | (np.diff(above, prepend=-1) != 0))
+        sizes = np.diff(starts, append=len(order))
+        gain = np.add.reduceat(ranks.gain[order], starts)
+        first = np.flatnonzero(np.diff(query[starts], prepend=-1))
+        return cls(above[starts], ranks.tied[order][starts], sizes, gain, first)
 
 
 @lru_cache(maxsize=65536)
 def _miss(tied: int, relevant: int, slots: int) -> float:
     """Probability that `slots` of `tied` items, drawn without replacement, hold none of the relevant."""
-    return math.comb(int(tied - relevant), int(slots)) / math.comb(int(tied), int(slots))
+    if slots > tied - relevant:
+        return 0.0
+    drawn = np.arange(slots)
+    return float(np.prod((tied - relevant - drawn) / (tied - drawn)))
 
 
 @lru_cache(maxsize=65536)
 def _expected_reciprocal(above: int, tied: int, relevant: int) -> float:
-    above, tied, relevant = int(above), int(tied), int(relevant)
-    ways = math.comb(tied, relevant)
-    return sum(math.comb(tied - j, relevant - 1) / ways / (above + j) for j in range(1, tied - relevant + 2))
+    before = np.arange(tied - relevant + 1)  # irrelevant items of the tie that come first
+    none_yet = np.cumprod(np.concatenate([[1.0], (tied - relevant - before[:-1]) / (tied - before[:-1])]))
+    return float((none_yet * relevant / (tied - before) / (above + before + 1)).sum())

@@ -8,28 +8,28 @@ Columns of every file: `id` (str), `cluster` (str: rows of one cluster vary toge
 be encoded; a row that is not `ok` counts as a miss), `text` (str: the words shown, may be empty). Then by
 `Head.kind`:
 
-- `ranking`: `relevant` (list<str>: keys of the relevant gallery items, one entry an item), `gains`
-  (list<float>: of the same items), `relevant_scores` (list<float>), `above` (list<int>: gallery items with
-  a strictly higher score), `tied` (list<int>: items with just this score, itself among them), `top`
-  (list<str>: ids of the first 10 of the gallery, ties in gallery order), `top_scores` (list<float>).
-  Score lists and `top` are empty where the query is not `ok`. `relevant_scores` is -inf where the
-  relevant item could not be encoded.
+- `ranking`: `relevant` (list<str>: ids of the relevant gallery items), `gains` (list<float>: of the same
+  items), `relevant_scores` (list<float>), `above` (list<int>: gallery items with a strictly higher score),
+  `tied` (list<int>: items with just this score, itself among them), `top` (list<str>: ids of the first 10
+  of the gallery, ties in gallery order), `top_scores` (list<float>). The lists of scores and places, and
+  `top`, are empty where the query is not `ok`. A relevant item that could not be encoded scores -inf: it
+  ties with all such items at the end.
 - `labels`: `truth` (str), `predicted` (str: the first of the best; "" where nothing was written), `best`
   (list<str>: all labels that tie for the highest score; empty where nothing was predicted), `score` (float:
   of the best label, NaN where a rationale was read), `correct` (float in [0, 1]: a tie counts with its
   expectation), `exact` (float: as written, letter for letter; NaN where a similarity decided), `rationale`
   (str, "" where none was written), `valid` (bool: it kept its format).
 - `sets`: attributes as sets: `truth` and `predicted` (list<str>, each `key: value`), `rationale`, `valid`.
-- `pairs`: `left`, `right` (str: ids), `score` (float), `same` (bool), `held_out` (bool: the figures are of
-  these rows; the threshold was chosen on the others). `id` is `left ~ right`, `text` is empty.
+- `pairs`: `left`, `right` (str: ids), `score` (float), `same` (bool), `held_out` (bool: F1 and accuracy are
+  of these rows, their threshold was chosen on the others; AP and ROC-AUC are of all). `id` is
+  `left ~ right`, `text` is empty. A pair that is not `ok` scores -1.
 
 Ranking, labels and sets also have one float column for each name in `Head.metrics` that is a mean over
-rows (`R@1`, `nDCG@10`, `accuracy`, `F1` …): a row's own value. Figures that are no means (`macro F1`,
+rows (`R@1`, `nDCG@10`, `accuracy` …): a row's own value. Figures that are no means (`macro F1`,
 `AP`) have none. Files are written with zstd by an atomic rename; floats are float64.
 
-Methods of a ranking are `ranking`, and for the curve of shortened vectors `ranking, 128 dims`,
-`ranking, int8`, `ranking, binary`. Pictures of the worst queries and of what they found first lie beside
-in `OUT/pictures.parquet`: `dataset`, `id` (str), `picture` (binary: JPEG of at most 160 pixels).
+What the worst queries show, want and found first lies beside in `OUT/pictures.parquet`: `dataset`, `id`,
+`text` (str), `picture` (binary: JPEG of at most 160 pixels, empty where there is none).
 """
 
 from __future__ import annotations
@@ -175,8 +175,8 @@ def read_all(out: Path) -> Iterator[Predictions]:
     return (read(path) for path in paths)
 
 
-def write_pictures(rows: Mapping[tuple[str, str], bytes], out: Path) -> Path:
-    """`(dataset, id) -> JPEG bytes` as `out/pictures.parquet`."""
+def write_pictures(rows: Mapping[tuple[str, str], tuple[str, bytes]], out: Path) -> Path:
+    """`(dataset, id) -> (text, JPEG bytes)` as `out/pictures.parquet`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -185,7 +185,8 @@ def write_pictures(rows: Mapping[tuple[str, str], bytes], out: Path) -> Path:
         {
             "dataset": pa.array([key[0] for key in keys], pa.string()),
             "id": pa.array([key[1] for key in keys], pa.string()),
-            "picture": pa.array([rows[key] for key in keys], pa.binary()),
+            "text": pa.array([rows[key][0] for key in keys], pa.string()),
+            "picture": pa.array([rows[key][1] for key in keys], pa.binary()),
         }
     )
     out.mkdir(parents=True, exist_ok=True)
@@ -197,6 +198,15 @@ def write_pictures(rows: Mapping[tuple[str, str], bytes], out: Path) -> Path:
 
 def read_pictures(out: Path) -> dict[tuple[str, str], bytes]:
     """`(dataset, id) -> JPEG bytes`; empty where none were kept. Raises UserError for a damaged file."""
+    return {key: bytes(row["picture"]) for key, row in _shown(out).items() if row["picture"]}
+
+
+def read_texts(out: Path) -> dict[tuple[str, str], str]:
+    """`(dataset, id) -> words`; empty where none were kept. Raises UserError for a damaged file."""
+    return {key: str(row["text"]) for key, row in _shown(out).items() if row["text"]}
+
+
+def _shown(out: Path) -> dict[tuple[str, str], dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -204,11 +214,10 @@ def read_pictures(out: Path) -> dict[tuple[str, str], bytes]:
     if not path.is_file():
         return {}
     try:
-        table = pq.read_table(path, columns=["dataset", "id", "picture"])
+        table = pq.read_table(path, columns=["dataset", "id", "text", "picture"])
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path.name} is damaged: delete it, the report goes without pictures") from error
-    rows = zip(*(table.column(name).to_pylist() for name in ("dataset", "id", "picture")), strict=True)
-    return {(str(dataset), str(key)): bytes(picture) for dataset, key, picture in rows}
+    return {(str(row["dataset"]), str(row["id"])): row for row in table.to_pylist()}
 
 
 def _head(path: Path, written: bytes | None) -> Head:

@@ -50,6 +50,7 @@ COLUMNS = (
 )  # fmt: skip
 ALL, OMITTED = "all attributes", "attributes that the title leaves out"
 VIEWS = ("image", "image + text")
+HEADLINES = ("nDCG@10", "R@1", "accuracy")  # the metrics that the page shows
 KINDS = {"text": "Words", "image": "Photo", "composed": "Photo and words"}
 Rows = Mapping[str, Mapping[str, Any]]  # id -> COLUMNS of the store
 
@@ -237,6 +238,8 @@ def score(page: Page, shop: Shop, rows: Rows, model: MoonModel, reason: str, cac
     for task in dataset.tasks:
         for encoder in encoders:
             for r in task.run(encoder, store.encode):
+                if r.metric not in HEADLINES:
+                    continue
                 if r.method != "rationale":
                     page.figures.append(r)
                 elif r.value is not None:

@@ -1,0 +1,189 @@
+"""The words that tasks, encoders and results share: what is shown, what an encoder gives, what a figure is.
+
+Everything else in this room imports it, and it imports none of them. `why_not` and `check_vectors` decide
+who can be scored: an encoder that cannot do a task gets a result without a value and with the reason, never
+a made-up number, and one whose vectors are broken stops the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from moonshelf.errors import Problem, UserError
+from moonshelf.product import Product
+
+TEXT, IMAGE = frozenset({"text"}), frozenset({"image"})
+BOTH = TEXT | IMAGE
+
+
+@dataclass
+class Vectors:
+    """What an encoder gives for n products, in their order."""
+
+    vectors: np.ndarray  # (n, dim) float32; a row that is not `ok` is zero
+    ok: np.ndarray  # (n,) bool: the product could be encoded
+    rationales: list[str]  # "" where none was written
+    valid: np.ndarray  # (n,) bool: the rationale kept its format
+    problems: list[Problem] = field(default_factory=list)
+    tokens: np.ndarray | None = None  # (n,) int: tokens written; None or -1 where that is not known
+
+
+class Encoder(Protocol):
+    """A model or a peer. `fingerprint` names weights and settings: equal ones give equal vectors.
+
+    One that encodes what is searched for in another way than what is found has a `queries` encoder too.
+    """
+
+    name: str
+    fingerprint: str
+    reads: frozenset[str]  # of "text" and "image"
+    one_space: bool  # a text vector and an image vector can be compared
+    writes: bool  # gives rationales
+    cheap: bool  # not worth a cache on disk
+
+    def encode(self, products: Sequence[Product]) -> Vectors: ...
+
+
+Encode = Callable[[Encoder, Sequence[Product]], Vectors]
+
+
+@dataclass(frozen=True)
+class Versus:
+    """The paired difference to a baseline on the same rows."""
+
+    baseline: str
+    difference: float
+    low: float | None  # bootstrap interval, 95 %; None with a single cluster
+    high: float | None
+    p: float | None  # two-sided, of the same bootstrap
+    mcnemar: float | None = None  # exact or corrected; only for 0/1 values of independent rows
+
+    @property
+    def significant(self) -> bool:
+        """The interval leaves zero out: p < 0.05, uncorrected for the number of figures."""
+        return self.p is not None and self.p < 0.05
+
+
+@dataclass(frozen=True)
+class Result:
+    """One figure with everything needed to judge it; `value` is None where the encoder cannot do it."""
+
+    dataset: str
+    task: str
+    view: str  # what the query or the product shows: image, text, both …
+    method: str  # ranking, label similarity, rationale, 5 neighbours fitted …
+    metric: str
+    encoder: str
+    value: float | None
+    low: float | None = None  # bootstrap interval, 95 %
+    high: float | None = None
+    n: int = 0
+    clusters: int = 0
+    gallery: int = 0  # items or labels to choose from
+    chance: float | None = None  # of a random order or a random label
+    constant: float | None = None  # of always giving the commonest training label
+    note: str = ""
+    versus: Versus | None = None  # against the baseline of the run
+    predictions: str = ""  # name of the file that the figure can be made from again
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Result:
+        versus = record.get("versus")
+        return cls(**{**record, "versus": Versus(**versus) if versus else None})
+
+    @property
+    def at_chance(self) -> bool:
+        """The interval does not clear chance; only said of at least 30 values."""
+        if self.value is None or self.low is None or self.chance is None or self.n < 30:
+            return False
+        return self.low <= self.chance + 1e-9
+
+
+class Named(Protocol):
+    """What every task says of itself."""
+
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def view(self) -> str: ...
+
+
+def unable(
+    task: Named, method: str, metric: str, encoder: Encoder, why: str, n: int, gallery: int = 0
+) -> Result:
+    """The result of an encoder that cannot do a task."""
+    head = (task.dataset, task.name, task.view, method, metric, encoder.name)
+    return Result(*head, value=None, n=n, gallery=gallery, note=why)
+
+
+def asking(encoder: Encoder) -> Encoder:
+    """The encoder of what is searched for: itself, unless it encodes queries in another way."""
+    return getattr(encoder, "queries", None) or encoder
+
+
+def why_not(encoder: Encoder, query: frozenset[str], gallery: frozenset[str]) -> str | None:
+    """Why an encoder cannot compare what the queries show with what the gallery shows; None if it can."""
+    for shown in (query, gallery):
+        if not encoder.reads & shown:
+            return cannot_read(shown)
+    if not encoder.one_space and not encoder.reads & query & gallery:
+        return "it has no common space for text and pictures"
+    return None
+
+
+def cannot_read(shown: frozenset[str]) -> str:
+    return f"it does not read {' or '.join(sorted(shown))}"
+
+
+def check_vectors(encoder: Encoder, out: Vectors, *, allow_zero: bool = False) -> None:
+    """Sanity gate before any score: raises UserError unless vectors are finite, unit length, not constant."""
+    vectors = np.asarray(out.vectors, np.float64)[out.ok]
+    if not len(vectors):
+        raise UserError(f"{encoder.name} could encode none of the products: check the images and the titles")
+    check_finite(encoder, out.vectors[out.ok])
+    norms = np.linalg.norm(vectors, axis=1)
+    unit = np.abs(norms - 1) < 1e-3
+    if allow_zero:
+        unit |= norms == 0
+    if not unit.all():
+        raise UserError(
+            f"{encoder.name} gives vectors of length {norms[~unit][0]:.4g} instead of 1: normalise them"
+        )
+    if len(vectors) > 1 and np.ptp(vectors, axis=0).max() < 1e-6:
+        raise UserError(
+            f"{encoder.name} gives one vector for {len(vectors)} products: "
+            "check that the prompt, the pictures and the weights reach the model"
+        )
+
+
+def check_finite(encoder: Encoder, vectors: np.ndarray) -> None:
+    """Raises UserError where a vector holds NaN or infinity; every computed row passes here."""
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        raise UserError(
+            f"{encoder.name} gives vectors that are not finite ({int((~finite).sum())} of {len(finite)}): "
+            "check its weights"
+        )
+
+
+def check_ids(task: str, what: str, products: Sequence[Product]) -> None:
+    """Raises UserError where two of `products` share an id: predictions could not be told apart."""
+    seen: set[str] = set()
+    for product in products:
+        if product.id in seen:
+            raise UserError(f"the {what} of {task} hold the id {product.id} twice: give each its own")
+        seen.add(product.id)
+
+
+def words(product: Product) -> str:
+    """The words that a product shows, in one line."""
+    return " ".join(f"{product.title} {product.description}".split())
