@@ -58,7 +58,10 @@ def evaluate(
         str | None, typer.Argument(help="Folder of a model, or 'starter'; none scores peers alone.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the validation data sets.")] = None,
-    suite: Annotated[str, typer.Option(help="validation, sampleshop, or one data set.")] = "validation",
+    suite: Annotated[
+        str, typer.Option(help="validation, names of `moonshelf datasets`, or a feed of your own.")
+    ] = "validation",
+    download: Annotated[bool, typer.Option(help="Fetch what is missing of it, and pictures.")] = False,
     against: Annotated[str, typer.Option(help="Peers: tfidf,minilm,efficientnet,concat.")] = "",
     reason: Annotated[str, typer.Option(help="Modes to score: off,on,auto.")] = "off,on",
     limit: Annotated[int | None, typer.Option(min=2, help="At most so many validation rows.")] = None,
@@ -84,7 +87,7 @@ def evaluate(
     with Console(stderr=True).status("evaluate") as status:
         report = run(
             loaded, suite=suite, data=data, against=peers, reason=modes, limit=limit, fit_rows=fit_rows,
-            cache=cache, batch_tokens=batch_tokens, say=status.update,
+            download=download, cache=cache, batch_tokens=batch_tokens, say=status.update,
         )  # fmt: skip
     console = Console()
     console.width = max(console.width, 150)

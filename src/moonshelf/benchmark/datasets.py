@@ -194,7 +194,7 @@ _CARDS = (
     Card(
         "implicitave", "attribute values that only the photo tells, five domains", "not stated",
         "68,604 train, 1,610 checked", "evaluation", "Zou et al., ImplicitAVE, ACL 2024, arXiv:2404.15592",
-        hub_sets.implicit_ave, False,
+        hub_sets.implicit_ave, True,
         source="clone github.com/HenryPengZou/ImplicitAVE there; its photos come with it or from its links",
         unverified="licence",
     ),
@@ -228,7 +228,7 @@ def select(suite: str) -> dict[str, Callable[..., Dataset]]:
         if name not in DATASETS:
             known = ", ".join(dict.fromkeys((*SUITES, *DATASETS)))
             raise UserError(
-                f"there is no suite, data set or feed '{part}': choose from {known}, or name an existing file"
+                f"there is no suite or data set '{part}': choose from {known}, or name the file of a feed"
             )
         chosen[name] = _readdressed(name, address) if at else DATASETS[name]
     return chosen

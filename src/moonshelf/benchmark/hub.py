@@ -30,7 +30,7 @@ def locate(
         )
     folder = data / name
     missing = [part for part in addresses or ("",) if not _holds_files(folder / part)]
-    if not missing:
+    if not missing or _holds_files(folder, besides=addresses):  # then in another layout: its reader knows
         return folder
     if not addresses:
         raise UserError(f"there is no {name} in the data folder {data.name}: {how}")
@@ -45,8 +45,11 @@ def locate(
     return folder
 
 
-def _holds_files(folder: Path) -> bool:
-    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+def _holds_files(folder: Path, besides: Collection[str] = ()) -> bool:
+    if not folder.is_dir():
+        return False
+    names = {path.name.removesuffix(".part") for path in folder.iterdir() if not path.name.startswith(".")}
+    return bool(names - set(besides))
 
 
 def _command(address: str, folder: Path) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from moonshelf import attributes, images
@@ -50,9 +50,10 @@ def _ranking(
         pool = [f"cand_pool/local/mbeir_{mbeir}_cand_pool.jsonl"]
         found = {"did": "id", "txt": "title", "img_path": "images"}
         truth = _read_qrels(split, f"qrels/test/mbeir_{mbeir}_test_qrels.txt")
-        ids = (json.loads(line)["did"] for line in split.path(pool[0]).open(encoding="utf-8"))
+        ids: Iterable[str] = _ids(split.path(pool[0]), "did")
+        root: Path | None = split.root
     else:
-        fields = found = {}
+        fields, found, root = {}, {}, None
         asked = split.find(f"{part}query-*.parquet", f"{part}query/*.parquet")
         pool = split.find(f"{part}corpus-*.parquet", f"{part}corpus/*.parquet")
         truth = {}
@@ -63,13 +64,27 @@ def _ranking(
             for row in table(split.path(name), columns):
                 truth.setdefault(str(row["query"]), {})[str(row["item"])] = _gain(name, row["score"])
         ids = (str(row["id"]) for name in pool for row in table(split.path(name), {"id": ("id",)}))
-    queries = split.read(asked, keep=lambda p: any(truth.get(p.id, {}).values()), fields=fields, limit=limit)
+    has_truth = {query for query, gains in truth.items() if any(gains.values())}
+    queries = split.read(asked, limit, keep=lambda p: p.id in has_truth, fields=fields, images_root=root)
     if not queries:
         raise UserError(f"no query of {split.root.name}/{asked[0]} has a relevant candidate: is it complete?")
     wanted = {item for query in queries for item, gain in truth[query.id].items() if gain > 0}
     chosen = gallery_of(ids, wanted, limit)
-    gallery = split.read(pool, keep=lambda p: p.id in chosen, fields=found)
+    gallery = split.read(pool, keep=lambda p: p.id in chosen, fields=found, images_root=root)
+    if not gallery:
+        why = split.problems[-1].reason if split.problems else "it has none of those that the truth names"
+        raise UserError(f"no candidate of {split.root.name}/{pool[0]} can be used: {why}")
     return split.usable(queries), split.usable(gallery), [truth[query.id] for query in queries]
+
+
+def _ids(path: Path, name: str) -> Iterator[str]:
+    """Ids of a file of JSON lines; the reader of the feed says what is wrong with the others."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                yield str(json.loads(line)[name])
+            except (ValueError, TypeError, KeyError):
+                continue
 
 
 def _read_qrels(split: Split, name: str) -> dict[str, dict[str, float]]:
@@ -306,7 +321,8 @@ def implicit_ave(
     split = Split(folder)
     names = split.find("**/evaluation_data/texts/*_annotated_final.tsv", "**/*_annotated_final.tsv")
     options: list[dict[str, list[str]]] = []
-    for path in sorted((folder / names[0]).parent.glob("options_*.json")):
+    texts = (folder / names[0]).parent
+    for path in sorted([*texts.glob("options_*.json"), *texts.parent.glob("options_*.json")]):
         name = path.relative_to(folder).as_posix()
         try:
             options.append(json.loads(split.path(name).read_text(encoding="utf-8")))
@@ -335,9 +351,7 @@ def implicit_ave(
                 split.problems.append(Problem(name, "attribute_values", reason, row.id))
         for attribute, products in by_attribute.items():
             tasks += _implicit(domain, attribute, products, options)
-    note = (
-        "values to choose from are the annotators' options; titles were checked by them not to say the value"
-    )
+    note = "values to choose from are the annotators' options; they checked that titles do not say the value"
     return _ranked("implicitave", split, "not stated", note, tasks)
 
 

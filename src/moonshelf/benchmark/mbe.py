@@ -131,7 +131,9 @@ def _retrieval(
     # rows that show one product are one candidate: whichever comes first is right
     keys = [json.dumps([p.title, *(i.name for i in p.images)], ensure_ascii=False) for p in products]
     of_row = {p.id: key for p, key in zip(products, keys, strict=True)}
-    distinct = dict(zip(reversed(keys), reversed(products), strict=True))
+    distinct: dict[str, Product] = {}
+    for key, product in zip(keys, products, strict=True):
+        distinct.setdefault(key, product)
     gallery, gallery_keys = list(distinct.values()), list(distinct)
     if text is None and image is None:
         own: list[Mapping[str, float]] = [{key: 1.0} for key in gallery_keys]

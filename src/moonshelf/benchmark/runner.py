@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from moonshelf.benchmark.baselines import Moon, TfIdf, make_peers
 from moonshelf.benchmark.cache import EmbeddingCache
-from moonshelf.benchmark.datasets import DATASETS, SUITES, Dataset
+from moonshelf.benchmark.datasets import select
 from moonshelf.benchmark.tasks import Encoder, Labelling, Result, Retrieval, check_vectors, why_not
+from moonshelf.benchmark.views import Dataset
 from moonshelf.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,25 +62,22 @@ def evaluate(
     reason: Sequence[str] = ("off", "on"),
     limit: int | None = None,
     fit_rows: int = 2000,
+    download: bool = False,
     cache: Path | None = None,
     batch_tokens: int = 8192,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Score `model` in each mode of `reason`, and the peers `against`, on every task of `suite`.
 
-    A suite may also be one data set. `limit` caps the validation rows (for the sample shop, its products),
-    `fit_rows` the training rows that fitted classifiers learn from (0: none); those are run on direct
-    vectors only. Raises UserError for what the user must mend and where the sanity gate closes.
+    A suite may also be data sets or a feed (see `datasets.select`); with `download` what is missing of them
+    is fetched, and pictures behind web addresses. `limit` caps the validation rows (for the sample shop,
+    its products), `fit_rows` the training rows that fitted classifiers learn from (0: none); those are run
+    on direct vectors only. Raises UserError for what the user must mend and where the sanity gate closes.
     """
     start = time.perf_counter()
-    names = SUITES.get(suite) or ((suite,) if suite in DATASETS else ())
-    if not names:
-        known = ", ".join(dict.fromkeys((*SUITES, *DATASETS)))
-        raise UserError(f"there is no suite or data set '{suite}': choose from {known}")
+    chosen = select(suite)
     if model is None and not against:
         raise UserError("there is nothing to score: name a model, or peers with --against")
-    if names != ("sampleshop",) and data is None:
-        raise UserError(f"the suite '{suite}' needs the folder of its data sets: name it with --data")
     ours = [Moon(model, _mode(mode), batch_tokens) for mode in dict.fromkeys(reason)] if model else []
     encoders: list[Encoder] = [*ours, *make_peers(against, model.prompt if model else None)]
     store = EmbeddingCache(cache)
@@ -103,9 +101,9 @@ def evaluate(
             "threads": os.environ.get("OMP_NUM_THREADS"),
         },
     )
-    for name in names:
+    for name, read in chosen.items():
         say(f"{name}: reading")
-        dataset = DATASETS[name](data, limit=limit, fit_rows=fit_rows)
+        dataset = read(data, limit=limit, fit_rows=fit_rows, **({"download": True} if download else {}))
         _run(dataset, encoders, store, report, say)
     for encoder in encoders:
         timing = store.timings.get(encoder.name)
@@ -153,7 +151,7 @@ def _run(
     report.datasets.append(
         {
             "name": dataset.name, "licence": dataset.licence, "note": dataset.note, "files": dataset.files,
-            "set_aside": len(dataset.problems),
+            "set_aside": len(dataset.problems), "not_run": dataset.not_run,
             "templates": {t.name: t.templates for t in dataset.tasks if isinstance(t, Labelling)},
         }
     )  # fmt: skip

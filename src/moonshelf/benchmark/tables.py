@@ -1,8 +1,12 @@
-"""The figures of a run as tables for a terminal; the JSON holds them with full precision."""
+"""The figures of a run as tables for a terminal; the JSON holds them with full precision.
+
+Names and reasons may come from a user's feed: they are never read as markup.
+"""
 
 from __future__ import annotations
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from moonshelf.benchmark.runner import Report
@@ -33,7 +37,9 @@ def show(report: Report, console: Console) -> None:
             }
             if chosen:
                 console.print(_table(f"{dataset['name']}: {title}", chosen, names))
-        console.print(f"[dim]{dataset['note']}[/dim]\n")
+        for task, reason in dataset.get("not_run", {}).items():
+            console.print(f"not run: {escape(f'{task}: {reason}')}", highlight=False)
+        console.print(f"[dim]{escape(dataset['note'])}[/dim]\n")
     cost = Table(title="cost", title_justify="left", box=None, header_style="bold")
     for column in ("encoder", "encoded", "from cache", "seconds", "items/s"):
         cost.add_column(column, justify="left" if column == "encoder" else "right")
@@ -46,14 +52,15 @@ def show(report: Report, console: Console) -> None:
     console.print(cost)
     console.print(f"[dim]{FOOT}[/dim]", highlight=False)
     for problem in report.problems[:10]:
-        console.print(f"set aside: {problem.get('id') or ''} {problem['reason']}", highlight=False)
+        reason = escape(f"{problem.get('id') or ''} {problem['reason']}")
+        console.print(f"set aside: {reason}", highlight=False)
     for error in report.errors:
-        console.print(f"[red]error: {error}[/red]", highlight=False)
+        console.print(f"[red]error: {escape(error)}[/red]", highlight=False)
 
 
 def _table(title: str, rows: dict[tuple[str, ...], dict[str, Result]], names: list[str]) -> Table:
     ranking = title.endswith("retrieval")
-    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    table = Table(title=escape(title), title_justify="left", box=None, header_style="bold", pad_edge=False)
     heads = ["task", "shown", "metric" if ranking else "by", "n", "of", "chance"]
     for head in heads if ranking else [*heads, "constant"]:
         table.add_column(head, justify="right" if head in ("n", "of", "chance", "constant") else "left")
@@ -65,7 +72,14 @@ def _table(title: str, rows: dict[tuple[str, ...], dict[str, Result]], names: li
         found = rows[key]
         one = next((r for r in found.values() if r.value is not None), next(iter(found.values())))
         chance = next((r.chance for r in found.values() if r.chance is not None), None)
-        cells = [task, view, metric if ranking else method, str(one.n), str(one.gallery), _percent(chance)]
+        cells = [
+            escape(task),
+            view,
+            metric if ranking else method,
+            str(one.n),
+            str(one.gallery),
+            _percent(chance),
+        ]
         if not ranking:
             cells.append(_percent(one.constant))
         table.add_row(*cells, *(_cell(found.get(name)) for name in names))

@@ -308,7 +308,7 @@ def directions(
     *,
     which: Mapping[str, tuple[frozenset[str], frozenset[str]]] = DIRECTIONS,
     keys: Sequence[str] | None = None,
-    metrics: tuple[str, ...] = ("R@1", "R@10"),
+    metrics: tuple[str, ...] = ("R@1", "R@10", "MRR", "mAP"),
     problems: list[Problem] | None = None,
 ) -> list[Task]:
     """Retrieval in each direction, from what queries show to what the gallery shows, with those that have it.
@@ -321,6 +321,8 @@ def directions(
     for name, (asks, finds) in which.items():
         # a product without a picture still is a candidate where pictures and texts are searched together
         held = [i for i, p in enumerate(gallery) if finds == BOTH or shows(p, finds)]
+        if not held:
+            continue
         there = {keys[i] for i in held}
         rows = []
         for i, query in enumerate(queries):
@@ -331,7 +333,7 @@ def directions(
             elif problems is not None:
                 reason = f"no relevant product in the gallery of {name}: the query is set aside"
                 problems.append(Problem(query.id, "truth", reason, query.id))
-        if not rows or not held:
+        if not rows:
             continue
         tasks.append(
             Retrieval(
