@@ -36,13 +36,18 @@ def load_points(path: Path, kind: type[P]) -> list[P]:
         raise UserError(f"{path.name} is not JSON ({error}): run the evaluation again") from None
     if not isinstance(body, dict) or body.get("format") != FORMAT or not isinstance(body.get("points"), list):
         raise UserError(f"{path.name} is no list of points of format {FORMAT}: run the evaluation again")
+    return typed(body["points"], kind, f"point {{}} of {path.name}")
+
+
+def typed(records: list[Any], kind: type[P], where: str) -> list[P]:
+    """Records of a JSON file as dataclasses; `where` says which one it is, with {} for its number."""
     try:
-        return TypeAdapter(list[kind]).validate_json(json.dumps(body["points"]), strict=True)  # type: ignore[valid-type]
+        return TypeAdapter(list[kind]).validate_json(json.dumps(records), strict=True)  # type: ignore[valid-type]
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place, *names = first["loc"]
         raise UserError(
-            f"point {int(place) + 1} of {path.name}: {'.'.join(map(str, names)) or 'the record'}: "
+            f"{where.format(int(place) + 1)}: {'.'.join(map(str, names)) or 'the record'}: "
             f"{first['msg'].lower()}; run the evaluation again"
         ) from None
 

@@ -1,0 +1,116 @@
+"""The figures of a run as Markdown for a README and as CSV for a spreadsheet.
+
+Both are for programs that trust what they read, so text from data is made harmless here: Markdown shows it
+letter for letter, and no cell of the CSV starts a formula. The CSV has every figure with full precision; the
+Markdown has the first metric of each task, rounded.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+
+from moonshelf.benchmark.charts import percent
+from moonshelf.benchmark.contract import Result
+from moonshelf.benchmark.outcome import MARKS, Outcome, Row, mark
+from moonshelf.prompts import clean_text
+
+MAX_TEXT = 160  # characters of a text from the data
+FIELDS = (
+    "dataset", "task", "view", "method", "metric", "encoder", "value", "low", "high", "n", "clusters",
+    "gallery", "chance", "constant", "note",
+)  # fmt: skip
+AGAINST = ("baseline", "difference", "difference_low", "difference_high", "p", "mcnemar")
+_PUNCTUATION = re.compile(r"([\\`*_{}\[\]<>#+|~!:@&$=^])")
+
+
+def shown(text: object, most: int = MAX_TEXT) -> str:
+    """One line without control and bidi characters, cut to `most` characters."""
+    line = clean_text(str(text))
+    return line if len(line) <= most else line[: most - 1].rstrip() + "…"
+
+
+def markdown(outcome: Outcome) -> str:
+    """Tables for a README: encoders against the baseline, then the data sets one by one."""
+    baseline = escaped(outcome.baseline)
+    parts = [
+        "## Evaluation",
+        "In percent, ± half of the 95 % bootstrap interval over groups. "
+        f"{MARKS['better']} better, {MARKS['worse']} worse, {MARKS['same']} not clearly different from "
+        f"{baseline} on the same rows (paired, 95 %, not corrected for the number of figures); † does not "
+        "clear chance; – is what an encoder cannot do. *Fitted* learns from training labels, the rest is "
+        "zero-shot.",
+        _table(
+            ["encoder", "figures compared", "better", "not clearly different", "worse", "ms a product"],
+            [
+                [
+                    escaped(t.encoder), str(t.compared), str(t.better), str(t.same), str(t.worse),
+                    "–" if (ms := outcome.milliseconds(t.encoder)) is None else f"{ms:.3g}",
+                ]
+                for t in outcome.tallies()
+            ],
+            left=1,
+        ),
+    ]  # fmt: skip
+    for name in outcome.datasets:
+        rows = [row for row in outcome.main_rows if row.dataset == name]
+        if rows:
+            head = ["task", "shown", "by", "n / of", "chance", *map(escaped, outcome.encoders)]
+            parts += [f"### {escaped(name)}", _table(head, [_cells(outcome, row) for row in rows], left=3)]
+            if note := outcome.dataset(name).get("note"):
+                parts.append(escaped(note, 1000))
+    return "\n\n".join(parts) + "\n"
+
+
+def _cells(outcome: Outcome, row: Row) -> list[str]:
+    by = row.metric if row.method == "ranking" else f"{row.method}, {row.metric}"
+    one = row.any
+    head = [escaped(row.task), escaped(row.view), escaped(by), f"{one.n} / {one.gallery or '–'}"]
+    figures = [cell(row.results.get(name)) for name in outcome.encoders]
+    return [*head, "" if row.chance is None else percent(row.chance), *figures]
+
+
+def cell(result: Result | None) -> str:
+    """24.7 ±4.6 ▲, or – where there is no figure."""
+    if result is None or result.value is None:
+        return "–"
+    text = percent(result.value)
+    if result.low is not None and result.high is not None:
+        text += f" ±{100 * (result.high - result.low) / 2:.1f}"
+    return f"{text}{' †' if result.at_chance else ''} {MARKS[mark(result.versus)]}".rstrip()
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
+    lines = [head, [":--" if i < left else "--:" for i in range(len(head))], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def escaped(text: object, most: int = MAX_TEXT) -> str:
+    """Text that Markdown shows letter for letter: no markup, no link, no mention, no cell border."""
+    return _PUNCTUATION.sub(r"\\\1", shown(text, most)).replace("www.", "www\\.")
+
+
+def table_csv(outcome: Outcome) -> str:
+    """Every figure, one a line, with the paired difference to the baseline where there is one."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*FIELDS, *AGAINST])
+    for row in outcome.rows:
+        for result in row.results.values():
+            versus = result.versus
+            against: Sequence[object] = [None] * len(AGAINST)
+            if versus is not None:
+                against = [
+                    versus.baseline, versus.difference, versus.low, versus.high, versus.p, versus.mcnemar,
+                ]  # fmt: skip
+            writer.writerow([_field(value) for value in (*(getattr(result, f) for f in FIELDS), *against)])
+    return file.getvalue()
+
+
+def _field(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    text = shown(value, 1000)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
