@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import moonshelf
 from moonshelf.benchmark import datasets, own_feed
 from moonshelf.benchmark.baselines import Moon
-from moonshelf.benchmark.tasks import Labelling, Retrieval
+from moonshelf.benchmark.tasks import Labelling, Matching, Retrieval
 from moonshelf.cli import app
 from moonshelf.errors import UserError
 
@@ -74,6 +74,9 @@ def test_a_feed_with_everything_gives_everything(tmp_path):
     assert len(variants.queries) == 10 and len(variants.gallery) == ROWS - 10
     assert not {q.id for q in variants.queries} & {p.id for p in variants.gallery}
     assert variants.relevant[0] == {"g0": 1.0}
+    twins = tasks["same product", "image"]
+    assert isinstance(twins, Matching) and sum(twins.same) == 10 and twins.pairs[0] == (0, 1)
+    assert tasks["all attributes", "image"].truth[1] == {"colour": "navy blue"}
     colour = tasks["colour", "text, hidden"]
     assert colour.labels == ["navy blue", "red"] and colour.commonest is None and colour.fit is None
     assert colour.products[0].title == "mug 0"
@@ -94,7 +97,8 @@ def test_without_labels_titles_and_photos_are_still_matched(tmp_path):
     dataset = load(write(tmp_path, bare))
     assert {name for name, _ in names(dataset)} == {"text → image", "image → text"}
     assert set(dataset.not_run) == {
-        "image → multimodal", "text → multimodal", "multimodal → multimodal", "category", "attributes"
+        "image → multimodal", "text → multimodal", "multimodal → multimodal", "same product", "category",
+        "attributes",
     }  # fmt: skip
     assert all(reason for reason in dataset.not_run.values())
 
@@ -211,7 +215,9 @@ def test_any_feed_gives_tasks_with_truth_or_one_sentence(tmp_path_factory, recor
         if isinstance(task, Retrieval):
             assert task.queries and not {q.id for q in task.queries} & {p.id for p in task.gallery}
             assert all(set(wanted) & set(task.gallery_keys) for wanted in task.relevant)
-        else:
+        elif isinstance(task, Labelling):
             assert set(task.truth) <= set(task.labels) and len(task.labels) > 1
+        elif isinstance(task, Matching):
+            assert set(task.same) == {True, False}
         for product in getattr(task, "products", ()):
             assert not product.category and not product.attributes and not product.group_id

@@ -368,7 +368,7 @@ def _implicit(
         return []
     tasks: list[Task] = []
     for shown, reads in VIEWS.items():
-        known = [p for p in products if shows(p, reads)]
+        known = list({p.id: p for p in products if shows(p, reads)}.values())
         if known:
             truth = [attributes.normalise_value(key, p.extra["attribute_values"]) for p in known]
             tasks.append(

@@ -22,6 +22,7 @@ from moonshelf.benchmark.views import (
     DIRECTIONS,
     Dataset,
     Split,
+    attribute_sets,
     directions,
     label_of,
     labelling,
@@ -154,9 +155,11 @@ def _retrieval(
 
 def _attributes(name: str, products: list[Product]) -> list[Task]:
     tasks: list[Task] = []
+    scored: list[str] = []
     counts = Counter(key for p in products for key in attributes.canonical(p.attributes))
     for key, number in counts.most_common():
         values = {label_of(p, key) for p in products} - {""}
         if number >= LEAST and 2 <= len(values) <= MOST_VALUES:
             tasks += labelling(name, key, key, -1, products, products, hide=stems(values))
-    return tasks
+            scored.append(key)
+    return tasks + attribute_sets(name, products, scored)

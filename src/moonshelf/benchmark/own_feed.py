@@ -16,13 +16,18 @@ from moonshelf import attributes, images
 from moonshelf.benchmark.tasks import BOTH, Task
 from moonshelf.benchmark.views import (
     DIRECTIONS,
+    WITHIN,
     Dataset,
     Split,
+    attribute_sets,
     directions,
+    group_of,
     label_of,
     labelling,
+    same_product,
     shows,
     stems,
+    within_groups,
 )  # fmt: skip
 from moonshelf.errors import UserError
 from moonshelf.product import Product
@@ -70,7 +75,7 @@ def _matching_views(
         reason = f"{len(whole)} of {len(products)} products have a title and a usable photo"
         not_run.update({task: reason for task in ("text → image", "image → text")})
         return []
-    keys = [_group(p) for p in whole]
+    keys = [group_of(p) for p in whole]
     own: list[Mapping[str, float]] = [{key: 1.0} for key in keys]
     which = {task: DIRECTIONS[task] for task in ("text → image", "image → text")}
     return directions(name, whole, whole, own, which=which, keys=keys, problems=split.problems)
@@ -79,31 +84,17 @@ def _matching_views(
 def _within_groups(
     name: str, products: Sequence[Product], split: Split, not_run: dict[str, str]
 ) -> list[Task]:
-    """The first of each group asks for its others, which are searched for among all that do not ask."""
     sizes = Counter(p.group_id for p in products if p.group_id)
-    which = {task: DIRECTIONS[task] for task in list(DIRECTIONS)[:3]}
-    queries: dict[str, Product] = {}
-    for product in products:
-        if product.group_id and sizes[product.group_id] > 1:
-            queries.setdefault(product.group_id, product)
-    asked = {q.id for q in queries.values()}
-    gallery = [p for p in products if p.id not in asked]
-    if not queries:
+    if max(sizes.values(), default=0) < 2:
         reason = "no group id is shared by two products, so there is no truth for it"
-        not_run.update({task: reason for task in which})
+        not_run.update(dict.fromkeys((*WITHIN, "same product"), reason))
         return []
-    relevant: list[Mapping[str, float]] = [{group: 1.0} for group in queries]
-    keys = [_group(p) for p in gallery]
-    tasks = directions(name, list(queries.values()), gallery, relevant, which=which, keys=keys)
+    tasks = within_groups(name, products) + same_product(name, products)
     done = {task.name for task in tasks}
-    for task in which:
+    for task in (*WITHIN, "same product"):
         if task not in done:
-            not_run[task] = "no product that asks has what the task shows: a usable photo, or a title"
+            not_run[task] = "no two products of a group have what the task shows: a usable photo, or a title"
     return tasks
-
-
-def _group(product: Product) -> str:
-    return product.group_id or f"one {product.id}"
 
 
 def _categories(name: str, products: Sequence[Product], least: int, not_run: dict[str, str]) -> list[Task]:
@@ -122,15 +113,16 @@ def _attributes(name: str, products: Sequence[Product], least: int, not_run: dic
     if not counts:
         not_run["attributes"] = "no product has an attribute such as colour or material"
     tasks: list[Task] = []
-    scored = 0
+    scored: list[str] = []
     for key, _ in counts.most_common():
-        if scored == MOST_KEYS:
+        if len(scored) == MOST_KEYS:
             not_run[key] = f"the {MOST_KEYS} commonest attributes are scored"
             continue
         made = _labels(name, key, key, -1, products, least, not_run)
-        scored += bool(made)
+        if made:
+            scored.append(key)
         tasks += made
-    return tasks
+    return tasks + attribute_sets(name, products, scored)
 
 
 def _labels(

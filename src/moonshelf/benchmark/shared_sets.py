@@ -13,7 +13,19 @@ from typing import TYPE_CHECKING
 
 from moonshelf import attributes
 from moonshelf.benchmark.tasks import BOTH, IMAGE, TEXT, Labelling, Retrieval, Task
-from moonshelf.benchmark.views import VIEWS, Dataset, Split, labelling, sample, stems, view, views
+from moonshelf.benchmark.views import (
+    VIEWS,
+    Dataset,
+    Split,
+    attribute_sets,
+    labelling,
+    same_product,
+    sample,
+    stems,
+    view,
+    views,
+    within_groups,
+)  # fmt: skip
 from moonshelf.product import Product
 
 if TYPE_CHECKING:
@@ -42,9 +54,14 @@ def fashion(data: Path, limit: int | None = None, fit_rows: int = 2000) -> Datas
         ("colour", "colour", -1),
     ):
         tasks += labelling("fashion", name, key, level, products, train, fit, hide)
+    for key in ("gender", "use"):
+        tasks += labelling("fashion", key, key, -1, products, train, fit)
+    tasks += attribute_sets("fashion", products, ("colour", "gender", "use"))
+    tasks += within_groups("fashion", products) + same_product("fashion", products)
     note = (
         "a hit is any item of the query's group; labels come from the training split, and others count as "
-        "errors; hidden: colour and category words dropped from the title"
+        "errors; hidden: colour and category words dropped from the title; groups are of equal titles or "
+        "photos, so words alone find them"
     )
     return Dataset(
         "fashion", "believed MIT, photos the brands'", note, tasks, [p.title for p in train], split.files,
@@ -63,10 +80,11 @@ def grocery(data: Path, limit: int | None = None, fit_rows: int = 0) -> Dataset:
     tasks: list[Task] = [
         Retrieval(
             "grocery", f"phone photo → catalogue {what}", "image", queries, views(catalogue, name), keys,
-            same, wanted, IMAGE, VIEWS[name], ("R@1", "R@5"),
+            same, wanted, IMAGE, VIEWS[name], ("R@1", "R@5", "MRR"),
         )
         for what, name in (("photo", "image"), ("title", "text"), ("photo + title", "image + text"))
     ]  # fmt: skip
+    tasks += same_product("grocery", photos)
     note = "exactly one catalogue product is right; intervals resample products"
     texts = [p.title for p in catalogue]
     return Dataset("grocery", "MIT", note, tasks, texts, split.files, split.problems)
@@ -96,12 +114,25 @@ def luma(data: Path, limit: int | None = None, fit_rows: int = 0) -> Dataset:
     keys = [p.id for p in gallery]
     tasks: list[Task] = [
         Retrieval(
-            "luma", name, "image", queries, gallery, keys, relevant, groups, IMAGE, IMAGE, ("R@1", "R@5")
+            "luma", name, "image", queries, gallery, keys, relevant, groups, IMAGE, IMAGE,
+            ("R@1", "R@5", "MRR", "mAP"),
         )
         for name, relevant in (("other view → main photo", exact), ("other view → any variant", anywhere))
-    ]
-    note = "main photo: the same cut in another colour is wrong; any variant: it is right"
+    ]  # fmt: skip
+    every = gallery + queries
+    kinds = [p.group_id or "" for p in every]  # so that photos of the cut in other colours are the others
+    own = {q.id for q in queries}  # views of the colour that the main photo shows
+    colours = [p if p.id in own or p.id.endswith("/main") else _alone(p) for p in every]
+    tasks += same_product("luma", colours, kinds)
+    note = (
+        "main photo: the same cut in another colour is wrong; any variant: it is right; same product: views "
+        "of one colour, against the cut in others"
+    )
     return Dataset("luma", "OSL-3.0 / AFL-3.0", note, tasks, [], split.files, split.problems)
+
+
+def _alone(product: Product) -> Product:
+    return product.model_copy(update={"group_id": None})
 
 
 def _first_photos(product: Product) -> set[int]:
@@ -176,6 +207,12 @@ def sample_shop(
                     methods=("label similarity", "rationale") if compared else ("rationale",),
                 )
             )  # fmt: skip
+    stated = [
+        p.model_copy(update={"attributes": truth.attributes})
+        for p, truth in zip(shop.products, truths, strict=True)
+    ]
+    keys_read = [key for key, _ in columns[1:]]
+    tasks += attribute_sets("sampleshop", stated, keys_read, ("image", "image + text"))
     note = (
         f"drawn with seed {shop.seed}; nDCG over grades 0 to 3, R@1 asks for grade 3; attributes are those "
         "that the main photo shows"

@@ -19,7 +19,18 @@ from random import Random
 from typing import Literal, TypeVar
 
 from moonshelf import attributes, images
-from moonshelf.benchmark.tasks import BOTH, IMAGE, TEXT, Fit, Labelling, Retrieval, Task
+from moonshelf.benchmark.tasks import (
+    BOTH,
+    IMAGE,
+    TEXT,
+    AttributeSets,
+    Fit,
+    Labelling,
+    Matching,
+    Retrieval,
+    Task,
+    same_product_pairs,
+)  # fmt: skip
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds import read_feed
 from moonshelf.product import ImageRef, Product
@@ -343,4 +354,58 @@ def directions(
                 asks, finds, metrics,
             )
         )  # fmt: skip
+    return tasks
+
+
+WITHIN = {name: DIRECTIONS[name] for name in list(DIRECTIONS)[:3]}
+
+
+def within_groups(dataset: str, products: Sequence[Product]) -> list[Task]:
+    """The first of each group asks for its others, which are searched for among all that do not ask."""
+    sizes = Counter(p.group_id for p in products if p.group_id)
+    first: dict[str, Product] = {}
+    for product in products:
+        if product.group_id and sizes[product.group_id] > 1:
+            first.setdefault(product.group_id, product)
+    asking = {q.id for q in first.values()}
+    gallery = [p for p in products if p.id not in asking]
+    relevant: list[Mapping[str, float]] = [{group: 1.0} for group in first]
+    keys = [group_of(p) for p in gallery]
+    return directions(dataset, list(first.values()), gallery, relevant, which=WITHIN, keys=keys)
+
+
+def group_of(product: Product) -> str:
+    """What products that are one for a shopper share; a product without group is one of its own."""
+    return product.group_id or f"alone: {product.id}"
+
+
+def same_product(dataset: str, products: Sequence[Product], kinds: Sequence[str] | None = None) -> list[Task]:
+    """Pairs of one group against pairs of two, of one kind (the leaf category) if there are any."""
+    kinds = kinds if kinds is not None else [label_of(p, "category") for p in products]
+    tasks: list[Task] = []
+    for shown, reads in VIEWS.items():
+        rows = [i for i, p in enumerate(products) if shows(p, reads)]
+        pairs, same, clusters = same_product_pairs(
+            [group_of(products[i]) for i in rows], [kinds[i] for i in rows]
+        )
+        if len(set(same)) == 2:
+            known = views([products[i] for i in rows], shown)
+            tasks.append(Matching(dataset, "same product", shown, known, pairs, same, clusters, reads))
+    return tasks
+
+
+def attribute_sets(
+    dataset: str, products: Sequence[Product], keys: Collection[str], shown_as: Iterable[str] = VIEWS
+) -> list[Task]:
+    """All attributes of `keys` that a product states, read from its rationale together; one task a view."""
+    tasks: list[Task] = []
+    for shown in shown_as if keys else ():
+        reads = VIEWS[shown]
+        known = [p for p in products if shows(p, reads) and any(label_of(p, key) for key in keys)]
+        if known:
+            truth = [{key: label for key in keys if (label := label_of(p, key))} for p in known]
+            groups = [p.group_id or p.id for p in known]
+            tasks.append(
+                AttributeSets(dataset, "all attributes", shown, views(known, shown), truth, groups, reads)
+            )
     return tasks
