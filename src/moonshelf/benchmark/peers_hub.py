@@ -1,0 +1,250 @@
+"""Peers by folder or hub id: any SentenceTransformer, CLIP or SigLIP, open_clip model, image encoder.
+
+Each keeps to what its library documents: prompts of the model for queries and documents, padding and
+pixels of its own processor, the pooled output of its own head. A two-tower model that is shown text and
+a picture gets the mean direction of both vectors; a SentenceTransformer that takes both in one input gets
+one input. An encoder without a pooling head of its own (or with one whose weights the files lack, which
+would be random) is pooled by the mean of its last states.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moonshelf.benchmark import peers
+from moonshelf.benchmark.contract import BOTH, IMAGE, TEXT
+from moonshelf.benchmark.peers import Peer, QuerySide, TwoTowers, array
+from moonshelf.errors import UserError
+from moonshelf.prompts import PromptSpec
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class SentenceTransformerPeer(TwoTowers):
+    """A saved SentenceTransformer, of text alone or of text and pictures."""
+
+    def __init__(
+        self, folder: Path, name: str, prompt: PromptSpec | None = None, known: str | None = None
+    ) -> None:
+        """`known` stands for a hash of the files where a package's version names them."""
+        need("sentence_transformers", name)
+        peers.check_folder(folder, "modules.json")
+        from sentence_transformers import SentenceTransformer
+
+        device = peers.pick_device()
+        try:
+            with peers.quiet():
+                self.model = SentenceTransformer(
+                    str(folder), device=str(device), local_files_only=True, trust_remote_code=False,
+                    model_kwargs={"use_safetensors": True},
+                )  # fmt: skip
+        except (OSError, ValueError, ImportError, KeyError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(
+                f"the SentenceTransformer in {folder.name!r} cannot be loaded: {reason}"
+            ) from error
+        self.name, self.prompt = name, prompt or PromptSpec()
+        self.fingerprint = known or peers.hash_folder("st", folder, device.type)
+        sees, reads = self.model.supports("image"), self.model.supports("text")
+        if not sees and not reads:
+            raise UserError(f"{name} reads neither text nor pictures")
+        self.reads = BOTH if sees and reads else IMAGE if sees else TEXT
+        self.one_space = sees and reads
+        prompts = self.model.prompts
+        if any(prompts.get(key) for key in ("query", "document", "passage", "corpus")):
+            self.queries = QuerySide(self)
+
+    def embed(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
+        return self._embed(texts, pictures, "document")
+
+    def embed_queries(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
+        return self._embed(texts, pictures, "query")
+
+    def _embed(self, texts: list[str] | None, pictures: list[Image.Image] | None, side: str) -> np.ndarray:
+        if texts is not None and pictures is not None and self.model.supports(("image", "text")):
+            pairs = [{"image": i, "text": t} for i, t in zip(pictures, texts, strict=True)]
+            return self._encode(pairs, side)
+        parts = [self._encode(list(shown), side) for shown in (texts, pictures) if shown is not None]
+        return np.sum([peers.unit(part) for part in parts], axis=0)
+
+    def _encode(self, inputs: list[Any], side: str) -> np.ndarray:
+        encode: Any = self.model.encode
+        if self.queries is not None:
+            encode = self.model.encode_query if side == "query" else self.model.encode_document
+        return encode(
+            inputs, batch_size=len(inputs), show_progress_bar=False, normalize_embeddings=True,
+            convert_to_numpy=True,
+        )  # fmt: skip
+
+
+class ClipPeer(TwoTowers):
+    """CLIP, SigLIP and their kin in transformers: models with text and image features of one size."""
+
+    def __init__(self, folder: Path, name: str, prompt: PromptSpec | None = None) -> None:
+        peers.check_folder(folder)
+        from transformers import AutoModel, AutoTokenizer
+
+        self.model, dtype, missing = peers.load_model(AutoModel, folder)
+        if not hasattr(self.model, "get_text_features") or not hasattr(self.model, "get_image_features"):
+            raise UserError(
+                f"{name} has no text and image features in one space: is it an image: or st: model?"
+            )
+        peers.whole(folder, missing)
+        self.pixels = image_processor(folder)
+        self.max_side = pixel_side(self.pixels)
+        with peers.quiet():
+            self.tokenizer = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+        config = self.model.config
+        # SigLIP was trained on lower-case text that is always padded to its full length.
+        self.siglip = str(config.model_type).startswith("siglip")
+        self.max_length = int(getattr(config.text_config, "max_position_embeddings", 77))
+        self.name, self.prompt = name, prompt or PromptSpec()
+        self.fingerprint = peers.hash_folder("clip", folder, dtype, type(self.pixels).__name__)
+
+    def embed_texts(self, texts: list[str]) -> np.ndarray:
+        import torch
+
+        inputs = self.tokenizer(
+            [text.lower() for text in texts] if self.siglip else texts,
+            padding="max_length" if self.siglip else True,
+            truncation=True, max_length=self.max_length, return_tensors="pt",
+        )  # fmt: skip
+        with torch.inference_mode():
+            return array(pooled(self.model.get_text_features(**inputs.to(self.model.device))))
+
+    def embed_pictures(self, pictures: list[Image.Image]) -> np.ndarray:
+        import torch
+
+        inputs = self.pixels(images=pictures, return_tensors="pt").to(self.model.device)
+        inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
+        with torch.inference_mode():
+            return array(pooled(self.model.get_image_features(**inputs)))
+
+
+class ImagePeer(Peer):
+    """A vision model of transformers: ViT, DINOv2, ConvNeXt, ResNet …, or the image side of a CLIP."""
+
+    reads = IMAGE
+
+    def __init__(self, folder: Path, name: str) -> None:
+        peers.check_folder(folder)
+        from transformers import AutoModel
+
+        self.model, dtype, missing = peers.load_model(AutoModel, folder)
+        # A checkpoint without the pooling layer would get a random one: its states are averaged instead.
+        self.own_pooling = not any("pooler" in key for key in missing)
+        peers.whole(folder, {key for key in missing if "pooler" not in key})
+        self.pixels = image_processor(folder)
+        self.max_side = pixel_side(self.pixels)
+        self.name = name
+        pooling = "own pooling" if self.own_pooling else "mean"
+        self.fingerprint = peers.hash_folder("image", folder, dtype, type(self.pixels).__name__, pooling)
+
+    def embed(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
+        import torch
+
+        assert pictures is not None
+        inputs = self.pixels(images=pictures, return_tensors="pt").to(self.model.device)
+        inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
+        with torch.inference_mode():
+            if hasattr(self.model, "get_image_features"):
+                return array(pooled(self.model.get_image_features(**inputs)))
+            return array(pooled(self.model(**inputs), self.own_pooling))
+
+
+class OpenClipPeer(TwoTowers):
+    """A model of open_clip, from a folder with `open_clip_config.json` and safetensors.
+
+    open_clip needs torchvision, which is why it is no dependency: install both beside Moonshelf.
+    """
+
+    def __init__(self, folder: Path, name: str, prompt: PromptSpec | None = None) -> None:
+        need("open_clip", name, "open_clip_torch")
+        peers.check_folder(folder, "open_clip_config.json")
+        import open_clip
+
+        self.device = peers.pick_device()
+        place = f"local-dir:{folder}"
+        try:
+            self.model, self.pixels = open_clip.create_model_from_pretrained(place, device=self.device)
+            self.tokenizer = open_clip.get_tokenizer(place)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(f"the open_clip model in {folder.name!r} cannot be loaded: {reason}") from error
+        self.model.eval()
+        self.name, self.prompt = name, prompt or PromptSpec()
+        self.fingerprint = peers.hash_folder("openclip", folder, f"open_clip {version('open_clip_torch')}")
+
+    def embed_texts(self, texts: list[str]) -> np.ndarray:
+        import torch
+
+        with torch.inference_mode():
+            return array(self.model.encode_text(self.tokenizer(texts).to(self.device)))
+
+    def embed_pictures(self, pictures: list[Image.Image]) -> np.ndarray:
+        import torch
+
+        with torch.inference_mode():
+            pixels = torch.stack([self.pixels(picture) for picture in pictures])
+            return array(self.model.encode_image(pixels.to(self.device)))
+
+
+def open_clip_folder(name: str, download: bool) -> Path:
+    """The folder of a path, of a hub id, or of `MODEL/PRETRAINED` as open_clip lists them."""
+    if Path(name).expanduser().is_dir():
+        return peers.locate(name, download)
+    model, _, tag = name.partition("/")
+    need("open_clip", f"openclip:{name}", "open_clip_torch")
+    import open_clip
+
+    if model not in open_clip.list_models():
+        return peers.locate(name, download)
+    repository = str((open_clip.get_pretrained_cfg(model, tag) or {}).get("hf_hub", "")).strip("/")
+    if not repository:
+        raise UserError(
+            f"open_clip lists no weights {tag!r} for {model} on the hub: name a folder or a hub id"
+        )
+    return peers.locate("/".join(repository.split("/")[:2]), download)
+
+
+def image_processor(folder: Path) -> Any:
+    """The folder's own image processor; `UserError` if it has none that can be built here."""
+    from transformers import AutoImageProcessor
+
+    try:
+        with peers.quiet():
+            return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"the pixels of {folder.name!r} cannot be prepared: {reason}") from error
+
+
+def pixel_side(processor: Any) -> int | None:
+    """Four times the side that a processor makes, so that its own resizing still has pixels to spare."""
+    sizes = [getattr(processor, name, None) or {} for name in ("size", "crop_size")]
+    sides = [side for size in sizes for side in dict(size).values() if isinstance(side, int) and side < 4096]
+    return 4 * max(sides) if sides else None
+
+
+def pooled(output: Any, own: bool = True) -> Any:
+    """(n, dim) of a model's output: the pooled one, else the mean of the last states."""
+    if not hasattr(output, "last_hidden_state"):
+        return output
+    if own and getattr(output, "pooler_output", None) is not None:
+        return output.pooler_output.flatten(1)
+    states = output.last_hidden_state
+    return states.mean(dim=(2, 3)) if states.dim() == 4 else states.mean(dim=1)
+
+
+def need(module: str, peer: str, package: str = "moonshelf[peers]") -> None:
+    """Raise `UserError` that says what to install."""
+    if find_spec(module) is None:
+        raise UserError(f"the peer '{peer}' needs packages that are not here: pip install '{package}'")
