@@ -62,33 +62,59 @@ def evaluate(
         str, typer.Option(help="validation, names of `moonshelf datasets`, or a feed of your own.")
     ] = "validation",
     download: Annotated[bool, typer.Option(help="Fetch what is missing of it, and pictures.")] = False,
-    against: Annotated[str, typer.Option(help="Peers: tfidf,minilm,efficientnet,concat.")] = "",
+    tasks: Annotated[
+        str, typer.Option(help="retrieval, category, attributes, matching, or parts of task names.")
+    ] = "",
+    against: Annotated[
+        str, typer.Option(help="Peers: tfidf,bm25,minilm,efficientnet,concat,st:…,clip:…,image:… and others.")
+    ] = "",
     reason: Annotated[str, typer.Option(help="Modes to score: off,on,auto.")] = "off,on",
+    baseline: Annotated[
+        str | None, typer.Option(help="Encoder that the others are tested against, by name.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="At most so many validation rows.")] = None,
     fit_rows: Annotated[int, typer.Option(min=0, help="Training rows for fitted classifiers.")] = 2000,
     batch_tokens: Annotated[int, typer.Option(min=256, help="Tokens of one batch.")] = 8192,
     cache: Annotated[Path | None, typer.Option(help="Keep embeddings here between runs.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the record, the predictions and the report.")
+    ] = None,
+    curves: Annotated[bool, typer.Option(help="Shorter vectors and thresholds of auto, with --out.")] = False,
+    recompute: Annotated[
+        Path | None, typer.Option(help="Count the run in this folder again, without a model.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every figure to a file.")] = None,
 ) -> None:
-    """Score a model, and peers beside it, on retrieval, categories and attributes."""
+    """Score a model, and peers beside it, on retrieval, categories, attributes and matching."""
     import json
 
     from rich.console import Console
 
-    from moonshelf.benchmark.runner import evaluate as run
+    from moonshelf.benchmark import record, runner
     from moonshelf.benchmark.tables import show
 
     loaded = None
-    if model is not None:
+    if model is not None and recompute is None:
         from moonshelf import MoonModel
 
         loaded = MoonModel.from_pretrained(model)
-    peers, modes = ([x.strip() for x in given.split(",") if x.strip()] for given in (against, reason))
+    peers, modes, chosen = (
+        [x.strip() for x in given.split(",") if x.strip()] for given in (against, reason, tasks)
+    )
     with Console(stderr=True).status("evaluate") as status:
-        report = run(
-            loaded, suite=suite, data=data, against=peers, reason=modes, limit=limit, fit_rows=fit_rows,
-            download=download, cache=cache, batch_tokens=batch_tokens, say=status.update,
-        )  # fmt: skip
+        if recompute is not None:
+            report = record.recompute(recompute, baseline=baseline, advise=runner.advice)
+            record.save(report, recompute)
+        else:
+            report = runner.evaluate(
+                loaded, suite=suite, tasks=chosen, data=data, against=peers, reason=modes, baseline=baseline,
+                limit=limit, fit_rows=fit_rows, download=download, cache=cache, out=out, curves=curves,
+                batch_tokens=batch_tokens, say=status.update,
+            )  # fmt: skip
+    if folder := recompute or out:
+        from moonshelf.benchmark.pages import write_pages
+
+        write_pages(folder)
     console = Console()
     console.width = max(console.width, 150)
     show(report, console)

@@ -70,6 +70,7 @@ class FakeEncoded:
     valid: np.ndarray
     row_index: np.ndarray
     problems: list[Problem]
+    tokens: np.ndarray  # "written": the words of the rationale
 
 
 class FakeMoon:
@@ -103,4 +104,5 @@ class FakeMoon:
             np.ones(n, bool),
             np.array(rows, np.int64),
             problems,
+            np.full(n, len(rationale.split())),
         )

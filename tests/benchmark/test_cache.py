@@ -13,6 +13,7 @@ from PIL import Image
 from moonshelf.benchmark import cache as cache_module
 from moonshelf.benchmark.cache import EmbeddingCache
 from moonshelf.benchmark.tasks import BOTH, IMAGE, TEXT
+from moonshelf.errors import UserError
 from moonshelf.product import ImageRef, Product
 
 
@@ -108,6 +109,44 @@ def test_broken_products_are_reported_and_tried_again(tmp_path):
     assert cache.problems["fake", "p2"].reason == "broken"
     later = FakeEncoder(by_title)
     assert EmbeddingCache(tmp_path).encode(later, PRODUCTS).ok.all() and later.seen == ["p2"]
+
+
+def test_tokens_are_kept_and_an_older_part_is_read_without(tmp_path):
+    class Counting(FakeEncoder):
+        def encode(self, products):
+            return replace(super().encode(products), tokens=np.arange(len(products)))
+
+    first = EmbeddingCache(tmp_path)
+    first.encode(Counting(by_title), PRODUCTS)
+    assert first.timings["fake"].tokens == sum(range(7)) and first.timings["fake"].counted
+    kept = EmbeddingCache(tmp_path)
+    assert kept.encode(Counting(by_title), PRODUCTS).tokens.tolist() == list(range(7))
+    assert kept.timings["fake"].tokens == 0  # none were written in this run
+    [part] = tmp_path.glob("*/*.npz")
+    with np.load(part) as content:
+        arrays = {name: content[name] for name in content if name != "tokens"}
+    np.savez(part, **arrays)
+    old = EmbeddingCache(tmp_path)
+    assert (old.encode(Counting(by_title), PRODUCTS).tokens == -1).all() and not old.unreadable
+
+
+def test_a_vector_that_is_not_finite_is_never_kept(tmp_path):
+    def wrong(product: Product) -> np.ndarray:
+        return by_title(product) + (np.inf if product.id == "p6" else 0)
+
+    with pytest.raises(UserError, match=r"fake gives vectors that are not finite \(1 of 7\)"):
+        EmbeddingCache(tmp_path).encode(FakeEncoder(wrong), PRODUCTS)
+    assert not list(tmp_path.glob("*/*.npz"))
+
+
+def test_what_is_cheap_is_forgotten_between_data_sets():
+    cache = EmbeddingCache()
+    dear, cheap = FakeEncoder(by_title, "a", "1"), FakeEncoder(by_title, "b", "2", cheap=True)
+    for _ in range(2):
+        cache.encode(dear, PRODUCTS)
+        cache.encode(cheap, PRODUCTS)
+        cache.release()
+    assert (len(dear.seen), len(cheap.seen)) == (7, 14)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "not finite", "pickle"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +13,7 @@ from benchmark_fakes import FakeMoon, unit
 from typer.testing import CliRunner
 
 import moonshelf
-from moonshelf.benchmark import datasets, runner
+from moonshelf.benchmark import datasets, predictions, record, runner, significance
 from moonshelf.benchmark.baselines import Moon, TfIdf
 from moonshelf.benchmark.runner import evaluate
 from moonshelf.cli import app
@@ -94,6 +96,7 @@ def test_the_command_writes_a_table_and_everything_a_rerun_needs(tmp_path, monke
     )
     record = json.loads(out.read_text())
     assert result.exit_code == (3 if record["errors"] else 0)
+    assert record["costs"] and record["settings"]["bootstrap"]["resamples"] == 1000
     for text in ("sampleshop: retrieval", "text → product", "nDCG@10", "n/a", "items/s", "±"):
         assert text in result.stdout
     assert record["encoders"][0]["fingerprint"].startswith("0123456789abcdef|")
@@ -102,9 +105,122 @@ def test_the_command_writes_a_table_and_everything_a_rerun_needs(tmp_path, monke
     assert all({"n", "gallery", "chance"} <= set(r) for r in record["results"])
 
 
+def plain(report):
+    return [r.as_dict() for r in report.results]
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory, shop):
+    """One run with everything kept: the folder, and its report."""
+    out = tmp_path_factory.mktemp("kept") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(
+            datasets.DATASETS, "sampleshop", lambda data, limit, fit_rows: datasets.sample_shop(shop=shop)
+        )
+        report = evaluate(
+            FakeMoon(), suite="sampleshop", against=["tfidf"], baseline="moonshelf direct", out=out,
+            curves=True,
+        )  # fmt: skip
+    return out, report
+
+
+def test_a_folder_holds_what_counts_every_figure_again(kept):
+    out, report = kept
+    assert plain(record.load(out)) == plain(report)
+    again = record.recompute(out, advise=runner.advice)
+    assert plain(again) == plain(report) and again.errors == report.errors
+    other = record.recompute(out, baseline="tfidf")
+    assert [(r.value, r.low) for r in other.results] == [(r.value, r.low) for r in report.results]
+    assert {r.versus.baseline for r in other.results if r.versus} == {"tfidf"}
+    with pytest.raises(UserError, match="one of moonshelf direct, moonshelf reasoned, tfidf"):
+        record.recompute(out, baseline="minilm")
+    assert {r.predictions for r in report.results if r.predictions} == {
+        path.name for path in (out / "predictions").iterdir()
+    }
+    assert (out / "curves.json").is_file() and not (out / "auto.json").is_file()  # the fake has no labels
+
+
+def test_differences_are_those_of_the_rows(kept):
+    out, report = kept
+    found = figures(report)
+    direct = found["text → product", "text", "ranking", "R@1", "moonshelf direct"]
+    peer = found["text → product", "text", "ranking", "R@1", "tfidf"]
+    assert direct.versus is None  # the baseline itself
+    assert peer.versus.difference == pytest.approx(peer.value - direct.value)
+    ours, theirs = (
+        predictions.read(out / "predictions" / r.predictions).values("R@1") for r in (peer, direct)
+    )
+    interval, p = significance.paired_means(ours, theirs)
+    assert (peer.versus.low, peer.versus.high, peer.versus.p) == (interval.low, interval.high, p)
+    macro = found["category", "image + text", "label similarity", "macro F1", "tfidf"]
+    base = found["category", "image + text", "label similarity", "macro F1", "moonshelf direct"]
+    assert macro.versus.difference == pytest.approx(macro.value - base.value)
+    assert macro.versus.low <= macro.versus.difference <= macro.versus.high
+
+
+def test_each_task_says_what_it_cost(kept):
+    _, report = kept
+    tasks = {(r.task, r.view) for r in report.results}
+    assert {(c["task"], c["view"]) for c in report.costs} == tasks
+    assert all(c["seconds"] > 0 and (c["peak_mib"] is None or c["peak_mib"] > 10) for c in report.costs)
+    direct, reasoned, peer = report.encoders
+    assert direct["ours"] and not peer["ours"] and reasoned["writes"]
+    written = FakeMoon().encode([Product(id="a", title="b")], reason="on").tokens[0]
+    assert reasoned["tokens"] == written * reasoned["encoded"] and peer["tokens"] is None
+
+
+def test_pictures_of_the_worst_answers_are_small(kept):
+    out, _ = kept
+    pictures = predictions.read_pictures(out)
+    assert pictures and all(picture.startswith(b"\xff\xd8") for picture in pictures.values())
+    assert predictions.read_texts(out)
+
+
+@pytest.mark.parametrize("damage", ["record", "gone", "predictions", "outside"])
+def test_a_damaged_folder_is_one_sentence(kept, tmp_path, damage):
+    copy = tmp_path / "copy"
+    shutil.copytree(kept[0], copy)
+    path = copy / "result.json"
+    if damage == "record":
+        path.write_text(path.read_text()[:100])
+    elif damage == "gone":
+        path.unlink()
+    elif damage == "outside":
+        path.write_text(re.sub(r'("predictions": ")sampleshop', r"\1../sampleshop", path.read_text()))
+    else:
+        for one in (copy / "predictions").iterdir():
+            one.write_bytes(one.read_bytes()[:50])
+    message = {"record": "no record", "gone": "there is no", "predictions": "no readable Parquet"}
+    with pytest.raises(UserError, match=message.get(damage, "outside its folder")):
+        record.recompute(copy)
+
+
+def test_tasks_are_chosen_by_kind_name_and_pattern():
+    def names(*wanted):
+        report = evaluate(FakeMoon(), suite="sampleshop", reason=["off"], tasks=wanted)
+        return {r.task for r in report.results}
+
+    everything = names()
+    assert names("retrieval") == {name for name in everything if "→" in name}
+    assert names("category") == {"category"} and names("photo ->", "col*r") == {"photo → product", "colour"}
+    assert names("attributes") == everything - names("retrieval", "category")
+    with pytest.raises(UserError, match=r"no task is called song: choose from retrieval.*colour"):
+        names("song")
+
+
+def test_a_model_that_fails_late_stops_the_run(shop):
+    """The gate looks at the first rows; what comes later is looked at too."""
+    model = FakeMoon()
+    model.change = lambda v: v if model.calls < 100 else v * np.nan
+    with pytest.raises(UserError, match="moonshelf direct gives vectors that are not finite"):
+        evaluate(model, suite="sampleshop", reason=["off"])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"suite": "sampleshop", "baseline": "clip"}, "baseline is one of moonshelf direct"),
+        ({"suite": "sampleshop", "curves": True}, "with --out"),
         ({"suite": "moon"}, "no suite or data set 'moon'"),
         ({"suite": "validation"}, "--data"),
         ({"suite": "grocery"}, "--data"),
@@ -120,7 +236,7 @@ def test_a_mistake_in_the_call_is_one_sentence(settings, message):
 
 
 def test_a_missing_peer_package_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("moonshelf.benchmark.baselines.find_spec", lambda name: None)
+    monkeypatch.setattr("moonshelf.benchmark.peers_hub.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"moonshelf\[peers\]"):
         evaluate(None, suite="sampleshop", against=["minilm"])
 
@@ -143,6 +259,18 @@ def test_tfidf_gives_zero_for_a_text_without_known_words():
     assert np.linalg.norm(out.vectors[0]) == pytest.approx(1) and not out.vectors[1].any()
     encoder.fit(["red lamp"])
     assert encoder.fingerprint != before  # other words, other vectors
+
+
+def test_the_command_keeps_a_folder_and_counts_it_again(tmp_path):
+    out, again = tmp_path / "out", tmp_path / "again.json"
+    args = ["evaluate", "--against", "tfidf", "--suite", "sampleshop", "--tasks", "retrieval"]
+    first = CliRunner().invoke(app, [*args, "--out", str(out)], catch_exceptions=False)
+    assert first.exit_code in (0, 3) and (out / "report.html").is_file() and (out / "results.csv").is_file()
+    record = json.loads((out / "result.json").read_text())
+    args = ["evaluate", "--recompute", str(out), "--json", str(again)]
+    second = CliRunner().invoke(app, args, catch_exceptions=False)
+    assert second.exit_code == first.exit_code and "text → product" in second.stdout
+    assert json.loads(again.read_text())["results"] == record["results"]
 
 
 @pytest.mark.slow

@@ -3,8 +3,9 @@
 The key of a row is the hash of what the product holds (its text and the bytes of its pictures, not its
 id); a folder is named by the hash of the encoder's fingerprint, which covers weights, prompt, pixels and
 reasoning mode. Rows are written in parts as they are made, each by an atomic rename, so an evaluation
-that was stopped goes on where it was; a part that cannot be read is ignored and computed again. Files
-are npz without pickle. Without a folder the cache lives in memory, for one run.
+that was stopped goes on where it was; a part that cannot be read is ignored and computed again. A vector
+that is not finite stops the run, wherever it comes up. Files are npz without pickle. Without a folder the
+cache lives in memory, for one run.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from pathlib import Path
 import numpy as np
 
 from moonshelf import images
-from moonshelf.benchmark.tasks import Encoder, Vectors
+from moonshelf.benchmark.contract import Encoder, Vectors, check_finite
 from moonshelf.errors import Problem
 from moonshelf.product import Product
 
 PART = 512  # rows computed, and written, at a time
+Row = tuple[np.ndarray, str, bool, int]  # vector, rationale, kept its format, tokens or -1
 
 
 @dataclass
@@ -35,6 +37,8 @@ class Timing:
     encoded: int = 0
     from_cache: int = 0
     seconds: float = 0.0
+    tokens: int = 0  # written in this run
+    counted: bool = False  # the encoder says how many tokens it writes
 
     @property
     def items_per_second(self) -> float | None:
@@ -43,10 +47,11 @@ class Timing:
 
 @dataclass
 class _Store:
-    """Rows of one fingerprint: key -> (vector, rationale, valid)."""
+    """Rows of one fingerprint."""
 
     folder: Path | None
-    rows: dict[str, tuple[np.ndarray, str, bool]] = field(default_factory=dict)
+    rows: dict[str, Row] = field(default_factory=dict)
+    cheap: bool = False
 
 
 class EmbeddingCache:
@@ -80,12 +85,17 @@ class EmbeddingCache:
             out = encoder.encode([product for _, product in part])
             timing.seconds += time.perf_counter() - begin
             timing.encoded += len(part)
+            check_finite(encoder, out.vectors[out.ok])
+            tokens = np.full(len(part), -1) if out.tokens is None else out.tokens
+            known = tokens[out.ok & (tokens >= 0)]
+            timing.tokens, timing.counted = timing.tokens + int(known.sum()), timing.counted or len(known) > 0
             for problem in out.problems:
                 self.problems[encoder.name, str(problem.id)] = problem
             done = [i for i in range(len(part)) if out.ok[i]]
             failed.update(part[i][0] for i in range(len(part)) if not out.ok[i])
             for i in done:
-                store.rows[part[i][0]] = (out.vectors[i], out.rationales[i], bool(out.valid[i]))
+                kept = (out.vectors[i], out.rationales[i], bool(out.valid[i]), int(tokens[i]))
+                store.rows[part[i][0]] = kept
             if store.folder is not None and done:
                 _write(store.folder, [(part[i][0], *store.rows[part[i][0]]) for i in done])
         timing.from_cache += len(keys) - len(todo)
@@ -95,17 +105,22 @@ class EmbeddingCache:
         ok = np.array([key not in failed for key in keys], bool)
         width = next((len(store.rows[key][0]) for key in keys if key not in failed), 1)
         vectors, valid = np.zeros((len(keys), width), np.float32), np.zeros(len(keys), bool)
-        rationales = [""] * len(keys)
+        rationales, tokens = [""] * len(keys), np.full(len(keys), -1)
         for row, key in enumerate(keys):
             if ok[row]:
-                vectors[row], rationales[row], valid[row] = store.rows[key]
-        return Vectors(vectors, ok, rationales, valid)
+                vectors[row], rationales[row], valid[row], tokens[row] = store.rows[key]
+        return Vectors(vectors, ok, rationales, valid, tokens=tokens)
+
+    def release(self) -> None:
+        """Forget what is cheap to make again: words of one data set say nothing about the next."""
+        self._stores = {name: store for name, store in self._stores.items() if not store.cheap}
 
     def _store(self, encoder: Encoder) -> _Store:
         name = hashlib.sha256(encoder.fingerprint.encode()).hexdigest()[:32]
         if name not in self._stores:
             keep = self.folder is not None and not encoder.cheap
-            store = _Store(self.folder / name if keep and self.folder is not None else None)
+            folder = self.folder / name if keep and self.folder is not None else None
+            store = _Store(folder, cheap=encoder.cheap)
             if store.folder is not None and store.folder.is_dir():
                 for path in sorted(store.folder.glob("*.npz")):
                     try:
@@ -139,7 +154,7 @@ def _readable(product: Product, reads: frozenset[str]) -> Product:
     return product
 
 
-def _write(folder: Path, rows: list[tuple[str, np.ndarray, str, bool]]) -> None:
+def _write(folder: Path, rows: list[tuple[str, np.ndarray, str, bool, int]]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     keys = [row[0] for row in rows]
     name = hashlib.sha256("".join(keys).encode()).hexdigest()[:32]
@@ -151,15 +166,18 @@ def _write(folder: Path, rows: list[tuple[str, np.ndarray, str, bool]]) -> None:
             vectors=np.stack([row[1] for row in rows]).astype(np.float32),
             rationales=np.frombuffer(json.dumps([row[2] for row in rows]).encode(), np.uint8),
             valid=np.array([row[3] for row in rows], bool),
+            tokens=np.array([row[4] for row in rows], np.int64),
         )
     os.replace(temporary, folder / f"{name}.npz")
 
 
-def _read(path: Path) -> dict[str, tuple[np.ndarray, str, bool]]:
+def _read(path: Path) -> dict[str, Row]:
     with np.load(path, allow_pickle=False) as part:
         keys, vectors, valid = part["keys"], part["vectors"], part["valid"]
         rationales = json.loads(part["rationales"].tobytes())
-    if not len(keys) == len(vectors) == len(valid) == len(rationales) or not np.isfinite(vectors).all():
+        tokens = part["tokens"] if "tokens" in part else np.full(len(keys), -1)  # of an earlier version
+    sizes = {len(keys), len(vectors), len(valid), len(rationales), len(tokens)}
+    if len(sizes) > 1 or vectors.ndim != 2 or not np.isfinite(vectors).all():
         raise ValueError("the part does not hold what it says")
-    rows = zip(keys.tolist(), vectors, rationales, valid.tolist(), strict=True)
-    return {key.decode(): (vector, str(text), bool(good)) for key, vector, text, good in rows}
+    rows = zip(keys.tolist(), vectors, rationales, valid.tolist(), tokens.tolist(), strict=True)
+    return {key.decode(): (vector, str(text), bool(good), int(n)) for key, vector, text, good, n in rows}

@@ -52,6 +52,7 @@ FORMAT = 1
 KEY = b"moonshelf"
 FOLDER = "predictions"
 PICTURES = "pictures.parquet"
+PICTURE_SIDE = 160  # pixels
 
 _COMMON = {"id": "str", "cluster": "str", "ok": "bool", "text": "str"}
 _KINDS: dict[str, dict[str, str]] = {

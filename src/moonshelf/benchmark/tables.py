@@ -1,22 +1,28 @@
 """The figures of a run as tables for a terminal; the JSON holds them with full precision.
 
-Names and reasons may come from a user's feed: they are never read as markup.
+Of each ranking the first two metrics are shown, of anything else the first. Names and reasons may come from
+a user's feed: they are never read as markup.
 """
 
 from __future__ import annotations
+
+from collections import Counter
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from moonshelf.benchmark.runner import Report
+from moonshelf.benchmark.record import Report
 from moonshelf.benchmark.tasks import Result
 
 FOOT = (
     "± is half of the 95 % bootstrap interval over groups; n/a: the encoder cannot do it; † the interval "
     "does not clear chance. R@k is the hit rate; ties count with their expectation. chance: random order or "
     "random label; constant: always the commonest training label. 'fitted' learns from training labels and "
-    "is not zero-shot."
+    "is not zero-shot. More metrics are in the JSON."
+)
+MARKS = (
+    "▲ ▼ better or worse than {}: the paired 95 % interval leaves zero out, uncorrected, so 1 in 20 is luck."
 )
 
 
@@ -29,6 +35,7 @@ def show(report: Report, console: Console) -> None:
             if result.dataset == dataset["name"]:
                 key = (result.method, result.task, result.view, result.metric)
                 rows.setdefault(key, {})[result.encoder] = result
+        rows = _headlines(rows)
         for title, kept in (("retrieval", True), ("labels", False)):
             chosen = {
                 key: found
@@ -40,17 +47,9 @@ def show(report: Report, console: Console) -> None:
         for task, reason in dataset.get("not_run", {}).items():
             console.print(f"not run: {escape(f'{task}: {reason}')}", highlight=False)
         console.print(f"[dim]{escape(dataset['note'])}[/dim]\n")
-    cost = Table(title="cost", title_justify="left", box=None, header_style="bold")
-    for column in ("encoder", "encoded", "from cache", "seconds", "items/s"):
-        cost.add_column(column, justify="left" if column == "encoder" else "right")
-    for encoder in report.encoders:
-        rate = encoder["items_per_second"]
-        cost.add_row(
-            encoder["name"], str(encoder["encoded"]), str(encoder["from_cache"]), f"{encoder['seconds']:.1f}",
-            f"{rate:.1f}" if rate else "-",
-        )  # fmt: skip
-    console.print(cost)
-    console.print(f"[dim]{FOOT}[/dim]", highlight=False)
+    console.print(_costs(report))
+    foot = FOOT if report.baseline is None else f"{FOOT} {MARKS.format(report.baseline)}"
+    console.print(f"[dim]{escape(foot)}[/dim]", highlight=False)
     for problem in report.problems[:10]:
         reason = escape(f"{problem.get('id') or ''} {problem['reason']}")
         console.print(f"set aside: {reason}", highlight=False)
@@ -58,10 +57,35 @@ def show(report: Report, console: Console) -> None:
         console.print(f"[red]error: {escape(error)}[/red]", highlight=False)
 
 
+def _headlines(rows: dict[tuple[str, ...], dict[str, Result]]) -> dict[tuple[str, ...], dict[str, Result]]:
+    """The first metrics of each method, task and view."""
+    shown: Counter[tuple[str, ...]] = Counter()
+    kept = {}
+    for key, found in rows.items():
+        shown[key[:3]] += 1
+        if shown[key[:3]] <= (2 if key[0] == "ranking" else 1):
+            kept[key] = found
+    return kept
+
+
+def _costs(report: Report) -> Table:
+    table = Table(title="cost", title_justify="left", box=None, header_style="bold")
+    for column in ("encoder", "encoded", "from cache", "seconds", "items/s", "tokens written", "peak MiB"):
+        table.add_column(column, justify="left" if column == "encoder" else "right")
+    for encoder in report.encoders:
+        rate, tokens, peak = (encoder.get(name) for name in ("items_per_second", "tokens", "peak_mib"))
+        table.add_row(
+            escape(encoder["name"]), str(encoder["encoded"]), str(encoder["from_cache"]),
+            f"{encoder['seconds']:.1f}", f"{rate:.1f}" if rate else "-",
+            "-" if tokens is None else str(tokens), f"{peak:.0f}" if peak else "-",
+        )  # fmt: skip
+    return table
+
+
 def _table(title: str, rows: dict[tuple[str, ...], dict[str, Result]], names: list[str]) -> Table:
     ranking = title.endswith("retrieval")
     table = Table(title=escape(title), title_justify="left", box=None, header_style="bold", pad_edge=False)
-    heads = ["task", "shown", "metric" if ranking else "by", "n", "of", "chance"]
+    heads = ["task", "shown", *([] if ranking else ["by"]), "metric", "n", "of", "chance"]
     for head in heads if ranking else [*heads, "constant"]:
         table.add_column(head, justify="right" if head in ("n", "of", "chance", "constant") else "left")
     for name in names:
@@ -72,14 +96,8 @@ def _table(title: str, rows: dict[tuple[str, ...], dict[str, Result]], names: li
         found = rows[key]
         one = next((r for r in found.values() if r.value is not None), next(iter(found.values())))
         chance = next((r.chance for r in found.values() if r.chance is not None), None)
-        cells = [
-            escape(task),
-            view,
-            metric if ranking else method,
-            str(one.n),
-            str(one.gallery),
-            _percent(chance),
-        ]
+        how = [metric] if ranking else [method, metric]
+        cells = [escape(task), view, *how, str(one.n), str(one.gallery or "-"), _percent(chance)]
         if not ranking:
             cells.append(_percent(one.constant))
         table.add_row(*cells, *(_cell(found.get(name)) for name in names))
@@ -94,7 +112,10 @@ def _cell(result: Result | None) -> str:
     if result.low is None or result.high is None:
         return _percent(result.value)
     half = 100 * (result.high - result.low) / 2
-    return f"{_percent(result.value)} ±{half:.1f}{'†' if result.at_chance else ''}"
+    mark = "†" if result.at_chance else ""
+    if result.versus is not None and result.versus.significant:
+        mark += "▲" if result.versus.difference > 0 else "▼"
+    return f"{_percent(result.value)} ±{half:.1f}{mark}"
 
 
 def _percent(value: float | None) -> str:
