@@ -317,8 +317,8 @@ def test_esci_grades_and_sets_aside_queries_without_an_exact_match(write, tmp_pa
 
 def test_implicitave_offers_the_options_and_drops_the_tag(tmp_path):
     tasks = labelled(read("implicitave", tmp_path))
-    assert {view for _, view in tasks} == {"image", "text", "image + text"}
-    neck = tasks["Clothing: Neckline", "image + text"]
+    assert {view for _, view in tasks} == {"image", "text, hidden", "image + text, hidden"}
+    neck = tasks["Clothing: Neckline", "image + text, hidden"]
     assert neck.labels == ["crew neck", "halter", "henley"] and neck.key == "neckline"
     assert neck.products[0].title == "Womens Dress 0" and neck.truth[:2] == ["crew neck", "halter"]
     assert tasks["Clothing: Sleeve Style", "image"].labels == ["long sleeve", "sleeveless"]

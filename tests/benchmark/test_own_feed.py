@@ -140,8 +140,8 @@ def test_a_second_row_of_one_id_is_set_aside(tmp_path):
 
 def test_few_labels_are_said_and_not_scored(tmp_path):
     records = [{**row, "material": "Clay" if i == 3 else ""} for i, row in enumerate(rows())]
-    reason = load(write(tmp_path, records)).not_run["material"]
-    assert reason == "1 products state it, at least 4 are needed"
+    reason = load(write(tmp_path, records)).not_run["attribute material"]
+    assert reason == "fewer than 4 products state it"
 
 
 def test_only_the_commonest_attributes_are_scored(tmp_path, monkeypatch):

@@ -112,17 +112,26 @@ def _attributes(name: str, products: Sequence[Product], least: int, not_run: dic
     counts = Counter(key for p in products for key in attributes.canonical(p.attributes))
     if not counts:
         not_run["attributes"] = "no product has an attribute such as colour or material"
+    rare = [key for key, number in counts.items() if number < least]
+    if rare:
+        not_run[_listed(rare)] = f"fewer than {least} products state it"
     tasks: list[Task] = []
     scored: list[str] = []
-    for key, _ in counts.most_common():
+    common = [key for key, number in counts.most_common() if number >= least]
+    for place, key in enumerate(common):
         if len(scored) == MOST_KEYS:
-            not_run[key] = f"the {MOST_KEYS} commonest attributes are scored"
-            continue
+            not_run[_listed(common[place:])] = f"the {MOST_KEYS} commonest attributes are scored"
+            break
         made = _labels(name, key, key, -1, products, least, not_run)
         if made:
             scored.append(key)
         tasks += made
     return tasks + attribute_sets(name, products, scored)
+
+
+def _listed(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+    return f"{'attribute' if len(keys) == 1 else 'attributes'} {', '.join(keys[:5])}{more}"
 
 
 def _labels(
