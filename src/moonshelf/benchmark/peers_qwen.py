@@ -124,7 +124,7 @@ class QwenVLPeer(Peer):
         return last_of(inputs["input_ids"], self.disc)[0]
 
     def _generated(self, inputs: Any) -> torch.Tensor:
-        """(n, d) state of the last `<gen_emb>` that each row writes; its own last state where none is.
+        """(n, d) state of the last `<gen_emb>` that each row writes; the state of its last step where none is.
 
         One more pass over what was written reads the states, so that none need be kept while writing.
         """
@@ -145,7 +145,7 @@ class QwenVLPeer(Peer):
             input_ids=written, attention_mask=mask, mm_token_type_ids=kinds, use_cache=False, **extra
         ).last_hidden_state
         place, found = last_of(torch.where(alive, new, -1), self.gen or -1)
-        last = start + alive.sum(1) - 1
+        last = start + alive.sum(1) - 2  # the step that wrote the last token, as in the documentation
         place = torch.where(found, start + place, last)
         texts = self.processor.tokenizer.batch_decode(new, skip_special_tokens=True)
         self.wrote = list(zip(texts, found.tolist(), strict=True))
