@@ -125,6 +125,20 @@ def evaluate(
 
 
 @app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder that `moonshelf evaluate … --out` made.")],
+    baseline: Annotated[
+        str | None, typer.Option(help="Encoder that the marks compare with; default: the run's own.")
+    ] = None,
+) -> None:
+    """Write the report of an evaluation again: one HTML page, Markdown for a README, a CSV of all figures."""
+    from moonshelf.benchmark.pages import write_pages
+
+    for path in write_pages(folder, baseline=baseline):
+        print(path)
+
+
+@app.command()
 def datasets(json: Json = False) -> None:
     """List the data sets of the benchmark: licence, size, splits, citation, and whether we ever ran them.
 

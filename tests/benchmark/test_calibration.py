@@ -44,7 +44,7 @@ def labelling() -> Labelling:
     truth = ["red" if i < N // 4 else "blue" for i in range(N)]
     return Labelling(
         "toy", "colour", "text", products, truth, LABELS, list(DIRECT), TEXT, "colour",
-        methods=("label similarity",),
+        methods=("label similarity",), metrics=("accuracy",),
     )  # fmt: skip
 
 

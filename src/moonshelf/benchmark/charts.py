@@ -15,8 +15,8 @@ from moonshelf.benchmark.calibration import AutoPoint
 from moonshelf.benchmark.compression import PRECISIONS, CurvePoint
 from moonshelf.benchmark.outcome import Outcome, Row
 
-WIDTH, HEIGHT = 400, 270
-LEFT, RIGHT, TOP, BOTTOM = 46, 390, 12, 226
+WIDTH, HEIGHT = 340, 250
+LEFT, RIGHT, TOP, BOTTOM = 46, 332, 12, 206
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring")
 DASHES = ("", "6 4", "2 3")
 Scale = Callable[[float], float]
@@ -36,6 +36,7 @@ class Mark:
     y: float
     shape: str
     letter: str = ""
+    before: bool = False  # the letter stands left of the mark, because another mark is on its right
     low: float | None = None
     high: float | None = None
 
@@ -104,7 +105,10 @@ def _cost(outcome: Outcome, row: Row) -> Chart | None:
     for i, (name, cost, r) in enumerate(known):
         letter, shape = chr(ord("A") + i % 26), SHAPES[i % len(SHAPES)]
         assert r.value is not None
-        marks.append(Mark(x(cost), y(r.value), shape, letter, _at(y, r.low), _at(y, r.high)))
+        px, py = x(cost), y(r.value)
+        near = [x(c) - px for n, c, o in known if n != name and o.value and abs(y(o.value) - py) < 20]
+        before = px > WIDTH - 20 or any(0 <= gap < 26 for gap in near)
+        marks.append(Mark(px, py, shape, letter, before, _at(y, r.low), _at(y, r.high)))
         cells.append((letter, shape, (name, f"{cost:.3g} ms", percent(r.value), _interval(r.low, r.high))))
     best = max(known, key=lambda one: one[2].value or 0.0)
     quick = min(known, key=lambda one: one[1])
@@ -124,10 +128,12 @@ def _cost(outcome: Outcome, row: Row) -> Chart | None:
 
 
 def curve_charts(points: Sequence[CurvePoint]) -> list[Chart]:
-    """Quality against bytes of a vector: one plot for each encoder, task and metric, a line a precision."""
+    """Quality, by a task's first metric, against bytes of a vector: a plot an encoder and task."""
     groups: dict[tuple[str, ...], list[CurvePoint]] = {}
     for p in points:
-        groups.setdefault((p.encoder, p.dataset, p.task, p.view, p.metric), []).append(p)
+        group = groups.setdefault((p.encoder, p.dataset, p.task, p.view), [])
+        if not group or group[0].metric == p.metric:
+            group.append(p)
     return [_curve(group) for group in groups.values() if len(group) > 1]
 
 
@@ -142,9 +148,12 @@ def _curve(points: Sequence[CurvePoint]) -> Chart:
             continue
         shape = SHAPES[i % len(SHAPES)]
         at = [(x(p.bytes), y(p.value)) for p in found]
-        lines.append(Line(at, DASHES[i % len(DASHES)], precision, at[0]))
+        middle = len(found) // 2
+        top = found[middle].high
+        label = at[middle][0], max(TOP + 8, (at[middle][1] if top is None else y(top)) - 6)
+        lines.append(Line(at, DASHES[i % len(DASHES)], precision, label))
         for p, (px, py) in zip(found, at, strict=True):
-            marks.append(Mark(px, py, shape, "", _at(y, p.low), _at(y, p.high)))
+            marks.append(Mark(px, py, shape, low=_at(y, p.low), high=_at(y, p.high)))
             texts = (precision, str(p.dims), f"{p.bytes:,}", percent(p.value), _interval(p.low, p.high))
             cells.append(("", shape, texts))
     whole = max(points, key=lambda p: p.bytes)
@@ -166,11 +175,12 @@ def _curve(points: Sequence[CurvePoint]) -> Chart:
 
 
 def auto_charts(points: Sequence[AutoPoint]) -> list[Chart]:
-    """Quality against the share of products that reason, the engine's own threshold marked by a rule."""
+    """Quality, by a task's first metric, against the share of products that reason."""
     groups: dict[tuple[str, ...], list[AutoPoint]] = {}
     for p in points:
-        key = (p.encoder, p.reasoned, p.dataset, p.task, p.view, p.method, p.metric)
-        groups.setdefault(key, []).append(p)
+        group = groups.setdefault((p.encoder, p.reasoned, p.dataset, p.task, p.view, p.method), [])
+        if not group or group[0].metric == p.metric:
+            group.append(p)
     return [_auto(sorted(group, key=lambda p: p.threshold)) for group in groups.values() if len(group) > 1]
 
 
@@ -185,7 +195,7 @@ def _auto(points: Sequence[AutoPoint]) -> Chart:
     marks, cells = [], []
     for p in points:
         shape = "diamond" if p.default else "circle"
-        marks.append(Mark(x(p.share), y(p.value), shape, "", _at(y, p.low), _at(y, p.high)))
+        marks.append(Mark(x(p.share), y(p.value), shape, low=_at(y, p.low), high=_at(y, p.high)))
         threshold = f"{p.threshold:.4f}" + (" (the engine’s)" if p.default else "")
         cells.append(("", shape, (threshold, percent(p.share), percent(p.value), _interval(p.low, p.high))))
     best = max(points, key=lambda p: (p.value, -p.share))
@@ -206,11 +216,11 @@ def _auto(points: Sequence[AutoPoint]) -> Chart:
         f"{one.metric}, %",
         [Tick(x(share / 100), str(share)) for share in (0, 25, 50, 75, 100)],
         y_ticks,
-        marks,
+        sorted(marks, key=lambda m: m.shape == "diamond"),  # drawn last, over its neighbours
         ("margin below", "reason, %", f"{one.metric}, %", "interval"),
         cells,
         [Line([(x(p.share), y(p.value)) for p in points], "")],
-        x(default.share) if default else None,
+        rule=x(default.share) if default else None,
     )
 
 

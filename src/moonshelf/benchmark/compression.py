@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from moonshelf.benchmark.contract import asking
 from moonshelf.benchmark.tasks import Encode, Encoder, Retrieval, Vectors, why_not
 from moonshelf.product import Product
 
@@ -74,6 +75,8 @@ class Compressed:
         self.name = f"{inner.name}, {dims} {precision}"
         self.fingerprint = f"{inner.fingerprint}|first {dims}|{precision}"
         self.reads, self.one_space = inner.reads, inner.one_space
+        asker = asking(inner)
+        self.queries = None if asker is inner else Compressed(asker, encode, dims, precision)
 
     def encode(self, products: Sequence[Product]) -> Vectors:
         out = self._encode(self.inner, products)

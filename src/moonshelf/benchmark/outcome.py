@@ -8,24 +8,22 @@ zero out; it is not corrected for the number of figures, and every page says so.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from moonshelf.benchmark import predictions, scoring, significance
+from moonshelf.benchmark import predictions, record, scoring, significance
 from moonshelf.benchmark.calibration import FILE as AUTO
 from moonshelf.benchmark.calibration import AutoPoint
 from moonshelf.benchmark.compression import FILE as CURVES
 from moonshelf.benchmark.compression import CurvePoint
 from moonshelf.benchmark.contract import Result, Versus
-from moonshelf.benchmark.points import load_points, typed
+from moonshelf.benchmark.points import load_points
 from moonshelf.benchmark.predictions import Predictions
 from moonshelf.errors import UserError
 
-RESULT = "result.json"
 DIRECT, REASONED = " direct", " reasoned"  # how the names of our two modes end
 MARKS = {"better": "▲", "worse": "▼", "same": "≈", "": ""}
 Key = tuple[str, str, str, str, str]  # dataset, task, view, method, encoder
@@ -108,25 +106,19 @@ class Outcome:
 
     @classmethod
     def load(cls, out: Path, baseline: str | None = None) -> Outcome:
-        """Read a folder. Raises UserError for a missing or broken file, or an unknown baseline."""
-        path = out / RESULT
-        if not path.is_file():
-            raise UserError(f"there is no {RESULT} in {out}: make one with moonshelf evaluate … --out {out}")
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{RESULT} is not JSON ({error}): run the evaluation again") from None
-        if not isinstance(record, dict) or not isinstance(record.get("results"), list):
-            raise UserError(f"{RESULT} holds no results: run the evaluation again")
-        results = typed(record.pop("results"), Result, f"result {{}} of {RESULT}")
-        names = list(dict.fromkeys(r.encoder for r in results))
+        """Read a folder; `baseline` is by default the run's own, or its first encoder.
+
+        Raises UserError for a missing or broken file, or an unknown baseline.
+        """
+        report = record.load(out)
+        names = list(dict.fromkeys(r.encoder for r in report.results))
         if not names:
-            raise UserError(f"{RESULT} holds no results: run the evaluation again")
-        chosen = baseline or _baseline_of(record, results) or names[0]
-        if chosen not in names:
-            raise UserError(f"no encoder of this run is called '{chosen}': choose from {', '.join(names)}")
+            raise UserError(f"{record.RESULT} of {out} holds no figure: evaluate again with --out")
+        record.check_baseline(baseline, names)
+        rest = {name: value for name, value in vars(report).items() if name != "results"}
+        chosen = baseline or _baseline_of(rest, report.results) or names[0]
         curves, auto = load_points(out / CURVES, CurvePoint), load_points(out / AUTO, AutoPoint)
-        return cls(out, results, record, chosen, curves, auto)._against_baseline()
+        return cls(out, report.results, rest, chosen, curves, auto)
 
     # ---- rows ----------------------------------------------------------------------------------------
 
@@ -155,11 +147,6 @@ class Outcome:
                 kept.append(row)
             seen.add(key)
         return kept
-
-    @cached_property
-    def unmeasured(self) -> list[Row]:
-        """Rows that no encoder of the run could do; their results say why."""
-        return [row for row in self.rows if not row.measured]
 
     def dataset(self, name: str) -> dict[str, Any]:
         listed = [d for d in self.listed("datasets") if d.get("name") == name]
@@ -213,25 +200,36 @@ class Outcome:
                     found.append(Change(row, row.results[direct], row.results[reasoned], versus))
         return found
 
-    def compare(self, row: Row, encoder: str, baseline: str) -> Versus | None:
-        """The paired difference of two encoders in a row; None where the predictions do not pair."""
+    def compare(self, row: Row, encoder: str, baseline: str, draw: bool = True) -> Versus | None:
+        """The paired difference of two encoders in a row; None where the predictions do not pair.
+
+        Without `draw` it is None too for figures that are no mean over rows.
+        """
         ours, theirs = self.kept(row, encoder), self.kept(row, baseline)
         if ours is None or theirs is None or ours.columns["id"] != theirs.columns["id"]:
             return None
         a, b = ours.values(row.metric), theirs.values(row.metric)
         if a and b:
             return versus(a, b, ours.columns["cluster"], baseline)
+        if not draw:
+            return None
         found = scoring.results(self._scored(row, encoder), self._scored(row, baseline))
         return next((r.versus for r in found if r.metric == row.metric), None)
 
-    def _against_baseline(self) -> Outcome:
-        """Fill in what the run did not compare: all of it, if the baseline is another than the run's."""
+    def against_baseline(self) -> Outcome:
+        """Fill in what the run did not compare: all of it, if the baseline is another than the run's.
+
+        Of figures that are no mean over rows (macro F1 …) only the main ones are drawn again, which takes
+        long; `moonshelf evaluate --recompute` does all of them.
+        """
+        main = {id(row) for row in self.main_rows}
         for row in self.rows:
             for name, r in row.results.items():
                 if name == self.baseline or r.value is None or row.value(self.baseline) is None:
                     row.results[name] = replace(r, versus=None)
                 elif r.versus is None or r.versus.baseline != self.baseline:
-                    row.results[name] = replace(r, versus=self.compare(row, name, self.baseline))
+                    found = self.compare(row, name, self.baseline, draw=id(row) in main)
+                    row.results[name] = replace(r, versus=found)
         return self
 
     def _scored(self, row: Row, encoder: str) -> scoring.Scored:
@@ -252,7 +250,7 @@ class Outcome:
         if not (self.out / predictions.FOLDER).is_dir():
             return found
         for one in predictions.read_all(self.out):
-            keep = {"id", "cluster", "ok", "text", "truth", *one.head.metrics}
+            keep = {"id", "cluster", "text", "truth", *one.head.metrics}
             one.columns = {name: values for name, values in one.columns.items() if name in keep}
             found[head_key(one.head)] = one
         return found
@@ -301,9 +299,9 @@ def mark(found: Versus | None) -> str:
     return "better" if found.difference > 0 else "worse"
 
 
-def _baseline_of(record: dict[str, Any], results: Sequence[Result]) -> str | None:
+def _baseline_of(rest: dict[str, Any], results: Sequence[Result]) -> str | None:
     """The baseline that the run was given, or compared with."""
-    settings = record.get("settings")
+    settings = rest.get("settings")
     given = settings.get("baseline") if isinstance(settings, dict) else None
     if isinstance(given, str) and given in {r.encoder for r in results}:
         return given

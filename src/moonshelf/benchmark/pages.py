@@ -13,7 +13,7 @@ from typing import Any
 
 from moonshelf import images
 from moonshelf.benchmark import charts, plain, predictions, slices, worst
-from moonshelf.benchmark.outcome import MARKS, Change, Outcome, Row, mark
+from moonshelf.benchmark.outcome import MARKS, Change, Outcome, mark
 from moonshelf.benchmark.report import data_uri
 from moonshelf.benchmark.worst import Picture
 
@@ -32,7 +32,7 @@ def write_pages(
     files by (dataset, id), by default those in `OUT/pictures.parquet`. Raises UserError where the folder
     holds no run, or a damaged one.
     """
-    outcome = Outcome.load(out, baseline)
+    outcome = Outcome.load(out, baseline).against_baseline()
     found = predictions.read_pictures(out) if pictures is None else pictures
     texts = {
         HTML: render(outcome, found), MARKDOWN: plain.markdown(outcome), CSV: plain.table_csv(outcome),
@@ -58,7 +58,7 @@ def render(outcome: Outcome, pictures: Mapping[Picture, bytes]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(clean=plain.shown, percent=charts.percent, mark=mark)
+    environment.filters.update(clean=plain.shown, percent=charts.percent, signed=_signed, mark=mark)
     changes = outcome.changes()
     return environment.get_template("evaluation.html").render(
         run=outcome,
@@ -75,10 +75,11 @@ def render(outcome: Outcome, pictures: Mapping[Picture, bytes]) -> str:
         queries=worst.worst_queries(outcome),
         labels=worst.wrong_labels(outcome),
         photos=_Photos(pictures),
-        unmeasured=_reasons(outcome.unmeasured),
+        unmeasured=_reasons(outcome),
         cost_columns=_cost_columns(outcome),
         facts=_facts(outcome),
         problems=outcome.listed("problems"),
+        FEW=slices.FEW,
         MARKS=MARKS,
         MAX_PROBLEMS=MAX_PROBLEMS,
         RATIONALE=RATIONALE,
@@ -111,6 +112,11 @@ class _Photos:
             return ""
 
 
+def _signed(points: float) -> str:
+    """+1.2, −0.3, with a true minus sign."""
+    return f"{points:+.1f}".replace("-", "−")
+
+
 def _title(outcome: Outcome) -> str:
     settings = outcome.record.get("settings")
     suite = settings.get("suite") if isinstance(settings, dict) else None
@@ -125,16 +131,20 @@ def _span(changes: list[Change]) -> float:
     return max([*ends, 0.01])
 
 
-def _reasons(rows: list[Row]) -> list[tuple[str, str, list[str]]]:
-    """What no encoder could do: the data set, the reason, and the tasks that it holds for."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        notes = dict.fromkeys(r.note or "no reason is given" for r in row.results.values())
-        tasks = found.setdefault((row.dataset, "; ".join(notes)), [])
+def _reasons(outcome: Outcome) -> list[tuple[str, str, list[str]]]:
+    """What the data or an encoder cannot give: data set, reason, and the tasks that it holds for."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for dataset in outcome.listed("datasets"):
+        not_run = dataset.get("not_run")
+        for task, why in not_run.items() if isinstance(not_run, dict) else ():
+            found.setdefault((str(dataset.get("name")), str(why)), {})[str(task)] = None
+    for row in outcome.rows:
         name = f"{row.task}, {row.view}" + ("" if row.method == "ranking" else f", {row.method}")
-        if name not in tasks:
-            tasks.append(name)
-    return [(dataset, why, tasks) for (dataset, why), tasks in found.items()]
+        for r in row.results.values():
+            if r.value is None:
+                why = f"{r.encoder}: {r.note or 'no reason is given'}"
+                found.setdefault((row.dataset, why), {})[name] = None
+    return [(dataset, why, list(tasks)) for (dataset, why), tasks in found.items()]
 
 
 def _cost_columns(outcome: Outcome) -> list[str]:

@@ -158,7 +158,7 @@ def _query(
         Found(row.dataset, id, texts.get(id, ""), _finite(score), id in right)
         for id, score in list(zip(c["top"], c["top_scores"], strict=True))[:FOUND]
     ]
-    wrote_it = wrote.get(c["id"], "")
+    wrote_it = c.get("rationale") or wrote.get(c["id"], "")
     return WorstQuery(row, c["id"], c["text"], c[row.metric], c["ok"], wrote_it, wanted, place, found)
 
 
