@@ -10,8 +10,7 @@ prefill   floating-point operations of a prefill a second, against float32 matri
           large square ones and the shapes of the model.
 memory    peak memory of a stream of products, in a process for each length.
 
-The two sides of a comparison alternate, the order turned in each repeat; printed are medians and the median
-of paired ratios with its 95% bootstrap interval. Without a shipped starter, a random one of its size.
+How two sides are compared: `paired`. Without a shipped starter, a random one of its size.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -33,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from paired import CLOCKS, median_seconds, paired
 from rich.console import Console
 from rich.table import Table
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -47,44 +46,6 @@ from moonshelf.product import ImageRef, Product
 from moonshelf.sampleshop import iter_products
 
 PARTS = ("one-pass", "direct", "prefill", "memory")
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-
-
-# ---- measuring -------------------------------------------------------------------------------------
-
-
-def paired(
-    ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int, clock: Callable[[], float]
-) -> dict[str, Any]:
-    """Seconds of both sides, alternating, after one run of each that does not count."""
-    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
-    ours(), theirs()
-    for repeat in range(repeats):
-        sides = [("ours", ours), ("theirs", theirs)]
-        for name, run in sides if repeat % 2 == 0 else sides[::-1]:
-            start = clock()
-            run()
-            seconds[name].append(clock() - start)
-    ratios = np.array(seconds["theirs"]) / np.array(seconds["ours"])
-    draws = np.random.default_rng(0).choice(ratios, (10_000, len(ratios)))
-    low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
-    return {
-        "ours_s": float(np.median(seconds["ours"])),
-        "theirs_s": float(np.median(seconds["theirs"])),
-        "ratio": float(np.median(ratios)),
-        "interval": [float(low), float(high)],
-        "seconds": seconds,
-    }
-
-
-def median_seconds(run: Callable[[], Any], repeats: int, clock: Callable[[], float]) -> float:
-    run()
-    found = []
-    for _ in range(repeats):
-        start = clock()
-        run()
-        found.append(clock() - start)
-    return float(np.median(found))
 
 
 # ---- what is measured with -------------------------------------------------------------------------

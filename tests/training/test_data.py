@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moonshelf import MoonModel, Product
 from moonshelf.feeds import write_jsonl
@@ -111,6 +113,25 @@ def test_variants_and_equal_titles_are_never_negatives(items: list[Item]) -> Non
     ]
     asked = answered([Query("x", answers=frozenset({c.group}))], [a], batch)
     assert asked[0].tolist() == [True, False, True, False, True]
+
+
+@given(st.data())
+def test_masks_are_what_items_and_queries_say_of_each_other(data: st.DataObject) -> None:
+    word = st.sampled_from("abc")
+    things = [
+        Item(str(n), data.draw(word), data.draw(st.sampled_from(["", "a b", "b c", "c"])), (), (), facts)
+        for n, facts in enumerate(data.draw(st.lists(st.dictionaries(word, word, max_size=2), max_size=5)))
+    ]
+    query = st.builds(
+        Query, facts=st.frozensets(st.tuples(word, word), max_size=2), words=st.frozensets(word, max_size=2),
+        picture=st.booleans(), answers=st.frozensets(word, max_size=1),
+    )  # fmt: skip
+    queries = [data.draw(query) for _ in things]
+    assert same(things, things[1:]).tolist() == [[a.same(b) for b in things[1:]] for a in things]
+    assert answered(queries, things, things).tolist() == [
+        [q.holds(item) or owner.same(item) for item in things]
+        for q, owner in zip(queries, things, strict=True)
+    ]
 
 
 def test_items_without_attributes_take_part_with_their_title(model: MoonModel, tmp_path: Path) -> None:

@@ -150,9 +150,9 @@ def test_memory_falls_with_chunks_checkpointing_adapters_and_shards() -> None:
     assert estimate(cold(chunk=4), config).bytes["activations"] == pytest.approx(saved / 2)
     assert estimate(cold(checkpointing=False), config).bytes["activations"] > 5 * saved
     adapted = estimate(cold(lora=Lora()), config)
-    assert adapted.trained < 0.3 * full.trained and adapted.total < 0.7 * full.total
+    assert adapted.trained < 0.02 * full.trained and adapted.total < 0.5 * full.total
     packed = estimate(cold(lora=Lora(quantise=True)), config)
-    assert packed.bytes["frozen weights"] < 0.5 * adapted.bytes["frozen weights"]
+    assert packed.bytes["frozen weights"] < 0.6 * adapted.bytes["frozen weights"]
     sharded = estimate(cold(), config, processes=8, sharding="fsdp2")
     assert sharded.bytes["optimiser"] == pytest.approx(full.bytes["optimiser"] / 8)
     zero = [estimate(cold(), config, processes=8, sharding=s).total for s in ("ddp", "zero2", "zero3")]

@@ -19,7 +19,7 @@ from moonshelf.errors import UserError
 from moonshelf.feeds import write_jsonl
 from moonshelf.sampleshop import iter_products
 from moonshelf.training import joint
-from moonshelf.training.adapters import add_lora, freeze, merged_state, without_lora
+from moonshelf.training.adapters import add_lora, freeze, lighten, merged_state, quantise, without_lora
 from moonshelf.training.data import Sampler, open_source
 from moonshelf.training.grpo import grpo_loss
 from moonshelf.training.joint import JointTrainer
@@ -208,6 +208,11 @@ def test_a_killed_run_goes_on(start: Path, shop: Path, tmp_path: Path) -> None:
     stopped.add_callback(Kill())
     with pytest.raises(KeyboardInterrupt):
         stopped.train()
+    resumed = trainer(part, shop)
+    stopped.tally.best, stopped.tally.stale = 0.5, 2
+    stopped._save(str(tmp_path / "counted"))
+    resumed._load_from_checkpoint(str(tmp_path / "counted"))
+    assert resumed.tally == stopped.tally and resumed.clock.before > 0
     again = MoonModel.from_pretrained(train_joint(part, shop))
     for (name, a), (_, b) in zip(whole.state_dict().items(), again.state_dict().items(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0, msg=name)
@@ -248,31 +253,43 @@ def test_options_run(options: dict[str, Any], start: Path, shop: Path, tmp_path:
         assert all(not (text and own) for text, own in shown)
 
 
+@pytest.mark.parametrize("bits", [16, 4])
 def test_adapters_are_merged_into_what_is_saved(
-    model: MoonModel, shop: Path, start: Path, tmp_path: Path
+    model: MoonModel, shop: Path, start: Path, tmp_path: Path, bits: int
 ) -> None:
+    if bits == 4:
+        pytest.importorskip("bitsandbytes")
     moon = copy.deepcopy(model)
     product = [Product(id="a", title="red shoe")]
+    # bitsandbytes packs weights for a CPU in blocks of 64, which the inner width of the toy is no multiple of
+    lora = Lora(r=4, quantise=bits == 4, targets=("q_proj", "v_proj", "up_proj"))
+    names = set(moon.backbone.state_dict())
+    if lora.quantise:
+        quantise(moon, lora)
     before = moon.encode(product).vectors
-    add_lora(moon, Lora(r=4))
+    add_lora(moon, lora)
     trained = {n for n, p in moon.named_parameters() if p.requires_grad}
     assert any("lora_A" in n for n in trained) and any(n.startswith("head.") for n in trained)
     assert not any(".visual." in n or ("lora" not in n and ".layers." in n) for n in trained)
+    rows = {n: p.shape for n, p in moon.named_parameters() if "embed" in n and p.requires_grad}
+    assert [shape[0] for shape in rows.values()] == [3]  # the three new tokens, not the vocabulary
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, weight in moon.named_parameters():
-            if "lora_B" in name:
+            if "lora_B" in name or name in rows:
                 weight.copy_(torch.randn(weight.shape, generator=generator) * 0.1)
     after = moon.encode(product).vectors
     assert abs(after - before).max() > 1e-3
     with without_lora(moon):
         torch.testing.assert_close(torch.from_numpy(moon.encode(product).vectors), torch.from_numpy(before))
-    moon.save_pretrained(tmp_path / "merged", state=merged_state(moon))
+    merged = merged_state(moon)
+    assert set(merged) == names and all(tensor.is_floating_point() for tensor in merged.values())
+    moon.save_pretrained(tmp_path / "merged", state=merged)
     torch.testing.assert_close(
         torch.from_numpy(MoonModel.from_pretrained(tmp_path / "merged").encode(product).vectors),
         torch.from_numpy(after), atol=1e-5, rtol=0,
     )  # fmt: skip
-    folder = train_joint(recipe(start, tmp_path / "run", lora={"r": 4}, beta=0.1), shop)
+    folder = train_joint(recipe(start, tmp_path / "run", lora=lora.model_dump(), beta=0.1), shop)
     assert MoonModel.from_pretrained(folder).encode(product).vectors.shape == (1, 256)
 
 
@@ -287,6 +304,21 @@ def test_frozen_parts_do_not_move(start: Path, shop: Path, tmp_path: Path) -> No
     fresh = MoonModel.from_pretrained(start)
     freeze(fresh, [frozen])
     assert not any(p.requires_grad for p in fresh.backbone.model.visual.parameters())
+
+
+def test_frozen_weights_are_halved_where_nothing_is_lost(model: MoonModel) -> None:
+    moon = copy.deepcopy(model)
+    freeze(moon, ["backbone.model.visual"])
+    tower = dict(moon.backbone.model.visual.named_parameters())
+    published = next(name for name, weight in tower.items() if weight.ndim > 1)
+    with torch.no_grad():
+        tower[published].copy_(tower[published].bfloat16())
+    before = {name: weight.clone() for name, weight in moon.named_parameters()}
+    lighten(moon)
+    assert tower[published].dtype == torch.bfloat16
+    for name, weight in moon.named_parameters():
+        assert torch.equal(weight.float(), before[name]), name
+        assert weight.dtype == torch.float32 or not weight.requires_grad
 
 
 def test_the_policy_is_a_module_that_trl_can_hold(model: MoonModel) -> None:

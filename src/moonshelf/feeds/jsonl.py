@@ -31,6 +31,12 @@ _SUFFIXES = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"
 def read(source: Source) -> Iterator[Row]:
     """Rows of a JSONL file; empty lines are skipped and not counted."""
     reader = RecordReader(source)
+    for number, line in numbered(source):
+        yield line if isinstance(line, Row) else _row(reader, number, line)
+
+
+def numbered(source: Source) -> Iterator[tuple[int, str | Row]]:
+    """Lines that are not empty with their numbers, or why one, or all that would follow, was not read."""
     number = 0
     try:
         with source.open() as file:
@@ -38,12 +44,10 @@ def read(source: Source) -> Iterator[Row]:
                 if line is not None and not line.strip():
                     continue
                 number += 1
-                if line is None:
-                    yield set_aside(number, "row", f"the line is longer than {MAX_RECORD // 2**20} MiB")
-                    continue
-                yield _row(reader, number, line)
+                long = f"the line is longer than {MAX_RECORD // 2**20} MiB"
+                yield number, set_aside(number, "row", long) if line is None else line
     except FeedBroken as error:
-        yield set_aside(number + 1, "file", f"{error}: the rest was not read")
+        yield number + 1, set_aside(number + 1, "file", f"{error}: the rest was not read")
 
 
 def _row(reader: RecordReader, number: int, line: str) -> Row:

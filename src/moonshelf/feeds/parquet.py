@@ -6,24 +6,20 @@ little more memory than one batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from moonshelf.errors import UserError
 from moonshelf.feeds.base import Row, Source, note, set_aside
 from moonshelf.feeds.records import RecordReader
 
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
+
 
 def read(source: Source) -> Iterator[Row]:
     """Rows of a Parquet file. Raises UserError if the file is not Parquet."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        # Without pre-buffering and with a bounded buffer, a row group of large pictures is read page by page.
-        file = pq.ParquetFile(source.path, pre_buffer=False, buffer_size=1 << 20, memory_map=False)
-    except (pa.ArrowException, OSError, ValueError):
-        raise UserError(f"{source.name} is not a readable Parquet file.") from None
-    with file:
+    with opened(source) as file:
         schema = file.schema_arrow
         if len(set(schema.names)) != len(schema.names):
             raise UserError(f"{source.name} has two columns of one name: rename one of them.")
@@ -31,19 +27,40 @@ def read(source: Source) -> Iterator[Row]:
         if reader.numbered:
             yield note(source.name, "id", "there is no id column: rows are numbered")
         binary = any("binary" in str(field.type) for field in schema)
-        total = file.metadata.num_rows
-        batches = file.iter_batches(batch_size=32 if binary else 1024, use_threads=False)
-        number = 0
-        while True:
-            try:
-                records = next(batches).to_pylist()
-            except StopIteration:
-                return
-            except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-                kind = type(error).__name__
-                yield set_aside(number + 1, "file", f"the rest of the table cannot be read ({kind})")
-                return
-            for record in records:
-                number += 1
-                yield reader.row(number, record)
-            source.share_read = number / max(1, total)
+        for number, record in numbered(source, file, 32 if binary else 1024):
+            yield record if isinstance(record, Row) else reader.row(number, record)
+
+
+def opened(source: Source) -> ParquetFile:
+    """The file of a source. Raises UserError if it is not Parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        # Without pre-buffering and with a bounded buffer, a row group of large pictures is read page by page.
+        return pq.ParquetFile(source.path, pre_buffer=False, buffer_size=1 << 20, memory_map=False)
+    except (pa.ArrowException, OSError, ValueError):
+        raise UserError(f"{source.name} is not a readable Parquet file.") from None
+
+
+def numbered(
+    source: Source, file: ParquetFile, batch: int, columns: Sequence[str] | None = None
+) -> Iterator[tuple[int, dict[str, Any] | Row]]:
+    """Records with their numbers, `batch` held at once, or why all that would follow was not read."""
+    import pyarrow as pa
+
+    total, number = file.metadata.num_rows, 0
+    batches = file.iter_batches(batch_size=batch, columns=columns, use_threads=False)
+    while True:
+        try:
+            records = next(batches).to_pylist()
+        except StopIteration:
+            return
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+            why = f"the rest of the table cannot be read ({type(error).__name__})"
+            yield number + 1, set_aside(number + 1, "file", why)
+            return
+        for record in records:
+            number += 1
+            yield number, record
+        source.share_read = number / max(1, total)

@@ -308,7 +308,9 @@ def _encode_window(
 ) -> Encoded:
     results: dict[int, Written] = {}
     for chunk in _batches(rows, batch_tokens):
-        for row, result in zip(chunk, _encode_batch(model, chunk, reason, labels), strict=True):
+        with model.computing():
+            written = _encode_batch(model, chunk, reason, labels)
+        for row, result in zip(chunk, written, strict=True):
             norm = float(np.linalg.norm(result.vector))
             if not np.isfinite(norm) or norm < 0.5:
                 raise EncodingError(

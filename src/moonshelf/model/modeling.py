@@ -17,7 +17,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +41,7 @@ from moonshelf.model import files
 from moonshelf.model.configuration import MoonConfig, default_taps
 from moonshelf.model.fire import Fire
 from moonshelf.model.fusion import ModalityFusion
+from moonshelf.model.precision import Precision, computing_in, resolve
 from moonshelf.model.processing import ADDED_TOKENS, Batch, MoonProcessor, Preprocessor, register
 from moonshelf.prompts import PromptSpec
 
@@ -124,6 +125,7 @@ class MoonModel(nn.Module):
             patches.__class__ = _PatchProjection
         self.labels: list[str] = []  # category names of the training data; `reason="auto"` compares with them
         self.source: Path | None = None
+        self.precision: Precision = "float32"  # of `encode` and `reason`; see `computing`
 
     # ---- forward -------------------------------------------------------------------------------
 
@@ -135,11 +137,15 @@ class MoonModel(nn.Module):
     @property
     def vocabulary(self) -> int:
         """Rows of the token embedding, at least as many as the tokenizer has tokens."""
-        return len(cast(nn.Embedding, self.backbone.get_input_embeddings()).weight)
+        return int(self.backbone.config.get_text_config().vocab_size)
 
     @property
     def device(self) -> torch.device:
         return self.head.project.weight.device
+
+    def computing(self) -> AbstractContextManager[None]:
+        """The precision in which the engine computes; weights and vectors are float32 in any case."""
+        return computing_in(resolve(self.precision, self.device), self.backbone)
 
     @property
     def dim(self) -> int:
@@ -259,9 +265,16 @@ class MoonModel(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path = "starter", download: bool = False, verify: bool = True
+        cls,
+        name: str | Path = "starter",
+        download: bool = False,
+        verify: bool = True,
+        precision: Precision = "float32",
     ) -> MoonModel:
         """Load `starter`, a folder written by `save_pretrained`, or (with `download`) a hub id.
+
+        `precision` is what is computed in: `auto` takes bfloat16 where the machine has instructions for it,
+        which is faster and moves a vector by less than 0.01.
 
         Raises `UserError` if the folder is missing, has no Moonshelf head, holds a file or a configuration
         that could run code, or (with `verify`) a file that does not match the manifest.
@@ -287,7 +300,7 @@ class MoonModel(nn.Module):
             ) from error
         labels = folder / "labels.json"
         model.labels = files.read_json(labels) if labels.exists() else []
-        model.source = folder
+        model.source, model.precision = folder, precision
         return model.eval()
 
     def save_pretrained(

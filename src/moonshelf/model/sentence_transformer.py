@@ -85,12 +85,14 @@ class MoonModule(InputModule):
     ) -> dict[str, Any]:
         """Adds `sentence_embedding` (B, dim), unit length; differentiable with `reason="off"`."""
         batch = Batch(**{name: features[name] for name in Batch.__dataclass_fields__})
+        with self.model.computing():
+            return {**features, "sentence_embedding": self._vectors(batch, reason)}
+
+    def _vectors(self, batch: Batch, reason: Literal["off", "on"]) -> Tensor:
         if reason == "on":
             results = write(self.model, batch, self.model.read(batch, use_cache=True))
-            vectors: Tensor = torch.from_numpy(np.stack([r.vector for r in results])).to(batch.emb.device)
-        else:
-            vectors = normalise(self.model(batch)[0])
-        return {**features, "sentence_embedding": vectors}
+            return torch.from_numpy(np.stack([r.vector for r in results])).to(batch.emb.device)
+        return normalise(self.model(batch)[0])
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         self.model.save_pretrained(output_path)

@@ -25,10 +25,10 @@ from typing import Any
 
 from moonshelf.attributes import fold
 from moonshelf.errors import Problem, UserError
-from moonshelf.feeds import values
-from moonshelf.feeds.base import MAX_RECORD, FeedBroken, Source
+from moonshelf.feeds import jsonl, parquet, values
+from moonshelf.feeds.base import Row, Source
 from moonshelf.feeds.detect import check_path, detect
-from moonshelf.feeds.text import Table, lines
+from moonshelf.feeds.text import Table
 from moonshelf.product import ImageRef
 from moonshelf.prompts import clean_text
 from moonshelf.training.pairs import Item, Query
@@ -419,44 +419,20 @@ def _records(source: Source, reader: _Reader) -> Iterator[tuple[int, Mapping[str
 
 
 def _json_lines(source: Source) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    number = 0
-    try:
-        with source.open() as file:
-            for line in lines(file, MAX_RECORD):
-                if line is not None and not line.strip():
-                    continue
-                number += 1
-                try:
-                    record = json.loads(line) if line is not None else None
-                except (ValueError, RecursionError):
-                    record = None
-                yield number, record if isinstance(record, dict) else "the line is not a JSON object"
-    except FeedBroken as error:
-        yield number + 1, f"{error}: the rest was not read"
+    for number, line in jsonl.numbered(source):
+        if isinstance(line, Row):
+            yield number, line.problems[0].reason
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        yield number, record if isinstance(record, dict) else "the line is not a JSON object"
 
 
 def _parquet(source: Source, reader: _Reader) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(source.path, pre_buffer=False, buffer_size=1 << 20, memory_map=False)
-    except (pa.ArrowException, OSError, ValueError):
-        raise UserError(f"{source.name} is not a readable Parquet file.") from None
-    with file:
+    with parquet.opened(source) as file:
         plan = reader.header(file.schema_arrow.names)
-        batches = file.iter_batches(
-            batch_size=256 if "image" in plan else 8192, columns=sorted(plan.values()), use_threads=False
-        )
-        number = 0
-        while True:
-            try:
-                records = next(batches).to_pylist()
-            except StopIteration:
-                return
-            except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-                yield number + 1, f"the rest of the table cannot be read ({type(error).__name__})"
-                return
-            for record in records:
-                number += 1
-                yield number, record
+        batch = 256 if "image" in plan else 8192
+        for number, record in parquet.numbered(source, file, batch, sorted(plan.values())):
+            yield number, record.problems[0].reason if isinstance(record, Row) else record

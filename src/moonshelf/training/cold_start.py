@@ -33,7 +33,8 @@ from torch import Tensor
 
 from moonshelf.errors import UserError
 from moonshelf.model.modeling import MoonModel
-from moonshelf.training.adapters import add_lora, freeze, merged_state
+from moonshelf.model.precision import computing_in, resolve
+from moonshelf.training.adapters import adapt, merged_state
 from moonshelf.training.contrastive import Queue
 from moonshelf.training.data import (
     Draw,
@@ -48,10 +49,9 @@ from moonshelf.training.data import (
 from moonshelf.training.objective import Asked, Objective, contrast, everywhere, taught_tokens, whole_batch
 from moonshelf.training.pairs import Item, leaf
 from moonshelf.training.plot import plot
-from moonshelf.training.precision import computing_in, resolve
 from moonshelf.training.recipe import Recipe
 from moonshelf.training.starter import build_starter, build_tokenizer
-from moonshelf.training.tracking import Tracker
+from moonshelf.training.tracking import Bar, Tracker
 from moonshelf.training.validation import validate
 from moonshelf.training.views import Views
 
@@ -71,25 +71,19 @@ class ColdStart:
         )
         torch.manual_seed(recipe.seed)
         sources = [open_source(spec, data) for spec in recipe.sources]
+        self.sampler = Sampler(sources)
         self.items = [item for source in sources for item in source.items]
-        if not self.items:
-            raise UserError("the sources hold no product with a picture and a title or attributes.")
         self.validation: list[Item] = []
         if recipe.validation:
             held_out = load_source(SourceSpec(feed=recipe.validation), data)
             self.validation = spread(held_out, recipe.validation_items)
-        self.sampler = Sampler(sources)
         self.queue = Queue(recipe.queue)
         self.step, self.spent, self.best, self.stale = 0, 0.0, -1.0, 0
         self.written: dict[str, tuple[int, list[int]]] = {}  # what the model wrote for an item, and when
         self.model = self._new_model()
         self.model.to(self.accelerator.device)
         self.model.labels = sorted({leaf(item.category) for item in self.items if item.category})
-        freeze(self.model, recipe.freeze)
-        if recipe.lora:
-            add_lora(self.model, recipe.lora)
-        if recipe.checkpointing:
-            self.model.backbone.gradient_checkpointing_enable()
+        adapt(self.model, recipe)
         objective = Objective(self.model, recipe)
         self.temperature = objective.temperature
         self.objective, self.optimiser = self.accelerator.prepare(objective, self._optimiser())
@@ -240,30 +234,32 @@ class ColdStart:
             hide=r.hide,
             share=(self.accelerator.process_index, self.accelerator.num_processes),
         )  # fmt: skip
-        for draw in draws:
-            share = self.progress()
-            if share >= 1 or self.step == stop_at or (r.patience and self.stale >= r.patience):
-                break
-            factor = share / r.warmup if share < r.warmup else 0.5 * (1 + math.cos(math.pi * share))
-            for group in self.optimiser.param_groups:
-                group["lr"] = group["base"] * max(factor, 0.01)
-            self.optimiser.zero_grad(set_to_none=True)
-            terms = self.losses(draw)
-            if not all(torch.isfinite(term) for term in terms.values()):
-                raise UserError(
-                    f"the loss is not finite at step {self.step}: lower lr and start again; "
-                    "the last checkpoint is kept."
-                )
-            norm = self.accelerator.clip_grad_norm_(self.objective.parameters(), r.clip)
-            self.optimiser.step()
-            self.step += 1
-            self.spent = time.monotonic() - began
-            if main and (self.step % 10 == 0 or self.step < 5):
-                tracker.log(self._record(draw.kind, terms, float(norm), share), self.step)
-            if self.step % r.validate_every == 0 and self.validation:
-                self._validate(tracker)
-            if self.step % r.save_every == 0:
-                self.save()
+        with Bar("cold start", main) as bar:
+            for draw in draws:
+                share = self.progress()
+                if share >= 1 or self.step == stop_at or (r.patience and self.stale >= r.patience):
+                    break
+                factor = share / r.warmup if share < r.warmup else 0.5 * (1 + math.cos(math.pi * share))
+                for group in self.optimiser.param_groups:
+                    group["lr"] = group["base"] * max(factor, 0.01)
+                self.optimiser.zero_grad(set_to_none=True)
+                terms = self.losses(draw)
+                if not all(torch.isfinite(term) for term in terms.values()):
+                    raise UserError(
+                        f"the loss is not finite at step {self.step}: lower lr and start again; "
+                        "the last checkpoint is kept."
+                    )
+                norm = self.accelerator.clip_grad_norm_(self.objective.parameters(), r.clip)
+                self.optimiser.step()
+                self.step += 1
+                self.spent = time.monotonic() - began
+                bar.update(self.progress(), self.step, sum(float(term) for term in terms.values()))
+                if main and (self.step % 10 == 0 or self.step < 5):
+                    tracker.log(self._record(draw.kind, terms, float(norm), share), self.step)
+                if self.step % r.validate_every == 0 and self.validation:
+                    self._validate(tracker)
+                if self.step % r.save_every == 0:
+                    self.save()
         if self.step != stop_at:
             if self.validation and self.step % r.validate_every:
                 self._validate(tracker)

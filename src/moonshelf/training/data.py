@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,7 @@ def load_source(spec: SourceSpec, root: Path) -> list[Item]:
     """Items with at least one picture and something to say about it, a title or attributes."""
     name = spec.feed
     if name == "sampleshop":
-        from moonshelf.sampleshop import iter_products
-
-        products: Iterator[Any] = iter(iter_products(spec.products, seed=spec.seed, photos=3, size=224))
+        products: Iterator[Any] = iter(_shop(spec.products, spec.seed))
     else:
         path = root / name
         if not path.exists():
@@ -65,6 +64,14 @@ def load_source(spec: SourceSpec, root: Path) -> list[Item]:
         photos = [p for p in read_feed(root / spec.photos) if isinstance(p, Product)]
         items += list(join_photos(items, photos))
     return [i for i in items if i.images and (i.rationale or i.title)]
+
+
+@lru_cache(maxsize=2)
+def _shop(products: int, seed: int) -> tuple[Product, ...]:
+    """Drawn once a process: it takes minutes, and the stages of an ablation ask for the same again."""
+    from moonshelf.sampleshop import iter_products
+
+    return tuple(iter_products(products, seed=seed, photos=3, size=224))
 
 
 Asked = Mapping[tuple[str, str], Sequence[tuple[Query, float]]]  # (source, item id) -> real queries, weights
@@ -106,6 +113,8 @@ class Sampler:
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self.pools = [(source.items, source.weight) for source in sources if source.items]
+        if not self.pools:
+            raise UserError("the sources hold no product with a picture and a title or attributes.")
         several = [([i for i in source.items if len(i.images) > 1], source.weight) for source in sources]
         self.several = [(items, weight) for items, weight in several if len(items) > 1]
         named = [(items[0].source, source) for source in sources if (items := source.items)]
@@ -140,6 +149,9 @@ def augment(picture: Image.Image, rng: random.Random, least: float = 0.8) -> Ima
     return ImageEnhance.Brightness(picture).enhance(rng.uniform(0.85, 1.15))
 
 
+Row = tuple[list[int], list[int], Sequence[int]]  # token ids of the text, places of pictures, tail
+
+
 @dataclass
 class Draw:
     """One prepared batch of B items: pixels of all pictures, texts, and what each query asks for."""
@@ -161,6 +173,12 @@ class Draw:
     phrase_ids: list[list[int]]
     queries: list[Query]
     query_ids: list[list[int]]
+
+    def asked(self, emb: int) -> tuple[list[Row], list[Row]]:
+        """Rows of each item's query, and of its phrase, up to the token `emb`."""
+        seen = [view if query.picture else [] for query, view in zip(self.queries, self.view, strict=True)]
+        mixed: list[Row] = [(ids, places, [emb]) for ids, places in zip(self.query_ids, seen, strict=True)]
+        return mixed, [(ids, [], [emb]) for ids in self.phrase_ids]
 
     def part(self, start: int, stop: int) -> Draw:
         """The items `start` to `stop` with their own pixels: a chunk of a larger batch."""
@@ -272,17 +290,40 @@ def _taught(item: Item, title: str, own: list[int], drawn: float) -> tuple[str, 
 
 
 def same(left: Sequence[Item], right: Sequence[Item]) -> Tensor:
-    """(L, R) bool: pairs of one group or with equal titles, which must not be negatives."""
-    return torch.tensor([[a.same(b) for b in right] for a in left]).view(len(left), len(right))
+    """(L, R) bool: pairs that must not be negatives of each other, as `Item.same` says."""
+    codes: dict[tuple[str, str], int] = {}
+
+    def coded(items: Sequence[Item], key: str, missing: int) -> Tensor:
+        values = [getattr(item, key) for item in items]
+        return torch.tensor([codes.setdefault((key, v), len(codes)) if v else missing for v in values])
+
+    found = torch.zeros(len(left), len(right), dtype=torch.bool)
+    for key in ("group", "title"):
+        found |= coded(left, key, -1)[:, None] == coded(right, key, -2)[None]
+    return found
 
 
 def answered(queries: Sequence[Query], owners: Sequence[Item], items: Sequence[Item]) -> Tensor:
-    """(Q, N) bool: items that must not be negatives of a query made from its owner."""
-    rows = [
-        [query.holds(item) or owner.same(item) for item in items]
-        for query, owner in zip(queries, owners, strict=True)
-    ]
-    return torch.tensor(rows).view(len(queries), len(items))
+    """(Q, N) bool: items that must not be negatives of a query made from its owner, as `Query.holds` says.
+
+    Whether all that a query asks for is true of an item is one matrix product: with a queue, a batch of 1,024
+    makes two million pairs.
+    """
+    asked = [() if query.picture else (*query.facts, *query.words) for query in queries]
+    columns = {thing: column for column, thing in enumerate(dict.fromkeys(itertools.chain(*asked)))}
+    wanted, true = torch.zeros(len(queries), len(columns)), torch.zeros(len(items), len(columns))
+    for row, things in enumerate(asked):
+        wanted[row, [columns[thing] for thing in things]] = 1
+    groups: dict[str, list[int]] = defaultdict(list)
+    for row, item in enumerate(items):
+        groups[item.group].append(row)
+        true[row, [columns[thing] for thing in (*item.stated, *item.words) if thing in columns]] = 1
+    number = wanted.sum(1, keepdim=True)
+    found = (wanted @ true.T == number) & (number > 0)
+    for row, query in enumerate(queries):
+        for group in query.answers:
+            found[row, groups.get(group, [])] = True
+    return found | same(owners, items)
 
 
 def _phrase(item: Item, rng: random.Random) -> Query | None:

@@ -44,14 +44,13 @@ def show(recipe: Recipe | JointRecipe, data: Path) -> None:
             f"{spec.feed}: {_count(source)}, {spec.weight / total:.0%} of what is drawn"
             + (f"; {spec.products:,} products will be drawn" if drawn else "")
         )
-    if not any(source.items for source in sources):
-        raise UserError("the sources hold no product with a picture and a title or attributes.")
+    sampler = Sampler(sources)
     if recipe.validation:
         held_out = load_source(SourceSpec(feed=recipe.validation), data)
         print(f"validation: {min(len(held_out), recipe.validation_items):,} of {len(held_out):,} items")
     prompt, processor, config = _reader(recipe, sources)
     reader: Any = SimpleNamespace(prompt=prompt, prepare=Preprocessor(processor, prompt))
-    _batch(recipe, reader, Sampler(sources))
+    _batch(recipe, reader, sampler)
     print()
     print(table({Path(recipe.out).name: estimate(recipe, config, prompt)}))
 

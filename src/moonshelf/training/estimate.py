@@ -21,6 +21,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 from moonshelf.errors import UserError
@@ -206,6 +207,7 @@ def skeleton(config: Any, recipe: Recipe | JointRecipe) -> nn.Module:
         model: Any = torch.nn.Module()
         model.backbone = BACKBONES[config.model_type](config)
         model.head = MoonHead(MoonConfig(hidden=text.hidden_size, taps=taps, **options))
+        model.prepare = SimpleNamespace(think=0, end_think=1, emb=2)  # which tokens is all one here
         freeze(model, recipe.freeze)
         if recipe.lora:
             add_lora(model, recipe.lora)
@@ -452,7 +454,9 @@ def of_file(
     if isinstance(recipe, Recipe) and recipe.model is None:
         config = config_of(recipe.backbone) if recipe.backbone else starter_config(recipe)
         return estimate(recipe, config, None, processes, sharding)
-    folder = STARTER if recipe.model == "starter" else Path(str(recipe.model))
+    from moonshelf.model import files
+
+    folder = files.STARTER if recipe.model == "starter" else Path(str(recipe.model))
     if (folder / "prompt.json").is_file():
         prompt = PromptSpec.model_validate_json((folder / "prompt.json").read_text())
         return estimate(recipe, config_of(str(folder)), prompt, processes, sharding)

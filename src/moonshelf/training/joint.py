@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import math
 import random
 import time
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,6 +38,7 @@ from trl import GRPOConfig, GRPOTrainer
 from moonshelf.errors import UserError
 from moonshelf.model.engine import Written, repeat_rows, sampling, write
 from moonshelf.model.modeling import MoonModel, normalise
+from moonshelf.model.precision import computing_in, resolve
 from moonshelf.prompts import read_rationale
 from moonshelf.training.adapters import without_lora
 from moonshelf.training.contrastive import Queue, info_nce
@@ -46,9 +49,9 @@ from moonshelf.training.data import (
     prepare,
 )
 from moonshelf.training.grpo import advantages, total
+from moonshelf.training.objective import everywhere
 from moonshelf.training.pairs import Item
-from moonshelf.training.policy import Policy, Rollouts, Scored, query_rows
-from moonshelf.training.precision import computing_in, resolve
+from moonshelf.training.policy import Policy, Rollouts, Scored
 from moonshelf.training.recipe import JointRecipe
 from moonshelf.training.rewards import REWARDS, margins, ranks
 from moonshelf.training.views import Views
@@ -67,7 +70,7 @@ class JointTrainer(GRPOTrainer):
         self.queue = Queue(recipe.queue)
         self.rollouts: Rollouts  # of the step, and one pass over a slice of them
         self._scored: Scored
-        self.clock = Clock()
+        self.clock, self.tally = Clock(), Tally()
         self._silent = 0  # steps in a row in which no group told its rollouts apart
         self._done: tuple[Tensor, list[Item]] | None = None  # of the last step, for the queue
         self.policy = Policy(moon, resolve(recipe.precision, moon.device), recipe.sampling_temperature)
@@ -153,7 +156,7 @@ class JointTrainer(GRPOTrainer):
             reading = moon.read(batch, visual, use_cache=True)
             batch, reading = repeat_rows(batch, reading, per)
             written = write(moon, batch, reading, pick=sampling(self.recipe.sampling_temperature))
-            asked = [views.vectors(rows) for rows in query_rows(draw, prepare.emb)]
+            asked = [views.vectors(rows) for rows in draw.asked(prepare.emb)]
         return written, torch.stack([normalise(vectors) for vectors in asked])
 
     def _rewards(
@@ -313,13 +316,10 @@ class JointTrainer(GRPOTrainer):
     def _beyond(self, vectors: Tensor, items: list[Item]) -> tuple[Tensor, list[Item]]:
         """Negatives without gradient: the queue, and the rollouts of the other processes."""
         beyond, past = self.queue.vectors.to(vectors).view(-1, vectors.shape[1]), list(self.queue.items)
-        if self.accelerator.num_processes > 1:
-            everyone: list[Any] = [None] * self.accelerator.num_processes
-            light = [dataclasses.replace(item, images=()) for item in items]
-            torch.distributed.all_gather_object(everyone, (vectors.detach().cpu(), light))
-            for process, (theirs, their_items) in enumerate(everyone):
-                if process != self.accelerator.process_index:
-                    beyond, past = torch.cat([beyond, theirs.to(beyond)]), [*past, *their_items]
+        light = [dataclasses.replace(item, images=()) for item in items]
+        for process, (theirs, their_items) in enumerate(everywhere((vectors.detach().cpu(), light))):
+            if process != self.accelerator.process_index:
+                beyond, past = torch.cat([beyond, theirs.to(beyond)]), [*past, *their_items]
         return beyond, past
 
     def _log_conflict(self, policy: Tensor, contrast: Tensor) -> None:
@@ -366,17 +366,27 @@ class JointTrainer(GRPOTrainer):
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         trained = {n: p.detach().contiguous() for n, p in self.policy.named_parameters() if p.requires_grad}
-        save_file(trained, folder / "trained.safetensors", metadata={"spent": str(self.clock.spent)})
+        state = {"spent": self.clock.spent, "best": self.tally.best, "stale": self.tally.stale}
+        save_file(trained, folder / "trained.safetensors", metadata={"state": json.dumps(state)})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         parameters = dict(self.policy.named_parameters())
         with safe_open(Path(resume_from_checkpoint) / "trained.safetensors", "pt") as file, torch.no_grad():
-            self.clock.before = float(file.metadata()["spent"])
+            state = json.loads(file.metadata()["state"])
+            self.clock.before, self.tally = state["spent"], Tally(state["best"], state["stale"])
             for name in file.keys():  # noqa: SIM118  (safe_open is no mapping)
                 parameters[name].copy_(file.get_tensor(name))
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """None: a Moonshelf folder has its own."""
+
+
+@dataclass
+class Tally:
+    """The best validation score so far, and how many validations have passed without a better one."""
+
+    best: float = -1.0
+    stale: int = 0
 
 
 class Clock:

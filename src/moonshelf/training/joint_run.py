@@ -6,25 +6,25 @@ is trained as safetensors, and the optimiser as PyTorch saves it; they are read 
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
-from transformers import TrainerCallback
+from accelerate import PartialState
+from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig
 
 from moonshelf.errors import UserError
 from moonshelf.model.modeling import MoonModel
-from moonshelf.training.adapters import add_lora, freeze, merged_state
+from moonshelf.training.adapters import adapt, merged_state
 from moonshelf.training.data import Sampler, SourceSpec, load_source, open_source, spread
 from moonshelf.training.joint import JointTrainer
 from moonshelf.training.pairs import Item
 from moonshelf.training.plot import plot
 from moonshelf.training.recipe import JointRecipe
-from moonshelf.training.tracking import Tracker, quiet_dependencies
+from moonshelf.training.tracking import Bar, Tracker, quiet_dependencies
 from moonshelf.training.validation import validate
 
 
@@ -34,12 +34,16 @@ class Watch(TrainerCallback):
     def __init__(self, trainer: JointTrainer, validation: list[Item], tracker: Tracker) -> None:
         self.trainer, self.validation, self.tracker = trainer, validation, tracker
         self.moon, self.recipe = trainer.policy.moon, trainer.recipe
-        self.out, self.best, self.stale = Path(self.recipe.out), -1.0, 0
+        self.out = Path(self.recipe.out)
+
+        self.bar = Bar("joint stage", trainer.accelerator.is_main_process)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if state.is_world_process_zero and logs:
             memory = psutil.Process().memory_info().rss / 2**20
             self.tracker.log({**logs, "rss_mib": round(memory)}, state.global_step)
+            share = self.trainer.share(state.global_step)
+            self.bar.update(share, state.global_step, float(logs.get("loss", 0.0)))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         recipe = self.recipe
@@ -51,13 +55,14 @@ class Watch(TrainerCallback):
             self.moon.train()
             if state.is_world_process_zero:
                 self.tracker.log(figures, state.global_step)
-            if figures.get("score", 0.0) > self.best:
-                self.best, self.stale = figures.get("score", 0.0), 0
+            tally = self.trainer.tally
+            if figures.get("score", 0.0) > tally.best:
+                tally.best, tally.stale = figures.get("score", 0.0), 0
                 if state.is_world_process_zero:
                     export(self.moon, self.out / "checkpoint")
             else:
-                self.stale += 1
-            if recipe.patience and self.stale >= recipe.patience:
+                tally.stale += 1
+            if recipe.patience and tally.stale >= recipe.patience:
                 control.should_training_stop = True
         return control
 
@@ -70,14 +75,12 @@ def export(moon: MoonModel, folder: Path) -> None:
 def train_joint(recipe: JointRecipe, data: Path) -> Path:
     """Run the joint stage on a cold-started model; returns the folder of the best checkpoint."""
     quiet_dependencies()
-    moon = MoonModel.from_pretrained(recipe.model)
+    moon = MoonModel.from_pretrained(recipe.model).to(PartialState().device)
     sources = [open_source(spec, data, moon.fingerprint) for spec in recipe.sources]
     validation: list[Item] = []
     if recipe.validation:
         validation = spread(load_source(SourceSpec(feed=recipe.validation), data), recipe.validation_items)
-    freeze(moon, recipe.freeze)
-    if recipe.lora:
-        add_lora(moon, recipe.lora)
+    adapt(moon, recipe)
     out = Path(recipe.out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.json").write_text(recipe.model_dump_json(indent=1))
@@ -85,9 +88,12 @@ def train_joint(recipe: JointRecipe, data: Path) -> Path:
     resumed = int(last.rsplit("-", 1)[1]) if last else 0
     tracker = Tracker(out, recipe.report_to, recipe.model_dump(mode="json"), out.name, resumed_step=resumed)
     trainer = JointTrainer(moon, recipe, Sampler(sources), arguments(recipe))
-    trainer.add_callback(Watch(trainer, validation, tracker))
+    trainer.remove_callback(PrinterCallback)
+    watch = Watch(trainer, validation, tracker)
+    trainer.add_callback(watch)
     moon.train()
-    trainer.train(resume_from_checkpoint=last)
+    with watch.bar:
+        trainer.train(resume_from_checkpoint=last)
     if trainer.accelerator.is_main_process and not validation:
         export(moon.eval(), out / "checkpoint")
     tracker.close()
@@ -122,11 +128,11 @@ def arguments(recipe: JointRecipe) -> GRPOConfig:
         logging_steps=1,
         report_to="none",
         bf16=False,
-        gradient_checkpointing=recipe.checkpointing,
+        gradient_checkpointing=False,  # `adapt` has seen to it; TRL's default is to
         remove_unused_columns=False,
         shuffle_dataset=False,
         disable_dropout=False,
-        disable_tqdm=not sys.stderr.isatty(),
+        disable_tqdm=True,  # the bar is ours: it knows the time budget
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
         multi_objective_aggregation="sum_then_normalize",

@@ -61,17 +61,15 @@ class Objective(nn.Module):
         """
         views, prepare = Views(self.model, draw.pixels), self.model.prepare
         emb = prepare.emb
-        found = {"phrases": views.vectors([(ids, [], [emb]) for ids in draw.phrase_ids])}
+        queries, phrases = draw.asked(emb)
+        found = {"phrases": views.vectors(phrases)}
         if draw.kind == "direct":
             found["titles"] = views.vectors([(ids, [], [emb]) for ids in draw.titles])
             found["direct"] = views.vectors([([], pictures[:1], [emb]) for pictures in draw.own])
         else:
             shown = list(zip(draw.shown, draw.own, strict=True))
-            pictures = [v if q.picture else [] for q, v in zip(draw.queries, draw.view, strict=True)]
             found["direct"] = views.vectors([(*row, [emb]) for row in shown])
-            found["queries"] = views.vectors(
-                [(t, p, [emb]) for t, p in zip(draw.query_ids, pictures, strict=True)]
-            )
+            found["queries"] = views.vectors(queries)
             if draw.kind == "reasoned":
                 found["reasoned"] = views.vectors(
                     [

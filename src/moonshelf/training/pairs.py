@@ -61,7 +61,7 @@ class Item:
 
     def same(self, other: Item) -> bool:
         """Whether the two must not be negatives of each other: one group, or equal titles."""
-        return self.group == other.group or self.title == other.title
+        return self.group == other.group or bool(self.title and self.title == other.title)
 
 
 @dataclass(frozen=True, slots=True)

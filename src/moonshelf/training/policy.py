@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 
 from moonshelf.model.engine import banned_tokens
 from moonshelf.model.modeling import MoonModel
-from moonshelf.training.data import Draw
-from moonshelf.training.precision import computing_in
-from moonshelf.training.views import View, Views
+from moonshelf.model.precision import computing_in
+from moonshelf.training.data import Draw, Row
+from moonshelf.training.views import Views
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Rollouts:
     closed: list[bool]  # R: the model closed it itself
     per_product: int
 
-    def rows(self, chosen: list[int], think: int, end: int, emb: int) -> list[View]:
+    def rows(self, chosen: list[int], think: int, end: int, emb: int) -> list[Row]:
         return [(*self.shown[r // self.per_product], [think, *self.ids[r], end, emb]) for r in chosen]
 
 
@@ -70,8 +70,8 @@ class Policy(PreTrainedModel):
             logits = moon.logits(reading.states[:, :-1][written])
             others = [vectors.new_zeros(0, vectors.shape[1])] * 3
             if queries:
-                direct: list[View] = [(*row, [prepare.emb]) for row in rollouts.shown]
-                rows = [direct, *query_rows(rollouts.draw, prepare.emb)]
+                direct: list[Row] = [(*row, [prepare.emb]) for row in rollouts.shown]
+                rows = [direct, *rollouts.draw.asked(prepare.emb)]
                 others = [views.vectors(part) for part in rows]
         logits = (logits.float() + banned_tokens(moon)) / self.temperature
         every = logits.log_softmax(-1)
@@ -83,10 +83,3 @@ class Policy(PreTrainedModel):
         )
         entropies = logits.new_zeros(place.shape).masked_scatter(place, entropy)
         return Scored(logps, entropies, vectors.float(), *(part.float() for part in others))
-
-
-def query_rows(draw: Draw, emb: int) -> tuple[list[View], list[View]]:
-    """Rows of each product's query of the mix, and of its phrase."""
-    pictures = [view if query.picture else [] for query, view in zip(draw.queries, draw.view, strict=True)]
-    mixed: list[View] = [(t, p, [emb]) for t, p in zip(draw.query_ids, pictures, strict=True)]
-    return mixed, [(t, [], [emb]) for t in draw.phrase_ids]

@@ -14,9 +14,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moonshelf.errors import UserError
+from moonshelf.model.precision import Precision
 from moonshelf.prompts import PromptSpec
 from moonshelf.training.data import HIDE, QUERY_MIX, SourceSpec
-from moonshelf.training.precision import Precision
 
 
 class Lora(BaseModel):
@@ -28,7 +28,7 @@ class Lora(BaseModel):
     alpha: int = 32
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    quantise: bool = False  # QLoRA: 4-bit weights under the adapters, needs bitsandbytes and a GPU
+    quantise: bool = False  # QLoRA: four-bit weights under the adapters, needs bitsandbytes
 
 
 class _Run(BaseModel):

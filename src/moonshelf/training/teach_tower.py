@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from transformers import Qwen3VLVisionConfig, Qwen3VLVisionModel
 
 from moonshelf.errors import EXIT_USAGE, UserError
-from moonshelf.training.precision import Precision, computing_in, resolve
+from moonshelf.model.precision import Precision, computing_in, resolve
 from moonshelf.training.teachers import TEACHERS, ask
 from moonshelf.training.tower_data import Eye, Pictures, Targets, batches
 

@@ -20,6 +20,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
 from moonshelf.errors import UserError
 
 SERVICES = ("tensorboard", "wandb", "trackio")
@@ -103,6 +106,30 @@ class Tracker:
         """Flush and end every service's run; a second call does nothing."""
         while self._services:
             self._services.pop().close()
+
+
+class Bar:
+    """Progress on stderr: share of the budget, step, loss, time left. Nothing where that is no terminal."""
+
+    def __init__(self, name: str, shown: bool = True) -> None:
+        console = Console(stderr=True)
+        self.bar = Progress(
+            TextColumn(name, markup=False), BarColumn(), TextColumn("step {task.fields[step]:,}"),
+            TextColumn("loss {task.fields[loss]:.3f}"), TimeElapsedColumn(), TextColumn("left"),
+            TimeRemainingColumn(), console=console, speed_estimate_period=600,
+            disable=not (shown and console.is_terminal),
+        )  # fmt: skip
+        self.task = self.bar.add_task(name, total=1.0, step=0, loss=0.0)
+
+    def __enter__(self) -> Bar:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def update(self, share: float, step: int, loss: float) -> None:
+        self.bar.update(self.task, completed=min(1.0, share), step=step, loss=loss)
 
 
 class _Service(Protocol):

@@ -18,8 +18,7 @@ from torch.nn import functional as F
 from moonshelf.model.engine import write
 from moonshelf.model.modeling import MoonModel
 from moonshelf.model.processing import Batch
-
-View = tuple[list[int], list[int], Sequence[int]]  # token ids of the text, places of pictures, tail
+from moonshelf.training.data import Row
 
 
 class Views:
@@ -32,7 +31,7 @@ class Views:
         if len(grid):
             self.visual = model.backbone.model.get_image_features(patches, grid, return_dict=True)
 
-    def batch(self, rows: Sequence[View]) -> tuple[Batch, Any]:
+    def batch(self, rows: Sequence[Row]) -> tuple[Batch, Any]:
         """The rows as one padded batch, and the visual features of its pictures, None without any."""
         prepare = self.model.prepare
         counts = prepare.image_tokens(self.grid)
@@ -46,11 +45,11 @@ class Views:
             batch.grid = torch.from_numpy(self.grid[places])
         return batch, _pick(self.visual, places)
 
-    def vectors(self, rows: Sequence[View]) -> Tensor:
+    def vectors(self, rows: Sequence[Row]) -> Tensor:
         """Vectors (B, dim), not normalised; every tail must end in `<emb>`."""
         return self.model(*self.batch(rows))[0]
 
-    def likelihood(self, rows: Sequence[View]) -> Tensor:
+    def likelihood(self, rows: Sequence[Row]) -> Tensor:
         """Summed cross-entropy of what the model should write: the body of each rationale and `</think>`."""
         batch, visual = self.batch(rows)
         states = self.model.read(batch, visual).states
