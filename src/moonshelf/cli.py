@@ -111,15 +111,16 @@ def evaluate(
                 limit=limit, fit_rows=fit_rows, download=download, cache=cache, out=out, curves=curves,
                 batch_tokens=batch_tokens, say=status.update,
             )  # fmt: skip
-    if folder := recompute or out:
-        from moonshelf.benchmark.pages import write_pages
-
-        write_pages(folder)
     console = Console()
     console.width = max(console.width, 150)
     show(report, console)
     if json_file is not None:
         json_file.write_text(json.dumps(report.as_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
+    if folder := recompute or out:
+        from moonshelf.benchmark.pages import write_pages
+
+        write_pages(folder)
+        console.print(f"report: {folder / 'report.html'}", highlight=False, markup=False)
     if report.errors or report.problems:
         raise typer.Exit(EXIT_PARTIAL)
 
