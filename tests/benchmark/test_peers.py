@@ -395,6 +395,9 @@ def test_open_clip_is_called_as_it_is_documented(clip, tmp_path, monkeypatch):
     assert fetched == ["org/repo"]
     with pytest.raises(UserError, match="lists no weights 'none' for ViT-B-32"):
         one("openclip:ViT-B-32/none")
+    (tmp_path / "open_clip_config.json").write_text('{"model_cfg": {"text_cfg": {"hf_model_name": "a/b"}}}')
+    with pytest.raises(UserError, match="has hf_model_name: it would fetch"):
+        one(f"openclip:{tmp_path}")
 
 
 def test_any_text_and_any_image_peer_can_be_put_side_by_side(clip, vit, qwen):

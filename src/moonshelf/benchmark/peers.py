@@ -208,21 +208,22 @@ def check_folder(folder: Path, config: str = "config.json") -> None:
                 f"{folder.name!r} keeps {pickles[0]} as a pickle, which can run code: make safetensors of it"
             )
         if (part / "config.json").is_file():
-            for key in _keys(read_json(part / "config.json")):
+            for key in keys_of(read_json(part / "config.json")):
                 if key in _CODE_KEYS or key.lstrip("_").startswith("attn_implementation"):
                     raise UserError(
                         f"config.json in {folder.name!r} has the key {key!r}, which can choose code"
                     )
 
 
-def _keys(value: Any) -> Iterator[str]:
+def keys_of(value: Any) -> Iterator[str]:
+    """Every key of parsed JSON, at any depth."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield str(key)
-            yield from _keys(inner)
+            yield from keys_of(inner)
     elif isinstance(value, list):
         for inner in value:
-            yield from _keys(inner)
+            yield from keys_of(inner)
 
 
 def hash_folder(kind: str, folder: Path, *settings: object) -> str:

@@ -20,10 +20,14 @@ from moonshelf.benchmark import peers
 from moonshelf.benchmark.contract import BOTH, IMAGE, TEXT
 from moonshelf.benchmark.peers import Peer, QuerySide, TwoTowers, array
 from moonshelf.errors import UserError
+from moonshelf.model.files import read_json
 from moonshelf.prompts import PromptSpec
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
 
 
 class SentenceTransformerPeer(TwoTowers):
@@ -163,12 +167,21 @@ class ImagePeer(Peer):
 class OpenClipPeer(TwoTowers):
     """A model of open_clip, from a folder with `open_clip_config.json` and safetensors.
 
-    open_clip needs torchvision, which is why it is no dependency: install both beside Moonshelf.
+    open_clip needs torchvision, which is why it is no dependency: install both beside Moonshelf. It would
+    prefer some pickles to some safetensors, and fetch a text tower that the configuration names, so folders
+    where it could come to that are refused.
     """
 
     def __init__(self, folder: Path, name: str, prompt: PromptSpec | None = None) -> None:
         need("open_clip", name, "open_clip_torch")
         peers.check_folder(folder, "open_clip_config.json")
+        if not any((folder / weights).is_file() for weights in OPEN_CLIP_WEIGHTS):
+            raise UserError(f"{folder.name!r} has no {OPEN_CLIP_WEIGHTS[0]}, and no other kind is read")
+        for key in ("hf_model_name", "trust_remote_code"):
+            if key in set(peers.keys_of(read_json(folder / "open_clip_config.json"))):
+                raise UserError(
+                    f"open_clip_config.json in {folder.name!r} has {key}: it would fetch or run more"
+                )
         import open_clip
 
         self.device = peers.pick_device()

@@ -124,7 +124,7 @@ class QwenVLPeer(Peer):
         return last_of(inputs["input_ids"], self.disc)[0]
 
     def _generated(self, inputs: Any) -> torch.Tensor:
-        """(n, d) state of the last `<gen_emb>` that each row writes; the state of its last step where none is.
+        """(n, d) state of the last `<gen_emb>` that each row writes, or of its last step where none is.
 
         One more pass over what was written reads the states, so that none need be kept while writing.
         """
