@@ -19,6 +19,7 @@ WIDTH, HEIGHT = 340, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 332, 12, 206
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring")
 DASHES = ("", "6 4", "2 3")
+METHODS = {"ranking": 0, "label similarity": 1}  # whose thresholds come first
 Scale = Callable[[float], float]
 
 
@@ -150,7 +151,10 @@ def _curve(points: Sequence[CurvePoint]) -> Chart:
         at = [(x(p.bytes), y(p.value)) for p in found]
         middle = len(found) // 2
         top = found[middle].high
-        label = at[middle][0], max(TOP + 8, (at[middle][1] if top is None else y(top)) - 6)
+        label = (
+            min(max(at[middle][0], LEFT + 24), RIGHT - 24),
+            max(TOP + 8, (at[middle][1] if top is None else y(top)) - 6),
+        )
         lines.append(Line(at, DASHES[i % len(DASHES)], precision, label))
         for p, (px, py) in zip(found, at, strict=True):
             marks.append(Mark(px, py, shape, low=_at(y, p.low), high=_at(y, p.high)))
@@ -181,7 +185,8 @@ def auto_charts(points: Sequence[AutoPoint]) -> list[Chart]:
         group = groups.setdefault((p.encoder, p.reasoned, p.dataset, p.task, p.view, p.method), [])
         if not group or group[0].metric == p.metric:
             group.append(p)
-    return [_auto(sorted(group, key=lambda p: p.threshold)) for group in groups.values() if len(group) > 1]
+    found = sorted(groups.values(), key=lambda group: METHODS.get(group[0].method, len(METHODS)))
+    return [_auto(sorted(group, key=lambda p: p.threshold)) for group in found if len(group) > 1]
 
 
 def _auto(points: Sequence[AutoPoint]) -> Chart:

@@ -21,6 +21,7 @@ HTML, MARKDOWN, CSV = "report.html", "report.md", "results.csv"
 SIDE = 160  # pixels of a thumbnail
 MAX_PROBLEMS = 20
 RATIONALE = 400  # characters
+PLOTS = 4  # of a section that are open
 
 
 def write_pages(
@@ -84,6 +85,7 @@ def render(outcome: Outcome, pictures: Mapping[Picture, bytes]) -> str:
         MAX_PROBLEMS=MAX_PROBLEMS,
         RATIONALE=RATIONALE,
         SIDE=SIDE,
+        PLOTS=PLOTS,
         box=(charts.WIDTH, charts.HEIGHT, charts.LEFT, charts.RIGHT, charts.TOP, charts.BOTTOM),
     )
 
