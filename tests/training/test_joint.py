@@ -20,12 +20,14 @@ from moonshelf.feeds import write_jsonl
 from moonshelf.sampleshop import iter_products
 from moonshelf.training import joint
 from moonshelf.training.adapters import add_lora, freeze, lighten, merged_state, quantise, without_lora
-from moonshelf.training.data import Sampler, open_source
+from moonshelf.training.contrastive import info_nce
+from moonshelf.training.data import Sampler, open_source, same
 from moonshelf.training.grpo import grpo_loss
 from moonshelf.training.joint import JointTrainer
 from moonshelf.training.joint_run import arguments, train_joint
 from moonshelf.training.policy import Policy
 from moonshelf.training.recipe import JointRecipe, Lora
+from moonshelf.training.views import Views
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +172,25 @@ def test_the_two_losses_reach_the_weights_in_one_backward_pass(
         moon.backbone.lm_head.weight,
     ):
         assert part.grad is not None and torch.isfinite(part.grad).all() and part.grad.any()
+
+
+def test_title_and_picture_of_a_product_meet_here_too(start: Path, shop: Path, tmp_path: Path) -> None:
+    run = trainer(recipe(start, tmp_path, intra_weight=0.0), shop)
+    run.policy.moon.head.fusion.dropout = 0.0
+    run.policy.train()
+    inputs = batch_of(run)
+    run.current_gradient_accumulation_steps = 1
+    without = run._compute_loss(run.policy, inputs)
+    run.recipe = run.recipe.model_copy(update={"intra_weight": 0.5})
+    whole = run._compute_loss(run.policy, inputs)
+    moon, items = run.policy.moon, run.rollouts.draw.items
+    views, emb = Views(moon, run.rollouts.draw.pixels), [moon.prepare.emb]
+    titles = views.vectors([(ids, [], emb) for ids in run.rollouts.draw.titles])
+    photos = views.vectors([([], places[:1], emb) for places in run.rollouts.draw.own])
+    scale = torch.tensor(1 / run.recipe.temperature)
+    want = info_nce(titles, photos, scale, same(items, items), moon.config.matryoshka)
+    got = (whole - without) / (0.5 * run.recipe.contrastive_weight)
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
 
 
 def test_retrieval_pays_the_rollout_that_is_found(start: Path, shop: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Joint stage: GRPO over rollouts of the rationale and InfoNCE over the same rollouts, in one step.
 
-    L = w_g GRPO(rollouts) + w_c InfoNCE(query <-> vectors of rollouts, and direct ones)       (LREM's form)
+    L = w_g GRPO(rollouts) + w_c [InfoNCE(query <-> vectors of rollouts, and direct ones)       (LREM's form)
+                                  + w_i InfoNCE(title <-> picture)]
 
 `JointTrainer` is TRL's GRPOTrainer with four things replaced. Rollouts are written by our engine, which
 reads each product once for all of its G rollouts and gives their vectors from the same cache. The retrieval
@@ -47,6 +48,7 @@ from moonshelf.training.data import (
     Sampler,
     answered,
     prepare,
+    same,
 )
 from moonshelf.training.grpo import advantages, total
 from moonshelf.training.objective import everywhere
@@ -292,12 +294,14 @@ class JointTrainer(GRPOTrainer):
     def _contrast(self, scored: Scored, chosen: list[int]) -> Tensor:
         """InfoNCE of each rollout, and of the direct vectors, with its product's two queries.
 
-        Rollouts of one product never compete. Without the direct vectors the two would drift apart.
+        Rollouts of one product never compete. Without the direct vectors the two would drift apart, and
+        without the intra-product term the cold start's title <-> picture is forgotten (docs/experiments.md).
         """
         draw, per = self.rollouts.draw, self.rollouts.per_product
         owner = [r // per for r in chosen]
         beyond, past = self._beyond(scored.vectors, [draw.items[i] for i in owner])
-        scale = torch.tensor(1 / self.recipe.temperature, device=scored.vectors.device)
+        recipe = self.recipe
+        scale = torch.tensor(1 / recipe.temperature, device=scored.vectors.device)
         dims, terms = self.policy.moon.config.matryoshka, []
         everything = list(range(len(draw.items)))
         for vectors, kinds in ((scored.queries, draw.queries), (scored.phrases, draw.phrases)):
@@ -310,6 +314,9 @@ class JointTrainer(GRPOTrainer):
                     )
                 )
         loss = torch.stack(terms).mean()
+        if recipe.intra_weight:
+            twins = same(draw.items, draw.items)
+            loss = loss + recipe.intra_weight * info_nce(scored.titles, scored.photos, scale, twins, dims)
         self._metrics["train" if self.policy.training else "eval"]["loss/contrastive"].append(loss.item())
         return loss
 

@@ -44,6 +44,8 @@ class Scored:
     direct: Tensor  # (P, dim): the products without a rationale
     queries: Tensor  # (P, dim)
     phrases: Tensor  # (P, dim)
+    titles: Tensor  # (P, dim): the product's words alone
+    photos: Tensor  # (P, dim): its picture alone
 
 
 class Policy(PreTrainedModel):
@@ -68,10 +70,13 @@ class Policy(PreTrainedModel):
             targets = batch.input_ids[:, 1:]
             written = batch.rationale_mask[:, 1:] & (targets != prepare.think)
             logits = moon.logits(reading.states[:, :-1][written])
-            others = [vectors.new_zeros(0, vectors.shape[1])] * 3
+            others = [vectors.new_zeros(0, vectors.shape[1])] * 5
             if queries:
-                direct: list[Row] = [(*row, [prepare.emb]) for row in rollouts.shown]
-                rows = [direct, *rollouts.draw.asked(prepare.emb)]
+                draw, emb = rollouts.draw, [prepare.emb]
+                direct: list[Row] = [(*row, emb) for row in rollouts.shown]
+                titles: list[Row] = [(ids, [], emb) for ids in draw.titles]
+                photos: list[Row] = [([], places[:1], emb) for places in draw.own]
+                rows = [direct, *draw.asked(prepare.emb), titles, photos]
                 others = [views.vectors(part) for part in rows]
         logits = (logits.float() + banned_tokens(moon)) / self.temperature
         every = logits.log_softmax(-1)

@@ -119,6 +119,7 @@ class JointRecipe(_Run):
     beta: float = Field(default=0.0, ge=0)  # weight of the KL to the cold start
     grpo_weight: float = Field(default=1.0, ge=0)  # LREM
     contrastive_weight: float = Field(default=0.1, ge=0)  # LREM
+    intra_weight: float = Field(default=1.0, ge=0)  # title <-> picture, a share of the contrastive part
     temperature: float = Field(default=0.05, gt=0)  # of InfoNCE, fixed
     rewards: dict[str, float] = {
         "format": 0.5,
