@@ -37,6 +37,7 @@ def rankings(draw):
         "above": column(st.lists(st.integers(0, 2**40), max_size=3)),
         "tied": column(st.lists(st.integers(1, 2**40), max_size=3)),
         "top": column(st.lists(TEXTS, max_size=3)), "top_scores": column(st.lists(FLOATS, max_size=3)),
+        "rationale": column(TEXTS),
         "R@1": column(FLOATS),
     }  # fmt: skip
     return Predictions(head, columns)

@@ -11,7 +11,8 @@ be encoded; a row that is not `ok` counts as a miss), `text` (str: the words sho
 - `ranking`: `relevant` (list<str>: ids of the relevant gallery items), `gains` (list<float>: of the same
   items), `relevant_scores` (list<float>), `above` (list<int>: gallery items with a strictly higher score),
   `tied` (list<int>: items with just this score, itself among them), `top` (list<str>: ids of the first 10
-  of the gallery, ties in gallery order), `top_scores` (list<float>). The lists of scores and places, and
+  of the gallery, ties in gallery order), `top_scores` (list<float>), `rationale` (str: what the encoder wrote
+  about the query, "" where nothing). The lists of scores and places, and
   `top`, are empty where the query is not `ok`. A relevant item that could not be encoded scores -inf: it
   ties with all such items at the end.
 - `labels`: `truth` (str), `predicted` (str: the first of the best; "" where nothing was written), `best`
@@ -58,7 +59,7 @@ _COMMON = {"id": "str", "cluster": "str", "ok": "bool", "text": "str"}
 _KINDS: dict[str, dict[str, str]] = {
     "ranking": {
         "relevant": "strs", "gains": "floats", "relevant_scores": "floats", "above": "ints", "tied": "ints",
-        "top": "strs", "top_scores": "floats",
+        "top": "strs", "top_scores": "floats", "rationale": "str",
     },
     "labels": {
         "truth": "str", "predicted": "str", "best": "strs", "score": "float", "correct": "float",

@@ -104,6 +104,7 @@ class Retrieval:
             "relevant_scores": [scores[place].tolist() for place in places],
             "above": [above[place].tolist() for place in places],
             "tied": [tied[place].tolist() for place in places], "top": top, "top_scores": top_scores,
+            "rationale": list(queries.rationales),
         }  # fmt: skip
         return [Predictions(head, columns_kept)]
 

@@ -84,7 +84,7 @@ def evaluate(
     is fetched, and pictures behind web addresses. `tasks` are kinds (`KINDS`), names, parts of names, or
     patterns with `*`; none takes all. `limit` caps the validation rows (for the sample shop, its products),
     `fit_rows` the training rows that fitted classifiers learn from (0: none). `baseline` is the name of the
-    encoder that the others are tested against. With `out` the record and the predictions are written there,
+    encoder that the others are tested against, the first by default. With `out` the record and the predictions are written there,
     and `curves`.
     Raises UserError for what the user must mend and where the sanity gate closes.
     """
@@ -94,6 +94,8 @@ def evaluate(
         raise UserError("there is nothing to score: name a model, or peers with --against")
     ours = [Moon(model, _mode(mode), batch_tokens) for mode in dict.fromkeys(reason)] if model else []
     encoders: list[Encoder] = [*ours, *make_peers(against, model.prompt if model else None, download)]
+    if baseline is None and len(encoders) > 1:
+        baseline = encoders[0].name
     record.check_baseline(baseline, [encoder.name for encoder in encoders])
     if curves and (out is None or not ours):
         raise UserError("curves are drawn of our model, into a folder: name a model, and a folder with --out")
