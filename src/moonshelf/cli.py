@@ -83,6 +83,9 @@ def evaluate(
     recompute: Annotated[
         Path | None, typer.Option(help="Count the run in this folder again, without a model.")
     ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Markdown page whose marked place gets the tables too.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every figure to a file.")] = None,
 ) -> None:
     """Score a model, and peers beside it, on retrieval, categories, attributes and matching."""
@@ -119,7 +122,7 @@ def evaluate(
     if folder := recompute or out:
         from moonshelf.benchmark.pages import write_pages
 
-        write_pages(folder)
+        write_pages(folder, page=page)
         console.print(f"report: {folder / 'report.html'}", highlight=False, markup=False)
     if report.errors or report.problems:
         raise typer.Exit(EXIT_PARTIAL)
@@ -131,11 +134,14 @@ def report(
     baseline: Annotated[
         str | None, typer.Option(help="Encoder that the marks compare with; default: the run's own.")
     ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Markdown page whose marked place gets the tables too.")
+    ] = None,
 ) -> None:
     """Write the report of an evaluation again: one HTML page, Markdown for a README, a CSV of all figures."""
     from moonshelf.benchmark.pages import write_pages
 
-    for path in write_pages(folder, baseline=baseline):
+    for path in write_pages(folder, baseline=baseline, page=page):
         print(path)
 
 

@@ -304,6 +304,20 @@ def test_what_was_run_and_what_went_wrong_are_said(page):
         assert said in page.text
 
 
+def test_the_tables_of_a_page_are_filled_in_and_replaced(run, tmp_path):
+    page = tmp_path / "results.md"
+    page.write_text(f"# Results\n\nBefore.\n\n{plain.BEGIN}\nold\n{plain.END}\n\nAfter.\n")
+    for _ in range(2):
+        pages.write_pages(run, page=page)
+    text = page.read_text()
+    assert text.startswith("# Results\n\nBefore.\n") and text.endswith("\n\nAfter.\n")
+    assert "old" not in text and text.count((run / pages.MARKDOWN).read_text().strip()) == 1
+    page.write_text("no marks")
+    with pytest.raises(UserError, match="no place for the tables"):
+        pages.write_pages(run, page=page)
+    assert page.read_text() == "no marks"
+
+
 def test_another_baseline_compares_again(run):
     pages.write_pages(run, baseline=REASONED)
     page = Page((run / "report.html").read_text(encoding="utf-8"))

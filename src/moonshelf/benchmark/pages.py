@@ -25,12 +25,17 @@ PLOTS = 4  # of a section that are open
 
 
 def write_pages(
-    out: Path, *, baseline: str | None = None, pictures: Mapping[Picture, bytes] | None = None
+    out: Path,
+    *,
+    baseline: str | None = None,
+    pictures: Mapping[Picture, bytes] | None = None,
+    page: Path | None = None,
 ) -> list[Path]:
     """Write `report.html`, `report.md` and `results.csv` into a run's folder; gives their paths.
 
     `baseline` is the encoder that the marks compare with, by default the run's own. `pictures` are image
-    files by (dataset, id), by default those in `OUT/pictures.parquet`. Raises UserError where the folder
+    files by (dataset, id), by default those in `OUT/pictures.parquet`. `page` is a Markdown page with a place
+    for the tables (`plain.fill`). Raises UserError where the folder
     holds no run, or a damaged one.
     """
     outcome = Outcome.load(out, baseline).against_baseline()
@@ -40,6 +45,8 @@ def write_pages(
     }  # fmt: skip
     for name, text in texts.items():
         (out / name).write_text(text, encoding="utf-8", newline="\n")
+    if page is not None:
+        plain.fill(page, texts[MARKDOWN])
     return [out / name for name in texts]
 
 

@@ -11,10 +11,12 @@ import csv
 import io
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from moonshelf.benchmark.charts import percent
 from moonshelf.benchmark.contract import Result
 from moonshelf.benchmark.outcome import MARKS, Outcome, Row, mark
+from moonshelf.errors import UserError
 from moonshelf.prompts import clean_text
 
 MAX_TEXT = 160  # characters of a text from the data
@@ -23,7 +25,21 @@ FIELDS = (
     "gallery", "chance", "constant", "note",
 )  # fmt: skip
 AGAINST = ("baseline", "difference", "difference_low", "difference_high", "p", "mcnemar")
+BEGIN, END = "<!-- moonshelf evaluate: begin -->", "<!-- moonshelf evaluate: end -->"
 _PUNCTUATION = re.compile(r"([\\`*_{}\[\]<>#+|~!:@&$=^])")
+
+
+def fill(page: Path, tables: str) -> None:
+    """Put `tables` between the two marks of a Markdown page; what was there goes. UserError without marks."""
+    try:
+        text = page.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"the page {page.name} cannot be read: {error.strerror}") from None
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise UserError(f"the page {page.name} has no place for the tables: write {BEGIN} and {END} into it")
+    page.write_text(f"{before}{BEGIN}\n\n{tables.strip()}\n\n{END}{after}", encoding="utf-8", newline="\n")
 
 
 def shown(text: object, most: int = MAX_TEXT) -> str:

@@ -84,8 +84,8 @@ def evaluate(
     is fetched, and pictures behind web addresses. `tasks` are kinds (`KINDS`), names, parts of names, or
     patterns with `*`; none takes all. `limit` caps the validation rows (for the sample shop, its products),
     `fit_rows` the training rows that fitted classifiers learn from (0: none). `baseline` is the name of the
-    encoder that the others are tested against, the first by default. With `out` the record and the predictions are written there,
-    and `curves`.
+    encoder that the others are tested against, the first by default. With `out` the record and the
+    predictions are written there, and `curves`.
     Raises UserError for what the user must mend and where the sanity gate closes.
     """
     start = time.perf_counter()
