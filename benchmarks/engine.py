@@ -4,8 +4,8 @@
 
 one-pass  reasoned vectors by the engine, against `generate` of transformers with the same greedy choice and
           a second forward over prompt and rationale; the same prepared batches, the vectors compared.
-direct    direct vectors of photo and title by `MoonModel.encode`, against `SentenceTransformer.encode` of
-          the same folder and files, at the batch size that is best for it.
+direct    direct vectors of photo and title by `MoonModel.encode`, in --precision, against
+          `SentenceTransformer.encode` of the same folder and files in float32, at its best batch size.
 prefill   floating-point operations of a prefill a second, against float32 matrix products measured before,
           large square ones and the shapes of the model.
 memory    peak memory of a stream of products, in a process for each length.
@@ -336,6 +336,7 @@ def main() -> None:
     parser.add_argument("--reason", choices=("off", "on", "auto"), default="off", help="for the memory part")
     parser.add_argument("--photo", type=int, default=640, help="pixels a side; shops ask for 500 and more")
     parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help="cpu where others are busy")
+    parser.add_argument("--precision", choices=("float32", "bfloat16", "auto"), default="float32")
     parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--json", type=Path, help="write every figure here")
     parser.add_argument("--stream", type=int, help=argparse.SUPPRESS)
@@ -343,6 +344,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     model, name = load(options.model)
+    model.precision = options.precision
     if options.stream:
         print(json.dumps(stream(model, options.stream, options.reason, options.batch_tokens)))
         return

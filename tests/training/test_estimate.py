@@ -150,7 +150,7 @@ def test_memory_falls_with_chunks_checkpointing_adapters_and_shards() -> None:
     assert estimate(cold(chunk=4), config).bytes["activations"] == pytest.approx(saved / 2)
     assert estimate(cold(checkpointing=False), config).bytes["activations"] > 5 * saved
     adapted = estimate(cold(lora=Lora()), config)
-    assert adapted.trained < 0.02 * full.trained and adapted.total < 0.5 * full.total
+    assert adapted.trained < 0.1 * full.trained and adapted.total < 0.6 * full.total
     packed = estimate(cold(lora=Lora(quantise=True)), config)
     assert packed.bytes["frozen weights"] < 0.6 * adapted.bytes["frozen weights"]
     sharded = estimate(cold(), config, processes=8, sharding="fsdp2")

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from moonshelf.product import Product
 
 GATE_ROWS = 64
+CALIBRATED = ("category", "colour")  # beside retrieval: each threshold scores a task again
 KINDS: dict[str, Callable[[Task], bool]] = {
     "retrieval": lambda task: isinstance(task, Retrieval),
     "category": lambda task: isinstance(task, Labelling) and task.key == "category",
@@ -196,7 +197,8 @@ class _Run:
         labels = getattr(modes["off"].model, "labels", []) if {"off", "on"} <= set(modes) else []
         if len(labels) > 1:
             self.say(f"{dataset.name}: thresholds of auto")
-            unfitted = [replace(t, fit=None) if isinstance(t, Labelling) else t for t in first]
+            named = [t for t in first if isinstance(t, Labelling) and t.key in CALIBRATED and t.level == -1]
+            unfitted: list[Task] = [*ranked, *(replace(t, fit=None) for t in named if "hidden" not in t.view)]
             from moonshelf.model.engine import AUTO_MARGIN
 
             self.auto += calibration.calibrate(

@@ -240,7 +240,8 @@ def work(recipe: Recipe | JointRecipe, shape: Shape, prompt: PromptSpec, process
     """The heaviest kind of step of a recipe, every row as long as the prompt allows.
 
     Cold start: a `pair` step, in which a product is read as phrase, query, full product, and full product
-    with a taught rationale, over two pictures. Joint: G rollouts, a query and a phrase a product.
+    with a taught rationale, over two pictures. Joint: G rollouts, a query, a phrase and three rows without
+    a rationale (product, title, picture) a product.
     """
     patches, picture = shape.picture(prompt.max_pixels)
     scaffold = 12 + len(prompt.instruction) // 4  # about four characters a token
@@ -263,7 +264,8 @@ def work(recipe: Recipe | JointRecipe, shape: Shape, prompt: PromptSpec, process
     slices = recipe.accumulate
     held = -(-rows // slices)
     pictures = 2 * recipe.products * patches  # every slice reads all pictures and queries of the step
-    tokens = held * full + recipe.products * asked
+    alone = scaffold + picture + scaffold + words  # its picture and its title, for the intra-product term
+    tokens = held * full + recipe.products * (asked + product + (alone if recipe.intra_weight else 0))
     return Work(
         length=full, held_tokens=tokens, held_patches=pictures, held_written=held * rationale, logit_bytes=30,
         writers=rows, prompts=recipe.products, step_tokens=slices * tokens, step_patches=slices * pictures,
