@@ -158,7 +158,9 @@ def datasets(json: Json = False) -> None:
         return
     from rich.console import Console
 
-    show(Console())
+    console = Console()
+    console.width = max(console.width, 150)  # six columns of words
+    show(console)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
