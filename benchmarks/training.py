@@ -153,7 +153,7 @@ def cold_sides(
         SentenceTransformerTrainer,
         SentenceTransformerTrainingArguments,
     )
-    from sentence_transformers.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
     from moonshelf.model.sentence_transformer import MoonModule
 
