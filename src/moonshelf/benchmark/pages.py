@@ -14,7 +14,7 @@ from typing import Any
 from moonshelf import images
 from moonshelf.benchmark import charts, plain, predictions, slices, worst
 from moonshelf.benchmark.outcome import MARKS, Change, Outcome, mark
-from moonshelf.benchmark.report import data_uri
+from moonshelf.benchmark.report import data_uri, template
 from moonshelf.benchmark.worst import Picture
 
 HTML, MARKDOWN, CSV = "report.html", "report.md", "results.csv"
@@ -57,18 +57,9 @@ def wanted_pictures(out: Path, *, baseline: str | None = None) -> list[Picture]:
 
 def render(outcome: Outcome, pictures: Mapping[Picture, bytes]) -> str:
     """The page as HTML."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(clean=plain.shown, percent=charts.percent, signed=_signed, mark=mark)
+    page = template("evaluation.html", clean=plain.shown, percent=charts.percent, signed=_signed, mark=mark)
     changes = outcome.changes()
-    return environment.get_template("evaluation.html").render(
+    return page.render(
         run=outcome,
         title=_title(outcome),
         rows={name: [r for r in outcome.main_rows if r.dataset == name] for name in outcome.datasets},

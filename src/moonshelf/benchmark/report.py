@@ -9,16 +9,18 @@ are untrusted, so the template escapes every value.
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moonshelf.attributes import canonical_key
 from moonshelf.benchmark.tasks import Result, says
 from moonshelf.prompts import CATEGORY_SEPARATOR, clean_text, read_rationale
 
 if TYPE_CHECKING:
+    from jinja2 import Template
+
     from moonshelf.sampleshop import Truth
 
 GRADES = {3: "exactly what was asked", 2: "close", 1: "related", 0: "not asked for"}
@@ -167,8 +169,8 @@ def data_uri(jpeg: bytes | None) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}" if jpeg else ""
 
 
-def render(page: Page) -> str:
-    """The page as HTML."""
+def template(name: str, **filters: Callable[..., Any]) -> Template:
+    """A page of this folder; everything put into it is escaped, and a name that is missing is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -178,8 +180,14 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(clean=_clean, percent=percent, number=_number, seconds=_seconds)
-    return environment.get_template("report.html").render(page=page, GRADES=GRADES, MARKS=MARKS)
+    environment.filters.update(filters)
+    return environment.get_template(name)
+
+
+def render(page: Page) -> str:
+    """The page as HTML."""
+    filters = {"clean": _clean, "percent": percent, "number": _number, "seconds": _seconds}
+    return template("report.html", **filters).render(page=page, GRADES=GRADES, MARKS=MARKS)
 
 
 def write(page: Page, path: Path) -> int:
