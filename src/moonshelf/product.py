@@ -40,7 +40,7 @@ class ImageRef(BaseModel):
         return self.path or self.url or f"{len(self.data or b'')} bytes in the feed"
 
 
-def _clean_id(value: str) -> str:
+def clean_id(value: str) -> str:
     value = value.strip()
     if not value:
         raise ValueError("the id is empty")
@@ -62,7 +62,7 @@ class Product(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    id: Annotated[str, AfterValidator(_clean_id)]
+    id: Annotated[str, AfterValidator(clean_id)]
     title: str = ""
     description: str = ""
     images: tuple[ImageRef, ...] = ()
