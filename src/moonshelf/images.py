@@ -92,6 +92,10 @@ class ImageError(Exception):
         return self.message
 
 
+SAME_PICTURE = 8  # of the 63 bits of `perceptual_hash`: at most so many differ in versions of one picture
+_COSINES = np.cos(np.pi * np.arange(8)[:, None] * (2 * np.arange(32)[None] + 1) / 64)  # (8, 32)
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one picture may cost. `max_pixels` counts the decoded canvas, `max_bytes` the encoded file."""
@@ -227,6 +231,17 @@ def pad_to_aspect(image: Image.Image, max_ratio: float = 4.0) -> Image.Image:
     canvas = Image.new("RGB", (width, height), (255, 255, 255))
     canvas.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
     return canvas
+
+
+def perceptual_hash(picture: Image) -> int | None:
+    """63-bit hash of a picture that survives scaling and re-encoding: the signs of the low frequencies
+    of its grey 32×32 version, against their median. Compare by the number of differing bits. None for a
+    picture of one flat colour, which has nothing to compare."""
+    grey = np.asarray(picture.convert("L").resize((32, 32)), dtype=np.float64)
+    if grey.std() < 1:
+        return None
+    low = (_COSINES @ grey @ _COSINES.T).ravel()[1:]  # without the mean brightness
+    return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big") >> 1
 
 
 # ---------------------------------------------------------------------------------------------- files

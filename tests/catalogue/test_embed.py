@@ -14,10 +14,9 @@ from PIL import Image
 
 from moonshelf.catalogue import Catalogue
 from moonshelf.catalogue.manifest import Manifest, writing
-from moonshelf.catalogue.rows import perceptual_hash
 from moonshelf.catalogue.store import Store, key_of
 from moonshelf.errors import Problem, UserError
-from moonshelf.images import decode
+from moonshelf.images import decode, perceptual_hash
 from moonshelf.product import ImageRef, Product
 from moonshelf.prompts import PromptSpec
 

@@ -28,6 +28,7 @@ from typing import Any
 from moonshelf.attributes import canonical
 from moonshelf.catalogue import ann
 from moonshelf.catalogue.store import Store
+from moonshelf.images import SAME_PICTURE
 from moonshelf.prompts import clean_text
 
 KINDS = ("duplicate", "variant", "similar")
@@ -35,7 +36,6 @@ VARIANT_KEYS = ("colour", "size", "material", "pattern", "style", "gender", "age
 MIN_SCORE = 0.9  # cosine
 NEIGHBOURS = 10
 TITLE_OVERLAP, TITLE_SAME = 0.6, 0.8  # Jaccard of words
-PICTURE_BITS = 8  # of 63: at most so many differ in two versions of one picture
 _LARGEST_BUCKET = 100  # rows sharing an identifier beyond which it is a mistake of the feed, not evidence
 _COLUMNS = ("id", "title", "brand", "gtin", "mpn", "group_id", "attributes", "picture_hash")
 
@@ -146,7 +146,7 @@ def compare(a: _Item, b: _Item, score: float, min_score: float = MIN_SCORE) -> P
     either = a.words | b.words
     overlap = len(a.words & b.words) / len(either) if either else 0.0
     bits = (a.picture ^ b.picture).bit_count() if a.picture is not None and b.picture is not None else None
-    witnesses = (overlap >= TITLE_OVERLAP) + (bits is not None and bits <= PICTURE_BITS)
+    witnesses = (overlap >= TITLE_OVERLAP) + (bits is not None and bits <= SAME_PICTURE)
     codes = "different" if a.codes and b.codes and not a.codes & b.codes else None
     looks = score >= min_score and witnesses >= (2 if "different" in (brand, codes) else 1)
     one_title = looks and brand != "different" and overlap >= TITLE_SAME

@@ -6,9 +6,8 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from moonshelf.attributes import canonical
+from moonshelf.images import perceptual_hash
 from moonshelf.product import Product
 from moonshelf.prompts import CATEGORY_SEPARATOR, clean_text
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
 THUMBNAIL_SIDE = 192
 _MAX_TEXT = 20_000  # characters of a row that full-text search reads
-_COSINES = np.cos(np.pi * np.arange(8)[:, None] * (2 * np.arange(32)[None] + 1) / 64)  # (8, 32)
 
 
 def metadata_of(product: Product) -> dict[str, Any]:
@@ -61,14 +59,3 @@ def picture_columns(picture: Image | None) -> dict[str, Any]:
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=82)
     return {"thumbnail": file.getvalue(), "picture_hash": perceptual_hash(picture)}
-
-
-def perceptual_hash(picture: Image) -> int | None:
-    """63-bit hash of a picture that survives scaling and re-encoding: the signs of the low frequencies
-    of its grey 32×32 version, against their median. Compare by the number of differing bits. None for a
-    picture of one flat colour, which has nothing to compare."""
-    grey = np.asarray(picture.convert("L").resize((32, 32)), dtype=np.float64)
-    if grey.std() < 1:
-        return None
-    low = (_COSINES @ grey @ _COSINES.T).ravel()[1:]  # without the mean brightness
-    return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big") >> 1
