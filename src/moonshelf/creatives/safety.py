@@ -1,0 +1,282 @@
+"""Catalogue and query text is hostile until it is cleaned, and so are the words on a picture.
+
+Title, interest and attributes are the same for both creatives, so nothing in them has business with naming
+an image, giving an order or speaking in another role. `clean` looks for that on what a reader would see:
+compatibility forms folded, invisible characters gone, look-alike letters and digits read as the letters they
+stand for. From the clause of the first hostile match on, the text is dropped, for an attacker's sentence
+does not end where ours would; markup and hidden characters are taken out and the rest stays. Everything
+taken out is flagged. Lists of phrases (`phrases`) catch the known attacks, in nine languages, and no more:
+what they miss is left to opaque labels, both orders, and the canary, which judges without the words.
+
+Words on a picture cannot be cut out of it: a creative whose overlay reads like an instruction is put in
+quarantine. They are known from `Creative.text`, and from OCR where pytesseract or RapidOCR is installed.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moonshelf.creatives.pair import Creative
+from moonshelf.creatives.phrases import BLOB, HIDDEN, HOSTILE, LABEL, LONG, MARKUP, ORDER, PATTERNS, SCRIPTS
+from moonshelf.prompts import clean_text
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_TEXT = 300  # characters of one field; marketplaces cap titles at 150 to 250
+_MAX_RAW = 4_000  # of what is looked at
+CANARY_SHIFT = 0.3  # of the probability, between judging with the words and without them
+BLANK_LEVELS, BLANK_SHARE = 12, 0.002  # a pixel of a blank picture; the share of others that it may have
+SAME_BITS, SAME_LEVELS = 2, 10.0  # of the perceptual hash; of a 64×64 version, in its worst place
+
+SHIFTED = "the words turn the verdict"  # flag of the canary
+
+_BASE64 = re.compile(r"(?<![\w+/=-])[A-Za-z0-9+/_-]{20,}={0,2}(?![\w+/=-])")
+_SPELLED = re.compile(r"(?<!\w)(?:[^\W\d_][\s.\-_*·|]{1,2}){7,}[^\W\d_](?!\w)")  # i g n o r e  t h e
+_CLAUSE = re.compile(r"[.!?;:,|\n。！？；，、](?=\s|$|[^\x00-\x7f])")
+_HTML = re.compile(
+    r"</?[a-z][a-z0-9]{0,15}(?:\s[^<>]{0,300})?/?>|<!--.{0,500}?-->", re.IGNORECASE | re.DOTALL
+)
+_SELECTORS = re.compile("[\ufe00-\ufe0f]{2,}|[\U000e0100-\U000e01ef]+")  # data can ride on them
+_MARKS = re.compile("([\u0300-\u036f]{2})[\u0300-\u036f]+")
+_WORD = re.compile(r"[^\W\d_]{2,}")
+_LATIN = re.compile(r"[a-zA-Z]")
+_LOOKALIKE = str.maketrans(
+    "аеорсухіјѕһԁԛԝвмнткАВЕКМНОРСТУХІЈЅΑΒΕΖΗΙΚΜΝΟΡΤΥΧαονρικυıɡǀ",
+    "aeopcyxijshdqwbmhtkABEKMHOPCTYXIJSABEZHIKMNOPTYXaovpikuigl",
+)
+_DIGITS = str.maketrans("013457@$€|", "oieastaseI")
+_JOINERS = "\u200c\u200d\u200e\u200f\u2060\ufe0f"  # ordinary in emoji, Indic, Persian, Hebrew, Arabic
+
+
+def clean(text: str, cap: int = MAX_TEXT, labels: Sequence[str] = ()) -> tuple[str, tuple[str, ...]]:
+    """Text that may stand in a prompt, and what was found in it, sorted (empty for ordinary text).
+
+    At most `cap` characters, on one line. Cleaning cleaned text changes nothing. `labels` are the names of
+    the images in the prompt: a word that is one of them is dropped.
+    """
+    found: set[str] = set()
+    if len(text) > _MAX_RAW:
+        found.add(LONG)
+        text = text[:_MAX_RAW]
+    previous = None
+    while previous != text:  # what was taken out can join two halves into something new
+        previous, text = text, _capped(_once(text, labels, found), cap, found)
+    return text, tuple(sorted(found))
+
+
+def clean_all(texts: Iterable[str], labels: Sequence[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """`clean` for several texts, such as the queries: those that remain, and all flags."""
+    done = [clean(text, labels=labels) for text in texts]
+    return tuple(text for text, _ in done if text), tuple(
+        sorted({flag for _, flags in done for flag in flags})
+    )
+
+
+def instruction_like(text: str) -> bool:
+    """Whether words on a picture speak to the judge rather than to a shopper."""
+    return not HOSTILE.isdisjoint(clean(text, cap=_MAX_RAW)[1])
+
+
+def _once(text: str, labels: Sequence[str], found: set[str]) -> str:
+    text = _visible(text, found)
+    opened = html.unescape(text)
+    if opened != text and (_HTML.search(opened) or _match(opened)[1]):
+        text = opened
+    text = _one_script(text, found)
+    end, flags = _match(text)
+    if flags:
+        found |= flags
+        text = text[: max((hit.end() for hit in _CLAUSE.finditer(text, 0, end)), default=0)]
+    if _HTML.search(text):
+        found.add(MARKUP)
+        text = _HTML.sub(" ", text)
+    for label in labels:
+        text, hits = re.subn(rf"(?<!\w){re.escape(label)}(?!\w)", " ", text, flags=re.IGNORECASE)
+        if hits:
+            found.add(LABEL)
+    return clean_text(text)
+
+
+def _visible(text: str, found: set[str]) -> str:
+    """Compatibility forms folded (so are full-width and mathematical letters), invisible characters gone."""
+    text = unicodedata.normalize("NFKC", text)
+    kept: list[str] = []
+    for i, c in enumerate(text):
+        if unicodedata.category(c) not in ("Cc", "Cf", "Co", "Cs", "Cn") or c in "\t\n\r":
+            kept.append(c)
+            continue
+        near = text[max(i - 1, 0) : i] + text[i + 1 : i + 2]
+        usual = c == "\u00ad" or (c == "\ufeff" and i == 0) or (c in _JOINERS and not near.isascii())
+        if not usual:
+            found.add(HIDDEN)
+        if usual and c in _JOINERS:
+            kept.append(" ")  # as `clean_text` has it; elsewhere the halves of a word join again
+    text = "".join(kept)
+    if _SELECTORS.search(text):
+        found.add(HIDDEN)
+        text = _SELECTORS.sub("", text)
+    text = unicodedata.normalize("NFKC", _MARKS.sub(r"\1", text))
+    return "\n".join(" ".join(line.split()) for line in text.splitlines())
+
+
+def _one_script(text: str, found: set[str]) -> str:
+    """Words that mix Latin with its Cyrillic or Greek look-alikes are written in Latin."""
+
+    def fold(match: re.Match[str]) -> str:
+        word = match[0]
+        folded = word.translate(_LOOKALIKE)
+        if folded == word or not _LATIN.search(word) or not folded.isascii():
+            return word
+        found.add(SCRIPTS)
+        return folded
+
+    return _WORD.sub(fold, text)
+
+
+@lru_cache(maxsize=4096)
+def _base(c: str) -> str:
+    """A letter without its accents, always one character, so that places in the text stay the same."""
+    split = unicodedata.normalize("NFD", c)
+    return split[0] if len(split) > 1 and all(unicodedata.combining(mark) for mark in split[1:]) else c
+
+
+def _match(text: str) -> tuple[int, set[str]]:
+    """Where the first hostile thing begins, and the flags of all that is found; (len, none) without one."""
+    plain = "".join(map(_base, text)).replace("_", " ").replace("’", "'")
+    views = {text, plain, plain.translate(_LOOKALIKE), plain.translate(_DIGITS)}
+    end, flags = len(text), set()
+    for flag, patterns in PATTERNS.items():
+        for view in views:
+            for pattern in patterns:
+                if hit := pattern.search(view):
+                    end = min(end, hit.start())
+                    flags.add(flag)
+    for hit in _BASE64.finditer(text):
+        if _encoded(hit[0]):
+            end = min(end, hit.start())
+            flags.add(BLOB)
+    if hit := _SPELLED.search(text):
+        end = min(end, hit.start())
+        flags.add(ORDER)
+    return end, flags
+
+
+def _encoded(word: str) -> bool:
+    """Base64 by its looks: long, and mixing cases and digits as no name or article number does."""
+    body = word.rstrip("=")
+    cased = re.search(r"[a-z]", body) and re.search(r"[A-Z]", body)
+    turns = len(re.findall(r"[a-z][A-Z]|[A-Za-z][0-9]|[0-9][A-Za-z]", body))
+    return bool(cased) and (word.endswith("=") or turns >= len(body) / 5)
+
+
+def _capped(text: str, cap: int, found: set[str]) -> str:
+    if len(text) <= cap:
+        return text
+    found.add(LONG)
+    short = text[: cap + 1]
+    return (short.rsplit(" ", 1)[0] if " " in short[cap // 2 :] else short[:cap]).strip()[:cap]
+
+
+# ------------------------------------------------------------------------------------------------- pictures
+
+
+def is_blank(image: Image) -> bool:
+    """Whether a picture shows nothing: nearly all of it within a few levels of one colour."""
+    small = np.asarray(image.convert("RGB").resize((128, 128)), np.int16).reshape(-1, 3)
+    distant = np.abs(small - np.median(small, axis=0)).max(axis=1) > BLANK_LEVELS
+    return bool(distant.mean() < BLANK_SHARE)
+
+
+def identical(a: Image, b: Image) -> bool:
+    """Whether two decoded pictures have the same pixels, however they were encoded."""
+    return a.size == b.size and a.convert("RGB").tobytes() == b.convert("RGB").tobytes()
+
+
+def near_identical(a: Image, b: Image) -> bool:
+    """Whether one picture looks like a re-encoded or scaled copy of the other.
+
+    The perceptual hash alone does not see a small badge or another colour, so the worst place of a small
+    version has to agree as well. Pictures of which one is cropped are not noticed.
+    """
+    from moonshelf.catalogue.rows import perceptual_hash
+
+    one, two = perceptual_hash(a), perceptual_hash(b)
+    if (one is None) != (two is None) or (
+        one is not None and two is not None and _bits(one, two) > SAME_BITS
+    ):
+        return False
+    levels = [np.asarray(image.convert("RGB").resize((64, 64)), np.float32) for image in (a, b)]
+    return bool(np.abs(levels[0] - levels[1]).max() <= SAME_LEVELS)
+
+
+def _bits(one: int, two: int) -> int:
+    return (one ^ two).bit_count()
+
+
+def quarantine(creative: Creative, image: Image | None = None) -> str:
+    """Why a creative must not be judged: its overlay gives orders. Empty where nothing speaks against it.
+
+    The overlay is what is known of it (`Creative.text`) and, with `image`, what OCR reads, where one is
+    installed.
+    """
+    if instruction_like(creative.text) or (image is not None and instruction_like(read_overlay(image))):
+        return "the words on the image read like an instruction"
+    return ""
+
+
+def canary(p: float, p_images: float) -> str:
+    """Flag for a verdict that the words turn: `p_images` is the probability with the words withheld.
+
+    Words may matter, an interest above all, so that a shift alone is no attack: it has to cross one half and
+    be larger than `CANARY_SHIFT`. Empty where there is nothing to look at.
+    """
+    return SHIFTED if (p > 0.5) != (p_images > 0.5) and abs(p - p_images) > CANARY_SHIFT else ""
+
+
+def has_ocr() -> bool:
+    """Whether words on pictures can be read at all."""
+    return _reader() is not None
+
+
+def read_overlay(image: Image) -> str:
+    """Words that OCR reads from a picture, in one line; empty without OCR, or where it fails."""
+    reader = _reader()
+    if reader is None:
+        return ""
+    try:
+        return clean_text(" ".join(reader(image)))
+    except Exception:  # an optional helper's failure must not stop a judgement
+        return ""
+
+
+@lru_cache(maxsize=1)
+def _reader() -> Any:
+    """A function from a picture to its lines of text, or None."""
+    if importlib.util.find_spec("rapidocr_onnxruntime"):
+        from rapidocr_onnxruntime import RapidOCR
+
+        engine = RapidOCR()
+
+        def rapid(image: Image) -> list[str]:
+            lines, _ = engine(np.asarray(image.convert("RGB"))[:, :, ::-1])  # blue first
+            return [line[1] for line in lines or []]
+
+        return rapid
+    if importlib.util.find_spec("pytesseract"):
+        import pytesseract
+
+        try:
+            pytesseract.get_tesseract_version()
+        except Exception:  # the package is there, the program is not
+            return None
+        return lambda image: pytesseract.image_to_string(image).splitlines()
+    return None
