@@ -24,8 +24,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moonshelf import images
 from moonshelf.creatives.pair import Creative
 from moonshelf.creatives.phrases import BLOB, HIDDEN, HOSTILE, LABEL, LONG, MARKUP, ORDER, PATTERNS, SCRIPTS
+from moonshelf.images import perceptual_hash
 from moonshelf.prompts import clean_text
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ BLANK_LEVELS, BLANK_SHARE = 12, 0.002  # a pixel of a blank picture; the share o
 SAME_BITS, SAME_LEVELS = 2, 10.0  # of the perceptual hash; of a 64×64 version, in its worst place
 
 SHIFTED = "the words turn the verdict"  # flag of the canary
+OVERLAY = "the words on the image read like an instruction"
+OCR_SIDE = 1024  # pixels that OCR is shown
 
 _BASE64 = re.compile(r"(?<![\w+/=-])[A-Za-z0-9+/_-]{20,}={0,2}(?![\w+/=-])")
 _SPELLED = re.compile(r"(?<!\w)(?:[^\W\d_][\s.\-_*·|]{1,2}){7,}[^\W\d_](?!\w)")  # i g n o r e  t h e
@@ -125,7 +129,7 @@ def _visible(text: str, found: set[str]) -> str:
         found.add(HIDDEN)
         text = _SELECTORS.sub("", text)
     text = unicodedata.normalize("NFKC", _MARKS.sub(r"\1", text))
-    return "\n".join(" ".join(line.split()) for line in text.splitlines())
+    return "\n".join(" ".join(line.split()) for line in text.splitlines() if line.strip())
 
 
 def _one_script(text: str, found: set[str]) -> str:
@@ -207,8 +211,6 @@ def near_identical(a: Image, b: Image) -> bool:
     The perceptual hash alone does not see a small badge or another colour, so the worst place of a small
     version has to agree as well. Pictures of which one is cropped are not noticed.
     """
-    from moonshelf.catalogue.rows import perceptual_hash
-
     one, two = perceptual_hash(a), perceptual_hash(b)
     if (one is None) != (two is None) or (
         one is not None and two is not None and _bits(one, two) > SAME_BITS
@@ -222,15 +224,20 @@ def _bits(one: int, two: int) -> int:
     return (one ^ two).bit_count()
 
 
-def quarantine(creative: Creative, image: Image | None = None) -> str:
+def quarantine(creative: Creative, ocr: bool | None = None) -> str:
     """Why a creative must not be judged: its overlay gives orders. Empty where nothing speaks against it.
 
-    The overlay is what is known of it (`Creative.text`) and, with `image`, what OCR reads, where one is
-    installed.
+    The overlay is what is known of it (`Creative.text`) and what OCR reads: `ocr` None reads where one is
+    installed (a second or so a picture), False never does. What a feed says of a picture's words is no
+    reason not to look. A picture that cannot be read has no overlay here; the selector says so itself.
     """
-    if instruction_like(creative.text) or (image is not None and instruction_like(read_overlay(image))):
-        return "the words on the image read like an instruction"
-    return ""
+    words = [creative.text]
+    if ocr or (ocr is None and has_ocr()):
+        try:
+            words.append(read_overlay(images.load(creative.image, max_side=OCR_SIDE)))
+        except images.ImageError:
+            pass
+    return OVERLAY if any(map(instruction_like, words)) else ""
 
 
 def canary(p: float, p_images: float) -> str:
