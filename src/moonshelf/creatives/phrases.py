@@ -116,3 +116,17 @@ _SOURCES: dict[str, tuple[str, ...]] = {
 PATTERNS = {
     flag: tuple(re.compile(source, re.IGNORECASE) for source in sources) for flag, sources in _SOURCES.items()
 }
+
+# For words that OCR read: without spaces, and with every l written as i (see `safety.instruction_like`).
+_THIS = r"(?:this|the)(?:first|second|left|right|red|blue|green|white|black|bright)?"
+SQUEEZED = re.compile(
+    (
+        r"(?:ignore|disregard|forget|override)(?:all|any|the|your|of|my)*"
+        r"(?:previous|prior|above|instruction|prompt|ruleset|rules|question|otherimage)"
+        rf"|(?:choose|pick|select|prefer|votefor|output|rate|rank){_THIS}(?:image|creative|picture|photo|one|ad)"
+        r"|(?:choose|pick|select|prefer|votefor)(?:this|me)(?:$|now|over|please|notthe)"
+        r"|(?:you|judges?|models?|ai|assistant|evaluators?)must(?:choose|pick|select|prefer|answer|say|rate|output)"
+        r"|(?:this|first|second|left|right)(?:image|creative|picture|photo|ad)(?:is|wins|mustwin|shouldwin)"
+        r"|systemprompt|systemoverride|systemmessage|correctansweris|finalanswer|theanswerisi?[ab]\b"
+    ).replace("l", "i")
+)

@@ -14,6 +14,7 @@ quarantine. They are known from `Creative.text`, and from OCR where pytesseract 
 
 from __future__ import annotations
 
+import contextlib
 import html
 import importlib.util
 import re
@@ -26,7 +27,18 @@ import numpy as np
 
 from moonshelf import images
 from moonshelf.creatives.pair import Creative
-from moonshelf.creatives.phrases import BLOB, HIDDEN, HOSTILE, LABEL, LONG, MARKUP, ORDER, PATTERNS, SCRIPTS
+from moonshelf.creatives.phrases import (
+    BLOB,
+    HIDDEN,
+    HOSTILE,
+    LABEL,
+    LONG,
+    MARKUP,
+    ORDER,
+    PATTERNS,
+    SCRIPTS,
+    SQUEEZED,
+)
 from moonshelf.images import perceptual_hash
 from moonshelf.prompts import clean_text
 
@@ -57,6 +69,7 @@ _LOOKALIKE = str.maketrans(
     "аеорсухіјѕһԁԛԝвмнткАВЕКМНОРСТУХІЈЅΑΒΕΖΗΙΚΜΝΟΡΤΥΧαονρικυıɡǀ",
     "aeopcyxijshdqwbmhtkABEKMHOPCTYXIJSABEZHIKMNOPTYXaovpikuigl",
 )
+_OCR = str.maketrans("l10", "iio")
 _DIGITS = str.maketrans("013457@$€|", "oieastaseI")
 _JOINERS = "\u200c\u200d\u200e\u200f\u2060\ufe0f"  # ordinary in emoji, Indic, Persian, Hebrew, Arabic
 
@@ -87,7 +100,9 @@ def clean_all(texts: Iterable[str], labels: Sequence[str] = ()) -> tuple[tuple[s
 
 def instruction_like(text: str) -> bool:
     """Whether words on a picture speak to the judge rather than to a shopper."""
-    return not HOSTILE.isdisjoint(clean(text, cap=_MAX_RAW)[1])
+    # OCR loses spaces and takes l, I and 1 for one another.
+    squeezed = "".join(c for c in unicodedata.normalize("NFKC", text).lower() if c.isalnum()).translate(_OCR)
+    return bool(SQUEEZED.search(squeezed)) or not HOSTILE.isdisjoint(clean(text, cap=_MAX_RAW)[1])
 
 
 def _once(text: str, labels: Sequence[str], found: set[str]) -> str:
@@ -233,10 +248,8 @@ def quarantine(creative: Creative, ocr: bool | None = None) -> str:
     """
     words = [creative.text]
     if ocr or (ocr is None and has_ocr()):
-        try:
+        with contextlib.suppress(images.ImageError):
             words.append(read_overlay(images.load(creative.image, max_side=OCR_SIDE)))
-        except images.ImageError:
-            pass
     return OVERLAY if any(map(instruction_like, words)) else ""
 
 
