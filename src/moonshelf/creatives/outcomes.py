@@ -1,12 +1,11 @@
 """What impressions and clicks say of two creatives: the posterior probability that one rate is higher.
 
 Each rate has a Beta prior, which its counts turn into a Beta posterior; P(rate A > rate B) is one integral
-over the two, taken by quadrature (no library of the core has the incomplete beta function). It is stable
-from no click at all to 10⁷ impressions and beyond. The prior is fitted by moments on a campaign or a data
-set, and is Jeffreys' where there is nothing to fit on. The strata and the words for them are ours, after
-the paper's filter: a pair is decisive from 0.95 in either direction, weak from 0.75, else a toss-up. The
-label ceiling says how often a selector that knew the true rates would agree with the observed winner, so
-that no score is read as if the labels were certain.
+over the two, taken by quadrature, stable from no click at all to 10⁷ impressions and beyond. The prior is
+fitted by moments on a campaign or a data set, and is Jeffreys' where there is nothing to fit on. The bounds
+of the strata are ours: a pair is decisive from 0.95 in either direction, weak from 0.75, else a toss-up.
+The label ceiling says how often a selector that knew the true rates would agree with the observed winner,
+so that no score is read as if the labels were certain.
 """
 
 from __future__ import annotations

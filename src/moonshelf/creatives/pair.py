@@ -82,6 +82,7 @@ class Pair(_Shown):
     b: Creative
     label: Side | Literal["tie"] | None = None
     assessment: Assessment | None = None  # annotated, or following from the construction
+    rationale: str = ""  # an annotator's reasons in free text, which name A and B: empty once swapped
     true_rates: tuple[float, float] | None = None
 
     def swapped(self) -> Pair:
@@ -94,5 +95,6 @@ class Pair(_Shown):
                 "label": other[self.label] if self.label else None,
                 "assessment": self.assessment.swapped() if self.assessment else None,
                 "true_rates": self.true_rates[::-1] if self.true_rates else None,
+                "rationale": "",
             }
         )

@@ -1,0 +1,196 @@
+"""Pairs from campaigns: every pair kept or counted; splits share neither product nor picture."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from moonshelf.creatives.builders import PRESETS, build_pairs, pair_id, split_by_product
+from moonshelf.creatives.outcomes import gap, posterior, stratum
+from moonshelf.creatives.pair import Campaign, Creative
+from moonshelf.errors import UserError
+from moonshelf.product import ImageRef
+
+
+def picture(seed: int, size: int = 48) -> bytes:
+    """A PNG of coarse noise, so that perceptual hashes of two seeds differ."""
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).resize((size, size), Image.Resampling.BICUBIC).save(file, "PNG")
+    return file.getvalue()
+
+
+def creative(name: str, clicks: int | None, shown: int | None, data: bytes | None = None) -> Creative:
+    image = ImageRef(data=data) if data else ImageRef(url=f"https://x.example/{name}.png")
+    return Creative(id=name, image=image, clicks=clicks, impressions=shown)
+
+
+def campaign(name: str, *creatives: Creative, product: str = "", **more: object) -> Campaign:
+    return Campaign(id=name, product_id=product or name, creatives=creatives, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def few() -> Campaign:
+    return campaign(
+        "c",
+        creative("plain", 20, 2000),
+        creative("badge", 40, 2000),
+        creative("words", 22, 2000),
+        creative("new", 9, 300),
+        creative("never", 0, 0),
+        creative("unknown", None, None),
+        title="Red shoe",
+        interest=("red shoe",),
+        source="test",
+    )
+
+
+def test_the_defaults_are_the_papers(few: Campaign) -> None:
+    pairs, dropped = build_pairs([few])
+    assert {frozenset((p.a.id, p.b.id)) for p in pairs} == {
+        frozenset(("plain", "badge")), frozenset(("words", "badge"))
+    }  # fmt: skip
+    assert dropped == {"rates at most 60% apart": 1, "at most 1,000 impressions": 3, "no impressions": 9}
+    assert all(
+        (p.title, p.interest, p.source, p.label) == ("Red shoe", ("red shoe",), "test", None) for p in pairs
+    )
+
+
+def test_the_preset_of_caig_keeps_small_differences_only(few: Campaign) -> None:
+    pairs, dropped = build_pairs([few], **PRESETS["caig"])
+    assert [{p.a.id, p.b.id} for p in pairs] == [{"plain", "words"}]
+    assert dropped["rates more than 20% apart"] == 2
+
+
+counts = st.one_of(
+    st.none(), st.integers(0, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.lists(counts, max_size=6), max_size=5),
+    st.sampled_from(["creative4u", "caig", "all"]),
+    st.none() | st.integers(0, 3),
+    st.none() | st.just({"decisive"}),
+)
+def test_every_pair_is_kept_or_counted(
+    rows: list[list[tuple[int, int] | None]], preset: str, most: int | None, strata: set[str] | None
+) -> None:
+    campaigns = [
+        campaign(
+            f"c{i}",
+            *(creative(f"k{i}-{j}", *(one or (None, None))) for j, one in enumerate(row)),
+            product="x",
+        )
+        for i, row in enumerate(rows)
+    ]
+    pairs, dropped = build_pairs(campaigns, max_pairs_per_product=most, strata=strata, **PRESETS[preset])  # type: ignore[arg-type]
+    there_were = sum(len(row) * (len(row) - 1) // 2 for row in rows)
+    assert len(pairs) + sum(dropped.values()) == there_were
+    assert len({p.id for p in pairs}) == len(pairs)
+    assert most is None or len(pairs) <= most
+    for pair in pairs:
+        apart, p = gap(pair.a, pair.b), posterior(pair)
+        assert apart is not None and p is not None
+        assert strata is None or stratum(p) == "decisive"
+        if preset == "creative4u":
+            assert apart > 0.6 and min(pair.a.impressions, pair.b.impressions) > 1000  # type: ignore[type-var]
+
+
+def test_the_winner_is_not_always_first() -> None:
+    many = [campaign(f"c{i}", creative("good", 60, 2000), creative("bad", 20, 2000)) for i in range(200)]
+    first = Counter(pair.a.id for pair in build_pairs(many)[0])
+    assert 70 < first["good"] < 130
+    assert build_pairs(many) == build_pairs(many)
+    assert build_pairs(many, seed=1) != build_pairs(many)
+
+
+def test_true_rates_follow_their_creatives() -> None:
+    drawn = [
+        campaign(f"c{i}", creative("a", 60, 2000), creative("b", 20, 2000), true_rates=(0.03, 0.01))
+        for i in range(20)
+    ]
+    pairs, _ = build_pairs(drawn)
+    assert {(p.a.id, p.true_rates) for p in pairs} == {("a", (0.03, 0.01)), ("b", (0.01, 0.03))}
+
+
+def test_identical_images_go_or_become_ties() -> None:
+    data = picture(1)
+    same = campaign("c", creative("a", 60, 2000, data), creative("b", 20, 2000, data))
+    assert build_pairs([same]) == ([], {"the same image": 1})
+    pairs, dropped = build_pairs([same], identical="tie")
+    assert [p.label for p in pairs] == ["tie"] and not dropped
+
+
+def test_long_ids_still_make_an_id() -> None:
+    long = "x" * 256
+    assert pair_id(long, long, long) != pair_id(long, long, "y" * 256)
+    assert len(pair_id(long, long, long)) <= 120
+    assert pair_id("c", "a", "b") == "c:a:b"
+
+
+def products(n: int, seed: int = 0) -> list[Campaign]:
+    return [
+        campaign(
+            f"c{i}",
+            creative("a", 60, 2000, picture(seed + 2 * i)),
+            creative("b", 20, 2000, picture(seed + 2 * i + 1)),
+        )
+        for i in range(n)
+    ]
+
+
+def test_a_product_is_in_one_split_and_stays_there() -> None:
+    pairs, _ = build_pairs(products(60))
+    split = split_by_product(pairs, seed=3, same_picture=-1)
+    assert list(split.parts) == ["train", "validation", "test"]
+    assert sum(map(len, split.parts.values())) == 60 and not split.dropped
+    home = {p.product_id: name for name, part in split.parts.items() for p in part}
+    assert 36 <= sum(name == "train" for name in home.values()) <= 58
+    fewer = split_by_product(pairs[:30], seed=3, same_picture=-1)
+    assert all(home[p.product_id] == name for name, part in fewer.parts.items() for p in part)
+    assert split_by_product(pairs, seed=4, same_picture=-1).parts != split.parts
+
+
+def test_a_picture_of_the_test_split_leaves_training() -> None:
+    """Another product shows the same picture, a little larger: other bytes, the same look."""
+    pairs, _ = build_pairs(products(40))
+    clean = split_by_product(pairs, {"train": 0.7, "test": 0.3})
+    assert not clean.dropped and clean.not_compared == 0
+    inside = clean.parts["test"][0]
+    number = int(inside.product_id[1:])
+    copies = [
+        campaign(
+            f"copy{i}",
+            creative("a", 60, 2000, picture(2 * number, 96)),
+            creative("b", 20, 2000, picture(900 + i)),
+        )
+        for i in range(6)
+    ]
+    more = pairs + build_pairs(copies)[0]
+    split = split_by_product(more, {"train": 0.7, "test": 0.3})
+    assert split.dropped and set(split.dropped) == {"train: a picture of test"}
+    assert inside in split.parts["test"]
+    assert not any(p.product_id.startswith("copy") for p in split.parts["train"])
+    assert sum(map(len, split.parts.values())) + sum(split.dropped.values()) == len(more)
+
+
+def test_images_that_cannot_be_read_are_kept_and_counted() -> None:
+    pairs, _ = build_pairs(
+        [campaign(f"c{i}", creative("a", 60, 2000), creative(f"b{i}", 20, 2000)) for i in range(5)]
+    )
+    split = split_by_product(pairs, {"train": 1})
+    assert len(split.parts["train"]) == 5 and split.not_compared == 6
+
+
+def test_shares_must_be_positive() -> None:
+    for shares in ({}, {"train": 0.0}, {"train": 0.5, "test": -0.5}):
+        with pytest.raises(UserError, match="positive"):
+            split_by_product([], shares)

@@ -1,0 +1,173 @@
+"""Posterior, strata and ceilings against exact sums, Monte Carlo and cases that are known by hand."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moonshelf.creatives.outcomes import (
+    JEFFREYS,
+    MAX_WEIGHT,
+    Prior,
+    fit_prior,
+    gap,
+    label_ceiling,
+    observed_winner,
+    p_greater,
+    posterior,
+    stratum,
+)
+from moonshelf.creatives.pair import Creative, Pair
+from moonshelf.product import ImageRef
+
+UNIFORM = Prior(1, 1)
+COUNTS = [(0, 0), (0, 1000), (1, 10), (5, 1000), (30, 1000), (35, 1100), (3, 3), (400, 12_000)]
+
+
+def creative(name: str, clicks: int | None, impressions: int | None) -> Creative:
+    return Creative(id=name, image=ImageRef(path=f"/x/{name}.png"), clicks=clicks, impressions=impressions)
+
+
+def pair_of(a: tuple[int, int], b: tuple[int, int], **more: object) -> Pair:
+    return Pair(id="p", product_id="x", a=creative("a", *a), b=creative("b", *b), **more)  # type: ignore[arg-type]
+
+
+def exact(a: tuple[int, int], b: tuple[int, int]) -> float:
+    """P(A > B) under uniform priors, where all shapes are integers: a sum over the shapes of A."""
+
+    def log_beta(x: float, y: float) -> float:
+        return math.lgamma(x) + math.lgamma(y) - math.lgamma(x + y)
+
+    a1, b1, a2, b2 = a[0] + 1, a[1] - a[0] + 1, b[0] + 1, b[1] - b[0] + 1
+    return math.fsum(
+        math.exp(log_beta(a2 + i, b2 + b1) - math.log(b1 + i) - log_beta(1 + i, b1) - log_beta(a2, b2))
+        for i in range(a1)
+    )
+
+
+@pytest.mark.parametrize(("a", "b"), list(combinations(COUNTS, 2)))
+def test_the_integral_is_the_exact_sum(a: tuple[int, int], b: tuple[int, int]) -> None:
+    assert p_greater(a, b, UNIFORM) == pytest.approx(exact(a, b), abs=1e-8)
+
+
+@pytest.mark.parametrize("prior", [JEFFREYS, Prior(3, 97), Prior(0.2, 0.2)])
+def test_the_integral_agrees_with_drawing(prior: Prior) -> None:
+    rng = np.random.default_rng(7)
+    for a, b in (((0, 50), (0, 4000)), ((5, 300), (9, 310)), ((300_000, 10**7), (300_300, 10**7))):
+        draws = [
+            rng.beta(prior.alpha + clicks, prior.beta + shown - clicks, 2_000_000) for clicks, shown in (a, b)
+        ]
+        assert p_greater(a, b, prior) == pytest.approx((draws[0] > draws[1]).mean(), abs=1e-3)
+
+
+def test_many_impressions_agree_with_the_normal_limit() -> None:
+    a, b, n = 300_000, 300_700, 10**7
+    z = (a - b) / n / math.sqrt(a / n * (1 - a / n) / n + b / n * (1 - b / n) / n)
+    assert p_greater((a, n), (b, n)) == pytest.approx(0.5 * math.erfc(-z / math.sqrt(2)), abs=2e-4)
+    assert p_greater((0, 10**7), (10**7, 10**7)) == 0.0
+    assert 0.5 < p_greater((0, 10**3), (0, 10**7)) < 1  # no click in few says less against a rate
+
+
+count = st.integers(0, 10**7).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(count, count)
+def test_both_directions_add_up_to_one(a: tuple[int, int], b: tuple[int, int]) -> None:
+    p = p_greater(a, b)
+    assert 0 <= p <= 1
+    assert p + p_greater(b, a) == 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(count, st.integers(1, 10**6).flatmap(lambda n: st.tuples(st.integers(0, n - 1), st.just(n))))
+def test_a_further_click_never_makes_less_sure(a: tuple[int, int], b: tuple[int, int]) -> None:
+    assert p_greater((b[0] + 1, b[1]), a) >= p_greater(b, a) - 1e-9
+
+
+def test_a_mirror_of_clicks_and_no_clicks_is_the_other_order() -> None:
+    """P(A > B) of clicks is P(B > A) of the views without one, under a symmetric prior."""
+    for a, b in combinations(COUNTS, 2):
+        other = p_greater((b[1] - b[0], b[1]), (a[1] - a[0], a[1]))
+        assert p_greater(a, b) == pytest.approx(other, abs=1e-8)
+
+
+def test_impossible_counts_are_refused() -> None:
+    for counts in ((5, 3), (-1, 3)):
+        with pytest.raises(ValueError, match="impossible"):
+            p_greater(counts, (1, 3))
+    for bad in ((0, 1), (1, math.inf), (math.nan, 1)):
+        with pytest.raises(ValueError, match="positive"):
+            Prior(*bad)
+
+
+@pytest.mark.parametrize(
+    ("p", "name"), [(0.95, "decisive"), (0.04, "decisive"), (0.94, "weak"), (0.25, "weak"), (0.5, "toss-up")]
+)
+def test_strata(p: float, name: str) -> None:
+    assert stratum(p) == name
+
+
+def test_gap_and_winner() -> None:
+    assert gap(creative("a", 16, 1000), creative("b", 10, 1000)) == pytest.approx(0.6)
+    assert gap(creative("a", 10, 1000), creative("b", 16, 1000)) == pytest.approx(0.6)
+    assert gap(creative("a", 0, 10), creative("b", 1, 10)) == math.inf
+    assert gap(creative("a", 0, 10), creative("b", 0, 20)) == 0
+    assert gap(creative("a", None, None), creative("b", 1, 10)) is None
+    assert observed_winner(pair_of((1, 10), (2, 10))) == "B"
+    assert observed_winner(pair_of((1, 10), (2, 20))) is None
+    bare = Pair(id="p", product_id="x", a=creative("a", None, None), b=creative("b", None, None), label="A")
+    assert observed_winner(bare) == "A"
+    assert posterior(bare) is None
+
+
+def test_a_fitted_prior_finds_the_one_that_drew_the_rates() -> None:
+    rng = np.random.default_rng(3)
+    shown = rng.integers(500, 20_000, 400)
+    clicks = rng.binomial(shown, rng.beta(6, 194, 400))
+    found = fit_prior(
+        creative(str(i), int(c), int(n)) for i, (c, n) in enumerate(zip(clicks, shown, strict=True))
+    )
+    assert found.alpha / (found.alpha + found.beta) == pytest.approx(0.03, rel=0.1)
+    assert found.alpha + found.beta == pytest.approx(200, rel=0.25)
+
+
+def test_a_prior_of_too_little_is_a_weak_one() -> None:
+    assert fit_prior([]) == JEFFREYS
+    assert fit_prior([creative("a", 0, 100), creative("b", 0, 100), creative("c", 0, 100)]) == JEFFREYS
+    same = fit_prior(creative(str(i), 10, 1000) for i in range(9))  # less spread than chance
+    assert same.alpha + same.beta == pytest.approx(MAX_WEIGHT)
+
+
+def test_the_ceiling_is_what_the_true_order_reaches() -> None:
+    """Counts drawn from known rates: the expected ceiling is close to what knowing the rates gives."""
+    rng = np.random.default_rng(11)
+    prior = Prior(6, 194)
+    pairs = []
+    for i in range(1500):
+        rates = rng.beta(prior.alpha, prior.beta, 2)
+        clicks = rng.binomial(2000, rates)
+        pairs.append(
+            pair_of(
+                (int(clicks[0]), 2000), (int(clicks[1]), 2000), true_rates=(float(rates[0]), float(rates[1]))
+            ).model_copy(update={"id": str(i)})
+        )
+    found = label_ceiling(pairs, prior)
+    assert (
+        found["all"].pairs == len(pairs) == sum(found[name].pairs for name in ("decisive", "weak", "toss-up"))
+    )
+    for one in found.values():
+        assert one.expected is not None and one.true_order is not None
+        error = math.sqrt(0.25 / one.known)
+        assert one.expected == pytest.approx(one.true_order, abs=3 * error)
+    assert found["decisive"].expected > 0.95 > found["weak"].expected > 0.75 > found["toss-up"].expected  # type: ignore[operator]
+
+
+def test_a_ceiling_of_nothing() -> None:
+    found = label_ceiling([])
+    assert found["all"].as_dict() == {"pairs": 0, "expected": None, "known": 0, "true_order": None}
