@@ -18,14 +18,14 @@ from moonshelf import MoonModel, Product
 from moonshelf.errors import UserError
 from moonshelf.feeds import write_jsonl
 from moonshelf.sampleshop import iter_products
-from moonshelf.training import joint
+from moonshelf.training import trainer as trainers
 from moonshelf.training.adapters import add_lora, freeze, lighten, merged_state, quantise, without_lora
 from moonshelf.training.contrastive import info_nce
 from moonshelf.training.data import Sampler, open_source, same
 from moonshelf.training.grpo import grpo_loss
 from moonshelf.training.joint import JointTrainer
 from moonshelf.training.joint_run import arguments, train_joint
-from moonshelf.training.policy import Policy
+from moonshelf.training.policy import Policy, Rollouts
 from moonshelf.training.recipe import JointRecipe, Lora
 from moonshelf.training.views import Views
 
@@ -73,7 +73,7 @@ def batch_of(run: JointTrainer) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joint, "COLLAPSED_AFTER", 10_000)
+    monkeypatch.setattr(trainers, "COLLAPSED_AFTER", 10_000)
 
 
 @pytest.mark.parametrize("family", ["model", "model_2_5"])
@@ -115,7 +115,7 @@ def test_tokens_and_vectors_of_one_pass_are_those_of_the_engine(
     moon = run.policy.moon.eval()
     written, _ = run._write(draw, shown, 4)
     assert len({tuple(w.ids) for w in written}) > 3  # rollouts differ
-    run.rollouts = joint.Rollouts(draw, shown, [w.ids for w in written], [w.closed for w in written], 4)
+    run.rollouts = Rollouts(draw, shown, [w.ids for w in written], [w.closed for w in written], 4)
     width = max(w.tokens for w in written) + 1
     scored = run.policy(run.rollouts, list(range(12)), width)
     for r, w in enumerate(written):
@@ -242,7 +242,7 @@ def test_a_killed_run_goes_on(start: Path, shop: Path, tmp_path: Path) -> None:
 def test_rewards_that_tell_nothing_apart_stop_the_run(
     start: Path, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(joint, "COLLAPSED_AFTER", 2)
+    monkeypatch.setattr(trainers, "COLLAPSED_AFTER", 2)
     with pytest.raises(UserError, match=r"no rationale keeps its format.*Go back to a checkpoint"):
         train_joint(recipe(start, tmp_path, steps=3), shop)
 

@@ -16,7 +16,7 @@ the model would have with that text for its own. Ablations and tests ask for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice, repeat
@@ -28,6 +28,7 @@ from torch import Tensor
 
 from moonshelf import images
 from moonshelf.errors import Problem
+from moonshelf.model.decode import Pick, decode, greedy, reserved_tokens
 from moonshelf.model.modeling import Reading, normalise
 from moonshelf.product import Product
 from moonshelf.prompts import END_THINK, THINK, read_rationale
@@ -281,23 +282,6 @@ class Written:
         return len(self.ids)
 
 
-Pick = Callable[[Tensor], Tensor]
-
-
-def greedy(logits: Tensor) -> Tensor:
-    """(B, vocabulary) float32 -> (B,) int64: the likeliest token."""
-    return logits.argmax(-1)
-
-
-def sampling(temperature: float = 1.0) -> Pick:
-    """A choice at random from softmax(logits / temperature), from torch's global generator."""
-
-    def pick(logits: Tensor) -> Tensor:
-        return torch.multinomial((logits / temperature).softmax(-1), 1)[:, 0]
-
-    return pick
-
-
 def _encode_window(
     model: MoonModel,
     rows: list[Row],
@@ -403,107 +387,26 @@ def _label_vectors(model: MoonModel, batch_tokens: int) -> Tensor | None:
     return torch.from_numpy(encode(model, names, "off", batch_tokens=batch_tokens).vectors).to(model.device)
 
 
-def repeat_rows(batch: Batch, reading: Reading, times: int) -> tuple[Batch, Reading]:
-    """Each row of a read batch `times` over, one after the other, so that rollouts share one prefill."""
-    reading.cache.batch_repeat_interleave(times)
-    tensors = {
-        name: getattr(batch, name).repeat_interleave(times, 0)
-        for name in ("input_ids", "attention", "image_mask", "text_mask", "rationale_mask", "emb")
-    }
-    states, raw, deltas = (
-        x.repeat_interleave(times, 0) for x in (reading.states, reading.raw, reading.deltas)
-    )
-    taps = [tap.repeat_interleave(times, 0) for tap in reading.taps]
-    return type(batch)(**tensors), Reading(states, raw, taps, deltas, reading.cache)
-
-
 def write(
     model: MoonModel, batch: Batch, reading: Reading, fed: bool = True, pick: Pick = greedy
 ) -> list[Written]:
     """Decode the rationales of a batch on its cache and compute the reasoned vectors.
 
-    `fed`: the last token of each row is `<think>` and was read in the prefill; else it is fed first.
-    A row goes through: tokens … `</think>`, `<emb>`, gone. At the limit `</think>` is forced and the
-    rationale counts as invalid. Reserved tokens cannot be written, so a text cannot make the model emit them.
+    `fed`: the last token of each row is `<think>` and was read in the prefill; else it is fed first. At the
+    limit `</think>` is forced and the rationale counts as invalid.
     """
-    prepare, device, n = model.prepare, model.device, len(batch.emb)
-    limit = model.prompt.max_rationale_tokens
-    banned = banned_tokens(model)
-    active = torch.arange(n, device=device)
-    attention, cache = batch.attention.long(), reading.cache
-    position = attention.sum(1) + reading.deltas[:, 0]
-    written: list[list[int]] = [[] for _ in range(n)]
-    truncated = [False] * n
-    states: list[list[Tensor]] = [[] for _ in range(n)]
-    final: list[Tensor | None] = [None] * n
-    if fed:
-        last = reading.states[torch.arange(n, device=device), batch.emb]
-        for i in range(n):
-            states[i].append(last[i])
-        current = pick(model.logits(last).float() + banned)
-    else:
-        current = torch.full((n,), prepare.think, device=device)
-    while len(active):
-        attention = torch.cat([attention, attention.new_ones(len(active), 1)], 1)
-        output = model.backbone.model(
-            input_ids=current[:, None],
-            attention_mask=attention,
-            position_ids=position.view(1, -1, 1).expand(3, -1, 1),
-            past_key_values=cache,
-            use_cache=True,
-        )
-        last = output.last_hidden_state[:, 0]
-        choice = pick(model.logits(last).float() + banned).tolist()
-        fed_now, stay, following = current.tolist(), [], []
-        for place, row in enumerate(active.tolist()):
-            token = fed_now[place]
-            if token == prepare.emb:
-                final[row] = last[place]
-                continue
-            states[row].append(last[place])
-            if token == prepare.end_think:
-                nxt = prepare.emb
-            else:
-                if token != prepare.think:
-                    written[row].append(token)
-                nxt = choice[place]
-                if len(written[row]) >= limit and nxt != prepare.end_think:
-                    nxt, truncated[row] = prepare.end_think, True
-            stay.append(place)
-            following.append(nxt)
-        if len(stay) < len(active):  # finished rows leave the batch and its cache
-            keep = torch.tensor(stay, dtype=torch.long, device=device)
-            active, attention, position = active[keep], attention[keep], position[keep]
-            if len(stay):
-                cache.batch_select_indices(keep)
-        current = torch.tensor(following, dtype=torch.long, device=device)
-        position = position + 1
-    rationale = torch.nn.utils.rnn.pad_sequence([torch.stack(s) for s in states], batch_first=True)
-    counts = torch.tensor([len(s) for s in states], device=device)
-    mask = torch.arange(rationale.shape[1], device=device)[None] < counts[:, None]
-    e = torch.stack([state for state in final if state is not None])
+    decoded = decode(model, batch, reading, [model.prepare.emb], fed=fed, pick=pick)
+    states = [d.states for d in decoded]
+    rationale = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
+    counts = torch.tensor([len(s) for s in states], device=model.device)
+    mask = torch.arange(rationale.shape[1], device=model.device)[None] < counts[:, None]
+    e = torch.stack([d.final for d in decoded])
     vectors, weights = model.head(e, reading, batch, (rationale, mask))
     numbers = normalise(vectors).cpu().numpy(), weights.float().cpu().numpy()
-    bodies = model.processor.tokenizer.batch_decode(written)
+    bodies = model.processor.tokenizer.batch_decode([d.ids for d in decoded])
     results = []
-    for i, body in enumerate(bodies):
+    for i, (body, d) in enumerate(zip(bodies, decoded, strict=True)):
         text = f"{THINK}{body}{END_THINK}"
-        valid = not truncated[i] and read_rationale(text) is not None
-        results.append(Written(numbers[0][i], numbers[1][i], text, valid, written[i], not truncated[i]))
+        valid = d.closed and read_rationale(text) is not None
+        results.append(Written(numbers[0][i], numbers[1][i], text, valid, d.ids, d.closed))
     return results
-
-
-def banned_tokens(model: MoonModel) -> Tensor:
-    """(vocabulary,) float32 with -inf for every token that a rationale must not hold."""
-    bias = torch.zeros(model.vocabulary, device=model.device)
-    bias[len(model.processor.tokenizer) :] = -torch.inf  # rows of the embedding that no token uses
-    bias[sorted(reserved_tokens(model) - {model.prepare.end_think})] = -torch.inf
-    return bias
-
-
-def reserved_tokens(model: MoonModel) -> set[int]:
-    """Ids of the prompt's own markup, which no text and no rationale holds."""
-    tokenizer, prepare = model.processor.tokenizer, model.prepare
-    return {*tokenizer.all_special_ids, prepare.image, *tokenizer.get_added_vocab().values()} | {
-        prepare.think, prepare.end_think, prepare.emb,
-    }  # fmt: skip

@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
@@ -362,6 +363,16 @@ class MoonModel(nn.Module):
             for name, tensor in sorted(self.state_dict().items()):
                 digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+def choose_features(visual: Any, places: Sequence[int]) -> Any:
+    """Features of some pictures of what `see` gave, in the order of `places`; None for none."""
+    if not places:
+        return None
+    chosen = SimpleNamespace(pooler_output=[visual.pooler_output[p] for p in places])
+    if hasattr(visual, "deepstack_features"):
+        chosen.deepstack_features = [[layer[p] for p in places] for layer in visual.deepstack_features]
+    return chosen
 
 
 def normalise(vectors: Tensor, dim: int | None = None) -> Tensor:

@@ -182,7 +182,16 @@ class Preprocessor:
         pixels: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> Batch:
         """Pad B rows to one batch. `tails` is what follows the prompt: `<emb>`, `<think>`, or all of it."""
-        rows = [self.row(*parts) for parts in zip(texts, image_tokens, tails, strict=True)]
+        return self.collate(
+            [self.row(*parts) for parts in zip(texts, image_tokens, tails, strict=True)], pixels
+        )
+
+    def collate(
+        self,
+        rows: Sequence[tuple[list[int], list[int]]],
+        pixels: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> Batch:
+        """Pad B rows of ids and kinds, as `row` gives them, to one batch."""
         length = max(len(ids) for ids, _ in rows)
         input_ids = torch.full((len(rows), length), self.pad, dtype=torch.long)
         kinds = torch.full((len(rows), length), -1, dtype=torch.long)

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from moonshelf.errors import UserError
 from moonshelf.model.modeling import MoonModel
-from moonshelf.training.recipe import JointRecipe, Lora, Recipe
+from moonshelf.training.recipe import Lora, Run
 
 _OURS = (".lora_", ".trainable_tokens_", ".weight.")  # of adapters, and of four-bit weights
 
 
-def adapt(model: MoonModel, recipe: Recipe | JointRecipe) -> None:
+def adapt(model: MoonModel, recipe: Run) -> None:
     """What a recipe says of the weights: frozen parts, adapters, four bits. The model is on its device."""
     freeze(model, recipe.freeze)
     if recipe.lora and recipe.lora.quantise:
@@ -56,24 +56,29 @@ def lighten(model: MoonModel) -> None:
                 parameter.data = rounded
 
 
-def _targets(lora: Lora) -> str:
+def targets(lora: Lora) -> str:
     """The linear layers that have adapters, as a pattern for PEFT."""
-    return rf"(model\.)?language_model\..*\.({'|'.join(lora.targets)})"
+    parts = [rf"language_model\..*\.({'|'.join(lora.targets)})"]
+    if lora.vision:
+        parts.append(rf"visual\..*\.({'|'.join(lora.vision)})")
+    return rf"(model\.)?({'|'.join(parts)})"
 
 
-def add_lora(model: MoonModel, lora: Lora) -> None:
-    """Adapters in the language model and rows of its embedding for the three new tokens; the head is trained.
+def add_lora(model: MoonModel, lora: Lora, tokens: Sequence[int] | None = None) -> None:
+    """Adapters in the language model (and the tower), and rows of the embedding for `tokens`.
 
-    The rest of the backbone is frozen. Without rows of their own the new tokens of a stock backbone would
-    stay random.
+    None means the three new tokens: without rows of their own those of a stock backbone would stay random.
+    The rest of the backbone is frozen, the head is not.
     """
+    if tokens is None:
+        tokens = [model.prepare.think, model.prepare.end_think, model.prepare.emb]
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
         raise UserError("LoRA needs PEFT: pip install 'moonshelf[train]'.") from None
     config = LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=_targets(lora),
-        trainable_token_indices=[model.prepare.think, model.prepare.end_think, model.prepare.emb],
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets(lora),
+        trainable_token_indices=list(tokens) or None,
     )  # fmt: skip
     for parameter in model.backbone.parameters():
         parameter.requires_grad_(False)

@@ -17,31 +17,22 @@ processes' rollouts are negatives without gradient.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import json
-import math
 import random
 import time
-from contextlib import nullcontext
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from datasets import Dataset
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 
 from moonshelf.errors import UserError
-from moonshelf.model.engine import Written, repeat_rows, sampling, write
+from moonshelf.model.decode import repeat_rows, sampling
+from moonshelf.model.engine import Written, write
 from moonshelf.model.modeling import MoonModel, normalise
 from moonshelf.model.precision import computing_in, resolve
 from moonshelf.prompts import read_rationale
-from moonshelf.training.adapters import without_lora
 from moonshelf.training.contrastive import Queue, info_nce
 from moonshelf.training.data import (
     Draw,
@@ -56,40 +47,19 @@ from moonshelf.training.pairs import Item
 from moonshelf.training.policy import Policy, Rollouts, Scored
 from moonshelf.training.recipe import JointRecipe
 from moonshelf.training.rewards import REWARDS, margins, ranks
+from moonshelf.training.trainer import RolloutTrainer
 from moonshelf.training.views import Views
 
-COLLAPSED_AFTER = 25  # steps in a row without a signal
 
-
-class JointTrainer(GRPOTrainer):
+class JointTrainer(RolloutTrainer):
     """One process's share: `recipe.products` products with `recipe.rollouts` rationales each a step."""
 
     def __init__(self, moon: MoonModel, recipe: JointRecipe, sampler: Sampler, args: GRPOConfig) -> None:
-        unknown = sorted(set(recipe.rewards) - set(REWARDS))
-        if unknown or not recipe.rewards:
-            raise UserError(f"rewards: {unknown or 'none'} given; there are {', '.join(REWARDS)}.")
-        self.recipe, self.sampler = recipe, sampler
-        self.queue = Queue(recipe.queue)
-        self.rollouts: Rollouts  # of the step, and one pass over a slice of them
-        self._scored: Scored
-        self.clock, self.tally = Clock(), Tally()
-        self._silent = 0  # steps in a row in which no group told its rollouts apart
+        self.sampler, self.queue = sampler, Queue(recipe.queue)
+        self.rollouts: Rollouts  # of the step
         self._done: tuple[Tensor, list[Item]] | None = None  # of the last step, for the queue
-        self.policy = Policy(moon, resolve(recipe.precision, moon.device), recipe.sampling_temperature)
-        super().__init__(
-            model=self.policy,
-            reward_funcs=[REWARDS[name] for name in recipe.rewards],
-            args=args,
-            train_dataset=_schedule(recipe, args),
-            processing_class=moon.processor,
-        )
-        # TRL replaces the forward of the model that it is given by one that returns only log-probabilities.
-        self.policy.__dict__.pop("forward", None)
-        self.reward_func_names = list(recipe.rewards)
-        self.beta = recipe.beta
-        self._reference: Policy | None = None
-        if recipe.beta and not recipe.lora:
-            self._reference = copy.deepcopy(self.policy).eval().requires_grad_(False)
+        policy = Policy(moon, resolve(recipe.precision, moon.device), recipe.sampling_temperature)
+        super().__init__(policy, recipe, REWARDS, args, moon.processor)
 
     # ---- rollouts and rewards ----------------------------------------------------------------------
 
@@ -111,7 +81,10 @@ class JointTrainer(GRPOTrainer):
         tokens = self._tensors(written)
         tokens |= {"advantages": gained, "row": torch.arange(len(written), device=gained.device)}
         if self.beta:
-            tokens["ref_per_token_logps"] = self._reference_logps(tokens["completion_ids"].shape[1])
+            everything, width = list(range(len(written))), tokens["completion_ids"].shape[1]
+            tokens["ref_per_token_logps"] = self._reference_logps(
+                lambda policy: policy(self.rollouts, everything, width, queries=False)
+            )
         counts = [w.tokens for w in written]
         spent = time.perf_counter() - started
         metrics = {
@@ -212,66 +185,7 @@ class JointTrainer(GRPOTrainer):
         self._done = rollouts[::per], items
         return gained
 
-    def _log_rewards(self, found: Tensor, grouped: Tensor) -> None:
-        """Every reward, groups without spread, answers that earn for their form alone; and the alarm."""
-        metrics = self._metrics["train" if self.policy.training else "eval"]
-        for i, name in enumerate(self.recipe.rewards):
-            metrics[f"rewards/{name}"].append(found[:, i].nanmean().item())
-        metrics["reward"].append(grouped.mean().item())
-        flat = (grouped.std(1) < 1e-6).float().mean().item()
-        metrics["zero_spread_groups"].append(flat)
-        names = list(self.recipe.rewards)
-        formed = 1.0
-        if "format" in names:
-            valid = found[:, names.index("format")] > 0
-            formed = valid.float().mean().item()
-            if "attributes" in names:
-                nothing = found[:, names.index("attributes")] <= 0
-                metrics["format_only"].append((valid & nothing).float().mean().item())
-        why = ""
-        if formed < 0.02:
-            why = "no rationale keeps its format"
-        elif flat > 0.98:
-            why = "all rollouts of a product earn the same"
-        self._silent = self._silent + 1 if why else 0
-        if self._silent >= COLLAPSED_AFTER:
-            raise UserError(
-                f"the rewards have collapsed: for {COLLAPSED_AFTER} steps {why}. Go back to a checkpoint and "
-                "lower lr, raise beta or sampling_temperature, or train the cold start longer."
-            )
-
-    def _tensors(self, written: list[Written]) -> dict[str, Any]:
-        """Completions as TRL pads them; a closing token that was forced is external to the policy."""
-        prepare, device = self.policy.moon.prepare, self.accelerator.device
-        bodies = [torch.tensor([*w.ids, prepare.end_think]) for w in written]
-        ids = torch.nn.utils.rnn.pad_sequence(bodies, batch_first=True, padding_value=prepare.pad)
-        lengths = torch.tensor([len(body) for body in bodies])
-        mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
-        own = mask.clone()
-        for r, w in enumerate(written):
-            if not w.closed:
-                own[r, lengths[r] - 1] = 0
-        start = torch.full((len(written), 1), prepare.think)
-        return {
-            "prompt_ids": start.to(device), "prompt_mask": torch.ones_like(start).to(device),
-            "completion_ids": ids.to(device), "completion_mask": mask.to(device), "tool_mask": own.to(device),
-            "num_items_in_batch": self.accelerator.gather(own.sum().to(device)).sum(),
-        }  # fmt: skip
-
-    @torch.no_grad()
-    def _reference_logps(self, width: int) -> Tensor:
-        """Log-probabilities of the rollouts under the cold start."""
-        reference = self._reference or self.policy
-        everything = list(range(len(self.rollouts.ids)))
-        with without_lora(self.policy) if self._reference is None else nullcontext():
-            return reference(self.rollouts, everything, width, queries=False).logps
-
     # ---- loss ----------------------------------------------------------------------------------------
-
-    def _get_per_token_logps_and_entropies(
-        self, model: Any, *_: Any, **__: Any
-    ) -> tuple[Tensor, Tensor, None]:
-        return self._scored.logps, self._scored.entropies, None
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """TRL's loss plus InfoNCE, from one forward pass over this slice of the rollouts."""
@@ -284,12 +198,7 @@ class JointTrainer(GRPOTrainer):
         if recipe.mode == "alternate":
             weights[(self.state.global_step + 1) % 2] = 0.0
         loss = weights[0] * policy + weights[1] * contrast
-        if not torch.isfinite(loss):
-            raise UserError(
-                f"the loss is not finite at step {self.state.global_step}: lower lr and resume from the last "
-                "checkpoint."
-            )
-        return loss
+        return self._finite(loss)
 
     def _contrast(self, scored: Scored, chosen: list[int]) -> Tensor:
         """InfoNCE of each rollout, and of the direct vectors, with its product's two queries.
@@ -349,68 +258,6 @@ class JointTrainer(GRPOTrainer):
         metrics["gradient/grpo"].append(flat[0].norm().item())
         metrics["gradient/contrastive"].append(flat[1].norm().item())
         metrics["gradient/cosine"].append(F.cosine_similarity(flat[0], flat[1], dim=0, eps=1e-12).item())
-
-    # ---- schedule and checkpoints --------------------------------------------------------------------
-
-    def share(self, step: int) -> float:
-        """Share of the step or time budget, whichever is used up first."""
-        minutes = self.recipe.minutes
-        return max(step / self.recipe.steps, self.clock.spent / (60 * minutes) if minutes else 0.0)
-
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Linear warm-up, then a cosine over the budget, as in the cold start."""
-        warm = self.recipe.warmup_steps
-
-        def rate(step: int) -> float:
-            falling = 0.5 * (1 + math.cos(math.pi * min(1.0, self.share(step))))
-            return min(1.0, (step + 1) / (warm + 1)) * max(0.01, falling)
-
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(cast(Any, optimizer or self.optimizer), rate)
-        return self.lr_scheduler
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """What is trained, for resuming; a Moonshelf folder is exported by `export`."""
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        trained = {n: p.detach().contiguous() for n, p in self.policy.named_parameters() if p.requires_grad}
-        state = {"spent": self.clock.spent, "best": self.tally.best, "stale": self.tally.stale}
-        save_file(trained, folder / "trained.safetensors", metadata={"state": json.dumps(state)})
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        parameters = dict(self.policy.named_parameters())
-        with safe_open(Path(resume_from_checkpoint) / "trained.safetensors", "pt") as file, torch.no_grad():
-            state = json.loads(file.metadata()["state"])
-            self.clock.before, self.tally = state["spent"], Tally(state["best"], state["stale"])
-            for name in file.keys():  # noqa: SIM118  (safe_open is no mapping)
-                parameters[name].copy_(file.get_tensor(name))
-
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """None: a Moonshelf folder has its own."""
-
-
-@dataclass
-class Tally:
-    """The best validation score so far, and how many validations have passed without a better one."""
-
-    best: float = -1.0
-    stale: int = 0
-
-
-class Clock:
-    """Seconds that a run has taken, those before a resume included."""
-
-    def __init__(self) -> None:
-        self.before, self.began = 0.0, time.monotonic()
-
-    @property
-    def spent(self) -> float:
-        return self.before + time.monotonic() - self.began
-
-
-def _schedule(recipe: JointRecipe, args: GRPOConfig) -> Dataset:
-    """One row a product and step; what it stands for is drawn from seed and step when it is due."""
-    slots = recipe.steps * recipe.products * args.world_size
-    return Dataset.from_dict({"prompt": [""] * slots, "slot": range(slots)})
 
 
 def _truth(item: Item) -> dict[str, str]:

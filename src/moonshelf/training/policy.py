@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from moonshelf.model.engine import banned_tokens
+from moonshelf.model.decode import banned_tokens
 from moonshelf.model.modeling import MoonModel
 from moonshelf.model.precision import computing_in
 from moonshelf.training.data import Draw, Row

@@ -6,7 +6,7 @@ unless a line names a precedent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,18 +28,16 @@ class Lora(BaseModel):
     alpha: int = 32
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    vision: tuple[str, ...] = ()  # layers of the tower too: qkv, proj, linear_fc1, linear_fc2 of a Qwen3-VL
     quantise: bool = False  # QLoRA: four-bit weights under the adapters, needs bitsandbytes
 
 
-class _Run(BaseModel):
-    """What both stages share."""
+class Run(BaseModel):
+    """What all stages share."""
 
     model_config = ConfigDict(extra="forbid")
 
-    sources: list[SourceSpec]
-    validation: str | None = None  # feed of held-out products, for figures, the best checkpoint, early stop
     validate_every: int = Field(default=400, ge=1)
-    validation_items: int = Field(default=400, ge=1)
     patience: int | None = Field(default=None, ge=1)  # stop after so many validations without a better one
     out: str
     save_every: int = Field(default=200, ge=1)
@@ -50,8 +48,6 @@ class _Run(BaseModel):
     clip: float = Field(default=1.0, gt=0)
     precision: Precision = "auto"
     checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more time
-    query_mix: tuple[float, float, float] = QUERY_MIX  # image, text, multimodal: MOON's 12:3:2
-    queue: int = Field(default=512, ge=0)  # items of past steps that are negatives too
     lora: Lora | None = None
     freeze: tuple[
         str, ...
@@ -59,7 +55,17 @@ class _Run(BaseModel):
     report_to: tuple[str, ...] | None = None  # tensorboard, wandb, trackio; None: TensorBoard if installed
 
 
-class Recipe(_Run):
+class _Products(Run):
+    """What both stages of the embedding model share."""
+
+    sources: list[SourceSpec]
+    validation: str | None = None  # feed of held-out products, for figures, the best checkpoint, early stop
+    validation_items: int = Field(default=400, ge=1)
+    query_mix: tuple[float, float, float] = QUERY_MIX  # image, text, multimodal: MOON's 12:3:2
+    queue: int = Field(default=512, ge=0)  # items of past steps that are negatives too
+
+
+class Recipe(_Products):
     """A cold-start run. Every field is also a flag of `moonshelf train`."""
 
     stage: Literal["cold-start"] = "cold-start"
@@ -103,7 +109,7 @@ class Recipe(_Run):
         return self
 
 
-class JointRecipe(_Run):
+class JointRecipe(_Products):
     """A joint run: contrastive learning and GRPO. Every field is also a flag of `moonshelf train`."""
 
     stage: Literal["joint"] = "joint"
@@ -133,15 +139,20 @@ class JointRecipe(_Run):
     )  # share of products that reason without one modality
 
 
-def load_recipe(path: Path, **overrides: Any) -> Recipe | JointRecipe:
-    """A recipe from YAML with flags on top; a wrong field is one clear `UserError`."""
+STAGES: dict[str, type[Recipe] | type[JointRecipe]] = {"cold-start": Recipe, "joint": JointRecipe}
+
+
+def load_recipe(path: Path, stages: Mapping[str, type[Any]] = STAGES, **overrides: Any) -> Any:
+    """A recipe from YAML with flags on top, of the stage that it names (`Recipe`, `JointRecipe` …).
+
+    A wrong field is one clear `UserError`.
+    """
     try:
         values = yaml.safe_load(path.read_text())
         values = {**values, **overrides}
-        stages: dict[str, type[Recipe] | type[JointRecipe]] = {"cold-start": Recipe, "joint": JointRecipe}
         stage = values.get("stage", "cold-start")
         if stage not in stages:
-            raise UserError(f"recipe {path}: there is no stage {stage!r}: choose {' or '.join(stages)}.")
+            raise UserError(f"recipe {path}: there is no stage {stage!r}: choose from {', '.join(stages)}.")
         return stages[stage].model_validate(values)
     except (OSError, yaml.YAMLError, TypeError) as error:
         raise UserError(f"recipe {path} cannot be read: {error}") from None

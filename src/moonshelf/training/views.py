@@ -7,7 +7,6 @@ the tower runs once for all of them, and its gradient is the sum over the rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moonshelf.model.engine import write
-from moonshelf.model.modeling import MoonModel
+from moonshelf.model.modeling import MoonModel, choose_features
 from moonshelf.model.processing import Batch
 from moonshelf.training.data import Row
 
@@ -43,7 +42,7 @@ class Views:
         )
         if places:
             batch.grid = torch.from_numpy(self.grid[places])
-        return batch, _pick(self.visual, places)
+        return batch, choose_features(self.visual, places)
 
     def vectors(self, rows: Sequence[Row]) -> Tensor:
         """Vectors (B, dim), not normalised; every tail must end in `<emb>`."""
@@ -63,13 +62,3 @@ class Views:
         batch, visual = self.batch([(*row, [self.model.prepare.think]) for row in rows])
         reading = self.model.read(batch, visual, use_cache=True)
         return [w.ids for w in write(self.model, batch, reading)]
-
-
-def _pick(visual: Any, places: list[int]) -> Any:
-    """Visual features of some pictures of a batch, in the order of `places`; None for none."""
-    if not places:
-        return None
-    chosen = SimpleNamespace(pooler_output=[visual.pooler_output[p] for p in places])
-    if hasattr(visual, "deepstack_features"):
-        chosen.deepstack_features = [[layer[p] for p in places] for layer in visual.deepstack_features]
-    return chosen

@@ -1,0 +1,135 @@
+"""Pairs as training rows: what is asked, what should be written, and how likely the first is the better one.
+
+A pair gives two rows, one an order, with mirrored reasons and mirrored target. The target is the posterior of
+its impressions and clicks, so a toss-up is taught as one (an annotator's label, where there are no counts,
+counts as sure as `LABEL_TRUST`). What a step draws follows from seed and step alone.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from moonshelf import images
+from moonshelf.creatives.judging import Ask
+from moonshelf.creatives.model_backend import CreativeModel
+from moonshelf.creatives.outcomes import posterior
+from moonshelf.creatives.pair import Campaign, Pair
+from moonshelf.creatives.prompt import write_assessment
+from moonshelf.creatives.recipe import PairSource
+from moonshelf.creatives.safety import clean
+from moonshelf.errors import Problem, UserError
+from moonshelf.model.engine import load_picture
+
+LABEL_TRUST = 0.9  # ours: annotators of creatives agree about so often (reference: none stated)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A pair with its target: the probability that A is the better one."""
+
+    pair: Pair
+    target: float
+
+
+@dataclass
+class Work:
+    """Rows of one step: asks, bodies (R lists of token ids), targets (R,), and the pictures they show."""
+
+    asks: list[Ask]
+    bodies: list[list[int]]  # reasons; empty where none is known
+    targets: list[float]  # that the first is the better one
+    places: list[tuple[int, int]]
+    pixels: np.ndarray
+    grid: np.ndarray
+
+
+def load_examples(source: PairSource, data: Path) -> list[Example]:
+    """Pairs of a source that say something: counts of both creatives, or a label."""
+    from moonshelf.creatives.adapters import read_creatives
+    from moonshelf.creatives.simulator import pairs as pairs_of
+    from moonshelf.creatives.simulator import simulate
+
+    found: list[Pair] = []
+    if source.simulated is not None:
+        for campaign in simulate(source.simulated, seed=source.seed, split=source.split):
+            found += pairs_of(campaign)
+    else:
+        path = data / (source.feed or "")
+        for row in read_creatives(path):
+            if isinstance(row, Problem):
+                print(row)
+            elif isinstance(row, Campaign):
+                found += pairs_of(row)
+            else:
+                found.append(row)
+    examples = [Example(pair, target) for pair in found if (target := _target(pair)) is not None]
+    if not examples:
+        raise UserError(f"{source.feed or 'simulation'}: no pair has counts of both creatives, or a label.")
+    return examples
+
+
+def _target(pair: Pair) -> float | None:
+    known = posterior(pair)
+    if known is not None or pair.label is None:
+        return known
+    return {"A": LABEL_TRUST, "B": 1 - LABEL_TRUST, "tie": 0.5}[pair.label]
+
+
+def draw(examples: Sequence[Example], count: int, seed: int, step: int) -> list[Example]:
+    """`count` examples of a step: passes over the data in a new order each."""
+    n = len(examples)
+    chosen = []
+    for place in range(step * count, (step + 1) * count):
+        order = _order(n, seed, place // n)
+        chosen.append(examples[order[place % n]])
+    return chosen
+
+
+_orders: dict[tuple[int, int, int], list[int]] = {}
+
+
+def _order(n: int, seed: int, epoch: int) -> list[int]:
+    key = (n, seed, epoch)
+    if key not in _orders:
+        _orders.clear()
+        _orders[key] = random.Random(f"{seed}/{epoch}").sample(range(n), n)
+    return _orders[key]
+
+
+def make_work(
+    model: CreativeModel, examples: Sequence[Example], key: str, no_interest: float = 0.0, taught: bool = True
+) -> Work:
+    """Both orders of each example, side by side; a pair with a picture that cannot be read is left out."""
+    rng = random.Random(key)
+    asks: list[Ask] = []
+    bodies: list[str] = []
+    targets: list[float] = []
+    places: list[tuple[int, int]] = []
+    pictures: list[object] = []
+    for example in examples:
+        pair = example.pair
+        try:
+            two = [load_picture(c.image, model.prompt.max_pixels) for c in (pair.a, pair.b)]
+        except images.ImageError:
+            continue
+        at = len(pictures)
+        pictures += two
+        title, _ = clean(pair.title)
+        interest = () if rng.random() < no_interest else tuple(clean(query)[0] for query in pair.interest)
+        for swapped in (False, True):
+            one = pair.swapped() if swapped else pair
+            labels = model.prompt.draw_labels(key, pair.id, str(swapped))
+            asks.append(Ask(pair.id, title, interest, one.a, one.b, labels))
+            known = taught and one.assessment is not None and bool(interest or not pair.interest)
+            bodies.append(write_assessment(one.assessment, labels) if known and one.assessment else "")
+            targets.append(1 - example.target if swapped else example.target)
+            places.append((at + 1, at) if swapped else (at, at + 1))
+    if not asks:
+        raise UserError("no picture of this step can be read: look at the images of the pairs.")
+    pixels, grid = model.moon.prepare.pixels(pictures)  # type: ignore[arg-type]
+    return Work(asks, model.moon.prepare.text_ids(bodies), targets, places, pixels, grid)

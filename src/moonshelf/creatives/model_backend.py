@@ -1,0 +1,275 @@
+"""Our model as a backend: it writes its reasons and its answer is read from the logits.
+
+A selector is a folder: either a LoRA adapter (PEFT's file layout) beside the backbone of an embedding model,
+`starter` for one, or a whole backbone of its own; `creative.json` says which, and holds the prompt and the
+temperature that was fitted on validation. The adapter is merged when it is loaded, so nothing of PEFT is
+needed to use one. Each picture is seen once, however many pairs and orders it stands in; a batch is read in
+one prefill, its reasons are written on the cache, `<answer>` is fed, and two logits are compared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from moonshelf import images
+from moonshelf.creatives.judging import Ask, Opinion
+from moonshelf.creatives.prompt import ANSWER, CreativePrompt, read_assessment
+from moonshelf.errors import UserError
+from moonshelf.model.decode import Decoded, Pick, decode, greedy, repeat_rows
+from moonshelf.model.engine import load_picture
+from moonshelf.model.modeling import MoonModel, choose_features
+from moonshelf.model.precision import Precision
+from moonshelf.model.processing import Batch
+from moonshelf.product import ImageRef
+
+ASKS_A_BATCH = 32  # rows that are read and written together; ours, measured flat from 16 to 64 on two cores
+ADAPTER = "adapter_model.safetensors"
+
+
+class CreativeConfig(BaseModel):
+    """`creative.json` of a selector's folder."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    base: str | None = None  # embedding model that the adapter belongs to; None: the folder is a whole model
+    base_fingerprint: str = ""
+    prompt: CreativePrompt = CreativePrompt()
+    temperature: float = 1.0  # of the averaged logit, fitted on validation
+    trained_on: str = ""  # what the figures may be said of, e.g. "simulated campaigns"
+
+
+class CreativeModel:
+    """A vision-language backbone that reads pairs; the embedding head beside it is not used."""
+
+    def __init__(
+        self, moon: MoonModel, config: CreativeConfig | None = None, name: str = "moonshelf"
+    ) -> None:
+        self.config, self.name = config or CreativeConfig(), name
+        self.folder: Path | None = None
+        self.lora: Any = None  # settings of adapters that stand beside the weights while they are trained
+        prompt = self.config.prompt
+        spec = moon.prompt.model_copy(
+            update={
+                "instruction": prompt.instruction,
+                "min_pixels": prompt.min_pixels,
+                "max_pixels": prompt.max_pixels,
+                "max_rationale_tokens": prompt.max_rationale_tokens,
+                "max_images": 2,
+            }
+        )
+        # A model of its own, on the same weights: the pixel budget belongs to the image processor.
+        self.moon = MoonModel(moon.backbone, moon.processor, moon.config, spec)
+        self.moon.precision = moon.precision
+        self.after = self.moon.prepare.ids(ANSWER)
+        self.label_ids = {}
+        for label in prompt.labels:
+            ids = self.moon.prepare.ids(label)
+            if len(ids) != 1:
+                raise UserError(f"label {label!r} is {len(ids)} tokens of this tokenizer: choose another.")
+            self.label_ids[label] = ids[0]
+
+    @property
+    def prompt(self) -> CreativePrompt:
+        return self.config.prompt
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path = "starter",
+        download: bool = False,
+        precision: Precision = "auto",
+        merge: bool = True,
+    ) -> CreativeModel:
+        """Load `starter` (the packaged selector) or a folder; `UserError` says what is wrong with one.
+
+        `merge` False leaves an adapter away: whoever trains it on puts it in himself.
+        """
+        place = PACKAGED if str(folder) == "starter" else Path(folder)
+        try:
+            config = CreativeConfig.model_validate_json((place / "creative.json").read_text())
+        except OSError:
+            raise UserError(
+                f"{str(folder)!r} is no creative selector: it holds no creative.json. Give `starter`, or a "
+                "folder that `moonshelf train` wrote from a creative recipe."
+            ) from None
+        except ValidationError as error:
+            raise UserError(f"creative.json in {place.name!r} is not one of this version: {error}") from None
+        moon = MoonModel.from_pretrained(config.base or place, download=download, precision=precision)
+        if config.base:
+            if config.base_fingerprint and moon.fingerprint != config.base_fingerprint:
+                raise UserError(
+                    f"the adapter in {place.name!r} belongs to the model {config.base_fingerprint}, but "
+                    f"{config.base!r} is {moon.fingerprint}: take the model that it was trained on."
+                )
+            if merge:
+                merge_adapter(moon.backbone, place)
+        model = cls(moon, config, name=str(folder))
+        model.folder = place
+        return model
+
+    @property
+    def temperature(self) -> float:
+        return self.config.temperature
+
+    # ---- rows ------------------------------------------------------------------------------------
+
+    def row(self, ask: Ask, tokens: Sequence[int], tail: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Ids and kinds of one prompt, as `Preprocessor.row` gives them; `tokens` of the two images."""
+        prepare = self.moon.prepare
+        ids, kinds = list(prepare.prefix), [0] * len(prepare.prefix)
+
+        def put(more: Sequence[int], kind: int) -> None:
+            ids.extend(more)
+            kinds.extend([kind] * len(more))
+
+        put(prepare.ids(self.prompt.words(ask.title, ask.interest)), 2)
+        for label, n in zip(ask.labels, tokens, strict=True):
+            put(prepare.ids(f"{label}:"), 0)
+            put(prepare.vision[0], 0)
+            put([prepare.image] * n, 1)
+            put([*prepare.vision[1], *prepare.ids("\n")], 0)
+        put(prepare.suffix, 0)
+        put(tail, 3)
+        return ids, kinds
+
+    def see(self, refs: Sequence[ImageRef]) -> tuple[Any, list[int], np.ndarray]:
+        """Visual features of some pictures, tokens of each, and their grids; raises `images.ImageError`."""
+        pictures = [load_picture(ref, self.prompt.max_pixels) for ref in refs]
+        pixels, grid = self.moon.prepare.pixels(pictures)
+        return self.see_pixels(pixels, grid)
+
+    def see_pixels(self, pixels: np.ndarray, grid: np.ndarray) -> tuple[Any, list[int], np.ndarray]:
+        device = self.moon.device
+        visual = self.moon.backbone.model.get_image_features(
+            torch.from_numpy(pixels).to(device), torch.from_numpy(grid).to(device), return_dict=True
+        )
+        return visual, self.moon.prepare.image_tokens(grid), grid
+
+    def batch(
+        self,
+        asks: Sequence[Ask],
+        tails: Sequence[Sequence[int]],
+        places: Sequence[tuple[int, int]],
+        seen: tuple[Any, list[int], np.ndarray],
+    ) -> tuple[Batch, Any]:
+        """One padded batch of asks whose images are at `places` of what was seen, and its features."""
+        visual, counts, grid = seen
+        rows = [
+            self.row(ask, [counts[p] for p in where], tail)
+            for ask, where, tail in zip(asks, places, tails, strict=True)
+        ]
+        batch = self.moon.prepare.collate(rows)
+        flat = [p for where in places for p in where]
+        batch.grid = torch.from_numpy(grid[flat])
+        return batch.to(self.moon.device), choose_features(visual, flat)
+
+    def answer_logits(self, states: Tensor, asks: Sequence[Ask]) -> Tensor:
+        """(B, 2) float32 logits of the first and the second label from the states at `<answer>` (B, d)."""
+        logits = self.moon.logits(states).float()
+        ids = torch.tensor([[self.label_ids[label] for label in ask.labels] for ask in asks])
+        return logits.gather(1, ids.to(logits.device))
+
+    # ---- the backend -----------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def opinions(self, asks: Sequence[Ask], pick: Pick = greedy) -> list[Opinion]:
+        """Reasons and probability of each ask; an image that cannot be read gives `p_first` None."""
+        results: list[Opinion | None] = [None] * len(asks)
+        for part in _parts(asks, ASKS_A_BATCH):
+            usable, places, pictures = self._pictures(asks, part)
+            for i in set(part) - set(usable):
+                results[i] = Opinion(None)
+            if not usable:
+                continue
+            chosen = [asks[i] for i in usable]
+            with self.moon.computing():
+                pixels, grid = self.moon.prepare.pixels(pictures)
+                decoded = self.write(chosen, places, self.see_pixels(pixels, grid), pick)
+                logits = self.answer_logits(torch.stack([d.final for d in decoded]), chosen)
+            p = logits.softmax(-1)[:, 0].cpu().tolist()
+            bodies = self.moon.processor.tokenizer.batch_decode([d.ids for d in decoded])
+            for i, d, body, likely in zip(usable, decoded, bodies, p, strict=True):
+                assessment = read_assessment(body, asks[i].labels) if d.closed else None
+                results[i] = Opinion(likely, assessment, body, len(d.ids))
+        return [result for result in results if result is not None]
+
+    def write(
+        self,
+        asks: Sequence[Ask],
+        places: Sequence[tuple[int, int]],
+        seen: tuple[Any, list[int], np.ndarray],
+        pick: Pick = greedy,
+        times: int = 1,
+    ) -> list[Decoded]:
+        """Reasons of each ask, `times` over (rollouts of one ask side by side), on one prefill."""
+        moon = self.moon
+        batch, visual = self.batch(asks, [[moon.prepare.think]] * len(asks), places, seen)
+        reading = moon.read(batch, visual, use_cache=True)
+        if times > 1:
+            batch, reading = repeat_rows(batch, reading, times)
+        return decode(moon, batch, reading, self.after, pick=pick)
+
+    def _pictures(
+        self, asks: Sequence[Ask], part: Sequence[int]
+    ) -> tuple[list[int], list[tuple[int, int]], list[Any]]:
+        """Asks whose images can be read, where each one's images are, and the images, each once."""
+        index: dict[ImageRef, int | None] = {}
+        pictures: list[Any] = []
+        usable, places = [], []
+        for i in part:
+            where = []
+            for creative in (asks[i].first, asks[i].second):
+                if creative.image not in index:
+                    try:
+                        picture = load_picture(creative.image, self.prompt.max_pixels)
+                    except images.ImageError:
+                        index[creative.image] = None
+                    else:
+                        index[creative.image] = len(pictures)
+                        pictures.append(picture)
+                where.append(index[creative.image])
+            first, second = where
+            if first is not None and second is not None:
+                usable.append(i)
+                places.append((first, second))
+        return usable, places, pictures
+
+
+PACKAGED = Path(__file__).resolve().parent.parent / "starter_creative"
+
+
+def _parts(asks: Sequence[Ask], size: int) -> Iterator[list[int]]:
+    order = list(range(len(asks)))
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+@torch.no_grad()
+def merge_adapter(backbone: torch.nn.Module, folder: Path) -> None:
+    """Add a LoRA adapter, W + (alpha / r) B A, to the weights of a backbone; the files are PEFT's."""
+    try:
+        settings = json.loads((folder / "adapter_config.json").read_text())
+        tensors = load_file(folder / ADAPTER)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"the adapter in {folder.name!r} cannot be read: {error}") from None
+    scale = settings["lora_alpha"] / settings["r"]
+    modules = dict(backbone.named_modules())
+    for name, a in tensors.items():
+        if not name.endswith(".lora_A.weight"):
+            continue
+        place = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+        b = tensors[name.replace(".lora_A.", ".lora_B.")]
+        if place not in modules:
+            raise UserError(f"the adapter in {folder.name!r} does not fit this backbone: it has no {place}.")
+        weight: Any = modules[place].weight
+        weight += scale * (b.float() @ a.float()).view_as(weight)

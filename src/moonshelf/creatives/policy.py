@@ -1,0 +1,97 @@
+"""The selector as the module that trainers train: one pass scores the reasons and the answers.
+
+Both stages use it. The tower sees each picture once for both orders and all rollouts of a pair, and its
+gradient is the sum over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from moonshelf.creatives.data import Work
+from moonshelf.creatives.model_backend import CreativeModel
+from moonshelf.model.decode import Decoded, Pick, banned_tokens, greedy
+from moonshelf.model.precision import computing_in
+
+
+@dataclass
+class Scored:
+    """One pass over R rows."""
+
+    logps: Tensor  # (R, T) float32: of the body and `</think>`, zero beyond
+    entropies: Tensor  # (R, T) float32, no gradient
+    answers: Tensor  # (R, 2) float32: log-probability of the first and of the second label, of all tokens
+
+
+class VerdictPolicy(PreTrainedModel):
+    """`CreativeModel` as one module, so that DDP and FSDP see one forward pass a step."""
+
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    creative: CreativeModel
+
+    def __init__(self, creative: CreativeModel, dtype: torch.dtype, temperature: float = 1.0) -> None:
+        super().__init__(creative.moon.backbone.config)
+        self.backbone = creative.moon.backbone  # the head beside it is not trained
+        self.creative = creative
+        self.compute_dtype, self.temperature = dtype, temperature
+        self.generation_config = creative.moon.backbone.generation_config
+        self._no_split_modules = creative.moon.backbone._no_split_modules
+
+    def forward(self, work: Work, rows: Sequence[int], bodies: Sequence[Sequence[int]]) -> Scored:
+        """Score `bodies` (R lists of tokens), body r for the ask `rows[r]` of `work`."""
+        creative = self.creative
+        moon, prepare = creative.moon, creative.moon.prepare
+        asks = [work.asks[i] for i in rows]
+        tails = [[prepare.think, *body, prepare.end_think, *creative.after] for body in bodies]
+        with computing_in(self.compute_dtype, moon.backbone):
+            seen = creative.see_pixels(work.pixels, work.grid)
+            batch, visual = creative.batch(asks, tails, [work.places[i] for i in rows], seen)
+            states = moon.read(batch, visual).states
+            n = torch.arange(len(rows), device=states.device)
+            answers = moon.logits(states[n, batch.emb]).float().log_softmax(-1)
+            count = torch.tensor([len(body) + 1 for body in bodies], device=states.device)
+            first = (
+                batch.emb - len(creative.after) - count
+            )  # where `<think>` is: it speaks of the first token
+            place = torch.arange(int(count.max()), device=states.device)[None] < count[:, None]
+            at = (first[:, None] + torch.arange(place.shape[1], device=states.device)[None])[place]
+            row = n[:, None].expand_as(place)[place]
+            logits = moon.logits(states[row, at])
+        logits = (logits.float() + banned_tokens(moon)) / self.temperature
+        every = logits.log_softmax(-1)
+        with torch.no_grad():  # a figure, not a loss
+            entropy = -(every.exp() * every.clamp(min=-1e4)).sum(-1)
+        targets = batch.input_ids[row, at + 1]
+        zeros = every.new_zeros(place.shape)
+        labels = torch.tensor([[creative.label_ids[label] for label in ask.labels] for ask in asks])
+        return Scored(
+            zeros.masked_scatter(place, every.gather(1, targets[:, None])),
+            zeros.masked_scatter(place, entropy),
+            answers.gather(1, labels.to(answers.device)),
+        )
+
+    @torch.no_grad()
+    def write(self, work: Work, pick: Pick = greedy, times: int = 1) -> list[Decoded]:
+        """Reasons that the policy writes for each ask, `times` each, side by side."""
+        creative = self.creative
+        with computing_in(self.compute_dtype, creative.moon.backbone):
+            seen = creative.see_pixels(work.pixels, work.grid)
+            return creative.write(work.asks, work.places, seen, pick, times)
+
+
+def answer_loss(answers: Tensor, targets: Sequence[float]) -> Tensor:
+    """Log loss of the answers (R, 2) against the posteriors that the first is better; a scalar."""
+    q = torch.tensor(targets, device=answers.device)
+    return -(q * answers[:, 0] + (1 - q) * answers[:, 1]).mean()
+
+
+def chosen_probability(answers: Tensor) -> Tensor:
+    """(R,) that the first is better, from log-probabilities or logits of the two labels (R, 2)."""
+    return F.softmax(answers, -1)[:, 0]

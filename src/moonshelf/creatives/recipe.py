@@ -1,0 +1,86 @@
+"""Recipes of the selector's two stages: `creative-sft` (CoT-SFT) and `creative-grpo` (Reason-to-Select).
+
+YAML with flags on top, as for the embedding model. Weights and constants are ours unless a line names a
+precedent; Creative4U states the two stages and none of their numbers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from moonshelf.creatives.prompt import CreativePrompt
+from moonshelf.training.recipe import Run
+
+
+class PairSource(BaseModel):
+    """Where pairs come from: a file that `read_creatives` takes, or campaigns that are drawn."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    feed: Path | None = None
+    simulated: int | None = Field(default=None, ge=1)  # campaigns of two creatives
+    split: Literal["train", "validation", "test"] = "train"
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _one(self) -> PairSource:
+        if (self.feed is None) == (self.simulated is None):
+            raise ValueError("a source of pairs is either a feed or so many simulated campaigns")
+        return self
+
+
+class _Selector(Run):
+    """What both stages share."""
+
+    sources: list[PairSource]
+    validation: PairSource | None = None
+    validation_pairs: int = Field(default=200, ge=1)
+    warmup_steps: int = Field(default=20, ge=0)
+    answer_weight: float = Field(default=1.0, ge=0)  # log loss of the answer against the posterior
+    no_interest: float = Field(default=0.1, ge=0, le=1)  # share of pairs that are shown without their queries
+    trained_on: str = ""  # said wherever figures of the selector appear
+
+
+class SftRecipe(_Selector):
+    """CoT-SFT: every pair in both orders with mirrored reasons."""
+
+    stage: Literal["creative-sft"] = "creative-sft"
+    base: str = (
+        "starter"  # embedding model whose backbone is adapted; or a folder or hub id of a stock Qwen-VL
+    )
+    selector: str | None = None  # selector to go on from, adapter and all
+    out: str = "runs/creative-sft"
+    prompt: CreativePrompt = CreativePrompt()
+    pairs: int = Field(default=16, ge=1)  # a step and process; each is two rows
+    lr: float = 1e-3
+    cot_weight: float = Field(default=1.0, ge=0)
+    own_from: float = Field(default=0.6, ge=0, le=1)  # share of the budget after which some answers follow
+    own_every: int = Field(default=4, ge=1)  # … the model's own reasons, one step in so many: RGE's lesson
+
+
+class GrpoRecipe(_Selector):
+    """Reason-to-Select: GRPO over the reasons, the answer's log loss beside it."""
+
+    stage: Literal["creative-grpo"] = "creative-grpo"
+    model: str  # selector that CoT-SFT made
+    out: str = "runs/creative-grpo"
+    pairs: int = Field(default=8, ge=1)  # a step and process; each is asked in both orders
+    rollouts: int = Field(default=4, ge=2)  # an ask (G)
+    accumulate: int = Field(default=1, ge=1)
+    sampling_temperature: float = Field(default=1.0, gt=0)
+    lr: float = 1e-4
+    loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = "grpo"
+    beta: float = Field(default=0.02, ge=0)  # KL to the SFT selector
+    grpo_weight: float = Field(default=1.0, ge=0)
+    rewards: dict[str, float] = Field(
+        default={"format": 0.5, "verdict": 2.0, "consistency": 0.5, "claims": 1.0}
+    )
+
+
+STAGES: dict[str, type[SftRecipe] | type[GrpoRecipe]] = {
+    "creative-sft": SftRecipe,
+    "creative-grpo": GrpoRecipe,
+}

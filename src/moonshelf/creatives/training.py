@@ -1,0 +1,259 @@
+"""CoT-SFT of a selector, and what both stages share: adapters, saving, validation.
+
+    L = w_c CE(reasons) + w_a LogLoss(answer, posterior)
+
+Every pair is in the batch in both orders. Reasons are the annotated ones (for drawn pairs: those that follow
+from the construction); a pair without any is taught by its answer alone, after reasons that the model wrote
+itself. So are all pairs of some steps late in the run: an answer that has only ever followed perfect reasons
+is too sure of itself after its own. The trainer is Hugging Face's; what is here is the loss.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import Trainer, TrainingArguments
+
+from moonshelf.creatives import outcomes
+from moonshelf.creatives.data import Example, draw, load_examples, make_work
+from moonshelf.creatives.model_backend import ADAPTER, CreativeConfig, CreativeModel
+from moonshelf.creatives.policy import VerdictPolicy, answer_loss
+from moonshelf.creatives.recipe import SftRecipe
+from moonshelf.creatives.selector import judge, mean_probability
+from moonshelf.errors import UserError
+from moonshelf.model import files
+from moonshelf.model.modeling import MoonModel
+from moonshelf.model.precision import resolve
+from moonshelf.training.adapters import add_lora, freeze, lighten, merged_state, targets
+from moonshelf.training.recipe import Lora
+from moonshelf.training.tracking import Tracker, quiet_dependencies
+from moonshelf.training.trainer import Budgeted, Clock, Tally, Watch, last_checkpoint, trainer_arguments
+
+
+class SftTrainer(Budgeted, Trainer):
+    """One process's share: `recipe.pairs` pairs a step, each in both orders."""
+
+    def __init__(self, policy: VerdictPolicy, recipe: SftRecipe, examples: list[Example]) -> None:
+        self.policy, self.recipe, self.examples = policy, recipe, examples
+        self.clock, self.tally = Clock(), Tally()
+        self._terms: dict[str, float] = {}
+        arguments = TrainingArguments(
+            **trainer_arguments(recipe),
+            per_device_train_batch_size=recipe.pairs,
+            train_sampling_strategy="sequential",
+        )
+        slots = Dataset.from_dict({"slot": range(recipe.steps * recipe.pairs * arguments.world_size)})
+        super().__init__(model=policy, args=arguments, train_dataset=slots, data_collator=_slots)
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Tensor:
+        recipe, step = self.recipe, self.state.global_step
+        first = int(inputs["slots"][0]) // recipe.pairs  # processes take slices of the schedule in turn
+        examples = draw(self.examples, recipe.pairs, recipe.seed, first)
+        late = self.share(step) >= recipe.own_from and step % recipe.own_every == 0
+        work = make_work(
+            self.policy.creative, examples, f"{recipe.seed}/{first}", recipe.no_interest, taught=not late
+        )
+        untaught = [i for i, body in enumerate(work.bodies) if not body]
+        bodies = list(work.bodies)
+        if untaught and (late or recipe.own_from < 1):
+            self.policy.eval()
+            written = self.policy.write(_part(work, untaught))
+            self.policy.train()
+            for i, reasons in zip(untaught, written, strict=True):
+                bodies[i] = reasons.ids
+        scored = model(work, range(len(bodies)), bodies)
+        taught = torch.tensor([bool(body) for body in work.bodies], device=scored.logps.device)
+        counts = sum(len(body) + 1 for body in work.bodies if body)
+        reasons_loss = -(scored.logps * taught[:, None]).sum() / max(1, counts)
+        answers = answer_loss(scored.answers, work.targets)
+        self._terms = {"reasons": float(reasons_loss.detach()), "answer": float(answers.detach())}
+        loss = recipe.cot_weight * reasons_loss + recipe.answer_weight * answers
+        if not torch.isfinite(loss):
+            raise UserError(f"the loss is not finite at step {step}: lower lr and start again.")
+        return loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        super().log({**logs, **{k: round(v, 4) for k, v in self._terms.items()}}, *args, **kwargs)
+
+
+def _slots(rows: list[dict[str, int]]) -> dict[str, Any]:
+    return {"slots": torch.tensor([row["slot"] for row in rows])}
+
+
+def _part(work: Any, rows: list[int]) -> Any:
+    return type(work)(
+        [work.asks[i] for i in rows], [], [], [work.places[i] for i in rows], work.pixels, work.grid
+    )
+
+
+def train_sft(recipe: SftRecipe, data: Path) -> Path:
+    """Run CoT-SFT; returns the folder of the best selector."""
+    quiet_dependencies()
+    creative = start(recipe)
+    examples = load_examples(recipe.sources[0], data)
+    for source in recipe.sources[1:]:
+        examples += load_examples(source, data)
+    policy = VerdictPolicy(creative, resolve(recipe.precision, creative.moon.device))
+    trainer = SftTrainer(policy, recipe, examples)
+    return run(trainer, recipe, creative, data, "CoT-SFT")
+
+
+def start(recipe: SftRecipe) -> CreativeModel:
+    """The model that CoT-SFT begins with: a backbone with fresh adapters, or a selector to go on from."""
+    if recipe.selector:
+        return resume_from(recipe, recipe.selector)
+    folder = files.find(recipe.base, download=False)
+    known = (folder / "moon.json").exists()
+    moon = MoonModel.from_pretrained(recipe.base) if known else MoonModel.from_backbone(recipe.base)
+    config = CreativeConfig(
+        base=recipe.base if recipe.lora else None,
+        base_fingerprint=moon.fingerprint if recipe.lora and known else "",
+        prompt=recipe.prompt,
+        trained_on=recipe.trained_on,
+    )
+    return adapt(CreativeModel(moon.to(PartialState().device), config), recipe)
+
+
+def resume_from(recipe: Any, selector: str) -> CreativeModel:
+    """A selector with its adapters apart, to be trained on."""
+    creative = CreativeModel.from_pretrained(selector, merge=False)
+    creative.moon.to(PartialState().device)
+    return adapt(creative, recipe, creative.folder)
+
+
+def adapt(creative: CreativeModel, recipe: Any, adapter: Path | None = None) -> CreativeModel:
+    """Adapters as the recipe asks for, or those of `adapter`, to be trained on; frozen parts; light weights.
+
+    The embedding head is not part of a selector and is not trained.
+    """
+    moon, lora = creative.moon, recipe.lora
+    freeze(moon, recipe.freeze)
+    if adapter is not None and (adapter / ADAPTER).exists():
+        settings = files.read_json(adapter / "adapter_config.json")
+        lora = Lora(**settings["moonshelf"])
+    if lora is not None:
+        add_lora(moon, lora, tokens=())
+        creative.lora = lora
+        if adapter is not None:
+            load_adapter(moon.backbone, adapter)
+    moon.head.requires_grad_(False)
+    if recipe.checkpointing:
+        moon.backbone.gradient_checkpointing_enable()
+    if recipe.precision != "float32":
+        lighten(moon)
+    return creative
+
+
+@torch.no_grad()
+def load_adapter(backbone: torch.nn.Module, folder: Path) -> None:
+    """Weights of a saved adapter into the adapters that stand in the backbone."""
+    tensors = load_file(folder / ADAPTER)
+    for name, parameter in backbone.named_parameters():
+        if ".lora_" in name:
+            parameter.copy_(tensors[_file_name(name)])
+
+
+def _file_name(name: str) -> str:
+    """PEFT's name for a parameter in a file: without the adapter's own name, below `base_model.model`."""
+    return "base_model.model." + name.replace(".default.", ".")
+
+
+def export(creative: CreativeModel, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write a selector's folder: the adapter in PEFT's layout, or the whole model, and `creative.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = creative.config
+    if creative.lora is not None and config.base is not None:
+        tensors = {
+            _file_name(name): p.detach().to(dtype).contiguous().cpu()
+            for name, p in creative.moon.backbone.named_parameters()
+            if ".lora_" in name
+        }
+        save_file(tensors, folder / ADAPTER, metadata={"format": "pt"})
+        lora = creative.lora
+        settings = {
+            "peft_type": "LORA", "task_type": None, "base_model_name_or_path": config.base, "r": lora.r,
+            "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "bias": "none", "inference_mode": True,
+            "target_modules": targets(lora), "moonshelf": lora.model_dump(),
+        }  # fmt: skip
+        (folder / "adapter_config.json").write_text(json.dumps(settings, indent=1) + "\n")
+    else:
+        creative.moon.save_pretrained(folder, state=merged_state(creative.moon))
+        config = config.model_copy(update={"base": None, "base_fingerprint": ""})
+    (folder / "creative.json").write_text(config.model_dump_json(indent=1) + "\n")
+
+
+def run(trainer: Any, recipe: Any, creative: CreativeModel, data: Path, name: str) -> Path:
+    """Train to the end of the budget, with validation, log and checkpoints; returns the best one's folder."""
+    out = Path(recipe.out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "recipe.json").write_text(recipe.model_dump_json(indent=1))
+    held_out: list[Example] = []
+    if recipe.validation:
+        held_out = load_examples(recipe.validation, data)[: recipe.validation_pairs]
+    _, resumed = last_checkpoint(out / "trainer")
+    tracker = Tracker(out, recipe.report_to, recipe.model_dump(mode="json"), out.name, resumed_step=resumed)
+
+    def measure() -> dict[str, Any]:
+        trainer.policy.eval()
+        figures = validate(creative, held_out)
+        trainer.policy.train()
+        return figures
+
+    watch = Watch(
+        trainer, tracker, name, measure if held_out else None, lambda: export(creative, out / "checkpoint")
+    )
+    count = sum(p.numel() for p in trainer.policy.parameters() if p.requires_grad)
+    print(
+        f"{len(trainer.examples):,} pairs, {len(held_out):,} to validate; {count / 1e6:.1f} M weights trained"
+    )
+    trainer.policy.train()
+    watch.train(out / "trainer")
+    return out / "checkpoint"
+
+
+def validate(creative: CreativeModel, examples: list[Example]) -> dict[str, Any]:
+    """Figures on held-out pairs, for choosing a checkpoint only. `score` is minus the log loss, from one up.
+
+    Abstentions count as they would have been decided: a checkpoint must not gain by saying nothing.
+    """
+    judged = judge(creative, [example.pair for example in examples], temperature=1.0, near_half=0.0)
+    asked = [
+        (j, e.target) for j, e in zip(judged, examples, strict=True) if (j.p_first, j.p_second) != (0.5, 0.5)
+    ]
+    if not asked:
+        return {"score": 0.0, "answered": 0.0}
+    p = torch.tensor([mean_probability(j.p_first, 1 - j.p_second) for j, _ in asked])
+    q = torch.tensor([target for _, target in asked])
+    loss = -(q * p.clamp(1e-6).log() + (1 - q) * (1 - p).clamp(1e-6).log()).mean()
+    sure = torch.tensor([outcomes.stratum(float(target)) == "decisive" for target in q])
+    right = ((p > 0.5) == (q > 0.5)).float()
+    valid = [j.assessment is not None and j.mirrored is not None for j, _ in asked]
+    return {
+        "validation": len(examples),
+        "score": round(1 - float(loss), 4),
+        "accuracy, decisive": round(float(right[sure].mean()), 4) if sure.any() else None,
+        "decisive": int(sure.sum()),
+        "flipped": round(sum(j.flipped for j, _ in asked) / len(asked), 4),
+        "valid": round(sum(valid) / len(valid), 4),
+        **_questions(judged, examples),
+    }
+
+
+def _questions(judged: Any, examples: list[Example]) -> dict[str, float]:
+    """Share of answers to each question that agree with the annotation."""
+    right: dict[str, list[bool]] = {}
+    for judgement, example in zip(judged, examples, strict=True):
+        if judgement.assessment is not None and example.pair.assessment is not None:
+            truth = example.pair.assessment
+            for finding in judgement.assessment.findings:
+                right.setdefault(finding.question, []).append(
+                    finding.answer == truth[finding.question].answer
+                )
+    return {f"right {key}": round(sum(found) / len(found), 3) for key, found in right.items()}
