@@ -24,13 +24,14 @@ _HEX = re.compile(r"[0-9a-f]{8,}")
 def read(source: Source) -> Iterator[Row]:
     """One row a picture. Raises UserError if there is none."""
     number = 0
-    for number, (path, parts) in enumerate(_walk(str(source.path), ()), 1):
+    for number, (path, parts) in enumerate(walk(str(source.path)), 1):
         yield _row(source, number, path, parts)
     if number == 0:
         raise UserError(f"{source.name} holds no pictures ({', '.join(SUFFIXES)}).")
 
 
-def _walk(folder: str, parts: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
+def walk(folder: str, parts: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Pictures below a folder in sorted order, each with the names of the subfolders that lead to it."""
     try:
         with os.scandir(folder) as entries:
             found = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
@@ -38,7 +39,7 @@ def _walk(folder: str, parts: tuple[str, ...]) -> Iterator[tuple[str, tuple[str,
         return
     for entry in found:
         if entry.is_dir(follow_symlinks=False):
-            yield from _walk(entry.path, (*parts, entry.name))
+            yield from walk(entry.path, (*parts, entry.name))
         elif entry.name.lower().endswith(SUFFIXES):
             yield entry.path, parts
 

@@ -51,6 +51,16 @@ def numbered(source: Source) -> Iterator[tuple[int, str | Row]]:
 
 
 def _row(reader: RecordReader, number: int, line: str) -> Row:
+    record = parse_object(number, line)
+    if isinstance(record, Row):
+        return record
+    if _is_ours(record) and not reader.source.fields:
+        return _own(reader.source, number, record)
+    return reader.row(number, record)
+
+
+def parse_object(number: int, line: str) -> dict[str, Any] | Row:
+    """The object of a line, or the row that says why there is none."""
     try:
         record = json.loads(line)
     except RecursionError:
@@ -61,9 +71,7 @@ def _row(reader: RecordReader, number: int, line: str) -> Row:
         return set_aside(number, "row", "not JSON: a number is too long")
     if not isinstance(record, dict):
         return set_aside(number, "row", f"not a JSON object but {type(record).__name__}")
-    if _is_ours(record) and not reader.source.fields:
-        return _own(reader.source, number, record)
-    return reader.row(number, record)
+    return record
 
 
 def _is_ours(record: dict[str, Any]) -> bool:
@@ -145,17 +153,21 @@ def _write_image(ref: ImageRef, folder: Path, images: str) -> dict[str, str]:
     elif ref.path is not None:
         item = {"path": os.path.relpath(ref.path, folder).replace(os.sep, "/")}
     else:
-        data = ref.data or b""
-        suffix = next((suffix for magic, suffix in _SUFFIXES if data.startswith(magic)), ".img")
-        name = hashlib.sha256(data).hexdigest()[:24] + suffix
-        target = folder / images / name
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(data)
-        item = {"path": f"{images}/{name}"}
+        item = {"path": store_image(ref.data or b"", folder, images)}
     if ref.role:
         item["role"] = ref.role
     return item
+
+
+def store_image(data: bytes, folder: Path, images: str) -> str:
+    """Writes a picture below `folder`, named by its content; returns the path from there, with slashes."""
+    suffix = next((suffix for magic, suffix in _SUFFIXES if data.startswith(magic)), ".img")
+    name = hashlib.sha256(data).hexdigest()[:24] + suffix
+    target = folder / images / name
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+    return f"{images}/{name}"
 
 
 def read_array(source: Source) -> Iterator[Row]:
