@@ -14,7 +14,8 @@ import pytest
 
 from moonshelf import images
 from moonshelf.benchmark.baselines import make_peers
-from moonshelf.benchmark.peers_endpoint import KEY, TRIES, EndpointPeer
+from moonshelf.benchmark.peers_endpoint import EndpointPeer
+from moonshelf.endpoints import KEY, TRIES
 from moonshelf.errors import UserError
 from moonshelf.product import ImageRef, Product
 from tiny import pictures

@@ -19,10 +19,11 @@ import numpy as np
 
 from moonshelf.benchmark import peers
 from moonshelf.benchmark.contract import BOTH, IMAGE, Encode, Encoder, Vectors
-from moonshelf.benchmark.peers import Peer, unit
+from moonshelf.benchmark.peers import Peer
 from moonshelf.benchmark.peers_hub import need
 from moonshelf.benchmark.words import Bm25, TfIdf
 from moonshelf.errors import UserError
+from moonshelf.model.stock import unit
 from moonshelf.product import Product
 from moonshelf.prompts import PromptSpec
 

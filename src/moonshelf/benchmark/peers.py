@@ -1,18 +1,15 @@
-"""What every peer that is a neural network shares: what it is shown, batches, unit vectors, safe folders.
+"""What every peer that is a neural network shares: what it is shown, batches, unit vectors, its folder.
 
 A peer reads exactly what our model reads: the text that the prompt gives our model, and the first photo,
 decoded by `moonshelf.images`. A product of which a peer can read nothing is set aside with a reason, not
-scored as a vector of nothing. Weights come as safetensors from a folder, or from the hub where a download
-was allowed; code in a folder is never run, and a configuration that could choose code is refused. The
-fingerprint is a hash of the files, never a name. On a GPU a model runs in the precision of its files, on a
-CPU in float32.
+scored as a vector of nothing. Weights come from a folder, or from the hub where a download was allowed, and
+are loaded by `model.stock`. The fingerprint is a hash of the files, never a name.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,21 +19,16 @@ import numpy as np
 from moonshelf import images
 from moonshelf.benchmark.contract import BOTH, IMAGE, TEXT, Vectors
 from moonshelf.errors import Problem, UserError
-from moonshelf.model.files import read_json
+from moonshelf.model.stock import unit
 from moonshelf.product import Product
 from moonshelf.prompts import PromptSpec
 
 if TYPE_CHECKING:
-    import torch
     from PIL import Image
 
 # What is fetched from the hub: data and nothing else; `*.model` is a SentencePiece vocabulary.
 FETCH = ("*.safetensors", "*.json", "*.txt", "*.jinja", "*.model")
 _IGNORE = ("onnx/*", "openvino/*", "original/*")
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-# A configuration with one of these chooses kernels, quantisers or pipelines: code. `auto_map` is harmless,
-# because nothing is loaded with remote code allowed.
-_CODE_KEYS = {"custom_pipelines", "quantization_config", "experts_implementation"}
 
 
 class Peer:
@@ -160,13 +152,6 @@ class TwoTowers(Peer):
         return np.sum(parts, axis=0)
 
 
-def unit(vectors: Any) -> np.ndarray:
-    """Rows of length 1, float32; a row of zeros stays one, and what is not finite stays so for the gate."""
-    vectors = np.asarray(vectors, np.float32)
-    norm = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.where(norm > 0, norm, 1.0)).astype(np.float32)
-
-
 # ---- folders ---------------------------------------------------------------------------------------
 
 
@@ -191,41 +176,6 @@ def locate(name: str, download: bool) -> Path:
         raise UserError(f"the model {name!r} could not be fetched: {type(error).__name__}") from error
 
 
-def check_folder(folder: Path, config: str = "config.json") -> None:
-    """Raise `UserError` unless the folder has `config`, safetensors, and no key that chooses code."""
-    if not (folder / config).is_file():
-        raise UserError(f"{folder.name!r} has no {config}: it is not the folder of such a model")
-    parts = [folder]
-    if (folder / "modules.json").is_file():
-        modules = read_json(folder / "modules.json")
-        parts += [folder / m["path"] for m in modules if isinstance(m, dict) and m.get("path")]
-    if not any(any(part.glob("*.safetensors")) for part in parts):
-        raise UserError(f"{folder.name!r} has no weights as safetensors, and no other kind is read")
-    for part in parts:
-        pickles = [p.name for p in part.glob("*") if p.suffix in _PICKLES and p.name != "training_args.bin"]
-        if pickles and not any(part.glob("*.safetensors")):
-            raise UserError(
-                f"{folder.name!r} keeps {pickles[0]} as a pickle, which can run code: make safetensors of it"
-            )
-        if (part / "config.json").is_file():
-            for key in keys_of(read_json(part / "config.json")):
-                if key in _CODE_KEYS or key.lstrip("_").startswith("attn_implementation"):
-                    raise UserError(
-                        f"config.json in {folder.name!r} has the key {key!r}, which can choose code"
-                    )
-
-
-def keys_of(value: Any) -> Iterator[str]:
-    """Every key of parsed JSON, at any depth."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield str(key)
-            yield from keys_of(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from keys_of(inner)
-
-
 def hash_folder(kind: str, folder: Path, *settings: object) -> str:
     """Kind, SHA-256 of every file that is read (hex), and the settings that change a vector."""
     digest = hashlib.sha256()
@@ -242,64 +192,3 @@ def hash_folder(kind: str, folder: Path, *settings: object) -> str:
 def short_name(kind: str, name: str) -> str:
     """Name for tables: a hub id as it is, of a path only the last part."""
     return f"{kind}:{Path(name).name if Path(name).expanduser().is_dir() else name}"
-
-
-# ---- torch -----------------------------------------------------------------------------------------
-
-
-def load_model(auto: Any, folder: Path, **options: Any) -> tuple[Any, str, set[str]]:
-    """A transformers model in evaluation mode, its precision for the fingerprint, and missing weights."""
-    import torch
-    from safetensors import SafetensorError
-
-    device = pick_device()
-    try:
-        with quiet():
-            model, info = auto.from_pretrained(
-                folder,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                dtype="auto" if device.type == "cuda" else torch.float32,
-                output_loading_info=True,
-                **options,
-            )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"the model in {folder.name!r} cannot be loaded: {reason}") from error
-    return model.to(device).eval(), str(model.dtype), set(info["missing_keys"])
-
-
-def whole(folder: Path, missing: set[str]) -> None:
-    """Raise `UserError` where weights are missing, which would be random ones."""
-    if missing:
-        raise UserError(
-            f"the weights in {folder.name!r} are not whole: {len(missing)} are missing, such as "
-            f"{sorted(missing)[0]}; fetch the model again, or name another kind of peer for it"
-        )
-
-
-def pick_device() -> torch.device:
-    import torch
-
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def array(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.float().cpu().numpy()
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars and loading reports of transformers."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

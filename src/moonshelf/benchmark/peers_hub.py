@@ -18,9 +18,23 @@ import numpy as np
 
 from moonshelf.benchmark import peers
 from moonshelf.benchmark.contract import BOTH, IMAGE, TEXT
-from moonshelf.benchmark.peers import Peer, QuerySide, TwoTowers, array
+from moonshelf.benchmark.peers import Peer, QuerySide, TwoTowers
 from moonshelf.errors import UserError
 from moonshelf.model.files import read_json
+from moonshelf.model.stock import (
+    Clip,
+    array,
+    check_folder,
+    image_processor,
+    keys_of,
+    load_model,
+    pick_device,
+    pixel_side,
+    pooled,
+    quiet,
+    unit,
+    whole,
+)
 from moonshelf.prompts import PromptSpec
 
 if TYPE_CHECKING:
@@ -38,12 +52,12 @@ class SentenceTransformerPeer(TwoTowers):
     ) -> None:
         """`known` stands for a hash of the files where a package's version names them."""
         need("sentence_transformers", name)
-        peers.check_folder(folder, "modules.json")
+        check_folder(folder, "modules.json")
         from sentence_transformers import SentenceTransformer
 
-        device = peers.pick_device()
+        device = pick_device()
         try:
-            with peers.quiet():
+            with quiet():
                 self.model = SentenceTransformer(
                     str(folder), device=str(device), local_files_only=True, trust_remote_code=False,
                     model_kwargs={"use_safetensors": True},
@@ -75,7 +89,7 @@ class SentenceTransformerPeer(TwoTowers):
             pairs = [{"image": i, "text": t} for i, t in zip(pictures, texts, strict=True)]
             return self._encode(pairs, side)
         parts = [self._encode(list(shown), side) for shown in (texts, pictures) if shown is not None]
-        return np.sum([peers.unit(part) for part in parts], axis=0)
+        return np.sum([unit(part) for part in parts], axis=0)
 
     def _encode(self, inputs: list[Any], side: str) -> np.ndarray:
         encode: Any = self.model.encode
@@ -88,49 +102,19 @@ class SentenceTransformerPeer(TwoTowers):
 
 
 class ClipPeer(TwoTowers):
-    """CLIP, SigLIP and their kin in transformers: models with text and image features of one size."""
+    """CLIP, SigLIP and their kin in transformers (`stock.Clip`)."""
 
     def __init__(self, folder: Path, name: str, prompt: PromptSpec | None = None) -> None:
-        peers.check_folder(folder)
-        from transformers import AutoModel, AutoTokenizer
-
-        self.model, dtype, missing = peers.load_model(AutoModel, folder)
-        if not hasattr(self.model, "get_text_features") or not hasattr(self.model, "get_image_features"):
-            raise UserError(
-                f"{name} has no text and image features in one space: is it an image: or st: model?"
-            )
-        peers.whole(folder, missing)
-        self.pixels = image_processor(folder)
-        self.max_side = pixel_side(self.pixels)
-        with peers.quiet():
-            self.tokenizer = AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
-        config = self.model.config
-        # SigLIP was trained on lower-case text that is always padded to its full length.
-        self.siglip = str(config.model_type).startswith("siglip")
-        self.max_length = int(getattr(config.text_config, "max_position_embeddings", 77))
+        self.clip = Clip(folder, name)
+        self.max_side = self.clip.max_side
         self.name, self.prompt = name, prompt or PromptSpec()
-        self.fingerprint = peers.hash_folder("clip", folder, dtype, type(self.pixels).__name__)
+        self.fingerprint = peers.hash_folder("clip", folder, self.clip.dtype, type(self.clip.pixels).__name__)
 
     def embed_texts(self, texts: list[str]) -> np.ndarray:
-        import torch
-
-        inputs = self.tokenizer(
-            [text.lower() for text in texts] if self.siglip else texts,
-            padding="max_length" if self.siglip else True,
-            truncation=True, max_length=self.max_length, return_tensors="pt",
-        )  # fmt: skip
-        with torch.inference_mode():
-            return array(pooled(self.model.get_text_features(**inputs.to(self.model.device))))
+        return self.clip.embed_texts(texts)
 
     def embed_pictures(self, pictures: list[Image.Image]) -> np.ndarray:
-        import torch
-
-        inputs = self.pixels(images=pictures, return_tensors="pt").to(self.model.device)
-        inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
-        with torch.inference_mode():
-            return array(pooled(self.model.get_image_features(**inputs)))
+        return self.clip.embed_pictures(pictures)
 
 
 class ImagePeer(Peer):
@@ -139,13 +123,13 @@ class ImagePeer(Peer):
     reads = IMAGE
 
     def __init__(self, folder: Path, name: str) -> None:
-        peers.check_folder(folder)
+        check_folder(folder)
         from transformers import AutoModel
 
-        self.model, dtype, missing = peers.load_model(AutoModel, folder)
+        self.model, dtype, missing = load_model(AutoModel, folder)
         # A checkpoint without the pooling layer would get a random one: its states are averaged instead.
         self.own_pooling = not any("pooler" in key for key in missing)
-        peers.whole(folder, {key for key in missing if "pooler" not in key})
+        whole(folder, {key for key in missing if "pooler" not in key})
         self.pixels = image_processor(folder)
         self.max_side = pixel_side(self.pixels)
         self.name = name
@@ -174,17 +158,17 @@ class OpenClipPeer(TwoTowers):
 
     def __init__(self, folder: Path, name: str, prompt: PromptSpec | None = None) -> None:
         need("open_clip", name, "open_clip_torch")
-        peers.check_folder(folder, "open_clip_config.json")
+        check_folder(folder, "open_clip_config.json")
         if not any((folder / weights).is_file() for weights in OPEN_CLIP_WEIGHTS):
             raise UserError(f"{folder.name!r} has no {OPEN_CLIP_WEIGHTS[0]}, and no other kind is read")
         for key in ("hf_model_name", "trust_remote_code"):
-            if key in set(peers.keys_of(read_json(folder / "open_clip_config.json"))):
+            if key in set(keys_of(read_json(folder / "open_clip_config.json"))):
                 raise UserError(
                     f"open_clip_config.json in {folder.name!r} has {key}: it would fetch or run more"
                 )
         import open_clip
 
-        self.device = peers.pick_device()
+        self.device = pick_device()
         place = f"local-dir:{folder}"
         try:
             self.model, self.pixels = open_clip.create_model_from_pretrained(place, device=self.device)
@@ -226,35 +210,6 @@ def open_clip_folder(name: str, download: bool) -> Path:
             f"open_clip lists no weights {tag!r} for {model} on the hub: name a folder or a hub id"
         )
     return peers.locate("/".join(repository.split("/")[:2]), download)
-
-
-def image_processor(folder: Path) -> Any:
-    """The folder's own image processor; `UserError` if it has none that can be built here."""
-    from transformers import AutoImageProcessor
-
-    try:
-        with peers.quiet():
-            return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"the pixels of {folder.name!r} cannot be prepared: {reason}") from error
-
-
-def pixel_side(processor: Any) -> int | None:
-    """Four times the side that a processor makes, so that its own resizing still has pixels to spare."""
-    sizes = [getattr(processor, name, None) or {} for name in ("size", "crop_size")]
-    sides = [side for size in sizes for side in dict(size).values() if isinstance(side, int) and side < 4096]
-    return 4 * max(sides) if sides else None
-
-
-def pooled(output: Any, own: bool = True) -> Any:
-    """(n, dim) of a model's output: the pooled one, else the mean of the last states."""
-    if not hasattr(output, "last_hidden_state"):
-        return output
-    if own and getattr(output, "pooler_output", None) is not None:
-        return output.pooler_output.flatten(1)
-    states = output.last_hidden_state
-    return states.mean(dim=(2, 3)) if states.dim() == 4 else states.mean(dim=1)
 
 
 def need(module: str, peer: str, package: str = "moonshelf[peers]") -> None:

@@ -18,9 +18,10 @@ import numpy as np
 
 from moonshelf.benchmark import peers
 from moonshelf.benchmark.contract import BOTH
-from moonshelf.benchmark.peers import Peer, QuerySide, array
+from moonshelf.benchmark.peers import Peer, QuerySide
 from moonshelf.errors import UserError
 from moonshelf.model.files import read_json
+from moonshelf.model.stock import array, check_folder, load_model, whole
 from moonshelf.prompts import PromptSpec
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class QwenVLPeer(Peer):
         self, folder: Path, name: str, prompt: PromptSpec | None = None, generate: bool = False
     ) -> None:
         self.name, self.prompt = name, prompt or PromptSpec()
-        peers.check_folder(folder)
+        check_folder(folder)
         if (family := read_json(folder / "config.json").get("model_type")) not in FAMILIES:
             raise UserError(f"{name} is a {family}: qwen-vl: takes {', '.join(FAMILIES)}")
         from transformers import AutoModel, AutoModelForImageTextToText
@@ -65,8 +66,8 @@ class QwenVLPeer(Peer):
             raise UserError(f"{name} has no <gen_emb> token: @gen is for UME-R1 and its kin")
         self.generate = generate
         auto = AutoModelForImageTextToText if generate else AutoModel
-        self.model, dtype, missing = peers.load_model(auto, folder, attn_implementation="sdpa")
-        peers.whole(folder, missing)
+        self.model, dtype, missing = load_model(auto, folder, attn_implementation="sdpa")
+        whole(folder, missing)
         if self.disc is None:
             limits = dict(zip(("shortest_edge", "longest_edge"), PIXELS, strict=True))
             self.processor.image_processor.size = limits

@@ -26,6 +26,7 @@ _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 # because nothing is loaded with remote code allowed.
 _CODE_KEYS = {"custom_pipelines", "quantization_config", "experts_implementation"}
 
+
 class Clip:
     """CLIP, SigLIP and their kin in transformers: models with text and image features of one size."""
 
