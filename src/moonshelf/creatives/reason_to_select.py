@@ -1,0 +1,143 @@
+"""Reason-to-Select: GRPO over the written reasons, with the answer's log loss beside it, in one step.
+
+    L = w_g GRPO(reasons) + w_a LogLoss(answer, posterior)
+
+Each pair is asked in both orders and each ask answered G times, on one prefill. What GRPO trains are the
+reasons; the answer is one token, whose whole distribution is known, so its gradient needs no sampling: it
+follows the model's own reasons and learns the posterior (ours; the joint stage of the embedding model joins
+GRPO and InfoNCE in the same way). The groups of GRPO are the G reasons of one ask. The trainer, its logs and
+its alarm are those of the joint stage.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from trl import GRPOConfig
+
+from moonshelf.creatives.data import Example, Work, draw, load_examples, make_work
+from moonshelf.creatives.evidence import check_assessment
+from moonshelf.creatives.policy import Scored, VerdictPolicy, answer_loss, chosen_probability
+from moonshelf.creatives.prompt import read_assessment
+from moonshelf.creatives.recipe import GrpoRecipe
+from moonshelf.creatives.rewards import REWARDS
+from moonshelf.creatives.training import resume_from, run
+from moonshelf.model.decode import Decoded, sampling
+from moonshelf.model.precision import resolve
+from moonshelf.training.grpo import advantages, total
+from moonshelf.training.tracking import quiet_dependencies
+from moonshelf.training.trainer import RolloutTrainer, grpo_arguments
+
+
+class VerdictTrainer(RolloutTrainer):
+    """One process's share: `recipe.pairs` pairs, both orders, `recipe.rollouts` reasons each, a step."""
+
+    def __init__(
+        self, policy: VerdictPolicy, recipe: GrpoRecipe, examples: list[Example], args: GRPOConfig
+    ) -> None:
+        self.examples = examples
+        self.work: Work  # of the step, and what was written for it
+        self.bodies: list[list[int]]
+        super().__init__(policy, recipe, REWARDS, args, policy.creative.moon.processor)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """Draw pairs, write G reasons for both orders of each, reward them: TRL's batch of rollouts."""
+        recipe, creative = self.recipe, self.policy.creative
+        per = recipe.rollouts
+        slots = [row["slot"] for row in inputs[::per]]
+        step = slots[0] // (2 * recipe.pairs)  # processes take slices of the schedule in turn
+        self.work = make_work(
+            creative, draw(self.examples, recipe.pairs, recipe.seed, step), f"{recipe.seed}/{step}",
+            recipe.no_interest,
+        )  # fmt: skip
+        if len(self.work.asks) != len(slots):
+            raise ValueError("a picture of a training pair cannot be read: take the pair out of the feed")
+        torch.manual_seed((recipe.seed * 1_000_003 + self.state.global_step) * 4099 + slots[0])
+        self.policy.eval()
+        written = self.policy.write(self.work, sampling(recipe.sampling_temperature), per)
+        gained = self._rewards(written)
+        self.policy.train()
+        self.bodies = [w.ids for w in written]
+        tokens = self._tensors(written)
+        tokens |= {
+            "advantages": advantages(gained, per),
+            "row": torch.arange(len(written), device=gained.device),
+        }
+        if self.beta:
+            rows = [r // per for r in range(len(written))]
+            tokens["ref_per_token_logps"] = self._reference_logps(
+                lambda policy: policy(self.work, rows, self.bodies)
+            )
+        metrics = self._metrics["train"]
+        metrics["reasons/length"].append(sum(len(w.ids) for w in written) / len(written))
+        metrics["reasons/closed"].append(sum(w.closed for w in written) / len(written))
+        return tokens
+
+    @torch.no_grad()
+    def _rewards(self, written: list[Decoded]) -> Tensor:
+        """(R,) weighted sum of the rewards."""
+        recipe, work, creative = self.recipe, self.work, self.policy.creative
+        per = recipe.rollouts
+        asks = [work.asks[r // per] for r in range(len(written))]
+        with creative.moon.computing():
+            logits = creative.answer_logits(torch.stack([w.final for w in written]), asks)
+        p = chosen_probability(logits)
+        mean = p.view(-1, 2, per).mean(-1)  # pairs, orders
+        other = (1 - mean.flip(1)).reshape(-1).repeat_interleave(per)
+        bodies = creative.moon.processor.tokenizer.batch_decode([w.ids for w in written])
+        rows = []
+        for r, (w, body) in enumerate(zip(written, bodies, strict=True)):
+            ask = asks[r]
+            found = read_assessment(body, ask.labels) if w.closed else None
+            refuted, claimed = check_assessment(found, ask.first.facts, ask.second.facts) if found else (0, 0)
+            rows.append(
+                {
+                    "prompt": "", "valid": found is not None, "p": float(p[r]),
+                    "posterior": work.targets[r // per], "other": float(other[r]),
+                    "refuted": refuted, "claimed": claimed,
+                }
+            )  # fmt: skip
+        earned = self._calculate_rewards(rows, [""] * len(rows), bodies, [w.ids for w in written])
+        first = self.accelerator.process_index * len(rows)
+        earned = earned[first : first + len(rows)]
+        gained = total(earned, torch.tensor(list(recipe.rewards.values()), device=earned.device))
+        self._log_rewards(earned, gained.view(-1, per))
+        return gained
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """TRL's loss plus the answer's, from one forward pass over this slice of the rollouts."""
+        recipe, chosen = self.recipe, inputs["row"].tolist()
+        rows = [r // recipe.rollouts for r in chosen]
+        scored = model(self.work, rows, [self.bodies[r] for r in chosen])
+        width = inputs["completion_ids"].shape[1]
+        self._scored = Scored(_wide(scored.logps, width), _wide(scored.entropies, width), scored.answers)
+        policy = super()._compute_loss(model, inputs)
+        answer = answer_loss(scored.answers, [self.work.targets[i] for i in rows])
+        self._metrics["train"]["loss/answer"].append(answer.item())
+        answer = answer / self.current_gradient_accumulation_steps
+        return self._finite(recipe.grpo_weight * policy + recipe.answer_weight * answer)
+
+
+def _wide(values: Tensor, width: int) -> Tensor:
+    """(R, T) padded with zeros to `width`: a slice may lack the longest rollout."""
+    return torch.nn.functional.pad(values, (0, width - values.shape[1]))
+
+
+def arguments(recipe: GrpoRecipe) -> GRPOConfig:
+    """The recipe as TRL's arguments."""
+    return grpo_arguments(recipe, 2 * recipe.pairs * recipe.rollouts)
+
+
+def train_grpo(recipe: GrpoRecipe, data: Path) -> Path:
+    """Run GRPO on a selector that CoT-SFT made; returns the folder of the best one."""
+    quiet_dependencies()
+    creative = resume_from(recipe, recipe.model)
+    examples = [example for source in recipe.sources for example in load_examples(source, data)]
+    policy = VerdictPolicy(
+        creative, resolve(recipe.precision, creative.moon.device), recipe.sampling_temperature
+    )
+    trainer = VerdictTrainer(policy, recipe, examples, arguments(recipe))
+    return run(trainer, recipe, creative, data, "Reason-to-Select")

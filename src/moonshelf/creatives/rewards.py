@@ -1,0 +1,65 @@
+"""Rewards of Reason-to-Select: plain functions that TRL's GRPOTrainer takes as `reward_funcs`.
+
+Each is `reward(completions, **columns) -> list`, one number a completion. Creative4U names GRPO and none of
+its rewards; all of these are ours:
+
+- `format`: the nine questions, each once and in order, and the reasons closed.
+- `verdict`: 1 − (p − q)², p the probability that the answer after these reasons gives to the first image and
+  q the posterior of its being better. A proper score: it is highest at p = q, so that a toss-up is paid for
+  one half and nothing is gained by being surer than the clicks are; an accuracy would pay for overconfidence.
+- `consistency`: 1 − |p − p̄|, p̄ being the mean of the other order's rollouts, turned round. J1 (2505.10320)
+  rewards both orders together; here each rollout is held against what the other order says on average.
+- `claims`: minus the share of checkable claims that a check refutes (`evidence.check`). None where there are
+  no facts to check against, or nothing checkable was claimed: silence is neither paid nor fined.
+
+Nothing is paid for length. A completion that breaks the format earns nothing but what it loses by `claims`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Reward = Callable[..., list[float | None]]
+
+
+def format(completions: Sequence[str], *, valid: Sequence[bool], **_: Any) -> list[float | None]:
+    """1 where the reasons keep the protocol's form, else 0."""
+    return [float(kept) for kept in valid]
+
+
+def verdict(
+    completions: Sequence[str],
+    *,
+    valid: Sequence[bool],
+    p: Sequence[float],
+    posterior: Sequence[float],
+    **_: Any,
+) -> list[float | None]:
+    """1 − (p − q)²; 0 for broken reasons."""
+    return [
+        1 - (mine - truth) ** 2 if kept else 0.0
+        for kept, mine, truth in zip(valid, p, posterior, strict=True)
+    ]
+
+
+def consistency(
+    completions: Sequence[str], *, valid: Sequence[bool], p: Sequence[float], other: Sequence[float], **_: Any
+) -> list[float | None]:
+    """1 − |p − p̄|; `other` is p̄, in terms of this order's first image. 0 for broken reasons."""
+    return [1 - abs(mine - mean) if kept else 0.0 for kept, mine, mean in zip(valid, p, other, strict=True)]
+
+
+def claims(
+    completions: Sequence[str], *, refuted: Sequence[int], claimed: Sequence[int], **_: Any
+) -> list[float | None]:
+    """Minus the share of checked claims that are refuted; None where none could be checked."""
+    return [-wrong / n if n else None for wrong, n in zip(refuted, claimed, strict=True)]
+
+
+REWARDS: Mapping[str, Reward] = {
+    "format": format,
+    "verdict": verdict,
+    "consistency": consistency,
+    "claims": claims,
+}
