@@ -1,0 +1,457 @@
+"""Campaigns with known truth: drawn creatives, clicks from a stated model, and the reasons that follow.
+
+This is a simulation, and whatever is measured on it says so. A product gets an interest (queries as shoppers
+type them) and creatives that share some choices and differ in others; impressions and clicks are drawn from
+the click model (`clicks`). Every question of the protocol has a true answer that follows from the
+construction, so rationales are exact, and so is the ceiling: even the true rates cannot foretell which
+creative got more clicks by chance. Row k depends on the seed, the split and k alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+from PIL import Image
+
+from moonshelf.creatives import clicks
+from moonshelf.creatives.claims import (
+    SPLITS,
+    Ask,
+    Split,
+    aspect_phrases,
+    irrelevant_phrases,
+    material_phrases,
+    materials_of,
+    queries_for,
+    read_query,
+)
+from moonshelf.creatives.compose import draw
+from moonshelf.creatives.construction import (
+    FACTS,
+    Construction,
+    Item,
+    construction_of,
+    item,
+    placebos,
+    styles,
+    truth_of,
+)
+from moonshelf.creatives.pair import Campaign, Creative, Pair
+from moonshelf.creatives.protocol import KEYS, Answer, Assessment, Finding, Side
+from moonshelf.errors import UserError
+from moonshelf.product import ImageRef
+
+SOURCE = "simulated"
+# how often each value is drawn; ours, so that every question decides often enough to be learnt
+_ODDS: dict[str, dict[str, float]] = {
+    "scale": {"small": 0.24, "medium": 0.42, "large": 0.34},
+    "crop": {"whole": 0.86, "cropped": 0.14},
+    "position": {"left": 0.2, "centre": 0.6, "right": 0.2},
+    "background": {"white": 0.2, "plain": 0.18, "gradient": 0.13, "scene": 0.2, "busy": 0.17, "dark": 0.12},
+    "props": {"none": 0.5, "few": 0.28, "clutter": 0.22},
+    "legible": {"clear": 0.74, "faint": 0.26},
+    "covers": {"no": 0.78, "yes": 0.22},
+    "badge": {"none": 0.67, "sale": 0.11, "new": 0.11, "-30%": 0.11},
+    "format": {"1:1": 0.6, "4:5": 0.25, "1.91:1": 0.15},
+    "font": {"regular": 0.5, "bold": 0.3, "capitals": 0.2},
+    "ink": {"neutral": 0.6, "accent": 0.4},
+}
+_WORDED = 0.66  # share of creatives with words on them
+_ASKED = 0.5  # of the claims, where an aspect or a material is asked for: those that answer it
+_NEW = 0.6  # of the wordings in validation and test: those that training never saw
+# what two creatives of a campaign may differ in; a group changes as one
+_GROUPS: tuple[tuple[str, ...], ...] = (
+    ("colour",),
+    ("scale",),
+    ("crop",),
+    ("position",),
+    ("background", "style"),
+    ("props", "seed"),
+    ("says", "claim", "claim_truth", "legible", "covers"),
+    ("legible", "covers"),
+    ("font", "ink", "place", "band"),
+    ("badge", "corner"),
+)
+
+
+def simulate(
+    n_campaigns: int,
+    *,
+    creatives: int = 2,
+    seed: int = 0,
+    split: Split = "train",
+    interest: bool = True,
+    start: int = 0,
+    per_product: int = 4,
+    same: float = 0.03,
+    alike: float = 0.04,
+    impressions: float = 3000.0,
+    least: int = 1000,
+) -> Iterator[Campaign]:
+    """Campaigns `start` … `start + n_campaigns - 1`, one after another; memory stays flat.
+
+    `per_product` campaigns in a row advertise one product (with other interests and creatives). Without
+    `interest` shoppers ask for nothing, and click as if they had not. `same` and `alike` are the shares of
+    creatives that are a copy, or nearly one, of an earlier creative of their campaign. `impressions` is the
+    median of a creative's, `least` their minimum. Images are JPEG bytes. Raises `UserError`.
+    """
+    if split not in SPLITS:
+        raise UserError(f"there is no split {split!r}; there are {', '.join(SPLITS)}")
+    if creatives < 2 or n_campaigns < 0 or start < 0 or per_product < 1 or least < 1:
+        raise UserError("a campaign needs two creatives or more, and counts cannot be negative")
+    for number in range(start, start + n_campaigns):
+        yield _campaign(
+            number, creatives, seed, split, interest, per_product, same, alike, impressions, least
+        )
+
+
+def _campaign(
+    number: int, count: int, seed: int, split: Split, interest: bool, per_product: int,
+    same: float, alike: float, impressions: float, least: int,
+) -> Campaign:  # fmt: skip
+    rng = np.random.default_rng([seed, 41, SPLITS.index(split), number])
+    key: tuple[int, Split, int] = (seed, split, number // per_product)
+    product = item(*key)
+    queries = _interest(rng, product) if interest else ()
+    drawn = _constructions(rng, key, queries, count, same, alike)
+    noises: dict[Construction, float] = {}
+    made, rates = [], []
+    name = f"sim-{split}-{seed}-{number:06}"
+    for place, (construction, model) in enumerate(drawn):
+        if construction not in noises:
+            # near-copies get nearly the same clicks: what is idiosyncratic lies in what they share
+            near = noises.get(model) if model is not None else None
+            step = rng.standard_normal()
+            noises[construction] = clicks.IDIOSYNCRATIC * step if near is None else near + 0.01 * step
+        facts = construction.facts()
+        rate = clicks.rate(clicks.utilities(facts, queries, product.titled), noises[construction])
+        shown, clicked = clicks.draw_outcome(rng, rate, impressions, least)
+        data = _jpeg(draw(construction))
+        made.append(
+            Creative(
+                id=f"{name}-{place}",
+                image=ImageRef(data=data),
+                sha256=hashlib.sha256(data).hexdigest(),
+                impressions=shown,
+                clicks=clicked,
+                text=_text(construction),
+                facts=facts,
+            )
+        )
+        rates.append(rate)
+    return Campaign(
+        id=name,
+        product_id=product.id,
+        title=product.title,
+        category=product.specs[0].category,
+        interest=queries,
+        exposure={"randomised": "yes", "simulated": "yes"},
+        source=SOURCE,
+        creatives=tuple(made),
+        true_rates=tuple(rates),
+    )
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=87, subsampling=0)  # full colour resolution: red letters stay sharp
+    return buffer.getvalue()
+
+
+def _text(construction: Construction) -> str:
+    badge = "" if construction.badge == "none" else construction.badge
+    return " | ".join(words for words in (construction.says, badge) if words)
+
+
+# --- what is drawn --------------------------------------------------------------------------------------
+
+
+def _pick(rng: np.random.Generator, odds: Mapping[str, float]) -> str:
+    return str(rng.choice(list(odds), p=np.array(list(odds.values())) / sum(odds.values())))
+
+
+def _one(rng: np.random.Generator, options: Sequence[str]) -> str:
+    return options[int(rng.integers(len(options)))]
+
+
+def _interest(rng: np.random.Generator, product: Item) -> tuple[str, ...]:
+    """One to three queries that lead to this product, each for something else."""
+    queries: list[str] = []
+    asked: set[tuple[str, str]] = set()
+    for _ in range(int(rng.choice([1, 2, 3], p=[0.6, 0.28, 0.12]))):
+        kind = _pick(rng, {"aspect": 0.46, "colour": 0.28, "material": 0.12, "nothing": 0.14})
+        value = ""
+        if kind == "aspect":
+            value = _one(rng, product.aspects)
+        elif kind == "colour":
+            value = _one(rng, product.colours)
+        elif kind == "material":
+            others = materials_of(product.kind)
+            value = product.material if rng.random() < 0.75 else _one(rng, others)
+        if (kind, value) not in asked:
+            asked.add((kind, value))
+            ask = Ask(kind, value)  # type: ignore[arg-type]  # the keys above are its kinds
+            queries.append(_one(rng, queries_for(ask, product.noun)))
+    return tuple(queries)
+
+
+def _claim(
+    rng: np.random.Generator, product: Item, split: Split, asks: Sequence[Ask]
+) -> tuple[str, str, str]:
+    """Words for a creative: (wording, claim, truth)."""
+    new = split != "train" and rng.random() < _NEW
+    wanted = [ask.value for ask in asks if ask.kind in ("aspect", "material")]
+    others = [material for material in materials_of(product.kind) if material != product.material]
+    if wanted and rng.random() < _ASKED:
+        claim = _one(rng, wanted)
+    else:
+        kind = _pick(
+            rng, {"aspect": 0.45, "material": 0.13, "other": 0.2 if others else 0.0, "nothing": 0.22}
+        )
+        claim = {
+            "aspect": _one(rng, product.aspects),
+            "material": product.material,
+            "other": _one(rng, others) if others else "",
+            "nothing": "",
+        }[kind]
+    if not claim:
+        phrases = irrelevant_phrases(split, new)
+    elif claim in product.aspects:
+        phrases = aspect_phrases(claim, split, new)
+    else:
+        phrases = material_phrases(claim, split, new)
+    return _one(rng, phrases), claim, truth_of(product, claim)
+
+
+def _construction(rng: np.random.Generator, key: tuple[int, Split, int], asks: Sequence[Ask]) -> Construction:
+    product, split = item(*key), key[1]
+    chosen = {factor: _pick(rng, odds) for factor, odds in _ODDS.items()}
+    asked = [ask.value for ask in asks if ask.kind == "colour" and ask.value in product.colours]
+    fate = rng.random()
+    if asked and fate < 0.45:
+        colour = asked[0]
+    else:
+        colour = product.colours[0] if fate < 0.7 else _one(rng, product.colours)
+    says, claim, truth = _claim(rng, product, split, asks)
+    if rng.random() >= _WORDED:
+        says, claim, truth = "", "", "none"
+        chosen |= {"legible": "none", "covers": "no"}
+    tints = styles(chosen["background"], split)
+    return Construction(
+        item=key, colour=colour, says=says, claim=claim, claim_truth=truth,
+        style=tints[int(rng.integers(len(tints)))], place="top" if rng.random() < 0.65 else "bottom",
+        band=bool(rng.random() < 0.4), corner="right" if rng.random() < 0.6 else "left",
+        seed=int(rng.integers(1 << 30)), **chosen,
+    )  # fmt: skip
+
+
+def _constructions(
+    rng: np.random.Generator, key: tuple[int, Split, int], queries: Sequence[str], count: int,
+    same: float, alike: float,
+) -> list[tuple[Construction, Construction | None]]:  # fmt: skip
+    """The creatives of a campaign in random order, each with the one that it nearly copies, if any.
+
+    All start from one design and change some groups of choices, so that a pair differs in few respects or in
+    many, and each respect is seen both alone and among others.
+    """
+    asks = [read_query(query) for query in queries]
+    base = _construction(rng, key, asks)
+    made: list[tuple[Construction, Construction | None]] = [(base, None)]
+    while len(made) < count:
+        fate, model = rng.random(), made[int(rng.integers(len(made)))][0]
+        if fate < same:
+            made.append((model, None))
+        elif fate < same + alike:
+            made.append((_near(rng, model), model))
+        else:
+            made.append((_changed(rng, base, key, asks), None))
+    order = rng.permutation(count)
+    if not any(model for _, model in made):
+        return [made[int(i)] for i in order]
+    return made  # a near-copy comes after what it copies
+
+
+def _changed(
+    rng: np.random.Generator, base: Construction, key: tuple[int, Split, int], asks: Sequence[Ask]
+) -> Construction:
+    """Another creative of the campaign: one to eight groups drawn anew, something visible among them."""
+    while True:
+        fresh = _construction(rng, key, asks)
+        taken = rng.permutation(len(_GROUPS))[: int(rng.integers(1, 9))]
+        change = {name: getattr(fresh, name) for i in sorted(taken) for name in _GROUPS[int(i)]}
+        if rng.random() < 0.1:
+            change["format"] = fresh.format
+        says = change.get("says", base.says)
+        if not says:
+            change |= {"legible": "none", "covers": "no"}
+        elif change.get("legible", base.legible) == "none":
+            change |= {"legible": "clear", "covers": "no"}
+        made = replace(base, **change)
+        if any(getattr(made, name) != getattr(base, name) for name in FACTS if name != "new"):
+            return made
+
+
+def _near(rng: np.random.Generator, model: Construction) -> Construction:
+    """The same design, shifted by a few pixels and a shade: see `Construction.seed`."""
+    within = model.seed // 1000 * 1000
+    accents = 5
+    return replace(model, seed=within + (model.seed % 1000 + accents * int(rng.integers(1, 200))) % 1000)
+
+
+# --- truth ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What follows from the construction of a creative for a given interest."""
+
+    facts: Mapping[str, str]
+    terms: Mapping[str, float]  # of `clicks.utilities`
+    product: Item
+    asks: tuple[Ask, ...]
+
+    @property
+    def rate(self) -> float:
+        """Click-through rate without the idiosyncratic part: what can be seen."""
+        return clicks.rate(self.terms)
+
+
+def truth(creative: Creative, interest: Sequence[str]) -> Truth:
+    """Truth of a simulated creative under these queries, which need not be those of its campaign."""
+    product = construction_of(creative.facts).product
+    terms = clicks.utilities(creative.facts, interest, product.titled)
+    return Truth(creative.facts, terms, product, tuple(read_query(query) for query in interest))
+
+
+def visible_rates(pair: Pair) -> tuple[float, float]:
+    """Rates of A and B without what cannot be seen: the best that any judge of the pictures could know."""
+    return truth(pair.a, pair.interest).rate, truth(pair.b, pair.interest).rate
+
+
+def assess(pair: Pair) -> Assessment:
+    """True answers, evidence and verdict of a simulated pair under its interest."""
+    return assess_truth(
+        truth(pair.a, pair.interest),
+        truth(pair.b, pair.interest),
+        identical=bool(pair.a.sha256) and pair.a.sha256 == pair.b.sha256,
+    )
+
+
+def assess_truth(a: Truth, b: Truth, *, identical: bool = False) -> Assessment:
+    """`assess` of two truths. `verdict` is None where nothing that can be seen speaks for a side."""
+    answers: dict[str, Answer] = {key: _compared(a.terms[key] - b.terms[key]) for key in clicks.ASPECTS}
+    gap = math.log(a.rate / b.rate)
+    alike = all(a.facts[key] == b.facts[key] for key in FACTS)
+    even = set(answers.values()) == {"A=B"} and abs(gap) <= clicks.TIE
+    shown = all(a.facts[key] == b.facts[key] for key in ("colour", "says", "badge", "scale", "background"))
+    answers["same"] = "yes" if identical else "no"
+    answers["similar"] = "yes" if identical or alike or (even and shown) else "no"
+    findings = []
+    for key in KEYS:
+        reasons = ("", "") if key in ("same", "similar") else (_reason(key, a, b), _reason(key, b, a))
+        findings.append(Finding(question=key, answer=answers[key], reason_a=reasons[0], reason_b=reasons[1]))
+    assessment = Assessment(findings=tuple(findings))
+    return assessment.model_copy(update={"verdict": _verdict(assessment, gap)})
+
+
+def _compared(difference: float) -> Answer:
+    return "A=B" if abs(difference) <= clicks.TIE + 1e-9 else "A>B" if difference > 0 else "A<B"
+
+
+def _verdict(assessment: Assessment, gap: float) -> Side | None:
+    """The higher rate; where rates are even the rubric, then the query, then whatever difference there is."""
+    signs = {"A>B": 1.0, "A<B": -1.0}
+    lean = gap if abs(gap) > clicks.TIE else assessment.rubric() or signs.get(assessment["query"].answer, gap)
+    return None if abs(lean) < 1e-9 else "A" if lean > 0 else "B"
+
+
+def _reason(key: str, mine: Truth, other: Truth) -> str:
+    """Evidence of one side in a few words: what is there, in the vocabulary of the facts."""
+    f = mine.facts
+    if key == "query":
+        return _query_reason(mine, other)
+    if key == "title":
+        if f["claim_truth"] == "false":
+            return f"claims {f['claim']}"
+        titled = mine.product.titled
+        return f"{f['colour']} not {titled}" if titled not in ("", f["colour"]) else "as described"
+    if key == "text":
+        words = {"none": "no words", "clear": "clear words", "faint": "faint words"}[f["legible"]]
+        words = f"off topic {words}" if f["claim_truth"] == "irrelevant" else words
+        return words if f["badge"] == "none" else f"{words} and badge"
+    if key == "props":
+        return {"none": "no props", "few": "few props", "clutter": "clutter"}[f["props"]]
+    if key == "layout":
+        if f["covers"] == "yes":
+            return "words over product"
+        return (
+            "cut off" if f["crop"] == "cropped" else "centred" if f["position"] == "centre" else f["position"]
+        )
+    return f["scale"] if key == "subject" else f["background"]
+
+
+def _query_reason(mine: Truth, other: Truth) -> str:
+    """What speaks to the query that tells the two apart, else to the most frequent one."""
+    if not mine.asks:
+        return "nothing asked"
+    gaps = [abs(clicks.answers(mine.facts, ask) - clicks.answers(other.facts, ask)) for ask in mine.asks]
+    weighed = [gap * share for gap, share in zip(gaps, clicks.shares(len(gaps)), strict=True)]
+    ask = mine.asks[max(range(len(weighed)), key=lambda k: (weighed[k], -k))]
+    f = mine.facts
+    if ask.kind == "nothing":
+        return "nothing asked"
+    if ask.kind == "colour":
+        return f"shows {f['colour']}"
+    said = f["claim"] or ("nothing" if f["legible"] == "none" else "off topic")
+    sized = ask.value == clicks.SIZE and f["claim"] != ask.value
+    return f"shown {f['scale']}" if sized else f"says {said}"
+
+
+def pairs(campaign: Campaign) -> Iterator[Pair]:
+    """All pairs of a simulated campaign, with assessment and true rates; the outcome is in the counts."""
+    shared = {name: getattr(campaign, name) for name in (
+        "product_id", "title", "category", "interest", "exposure", "source",
+    )}  # fmt: skip
+    for i, j in combinations(range(len(campaign.creatives)), 2):
+        rates = campaign.true_rates
+        pair = Pair(
+            id=f"{campaign.id}-{i}-{j}",
+            a=campaign.creatives[i],
+            b=campaign.creatives[j],
+            true_rates=(rates[i], rates[j]) if rates else None,
+            **shared,
+        )
+        yield pair.model_copy(update={"assessment": assess(pair)})
+
+
+# --- counterfactuals ------------------------------------------------------------------------------------
+
+
+def changed_area(one: Construction, other: Construction) -> float:
+    """Share of the picture that differs visibly (by over 12 of 255 in a channel); 1 for another format."""
+    if one.format != other.format:
+        return 1.0
+    first, second = (np.asarray(draw(c), dtype=np.int16) for c in (one, other))
+    return float((np.abs(first - second).max(axis=2) > 12).mean())
+
+
+def placebo(
+    construction: Construction, rng: np.random.Generator, like: Construction | None = None
+) -> Construction:
+    """The same creative with something changed that has no effect on clicks.
+
+    With `like` (the creative with a named factor edited), of all such changes the one whose changed area is
+    nearest to that edit's. A test of explanations: the verdict may move with the edit, not with the placebo.
+    """
+    options = list(placebos(construction))
+    options = [options[int(i)] for i in rng.permutation(len(options))]
+    if like is None:
+        return options[0]
+    area = changed_area(construction, like)
+    return min(options[:8], key=lambda option: abs(changed_area(construction, option) - area))
