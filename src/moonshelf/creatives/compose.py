@@ -86,7 +86,7 @@ def plan(construction: Construction) -> Plan:
     room = (0.56 if wide else 0.92) * width, (1 - _STRIP) * height / 0.86
     fit = _SCALE[c.scale] * (1 + 0.02 * jitter[0])
     factor = min(fit * room[0] / cutout.width, fit * room[1] / cutout.height)
-    factor = min(factor, (bottom - top - 4) / cutout.height) if c.crop == "whole" else factor
+    factor = min(factor, (bottom - top - 10) / cutout.height) if c.crop == "whole" else factor
     w, h = round(cutout.width * factor), round(cutout.height * factor)
     x = (left + right - w) / 2 + jitter[1] * 0.01 * width
     if c.position == "left":
@@ -204,6 +204,7 @@ def _clutter(picture: Image.Image, c: Construction, where: Plan, behind: bool) -
             across, down = rng.uniform(0.02, 0.98), rng.uniform(0.2, 1.0)
             x, y = width * across, height * down
         else:
+            size = min(size, round(0.42 * max(right - left, bottom - top)))  # a small product stays visible
             x = left - rng.uniform(0, 0.3) * size if k % 2 else right + rng.uniform(0, 0.3) * size
             y = bottom - (bottom - top) * rng.uniform(-0.03, 0.35)
             y = min(y, height + 0.05 * short)
@@ -270,13 +271,14 @@ def _words(picture: Image.Image, c: Construction, where: Plan) -> None:
         x = (max(box.left, 0) + min(box.right, width)) / 2
         y = (max(box.top, 0) + min(box.bottom, height)) / 2
         half = 0.46 * width if width < 1.5 * height else 0.25 * width
-        x = min(max(x, half + 4), width - half - 4)
         room = Box(round(x - half), round(y - 0.16 * height), round(x + half), round(y + 0.16 * height))
     lines, size = _fitted(text, room, stroke + 2)
     font = _font(size)
     step = round(size * 1.14)
     x, y = (room.left + room.right) / 2, (room.top + room.bottom - step * len(lines)) / 2
     long = max(font.getlength(line) for line in lines)
+    if where.words is None:  # as near to the product as the edges of the picture allow
+        x = min(max(x, long / 2 + 12), width - long / 2 - 12)
     plate = Box(
         max(2, round(x - long / 2 - 10)), max(2, round(y - 3)),
         min(width - 2, round(x + long / 2 + 10)), min(height - 2, round(y + step * len(lines) + 5)),
@@ -316,11 +318,11 @@ def _pale(colour: Colour) -> Colour:
 
 
 def _faint(ground: Colour) -> Colour:
-    """A colour that barely stands out: contrast ratio about 1.6."""
+    """A colour that barely stands out: contrast ratio about 1.8."""
     goal = _INK[0] if _luminance(ground) > 0.2 else _INK[1]
     for share in range(8, 100, 4):
         r, g, b = (int(v + (w - v) * share / 100) for v, w in zip(ground, goal, strict=True))
-        if contrast((r, g, b), ground) >= 1.6:
+        if contrast((r, g, b), ground) >= 1.8:
             break
     return r, g, b
 
