@@ -58,7 +58,7 @@ def markdown(outcome: Outcome) -> str:
         f"{baseline} on the same rows (paired, 95 %, not corrected for the number of figures); † does not "
         "clear chance; – is what an encoder cannot do. *Fitted* learns from training labels, the rest is "
         "zero-shot.",
-        _table(
+        table(
             ["encoder", "figures compared", "better", "not clearly different", "worse", "ms a product"],
             [
                 [
@@ -74,7 +74,7 @@ def markdown(outcome: Outcome) -> str:
         rows = [row for row in outcome.main_rows if row.dataset == name]
         if rows:
             head = ["task", "shown", "by", "n / of", "chance", *map(escaped, outcome.encoders)]
-            parts += [f"### {escaped(name)}", _table(head, [_cells(outcome, row) for row in rows], left=3)]
+            parts += [f"### {escaped(name)}", table(head, [_cells(outcome, row) for row in rows], left=3)]
             if note := outcome.dataset(name).get("note"):
                 parts.append(escaped(note, 1000))
     return "\n\n".join(parts) + "\n"
@@ -98,7 +98,8 @@ def cell(result: Result | None) -> str:
     return f"{text}{' †' if result.at_chance else ''} {MARKS[mark(result.versus)]}".rstrip()
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
+    """A Markdown table, the first `left` columns to the left; cells are escaped already."""
     lines = [head, [":--" if i < left else "--:" for i in range(len(head))], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -121,11 +122,12 @@ def table_csv(outcome: Outcome) -> str:
                 against = [
                     versus.baseline, versus.difference, versus.low, versus.high, versus.p, versus.mcnemar,
                 ]  # fmt: skip
-            writer.writerow([_field(value) for value in (*(getattr(result, f) for f in FIELDS), *against)])
+            writer.writerow([csv_field(value) for value in (*(getattr(result, f) for f in FIELDS), *against)])
     return file.getvalue()
 
 
-def _field(value: object) -> object:
+def csv_field(value: object) -> object:
+    """A cell that no spreadsheet takes for a formula."""
     if not isinstance(value, str):
         return value
     text = shown(value, 1000)
