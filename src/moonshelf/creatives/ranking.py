@@ -145,8 +145,9 @@ def rank(
             if len(asked) >= spend:
                 stopped = "budget"
                 break
-            best = _p_best(fit(_entries(found), n))
-            if _settled(best, asked):
+            strengths = fit(_entries(found), n)
+            best = _p_best(strengths)
+            if _settled(best, asked) and _settled(_drawn_best(found, n, seed, strengths), asked):
                 stopped = "clear"
                 break
             found += ask(_round(best, asked, n, min(spend - len(asked), max(1, n // BATCH))))
@@ -315,6 +316,10 @@ def _bootstrap(found: Sequence[tuple[int, int, Judgement]], n: int, seed: int, s
         weighted = [(i, j, p, w) for (i, j, p, _), w in zip(entries, row, strict=True)]
         drawn.append(fit(weighted, n, start=start, tol=1e-6))
     return np.array(drawn)
+
+
+def _drawn_best(found: Sequence[tuple[int, int, Judgement]], n: int, seed: int, start: Floats) -> Floats:
+    return np.asarray(_p_best(_bootstrap(found, n, seed, start)).mean(0))
 
 
 def _p_best(strengths: Floats) -> Floats:
