@@ -1,0 +1,559 @@
+"""Readers of creatives: what is written is read back, and no row can stop the others."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from moonshelf.creatives.adapters import FILE, read_creatives, write_campaigns
+from moonshelf.creatives.pair import Campaign, Creative, Pair
+from moonshelf.creatives.protocol import KEYS, QUESTIONS, Assessment, Finding
+from moonshelf.creatives.published import read_elements
+from moonshelf.creatives.records import MAX_COUNT, Refused, count
+from moonshelf.errors import Problem, UserError
+from moonshelf.feeds.base import MAX_TITLE
+from moonshelf.images import decode, load
+from moonshelf.product import ImageRef
+
+DATA = Path(__file__).parents[3] / "shared" / "data" / "alimama_aes"
+
+
+def png(seed: int, size: tuple[int, int] = (8, 8)) -> bytes:
+    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A folder with four pictures, a web page that calls itself one, and a secret outside of it."""
+    root = tmp_path / "data"
+    root.mkdir()
+    for i in range(4):
+        (root / f"{i}.png").write_bytes(png(i))
+    (root / "page.jpg").write_text("<html>not a picture</html>")
+    (tmp_path / "secret.png").write_bytes(png(9))
+    (root / "link.png").symlink_to(tmp_path / "secret.png")
+    return root
+
+
+def split(path: Path, **options: Any) -> tuple[list[Campaign | Pair], list[Problem]]:
+    rows = list(read_creatives(path, **options))
+    return [r for r in rows if not isinstance(r, Problem)], [r for r in rows if isinstance(r, Problem)]
+
+
+def write(path: Path, *rows: Any) -> Path:
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), "utf-8"
+    )
+    return path
+
+
+def good(name: str = "c1", **more: Any) -> dict[str, Any]:
+    creatives = [
+        {"id": "a", "image": "0.png", "impressions": 2000, "clicks": 60},
+        {"id": "b", "image": {"path": "1.png"}, "impressions": 2000, "clicks": 20},
+    ]
+    return {"id": name, "product_id": "p1", "title": "Red shoe", "creatives": creatives} | more
+
+
+# ---------------------------------------------------------------------------------------- our own form
+
+text = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "Zs")), max_size=12).map(str.strip)
+name = st.text(st.characters(codec="utf-8", categories=("L", "N")), min_size=1, max_size=8)
+counts = st.none() | st.integers(0, 10**9).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+
+
+@st.composite
+def creatives(draw: st.DrawFn, id: str) -> Creative:
+    data, seen = png(draw(st.integers(0, 5))), draw(counts)
+    return Creative(
+        id=id,
+        image=ImageRef(data=data),
+        clicks=seen[0] if seen else None,
+        impressions=seen[1] if seen else None,
+        text=draw(text),
+        facts=draw(st.dictionaries(name, name, max_size=2)),
+    )
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> Campaign | Pair:
+    shown: dict[str, Any] = {
+        "product_id": draw(name),
+        "title": draw(text),
+        "category": tuple(draw(st.lists(name, max_size=2))),
+        "interest": tuple(dict.fromkeys(draw(st.lists(name, max_size=3)))),
+        "exposure": draw(st.dictionaries(name, name, max_size=2)),
+        "source": draw(text),
+    }
+    rates = st.none() | st.tuples(st.floats(0, 1), st.floats(0, 1))
+    if draw(st.booleans()):
+        both = (draw(creatives("a")), draw(creatives("b")))
+        return Campaign(id="x", creatives=both, true_rates=draw(rates), **shown)
+    findings = tuple(
+        Finding(
+            question=q.key,
+            answer=draw(st.sampled_from(["A>B", "A=B", "A<B"] if q.compares else ["yes", "no"])),
+        )
+        for q in QUESTIONS
+    )
+    return Pair(
+        id="x",
+        a=draw(creatives("left")),
+        b=draw(creatives("right")),
+        label=draw(st.sampled_from([None, "A", "B", "tie"])),
+        assessment=draw(st.none() | st.just(Assessment(findings=findings, verdict="A"))),
+        rationale=draw(text),
+        true_rates=draw(rates),
+        **shown,
+    )
+
+
+def content(row: Campaign | Pair) -> Any:
+    """A row with its images by their bytes, and without the hashes that a reader adds."""
+    record = row.model_dump(exclude={"creatives", "a", "b"})
+    both = row.creatives if isinstance(row, Campaign) else (row.a, row.b)
+    loaded = [
+        (
+            one.model_dump(exclude={"image", "sha256"}),
+            one.image.data or Path(one.image.path or "").read_bytes(),
+        )
+        for one in both
+    ]
+    return type(row), record, loaded
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(drawn=st.lists(rows(), min_size=1, max_size=4))
+def test_what_is_written_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, drawn: list[Campaign | Pair]
+) -> None:
+    written = [row.model_copy(update={"id": f"row {i}"}) for i, row in enumerate(drawn)]
+    place = tmp_path_factory.mktemp("written")
+    assert write_campaigns(place, written) == len(written)
+    read, problems = split(place)
+    assert not problems
+    assert [content(row) for row in read] == [content(row) for row in written]
+    again = tmp_path_factory.mktemp("again")
+    write_campaigns(again, read)
+    second = split(again)[0]
+    assert [content(row) for row in second] == [content(row) for row in written]
+
+
+def test_paths_are_relative_and_the_hash_is_of_the_bytes(shop: Path, tmp_path: Path) -> None:
+    (row,), _ = split(write(shop / "some.jsonl", good()))
+    assert isinstance(row, Campaign)
+    write_campaigns(tmp_path / "out", [row])
+    record = json.loads((tmp_path / "out" / FILE).read_text("utf-8"))
+    image = record["creatives"][0]["image"]["path"]
+    assert image.startswith("images/") and (tmp_path / "out" / image).read_bytes() == png(0)
+    (tmp_path / "out").rename(tmp_path / "moved")
+    (moved,), problems = split(tmp_path / "moved")
+    assert not problems and moved.creatives[0].sha256 == row.creatives[0].sha256 != ""  # type: ignore[union-attr]
+
+
+def test_data_and_addresses_are_images_too(shop: Path) -> None:
+    record = good()
+    record["creatives"][0]["image"] = {"data": base64.b64encode(png(5)).decode()}
+    record["creatives"][1]["image"] = "https://shop.example/b.png"
+    (row,), problems = split(write(shop / "some.jsonl", record))
+    assert isinstance(row, Campaign) and not problems
+    assert row.creatives[0].image.data == png(5)
+    assert row.creatives[1].image.url == "https://shop.example/b.png" and row.creatives[1].sha256 == ""
+
+
+def test_an_image_that_changed_is_told(shop: Path) -> None:
+    record = good()
+    record["creatives"][0]["sha256"] = "0" * 64
+    read, problems = split(write(shop / "some.jsonl", record))
+    assert len(read) == 1 and problems[0].field == "sha256" and not problems[0].fatal
+
+
+def test_an_image_that_cannot_be_read_is_not_written(tmp_path: Path) -> None:
+    lost = Creative(id="lost", image=ImageRef(path=str(tmp_path / "no.png")))
+    both = (lost, lost.model_copy(update={"id": "b"}))
+    with pytest.raises(UserError, match="creative lost"):
+        write_campaigns(tmp_path / "out", [Campaign(id="c", product_id="p", creatives=both)])
+
+
+# ------------------------------------------------------------------------------------------ poisoned rows
+
+
+def broken(**change: Any) -> dict[str, Any]:
+    """A campaign of three creatives the first of which has something wrong."""
+    record = good("bad")
+    record["creatives"].append({"id": "c", "image": "2.png"})
+    record["creatives"][0] |= change
+    return record
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"clicks": float("nan")}, "not a whole number"),
+        ({"clicks": 2001}, "more than 2000 impressions"),
+        ({"clicks": -1}, "negative"),
+        ({"clicks": 1.5}, "not a whole number"),
+        ({"clicks": True}, "not a whole number"),
+        ({"impressions": 10**15}, "mistake"),
+        ({"image": "no.png"}, "there is no file"),
+        ({"image": "page.jpg"}, "not a picture"),
+        ({"image": "../secret.png"}, "outside"),
+        ({"image": "/etc/passwd"}, "outside"),
+        ({"image": "link.png"}, "outside"),
+        ({"image": "file:///etc/passwd"}, "scheme"),
+        ({"image": {"data": "!!"}}, "base64"),
+        ({"image": ["0.png"]}, "no image"),
+        ({"image": None}, "no image"),
+        ({"id": "b\x00"}, "control"),
+        ({"id": "x" * 300}, "characters"),
+        ({"id": "c"}, "has that id"),
+    ],
+)
+def test_a_bad_creative_costs_only_itself(shop: Path, change: dict[str, Any], reason: str) -> None:
+    read, problems = split(write(shop / "some.jsonl", broken(**change), good()))
+    assert [row.id for row in read] == ["bad", "c1"]
+    assert len(read[0].creatives) == 2  # type: ignore[union-attr]
+    assert len(problems) == 1 and reason in problems[0].reason and not problems[0].fatal
+    assert problems[0].row == 1 and problems[0].id == "bad"
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        ("not json", "row"),
+        ('{"id": "x", "creatives": [', "row"),
+        ("[1, 2]", "row"),
+        ("[" * 5000, "row"),
+        ('{"id": 1' + "0" * 5000 + "}", "row"),
+        ({"id": "x"}, "row"),
+        ({"id": "x", "creatives": 3}, "creatives"),
+        ({"id": "x", "creatives": []}, "creatives"),
+        ({"id": "x", "creatives": [None, 1, "a"]}, "creatives"),
+        (good("x\x07"), "id"),
+        (good(""), "id"),
+        (good("c1"), "id"),
+        ({"id": "x", "a": {"image": "0.png"}, "b": {"image": "../secret.png"}}, "b.image"),
+        ({"id": "x", "a": 1, "b": 2}, "a.image"),
+        ({"id": "x", "a": {"image": "0.png"}, "b": {"image": "1.png"}, "label": "C"}, "label"),
+    ],
+)
+def test_a_bad_row_costs_only_itself(shop: Path, row: Any, field: str) -> None:
+    if isinstance(row, dict) and row.get("id") == "":
+        row["product_id"] = ""
+    read, problems = split(write(shop / "some.jsonl", good(), row, good("c3")))
+    assert [one.id for one in read] == ["c1", "c3"]
+    fatal = [problem for problem in problems if problem.fatal]
+    assert len(fatal) == 1 and fatal[0].row == 2 and fatal[0].field == field
+
+
+def test_long_and_dirty_texts_are_mended(shop: Path) -> None:
+    dirty = good(title="x" * 2**20, interest=["red\x00 shoe", "red\x00 shoe", 7, ""], category="A > B")
+    (row,), problems = split(write(shop / "some.jsonl", dirty))
+    assert len(row.title) == MAX_TITLE and row.interest == ("red  shoe", "7") and row.category == ("A", "B")
+    assert {problem.field for problem in problems} == {"title", "interest"}
+    assert not any(problem.fatal for problem in problems)
+
+
+def test_mixed_encodings(shop: Path) -> None:
+    lines = [
+        json.dumps(good("é1", title="Café"), ensure_ascii=False).encode(code) for code in ("utf-8", "cp1252")
+    ]
+    (shop / "some.jsonl").write_bytes(
+        b"\xef\xbb\xbf" + lines[0] + b"\r\n" + lines[1].replace(b'1"', b'2"', 1) + b"\n"
+    )
+    read, problems = split(shop / "some.jsonl")
+    assert [(row.id, row.title) for row in read] == [("é1", "Café"), ("é2", "Café")]
+    assert all("Windows-1252" in problem.reason for problem in problems)
+    for codec in ("utf-16", "utf-16-le"):
+        (shop / "some.jsonl").write_bytes("\n".join(json.dumps(good(n)) for n in "ab").encode(codec))
+        assert [row.id for row in split(shop / "some.jsonl")[0]] == ["a", "b"]
+    (shop / "some.jsonl.gz").write_bytes(gzip.compress(json.dumps(good()).encode()))
+    assert len(split(shop / "some.jsonl.gz")[0]) == 1
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
+    | st.sampled_from(["0.png", "1.png", "../secret.png", "\udc80", "A", "left", "\x00", "a/../../x"]),
+    lambda inner: st.lists(inner, max_size=4)
+    | st.dictionaries(
+        st.sampled_from([
+            "id", "a", "b", "image", "path", "data", "image_a", "image_b", "label", "clicks", "impressions",
+            "creatives", "target", "facts", "Q1", "questions", "true_rates", "title",
+        ]),
+        inner, max_size=6,
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(junk=st.lists(json_values, max_size=4), noise=st.binary(max_size=60))
+def test_nothing_in_json_lines_stops_the_rest(shop: Path, junk: list[Any], noise: bytes) -> None:
+    dumped = b"\n".join(json.dumps(value).encode() for value in junk)
+    first, last = (json.dumps(good(f"good {n}")).encode() for n in (1, 2))
+    (shop / "some.jsonl").write_bytes(b"\n".join((first, dumped, noise.replace(b"\0", b""), last)))
+    read, problems = split(shop / "some.jsonl")
+    assert {"good 1", "good 2"} <= {row.id for row in read}
+    assert all(isinstance(problem.reason, str) and problem.reason for problem in problems)
+    for row in read:
+        both = row.creatives if isinstance(row, Campaign) else (row.a, row.b)
+        assert all(one.image.path is None or str(shop) in one.image.path for one in both)
+        row.model_dump_json(exclude={"creatives": {"__all__": {"image"}}, "a": {"image"}, "b": {"image"}})
+
+
+def test_count() -> None:
+    assert [count(x, "n") for x in (None, "", " ", 3, 3.0, "3", "3.0", "1,234,567", MAX_COUNT)] == [
+        None, None, None, 3, 3, 3, 3, 1_234_567, MAX_COUNT,
+    ]  # fmt: skip
+    for bad in ("1.234", "1e5", "abc", "12,34", "٣", -1, "-1", float("inf"), [1], "9" * 5000, 10**13):
+        with pytest.raises(Refused):
+            count(bad, "n")
+
+
+# ------------------------------------------------------------------------------------------ tables
+
+
+def table(path: Path, *rows_: list[Any], delimiter: str = ",", encoding: str = "utf-8") -> Path:
+    with open(path, "w", encoding=encoding, newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows(rows_)
+    return path
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        ["product_id", "title", "interest", "image", "impressions", "clicks"],
+        ["Item ID", "Product Title", "Search terms", "Image Path", "Impr.", "Clicks"],
+        ["SKU", "Name", "Keywords", "filename", "Views", "clk"],
+    ],
+)
+def test_a_table_by_several_names(shop: Path, header: list[str], encoding: str) -> None:
+    path = table(
+        shop / "t.csv",
+        header,
+        ["p1", "Café chair", "chair|garden chair", "0.png", "2,000", "60"],
+        ["p2", "Lamp", "", "2.png", "", ""],
+        ["p1", "Café chair", "chair|garden chair", "1.png", "2000", "20"],
+        ["p2", "Lamp", "", "3.png", "", ""],
+        delimiter=";",
+        encoding=encoding,
+    )
+    read, problems = split(path)
+    assert not [problem for problem in problems if problem.fatal]
+    chair, lamp = read
+    assert isinstance(chair, Campaign) and isinstance(lamp, Campaign)
+    assert (chair.product_id, chair.title, chair.interest) == ("p1", "Café chair", ("chair", "garden chair"))
+    assert [(c.id, c.impressions, c.clicks) for c in chair.creatives] == [("0", 2000, 60), ("1", 2000, 20)]
+    assert lamp.interest == () and lamp.creatives[0].rate is None
+
+
+def test_days_add_up_and_contexts_stay_apart(shop: Path) -> None:
+    path = table(
+        shop / "t.csv",
+        ["product_id", "creative_id", "image", "impressions", "clicks", "device"],
+        ["p", "a", "0.png", 100, 5, "phone"],
+        ["p", "b", "1.png", 100, 4, "phone"],
+        ["p", "a", "0.png", 50, 1, "phone"],
+        ["p", "a", "0.png", 10, 1, "desk"],
+        ["p", "b", "1.png", 10, 2, "desk"],
+    )
+    (phone, desk), problems = split(path)
+    assert not problems
+    assert isinstance(phone, Campaign) and isinstance(desk, Campaign)
+    assert (phone.creatives[0].impressions, phone.creatives[0].clicks) == (150, 6)
+    assert (desk.id, desk.exposure, desk.creatives[1].clicks) == ("p#2", {"device": "desk"}, 2)
+
+
+def test_bad_rows_of_a_table(shop: Path) -> None:
+    path = table(
+        shop / "t.csv",
+        ["product_id", "creative_id", "image", "impressions", "clicks"],
+        ["p", "a", "0.png", 100, 5],
+        ["p", "b", "1.png", 100, "NaN"],
+        ["p", "c", "2.png", 100, 101],
+        ["p", "a", "3.png", 100, 5],
+        ["p", "d", "../secret.png", 100, 5],
+        ["p", "e", "", 100, 5],
+        ["p", "f", "3.png", 100, 5, "too", "many"],
+        ["p", "g", "no.png", 100, 5],
+        ["p", "h", "1.png", 100, 9],
+        ["q", "lonely", "1.png", 100, 9],
+    )
+    read, problems = split(path)
+    assert len(read) == 1 and [c.id for c in read[0].creatives] == ["a", "h"]  # type: ignore[union-attr]
+    assert [p.row for p in problems if p.fatal] == [2, 3, 4, 5, 6, 7, 10]
+    assert [p.row for p in problems if not p.fatal] == [1]  # the picture that is missing
+
+
+cell = st.text(st.characters(exclude_characters='"\r\n', codec="utf-8"), max_size=12)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(junk=st.lists(st.lists(cell, max_size=7), max_size=5))
+def test_nothing_in_a_table_stops_the_rest(shop: Path, junk: list[list[str]]) -> None:
+    header = ["product_id", "creative_id", "image", "impressions", "clicks"]
+    fine = [["good", "a", "0.png", 100, 5], ["good", "b", "1.png", 100, 5]]
+    path = table(shop / "t.csv", header, fine[0], *junk, fine[1])
+    read, _ = split(path)
+    assert "good" in {row.product_id for row in read}
+
+
+# ------------------------------------------------------------------------------------------ pictures
+
+
+def test_a_folder_is_a_product_and_subfolders_are_others(shop: Path) -> None:
+    (shop / "other").mkdir()
+    for i in (7, 8):
+        (shop / "other" / f"{i}.png").write_bytes(png(i))
+    read, problems = split(shop)
+    assert {row.product_id: [c.id for c in row.creatives] for row in read} == {  # type: ignore[union-attr]
+        "data": ["0", "1", "2", "3"], "other": ["7", "8"],
+    }  # fmt: skip
+    assert {p.reason.split(" was left out")[0] for p in problems} == {"creative link", "creative page"}
+
+
+def test_what_cannot_be_read_at_all_says_so(shop: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.csv").write_text("")
+    write(tmp_path / "other.csv", "name,price")
+    write(tmp_path / "array.json", "[{]")
+    for path, why in (
+        (tmp_path / "empty", "no pictures"),
+        (tmp_path / "empty.csv", "empty"),
+        (tmp_path / "other.csv", "no column of images"),
+        (tmp_path / "array.json", "not valid JSON"),
+        (tmp_path / "none.csv", "no file or folder"),
+        (shop / "0.png", "no table"),
+    ):
+        with pytest.raises(UserError, match=why):
+            read_creatives(path)
+
+
+# ------------------------------------------------------------------------------------ published layouts
+
+
+def test_creative_pair_layout(shop: Path) -> None:
+    answers = {f"Q{i}": "no" if i < 3 else "A>B" for i in range(1, 10)}
+    base = {"image_a": "0.png", "image_b": "1.png", "product_title": "Red shoe", "query": ["red", "shoe"]}
+    path = write(
+        shop / "pairs.json",
+        [
+            base | {"label": "A", "rationale": "A is sharper.", "questions": answers | {"Q10": "A"}},
+            base | {"image_b": "2.png", "label": "image_b", "query": "red; shoe"} | answers,
+            base | {"image_b": "3.png", "label": "tie", "questions": {"Q3": "A>B"}},
+            base | {"label": "maybe"},
+            base | {"image_a": "../secret.png", "label": "A"},
+            base | {"image_b": "2.png", "label": "B", "id": "own"},
+        ],
+    )  # fmt: skip
+    read, problems = split(path)
+    assert [getattr(row, "label", None) for row in read] == ["A", "B", "tie", "B"]
+    one = read[0]
+    assert isinstance(one, Pair) and one.assessment is not None and one.rationale == "A is sharper."
+    assert one.assessment.verdict == "A" and one.assessment["background"].answer == "A>B"
+    assert tuple(f.question for f in one.assessment.findings) == KEYS
+    assert {row.interest for row in read} == {("red", "shoe")}
+    assert len({row.product_id for row in read}) == 1, "rows of one title are one product"
+    assert [p.row for p in problems if p.fatal] == [4, 5] and [p.field for p in problems if not p.fatal] == [
+        "questions"
+    ]
+    assert one.swapped().rationale == "" and one.swapped().label == "B"
+
+
+def test_creative_ranking_layout(shop: Path) -> None:
+    (shop / "images").mkdir()
+    for i in range(3):
+        (shop / "images" / f"{i}.jpg").write_bytes(png(i))
+    path = write(
+        shop / "train_data_list.txt",
+        "77\t0.jpg\t20200701\t900\t30",
+        "78\t1.jpg\t20200701\t10\t1",
+        "77\t1.jpg\t20200701\t800\t10",
+        "77\t0.jpg\t20200702\t100\t3",
+        "77\t2.jpg\t20200702\t100\t300",
+        "77\t2.jpg",
+        "78\t2.jpg\t20200702\t0\t0",
+    )
+    read, problems = split(path)
+    first, second = read
+    assert isinstance(first, Campaign) and isinstance(second, Campaign)
+    assert [(c.id, c.impressions, c.clicks) for c in first.creatives] == [("0", 1000, 33), ("1", 800, 10)]
+    assert (first.id, first.exposure, first.source) == ("77", {"days": "2"}, "CreativeRanking")
+    assert second.creatives[1].rate is None
+    assert [p.row for p in problems] == [5, 6]
+
+
+def test_caig_layouts(shop: Path) -> None:
+    def row(name: str, shown: int, clicks: int) -> dict[str, Any]:
+        return {"creative_image_hash": name, "exp_impression_cnt": shown, "exp_click_cnt": clicks}
+
+    groups = {
+        "1": [row("0.png", 2000, 40), row("1.png", 2000, 36)],
+        "2": [row("2.png", 5, 9), row("3.png", 5, 1)],
+    }
+    for text_ in (json.dumps(groups), json.dumps(groups, indent=2)):
+        read, problems = split(write(shop / "groups.json", text_))
+        assert [(row.id, len(row.creatives)) for row in read] == [("1", 2)]  # type: ignore[union-attr]
+        assert [p.fatal for p in problems] == [False, True]
+    (shop / "both.png").write_bytes(png(4, (20, 10)))
+    sides = [
+        {"id": "9_0", "image": "both.png", "target": "right", "left_ctr": 0.01, "right_ctr": 0.02,
+         "conversations": [{"from": "human", "value": "Which part is better for the product 'Red shoe' ?"}]},
+        {"id": "9_1", "image": "no.png", "target": "left"},
+    ]  # fmt: skip
+    (pair,), problems = split(write(shop / "sides.json", sides))
+    assert isinstance(pair, Pair)
+    assert (pair.label, pair.title, pair.product_id) == ("B", "Red shoe", "9")
+    whole = decode(png(4, (20, 10)))
+    assert load(pair.a.image).tobytes() == whole.crop((0, 0, 10, 10)).tobytes()
+    assert load(pair.b.image).tobytes() == whole.crop((10, 0, 20, 10)).tobytes()
+    assert [p.row for p in problems] == [2]
+
+
+def test_elements_of_composed_creatives(tmp_path: Path) -> None:
+    write(tmp_path / "ctr_online.txt", "10000\t 0 0 0 0 0 \t0.02", "10001\t 0 1 2 0 1 \t0.03")
+    write(tmp_path / "tree_constraint.txt", "a, 1, 2", "1 1", "c, 2, 3", "1 0 0", "0 1 1")
+    found = read_elements(tmp_path)
+    assert found.names[1] == "background" and found.ids == ("10000", "10001")
+    assert found.choices.tolist() == [[0, 0, 0, 0, 0], [0, 1, 2, 0, 1]] and found.rates.tolist() == [
+        0.02,
+        0.03,
+    ]
+    assert found.sizes == (1, 2, 3, 1, 2)
+    assert [(name, matrix.shape) for name, matrix in found.constraints] == [
+        ("background", (1, 2)),
+        ("text colour", (2, 3)),
+    ]
+    write(tmp_path / "ctr_online.txt", "10000\t 0 0 0 0 0 \t1.02")
+    with pytest.raises(UserError, match="line 1"):
+        read_elements(tmp_path)
+    write(tmp_path / "ctr_online.txt", "1 0 0 0 0 0 0.5")
+    write(tmp_path / "tree_constraint.txt", "a, 1, 2", "1 1 1")
+    with pytest.raises(UserError, match="constraints"):
+        read_elements(tmp_path)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_elements(tmp_path / "none")
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the data set of composed creatives is not here")
+def test_the_published_elements() -> None:
+    found = read_elements(DATA)
+    assert len(found.ids) == 200 and found.sizes == (1, 2, 5, 8, 5)
+    assert 0.01 < found.rates.min() < found.rates.max() < 0.04
+    colours = dict(found.constraints)["text colour"]
+    assert all(colours[background, colour] for background, colour in found.choices[:, [1, 3]])
