@@ -63,7 +63,8 @@ _ODDS: dict[str, dict[str, float]] = {
     "ink": {"neutral": 0.6, "accent": 0.4},
 }
 _WORDED = 0.66  # share of creatives with words on them
-_ASKED = 0.5  # of the claims, where an aspect or a material is asked for: those that answer it
+_ASKED = 0.6  # of the claims, where an aspect or a material is asked for: those that answer it
+_ANSWERED = 0.5  # of the campaigns that are asked for something: what could answer it is drawn anew surely
 _NEW = 0.6  # of the wordings in validation and test: those that training never saw
 # what two creatives of a campaign may differ in; a group changes as one
 _GROUPS: tuple[tuple[str, ...], ...] = (
@@ -78,6 +79,7 @@ _GROUPS: tuple[tuple[str, ...], ...] = (
     ("font", "ink", "place", "band"),
     ("badge", "corner"),
 )
+_WORDS = 6  # of these, the one that says something
 
 
 def simulate(
@@ -234,7 +236,7 @@ def _construction(rng: np.random.Generator, key: tuple[int, Split, int], asks: S
     chosen = {factor: _pick(rng, odds) for factor, odds in _ODDS.items()}
     asked = [ask.value for ask in asks if ask.kind == "colour" and ask.value in product.colours]
     fate = rng.random()
-    if asked and fate < 0.45:
+    if asked and fate < 0.5:
         colour = asked[0]
     else:
         colour = product.colours[0] if fate < 0.7 else _one(rng, product.colours)
@@ -283,8 +285,10 @@ def _changed(
     """Another creative of the campaign: one to eight groups drawn anew, something visible among them."""
     while True:
         fresh = _construction(rng, key, asks)
-        taken = rng.permutation(len(_GROUPS))[: int(rng.integers(1, 9))]
-        change = {name: getattr(fresh, name) for i in sorted(taken) for name in _GROUPS[int(i)]}
+        taken = {int(i) for i in rng.permutation(len(_GROUPS))[: int(rng.integers(1, 9))]}
+        if asks and asks[0].kind != "nothing" and rng.random() < _ANSWERED:
+            taken.add(_GROUPS.index(("colour",)) if asks[0].kind == "colour" else _WORDS)
+        change = {name: getattr(fresh, name) for i in sorted(taken) for name in _GROUPS[i]}
         if rng.random() < 0.1:
             change["format"] = fresh.format
         says = change.get("says", base.says)
@@ -383,7 +387,8 @@ def _reason(key: str, mine: Truth, other: Truth) -> str:
         return f"{f['colour']} not {titled}" if titled not in ("", f["colour"]) else "as described"
     if key == "text":
         words = {"none": "no words", "clear": "clear words", "faint": "faint words"}[f["legible"]]
-        words = f"off topic {words}" if f["claim_truth"] == "irrelevant" else words
+        if f["claim_truth"] == "irrelevant":
+            words = "off topic" if f["legible"] == "clear" else "faint off topic"
         return words if f["badge"] == "none" else f"{words} and badge"
     if key == "props":
         return {"none": "no props", "few": "few props", "clutter": "clutter"}[f["props"]]
