@@ -381,23 +381,24 @@ def _reason(key: str, mine: Truth, other: Truth) -> str:
     if key == "query":
         return _query_reason(mine, other)
     if key == "title":
-        if f["claim_truth"] == "false":
-            return f"claims {f['claim']}"
         titled = mine.product.titled
-        return f"{f['colour']} not {titled}" if titled not in ("", f["colour"]) else "as described"
+        other_colour = titled not in ("", f["colour"])
+        if f["claim_truth"] == "false":
+            return f"claims {f['claim']}" + (f" shows {f['colour']}" if other_colour else "")
+        return f"{f['colour']} not {titled}" if other_colour else "as described"
     if key == "text":
-        words = {"none": "no words", "clear": "clear words", "faint": "faint words"}[f["legible"]]
-        if f["claim_truth"] == "irrelevant":
-            words = "off topic" if f["legible"] == "clear" else "faint off topic"
+        kind = {"none": "no words", "true": "words", "false": "untrue words", "irrelevant": "off topic"}
+        words = kind[f["claim_truth"]]
+        words = words if f["legible"] == "none" else f"{f['legible']} {words}"
         return words if f["badge"] == "none" else f"{words} and badge"
     if key == "props":
         return {"none": "no props", "few": "few props", "clutter": "clutter"}[f["props"]]
     if key == "layout":
-        if f["covers"] == "yes":
-            return "words over product"
-        return (
-            "cut off" if f["crop"] == "cropped" else "centred" if f["position"] == "centre" else f["position"]
-        )
+        flaws = {("no", "whole"): "", ("no", "cropped"): "cut off", ("yes", "whole"): "words over product"}
+        flaw = flaws.get((f["covers"], f["crop"]), "covered cut off")
+        if f["position"] == "centre":
+            return flaw or "centred"
+        return f"{flaw} {f['position']}".strip()
     return f["scale"] if key == "subject" else f["background"]
 
 
