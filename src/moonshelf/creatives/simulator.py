@@ -382,14 +382,12 @@ def _reason(key: str, mine: Truth, other: Truth) -> str:
         return _query_reason(mine, other)
     if key == "title":
         titled = mine.product.titled
-        other_colour = titled not in ("", f["colour"])
-        if f["claim_truth"] == "false":
-            return f"claims {f['claim']}" + (f" shows {f['colour']}" if other_colour else "")
-        return f"{f['colour']} not {titled}" if other_colour else "as described"
+        said = [f"{f['colour']} not {titled}"] if titled not in ("", f["colour"]) else []
+        said += [f"claims {f['claim']}"] if f["claim_truth"] == "false" else []
+        return " ".join(said) or "as described"
     if key == "text":
-        kind = {"none": "no words", "true": "words", "false": "untrue words", "irrelevant": "off topic"}
-        words = kind[f["claim_truth"]]
-        words = words if f["legible"] == "none" else f"{f['legible']} {words}"
+        words = "no words" if f["legible"] == "none" else f"{f['legible']} words"
+        words = {"false": "untrue ", "irrelevant": "off topic "}.get(f["claim_truth"], "") + words
         return words if f["badge"] == "none" else f"{words} and badge"
     if key == "props":
         return {"none": "no props", "few": "few props", "clutter": "clutter"}[f["props"]]
