@@ -8,9 +8,11 @@ counts as sure as `LABEL_TRUST`). What a step draws follows from seed and step a
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +24,7 @@ from moonshelf.creatives.pair import Campaign, Pair
 from moonshelf.creatives.prompt import write_assessment
 from moonshelf.creatives.recipe import PairSource
 from moonshelf.creatives.safety import clean
-from moonshelf.errors import Problem, UserError
+from moonshelf.errors import UserError
 from moonshelf.model.engine import load_picture
 
 LABEL_TRUST = 0.9  # ours: annotators of creatives agree about so often (reference: none stated)
@@ -51,22 +53,25 @@ class Work:
 def load_examples(source: PairSource, data: Path) -> list[Example]:
     """Pairs of a source that say something: counts of both creatives, or a label."""
     from moonshelf.creatives.adapters import read_creatives
-    from moonshelf.creatives.simulator import pairs as pairs_of
-    from moonshelf.creatives.simulator import simulate
+    from moonshelf.creatives.builders import build_pairs
+    from moonshelf.creatives.simulator import SOURCE, simulate
+    from moonshelf.creatives.simulator import pairs as drawn_pairs
 
-    found: list[Pair] = []
+    rows: Iterable[Any]
     if source.simulated is not None:
-        for campaign in simulate(source.simulated, seed=source.seed, split=source.split):
-            found += pairs_of(campaign)
+        rows = simulate(source.simulated, seed=source.seed, split=source.split)
     else:
-        path = data / (source.feed or "")
-        for row in read_creatives(path):
-            if isinstance(row, Problem):
-                print(row)
-            elif isinstance(row, Campaign):
-                found += pairs_of(row)
-            else:
-                found.append(row)
+        rows = read_creatives(data / (source.feed or ""))
+    found: list[Pair] = []
+    for row in rows:
+        if isinstance(row, Pair):
+            found.append(row)
+        elif isinstance(row, Campaign):
+            # Every pair is taken: a toss-up teaches that it is one. Reasons of drawn ones are known.
+            drawn = row.source == SOURCE
+            found += drawn_pairs(row) if drawn else build_pairs([row], min_gap=None, identical="tie")[0]
+        else:
+            print(row, file=sys.stderr)
     examples = [Example(pair, target) for pair in found if (target := _target(pair)) is not None]
     if not examples:
         raise UserError(f"{source.feed or 'simulation'}: no pair has counts of both creatives, or a label.")
@@ -74,6 +79,8 @@ def load_examples(source: PairSource, data: Path) -> list[Example]:
 
 
 def _target(pair: Pair) -> float | None:
+    if pair.a.sha256 and pair.a.sha256 == pair.b.sha256:
+        return 0.5  # whatever chance made of the clicks
     known = posterior(pair)
     if known is not None or pair.label is None:
         return known

@@ -1,0 +1,61 @@
+"""Claims in reasons against facts."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moonshelf.creatives.evidence import check, check_assessment, claims
+from moonshelf.creatives.simulator import pairs, simulate
+
+FACTS = {
+    "claim": "warm",
+    "claim_truth": "false",
+    "legible": "faint",
+    "badge": "sale",
+    "colour": "red",
+    "scale": "small",
+}
+
+
+@pytest.mark.parametrize(
+    ("question", "reason", "expected"),
+    [
+        ("query", "says warm", (0, 1)),
+        ("query", "says waterproof", (1, 1)),
+        ("query", "says nothing", (1, 1)),
+        ("query", "shows red", (0, 1)),
+        ("title", "claims warm", (0, 2)),
+        ("title", "blue not red", (1, 1)),
+        ("title", "as described", (0, 0)),
+        ("text", "faint words and badge", (0, 2)),
+        ("text", "off topic clear words", (3, 3)),
+        ("subject", "large", (1, 1)),
+        ("background", "busy", (0, 0)),  # not known: nothing is refuted
+        ("layout", "a fine balance", (0, 0)),
+    ],
+)
+def test_a_reason_is_held_against_the_facts(question: str, reason: str, expected: tuple[int, int]) -> None:
+    assert check(question, reason, FACTS) == expected
+
+
+def test_true_reasons_of_the_simulator_are_never_refuted_and_foreign_ones_are() -> None:
+    refuted = crossed = checked = 0
+    for campaign in simulate(40, seed=5):
+        for pair in pairs(campaign):
+            assert pair.assessment is not None
+            wrong, n = check_assessment(pair.assessment, pair.a.facts, pair.b.facts)
+            refuted += wrong
+            checked += n
+            crossed += check_assessment(pair.assessment, pair.b.facts, pair.a.facts)[0]
+    assert refuted == 0 and checked > 40 * 10
+    assert crossed > 0.1 * checked
+
+
+@given(
+    st.sampled_from(["query", "title", "text", "props", "layout", "subject", "background"]),
+    st.text(max_size=40),
+)
+def test_any_words_can_be_read(question: str, reason: str) -> None:
+    assert all(len(claim) == 2 for claim in claims(question, reason))
