@@ -29,7 +29,11 @@ FACTS = {
         ("title", "claims warm", (0, 2)),
         ("title", "blue not red", (1, 1)),
         ("title", "as described", (0, 0)),
-        ("text", "faint words and badge", (0, 2)),
+        ("text", "faint words warm and badge", (0, 3)),
+        ("text", "untrue faint words warm and badge", (0, 4)),
+        ("text", "clear words waterproof", (3, 3)),
+        ("text", "no words", (2, 2)),
+        ("layout", "covered cut off left", (0, 0)),
         ("text", "off topic clear words", (3, 3)),
         ("subject", "large", (1, 1)),
         ("background", "busy", (0, 0)),  # not known: nothing is refuted

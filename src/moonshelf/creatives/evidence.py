@@ -15,13 +15,13 @@ from moonshelf.creatives.protocol import Assessment
 Claim = tuple[str, str]  # fact, value
 
 _LEGIBLE = {"no words": "none", "clear words": "clear", "faint words": "faint"}
-_LAYOUT: dict[str, Claim] = {
-    "words over product": ("covers", "yes"),
-    "cut off": ("crop", "cropped"),
-    "centred": ("position", "centre"),
-    "left": ("position", "left"),
-    "right": ("position", "right"),
+_FLAWS: dict[str, tuple[Claim, ...]] = {
+    "words over product": (("covers", "yes"),),
+    "covered cut off": (("covers", "yes"), ("crop", "cropped")),
+    "cut off": (("crop", "cropped"),),
 }
+_PLACES = {"centred": "centre", "left": "left", "right": "right"}
+_TRUTHS = {"off topic ": "irrelevant", "untrue ": "false"}
 _PROPS = {"no props": "none", "few props": "few", "clutter": "clutter"}
 
 
@@ -38,23 +38,35 @@ def claims(question: str, reason: str) -> list[Claim]:
             )
         return {"shows": [("colour", rest)], "shown": [("scale", rest)]}.get(word, []) if rest else []
     if question == "title":
-        if word == "claims" and rest:
-            return [("claim", rest), ("claim_truth", "false")]
         colour, apart, _ = reason.partition(" not ")
-        return [("colour", colour)] if apart else []
+        found: list[Claim] = [("colour", colour)] if apart else []
+        _, claims_it, said = reason.partition("claims ")
+        return [*found, ("claim", said), ("claim_truth", "false")] if claims_it and said else found
     if question == "text":
-        found: list[Claim] = [("legible", value) for words, value in _LEGIBLE.items() if words in reason]
-        if reason.startswith("off topic"):
-            found.append(("claim_truth", "irrelevant"))
-        if found:
-            found.append(("badge", "some" if reason.endswith("and badge") else "none"))
-        return found
+        return _words(reason)
     if question == "layout":
-        return [_LAYOUT[reason]] if reason in _LAYOUT else []
+        flaw = next((flaw for flaw in _FLAWS if reason.startswith(flaw)), "")
+        place = _PLACES.get(reason.removeprefix(flaw).strip())
+        return [*_FLAWS.get(flaw, ()), *([("position", place)] if place else [])]
     if question == "props":
         return [("props", _PROPS[reason])] if reason in _PROPS else []
     fact = {"subject": "scale", "background": "background"}.get(question)
     return [(fact, reason)] if fact and reason else []
+
+
+def _words(reason: str) -> list[Claim]:
+    """Claims about the words on a picture: whether they are true, legible, what they say, and a badge."""
+    badged, rest = reason.endswith(" and badge"), reason.removesuffix(" and badge")
+    truth = next((start for start in _TRUTHS if rest.startswith(start)), "")
+    rest = rest.removeprefix(truth)
+    words = next((words for words in _LEGIBLE if rest.startswith(words)), None)
+    if words is None:
+        return []
+    found: list[Claim] = [("legible", _LEGIBLE[words]), ("badge", "some" if badged else "none")]
+    if truth:
+        found.append(("claim_truth", _TRUTHS[truth]))
+    said = rest.removeprefix(words).strip()
+    return [*found, ("claim", said)] if said else found
 
 
 def holds(claim: Claim, facts: Mapping[str, str]) -> bool | None:

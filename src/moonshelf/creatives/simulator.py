@@ -388,6 +388,7 @@ def _reason(key: str, mine: Truth, other: Truth) -> str:
     if key == "text":
         words = "no words" if f["legible"] == "none" else f"{f['legible']} words"
         words = {"false": "untrue ", "irrelevant": "off topic "}.get(f["claim_truth"], "") + words
+        words = f"{words} {f['claim']}".strip()
         return words if f["badge"] == "none" else f"{words} and badge"
     if key == "props":
         return {"none": "no props", "few": "few props", "clutter": "clutter"}[f["props"]]
