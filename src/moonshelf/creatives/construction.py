@@ -161,7 +161,8 @@ class Construction:
     def facts(self) -> dict[str, str]:
         """Short words that are true of the picture (`FACTS`), and the construction itself."""
         row = {key: str(getattr(self, key)) for key in FACTS if key != "new"}
-        row["says"] = self.says or "nothing"
+        if not self.says:
+            row |= {"says": "nothing", "font": "none", "ink": "none"}
         row["new"] = "yes" if self.says and self.says not in _trained() else "no"
         return {**row, "construction": self.to_json()}
 

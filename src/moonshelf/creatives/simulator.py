@@ -283,6 +283,7 @@ def _changed(
     rng: np.random.Generator, base: Construction, key: tuple[int, Split, int], asks: Sequence[Ask]
 ) -> Construction:
     """Another creative of the campaign: one to eight groups drawn anew, something visible among them."""
+    before = base.facts()
     while True:
         fresh = _construction(rng, key, asks)
         taken = {int(i) for i in rng.permutation(len(_GROUPS))[: int(rng.integers(1, 9))]}
@@ -297,7 +298,8 @@ def _changed(
         elif change.get("legible", base.legible) == "none":
             change |= {"legible": "clear", "covers": "no"}
         made = replace(base, **change)
-        if any(getattr(made, name) != getattr(base, name) for name in FACTS if name != "new"):
+        after = made.facts()
+        if any(after[name] != before[name] for name in FACTS):
             return made
 
 
