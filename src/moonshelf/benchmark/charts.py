@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from moonshelf.benchmark.calibration import AutoPoint
 from moonshelf.benchmark.compression import PRECISIONS, CurvePoint
+from moonshelf.benchmark.creative_record import Curve
 from moonshelf.benchmark.outcome import Outcome, Row
 
 WIDTH, HEIGHT = 340, 250
@@ -227,6 +228,79 @@ def _auto(points: Sequence[AutoPoint]) -> Chart:
         [Line([(x(p.share), y(p.value)) for p in points], "")],
         rule=x(default.share) if default else None,
     )
+
+
+def reliability_chart(curve: Curve) -> Chart:
+    """What is said against what is true of the favoured creative; on the dashed line the two agree."""
+    ends = [v for b in curve.bins for v in (b.said, b.truth, b.low, b.high) if v is not None]
+    y_ticks, y = _share([*ends, 0.5, 1.0])
+    x_ticks = [Tick(_half(share), f"{100 * share:.0f}") for share in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)]
+    marks = [
+        Mark(_half(b.said), y(b.truth), "circle", low=_at(y, b.low), high=_at(y, b.high)) for b in curve.bins
+    ]
+    cells = [
+        ("", "circle", (percent(b.said), percent(b.truth), _interval(b.low, b.high), f"{b.n:,}"))
+        for b in curve.bins
+    ]
+    far = max(curve.bins, key=lambda b: abs(b.said - b.truth))
+    return Chart(
+        f"{curve.backend}: is it as often right as it says?",
+        f"{curve.part}, {sum(b.n for b in curve.bins):,}, in {len(curve.bins)} bins of about equal size. "
+        f"Where it is furthest off it says {percent(far.said)} % and {percent(far.truth)} % is true. "
+        "Below the dashed line it is too sure of itself.",
+        "said: probability of the favoured creative, %",
+        "true, %",
+        x_ticks,
+        y_ticks,
+        marks,
+        ("said, %", "true, %", "interval", "pairs"),
+        cells,
+        [Line([(_half(0.5), y(0.5)), (_half(1.0), y(1.0))], DASHES[1])],
+    )
+
+
+def risk_chart(curves: Sequence[Curve]) -> Chart:
+    """Share of mistakes against the share of pairs that are decided, surest first; at most three backends."""
+    shown = [curve for curve in curves if curve.risk][: len(DASHES)]
+    y_ticks, y = _share([0.0, *(risk for curve in shown for at, risk in curve.risk if at >= 0.05)])
+
+    def x(share: float) -> float:
+        return LEFT + share * (RIGHT - LEFT)
+
+    lines, cells = [], []
+    for i, curve in enumerate(shown):
+        # below a twentieth of the pairs a single mistake moves the curve off the page
+        points = [(x(at), y(risk)) for at, risk in curve.risk if at >= 0.05]
+        name = chr(ord("A") + i)
+        middle = points[len(points) // 2]
+        lines.append(Line(points, DASHES[i], name, (middle[0], max(TOP + 8, middle[1] - 6))))
+        reached = [_risk(curve, c) for c in (0.5, 0.7, 0.9, 1.0)]
+        cells.append((name, SHAPES[i], (curve.backend, *map(percent, reached))))
+    first = shown[0]
+    half = _risk(first, 0.5)
+    return Chart(
+        "What abstaining buys",
+        f"Mistakes among the surest pairs, {first.part}. {first.backend} is wrong in "
+        f"{percent(first.risk[-1][1])} % of all and in {percent(half)} % of the surer half.",
+        "decided, surest first, %",
+        "wrong, %",
+        [Tick(x(share / 100), str(share)) for share in (0, 25, 50, 75, 100)],
+        y_ticks,
+        (),
+        ("wrong, %, of the surest", "50 %", "70 %", "90 %", "all"),
+        cells,
+        lines,
+    )
+
+
+def _risk(curve: Curve, coverage: float) -> float:
+    """Share of mistakes at the point nearest to a coverage."""
+    return min(curve.risk, key=lambda one: abs(one[0] - coverage))[1]
+
+
+def _half(share: float) -> float:
+    """Where a probability of 0.5 … 1 lies across the page."""
+    return LEFT + 6 + (share - 0.5) * 2 * (RIGHT - LEFT - 12)
 
 
 def percent(value: float | None) -> str:

@@ -147,7 +147,7 @@ def figures(cases: Cases, *, seed: int = 0) -> list[Figure]:
             found.append(Figure(name, None, n=n, note="no pair of this kind"))
             continue
         one = significance.intervals(value[i : i + 1], resampled[:, i : i + 1], n, clusters)[0]
-        found.append(_figure(name, one, bound))
+        found.append(from_interval(name, one, bound))
     return found
 
 
@@ -172,10 +172,11 @@ def mean_figure(
     value = np.asarray(values, np.float64)
     if not len(value):
         return Figure(name, None, note=note or "no pair of this kind")
-    return _figure(name, bootstrap(value, clusters, seed=seed), bound, note)
+    return from_interval(name, bootstrap(value, clusters, seed=seed), bound, note)
 
 
-def _figure(name: str, one: Interval, bound: float | None, note: str = "") -> Figure:
+def from_interval(name: str, one: Interval, bound: float | None = None, note: str = "") -> Figure:
+    """A figure from a bootstrap interval; ends that are not defined are None."""
     low, high = (end if math.isfinite(end) else None for end in (one.low, one.high))
     return Figure(name, one.value, low, high, one.n, one.clusters, bound, note)
 
