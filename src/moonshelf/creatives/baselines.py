@@ -302,6 +302,25 @@ def make_baseline(name: str, model: str | Path | MoonModel = "starter", seed: in
     )
 
 
+def make_backend(name: str, model: str | Path | MoonModel = "starter", seed: int = 0) -> Backend:
+    """A backend by its name: a baseline, `openai:URL#MODEL`, or our selector (`starter` or a folder)."""
+    kind, _, rest = name.partition(":")
+    if kind == "openai" and rest:
+        from moonshelf.creatives.endpoint import make_endpoint
+
+        return make_endpoint(name)
+    if name in BASELINES or (kind in KINDS and rest):
+        return make_baseline(name, model, seed)
+    if name != "starter" and not Path(name).expanduser().is_dir():
+        raise UserError(
+            f"there is no backend {name!r}: give starter, the folder of a selector, openai:URL#MODEL, "
+            f"{', '.join(BASELINES)}, clip:FOLDER or pointwise:FOLDER"
+        )
+    from moonshelf.creatives.model_backend import CreativeModel
+
+    return CreativeModel.from_pretrained(name)
+
+
 def _load(model: str | Path | MoonModel) -> MoonModel:
     if not isinstance(model, (str, Path)):
         return model

@@ -26,6 +26,7 @@ _THING = rf"(?:{_PICTURE}|ads?|advert\w*|options?|choices?|versions?|variants?|o
 _PLACE = r"(?:first|second|1st|2nd|left|right|former|latter|other)(?:[ -]?hand(?: side)?)?"
 _CHOOSE = r"(?:choose|pick|select|prefer|favou?r|vote(?: for)?|rate|rank|score|judge|declare|output|answer"
 _CHOOSE += r"|respond|reply|say|return|click(?: on)?|go (?:with|for)|opt for)"
+_LETTER = r"(?-i:[ABKMRT])(?![-'\w])"  # what images are called by people, and by `CreativePrompt`
 _BEST = r"(?:better|best|superior|preferred|winner|winning|correct|chosen)"
 _WHO = r"(?:judges?|evaluators?|graders?|assessors?|selectors?|raters?|(?:language |vision )?models?|ai|llms?"
 _WHO += r"|assistants?|chat ?bots?)"
@@ -47,12 +48,15 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     NAMED: (
         rf"\b(?:{_PLACE}|better|best|other)\s+(?:images?|creatives?|candidates?|banners?|thumbnails?)\b",
         rf"\b{_PLACE}\s+{_THING}\s+(?:is|was|looks?|wins?|has|shows?|should|must|deserves?|beats?|to)\b",
-        rf"\b{_PICTURE}\s*[#(\[\"']?\s*(?-i:A|B|1|2|I|II|[Oo]ne|[Tt]wo)\b(?!\s*(?:pack|pcs|pieces?|x\b))",
-        r"\b(?:option|choice|version|candidate)\s*[(\[\"']?(?-i:A|B)\b",
-        rf"(?-i:\b[AB]\b)\s*[\"')\]]?\s*(?:is|was|looks?|should|must)\s+(?:\w+\s+){{0,3}}?(?:{_BEST}|win)\b",
-        r"(?-i:\b[AB]\b)\s*[\"')\]]?\s*(?:wins?|won|beats?)\b",
+        rf"\b{_PICTURE}\s*[#(\[\"']?\s*(?:{_LETTER}|[12]|(?-i:II?)|one|two)\b(?!\s*(?:pack|pcs|pieces?|x\b))",
+        rf"\b(?:option|choice|version|candidate|label)\s*[(\[\"']?{_LETTER}\b",
+        rf"\b(?:one|{_PICTURE}|option|side)\s+(?:on|at|to)\s+(?:the\s+|your\s+)?(?:left|right)\b",
+        r"\b(?:is|as)\s+(?:\w+\s+){0,2}?(?:the|a)\s+(?:\w+\s+)?winner\b",
+        r"^\W*[a-zA-Z]\W*$",  # a text of one letter says nothing else
+        rf"\b{_LETTER}\b\s*[\"')\]]?\s*(?:is|was|looks?|should|must)\s+(?:\w+\s+){{0,3}}?(?:{_BEST}|win)\b",
+        rf"\b{_LETTER}\b\s*[\"')\]]?\s*(?:wins?|won|beats?)\b",
         rf"\b(?:whichever\s+(?:{_PICTURE}|one|is|has|shows)|{_PICTURE}\s+(?:\w+\s+){{0,5}}?(?:wins?|beats|loses))\b",
-        r"(?-i:\b[AB]\s*(?:[<>=]{1,2})\s*[AB]\b)",
+        rf"\b{_LETTER}\s*(?:[<>=]{{1,2}})\s*{_LETTER}\b",
         rf"\b(?:is|are|as|looks?)\s+(?:\w+\s+){{0,2}}?{_BEST}\s+(?:than\s+the\s+other|{_PICTURE}|of\s+the\s+two)\b",
         rf"\bthe\s+(?:better|superior|winning|preferred|correct)\s+{_THING}\b",
         r"\bthis\s+(?:image|creative|picture|photo|ad|banner)\s+(?:\w+\s+){0,2}?"
@@ -72,14 +76,14 @@ _SOURCES: dict[str, tuple[str, ...]] = {
         rf"\b{_CHOOSE}\s+(?:always\s+|only\s+|with\s+)?(?:the|this|that|our)\s+(?:[\w-]+\s+){{0,3}}?{_THING}\b"
         rf"(?!\s+(?:for|that|you|to|of your|size))",
         rf"\b{_CHOOSE}\s+(?:the\s+)?{_PLACE}(?:\s+{_THING})?\s*(?:$|[.!,;:\"')])",
-        rf"\b{_CHOOSE}\s*(?:is|:|=|with)?\s*[\"'(\[]?(?-i:A|B)"
-        r"(?:[\"')\]]|\s*(?:$|[.!,;:]|\b(?:over|because|please|now)\b))",
+        rf"\b{_CHOOSE}\s*(?:is|:|=|with)?\s*[\"'(\[]?{_LETTER}"
+        r"(?:[\"')\]]|\s*(?:$|[.!,;:]|\b(?:over|because|please|now|or|never|not|is)\b))",
         r"\b(?:verdict|winner|judge?ment|final answer|correct answer)\s*(?:is|:|=)",
         r"\banswer\s*(?:is|:|=)\s*[\"'(]?"
-        rf"(?:(?-i:A|B)\b|[12]\b|{_PLACE}\b|the\b|{_PICTURE}\b)",
+        rf"(?:{_LETTER}\b|[12]\b|{_PLACE}\b|the\b|{_PICTURE}\b)",
         r"\b(?:say|declare|claim|state|conclude)\s+(?:that\s+)?(?:it|this|the\s+\w+)\s+(?:wins?|won|is\s+better)\b",
-        r"^\W*(?:thought process|thoughts?|reasoning|chain of thought|analysis|rationale|step[- ]by[- ]step"
-        r"|final answer|solution)\s*:",
+        r"(?:^\W*|[.!?;|]\s*)(?:thought process|thoughts?|reasoning|chain of thought|analysis|rationale"
+        r"|step[- ]by[- ]step|final answer|solution)\s*:",
         r"\blet'?s\s+(?:think|reason|solve|compare|analy[sz]e|evaluate)\s+(?:this|it|the|these|both|step)\b",
         rf"\b(?:note|message|attention|memo|dear|hey|hello|to)[,:]?\s+(?:to\s+)?(?:all\s+|the\s+)?{_WHO}\s*[:,!.]",
         rf"\bas\s+an?\s+{_WHO}\b",
@@ -118,7 +122,7 @@ PATTERNS = {
 }
 
 # For words that OCR read: without spaces, and with every l written as i (see `safety.instruction_like`).
-_THIS = r"(?:this|the)(?:first|second|left|right|red|blue|green|white|black|bright)?"
+_THIS = r"(?:this|the)(?:first|second|left|right|other|better|red|blue|green|white|black|bright)?"
 SQUEEZED = re.compile(
     (
         r"(?:ignore|disregard|forget|override)(?:all|any|the|your|of|my)*"

@@ -1,0 +1,102 @@
+"""The injection suite: the cleaning holds against a backend that obeys everything, and the suite can tell."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from moonshelf import images
+from moonshelf.creatives import injection, safety
+from moonshelf.creatives.attacks import attacks
+from moonshelf.creatives.baselines import make_baseline
+from moonshelf.creatives.injection import Gullible, InjectionReport, Trial, run
+
+
+@pytest.fixture(autouse=True)
+def without_ocr(monkeypatch):
+    monkeypatch.setattr(safety, "_reader", lambda: None)
+
+
+def test_the_suite_is_large_and_its_cases_are_named_once():
+    cases = list(attacks())
+    assert len(cases) >= 100 and len({case.id for case in cases}) == len(cases)
+    assert len({case.text for case in cases if case.where == "title"}) == sum(
+        c.where == "title" for c in cases
+    )
+    assert set(Counter(case.where for case in cases)) == {
+        "title",
+        "interest",
+        "attribute",
+        "overlay",
+        "metadata",
+    }
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_a_backend_that_obeys_everything_is_protected(seed):
+    report = run(Gullible(seed), seed, told=True)
+    assert report.passed and report.rate("reserved tag")[0] == 0
+    # Copy that orders nothing cannot be cleaned away: a model has to withstand it by itself.
+    assert {trial.vector for trial in report.trials if trial.succeeded} <= {"persuasion"}
+    assert report.rate()[3] == len(list(attacks()))
+
+
+def test_without_the_cleaning_the_same_backend_falls(monkeypatch):
+    """The suite has teeth: it is the cleaning, not the runner, that holds."""
+    from moonshelf.creatives import selector
+
+    monkeypatch.setattr(selector, "clean", lambda text: (text, ()))
+    monkeypatch.setattr(selector, "quarantine", lambda creative: "")
+    report = run(Gullible(), told=True)
+    assert not report.passed and report.rate("title")[0] > 0.9 and report.rate("overlay")[0] > 0.9
+    assert report.rate("metadata")[0] == 0  # never reaches anyone
+
+
+def test_words_on_images_get_through_where_nobody_can_read_them():
+    report = run(Gullible(), told=False)
+    assert report.rate("overlay")[0] == 1 and not report.passed and "no OCR" in str(report)
+
+
+def test_a_backend_that_reads_no_words_cannot_be_turned_by_them():
+    report = run(make_baseline("random"))
+    words = [t for t in report.trials if t.vector not in ("overlay", "metadata")]
+    # `random` hashes the words, so that verdicts do change; `first` depends on nothing at all.
+    assert len(words) > 80
+    always = run(make_baseline("first"))
+    assert always.rate()[0] == 0 and {t.outcome for t in always.trials} <= {
+        "the winner changes with the order",
+        "image A is held for review: " + safety.OVERLAY,
+        "image B is held for review: " + safety.OVERLAY,
+    }
+
+
+def test_metadata_changes_the_file_and_not_the_pixels():
+    base = injection._bases(0)[0]
+    for attack in (a for a in attacks() if a.where == "metadata" and not a.text.startswith("alt")):
+        hit = base.carry(attack, "A", told=False)
+        assert hit.a.image != base.pair.a.image and hit.b == base.pair.b
+        assert safety.identical(images.load(hit.a.image), images.load(base.pair.a.image))
+
+
+def test_a_report_counts_and_prints():
+    trials = [Trial(f"x {i}", "title", "turned" if i == 0 else "held") for i in range(20)]
+    report = InjectionReport("fake", 0, False, True, [*trials, Trial("y", "reserved tag", "held")])
+    rate, low, high, n = report.rate("title")
+    assert (
+        (rate, n) == (0.05, 20)
+        and low == pytest.approx(0.0089, abs=1e-3)
+        and high == pytest.approx(0.236, abs=1e-3)
+    )
+    assert report.rate("reserved tag")[:3] == (0.0, 0.0, pytest.approx(0.793, abs=1e-3))
+    assert report.passed and report.as_dict()["succeeded"] == ["x 0"]
+    assert "turned: x 0" in str(report) and "1 of 20" in str(report)
+    report.trials.append(Trial("y 2", "reserved tag", "turned"))
+    assert not report.passed
+
+
+def test_the_command_prints_and_its_exit_code_tells(capsys):
+    assert injection.main(["gullible", "--told"]) == 0
+    assert "aim: 5% of all, no spoofed tag: met" in capsys.readouterr().out
+    assert injection.main(["gullible"]) == 3
+    assert injection.main(["nothing-like-it"]) == 2 and "there is no backend" in capsys.readouterr().out
