@@ -169,6 +169,12 @@ def test_a_placebo_is_as_large_as_the_edit_where_it_can_be() -> None:
     assert small < 0.2 < changed_area(start, placebo(start, rng, edit(start, "background", "white")))
 
 
+def test_even_the_plainest_creative_has_a_placebo() -> None:
+    key = (SEED, "validation", 0)
+    plainest = Construction(item=key, colour=item(*key).colours[0], style=4)  # the only white of its split
+    assert 0 < changed_area(plainest, placebo(plainest, np.random.default_rng(0))) < 0.3
+
+
 def test_splits_share_no_style_and_no_product() -> None:
     for background in FACTORS["background"]:
         seen = [number for split in SPLITS for number in styles(background, split)]

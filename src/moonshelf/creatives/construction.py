@@ -226,14 +226,21 @@ def truth_of(product: Item, claim: str) -> str:
 
 
 def placebos(construction: Construction) -> Iterator[Construction]:
-    """The same with one thing changed that has no effect: tint, arrangement, place, plate, corner."""
+    """The same with one thing changed that has no effect: tint, arrangement, place, plate, corner, shift."""
     c = construction
     yield from (replace(c, style=style) for style in styles(c.background, c.item[1]) if style != c.style)
     if c.props != "none":
         yield from (replace(c, seed=c.seed + 1000 * step) for step in (1, 2, 3))
-    if c.says and c.covers == "no":
+    beside = c.format == "1.91:1" and c.position != "centre"  # the words have the other half
+    if c.says and c.covers == "no" and not beside:
         yield replace(c, place="bottom" if c.place == "top" else "top")
     if c.legible == "clear":
         yield replace(c, band=not c.band)
     if c.badge != "none":
         yield replace(c, corner="left" if c.corner == "right" else "right")
+    yield replace(c, seed=shifted(c.seed, 1))
+
+
+def shifted(seed: int, step: int) -> int:
+    """Another seed that keeps the arrangement and the accent colour, and moves things by a few pixels."""
+    return seed // 1000 * 1000 + (seed % 1000 + 5 * step) % 1000  # five accents, see `compose`

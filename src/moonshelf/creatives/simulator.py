@@ -39,6 +39,7 @@ from moonshelf.creatives.construction import (
     construction_of,
     item,
     placebos,
+    shifted,
     styles,
     truth_of,
 )
@@ -305,9 +306,7 @@ def _changed(
 
 def _near(rng: np.random.Generator, model: Construction) -> Construction:
     """The same design, shifted by a few pixels and a shade: see `Construction.seed`."""
-    within = model.seed // 1000 * 1000
-    accents = 5
-    return replace(model, seed=within + (model.seed % 1000 + accents * int(rng.integers(1, 200))) % 1000)
+    return replace(model, seed=shifted(model.seed, int(rng.integers(1, 200))))
 
 
 # --- truth ----------------------------------------------------------------------------------------------
@@ -461,4 +460,6 @@ def placebo(
     if like is None:
         return options[0]
     area = changed_area(construction, like)
-    return min(options[:8], key=lambda option: abs(changed_area(construction, option) - area))
+    tints = [option for option in options if option.style != construction.style]
+    options = [*tints[:3], *(option for option in options if option.style == construction.style)]
+    return min(options, key=lambda option: abs(changed_area(construction, option) - area))
