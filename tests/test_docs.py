@@ -18,13 +18,16 @@ SOURCE = ROOT / "src" / "moonshelf"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("**/*.md"))]
 # Rooms from the bottom up, as docs/architecture.md draws them: each may use those before its own line.
 LAYERS = (
-    ("errors", "product", "attributes"),
+    ("errors", "product", "attributes", "shell", "steps"),
     ("images", "prompts"),
     ("remote",),
+    ("endpoints", "plaintext"),
     ("feeds", "sampleshop", "model"),
     ("training", "catalogue"),
+    ("creatives",),
     ("benchmark",),
-    ("doctor", "demo", "report"),
+    ("doctor", "demo", "creative_demo", "report"),
+    ("creative_cli",),
     ("cli",),
 )
 
@@ -82,6 +85,9 @@ def test_commands_are_those_of_the_command_line(page: str, line: str) -> None:
         return
     group = typer.main.get_command(app)
     command = group.get_command(typer.Context(group), name)  # type: ignore[attr-defined]
+    if hasattr(command, "get_command") and arguments:  # a command of a group, as in `creative rank`
+        name, *arguments = arguments
+        command = command.get_command(typer.Context(command), name)
     assert command is not None, f"{page} calls a command that does not exist: {line}"
     if arguments:  # a bare name in the prose stands for the command
         command.make_context(name, list(arguments))  # parses, and says what is wrong

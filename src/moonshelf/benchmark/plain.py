@@ -1,15 +1,13 @@
 """The figures of a run as Markdown for a README and as CSV for a spreadsheet.
 
-Both are for programs that trust what they read, so text from data is made harmless here: Markdown shows it
-letter for letter, and no cell of the CSV starts a formula. The CSV has every figure with full precision; the
-Markdown has the first metric of each task, rounded.
+Both are for programs that trust what they read, so text from data goes through `plaintext` first. The CSV has
+every figure with full precision; the Markdown has the first metric of each task, rounded.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,16 +15,15 @@ from moonshelf.benchmark.charts import percent
 from moonshelf.benchmark.contract import Result
 from moonshelf.benchmark.outcome import MARKS, Outcome, Row, mark
 from moonshelf.errors import UserError
-from moonshelf.prompts import clean_text
+from moonshelf.plaintext import csv_field, escaped, table
+from moonshelf.plaintext import shown as shown  # pages take it from here, with the rest
 
-MAX_TEXT = 160  # characters of a text from the data
 FIELDS = (
     "dataset", "task", "view", "method", "metric", "encoder", "value", "low", "high", "n", "clusters",
     "gallery", "chance", "constant", "note",
 )  # fmt: skip
 AGAINST = ("baseline", "difference", "difference_low", "difference_high", "p", "mcnemar")
 BEGIN, END = "<!-- moonshelf evaluate: begin -->", "<!-- moonshelf evaluate: end -->"
-_PUNCTUATION = re.compile(r"([\\`*_{}\[\]<>#+|~!:@&$=^])")
 
 
 def fill(page: Path, tables: str) -> None:
@@ -40,12 +37,6 @@ def fill(page: Path, tables: str) -> None:
     if not begin or not end:
         raise UserError(f"the page {page.name} has no place for the tables: write {BEGIN} and {END} into it")
     page.write_text(f"{before}{BEGIN}\n\n{tables.strip()}\n\n{END}{after}", encoding="utf-8", newline="\n")
-
-
-def shown(text: object, most: int = MAX_TEXT) -> str:
-    """One line without control and bidi characters, cut to `most` characters."""
-    line = clean_text(str(text))
-    return line if len(line) <= most else line[: most - 1].rstrip() + "…"
 
 
 def markdown(outcome: Outcome) -> str:
@@ -98,17 +89,6 @@ def cell(result: Result | None) -> str:
     return f"{text}{' †' if result.at_chance else ''} {MARKS[mark(result.versus)]}".rstrip()
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
-    """A Markdown table, the first `left` columns to the left; cells are escaped already."""
-    lines = [head, [":--" if i < left else "--:" for i in range(len(head))], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def escaped(text: object, most: int = MAX_TEXT) -> str:
-    """Text that Markdown shows letter for letter: no markup, no link, no mention, no cell border."""
-    return _PUNCTUATION.sub(r"\\\1", shown(text, most)).replace("www.", "www\\.")
-
-
 def table_csv(outcome: Outcome) -> str:
     """Every figure, one a line, with the paired difference to the baseline where there is one."""
     file = io.StringIO()
@@ -124,11 +104,3 @@ def table_csv(outcome: Outcome) -> str:
                 ]  # fmt: skip
             writer.writerow([csv_field(value) for value in (*(getattr(result, f) for f in FIELDS), *against)])
     return file.getvalue()
-
-
-def csv_field(value: object) -> object:
-    """A cell that no spreadsheet takes for a formula."""
-    if not isinstance(value, str):
-        return value
-    text = shown(value, 1000)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

@@ -21,6 +21,7 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -357,6 +358,7 @@ def _additive(x: Floats, y: Floats, new: Floats) -> tuple[Floats, Floats]:
     return best[1], best[2]
 
 
+@lru_cache(maxsize=256)
 def noise_for(n: int, accuracy: float) -> float:
     """Standard deviation of noise on n normal scores at which pairs are ordered rightly that often."""
     if not 0.5 < accuracy < 1:

@@ -1,0 +1,434 @@
+"""What leaves with a ranking: a test plan, Meta's asset feed, Google's checklist, a CSV.
+
+Nothing here decides anything: a ranking is triage, and the test decides. Sample sizes are the textbook ones
+for two proportions (pooled variance under no difference, separate ones under the difference looked for), two
+sided, with the level shared out over the comparisons with the control (Bonferroni). Limits of the platforms
+are theirs, as documented in 2026; what breaks them is listed, and an asset feed that breaks them is refused.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from scipy import stats
+
+from moonshelf.creatives.pair import Campaign, Creative
+from moonshelf.creatives.ranking import Ranking
+from moonshelf.errors import Problem, UserError
+from moonshelf.images import ImageError, probe, read_bytes
+from moonshelf.plaintext import csv_field, escaped, shown, table
+
+Allocation = Literal["equal", "control"]
+
+MAX_DAYS = 56  # a test that takes longer is warned about: prices, seasons and audiences change
+FIELDS = (
+    "campaign", "product", "rank", "creative", "image", "strength", "low", "high", "p_best", "clear",
+    "impressions", "clicks", "rate", "judge", "source",
+)  # fmt: skip
+
+GUARDRAILS = (
+    "Fix the sample size before the start and read the result once it is reached: looking earlier and "
+    "stopping at a good moment finds differences that are not there.",
+    "Give creatives out at random, in the same slots and days; compare the impressions of the arms with the "
+    "allocation before anything else (chi-square; p < 0.001 means that the split is broken).",
+    "Run whole weeks, and change nothing else meanwhile: price, title, audience, bid.",
+    "Stop an arm early only for harm, and only by a rule that was written down before the start.",
+    "The order comes from a judge of pictures. It chooses what to test and how a bandit begins; it says "
+    "nothing of how large a difference is.",
+)
+
+
+class Arm(BaseModel):
+    """One creative of a test."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    image: str
+    role: Literal["control", "challenger"]
+    rank: int  # in the ranking, from 1
+    p_best: float
+    share: float  # of the traffic
+    impressions: int  # that it needs
+
+
+class Plan(BaseModel):
+    """An A/B test of the ranking's first creatives against a control; JSON there and back."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    campaign_id: str
+    source: str = ""
+    judge: str = ""
+    base_rate: float = Field(gt=0, lt=1)
+    lift: float  # smallest relative difference that the test should find
+    power: float
+    alpha: float  # of the whole test, two sided
+    alpha_each: float  # of each comparison with the control
+    allocation: Allocation
+    arms: tuple[Arm, ...]
+    impressions: int  # all arms together
+    daily: int | None = None  # impressions a day, all arms together
+    days: int | None = None
+    warnings: tuple[str, ...] = ()
+    guardrails: tuple[str, ...] = GUARDRAILS
+
+
+def sample_size(
+    base_rate: float, lift: float, *, power: float = 0.8, alpha: float = 0.05, ratio: float = 1.0
+) -> int:
+    """Impressions that the challenger's arm needs to find base · (1 + lift) against base.
+
+    The control gets `ratio` times as many. Two sided. Raises UserError for rates that cannot be.
+    """
+    if not 0 < base_rate < 1:
+        raise UserError(f"the base rate is {base_rate}: give a click-through rate between 0 and 1, as 0.02")
+    other = base_rate * (1 + lift)
+    if not math.isfinite(lift) or lift == 0 or not 0 < other < 1:
+        raise UserError(f"a lift of {lift} on a rate of {base_rate} is no other rate: give one such as 0.1")
+    if not 0 < alpha < 1 or not 0 < power < 1:
+        raise UserError("level and power lie between 0 and 1, as 0.05 and 0.8")
+    if not 0 < ratio < math.inf:
+        raise UserError("the control's share is a positive multiple of a challenger's")
+    if power <= alpha:
+        raise UserError(f"a power of {power} is no more than the level, {alpha}: a test needs more, as 0.8")
+    pooled = (ratio * base_rate + other) / (1 + ratio)
+    none = pooled * (1 - pooled) * (1 + 1 / ratio)
+    some = other * (1 - other) + base_rate * (1 - base_rate) / ratio
+    reach = stats.norm.ppf(1 - alpha / 2) * math.sqrt(none) + stats.norm.ppf(power) * math.sqrt(some)
+    return math.ceil((reach / (other - base_rate)) ** 2)
+
+
+def experiment_plan(
+    ranking: Ranking,
+    campaign: Campaign,
+    *,
+    base_rate: float | None = None,
+    lift: float = 0.1,
+    power: float = 0.8,
+    alpha: float = 0.05,
+    arms: int = 2,
+    control: str | None = None,
+    allocation: Allocation = "equal",
+    daily: int | None = None,
+) -> Plan:
+    """Test the best-ranked creatives against a control, `arms` in all; identical images are one arm.
+
+    The control is the campaign's first creative if not named, as what runs today. Without `base_rate` it is
+    the campaign's pooled rate. `allocation` "control" gives the control sqrt(challengers) shares (Dunnett).
+    `daily` is the traffic of the whole test, impressions a day. Raises UserError.
+    """
+    creatives = _same(ranking, campaign)
+    held = control if control is not None else campaign.creatives[0].id
+    if held not in creatives:
+        raise UserError(f"there is no creative {shown(held)} to be the control of {campaign.id}")
+    if arms < 2:
+        raise UserError("a test needs two arms or more")
+    if daily is not None and daily < 1:
+        raise UserError("traffic is at least one impression a day")
+    taken = {held, *_twins(ranking, held)}
+    challengers: list[str] = []
+    for name in ranking.order:
+        if name not in taken and len(challengers) < arms - 1:
+            challengers.append(name)
+            taken |= {name, *_twins(ranking, name)}
+    if not challengers:
+        raise UserError(f"campaign {campaign.id} has no image other than the control's: nothing to test")
+    base = _base_rate(campaign) if base_rate is None else base_rate
+    ratio = math.sqrt(len(challengers)) if allocation == "control" else 1.0
+    each = alpha / len(challengers)
+    size = sample_size(base, lift, power=power, alpha=each, ratio=ratio)
+    needed = {name: size for name in challengers} | {held: math.ceil(size * ratio)}
+    total = sum(needed.values())
+    days = None if daily is None else math.ceil(total / daily)
+    warnings = []
+    if len(challengers) < arms - 1:
+        warnings.append(
+            f"Only {len(challengers) + 1} different images: fewer arms than the {arms} asked for."
+        )
+    if days is not None and days > MAX_DAYS:
+        warnings.append(f"{days} days are too long: look for a larger lift, test fewer arms, or buy traffic.")
+    if days is not None and days < 7:
+        warnings.append("The sample is reached in under a week: run seven days all the same.")
+    if not ranking.clear:
+        warnings.append("The ranking has no clear best creative.")
+    if named := [name for name in (held, *challengers) if name in ranking.unjudged]:
+        warnings.append(f"The judge had no verdict on {', '.join(shown(name) for name in named)}.")
+    return Plan(
+        campaign_id=campaign.id,
+        source=ranking.source,
+        judge=ranking.judge,
+        base_rate=base,
+        lift=lift,
+        power=power,
+        alpha=alpha,
+        alpha_each=each,
+        allocation=allocation,
+        arms=tuple(
+            Arm(
+                id=name,
+                image=creatives[name].image.name,
+                role="control" if name == held else "challenger",
+                rank=ranking.order.index(name) + 1,
+                p_best=ranking.p_best[name],
+                share=needed[name] / total,
+                impressions=needed[name],
+            )
+            for name in (held, *challengers)
+        ),
+        impressions=total,
+        daily=daily,
+        days=days,
+        warnings=tuple(warnings),
+    )
+
+
+def plan_markdown(plan: Plan) -> str:
+    """The plan for people."""
+    rows = [
+        [
+            escaped(arm.id), escaped(Path(arm.image).name), arm.role, str(arm.rank), f"{arm.p_best:.2f}",
+            f"{arm.share:.1%}", f"{arm.impressions:,}",
+        ]
+        for arm in plan.arms
+    ]  # fmt: skip
+    head = ["arm", "image", "role", "rank", "best with", "share", "impressions"]
+    length = f" At {plan.daily:,} a day that takes {plan.days:,} days." if plan.daily is not None else ""
+    judged = f"Order by {escaped(plan.judge)}" + (f" on {escaped(plan.source)}" if plan.source else "")
+    parts = [
+        f"# Test plan: {escaped(plan.campaign_id)}",
+        f"Finds a relative difference of {plan.lift:+.0%} on a rate of {plan.base_rate:.2%} with a power of "
+        f"{plan.power:.0%}, at a level of {plan.alpha:.3g} over all comparisons with the control (two sided, "
+        f"{plan.alpha_each:.3g} each). Needs {plan.impressions:,} impressions.{length}",
+        table(head, rows, left=3),
+        f"{judged}.",
+    ]
+    if plan.warnings:
+        parts += ["## Warnings", "\n".join(f"- {escaped(text, 1000)}" for text in plan.warnings)]
+    parts += ["## Rules of the test", "\n".join(f"- {text}" for text in plan.guardrails)]
+    return "\n\n".join(parts) + "\n"
+
+
+# ------------------------------------------------------------------------------------------------- CSV
+
+
+def ranking_csv(both: Sequence[tuple[Campaign, Ranking]], top: int | None = None) -> str:
+    """A line a creative, best first; no cell starts a formula."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(FIELDS)
+    for campaign, ranking in both:
+        creatives = _same(ranking, campaign)
+        for place, name in enumerate(ranking.order[:top], 1):
+            creative = creatives[name]
+            low, high = ranking.intervals[name]
+            row = (
+                campaign.id, campaign.product_id, place, name, creative.image.name, ranking.strengths[name],
+                low, high, ranking.p_best[name], ranking.clear, creative.impressions, creative.clicks,
+                creative.rate, ranking.judge, ranking.source,
+            )  # fmt: skip
+            writer.writerow([csv_field(value) for value in row])
+    return file.getvalue()
+
+
+def write_csv(
+    path: str | os.PathLike[str], both: Sequence[tuple[Campaign, Ranking]], top: int | None = None
+) -> None:
+    """`ranking_csv` in a file. Raises UserError where it cannot be written."""
+    try:
+        Path(path).write_text(ranking_csv(both, top), encoding="utf-8", newline="")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or 'I/O error'}") from None
+
+
+# ------------------------------------------------------------------------------------------------ Meta
+
+META_COUNTS = {"images": 10, "titles": 5, "bodies": 5, "descriptions": 5, "call_to_action_types": 5}
+META_LENGTHS = {"titles": 255, "bodies": 1024, "descriptions": 255}
+META_ASSETS = 30  # all of one feed, its format and link among them
+
+
+def meta_asset_feed(
+    ranking: Ranking,
+    campaign: Campaign,
+    *,
+    link: str,
+    titles: Sequence[str] = (),
+    bodies: Sequence[str] = (),
+    descriptions: Sequence[str] = (),
+    actions: Sequence[str] = ("SHOP_NOW",),
+    hashes: Mapping[str, str] | None = None,
+    top: int = META_COUNTS["images"],
+) -> tuple[dict[str, Any], list[Problem]]:
+    """An `asset_feed_spec` for Dynamic Creative (no customisation rules) with the best-ranked images.
+
+    Images at a web address go by it, others by the hash that Meta's image library gave (`hashes`, by creative
+    id); one that has neither is entered by its file name and listed as a problem, to be uploaded first. The
+    title defaults to the campaign's. Raises UserError for what breaks Meta's limits.
+    """
+    creatives = _same(ranking, campaign)
+    if not link.startswith(("https://", "http://")):
+        raise UserError(f"the link {shown(link)} is no web address: it begins with https://")
+    if not 1 <= top <= META_COUNTS["images"]:
+        raise UserError(f"an asset feed holds 1 to {META_COUNTS['images']} images, not {top}")
+    texts: dict[str, list[str]] = {
+        "titles": [*titles] or [campaign.title], "bodies": [*bodies], "descriptions": [*descriptions],
+    }  # fmt: skip
+    for name, values in texts.items():
+        texts[name] = values = [shown(value, 10_000) for value in values if value.strip()]
+        if len(values) > META_COUNTS[name]:
+            raise UserError(f"{len(values)} {name} are too many: an asset feed holds {META_COUNTS[name]}")
+        for number, value in enumerate(values, 1):
+            if len(value) > META_LENGTHS[name]:
+                raise UserError(
+                    f"number {number} of {name} has {len(value)} characters, at most {META_LENGTHS[name]}"
+                )
+    if not 1 <= len(actions) <= META_COUNTS["call_to_action_types"]:
+        raise UserError("an asset feed has 1 to 5 calls to action, such as SHOP_NOW")
+    problems, images = [], []
+    for name in _different(ranking)[:top]:
+        image = creatives[name].image
+        if hashes and name in hashes:
+            images.append({"hash": hashes[name]})
+        elif image.url is not None:
+            images.append({"url": image.url})
+        else:
+            file = Path(image.path).name if image.path else name
+            images.append({"hash": f"UPLOAD {file}"})
+            reason = f"upload {shown(file)} to the ad account's image library and put its hash here"
+            problems.append(Problem(name, "image", reason, name, fatal=False))
+    total = len(images) + sum(map(len, texts.values())) + len(actions) + 2
+    if total > META_ASSETS:
+        raise UserError(f"{total} assets are too many: an asset feed holds {META_ASSETS}, take fewer texts")
+    spec: dict[str, Any] = {"images": images}
+    spec |= {name: [{"text": value} for value in values] for name, values in texts.items() if values}
+    spec |= {
+        "link_urls": [{"website_url": link}],
+        "call_to_action_types": [*actions],
+        "ad_formats": ["SINGLE_IMAGE"],
+    }
+    return {"asset_feed_spec": spec}, problems
+
+
+# ---------------------------------------------------------------------------------------------- Google
+
+GOOGLE_BYTES = 5120 * 1024
+GOOGLE_IMAGES = 15
+GOOGLE_SHAPES = {"landscape (1.91:1)": (1.91, 600, 314), "square (1:1)": (1.0, 300, 300)}
+GOOGLE_TOLERANCE = 0.01  # of the ratio of the sides
+
+
+def google_display_lint(
+    creatives: Sequence[Creative],
+    *,
+    headlines: Sequence[str] = (),
+    long_headline: str = "",
+    descriptions: Sequence[str] = (),
+    business: str = "",
+) -> list[Problem]:
+    """What a responsive display ad of these creatives and texts lacks or breaks; empty if nothing.
+
+    Fatal problems stop the ad or the asset, others are advice. An image at a web address is not fetched, and
+    said to be unchecked. Sizes are of the file, before EXIF turns it.
+    """
+    found: list[Problem] = []
+    shapes = dict.fromkeys(GOOGLE_SHAPES, 0)
+    unchecked = 0
+    if len(creatives) > GOOGLE_IMAGES:
+        found.append(Problem("ad", "images", f"{len(creatives)} images, at most {GOOGLE_IMAGES}"))
+    for creative in creatives:
+        if creative.image.url is not None:
+            unchecked += 1
+            found.append(Problem(creative.id, "image", "not fetched, so not checked", creative.id, False))
+            continue
+        try:
+            data = read_bytes(creative.image)
+            width, height, kind = probe(data)
+        except ImageError as error:
+            found.append(Problem(creative.id, "image", str(error), creative.id))
+            continue
+        if kind not in ("JPEG", "PNG", "GIF"):
+            found.append(Problem(creative.id, "image", f"is {kind}; JPEG, PNG or GIF is taken", creative.id))
+        if len(data) > GOOGLE_BYTES:
+            found.append(Problem(creative.id, "image", "is larger than 5,120 KB", creative.id))
+        fits = [
+            name
+            for name, (ratio, _, _) in GOOGLE_SHAPES.items()
+            if abs(width / height / ratio - 1) <= GOOGLE_TOLERANCE
+        ]
+        if not fits:
+            reason = f"{width}×{height} is neither 1.91:1 nor 1:1: crop it"
+            found.append(Problem(creative.id, "image", reason, creative.id))
+            continue
+        _, least_width, least_height = GOOGLE_SHAPES[fits[0]]
+        if width < least_width or height < least_height:
+            reason = f"{width}×{height} is smaller than {least_width}×{least_height}"
+            found.append(Problem(creative.id, "image", reason, creative.id))
+        else:
+            shapes[fits[0]] += 1
+    for name, count in shapes.items():
+        if not count:
+            where = ", unless one of those not checked is" if unchecked else ""
+            found.append(Problem("ad", "images", f"no usable {name} image{where}", fatal=not unchecked))
+    found += _google_texts("headlines", headlines, 5, 30)
+    found += _google_texts("long headline", [long_headline] if long_headline else [], 1, 90)
+    found += _google_texts("descriptions", descriptions, 5, 90)
+    found += _google_texts("business name", [business] if business else [], 1, 25)
+    return found
+
+
+def _google_texts(name: str, texts: Sequence[str], most: int, length: int) -> list[Problem]:
+    found = []
+    if not texts:
+        found.append(Problem("ad", name, "is missing"))
+    if len(texts) > most:
+        found.append(Problem("ad", name, f"{len(texts)} are too many, at most {most}"))
+    for number, text in enumerate(texts, 1):
+        if not text.strip():
+            found.append(Problem("ad", name, f"number {number} is empty"))
+        elif len(text) > length:
+            reason = f"number {number} has {len(text)} characters, at most {length}"
+            found.append(Problem("ad", name, reason))
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- shared
+
+
+def _same(ranking: Ranking, campaign: Campaign) -> dict[str, Creative]:
+    """Creatives by id. Raises UserError if the ranking is of another campaign."""
+    creatives = {creative.id: creative for creative in campaign.creatives}
+    if ranking.campaign_id != campaign.id or set(creatives) != set(ranking.order):
+        raise UserError(
+            f"the ranking of {shown(ranking.campaign_id)} is not of the creatives of {shown(campaign.id)}: "
+            "rank them again"
+        )
+    return creatives
+
+
+def _twins(ranking: Ranking, name: str) -> tuple[str, ...]:
+    return next((group for group in ranking.identical if name in group), ())
+
+
+def _different(ranking: Ranking) -> list[str]:
+    """Ids best first, one of each image."""
+    found: list[str] = []
+    for name in ranking.order:
+        if not set(_twins(ranking, name)) & set(found):
+            found.append(name)
+    return found
+
+
+def _base_rate(campaign: Campaign) -> float:
+    shown_ = sum(creative.impressions or 0 for creative in campaign.creatives)
+    clicks = sum(creative.clicks or 0 for creative in campaign.creatives)
+    if not shown_ or not 0 < clicks < shown_:
+        raise UserError(f"campaign {campaign.id} has no clicks to take a base rate from: give one, as 0.02")
+    return clicks / shown_
