@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from moonshelf.creative_cli import app as creative_app
 from moonshelf.errors import EXIT_PARTIAL, EXIT_USAGE, UserError
+from moonshelf.shell import Json, print_json, say
 
 app = typer.Typer(
     name="moonshelf",
@@ -22,11 +24,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 CatalogueFolder = Annotated[Path, typer.Argument(help="Folder that `moonshelf embed` made.")]
 
+app.add_typer(creative_app, name="creative")
+
 # Commands go here, one function each, about 30 lines at most: check, embed, index, search, duplicates,
-# mine, evaluate, train, demo, doctor.
+# mine, evaluate, train, demo, doctor; those about creatives are in `creative_cli`.
 
 
 @app.command()
@@ -154,7 +157,7 @@ def datasets(json: Json = False) -> None:
     from moonshelf.benchmark.datasets import cards, show
 
     if json:
-        _print_json([card.as_dict() for card in cards()])
+        print_json([card.as_dict() for card in cards()])
         return
     from rich.console import Console
 
@@ -227,7 +230,7 @@ def ablate(
             fields = {**flags(context.args), "products": products, "rationales": wanted}
             place = out or Path("runs/ablations")
             plan, done = ablations.run_plan(
-                Path(what), data, place, only=only or (), overrides=fields, say=_say
+                Path(what), data, place, only=only or (), overrides=fields, say=say
             )
             print(ablations.markdown(plan, done))
             if any(run.error for run in done):
@@ -235,13 +238,9 @@ def ablate(
             return
         if context.args:
             raise UserError(f"{context.args[0]!r} is no option for the test of a model.")
-        print(ablations.ablate_model(what, feed, data, out, products=products, rationales=wanted, say=_say))
+        print(ablations.ablate_model(what, feed, data, out, products=products, rationales=wanted, say=say))
     except ImportError as error:
         raise UserError(f"ablations need {error.name}: install moonshelf[train].") from None
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 @app.command()
@@ -293,7 +292,7 @@ def mine(
             batch_tokens=batch_tokens, progress=progress,
         )  # fmt: skip
     if json:
-        _print_json(report.as_dict())
+        print_json(report.as_dict())
     else:
         print("\n".join([*report.lines(), f"Written to {out}."]))
     if report.set_aside:
@@ -376,7 +375,7 @@ def embed(
         allow_text_only=allow_text_only,
     )
     if json:
-        _print_json(report.as_dict())
+        print_json(report.as_dict())
     else:
         from rich.console import Console
 
@@ -394,7 +393,7 @@ def index(folder: CatalogueFolder, json: Json = False) -> None:
 
     info = Catalogue.open(folder).index()
     if json:
-        _print_json(info.as_dict())
+        print_json(info.as_dict())
     else:
         print(f"{info.rows:,} products indexed ({info.kind}) in {info.seconds:.1f} s, in {folder}/index.")
 
@@ -422,7 +421,7 @@ def search(
         query, like=like, k=k, where=where, mode=mode, reason=reason
     )
     if json:
-        _print_json(result.as_dict())
+        print_json(result.as_dict())
         return
     from rich.console import Console
 
@@ -442,7 +441,7 @@ def duplicates(
 
     report = Catalogue.open(folder).duplicates(min_score=min_score)
     if json:
-        _print_json(report.as_dict())
+        print_json(report.as_dict())
         return
     from rich.console import Console
 
@@ -466,16 +465,10 @@ def doctor(
 
     report = examine(model)
     if json:
-        _print_json(report.as_dict())
+        print_json(report.as_dict())
     else:
         show(report)
     raise typer.Exit(report.exit_code)
-
-
-def _print_json(record: Any) -> None:
-    import json
-
-    print(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def main() -> None:

@@ -16,9 +16,8 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -40,6 +39,7 @@ from moonshelf.model import files
 from moonshelf.model.modeling import MoonModel
 from moonshelf.product import ImageRef, Product
 from moonshelf.sampleshop import Query, Shop, iter_truth, make_shop, write_shop
+from moonshelf.steps import Steps
 
 TRAINING_SEED = 1000  # of recipes/cold-start-starter.yaml: that shop is not new to the starter
 SEARCHES = {"text": 3, "image": 3, "composed": 2}
@@ -59,27 +59,6 @@ class Done:
     feed: Path
     results: list[Result]
     seconds: float
-
-
-@dataclass
-class _Steps:
-    """Prints one line a step, and remembers it for the page."""
-
-    console: Console
-    total: int = 8
-    done: list[tuple[str, str, float]] = field(default_factory=list)
-
-    @contextmanager
-    def step(self, name: str, *, spinner: bool = True) -> Iterator[list[str]]:
-        """The caller appends what was done to the list; the line comes when the step has ended."""
-        said: list[str] = []
-        started = time.perf_counter()
-        with self.console.status(f"{name} …") if spinner else nullcontext():
-            yield said
-        took = time.perf_counter() - started
-        self.done.append((name, "; ".join(said), took))
-        head = f"{len(self.done)}/{self.total} {name:<11}{took:>6.1f} s  "
-        self.console.print(Text(head + "; ".join(said)), soft_wrap=True)
 
 
 def run_demo(
@@ -114,7 +93,7 @@ def run_demo(
     )
     console.print(Text(plan), soft_wrap=True)
     console.print(Text(f"Model {model}, fingerprint {moon.fingerprint}, reasoning {reason}, seed {seed}.\n"))
-    steps = _Steps(console)
+    steps = Steps(console, total=8)
 
     with steps.step("draw") as said:
         shop, drawn = _shop(out / "shop", products, seed)

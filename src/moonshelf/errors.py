@@ -3,7 +3,8 @@
 `UserError` is the only exception that the command line turns into a message without a traceback;
 anything else is a defect of ours and keeps its traceback. `Problem` is the record of one row, file or
 field that was set aside while the rest went on. Exit codes: 0 done, 1 a defect of ours, 2 a mistake in
-the call or an unusable input, 3 done but some rows were set aside.
+the call or an unusable input, 3 done but some rows were set aside, 4 done without a verdict: a selector of
+creatives abstained.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-EXIT_OK, EXIT_DEFECT, EXIT_USAGE, EXIT_PARTIAL = 0, 1, 2, 3
+EXIT_OK, EXIT_DEFECT, EXIT_USAGE, EXIT_PARTIAL, EXIT_ABSTAINED = 0, 1, 2, 3, 4
 
 
 class UserError(Exception):

@@ -28,11 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from moonshelf.creatives.builders import content_key
 from moonshelf.creatives.judging import Backend
 from moonshelf.creatives.pair import Campaign, Creative, Pair
 from moonshelf.creatives.protocol import Judgement
 from moonshelf.errors import UserError
-from moonshelf.images import ImageError, read_bytes
 
 Floats = NDArray[np.float64]
 JudgeFn = Callable[[Sequence[Pair]], Sequence[Judgement]]
@@ -194,16 +194,6 @@ def intransitivity(comparisons: Sequence[Comparison]) -> tuple[float | None, int
 
 
 # ------------------------------------------------------------------------------------------ competitors
-
-
-def content_key(creative: Creative) -> str:
-    """SHA-256 (hex) of the image bytes; where they cannot be read without fetching, of the reference."""
-    if creative.sha256:
-        return creative.sha256.lower()
-    try:
-        return hashlib.sha256(read_bytes(creative.image)).hexdigest()
-    except ImageError:  # the judge abstains on what cannot be read; here it only needs a name
-        return hashlib.sha256(b"reference:" + creative.image.name.encode()).hexdigest()
 
 
 def _groups(creatives: Sequence[Creative]) -> list[list[Creative]]:

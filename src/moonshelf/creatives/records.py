@@ -89,7 +89,7 @@ class CreativeDraft:
         pairs = (
             (self.text(name, key, 100), self.text(name, text)) for key, text in list(value.items())[:100]
         )
-        return {key: text for key, text in pairs if key and text}
+        return {key: text for key, text in pairs if key}  # an empty fact is one: "claims nothing"
 
     def image(self, value: Any) -> ImageRef:
         """Reference from a path, an address, bytes, or a mapping of one of them. Raises Refused."""

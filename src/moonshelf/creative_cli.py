@@ -1,0 +1,366 @@
+"""`moonshelf creative …`: compare two creatives, rank several, evaluate selectors, draw campaigns.
+
+Thin functions, as in `cli`: flags are parsed, one room is called, the result is printed. Every import of a
+room happens inside its command.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from moonshelf.errors import EXIT_ABSTAINED, EXIT_PARTIAL, Problem, UserError
+from moonshelf.shell import Json, print_json, say
+
+if TYPE_CHECKING:
+    from moonshelf.creatives.judging import Backend
+    from moonshelf.creatives.pair import Campaign, Pair
+
+app = typer.Typer(
+    help="Compare and rank advertising images of a product, and evaluate who does it.", no_args_is_help=True
+)
+
+# What a selector is held against where nothing else is said; `first` says what `second` says.
+BASELINES = ("random", "second", "bytes", "text", "title", "interest")
+TUNING = 200  # drawn campaigns of the validation split on which temperatures are fitted
+
+Title = Annotated[str, typer.Option(help="Title of the product.")]
+Interest = Annotated[list[str] | None, typer.Option(help="What the shopper searched for; may be repeated.")]
+BackendName = Annotated[
+    str,
+    typer.Option(help="Judge: starter, a folder, openai:URL#MODEL, or a baseline such as random or bytes."),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")]
+Split = Literal["train", "validation", "test"]
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="Image of creative A.")],
+    b: Annotated[Path, typer.Argument(help="Image of creative B.")],
+    title: Title = "",
+    interest: Interest = None,
+    backend: BackendName = "starter",
+    seed: Seed = 0,
+    explain: Annotated[bool, typer.Option("--explain", help="Show both orders and their reasons.")] = False,
+    json: Json = False,
+) -> None:
+    """Say which of two images a shopper would rather click, how sure that is, and why.
+
+    Exits with 0 with a verdict, 4 without one (same or blank image, orders that disagree, too close), 2 if
+    an image cannot be read.
+    """
+    from moonshelf.creatives.pair import Creative, Pair
+    from moonshelf.creatives.selector import judge
+    from moonshelf.product import ImageRef
+
+    first, second = (
+        Creative(id=name, image=ref, sha256=_digest(ref))
+        for name, ref in (("A", ImageRef(path=str(a))), ("B", ImageRef(path=str(b))))
+    )
+    words = tuple(interest or ())
+    pair = Pair(id="pair", product_id="product", title=title, interest=words, a=first, b=second)
+    judged_by = _backend(backend, seed)
+    (judgement,) = judge(judged_by, [pair], seed=seed)
+    if json:
+        said = {"verdict": judgement.verdict, **judgement.model_dump(mode="json", exclude={"pair_id"})}
+        print_json(said | {"judge": judged_by.name} | _trained_on(judged_by))
+    else:
+        from rich.console import Console
+
+        from moonshelf.creatives.show import show_judgement
+
+        show_judgement(pair, judgement, _described(judged_by), Console(), explain=explain)
+    if judgement.verdict is None:
+        raise typer.Exit(EXIT_ABSTAINED)
+
+
+@app.command()
+def rank(
+    source: Annotated[Path, typer.Argument(help="Folder of images, or a CSV or JSONL file of creatives.")],
+    title: Title = "",
+    interest: Interest = None,
+    backend: BackendName = "starter",
+    top: Annotated[int | None, typer.Option(min=1, help="Show only so many.")] = None,
+    budget: Annotated[int | None, typer.Option(min=1, help="Comparisons at most, for each product.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the order to a CSV file.")] = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Put the creatives of each product in order, by comparing pairs where it matters.
+
+    --title and --interest replace what the file says. Exits with 3 if rows were set aside.
+    """
+    from moonshelf.creatives import ranking
+
+    campaigns, problems = _campaigns(source, title, interest)
+    judged_by = _backend(backend, seed)
+    from rich.console import Console
+
+    found = []
+    with Console(stderr=True).status("comparing") as status:
+        for number, campaign in enumerate(campaigns, 1):
+            status.update(f"comparing creatives: {number} of {len(campaigns)} products")
+            found.append(ranking.rank(campaign, judged_by, budget=budget, seed=seed))
+    both = list(zip(campaigns, found, strict=True))
+    if csv is not None:
+        from moonshelf.creatives.export import write_csv
+
+        write_csv(csv, both, top)
+    if json:
+        print_json(
+            {
+                "campaigns": [
+                    _campaign_record(one) | {"ranking": r.model_dump(mode="json")} for one, r in both
+                ],
+                "problems": [problem.as_dict() for problem in problems],
+                "judge": judged_by.name,
+                **_trained_on(judged_by),
+            }
+        )
+    else:
+        from moonshelf.creatives.show import CAVEAT, show_ranking
+
+        console = Console()
+        for campaign, one in both:
+            show_ranking(campaign, one, console, top=top)
+        console.print(f"{_described(judged_by)}. {CAVEAT}", style="dim", markup=False, soft_wrap=True)
+        if csv is not None:
+            console.print(f"order: {csv}", markup=False, highlight=False)
+    if any(problem.fatal for problem in problems):
+        raise typer.Exit(EXIT_PARTIAL)
+
+
+@app.command()
+def evaluate(
+    data: Annotated[
+        Path | None, typer.Argument(help="Campaigns or pairs with clicks or labels; none needs --simulated.")
+    ] = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(help="Judge, ours first; may be repeated. Default: starter, baselines."),
+    ] = None,
+    simulated: Annotated[
+        int | None, typer.Option(min=2, help="Score on so many drawn campaigns, which training never saw.")
+    ] = None,
+    creatives: Annotated[int, typer.Option(min=2, help="Of a drawn campaign; over 2 are ranked too.")] = 2,
+    validation: Annotated[
+        Path | None, typer.Option(help="Other products' pairs, on which temperatures are fitted.")
+    ] = None,
+    pairs: Annotated[
+        str | None, typer.Option(help="Which pairs of campaigns: creative4u, caig or all; drawn ones: all.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="At most so many pairs.")] = None,
+    interest: Annotated[
+        str, typer.Option(help="Interests to ask under: true, and those named of shuffled and none.")
+    ] = "true,shuffled,none",
+    explanations: Annotated[bool, typer.Option(help="Check the reasons, and controls.")] = True,
+    out: Annotated[Path, typer.Option(help="Folder for record, judgements and report.")] = Path(
+        "creative-evaluation"
+    ),
+    recompute: Annotated[bool, typer.Option("--recompute", help="Count again what --out holds.")] = False,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Score selectors of creatives, baselines beside them: accuracy, bias by place, calibration, reasons.
+
+    Every pair is judged in both orders by each backend; an interrupted run goes on. Beside every accuracy
+    stands the label ceiling, and figures of drawn campaigns are marked as simulated.
+    """
+    from moonshelf.benchmark import creative_evaluate as evaluation
+
+    problems: list[Problem] = []
+    if recompute:
+        report = evaluation.recompute(out)
+    else:
+        source = data if simulated is None else simulated
+        if source is None or (data is not None and simulated is not None):
+            raise UserError("name a file of creatives to score on, or --simulated and a number of campaigns.")
+        chosen, campaigns, problems = _scored(source, creatives, pairs, limit, seed)
+        report = evaluation.evaluate(
+            chosen,
+            [_backend(name, seed) for name in backend or ["starter", *BASELINES]],
+            out,
+            interest=[one.strip() for one in interest.split(",") if one.strip()],  # type: ignore[misc]
+            campaigns=campaigns,
+            validation=_validation(validation, simulated, pairs, seed),
+            explanations=explanations,
+            seed=seed,
+            progress=not json,
+            command=_command(),
+        )
+    if json:
+        print_json(report.as_dict())
+    else:
+        from rich.console import Console
+
+        from moonshelf.benchmark.creative_tables import show
+
+        console = Console()
+        console.width = max(console.width, 120)
+        show(report, console)
+        console.print(f"report: {out / 'report.html'}", highlight=False, markup=False)
+    if any(problem.fatal for problem in problems):
+        raise typer.Exit(EXIT_PARTIAL)
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option(help="Folder for the campaigns and their images.")],
+    n: Annotated[int, typer.Option("-n", "--campaigns", min=1, help="Campaigns to draw.")] = 100,
+    split: Annotated[str, typer.Option(help="train, validation or test, which share no product.")] = "train",
+    creatives: Annotated[int, typer.Option(min=2, max=50, help="Creatives of a campaign.")] = 2,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Write pairs with their true reasons.")] = False,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Draw campaigns with known truth: images, impressions, clicks, true rates; all marked as simulated."""
+    from moonshelf.creatives import simulator
+    from moonshelf.creatives.adapters import write_campaigns
+
+    drawn = simulator.simulate(n, creatives=creatives, seed=seed, split=split)  # type: ignore[arg-type]
+    rows: Any = (pair for campaign in drawn for pair in simulator.pairs(campaign)) if pairs else drawn
+    written = write_campaigns(out, rows)
+    if json:
+        print_json({"rows": written, "folder": str(out), "split": split, "seed": seed, "simulated": True})
+    else:
+        print(f"{written:,} simulated {'pairs' if pairs else 'campaigns'} written to {out}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for all that the demo makes.")] = Path("creative-demo"),
+    products: Annotated[int, typer.Option(min=4, max=500, help="Products to draw.")] = 12,
+    backend: BackendName = "starter",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the campaigns.")] = 7,
+) -> None:
+    """Draw campaigns, rank and explain their creatives, count what is right, and write a page that shows it.
+
+    A second run goes on where the first stopped.
+    """
+    import time
+
+    started = time.perf_counter()  # before the libraries load: the demo says how long a user waited
+    from moonshelf.creative_demo import run_demo
+
+    run_demo(out, products=products, backend=backend, seed=seed, command=_command(), started=started)
+
+
+# ------------------------------------------------------------------------------------------ what they share
+
+
+def _backend(name: str, seed: int) -> Backend:
+    from moonshelf.creatives.baselines import make_backend
+
+    return make_backend(name, seed=seed)
+
+
+def _trained_on(backend: Backend) -> dict[str, str]:
+    """What the judge says that it was trained on: simulated campaigns must be named wherever it speaks."""
+    said = getattr(getattr(backend, "config", None), "trained_on", "")
+    return {"trained_on": said} if said else {}
+
+
+def _described(backend: Backend) -> str:
+    said = _trained_on(backend).get("trained_on")
+    return f"{backend.name} (trained on {said})" if said else backend.name
+
+
+def _digest(ref: Any) -> str:
+    """SHA-256 of an image's bytes. Raises UserError where it is no image."""
+    import hashlib
+
+    from moonshelf import images
+
+    try:
+        data = images.read_bytes(ref)
+        images.decode(data, max_side=64)
+    except images.ImageError as error:
+        raise UserError(f"{ref.name} cannot be compared: {error}.") from None
+    return hashlib.sha256(data).hexdigest()
+
+
+def _read(source: Path) -> tuple[list[Campaign], list[Pair], list[Problem]]:
+    """Everything in a file or folder; problems are shown on stderr."""
+    from rich.console import Console
+
+    from moonshelf.creatives.adapters import read_creatives
+    from moonshelf.creatives.pair import Campaign, Pair
+    from moonshelf.creatives.show import show_problems
+
+    rows = list(read_creatives(source))
+    problems = [row for row in rows if isinstance(row, Problem)]
+    show_problems(problems, Console(stderr=True))
+    campaigns = [row for row in rows if isinstance(row, Campaign)]
+    return campaigns, [row for row in rows if isinstance(row, Pair)], problems
+
+
+def _campaigns(source: Path, title: str, interest: list[str] | None) -> tuple[list[Campaign], list[Problem]]:
+    campaigns, _, problems = _read(source)
+    if not campaigns:
+        raise UserError(f"{source.name} holds no campaign with two creatives or more that can be used.")
+    given: dict[str, Any] = {"title": title} if title else {}
+    if interest:
+        given["interest"] = tuple(interest)
+    return [campaign.model_copy(update=given) for campaign in campaigns], problems
+
+
+def _campaign_record(campaign: Campaign) -> dict[str, Any]:
+    """A campaign as JSON, with its images by their names."""
+    record = campaign.model_dump(mode="json", exclude={"creatives", "true_rates"})
+    record["creatives"] = [
+        one.model_dump(mode="json", exclude={"image", "facts"}) | {"image": one.image.name}
+        for one in campaign.creatives
+    ]
+    return record
+
+
+def _scored(
+    source: Path | int,
+    creatives: int,
+    preset: str | None,
+    limit: int | None,
+    seed: int,
+    split: Split = "test",
+) -> tuple[list[Pair], list[Campaign], list[Problem]]:
+    """Pairs to judge, of a file or drawn, with the campaigns that they come from."""
+    from moonshelf.creatives import simulator
+    from moonshelf.creatives.builders import PRESETS, build_pairs
+
+    if preset is not None and preset not in PRESETS:
+        raise UserError(f"--pairs takes {', '.join(PRESETS)}, not {preset!r}.")
+    found: list[Pair] = []
+    problems: list[Problem] = []
+    if isinstance(source, int):
+        campaigns = list(simulator.simulate(source, creatives=creatives, seed=seed, split=split))
+    else:
+        campaigns, found, problems = _read(source)
+    for campaign in campaigns:
+        if campaign.source == simulator.SOURCE and preset is None:
+            found += simulator.pairs(campaign)  # with their true reasons
+    filtered = [one for one in campaigns if one.source != simulator.SOURCE or preset is not None]
+    made, dropped = build_pairs(filtered, identical="tie", seed=seed, **PRESETS[preset or "creative4u"])
+    for reason, number in dropped.items():
+        say(f"{number:,} pairs left out: {reason}")
+    return (found + made)[:limit], campaigns, problems
+
+
+def _validation(
+    given: Path | None, simulated: int | None, preset: str | None, seed: int
+) -> list[Pair] | None:
+    """Pairs of other products; drawn campaigns bring their own, from the validation split."""
+    if given is not None:
+        return _scored(given, 2, preset, None, seed)[0]
+    if simulated is not None:
+        return _scored(min(simulated, TUNING), 2, preset, None, seed, "validation")[0]
+    return None
+
+
+def _command() -> str:
+    """The call as it was made, for the record."""
+    import shlex
+    import sys
+
+    return shlex.join(["moonshelf", *sys.argv[1:]])

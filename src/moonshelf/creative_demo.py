@@ -1,0 +1,242 @@
+"""The demo of creatives: campaigns are drawn, ranked and explained, and a page shows it with pictures.
+
+The campaigns come from the simulator's test split, so their true click rates are known and no selector has
+seen their products. Everything goes to one folder: `campaigns/` (as `moonshelf creative simulate` writes it),
+`rankings.jsonl`, `report.html`, and `run.json`, by which a second run knows its own folder. All figures are
+of a simulation, and say so.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from moonshelf.benchmark.creative_report import write_demo_report
+from moonshelf.catalogue.manifest import versions, write_json
+from moonshelf.creatives.adapters import FILE, read_creatives, write_campaigns
+from moonshelf.creatives.baselines import make_backend
+from moonshelf.creatives.judging import Backend
+from moonshelf.creatives.outcomes import DECISIVE, p_greater
+from moonshelf.creatives.pair import Campaign
+from moonshelf.creatives.ranking import Ranking, rank
+from moonshelf.creatives.ranking_metrics import RankingScore, normalised_regret, score_ranking
+from moonshelf.creatives.show import CAVEAT, show_judgement, show_ranking
+from moonshelf.creatives.simulator import pairs, simulate
+from moonshelf.errors import UserError
+from moonshelf.steps import Steps
+
+CREATIVES = 4  # of a campaign
+RANKINGS = "rankings.jsonl"
+
+
+@dataclass
+class Done:
+    """What a run of the demo leaves behind. All figures are of drawn campaigns."""
+
+    report: Path
+    campaigns: list[Campaign]
+    rankings: list[Ranking]
+    figures: dict[str, float | None]
+    seconds: float
+
+
+def run_demo(
+    out: Path,
+    *,
+    products: int,
+    backend: str = "starter",
+    seed: int = 7,
+    console: Console | None = None,
+    command: str = "",
+    started: float | None = None,
+) -> Done:
+    """Run the demo into the folder `out`; time is counted from `started` (`time.perf_counter`).
+
+    Raises UserError if the backend is missing, or if the folder holds somebody else's files.
+    """
+    started = time.perf_counter() if started is None else started
+    console = console or Console()
+    judge = make_backend(backend, seed=seed)
+    settings = {"products": products, "creatives": CREATIVES, "backend": backend, "seed": seed}
+    kept = _claim(out, settings | {"fingerprint": getattr(judge, "fingerprint", "")})
+    stays = "" if backend.startswith("openai:") else "; nothing leaves this machine"
+    plan = (
+        f"The demo draws {products} products with {CREATIVES} creatives each, lets {judge.name} compare them "
+        "in pairs and give its reasons, ranks them, counts how often the pick is right, and writes a page. "
+        f"Everything is simulated and goes to {out}/{stays}.\n"
+    )
+    console.print(Text(plan), soft_wrap=True)
+    steps = Steps(console, total=4)
+
+    with steps.step("draw") as said:
+        campaigns = _campaigns(out / "campaigns", products, seed)
+        impressions = sum(one.impressions or 0 for c in campaigns for one in c.creatives)
+        said.append(
+            f"{len(campaigns)} campaigns, {sum(len(c.creatives) for c in campaigns)} creatives, "
+            f"{impressions:,} simulated impressions"
+        )
+    with steps.step("rank") as said:
+        rankings = _rankings(out / RANKINGS, campaigns, judge, seed, kept)
+        comparisons = sum(len(one.comparisons) for one in rankings)
+        silent = sum(one.abstained for one in rankings)
+        said.append(f"{comparisons} pairs compared in both orders, {silent} without a verdict")
+    with steps.step("count") as said:
+        figures = count(campaigns, rankings)
+        said.append(", ".join(f"{name} {_shown(value)}" for name, value in figures.items()))
+    with steps.step("report") as said:
+        facts = {
+            "Command": command,
+            "Judge": _judge(judge),
+            **{f"Simulated: {name}": _shown(value) for name, value in figures.items()},
+            "Versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+        }
+        report = write_demo_report(out, campaigns, rankings, facts=facts)
+        said.append(f"{report.name}, {report.stat().st_size / 1e6:.1f} MB")
+    seconds = time.perf_counter() - started
+    _finish(out, settings, steps.done, figures, seconds)
+    _say_end(console, campaigns, rankings, judge, figures, report, seconds)
+    return Done(report, campaigns, rankings, figures, seconds)
+
+
+def count(campaigns: Sequence[Campaign], rankings: Sequence[Ranking]) -> dict[str, float | None]:
+    """What the rankings got right, against the true rates of drawn campaigns; shares from 0 to 1."""
+    scores: list[RankingScore] = []
+    right: list[bool] = []
+    for campaign, ranking in zip(campaigns, rankings, strict=True):
+        names = [one.id for one in campaign.creatives]
+        scores.append(score_ranking(ranking, dict(zip(names, campaign.true_rates or (), strict=True))))
+        right += _decisive(campaign, ranking)
+    return {
+        "right on decisive pairs": fmean(right) if right else None,
+        "best creative picked": fmean(one.top1 for one in scores),
+        "random pick": fmean(1 / one.n for one in scores),
+        "regret of the pick, random is 1": normalised_regret(scores),
+    }
+
+
+def _decisive(campaign: Campaign, ranking: Ranking) -> list[bool]:
+    """Of the verdicts on pairs whose clicks are decisive, which are right."""
+    counts = {one.id: (one.clicks or 0, one.impressions or 0) for one in campaign.creatives}
+    found = []
+    for one in ranking.comparisons:
+        p = p_greater(counts[one.a], counts[one.b])
+        if max(p, 1 - p) >= DECISIVE and one.judgement.verdict is not None:
+            found.append((one.judgement.verdict == "A") == (p > 0.5))
+    return found
+
+
+# ---- the folder --------------------------------------------------------------------------------------
+
+
+def _claim(out: Path, settings: dict[str, Any]) -> bool:
+    """Make the folder ours; True if it holds rankings of the same settings."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: name a folder with --out.")
+    record: dict[str, Any] = {}
+    if out.is_dir() and any(out.iterdir()):
+        try:
+            record = json.loads((out / "run.json").read_text(encoding="utf-8"))
+            ours = record["command"] == "creative demo"
+        except (OSError, ValueError, KeyError, TypeError):
+            ours = False
+        if not ours:
+            raise UserError(f"{out} holds other files: name a new or an empty folder with --out.")
+    out.mkdir(parents=True, exist_ok=True)
+    same = record.get("claimed") == settings
+    write_json(out / "run.json", {"command": "creative demo", "claimed": settings})
+    return same
+
+
+def _campaigns(folder: Path, products: int, seed: int) -> list[Campaign]:
+    """The campaigns, drawn and read back from disk, as anybody's would be."""
+    write_campaigns(folder, simulate(products, creatives=CREATIVES, seed=seed, split="test", per_product=1))
+    return [row for row in read_creatives(folder / FILE) if isinstance(row, Campaign)]
+
+
+def _rankings(
+    path: Path, campaigns: Sequence[Campaign], judge: Backend, seed: int, kept: bool
+) -> list[Ranking]:
+    """Rankings in the order of the campaigns; those that a run with the same settings left are kept."""
+    known: dict[str, Ranking] = {}
+    if kept and path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                one = Ranking.model_validate_json(line)
+            except ValueError:  # the line at which a run was stopped
+                continue
+            known[one.campaign_id] = one
+    found = []
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        for campaign in campaigns:
+            ranking = known.get(campaign.id) or rank(campaign, judge, seed=seed)
+            file.write(ranking.model_dump_json() + "\n")
+            file.flush()
+            found.append(ranking)
+    return found
+
+
+def _finish(
+    out: Path,
+    settings: dict[str, Any],
+    steps: Sequence[tuple[str, str, float]],
+    figures: dict[str, float | None],
+    seconds: float,
+) -> None:
+    record = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    record |= {
+        "config": settings,
+        "simulated": True,
+        "versions": versions(),
+        "steps": [{"name": name, "done": what, "seconds": round(took, 2)} for name, what, took in steps],
+        "figures": figures,
+        "seconds": round(seconds, 2),
+    }
+    write_json(out / "run.json", record)
+
+
+# ---- words -------------------------------------------------------------------------------------------
+
+
+def _judge(judge: Backend) -> str:
+    said = getattr(getattr(judge, "config", None), "trained_on", "")
+    return f"{judge.name}, trained on {said}" if said else judge.name
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f} %" if value <= 1 else f"{value:.2f}"
+
+
+def _say_end(
+    console: Console,
+    campaigns: Sequence[Campaign],
+    rankings: Sequence[Ranking],
+    judge: Backend,
+    figures: dict[str, float | None],
+    report: Path,
+    seconds: float,
+) -> None:
+    """One campaign in full: its order, and why the first beats the second."""
+    campaign, ranking = campaigns[0], rankings[0]
+    console.print()
+    show_ranking(campaign, ranking, console)
+    first_two = set(ranking.order[:2])
+    for one in ranking.comparisons:
+        if {one.a, one.b} == first_two:
+            pair = next(p for p in pairs(campaign) if {p.a.id, p.b.id} == first_two)
+            pair = pair if pair.a.id == one.a else pair.swapped()
+            show_judgement(pair, one.judgement, judge.name, console)
+    console.print(Text(f"\nDone in {seconds:.0f} s, all of it simulated:"), soft_wrap=True)
+    for name, value in figures.items():
+        console.print(Text(f"  {_shown(value):>6}  {name}"))
+    console.print(Text(CAVEAT, "dim"), soft_wrap=True)
+    console.print(Text(f"\nReport     {report}   open it in a browser"), soft_wrap=True)
+    folder = report.parent / "campaigns"
+    console.print(Text(f"Campaigns  {folder}\n\nNext: moonshelf creative rank {folder}"), soft_wrap=True)
