@@ -17,6 +17,7 @@ from moonshelf.shell import Json, print_json, say
 if TYPE_CHECKING:
     from moonshelf.creatives.judging import Backend
     from moonshelf.creatives.pair import Campaign, Pair
+    from moonshelf.creatives.ranking import Ranking
 
 app = typer.Typer(
     help="Compare and rank advertising images of a product, and evaluate who does it.", no_args_is_help=True
@@ -93,34 +94,21 @@ def rank(
 
     --title and --interest replace what the file says. Exits with 3 if rows were set aside.
     """
-    from moonshelf.creatives import ranking
-
-    campaigns, problems = _campaigns(source, title, interest)
     judged_by = _backend(backend, seed)
-    from rich.console import Console
-
-    found = []
-    with Console(stderr=True).status("comparing") as status:
-        for number, campaign in enumerate(campaigns, 1):
-            status.update(f"comparing creatives: {number} of {len(campaigns)} products")
-            found.append(ranking.rank(campaign, judged_by, budget=budget, seed=seed))
-    both = list(zip(campaigns, found, strict=True))
+    both, problems = _ranked(source, title, interest, judged_by, budget, seed)
     if csv is not None:
         from moonshelf.creatives.export import write_csv
 
         write_csv(csv, both, top)
     if json:
-        print_json(
-            {
-                "campaigns": [
-                    _campaign_record(one) | {"ranking": r.model_dump(mode="json")} for one, r in both
-                ],
-                "problems": [problem.as_dict() for problem in problems],
-                "judge": judged_by.name,
-                **_trained_on(judged_by),
-            }
-        )
+        from moonshelf.creatives.ranked import to_records
+
+        aside = [problem.as_dict() for problem in problems]
+        said = {"campaigns": to_records(both), "problems": aside, "judge": judged_by.name}
+        print_json(said | _trained_on(judged_by))
     else:
+        from rich.console import Console
+
         from moonshelf.creatives.show import CAVEAT, show_ranking
 
         console = Console()
@@ -129,6 +117,53 @@ def rank(
         console.print(f"{_described(judged_by)}. {CAVEAT}", style="dim", markup=False, soft_wrap=True)
         if csv is not None:
             console.print(f"order: {csv}", markup=False, highlight=False)
+    if any(problem.fatal for problem in problems):
+        raise typer.Exit(EXIT_PARTIAL)
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(help="What `rank --json` printed, or what `rank` takes.")],
+    to: Annotated[str, typer.Option(help="plan, meta, csv or bandit.")] = "plan",
+    out: Annotated[Path | None, typer.Option(help="File to write; default: stdout.")] = None,
+    title: Title = "",
+    interest: Interest = None,
+    backend: BackendName = "starter",
+    seed: Seed = 0,
+    base_rate: Annotated[
+        float | None, typer.Option(help="Usual click-through rate; default: the campaign's own.")
+    ] = None,
+    lift: Annotated[float, typer.Option(help="plan: smallest relative difference to find.")] = 0.1,
+    power: Annotated[float, typer.Option(help="plan: chance of finding it.")] = 0.8,
+    arms: Annotated[int, typer.Option(help="plan: creatives to test, the control among them.")] = 2,
+    control: Annotated[
+        str | None, typer.Option(help="plan: id of what runs today; default: the first.")
+    ] = None,
+    daily: Annotated[int | None, typer.Option(help="plan: impressions a day.")] = None,
+    link: Annotated[str, typer.Option(help="meta: address that the ad leads to.")] = "",
+    top: Annotated[int, typer.Option(min=1, help="meta and csv: creatives of a campaign.")] = 10,
+    json: Annotated[bool, typer.Option("--json", help="Plans as JSON; meta and bandit always are.")] = False,
+) -> None:
+    """Turn a ranking into a test plan with sample sizes, Meta's asset feed, a CSV, or a bandit's priors."""
+    from moonshelf.creatives import ranked
+    from moonshelf.creatives.show import show_problems
+
+    if to not in ranked.EXPORTS:
+        raise UserError(f"--to takes {', '.join(ranked.EXPORTS)}, not {to!r}.")
+    problems: list[Problem] = []
+    if ranked.is_ranked(source):
+        both = ranked.read_ranked(source)
+    else:
+        both, problems = _ranked(source, title, interest, _backend(backend, seed), None, seed)
+    plan = {"lift": lift, "power": power, "arms": arms, "control": control, "daily": daily}
+    text, remarks = ranked.exported(
+        both, to, base_rate=base_rate, link=link, top=top, plan=plan, as_json=json
+    )
+    if remarks:
+        from rich.console import Console
+
+        show_problems(remarks, Console(stderr=True))
+    _deliver(text, out)
     if any(problem.fatal for problem in problems):
         raise typer.Exit(EXIT_PARTIAL)
 
@@ -297,24 +332,27 @@ def _read(source: Path) -> tuple[list[Campaign], list[Pair], list[Problem]]:
     return campaigns, [row for row in rows if isinstance(row, Pair)], problems
 
 
-def _campaigns(source: Path, title: str, interest: list[str] | None) -> tuple[list[Campaign], list[Problem]]:
+def _ranked(
+    source: Path, title: str, interest: list[str] | None, judge: Backend, budget: int | None, seed: int
+) -> tuple[list[tuple[Campaign, Ranking]], list[Problem]]:
+    """Every campaign of a file or folder with its ranking; the words given replace the file's."""
+    from rich.console import Console
+
+    from moonshelf.creatives.ranking import rank
+
     campaigns, _, problems = _read(source)
     if not campaigns:
         raise UserError(f"{source.name} holds no campaign with two creatives or more that can be used.")
     given: dict[str, Any] = {"title": title} if title else {}
     if interest:
         given["interest"] = tuple(interest)
-    return [campaign.model_copy(update=given) for campaign in campaigns], problems
-
-
-def _campaign_record(campaign: Campaign) -> dict[str, Any]:
-    """A campaign as JSON, with its images by their names."""
-    record = campaign.model_dump(mode="json", exclude={"creatives", "true_rates"})
-    record["creatives"] = [
-        one.model_dump(mode="json", exclude={"image", "facts"}) | {"image": one.image.name}
-        for one in campaign.creatives
-    ]
-    return record
+    both = []
+    with Console(stderr=True).status("comparing") as status:
+        for number, campaign in enumerate(campaigns, 1):
+            status.update(f"comparing creatives: {number} of {len(campaigns)} campaigns")
+            campaign = campaign.model_copy(update=given)
+            both.append((campaign, rank(campaign, judge, budget=budget, seed=seed)))
+    return both, problems
 
 
 def _scored(
@@ -356,6 +394,18 @@ def _validation(
     if simulated is not None:
         return _scored(min(simulated, TUNING), 2, preset, None, seed, "validation")[0]
     return None
+
+
+def _deliver(text: str, out: Path | None) -> None:
+    """To a file, or to stdout."""
+    if out is None:
+        print(text, end="")
+        return
+    try:
+        out.write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror or 'I/O error'}.") from None
+    say(f"written to {out}")
 
 
 def _command() -> str:

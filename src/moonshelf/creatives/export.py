@@ -141,7 +141,7 @@ def experiment_plan(
             taken |= {name, *_twins(ranking, name)}
     if not challengers:
         raise UserError(f"campaign {campaign.id} has no image other than the control's: nothing to test")
-    base = _base_rate(campaign) if base_rate is None else base_rate
+    base = pooled_rate(campaign) if base_rate is None else base_rate
     ratio = math.sqrt(len(challengers)) if allocation == "control" else 1.0
     each = alpha / len(challengers)
     size = sample_size(base, lift, power=power, alpha=each, ratio=ratio)
@@ -426,7 +426,8 @@ def _different(ranking: Ranking) -> list[str]:
     return found
 
 
-def _base_rate(campaign: Campaign) -> float:
+def pooled_rate(campaign: Campaign) -> float:
+    """Clicks over impressions of all its creatives. Raises UserError where there are none."""
     shown_ = sum(creative.impressions or 0 for creative in campaign.creatives)
     clicks = sum(creative.clicks or 0 for creative in campaign.creatives)
     if not shown_ or not 0 < clicks < shown_:

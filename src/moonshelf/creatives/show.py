@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from moonshelf.creatives.pair import Campaign, Pair
+from moonshelf.creatives.pair import Campaign, Creative, Pair
 from moonshelf.creatives.protocol import QUESTIONS, Assessment, Judgement
 from moonshelf.creatives.ranking import Ranking
 from moonshelf.errors import Problem
@@ -78,7 +79,9 @@ def show_ranking(campaign: Campaign, ranking: Ranking, console: Console, *, top:
     console.print(Text(title, "bold"))
     if campaign.interest:
         console.print(Text(f"Interest: {plain('; '.join(campaign.interest))}", "dim"))
-    images = {creative.id: creative.image.name for creative in campaign.creatives}
+    if campaign.source.startswith("simulated"):
+        console.print(Text("Simulated.", "dim"))
+    images = {creative.id: _file(creative) for creative in campaign.creatives}
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     for name in ("", "creative", "image", "best with", "strength", "95 %"):
         table.add_column(name, justify="right" if name in ("", "best with", "strength", "95 %") else "left")
@@ -101,6 +104,11 @@ def show_ranking(campaign: Campaign, ranking: Ranking, console: Console, *, top:
     console.print(Text(f"{said}.", "dim"))
     if not ranking.clear:
         console.print(Text("No creative is clearly the best.", "yellow"))
+
+
+def _file(creative: Creative) -> str:
+    """Name of a creative's file without its folders, or its address."""
+    return Path(creative.image.path).name if creative.image.path else creative.image.name
 
 
 def show_problems(problems: Sequence[Problem], console: Console) -> None:
