@@ -265,6 +265,33 @@ def simulate(
 
 
 @app.command()
+def replay(
+    data: Annotated[
+        Path, typer.Option(help="Folder with ctr_online.txt: composed creatives with their rates.")
+    ],
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; a policy sees clicks after each.")] = 15,
+    impressions: Annotated[int, typer.Option(min=1, help="Impressions of a round.")] = 20_000,
+    replicates: Annotated[int, typer.Option(min=2, help="Draws that the intervals are over.")] = 20,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Replay A/B tests on known rates: what a prior saves, and how good a selector must be for that."""
+    from moonshelf.creatives import replay_study
+    from moonshelf.creatives.published import read_elements
+
+    record = replay_study.study(
+        read_elements(data), rounds=rounds, impressions=impressions, replicates=replicates, seed=seed
+    )
+    if json:
+        return print_json(record)
+    from rich.console import Console
+
+    console = Console()
+    console.width = max(console.width, 120)
+    replay_study.show(record, console)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for all that the demo makes.")] = Path("creative-demo"),
     products: Annotated[int, typer.Option(min=4, max=500, help="Products to draw.")] = 12,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from moonshelf.creatives.bandit import (
     MAX_SLOPE,
@@ -38,6 +40,7 @@ from moonshelf.creatives.replay import (
     replay,
     simulated_belief,
 )
+from moonshelf.creatives.replay_study import show, study
 from moonshelf.errors import UserError
 from moonshelf.product import ImageRef
 
@@ -256,3 +259,24 @@ def test_the_composed_creatives_of_alimama() -> None:
     ]  # fmt: skip
     flat_start, warm = replay(everything, [Policy("thompson", "flat"), Policy("thompson", "0.80")])
     assert difference(warm, flat_start).high < 0
+
+
+def test_the_study_has_every_figure_with_an_interval() -> None:
+    rng = np.random.default_rng(0)
+    choices = np.array([[a, b] for a in range(4) for b in range(5)])
+    elements = Elements(("a", "b"), tuple(map(str, range(20))), choices, rng.uniform(0.01, 0.03, 20))
+    record = study(elements, accuracies=(0.5, 0.9), rounds=3, impressions=2000, replicates=6)
+    json.dumps(record, allow_nan=False)
+    assert [half["creatives"] for half in (record["elements"], record["accuracy"])] == [10, 20]
+    found = {one["policy"]: one for one in record["accuracy"]["policies"]}
+    assert len(found["thompson"]["curve"]) == 3
+    assert found["thompson + selector 0.50"]["against_flat"]["value"] == pytest.approx(0, abs=1e-9)
+    assert found["thompson + selector 0.90"]["against_flat"]["high"] < 0
+    assert found["thompson"]["normalised_regret"]["low"] < found["thompson"]["normalised_regret"]["high"]
+    console = Console(file=io.StringIO(), width=140)
+    show(record, console)
+    said = console.file.getvalue()
+    assert all(name in said for name in found) and "simulated" in said
+    for wrong in ({"replicates": 1}, {"accuracies": (0.4,)}):
+        with pytest.raises(UserError):
+            study(elements, **wrong)
