@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 
 HIDDEN, MARKUP, TAG, ROLE = "hidden characters", "markup", "reserved tag", "role marker"
+REQUEST = "reads like a request"
 NAMED, ORDER, BLOB = "names an image", "instruction", "encoded text"
 SCRIPTS, LONG, LABEL = "mixed scripts", "too long", "label"
 HOSTILE = frozenset({TAG, ROLE, NAMED, ORDER})  # what no advertisement says
@@ -36,7 +37,7 @@ _SOURCES: dict[str, tuple[str, ...]] = {
         r"<\|[^|<>]{0,40}\|?>?",
         rf"{_OPEN}\s*[/\\]?\s*(?:{_NAMES})\s*[/\\]?\s*{_CLOSE}|<\s*[/\\]?\s*(?:{_TAGS})\s*[/\\]?\s*>",
         r"<\s*/?\s*(?:think|answer|emb|verdict|im_start|im_end|tool_call|system|assistant)\b",
-        r"<<\s*/?\s*sys|\[\s*/?\s*inst\b|\{\{.{0,60}\}\}|```",
+        r"\{\s*[\"']\w+[\"']\s*:|/\*|<!--|<<\s*/?\s*sys|\[\s*/?\s*inst\b|\{\{.{0,60}\}\}|```",
     ),
     ROLE: (
         r"(?:^|[.!?;:|\n\r\"'#*\])}>])\s*(?:system|assistant|user|human)\s*(?:prompt|message)?\s*:",
@@ -90,6 +91,7 @@ _SOURCES: dict[str, tuple[str, ...]] = {
         rf"\b{_WHO}\s+(?:must|should|has to|have to|shall|will|(?:is|are) instructed)\b",
         r"\b(?:judges?|evaluators?|raters?|annotators?|reviewers?|experts)\s+(?:\w+\s+){0,2}?"
         r"(?:agreed?|prefer(?:red)?|chose|decided|voted)\b",
+        r"\b(?:hint|reminder)\s*:",
         r"\b(?:ground truth|(?:correct|expected|reference) answer|gold label|evaluation protocol)\b",
         r"\b(?:click[- ]?through|a/b[- ]?test(?:s|ed|ing)?|split[- ]?test(?:s|ed)?|conversion rate)\b",
         r"\b(?:higher|highest|better|best|more)\s+(?:ctr\b|clicks\b|click rate)",
@@ -120,6 +122,55 @@ _SOURCES: dict[str, tuple[str, ...]] = {
 PATTERNS = {
     flag: tuple(re.compile(source, re.IGNORECASE) for source in sources) for flag, sources in _SOURCES.items()
 }
+
+# Words that are harmless alone and odd together in a title or a query, by their stems, whatever the grammar:
+# two kinds of one of `TOGETHER` in one text are a request. Too coarse for words on a picture, where "choose
+# your photo" is good copy.
+_STEMS: dict[str, tuple[str, ...]] = {
+    "dismiss": (
+        r"\bignor|\bdisregard|\bforget (?:all|what|every|the)|\boverrul|\bskip the",
+        r"\bdo not (?:look|read|use)|\bnegeer|zignoruj|\bpomin|\byok say",
+        r"تجاهل|무시|अनदेखा|नज़रअंदाज़|忽略|無視|игнор|\babaikan",
+    ),
+    "command": (
+        r"\binstru[ckz]|\bprompts?\b|\bguidelines?\b|\bcriteri|\bprotocol|\b(?:this|above) line\b",
+        r"\beverything (?:written|said|above|before)|\banweisung|\bconsigne|\bpolecen|\btalimat",
+        r"تعليمات|지시|निर्देश|指令|指示|инструкц",
+    ),
+    "choose": (
+        r"\bchoos|\bpick\b|\bselect\b|\bprefer\b|\bfavou?r\b|\bvote\b|\bgo for\b|\bmark \S+ as\b|\brate it\b",
+        r"\bkies\b|\bwybierz|\bsec(?:in)?\b|\bwahle?\b|\bchoisi|\beli[gj][ea]\b|\bscegli|\bpilih",
+        r"اختر|선택|चुन|选|選|выбер",
+    ),
+    "picture": (
+        r"\bimages?\b|\bpictures?\b|\bphotos?\b|\bcreatives?\b|\bbackgrounds?\b|\bthumbnail|\bbild\b",
+        r"\bafbeelding|\bobraz|\bgorsel|\bimagen|\bimagem|\bimmagin|\bgambar",
+        r"صورة|이미지|छवि|तस्वीर|图|圖|画像|изображ",
+    ),
+    "verdict": (
+        r"\bverdict|\bjudg(?:e|es|ing)\b|\bevaluator|\bwinner\b|\bwon\b|\bwins\b|\bsuperior choice",
+        r"\bas better|\bis better|\brespond|\breply\b|\banswer|\bscores?\b|\brank(?:ing)? it|\bof the two\b",
+        r"\bmore clicks|\bshoppers? \w*\s*click",
+    ),
+    "must": (
+        r"\bmust\b|\bregardless\b|\bfrom now on\b|\bhereby\b|\byour (?:task|job|role|goal)\b|\bonly with\b",
+        r"\byou (?:should|will|shall|have to|need to)\b|\bwhatever you\b|\bno matter\b|\bkindly\b",
+        r"\bunder no circumstances\b",
+    ),
+    "reader": (
+        r"\bassistant|\bdear (?:ai|model|judge)|\ban? ai\b|\blanguage model",
+        r"\bthe (?:model|system|algorithm)\b",
+    ),
+    "place": (r"\bthe (?:first|second|left|right|other|former|latter)\b",),
+}
+KINDS = {kind: re.compile("|".join(stems), re.IGNORECASE) for kind, stems in _STEMS.items()}
+TOGETHER = (
+    ("dismiss", "command"), ("dismiss", "picture"), ("dismiss", "place"), ("choose", "picture"),
+    ("choose", "verdict"), ("choose", "place"), ("picture", "verdict"), ("picture", "place"),
+    ("must", "choose"), ("must", "verdict"), ("must", "picture"), ("reader", "verdict"),
+    ("reader", "choose"), ("reader", "command"), ("reader", "must"), ("place", "verdict"),
+    ("command", "verdict"), ("command", "must"),
+)  # fmt: skip
 
 # For words that OCR read: without spaces, and with every l written as i (see `safety.instruction_like`).
 _THIS = r"(?:this|the)(?:first|second|left|right|other|better|red|blue|green|white|black|bright)?"

@@ -14,6 +14,7 @@ quarantine. They are known from `Creative.text`, and from OCR where pytesseract 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import html
 import importlib.util
@@ -31,13 +32,16 @@ from moonshelf.creatives.phrases import (
     BLOB,
     HIDDEN,
     HOSTILE,
+    KINDS,
     LABEL,
     LONG,
     MARKUP,
     ORDER,
     PATTERNS,
+    REQUEST,
     SCRIPTS,
     SQUEEZED,
+    TOGETHER,
 )
 from moonshelf.images import perceptual_hash
 from moonshelf.prompts import clean_text
@@ -70,6 +74,7 @@ _LOOKALIKE = str.maketrans(
     "aeopcyxijshdqwbmhtkABEKMHOPCTYXIJSABEZHIKMNOPTYXaovpikuigl",
 )
 _OCR = str.maketrans("l10", "iio")
+_TURNED = ("ignore", "previous", "instruct", "choose", "select the", "the image", "is better", "answer")
 _DIGITS = str.maketrans("013457@$€|", "oieastaseI")
 _JOINERS = "\u200c\u200d\u200e\u200f\u2060\ufe0f"  # ordinary in emoji, Indic, Persian, Hebrew, Arabic
 
@@ -179,6 +184,15 @@ def _match(text: str) -> tuple[int, set[str]]:
                 if hit := pattern.search(view):
                     end = min(end, hit.start())
                     flags.add(flag)
+    for view in (text, plain, plain.translate(_LOOKALIKE)):
+        hits = {kind: hit.start() for kind, words in KINDS.items() if (hit := words.search(view))}
+        if odd := [kind for pair in TOGETHER if hits.keys() >= set(pair) for kind in pair]:
+            end = min(end, *(hits[kind] for kind in odd))
+            flags.add(REQUEST)
+    for view in (text[::-1], codecs.encode(text, "rot13")):  # a model reads these too
+        if any(word in view.lower() for word in _TURNED):
+            end = 0
+            flags.add(BLOB)
     for hit in _BASE64.finditer(text):
         if _encoded(hit[0]):
             end = min(end, hit.start())
