@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from moonshelf.benchmark.calibration import AutoPoint
 from moonshelf.benchmark.compression import PRECISIONS, CurvePoint
@@ -245,7 +246,7 @@ def reliability_chart(curve: Curve) -> Chart:
     far = max(curve.bins, key=lambda b: abs(b.said - b.truth))
     return Chart(
         f"{curve.backend}: is it as often right as it says?",
-        f"{curve.part}, {sum(b.n for b in curve.bins):,}, in {len(curve.bins)} bins of about equal size. "
+        f"{curve.part.capitalize()}, {sum(b.n for b in curve.bins):,}, in {len(curve.bins)} like bins. "
         f"Where it is furthest off it says {percent(far.said)} % and {percent(far.truth)} % is true. "
         "Below the dashed line it is too sure of itself.",
         "said: probability of the favoured creative, %",
@@ -265,15 +266,18 @@ def risk_chart(curves: Sequence[Curve]) -> Chart:
     y_ticks, y = _share([0.0, *(risk for curve in shown for at, risk in curve.risk if at >= 0.05)])
 
     def x(share: float) -> float:
-        return LEFT + share * (RIGHT - LEFT)
+        return LEFT + 12 + share * (RIGHT - LEFT - 24)
 
     lines, cells = [], []
     for i, curve in enumerate(shown):
-        # below a twentieth of the pairs a single mistake moves the curve off the page
-        points = [(x(at), y(risk)) for at, risk in curve.risk if at >= 0.05]
-        name = chr(ord("A") + i)
-        middle = points[len(points) // 2]
-        lines.append(Line(points, DASHES[i], name, (middle[0], max(TOP + 8, middle[1] - 6))))
+        # below a twentieth of the pairs a single mistake moves the curve off the page; the surest pairs are
+        # in a random order where they are equally sure, so the line begins level
+        kept = [one for one in curve.risk if one[0] >= 0.05]
+        points = [(x(at), y(risk)) for at, risk in [(0.05, kept[0][1]), *kept]]
+        name, place = chr(ord("A") + i), 0.4 + 0.25 * i  # the letters stand apart where the lines meet
+        left, right = next(two for two in pairwise(points) if two[1][0] >= x(place))
+        level = min(left[1], right[1])
+        lines.append(Line(points, DASHES[i], name, (x(place), max(TOP + 8, level - 6))))
         reached = [_risk(curve, c) for c in (0.5, 0.7, 0.9, 1.0)]
         cells.append((name, SHAPES[i], (curve.backend, *map(percent, reached))))
     first = shown[0]

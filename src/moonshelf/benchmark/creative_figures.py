@@ -233,7 +233,9 @@ class _Counting:
             for other in ran:
                 if other != "true":
                     sides = (self._cases("true", name, chosen), self._cases(other, name, chosen))
-                    gap = metrics.gap(*sides, (name, f"{other} interest"))
+                    gap = metrics.gap(
+                        *sides, (name, {"shuffled": "a shuffled interest", "none": "no interest"}[other])
+                    )
                     found.append(Difference("interest", f"true against {other}", gap))
         return found
 

@@ -19,7 +19,7 @@ from moonshelf.benchmark import charts, creative_gallery
 from moonshelf.benchmark.creative_explanations import COMPARED
 from moonshelf.benchmark.creative_figures import ALL, HEADLINE, Evidence
 from moonshelf.benchmark.creative_gallery import OUTCOMES, Pictures
-from moonshelf.benchmark.creative_metrics import Gap
+from moonshelf.benchmark.creative_metrics import COVERAGES, Gap
 from moonshelf.benchmark.creative_record import CreativeReport, Line
 from moonshelf.benchmark.creative_simulated import ORACLE
 from moonshelf.benchmark.report import template
@@ -30,8 +30,8 @@ from moonshelf.plaintext import csv_field, escaped, shown, table
 
 HTML, MARKDOWN, CSV = "report.html", "report.md", "results.csv"
 SIMULATED = "simulated"
-# what the headline table shows: (part, figure, heading); the first is what selectors are compared by
-COLUMNS: tuple[tuple[str, str, str], ...] = (
+# what the tables of backends show: (part, figure, heading); the first is what selectors are compared by
+SKILL: tuple[tuple[str, str, str], ...] = (
     (HEADLINE, "accuracy", "Accuracy"),
     (HEADLINE, "winner first", "Winner first"),
     (HEADLINE, "winner second", "Winner second"),
@@ -40,10 +40,16 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     (HEADLINE, "lean to first", "Lean to first"),
     (HEADLINE, "coverage", "Verdicts"),
     (HEADLINE, "accuracy of verdicts", "Right of verdicts"),
+)
+CALIBRATION: tuple[tuple[str, str, str], ...] = (
     (ALL, "log loss", "Log loss, all"),
     (ALL, "Brier", "Brier, all"),
     (ALL, "ECE", "ECE, all"),
+    (HEADLINE, "AURC", "AURC"),
+    *((HEADLINE, f"accuracy@{c:.0%}", f"Surest {c:.0%}") for c in COVERAGES),
+    (HEADLINE, "abstention as miss", "Abstaining is a miss"),
 )
+COLUMNS = (*SKILL, *CALIBRATION)
 PLAIN = ("log loss", "Brier", "AURC")  # numbers with three decimals, not shares
 COUNTED = ("checkable claims an answer", "comparisons a campaign", "Kendall tau-b", "Spearman")  # with two
 RATES = ("click rate of the picks",)  # percent with two decimals
@@ -121,7 +127,8 @@ def render(report: CreativeReport, evidence: Evidence, pictures: Pictures) -> st
             "slices": grid(report, "slices"),
             "ranking": grid(report, "ranking"),
         },
-        COLUMNS=COLUMNS,
+        SKILL=SKILL,
+        CALIBRATION=CALIBRATION,
         HEADLINE=HEADLINE,
         ORACLE=ORACLE,
         **_shared(),
@@ -217,9 +224,9 @@ def _plots(report: CreativeReport) -> list[charts.Chart]:
     others = [
         (line.value, name)
         for name in report.backends[1:]
-        if (line := report.find("skill", HEADLINE, name, "AURC")) and line.value is not None
+        if (line := report.find("skill", HEADLINE, name, "accuracy")) and line.value is not None
     ]
-    names = [report.backends[0], *([min(others)[1]] if others else []), ORACLE]
+    names = [report.backends[0], *([max(others)[1]] if others else []), ORACLE]
     lines = [one for name in names if (one := curves.get((name, HEADLINE))) and one.risk]
     if lines:
         found.append(charts.risk_chart(lines))
@@ -228,16 +235,15 @@ def _plots(report: CreativeReport) -> list[charts.Chart]:
 
 @dataclass(frozen=True)
 class Interested:
-    """One backend under each interest, in one kind of pairs."""
+    """One backend under each interest."""
 
     backend: str
-    part: str
     figures: Sequence[tuple[str, Line]]  # interest, accuracy
-    gaps: Sequence[Gap]
 
 
-def _interests(report: CreativeReport) -> list[Interested]:
-    found = []
+def _interests(report: CreativeReport) -> dict[str, list[Interested]]:
+    """By kind of pairs, decisive ones first."""
+    found: dict[str, list[Interested]] = {}
     for name in dict.fromkeys(one.name for one in report.lines if one.group == "interest"):
         if not name.startswith("accuracy"):
             continue
@@ -247,11 +253,9 @@ def _interests(report: CreativeReport) -> list[Interested]:
                 for part in report.parts("interest")
                 if (line := report.find("interest", part, backend, name)) and line.value is not None
             ]
-            gaps = [
-                one.gap for one in report.differences if one.group == "interest" and one.gap.ours == backend
-            ]
             if lines:
-                found.append(Interested(backend, name.removeprefix("accuracy, "), lines, gaps))
+                part = name.removeprefix("accuracy, ")
+                found.setdefault(part, []).append(Interested(backend, lines))
     return found
 
 

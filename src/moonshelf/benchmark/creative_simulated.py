@@ -23,7 +23,7 @@ from moonshelf.creatives.compose import draw
 from moonshelf.creatives.construction import FACTORS, Construction, construction_of, edit
 from moonshelf.creatives.pair import Creative, Pair
 from moonshelf.creatives.protocol import Judgement, Side
-from moonshelf.creatives.simulator import SOURCE, placebo, truth
+from moonshelf.creatives.simulator import SOURCE, placebo, truth, visible_rates
 from moonshelf.errors import UserError
 from moonshelf.product import ImageRef
 
@@ -42,12 +42,24 @@ def gap(pair: Pair, interest: Sequence[str]) -> float:
 
 
 def oracle(pairs: Sequence[Pair]) -> list[Judgement]:
-    """A judgement a pair by the visible rates: the probability that A's true rate is higher, given them."""
-    spread = NormalDist(0, math.sqrt(2) * clicks.IDIOSYNCRATIC)
+    """A judgement a pair by the visible rates.
+
+    Its probability is the posterior that the clicks will leave on average, since that is what it is scored
+    against: Φ(gap / √(2σ² + 2s²)), σ the idiosyncratic deviation of a log rate and s² = 1/clicks A +
+    1/clicks B, clicks as the visible rates let expect them (a normal approximation, ours).
+    """
     found = []
     for pair in pairs:
-        seen = gap(pair, pair.interest)
-        p = 0.5 if pair.a.sha256 and pair.a.sha256 == pair.b.sha256 else spread.cdf(seen)
+        rates = visible_rates(pair)
+        seen = [
+            one.impressions * rate
+            for one, rate in zip((pair.a, pair.b), rates, strict=True)
+            if one.impressions
+        ]
+        noise = sum(1 / clicked for clicked in seen)
+        spread = math.sqrt(2 * clicks.IDIOSYNCRATIC**2 + 2 * noise)
+        same = bool(pair.a.sha256) and pair.a.sha256 == pair.b.sha256
+        p = 0.5 if same else NormalDist().cdf(math.log(rates[0] / rates[1]) / spread)
         found.append(Judgement(pair_id=pair.id, p=p, p_first=p, p_second=p))
     return found
 
