@@ -56,7 +56,8 @@ class CreativeModel:
     ) -> None:
         self.config, self.name = config or CreativeConfig(), name
         self.folder: Path | None = None
-        self.lora: Any = None  # settings of adapters that stand beside the weights while they are trained
+        self.lora: Any = None  # settings of adapters that stand beside the weights while they are trained,
+        self.tokens: list[int] = []  # and rows of the embedding that are trained with them
         prompt = self.config.prompt
         spec = moon.prompt.model_copy(
             update={
@@ -256,7 +257,10 @@ def _parts(asks: Sequence[Ask], size: int) -> Iterator[list[int]]:
 
 @torch.no_grad()
 def merge_adapter(backbone: torch.nn.Module, folder: Path) -> None:
-    """Add a LoRA adapter, W + (alpha / r) B A, to the weights of a backbone; the files are PEFT's."""
+    """Add a LoRA adapter, W + (alpha / r) B A, and trained rows of the embedding to a backbone's weights.
+
+    The files are PEFT's.
+    """
     try:
         settings = json.loads((folder / "adapter_config.json").read_text())
         tensors = load_file(folder / ADAPTER)
@@ -264,6 +268,11 @@ def merge_adapter(backbone: torch.nn.Module, folder: Path) -> None:
         raise UserError(f"the adapter in {folder.name!r} cannot be read: {error}") from None
     scale = settings["lora_alpha"] / settings["r"]
     modules = dict(backbone.named_modules())
+    rows = settings.get("trainable_token_indices")
+    for name, values in tensors.items():
+        if name.endswith(".trainable_tokens_delta"):  # PEFT calls them a delta; they are the rows themselves
+            embedding: Any = backbone.get_input_embeddings()  # type: ignore[operator]
+            embedding.weight[rows] = values.float()
     for name, a in tensors.items():
         if not name.endswith(".lora_A.weight"):
             continue
@@ -272,4 +281,4 @@ def merge_adapter(backbone: torch.nn.Module, folder: Path) -> None:
         if place not in modules:
             raise UserError(f"the adapter in {folder.name!r} does not fit this backbone: it has no {place}.")
         weight: Any = modules[place].weight
-        weight += scale * (b.float() @ a.float()).view_as(weight)
+        weight += scale * (b.float().flatten(1) @ a.float().flatten(1)).view_as(weight)

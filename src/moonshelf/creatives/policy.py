@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from moonshelf.creatives.data import Work
 from moonshelf.creatives.model_backend import CreativeModel
 from moonshelf.model.decode import Decoded, Pick, banned_tokens, greedy
+from moonshelf.model.modeling import MoonModel
 from moonshelf.model.precision import computing_in
 
 
@@ -43,6 +44,10 @@ class VerdictPolicy(PreTrainedModel):
         self.compute_dtype, self.temperature = dtype, temperature
         self.generation_config = creative.moon.backbone.generation_config
         self._no_split_modules = creative.moon.backbone._no_split_modules
+
+    @property
+    def moon(self) -> MoonModel:
+        return self.creative.moon
 
     def forward(self, work: Work, rows: Sequence[int], bodies: Sequence[Sequence[int]]) -> Scored:
         """Score `bodies` (R lists of tokens), body r for the ask `rows[r]` of `work`."""

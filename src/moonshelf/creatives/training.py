@@ -11,6 +11,8 @@ is too sure of itself after its own. The trainer is Hugging Face's; what is here
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from moonshelf.creatives import outcomes
 from moonshelf.creatives.data import Example, draw, load_examples, make_work
 from moonshelf.creatives.model_backend import ADAPTER, CreativeConfig, CreativeModel
 from moonshelf.creatives.policy import VerdictPolicy, answer_loss
+from moonshelf.creatives.prompt import write_assessment
 from moonshelf.creatives.recipe import SftRecipe
 from moonshelf.creatives.selector import judge, mean_probability
 from moonshelf.errors import UserError
@@ -35,6 +38,8 @@ from moonshelf.training.adapters import add_lora, freeze, lighten, merged_state,
 from moonshelf.training.recipe import Lora
 from moonshelf.training.tracking import Tracker, quiet_dependencies
 from moonshelf.training.trainer import Budgeted, Clock, Tally, Watch, last_checkpoint, trainer_arguments
+
+EXAMPLES_FOR_TOKENS = 2000
 
 
 class SftTrainer(Budgeted, Trainer):
@@ -96,39 +101,59 @@ def _part(work: Any, rows: list[int]) -> Any:
 def train_sft(recipe: SftRecipe, data: Path) -> Path:
     """Run CoT-SFT; returns the folder of the best selector."""
     quiet_dependencies()
-    creative = start(recipe)
-    examples = load_examples(recipe.sources[0], data)
-    for source in recipe.sources[1:]:
-        examples += load_examples(source, data)
+    examples = [example for source in recipe.sources for example in load_examples(source, data)]
+    creative = start(recipe, examples)
     policy = VerdictPolicy(creative, resolve(recipe.precision, creative.moon.device))
     trainer = SftTrainer(policy, recipe, examples)
     return run(trainer, recipe, creative, data, "CoT-SFT")
 
 
-def start(recipe: SftRecipe) -> CreativeModel:
-    """The model that CoT-SFT begins with: a backbone with fresh adapters, or a selector to go on from."""
+def start(recipe: SftRecipe, examples: Sequence[Example] = ()) -> CreativeModel:
+    """The model that CoT-SFT begins with: a backbone with fresh adapters, or a selector to go on from.
+
+    Tokens that the reasons of `examples` use get trained rows of the embedding: the starter has never written
+    some of them, and with a frozen embedding it would hardly learn to (docs/experiments.md).
+    """
     if recipe.selector:
         return resume_from(recipe, recipe.selector)
     folder = files.find(recipe.base, download=False)
     known = (folder / "moon.json").exists()
     moon = MoonModel.from_pretrained(recipe.base) if known else MoonModel.from_backbone(recipe.base)
+    moon.precision = recipe.precision
     config = CreativeConfig(
         base=recipe.base if recipe.lora else None,
         base_fingerprint=moon.fingerprint if recipe.lora and known else "",
         prompt=recipe.prompt,
         trained_on=recipe.trained_on,
     )
-    return adapt(CreativeModel(moon.to(PartialState().device), config), recipe)
+    creative = CreativeModel(moon.to(PartialState().device), config)
+    return adapt(creative, recipe, tokens=reason_tokens(creative, examples))
+
+
+def reason_tokens(creative: CreativeModel, examples: Sequence[Example]) -> list[int]:
+    """Ids that reasons and answers are made of: of some examples, the labels, and the tags."""
+    labels = creative.prompt.labels
+    bodies = [
+        write_assessment(example.pair.assessment, pair)
+        for example in examples[:EXAMPLES_FOR_TOKENS]
+        if example.pair.assessment is not None
+        for pair in pairwise(labels)
+    ]
+    prepare = creative.moon.prepare
+    ids = {token for body in prepare.text_ids(bodies) for token in body}
+    return sorted(ids | {*creative.label_ids.values(), *creative.after, prepare.think, prepare.end_think})
 
 
 def resume_from(recipe: Any, selector: str) -> CreativeModel:
     """A selector with its adapters apart, to be trained on."""
-    creative = CreativeModel.from_pretrained(selector, merge=False)
+    creative = CreativeModel.from_pretrained(selector, precision=recipe.precision, merge=False)
     creative.moon.to(PartialState().device)
     return adapt(creative, recipe, creative.folder)
 
 
-def adapt(creative: CreativeModel, recipe: Any, adapter: Path | None = None) -> CreativeModel:
+def adapt(
+    creative: CreativeModel, recipe: Any, adapter: Path | None = None, tokens: Sequence[int] = ()
+) -> CreativeModel:
     """Adapters as the recipe asks for, or those of `adapter`, to be trained on; frozen parts; light weights.
 
     The embedding head is not part of a selector and is not trained.
@@ -137,10 +162,10 @@ def adapt(creative: CreativeModel, recipe: Any, adapter: Path | None = None) -> 
     freeze(moon, recipe.freeze)
     if adapter is not None and (adapter / ADAPTER).exists():
         settings = files.read_json(adapter / "adapter_config.json")
-        lora = Lora(**settings["moonshelf"])
+        lora, tokens = Lora(**settings["moonshelf"]), settings.get("trainable_token_indices") or ()
     if lora is not None:
-        add_lora(moon, lora, tokens=())
-        creative.lora = lora
+        add_lora(moon, lora, tokens)
+        creative.lora, creative.tokens = lora, list(tokens)
         if adapter is not None:
             load_adapter(moon.backbone, adapter)
     moon.head.requires_grad_(False)
@@ -156,13 +181,17 @@ def load_adapter(backbone: torch.nn.Module, folder: Path) -> None:
     """Weights of a saved adapter into the adapters that stand in the backbone."""
     tensors = load_file(folder / ADAPTER)
     for name, parameter in backbone.named_parameters():
-        if ".lora_" in name:
+        if _adapts(name):
             parameter.copy_(tensors[_file_name(name)])
+
+
+def _adapts(name: str) -> bool:
+    return ".lora_" in name or ".trainable_tokens_delta." in name
 
 
 def _file_name(name: str) -> str:
     """PEFT's name for a parameter in a file: without the adapter's own name, below `base_model.model`."""
-    return "base_model.model." + name.replace(".default.", ".")
+    return "base_model.model." + name.replace(".default.", ".").removesuffix(".default")
 
 
 def export(creative: CreativeModel, folder: Path, dtype: torch.dtype = torch.float32) -> None:
@@ -173,7 +202,7 @@ def export(creative: CreativeModel, folder: Path, dtype: torch.dtype = torch.flo
         tensors = {
             _file_name(name): p.detach().to(dtype).contiguous().cpu()
             for name, p in creative.moon.backbone.named_parameters()
-            if ".lora_" in name
+            if _adapts(name)
         }
         save_file(tensors, folder / ADAPTER, metadata={"format": "pt"})
         lora = creative.lora
@@ -181,6 +210,7 @@ def export(creative: CreativeModel, folder: Path, dtype: torch.dtype = torch.flo
             "peft_type": "LORA", "task_type": None, "base_model_name_or_path": config.base, "r": lora.r,
             "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "bias": "none", "inference_mode": True,
             "target_modules": targets(lora), "moonshelf": lora.model_dump(),
+            "trainable_token_indices": creative.tokens or None,
         }  # fmt: skip
         (folder / "adapter_config.json").write_text(json.dumps(settings, indent=1) + "\n")
     else:

@@ -60,7 +60,7 @@ def targets(lora: Lora) -> str:
     """The linear layers that have adapters, as a pattern for PEFT."""
     parts = [rf"language_model\..*\.({'|'.join(lora.targets)})"]
     if lora.vision:
-        parts.append(rf"visual\..*\.({'|'.join(lora.vision)})")
+        parts.append(rf"visual\.(?!patch_embed).*\.({'|'.join(lora.vision)})")  # which is a convolution
     return rf"(model\.)?({'|'.join(parts)})"
 
 
