@@ -21,8 +21,8 @@ from rich.text import Text
 
 from moonshelf.benchmark.creative_report import write_demo_report
 from moonshelf.catalogue.manifest import versions, write_json
+from moonshelf.creatives import baselines
 from moonshelf.creatives.adapters import FILE, read_creatives, write_campaigns
-from moonshelf.creatives.baselines import make_backend
 from moonshelf.creatives.judging import Backend
 from moonshelf.creatives.outcomes import DECISIVE, p_greater
 from moonshelf.creatives.pair import Campaign
@@ -64,7 +64,7 @@ def run_demo(
     """
     started = time.perf_counter() if started is None else started
     console = console or Console()
-    judge = make_backend(backend, seed=seed)
+    judge = baselines.make_backend(backend, seed=seed)
     settings = {"products": products, "creatives": CREATIVES, "backend": backend, "seed": seed}
     kept = _claim(out, settings | {"fingerprint": getattr(judge, "fingerprint", "")})
     stays = "" if backend.startswith("openai:") else "; nothing leaves this machine"

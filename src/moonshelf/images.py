@@ -233,7 +233,7 @@ def pad_to_aspect(image: Image.Image, max_ratio: float = 4.0) -> Image.Image:
     return canvas
 
 
-def perceptual_hash(picture: Image) -> int | None:
+def perceptual_hash(picture: Image.Image) -> int | None:
     """63-bit hash of a picture that survives scaling and re-encoding: the signs of the low frequencies
     of its grey 32×32 version, against their median. Compare by the number of differing bits. None for a
     picture of one flat colour, which has nothing to compare."""
