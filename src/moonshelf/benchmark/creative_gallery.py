@@ -61,7 +61,7 @@ class Shown:
     picture: str  # data URI, "" where there is none
     alt: str
     notes: Sequence[str]
-    winner: bool = False  # by its clicks
+    winner: str = ""  # why it is the better one in truth: by its clicks, by its true rate; "" if it is not
     picked: bool = False  # by the verdict
 
 
@@ -167,7 +167,7 @@ def card(pair: Pair, judgement: Judgement, truth: float | None, pictures: Pictur
             pictures(creative),
             _alt(f"Creative {letter}", creative),
             _counts(creative, rate),
-            winner == letter,
+            "best by its clicks" if winner == letter else "",
             judgement.verdict == letter,
         )
         for letter, creative, rate in zip(
@@ -208,9 +208,18 @@ def ranked(campaign: Campaign, ranking: Ranking, pictures: Pictures) -> Ranked:
     for place, name in enumerate(ranking.order, 1):
         creative = by_id[name]
         notes = [f"best with {100 * ranking.p_best[name]:.0f} %", *_counts(creative, rates.get(name))]
-        winner = best is not None and rates.get(name) == best
+        winner = ""
+        if best is not None and rates.get(name) == best:
+            winner = "best true rate" if campaign.true_rates else "best by its clicks"
         places.append(
-            Shown(str(place), pictures(creative), _alt(f"Place {place}", creative), notes, winner, place == 1)
+            Shown(
+                str(place),
+                pictures(creative),
+                _alt(f"Place {place}", creative),
+                notes,
+                winner,
+                name == ranking.winner,
+            )
         )
     says = f"{len(ranking.comparisons)} of {ranking.pairs} pairs compared"
     if ranking.abstained:
