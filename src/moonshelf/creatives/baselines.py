@@ -154,13 +154,11 @@ class Vectors:
             Product(id=str(i), title=thing) if isinstance(thing, str) else Product(id=str(i), images=(thing,))
             for i, thing in enumerate(unknown)
         ]
-        fresh: dict[ImageRef | str, np.ndarray] = {}
-        if products:
-            out = self.model.encode(products, reason="off")
-            fresh = {
-                unknown[int(row)]: vector for row, vector in zip(out.row_index, out.vectors, strict=True)
-            }
         none = np.full(self.dim, np.nan, np.float32)
+        fresh: dict[ImageRef | str, np.ndarray] = dict.fromkeys(unknown, none)
+        if products:
+            out = self.model.encode(products, reason="off", on_error="report")
+            fresh |= {unknown[int(row)]: v for row, v in zip(out.row_index, out.vectors, strict=True)}
         rows = [fresh[t] if t in fresh else self._known.get(t, none) for t in things]
         for thing, vector in fresh.items():
             _remember(self._known, thing, vector)

@@ -109,7 +109,7 @@ class PointwiseHead(Scored):
         order = np.random.default_rng(seed).permutation(len(names))
         fold_of = {names[int(k)]: i % FOLDS for i, k in enumerate(order)}
         folds, group = np.array([fold_of[product] for product in products]), np.array(groups)
-        tried = [(_cross(x, y, w, folds, group, strength), strength) for strength in STRENGTHS]
+        tried = zip(_cross(x, y, w, folds, group), STRENGTHS, strict=True)
         agreement, strength = max(tried, key=lambda pair: (round(pair[0], 6), pair[1]))
         card = Card(
             model=model.fingerprint,
@@ -119,7 +119,7 @@ class PointwiseHead(Scored):
             strength=strength,
             agreement=agreement,
         )
-        return cls(_ridge(x, y, w, strength), vectors, card)
+        return cls(_ridge(x, y, w, [strength])[0], vectors, card)
 
     def save(self, folder: str | Path) -> None:
         from safetensors.numpy import save_file
@@ -171,31 +171,33 @@ def _features(
     return np.concatenate([v, size * v * t, size * v * q], axis=1)
 
 
-def _ridge(x: np.ndarray, y: np.ndarray, w: np.ndarray, strength: float) -> np.ndarray:
-    """Least squares weighted by `w`, with a penalty of `strength` times the mean square of a feature."""
+def _ridge(x: np.ndarray, y: np.ndarray, w: np.ndarray, strengths: Sequence[float]) -> np.ndarray:
+    """(strengths, features): least squares weighted by `w`, penalised by strength × mean feature square.
+
+    One eigendecomposition serves all strengths.
+    """
     share = w / w.sum()
-    gram = (x * share[:, None]).T @ x
-    penalty = strength * float(np.trace(gram)) / len(gram)
-    gram[np.diag_indices_from(gram)] += max(penalty, 1e-12)
-    return np.asarray(np.linalg.solve(gram, x.T @ (share * y)))
+    values, vectors = np.linalg.eigh((x * share[:, None]).T @ x)
+    target = vectors.T @ (x.T @ (share * y))
+    values = np.maximum(values, 0)
+    penalties = np.maximum(np.asarray(strengths)[:, None] * values.mean(), 1e-12)
+    return np.asarray((target / (values + penalties)) @ vectors.T)
 
 
-def _cross(
-    x: np.ndarray, y: np.ndarray, w: np.ndarray, folds: np.ndarray, group: np.ndarray, strength: float
-) -> float:
-    """Share of pairs within campaigns ordered as observed, each fold predicted by the others.
+def _cross(x: np.ndarray, y: np.ndarray, w: np.ndarray, folds: np.ndarray, group: np.ndarray) -> list[float]:
+    """For each strength, the share of pairs within campaigns ordered as observed, each fold unseen.
 
     A pair counts by its gap in log rate times the smaller of its weights: noise of toss-ups counts little.
     """
-    predicted = np.zeros(len(y))
+    predicted = np.zeros((len(STRENGTHS), len(y)))
     for fold in range(FOLDS):
         out = folds == fold
-        predicted[out] = x[out] @ _ridge(x[~out], y[~out], w[~out], strength)
-    right = total = 0.0
+        predicted[:, out] = _ridge(x[~out], y[~out], w[~out], STRENGTHS) @ x[out].T
+    right, total = np.zeros(len(STRENGTHS)), 0.0
     for number in np.unique(group):
         rows = np.flatnonzero(group == number)
         i, j = (rows[k] for k in np.triu_indices(len(rows), 1))
         counts = np.abs(y[i] - y[j]) * np.minimum(w[i], w[j])
         total += float(counts.sum())
-        right += float(counts[(y[i] - y[j]) * (predicted[i] - predicted[j]) > 0].sum())
-    return right / total if total else 0.5
+        right += ((y[i] - y[j]) * (predicted[:, i] - predicted[:, j]) > 0) @ counts
+    return [float(share) for share in right / total] if total else [0.5] * len(STRENGTHS)
