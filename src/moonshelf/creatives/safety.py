@@ -5,8 +5,9 @@ an image, giving an order or speaking in another role. `clean` looks for that on
 compatibility forms folded, invisible characters gone, look-alike letters and digits read as the letters they
 stand for. From the clause of the first hostile match on, the text is dropped, for an attacker's sentence
 does not end where ours would; markup and hidden characters are taken out and the rest stays. Everything
-taken out is flagged. Lists of phrases (`phrases`) catch the known attacks, in nine languages, and no more:
-what they miss is left to opaque labels, both orders, and the canary, which judges without the words.
+taken out is flagged. Lists (`phrases`) catch the known attacks, in some fifteen languages, and little more:
+of 30 paraphrases written after them four were noticed. The rest is left to opaque labels, both orders, the
+canary, which judges without the words, and to what the model was taught.
 
 Words on a picture cannot be cut out of it: a creative whose overlay reads like an instruction is put in
 quarantine. They are known from `Creative.text`, and from OCR where pytesseract or RapidOCR is installed.
