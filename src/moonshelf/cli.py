@@ -179,11 +179,17 @@ def train(
     from moonshelf.training.tracking import quiet_dependencies
 
     quiet_dependencies()
-    from moonshelf.training.recipe import JointRecipe, flags, load_recipe
+    from moonshelf.creatives import recipe as selector
+    from moonshelf.training.recipe import STAGES, JointRecipe, flags, load_recipe
 
-    settings = load_recipe(recipe, **flags(context.args))
+    settings = load_recipe(recipe, {**STAGES, **selector.STAGES}, **flags(context.args))
+    trial, judged = "moonshelf doctor", "moonshelf creative evaluate --simulated 200 --backend"
     try:
         if dry_run:
+            if isinstance(settings, selector.SftRecipe | selector.GrpoRecipe):
+                from moonshelf.creatives.dry_run import show as show_selector
+
+                return show_selector(settings, data)
             from moonshelf.training.dry_run import show
 
             return show(settings, data)
@@ -191,13 +197,21 @@ def train(
             from moonshelf.training.joint_run import train_joint
 
             folder = train_joint(settings, data)
+        elif isinstance(settings, selector.SftRecipe):
+            from moonshelf.creatives.training import train_sft
+
+            folder, trial = train_sft(settings, data), judged
+        elif isinstance(settings, selector.GrpoRecipe):
+            from moonshelf.creatives.reason_to_select import train_grpo
+
+            folder, trial = train_grpo(settings, data), judged
         else:
             from moonshelf.training.cold_start import train_cold_start
 
             folder = train_cold_start(settings, data)
     except ImportError as error:
         raise UserError(f"training needs {error.name}: install moonshelf[train].") from None
-    print(f"model saved in {folder}; try: moonshelf doctor {folder}")
+    print(f"model saved in {folder}; try: {trial} {folder}")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

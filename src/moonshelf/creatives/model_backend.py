@@ -9,8 +9,10 @@ one prefill, its reasons are written on the cache, `<answer>` is fed, and two lo
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,12 @@ class CreativeModel:
         model = cls(moon, config, name=str(folder))
         model.folder = place
         return model
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (16 hex digits) of weights and settings: records of another selector are not this one's."""
+        whole = f"{self.config.model_dump_json()}{self.moon.fingerprint}"
+        return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
     @property
     def temperature(self) -> float:

@@ -126,4 +126,4 @@ class Judgement(BaseModel):
     @property
     def flipped(self) -> bool:
         """The orders contradict each other: the winner changes with the place."""
-        return (self.p_first > 0.5) != (self.p_second > 0.5)
+        return (self.p_first - 0.5) * (self.p_second - 0.5) < 0

@@ -185,7 +185,7 @@ def _close(case: _Case, temperature: float, near_half: float) -> Judgement:
     else:
         p_first, p_second = first.p_first, 1 - second.p_first
         p = mean_probability(first.p_first, second.p_first, temperature)
-        if (p_first > 0.5) != (p_second > 0.5):
+        if (p_first - 0.5) * (p_second - 0.5) < 0:
             why = "the winner changes with the order"
         elif abs(p - 0.5) < near_half:
             why = "too close to call"

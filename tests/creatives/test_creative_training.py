@@ -1,0 +1,249 @@
+"""The selector's model: rows, batch invariance, adapters and their files, and both stages in small."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from judging_fakes import pair
+
+from tiny import tiny_qwen3
+
+pytest.importorskip("trl", reason="training needs moonshelf[train]")
+
+from moonshelf import MoonModel
+from moonshelf.creatives.adapters import write_campaigns
+from moonshelf.creatives.data import Example, draw, load_examples, make_work
+from moonshelf.creatives.model_backend import CreativeConfig, CreativeModel
+from moonshelf.creatives.outcomes import posterior
+from moonshelf.creatives.policy import VerdictPolicy, answer_loss
+from moonshelf.creatives.prompt import CreativePrompt, read_assessment
+from moonshelf.creatives.reason_to_select import train_grpo
+from moonshelf.creatives.recipe import STAGES, GrpoRecipe, PairSource, SftRecipe
+from moonshelf.creatives.rewards import REWARDS
+from moonshelf.creatives.selector import judge
+from moonshelf.creatives.simulator import pairs, simulate
+from moonshelf.creatives.training import export, resume_from, start, train_sft
+from moonshelf.errors import UserError
+from moonshelf.training.recipe import Lora, load_recipe
+
+PROMPT = CreativePrompt(max_pixels=64 * 64, min_pixels=32 * 32, max_rationale_tokens=12)
+LORA = Lora(r=4, alpha=8, vision=("qkv", "proj", "linear_fc1", "linear_fc2"))
+
+
+@pytest.fixture(scope="module")
+def base(tokenizer: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    tiny_qwen3(tokenizer).save_pretrained(folder)  # type: ignore[arg-type]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def feed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pairs")
+    write_campaigns(folder, simulate(12, seed=3))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def examples(feed: Path) -> list[Example]:
+    return load_examples(PairSource(feed=feed), Path())
+
+
+@pytest.fixture(scope="module")
+def selector(base: Path) -> CreativeModel:
+    return CreativeModel(MoonModel.from_pretrained(base), CreativeConfig(prompt=PROMPT))
+
+
+def settings(kind: type, base: Path, feed: Path, out: Path, **more: object) -> object:
+    fields = {
+        "sources": [{"feed": feed}], "out": str(out), "pairs": 2, "steps": 3, "save_every": 2,
+        "report_to": (), "precision": "float32", "warmup_steps": 1,
+    }  # fmt: skip
+    start_at = (
+        {"base": str(base), "prompt": PROMPT, "lora": LORA} if kind is SftRecipe else {"model": str(base)}
+    )
+    return kind(**{**fields, **start_at, **more})
+
+
+def test_a_row_reads_as_the_chat_template_writes_it(selector: CreativeModel, examples: list[Example]) -> None:
+    work = make_work(selector, examples[:1], "k")
+    ask, prepare = work.asks[0], selector.moon.prepare
+    ids, kinds = selector.row(ask, [2, 3], [prepare.think])
+    tokenizer, image = prepare.processor.tokenizer, prepare.processor.image_token
+    words = selector.prompt.words(ask.title, ask.interest)
+    pictures = "".join(
+        f"{label}:<|vision_start|>{image * n}<|vision_end|>\n"
+        for label, n in zip(ask.labels, (2, 3), strict=True)
+    )
+    text = f"<|im_start|>user\n{words}{pictures}<|im_end|>\n<|im_start|>assistant\n<think>"
+    assert tokenizer.decode(ids) == text
+    assert kinds.count(1) == 5 and kinds[-1] == 3
+
+
+def test_an_opinion_does_not_depend_on_the_batch(selector: CreativeModel) -> None:
+    asked = [p for c in simulate(6, seed=8) for p in pairs(c)]
+    together = judge(selector, asked)
+    alone = [judge(selector, [one])[0] for one in asked]
+    for one, other in zip(together, alone, strict=True):
+        assert one.p == pytest.approx(other.p, abs=1e-5)
+        assert one.abstained == other.abstained
+
+
+def test_the_complement_is_exact_for_the_model_too(selector: CreativeModel) -> None:
+    (one,) = [p for c in simulate(1, seed=9) for p in pairs(c)]
+    assert judge(selector, [one])[0].p + judge(selector, [one.swapped()])[0].p == 1.0
+
+
+def test_rows_of_a_step_mirror(selector: CreativeModel, examples: list[Example]) -> None:
+    work = make_work(selector, examples[:4], "key")
+    assert len(work.asks) == 8
+    decode = selector.moon.processor.tokenizer.decode
+    for i in range(0, 8, 2):
+        assert work.targets[i] + work.targets[i + 1] == pytest.approx(1.0)
+        assert work.asks[i].first == work.asks[i + 1].second
+        here, there = (read_assessment(decode(work.bodies[j]), work.asks[j].labels) for j in (i, i + 1))
+        assert here is not None and there is not None and here == there.swapped()
+
+
+def test_targets_are_posteriors_and_copies_are_ties(examples: list[Example]) -> None:
+    for example in examples:
+        same = example.pair.a.sha256 == example.pair.b.sha256
+        assert example.target == (0.5 if same else posterior(example.pair))
+
+
+def test_every_epoch_draws_every_example_once(examples: list[Example]) -> None:
+    n = len(examples)
+    drawn = [e.pair.id for step in range(n) for e in draw(examples, 2, 5, step)]
+    assert len(drawn) == 2 * n
+    assert sorted(drawn[:n]) == sorted(drawn[n:]) == sorted(e.pair.id for e in examples)
+    assert drawn[:n] != drawn[n:]
+
+
+def test_scores_are_those_of_a_plain_forward_pass(selector: CreativeModel, examples: list[Example]) -> None:
+    """Log-probabilities and answers against logits taken one row at a time."""
+    policy = VerdictPolicy(selector, torch.float32).eval()
+    work = make_work(selector, examples[:2], "x")
+    scored = policy(work, range(4), work.bodies)
+    moon, prepare = selector.moon, selector.moon.prepare
+    for r in range(4):
+        one = policy(work, [r], [work.bodies[r]])
+        n = len(work.bodies[r]) + 1
+        assert torch.allclose(scored.logps[r, :n], one.logps[0], atol=1e-4)
+        assert scored.logps[r, n:].abs().sum() == 0
+        tail = [prepare.think, *work.bodies[r], prepare.end_think, *selector.after]
+        batch, visual = selector.batch(
+            [work.asks[r]], [tail], [work.places[r]], selector.see_pixels(work.pixels, work.grid)
+        )
+        every = moon.logits(moon.read(batch, visual).states[0]).float().log_softmax(-1)
+        label = selector.label_ids[work.asks[r].labels[0]]
+        assert every[-1, label].item() == pytest.approx(scored.answers[r, 0].item(), abs=1e-4)
+    q = torch.tensor(work.targets)
+    expected = -(q * scored.answers[:, 0] + (1 - q) * scored.answers[:, 1]).mean()
+    assert torch.isclose(answer_loss(scored.answers, work.targets), expected)
+
+
+def test_an_adapter_is_saved_as_peft_reads_it_and_merges_to_the_same(
+    base: Path, examples: list[Example], tmp_path: Path
+) -> None:
+    creative = start(settings(SftRecipe, base, base, tmp_path))  # type: ignore[arg-type]
+    with torch.no_grad():
+        for name, weight in creative.moon.backbone.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(0, 0.05)
+    asked = [example.pair for example in examples[:3]]
+    beside = judge(creative, asked)
+    export(creative, tmp_path / "selector")
+    assert not list((tmp_path / "selector").glob("*.bin"))
+    merged = judge(CreativeModel.from_pretrained(tmp_path / "selector", precision="float32"), asked)
+    for one, other in zip(beside, merged, strict=True):
+        assert one.p == pytest.approx(other.p, abs=1e-4)
+    again = resume_from(settings(SftRecipe, base, base, tmp_path), str(tmp_path / "selector"))
+    assert judge(again, asked)[0].p == pytest.approx(beside[0].p, abs=1e-4)
+
+    from peft import PeftModel
+
+    plain = MoonModel.from_pretrained(base)
+    wrapped = PeftModel.from_pretrained(copy.deepcopy(plain.backbone), tmp_path / "selector")
+    loaded = {k: v for k, v in wrapped.state_dict().items() if "lora_" in k}
+    assert len(loaded) == sum("lora_" in n for n, _ in creative.moon.backbone.named_parameters())
+    assert all(v.abs().sum() > 0 for k, v in loaded.items() if "lora_B" in k)
+
+
+def test_an_adapter_of_another_base_is_refused(base: Path, tmp_path: Path) -> None:
+    creative = start(settings(SftRecipe, base, base, tmp_path))  # type: ignore[arg-type]
+    export(creative, tmp_path / "selector")
+    file = tmp_path / "selector" / "creative.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "base_fingerprint": "0" * 16}))
+    with pytest.raises(UserError, match="belongs to the model"):
+        CreativeModel.from_pretrained(tmp_path / "selector")
+    with pytest.raises(UserError, match=r"no creative\.json"):
+        CreativeModel.from_pretrained(base)
+
+
+def test_both_stages_run_resume_and_can_be_judged_with(base: Path, feed: Path, tmp_path: Path) -> None:
+    sft = settings(SftRecipe, base, feed, tmp_path / "sft", own_from=0.0, own_every=2)
+    folder = train_sft(sft, Path())  # type: ignore[arg-type]
+    records = [json.loads(line) for line in (tmp_path / "sft" / "log.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records if "answer" in r and "loss" in r] == [1, 2, 3]
+    grpo = settings(
+        GrpoRecipe, folder, feed, tmp_path / "grpo", rollouts=2, validation={"feed": feed}, validation_pairs=4
+    )
+    chosen = train_grpo(grpo, Path())  # type: ignore[arg-type]
+    records = [json.loads(line) for line in (tmp_path / "grpo" / "log.jsonl").read_text().splitlines()]
+    assert any("score" in r for r in records)
+    assert {f"rewards/{name}" for name in REWARDS} <= set().union(*records)
+    selector = CreativeModel.from_pretrained(chosen)
+    assert selector.config.trained_on == "" and selector.config.base == str(base)
+    (judged,) = judge(selector, [pair()])
+    assert 0 <= judged.p <= 1
+    # a run that was stopped goes on
+    longer = settings(SftRecipe, base, feed, tmp_path / "sft", own_from=0.0, own_every=2, steps=5)
+    train_sft(longer, Path())  # type: ignore[arg-type]
+    records = [json.loads(line) for line in (tmp_path / "sft" / "log.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records if "answer" in r and "loss" in r] == [1, 2, 3, 4, 5]
+
+
+def test_without_reasons_the_answer_alone_is_taught(base: Path, tmp_path: Path) -> None:
+    told = [p for c in simulate(3, seed=4) for p in pairs(c)]
+    write_campaigns(
+        tmp_path / "bare", [p.model_copy(update={"assessment": None, "source": "shop"}) for p in told]
+    )
+    recipe = settings(SftRecipe, base, tmp_path / "bare", tmp_path / "out", steps=2)
+    train_sft(recipe, Path())  # type: ignore[arg-type]
+    records = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert all(r["reasons"] == 0 and r["answer"] > 0 for r in records if "answer" in r)
+
+
+def test_recipes_of_the_starter_are_valid_and_a_wrong_field_is_named(tmp_path: Path) -> None:
+    folder = Path(__file__).parents[2] / "recipes"
+    for name in ("creative-sft-starter", "creative-grpo-starter"):
+        assert load_recipe(folder / f"{name}.yaml", STAGES).stage.startswith("creative-")
+    with pytest.raises(UserError, match="sources"):
+        load_recipe(folder / "creative-sft-starter.yaml", STAGES, sources=[{"feed": "a", "simulated": 3}])
+
+
+def test_a_feed_without_outcomes_says_so(tmp_path: Path) -> None:
+    bare = [p.model_copy(update={"a": p.a.model_copy(update={"impressions": None, "clicks": None})})
+            for c in simulate(2, seed=4) for p in pairs(c)]  # fmt: skip
+    write_campaigns(tmp_path, [p.model_copy(update={"source": "shop"}) for p in bare])
+    with pytest.raises(UserError, match="no pair has counts"):
+        load_examples(PairSource(feed=tmp_path), Path())
+
+
+def test_rewards_pay_the_posterior_and_nothing_for_broken_reasons() -> None:
+    p = [0.0, 0.3, 0.6, 1.0]
+    columns = {"valid": [True] * 4, "p": p, "posterior": [0.6] * 4, "other": [0.6] * 4}
+    paid = REWARDS["verdict"]([""] * 4, **columns)
+    assert paid[2] == 1.0 and paid[2] == max(paid)  # type: ignore[type-var]
+    assert REWARDS["consistency"]([""] * 4, **columns)[2] == 1.0
+    broken = {**columns, "valid": [False] * 4}
+    assert all(
+        REWARDS[name]([""] * 4, **broken) == [0.0] * 4 for name in ("format", "verdict", "consistency")
+    )
+    assert REWARDS["claims"](["", "", ""], refuted=[0, 1, 0], claimed=[4, 4, 0]) == [0.0, -0.25, None]
+    # an empty answer, and one that says nothing checkable, gain nothing from saying nothing
+    assert REWARDS["claims"]([""], refuted=[0], claimed=[0]) == [None]
