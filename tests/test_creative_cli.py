@@ -249,13 +249,13 @@ def test_the_demo_ranks_explains_and_resumes(
     lines = (out / creative_demo.RANKINGS).read_text("utf-8").splitlines(keepends=True)
     (out / creative_demo.RANKINGS).write_text("".join(lines[:3]) + lines[3][:50], "utf-8")
     asked: list[str] = []
-    real = creative_demo.rank
+    real = creative_demo.rank_many
 
-    def counted(campaign: Any, *rest: Any, **more: Any) -> Any:
-        asked.append(campaign.id)
-        return real(campaign, *rest, **more)
+    def counted(campaigns: Any, *rest: Any, **more: Any) -> Any:
+        asked.extend(campaign.id for campaign in campaigns)
+        return real(campaigns, *rest, **more)
 
-    monkeypatch.setattr(creative_demo, "rank", counted)
+    monkeypatch.setattr(creative_demo, "rank_many", counted)
     assert call("demo", "--out", out, "--products", 4).exit_code == EXIT_OK
     assert len(asked) == 1
     assert (out / creative_demo.RANKINGS).read_text("utf-8").splitlines(keepends=True) == lines

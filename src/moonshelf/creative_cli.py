@@ -25,6 +25,7 @@ app = typer.Typer(
 
 # What a selector is held against where nothing else is said; `first` says what `second` says.
 BASELINES = ("random", "second", "bytes", "text", "title", "interest")
+TOGETHER = 16  # campaigns whose pairs are judged together, so that a model's batches are full
 TUNING = 200  # drawn campaigns of the validation split on which temperatures are fitted
 
 Title = Annotated[str, typer.Option(help="Title of the product.")]
@@ -294,7 +295,7 @@ def replay(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for all that the demo makes.")] = Path("creative-demo"),
-    products: Annotated[int, typer.Option(min=4, max=500, help="Products to draw.")] = 12,
+    products: Annotated[int, typer.Option(min=4, max=500, help="Products to draw.")] = 8,
     backend: BackendName = "starter",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the campaigns.")] = 7,
 ) -> None:
@@ -363,9 +364,8 @@ def _ranked(
     source: Path, title: str, interest: list[str] | None, judge: Backend, budget: int | None, seed: int
 ) -> tuple[list[tuple[Campaign, Ranking]], list[Problem]]:
     """Every campaign of a file or folder with its ranking; the words given replace the file's."""
-    from rich.console import Console
-
-    from moonshelf.creatives.ranking import rank
+    from moonshelf.creatives.ranking import rank_many
+    from moonshelf.feeds.show import counting
 
     campaigns, _, problems = _read(source)
     if not campaigns:
@@ -373,13 +373,13 @@ def _ranked(
     given: dict[str, Any] = {"title": title} if title else {}
     if interest:
         given["interest"] = tuple(interest)
-    both = []
-    with Console(stderr=True).status("comparing") as status:
-        for number, campaign in enumerate(campaigns, 1):
-            status.update(f"comparing creatives: {number} of {len(campaigns)} campaigns")
-            campaign = campaign.model_copy(update=given)
-            both.append((campaign, rank(campaign, judge, budget=budget, seed=seed)))
-    return both, problems
+    asked = [campaign.model_copy(update=given) for campaign in campaigns]
+    found: list[Ranking] = []
+    with counting("campaigns ranked") as progress:
+        for start in range(0, len(asked), TOGETHER):
+            found += rank_many(asked[start : start + TOGETHER], judge, budget=budget, seed=seed)
+            progress(len(found), len(found) / len(asked))
+    return list(zip(asked, found, strict=True)), problems
 
 
 def _scored(

@@ -26,7 +26,7 @@ from moonshelf.creatives.adapters import FILE, read_creatives, write_campaigns
 from moonshelf.creatives.judging import Backend
 from moonshelf.creatives.outcomes import DECISIVE, p_greater
 from moonshelf.creatives.pair import Campaign
-from moonshelf.creatives.ranking import Ranking, rank
+from moonshelf.creatives.ranking import Ranking, rank_many
 from moonshelf.creatives.ranking_metrics import RankingScore, normalised_regret, score_ranking
 from moonshelf.creatives.show import CAVEAT, show_judgement, show_ranking
 from moonshelf.creatives.simulator import pairs, simulate
@@ -34,6 +34,7 @@ from moonshelf.errors import UserError
 from moonshelf.steps import Steps
 
 CREATIVES = 4  # of a campaign
+PART = 8  # campaigns whose pairs are judged together; what a killed run keeps comes in such parts
 RANKINGS = "rankings.jsonl"
 
 
@@ -173,14 +174,15 @@ def _rankings(
             except ValueError:  # the line at which a run was stopped
                 continue
             known[one.campaign_id] = one
-    found = []
+    missing = [one for one in campaigns if one.id not in known]
     with open(path, "w", encoding="utf-8", newline="\n") as file:
-        for campaign in campaigns:
-            ranking = known.get(campaign.id) or rank(campaign, judge, seed=seed)
-            file.write(ranking.model_dump_json() + "\n")
+        file.writelines(known[one.id].model_dump_json() + "\n" for one in campaigns if one.id in known)
+        for start in range(0, len(missing), PART):
+            for one in rank_many(missing[start : start + PART], judge, seed=seed):
+                known[one.campaign_id] = one
+                file.write(one.model_dump_json() + "\n")
             file.flush()
-            found.append(ranking)
-    return found
+    return [known[one.id] for one in campaigns]
 
 
 def _finish(

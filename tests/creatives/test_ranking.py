@@ -21,6 +21,7 @@ from moonshelf.creatives.ranking import (
     fit,
     intransitivity,
     rank,
+    rank_many,
 )
 from moonshelf.creatives.ranking_metrics import (
     normalised_regret,
@@ -288,3 +289,27 @@ def test_scores_of_a_ranking() -> None:
     assert normalised_regret([tied]) == pytest.approx(1)
     with pytest.raises(ValueError, match="no rate of c"):
         score_ranking(ranking, {"a": 0.1, "b": 0.1})
+
+
+def test_many_campaigns_are_ranked_as_each_alone_in_fewer_calls() -> None:
+    """Small ones, one that needs several rounds, one of a single image: each as if it were alone."""
+    sizes = (4, 12, 1, 3)
+    campaigns = [
+        campaign(letters(n)).model_copy(update={"id": f"c{number}"}) for number, n in enumerate(sizes)
+    ]
+    logit = by_utility({name: at / 3 for at, name in enumerate(letters(12))}, noise=1.5, seed=4)
+    calls: list[int] = []
+    done: list[int] = []
+
+    def judge(pairs: Sequence[Pair]) -> list[Judgement]:
+        calls.append(len(pairs))
+        return judge_of(logit)(pairs)
+
+    alone = [rank(one, judge, seed=2) for one in campaigns]
+    separate, calls[:] = len(calls), []
+    assert rank_many(campaigns, judge, seed=2, progress=done.append) == alone
+    assert len(calls) < separate and done == calls
+    assert calls[0] >= 6 + 3 + 12, "the first round asks for all campaigns at once"
+    assert rank_many([], judge) == []
+    with pytest.raises(UserError, match="cannot connect 12"):
+        rank_many(campaigns, judge, budget=5)
