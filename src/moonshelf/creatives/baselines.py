@@ -300,6 +300,9 @@ def make_baseline(name: str, model: str | Path | MoonModel = "starter", seed: in
     )
 
 
+DIRECT = ":direct"
+
+
 def make_backend(name: str, model: str | Path | MoonModel = "starter", seed: int = 0) -> Backend:
     """A backend by its name: a baseline, `openai:URL#MODEL`, or our selector (`starter` or a folder)."""
     kind, _, rest = name.partition(":")
@@ -309,14 +312,18 @@ def make_backend(name: str, model: str | Path | MoonModel = "starter", seed: int
         return make_endpoint(name)
     if name in BASELINES or (kind in KINDS and rest):
         return make_baseline(name, model, seed)
+    direct, name = name.endswith(DIRECT), name.removesuffix(DIRECT)
     if name != "starter" and not Path(name).expanduser().is_dir():
         raise UserError(
-            f"there is no backend {name!r}: give starter, the folder of a selector, openai:URL#MODEL, "
+            f"there is no backend {name!r}: give starter, the folder of a selector (either with {DIRECT} to "
+            "answer without reasons), openai:URL#MODEL, "
             f"{', '.join(BASELINES)}, clip:FOLDER or pointwise:FOLDER"
         )
     from moonshelf.creatives.model_backend import CreativeModel
 
-    return CreativeModel.from_pretrained(name)
+    selector = CreativeModel.from_pretrained(name)
+    selector.reasons, selector.name = not direct, f"{name}{DIRECT}" if direct else name
+    return selector
 
 
 def _load(model: str | Path | MoonModel) -> MoonModel:

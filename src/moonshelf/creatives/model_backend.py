@@ -57,6 +57,7 @@ class CreativeModel:
         self, moon: MoonModel, config: CreativeConfig | None = None, name: str = "moonshelf"
     ) -> None:
         self.config, self.name = config or CreativeConfig(), name
+        self.reasons = True  # False answers at once: faster, and without reasons
         self.folder: Path | None = None
         self.lora: Any = None  # settings of adapters that stand beside the weights while they are trained,
         self.tokens: list[int] = []  # and rows of the embedding that are trained with them
@@ -203,14 +204,29 @@ class CreativeModel:
             chosen = [asks[i] for i in usable]
             with self.moon.computing():
                 pixels, grid = self.moon.prepare.pixels(pictures)
-                decoded = self.write(chosen, places, self.see_pixels(pixels, grid), pick)
-                logits = self.answer_logits(torch.stack([d.final for d in decoded]), chosen)
-            p = logits.softmax(-1)[:, 0].cpu().tolist()
+                seen = self.see_pixels(pixels, grid)
+                if not self.reasons:
+                    states, decoded = self._at_once(chosen, places, seen), []
+                else:
+                    decoded = self.write(chosen, places, seen, pick)
+                    states = torch.stack([d.final for d in decoded])
+                p = self.answer_logits(states, chosen).softmax(-1)[:, 0].cpu().tolist()
             bodies = self.moon.processor.tokenizer.batch_decode([d.ids for d in decoded])
-            for i, d, body, likely in zip(usable, decoded, bodies, p, strict=True):
-                assessment = read_assessment(body, asks[i].labels) if d.closed else None
-                results[i] = Opinion(likely, assessment, body, len(d.ids))
+            for n, (i, likely) in enumerate(zip(usable, p, strict=True)):
+                results[i] = Opinion(likely)
+                if decoded:
+                    assessment = read_assessment(bodies[n], asks[i].labels) if decoded[n].closed else None
+                    results[i] = Opinion(likely, assessment, bodies[n], len(decoded[n].ids))
         return [result for result in results if result is not None]
+
+    def _at_once(
+        self, asks: Sequence[Ask], places: Sequence[tuple[int, int]], seen: tuple[Any, list[int], np.ndarray]
+    ) -> Tensor:
+        """States (B, d) at `<answer>` after empty reasons."""
+        prepare = self.moon.prepare
+        tail = [prepare.think, prepare.end_think, *self.after]
+        batch, visual = self.batch(asks, [tail] * len(asks), places, seen)
+        return self.moon.read(batch, visual).states[torch.arange(len(asks)), batch.emb]
 
     def write(
         self,

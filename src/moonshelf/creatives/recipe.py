@@ -59,6 +59,7 @@ class SftRecipe(_Selector):
     cot_weight: float = Field(default=1.0, ge=0)
     own_from: float = Field(default=0.6, ge=0, le=1)  # share of the budget after which some answers follow
     own_every: int = Field(default=4, ge=1)  # … the model's own reasons, one step in so many: RGE's lesson
+    direct_every: int = Field(default=5, ge=2)  # one step in so many answers at once, without any reasons
 
 
 class GrpoRecipe(_Selector):

@@ -5,7 +5,8 @@
 Every pair is in the batch in both orders. Reasons are the annotated ones (for drawn pairs: those that follow
 from the construction); a pair without any is taught by its answer alone, after reasons that the model wrote
 itself. So are all pairs of some steps late in the run: an answer that has only ever followed perfect reasons
-is too sure of itself after its own. The trainer is Hugging Face's; what is here is the loss.
+is too sure of itself after its own. Some steps answer at once, without reasons: the fast mode, and the
+comparison that says what reasons are worth. The trainer is Hugging Face's; what is here is the loss.
 """
 
 from __future__ import annotations
@@ -61,13 +62,15 @@ class SftTrainer(Budgeted, Trainer):
         recipe, step = self.recipe, self.state.global_step
         first = int(inputs["slots"][0]) // recipe.pairs  # processes take slices of the schedule in turn
         examples = draw(self.examples, recipe.pairs, recipe.seed, first)
-        late = self.share(step) >= recipe.own_from and step % recipe.own_every == 0
+        direct = step % recipe.direct_every == recipe.direct_every - 1
+        own = self.share(step) >= recipe.own_from and step % recipe.own_every == 0
         work = make_work(
-            self.policy.creative, examples, f"{recipe.seed}/{first}", recipe.no_interest, taught=not late
-        )
+            self.policy.creative, examples, f"{recipe.seed}/{first}", recipe.no_interest,
+            taught=not (direct or own),
+        )  # fmt: skip
         untaught = [i for i, body in enumerate(work.bodies) if not body]
         bodies = list(work.bodies)
-        if untaught and (late or recipe.own_from < 1):
+        if untaught and not direct:
             self.policy.eval()
             written = self.policy.write(_part(work, untaught))
             self.policy.train()
