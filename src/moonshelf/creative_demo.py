@@ -9,6 +9,7 @@ of a simulation, and say so.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ def run_demo(
         said.append(f"{comparisons} pairs compared in both orders, {silent} without a verdict")
     with steps.step("count") as said:
         figures = count(campaigns, rankings)
-        said.append(", ".join(f"{name} {_shown(value)}" for name, value in figures.items()))
+        said.append("simulated: " + ", ".join(f"{name} {_shown(v)}" for name, v in figures.items()))
     with steps.step("report") as said:
         facts = {
             "Command": command,
@@ -115,11 +116,12 @@ def count(campaigns: Sequence[Campaign], rankings: Sequence[Ranking]) -> dict[st
         names = [one.id for one in campaign.creatives]
         scores.append(score_ranking(ranking, dict(zip(names, campaign.true_rates or (), strict=True))))
         right += _decisive(campaign, ranking)
+    regret = normalised_regret(scores)
     return {
-        "right on decisive pairs": fmean(right) if right else None,
+        "verdicts on decisive pairs that are right": fmean(right) if right else None,
         "best creative picked": fmean(one.top1 for one in scores),
         "random pick": fmean(1 / one.n for one in scores),
-        "regret of the pick, random is 1": normalised_regret(scores),
+        "regret of the pick, of a random one's": None if math.isnan(regret) else regret,
     }
 
 
@@ -213,7 +215,7 @@ def _judge(judge: Backend) -> str:
 
 
 def _shown(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f} %" if value <= 1 else f"{value:.2f}"
+    return "–" if value is None else f"{100 * value:.0f} %"
 
 
 def _say_end(
