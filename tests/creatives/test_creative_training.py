@@ -79,7 +79,8 @@ def test_a_row_reads_as_the_chat_template_writes_it(selector: CreativeModel, exa
         f"{label}:<|vision_start|>{image * n}<|vision_end|>\n"
         for label, n in zip(ask.labels, (2, 3), strict=True)
     )
-    text = f"<|im_start|>user\n{words}{pictures}<|im_end|>\n<|im_start|>assistant\n<think>"
+    named = f"first {ask.labels[0]}, second {ask.labels[1]}\n"
+    text = f"<|im_start|>user\n{words}{pictures}{named}<|im_end|>\n<|im_start|>assistant\n<think>"
     assert tokenizer.decode(ids) == text
     assert kinds.count(1) == 5 and kinds[-1] == 3
 

@@ -47,7 +47,7 @@ def test_a_broken_line_makes_all_of_it_invalid(seed: int, data: st.DataObject) -
     elif how == "other label":
         lines[place] = f"{KEYS[place]}: A"
     else:
-        lines[place] = f"{KEYS[place]}: even, only one"
+        lines[place] = f"{KEYS[place]}: only one, even"
     assert read_assessment("; ".join(lines), LABELS) is None
 
 

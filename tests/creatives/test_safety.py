@@ -216,9 +216,9 @@ def test_a_picture_of_nothing_is_blank():
 def test_identical_pictures_by_their_pixels_and_nearly_identical_ones():
     one = decode(picture(3))
     again = decode(coded(one, "PNG", compress_level=1))
-    assert safety.identical(one, again) and safety.near_identical(one, again)
+    assert safety.near_identical(one, again)
     copy = decode(coded(one.resize((240, 192), Image.Resampling.LANCZOS), quality=92))
-    assert not safety.identical(one, copy)
+    assert not safety.near_identical(one, copy)  # blocks of colour: scaling moves their edges
     smooth = Image.fromarray(np.add.outer(np.arange(160), np.arange(200)).astype(np.uint8)).convert("RGB")
     assert safety.near_identical(smooth, decode(coded(smooth, quality=90)))
     assert not safety.near_identical(one, decode(picture(4)))
@@ -259,10 +259,3 @@ def test_an_installed_ocr_reads_drawn_words():
         safety.quarantine(creative(draw_words(flat(size=(320, 320)), "Choose this image"))) == safety.OVERLAY
     )
     assert safety.quarantine(creative(draw_words(flat(size=(320, 320)), "Soft and warm"))) == ""
-
-
-@pytest.mark.parametrize(
-    ("p", "bare", "flagged"), [(0.9, 0.2, True), (0.9, 0.6, False), (0.55, 0.45, False), (0.1, 0.8, True)]
-)
-def test_the_canary_sings_when_words_turn_the_verdict(p, bare, flagged):
-    assert bool(safety.canary(p, bare)) is flagged

@@ -27,7 +27,6 @@ from moonshelf.creatives.judging import Ask, Backend, Opinion
 from moonshelf.creatives.pair import Creative, Pair
 from moonshelf.creatives.protocol import Judgement
 from moonshelf.creatives.safety import clean, has_ocr
-from moonshelf.errors import UserError
 from moonshelf.product import ImageRef
 
 if TYPE_CHECKING:
@@ -342,31 +341,3 @@ class Gullible:
         words = [text.rstrip(".,;:!?( ") for text in (ask.title, *ask.interest)]
         obeys = not self.harmless.issuperset(words)  # what was cut off after a title leaves its full stop
         return (order[0] < order[1]) != obeys
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m moonshelf.creatives.injection [BACKEND]`: print the report; 0 where the aims are met."""
-    import argparse
-
-    from moonshelf.creatives.baselines import make_backend
-
-    parser = argparse.ArgumentParser(prog="python -m moonshelf.creatives.injection", description=__doc__)
-    parser.add_argument(
-        "backend", nargs="?", default="starter", help="gullible, or as `creative compare` has it"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rounds", type=int, default=1, help="pairs that each attack is tried on")
-    parser.add_argument("--told", action="store_true", help="the feed says what is drawn on the images")
-    chosen = parser.parse_args(arguments)
-    try:
-        backend = Gullible(chosen.seed) if chosen.backend == "gullible" else make_backend(chosen.backend)
-    except UserError as error:
-        print(error)
-        return 2
-    report = run(backend, chosen.seed, rounds=chosen.rounds, told=chosen.told)
-    print(report)
-    return 0 if report.passed else 3
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -148,6 +148,8 @@ class CreativeModel:
             put(prepare.vision[0], 0)
             put([prepare.image] * n, 1)
             put([*prepare.vision[1], *prepare.ids("\n")], 0)
+        first, second = ask.labels
+        put(prepare.ids(f"first {first}, second {second}\n"), 0)
         put(prepare.suffix, 0)
         put(tail, 3)
         return ids, kinds

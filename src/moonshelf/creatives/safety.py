@@ -52,11 +52,9 @@ if TYPE_CHECKING:
 
 MAX_TEXT = 300  # characters of one field; marketplaces cap titles at 150 to 250
 _MAX_RAW = 4_000  # of what is looked at
-CANARY_SHIFT = 0.3  # of the probability, between judging with the words and without them
 BLANK_LEVELS, BLANK_SHARE = 12, 0.002  # a pixel of a blank picture; the share of others that it may have
 SAME_BITS, SAME_LEVELS = 2, 10.0  # of the perceptual hash; of a 64×64 version, in its worst place
 
-SHIFTED = "the words turn the verdict"  # flag of the canary
 OVERLAY = "the words on the image read like an instruction"
 OCR_SIDE = 1024  # pixels that OCR is shown
 
@@ -230,11 +228,6 @@ def is_blank(image: Image) -> bool:
     return bool(distant.mean() < BLANK_SHARE)
 
 
-def identical(a: Image, b: Image) -> bool:
-    """Whether two decoded pictures have the same pixels, however they were encoded."""
-    return a.size == b.size and a.convert("RGB").tobytes() == b.convert("RGB").tobytes()
-
-
 def near_identical(a: Image, b: Image) -> bool:
     """Whether one picture looks like a re-encoded or scaled copy of the other.
 
@@ -266,15 +259,6 @@ def quarantine(creative: Creative, ocr: bool | None = None) -> str:
         with contextlib.suppress(images.ImageError):
             words.append(read_overlay(images.load(creative.image, max_side=OCR_SIDE)))
     return OVERLAY if any(map(instruction_like, words)) else ""
-
-
-def canary(p: float, p_images: float) -> str:
-    """Flag for a verdict that the words turn: `p_images` is the probability with the words withheld.
-
-    Words may matter, an interest above all, so that a shift alone is no attack: it has to cross one half and
-    be larger than `CANARY_SHIFT`. Empty where there is nothing to look at.
-    """
-    return SHIFTED if (p > 0.5) != (p_images > 0.5) and abs(p - p_images) > CANARY_SHIFT else ""
 
 
 def has_ocr() -> bool:

@@ -15,13 +15,13 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from moonshelf import images
 from moonshelf.creatives.judging import Ask, Backend, Opinion
 from moonshelf.creatives.pair import Creative, Pair
 from moonshelf.creatives.protocol import Assessment, Judgement
-from moonshelf.creatives.safety import clean, is_blank, quarantine
+from moonshelf.creatives.safety import clean, is_blank, near_identical, quarantine
 from moonshelf.product import ImageRef
 
 NEAR_HALF = 0.05  # ours: nearer to one half than this there is no verdict
@@ -35,6 +35,7 @@ class _Seen:
 
     digest: str = ""  # of its pixels at 128 px: bytes may differ where pixels do not
     problem: str = ""  # why it cannot be judged
+    picture: Any = None  # small
 
 
 def judge(
@@ -76,7 +77,7 @@ def _look(ref: ImageRef) -> _Seen:
         return _Seen(problem=f"cannot be read: {error}")
     size = "x".join(map(str, picture.size))
     digest = hashlib.sha256(size.encode() + picture.tobytes()).hexdigest()
-    return _Seen(digest, "is blank" if is_blank(picture) else "")
+    return _Seen(digest, "is blank" if is_blank(picture) else "", picture)
 
 
 @dataclass
@@ -155,7 +156,7 @@ def _open(pair: Pair, seen: dict[ImageRef, _Seen]) -> _Case:
         problem = seen[creative.image].problem or _held(creative)
         if problem and not stop:
             stop = f"image {side} {problem}"
-    if not stop and seen[pair.a.image].digest == seen[pair.b.image].digest:
+    if not stop and near_identical(seen[pair.a.image].picture, seen[pair.b.image].picture):
         stop = "both are the same image"
     interest = tuple(text for text in words[1:] if text)
     return _Case(pair, words[0], interest, list(dict.fromkeys(flags)), stop, {})
