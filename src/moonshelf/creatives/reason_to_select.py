@@ -58,8 +58,8 @@ class VerdictTrainer(RolloutTrainer):
         torch.manual_seed((recipe.seed * 1_000_003 + self.state.global_step) * 4099 + slots[0])
         self.policy.eval()
         written = self.policy.write(self.work, sampling(recipe.sampling_temperature), per)
-        gained = self._rewards(written)
         self.policy.train()
+        gained = self._rewards(written)
         self.bodies = [w.ids for w in written]
         tokens = self._tensors(written)
         tokens |= {
