@@ -16,7 +16,7 @@ pytest.importorskip("trl", reason="training needs moonshelf[train]")
 
 from moonshelf import MoonModel
 from moonshelf.creatives.adapters import write_campaigns
-from moonshelf.creatives.data import Example, draw, load_examples, make_work
+from moonshelf.creatives.data import Example, draw, load_examples, make_descriptions, make_work
 from moonshelf.creatives.model_backend import CreativeConfig, CreativeModel
 from moonshelf.creatives.outcomes import posterior
 from moonshelf.creatives.policy import VerdictPolicy, answer_loss
@@ -110,6 +110,23 @@ def test_rows_of_a_step_mirror(selector: CreativeModel, examples: list[Example])
         assert here is not None and there is not None and here == there.swapped()
 
 
+def test_a_description_is_one_side_of_the_reasons(selector: CreativeModel, examples: list[Example]) -> None:
+    work = make_descriptions(selector, examples[:3], "key")
+    decode = selector.moon.processor.tokenizer.decode
+    assert len(work.asks) == 6 and all(len(where) == 1 for where in work.places)
+    for i, example in enumerate(examples[:3]):
+        assert example.pair.assessment is not None
+        for side, row in (("reason_a", 2 * i), ("reason_b", 2 * i + 1)):
+            said = dict(part.split(": ", 1) for part in decode(work.bodies[row]).split("; "))
+            told = {f.question: getattr(f, side) for f in example.pair.assessment.findings}
+            assert said == {question: reason for question, reason in told.items() if reason}
+    scored = VerdictPolicy(selector, torch.float32)(work, range(6), work.bodies)
+    assert scored.logps.shape[0] == 6 and torch.isfinite(scored.logps).all()
+    bare = [Example(example.pair.model_copy(update={"assessment": None}), 0.5) for example in examples[:1]]
+    with pytest.raises(UserError, match="describe_steps"):
+        make_descriptions(selector, bare, "key")
+
+
 def test_targets_are_posteriors_and_copies_are_ties(examples: list[Example]) -> None:
     for example in examples:
         same = example.pair.a.sha256 == example.pair.b.sha256
@@ -186,7 +203,7 @@ def test_an_adapter_of_another_base_is_refused(base: Path, tmp_path: Path) -> No
 
 
 def test_both_stages_run_resume_and_can_be_judged_with(base: Path, feed: Path, tmp_path: Path) -> None:
-    sft = settings(SftRecipe, base, feed, tmp_path / "sft", own_from=0.0, own_every=2)
+    sft = settings(SftRecipe, base, feed, tmp_path / "sft", own_from=0.0, own_every=2, describe_steps=1)
     folder = train_sft(sft, Path())  # type: ignore[arg-type]
     records = [json.loads(line) for line in (tmp_path / "sft" / "log.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records if "answer" in r and "loss" in r] == [1, 2, 3]

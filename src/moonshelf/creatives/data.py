@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL.Image import Image
 
 from moonshelf import images
 from moonshelf.creatives.judging import Ask
 from moonshelf.creatives.model_backend import CreativeModel
 from moonshelf.creatives.outcomes import posterior
 from moonshelf.creatives.pair import Campaign, Pair
-from moonshelf.creatives.prompt import write_assessment
+from moonshelf.creatives.prompt import write_assessment, write_description
 from moonshelf.creatives.recipe import PairSource
 from moonshelf.creatives.safety import clean
 from moonshelf.errors import UserError
@@ -42,10 +43,10 @@ class Example:
 class Work:
     """Rows of one step: asks, bodies (R lists of token ids), targets (R,), and the pictures they show."""
 
-    asks: list[Ask]
+    asks: list[Ask]  # of a description only the first creative is shown
     bodies: list[list[int]]  # reasons; empty where none is known
     targets: list[float]  # that the first is the better one
-    places: list[tuple[int, int]]
+    places: list[tuple[int, ...]]  # of each row's pictures: two, or one to be described
     pixels: np.ndarray
     grid: np.ndarray
 
@@ -116,18 +117,12 @@ def make_work(
     asks: list[Ask] = []
     bodies: list[str] = []
     targets: list[float] = []
-    places: list[tuple[int, int]] = []
-    pictures: list[object] = []
-    for example in examples:
+    places: list[tuple[int, ...]] = []
+    pictures: list[Image] = []
+    for example, at in _seen(model, examples, pictures):
         pair = example.pair
-        try:
-            two = [load_picture(c.image, model.prompt.max_pixels) for c in (pair.a, pair.b)]
-        except images.ImageError:
-            continue
-        at = len(pictures)
-        pictures += two
-        title, _ = clean(pair.title)
-        interest = () if rng.random() < no_interest else tuple(clean(query)[0] for query in pair.interest)
+        title, interest = _words(pair)
+        interest = () if rng.random() < no_interest else interest
         for swapped in (False, True):
             one = pair.swapped() if swapped else pair
             labels = model.prompt.draw_labels(key, pair.id, str(swapped))
@@ -136,7 +131,59 @@ def make_work(
             bodies.append(write_assessment(one.assessment, labels) if known and one.assessment else "")
             targets.append(1 - example.target if swapped else example.target)
             places.append((at + 1, at) if swapped else (at, at + 1))
+    return _work(model, asks, bodies, targets, places, pictures)
+
+
+def make_descriptions(model: CreativeModel, examples: Sequence[Example], key: str) -> Work:
+    """One row a creative: what the reasons say of it, without the other one and without any comparison.
+
+    Reading is learnt far sooner so: in a pair a small model first has to find out which picture a word is
+    about (docs/experiments.md). Pairs without reasons give no rows; raises `UserError` where none has any.
+    """
+    asks: list[Ask] = []
+    bodies: list[str] = []
+    places: list[tuple[int, ...]] = []
+    pictures: list[Image] = []
+    told = [example for example in examples if example.pair.assessment is not None]
+    if not told:
+        raise UserError("describe_steps needs pairs with reasons: set it to 0 for this feed.")
+    for example, at in _seen(model, told, pictures):
+        title, interest = _words(example.pair)
+        for offset, pair in enumerate((example.pair, example.pair.swapped())):
+            assert pair.assessment is not None
+            labels = model.prompt.draw_labels(key, pair.id, str(offset))
+            asks.append(Ask(pair.id, title, interest, pair.a, pair.a, labels))
+            bodies.append(write_description(pair.assessment))
+            places.append((at + offset,))
+    return _work(model, asks, bodies, [0.5] * len(asks), places, pictures)
+
+
+def _seen(
+    model: CreativeModel, examples: Sequence[Example], pictures: list[Image]
+) -> Iterator[tuple[Example, int]]:
+    """Examples whose pictures can be read, and where in `pictures` the first of each is put."""
+    for example in examples:
+        try:
+            two = [load_picture(c.image, model.prompt.max_pixels) for c in (example.pair.a, example.pair.b)]
+        except images.ImageError:
+            continue
+        pictures += two
+        yield example, len(pictures) - 2
+
+
+def _words(pair: Pair) -> tuple[str, tuple[str, ...]]:
+    return clean(pair.title)[0], tuple(clean(query)[0] for query in pair.interest)
+
+
+def _work(
+    model: CreativeModel,
+    asks: list[Ask],
+    bodies: list[str],
+    targets: list[float],
+    places: list[tuple[int, ...]],
+    pictures: list[Image],
+) -> Work:
     if not asks:
         raise UserError("no picture of this step can be read: look at the images of the pairs.")
-    pixels, grid = model.moon.prepare.pixels(pictures)  # type: ignore[arg-type]
+    pixels, grid = model.moon.prepare.pixels(pictures)
     return Work(asks, model.moon.prepare.text_ids(bodies), targets, places, pixels, grid)

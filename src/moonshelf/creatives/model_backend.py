@@ -143,13 +143,13 @@ class CreativeModel:
             kinds.extend([kind] * len(more))
 
         put(prepare.ids(self.prompt.words(ask.title, ask.interest)), 2)
-        for label, n in zip(ask.labels, tokens, strict=True):
+        for label, n in zip(ask.labels, tokens, strict=False):  # a description has one picture
             put(prepare.ids(f"{label}:"), 0)
             put(prepare.vision[0], 0)
             put([prepare.image] * n, 1)
             put([*prepare.vision[1], *prepare.ids("\n")], 0)
-        first, second = ask.labels
-        put(prepare.ids(f"first {first}, second {second}\n"), 0)
+        if len(tokens) == 2:
+            put(prepare.ids(f"first {ask.labels[0]}, second {ask.labels[1]}\n"), 0)
         put(prepare.suffix, 0)
         put(tail, 3)
         return ids, kinds
@@ -171,7 +171,7 @@ class CreativeModel:
         self,
         asks: Sequence[Ask],
         tails: Sequence[Sequence[int]],
-        places: Sequence[tuple[int, int]],
+        places: Sequence[tuple[int, ...]],
         seen: tuple[Any, list[int], np.ndarray],
     ) -> tuple[Batch, Any]:
         """One padded batch of asks whose images are at `places` of what was seen, and its features."""
@@ -222,7 +222,7 @@ class CreativeModel:
         return [result for result in results if result is not None]
 
     def _at_once(
-        self, asks: Sequence[Ask], places: Sequence[tuple[int, int]], seen: tuple[Any, list[int], np.ndarray]
+        self, asks: Sequence[Ask], places: Sequence[tuple[int, ...]], seen: tuple[Any, list[int], np.ndarray]
     ) -> Tensor:
         """States (B, d) at `<answer>` after empty reasons."""
         prepare = self.moon.prepare
@@ -233,7 +233,7 @@ class CreativeModel:
     def write(
         self,
         asks: Sequence[Ask],
-        places: Sequence[tuple[int, int]],
+        places: Sequence[tuple[int, ...]],
         seen: tuple[Any, list[int], np.ndarray],
         pick: Pick = greedy,
         times: int = 1,

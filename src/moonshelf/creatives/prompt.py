@@ -85,6 +85,12 @@ def write_assessment(assessment: Assessment, labels: tuple[str, str]) -> str:
     return "; ".join(lines)
 
 
+def write_description(assessment: Assessment) -> str:
+    """What the reasons say of creative A alone: `query: says waterproof; title: as described; …`."""
+    told = [(finding.question, finding.reason_a) for finding in assessment.findings if finding.reason_a]
+    return "; ".join(f"{question}: {_plain(reason)}" for question, reason in told)
+
+
 def _plain(reason: str) -> str:
     return _MARKS.sub(" ", clean_text(reason)).strip().lower() or "nothing"
 

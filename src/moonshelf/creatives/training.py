@@ -25,9 +25,16 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
 from moonshelf.creatives import outcomes
-from moonshelf.creatives.data import Example, draw, load_examples, make_work
+from moonshelf.creatives.data import (
+    Example,
+    Work,
+    draw,
+    load_examples,
+    make_descriptions,
+    make_work,
+)
 from moonshelf.creatives.model_backend import ADAPTER, CreativeConfig, CreativeModel
-from moonshelf.creatives.policy import VerdictPolicy, answer_loss
+from moonshelf.creatives.policy import Scored, VerdictPolicy, answer_loss
 from moonshelf.creatives.prompt import write_assessment
 from moonshelf.creatives.recipe import SftRecipe
 from moonshelf.creatives.selector import judge, mean_probability
@@ -62,6 +69,10 @@ class SftTrainer(Budgeted, Trainer):
         recipe, step = self.recipe, self.state.global_step
         first = int(inputs["slots"][0]) // recipe.pairs  # processes take slices of the schedule in turn
         examples = draw(self.examples, recipe.pairs, recipe.seed, first)
+        if step < recipe.describe_steps:
+            work = make_descriptions(self.policy.creative, examples, f"{recipe.seed}/{first}")
+            scored = model(work, range(len(work.bodies)), work.bodies)
+            return self._loss(self._reasons(scored, work), torch.zeros((), device=scored.logps.device))
         direct = step % recipe.direct_every == recipe.direct_every - 1
         own = self.share(step) >= recipe.own_from and step % recipe.own_every == 0
         work = make_work(
@@ -77,14 +88,21 @@ class SftTrainer(Budgeted, Trainer):
             for i, reasons in zip(untaught, written, strict=True):
                 bodies[i] = reasons.ids
         scored = model(work, range(len(bodies)), bodies)
+        return self._loss(self._reasons(scored, work), answer_loss(scored.answers, work.targets))
+
+    def _reasons(self, scored: Scored, work: Work) -> Tensor:
+        """Mean cross-entropy of the tokens of reasons that are taught."""
         taught = torch.tensor([bool(body) for body in work.bodies], device=scored.logps.device)
         counts = sum(len(body) + 1 for body in work.bodies if body)
-        reasons_loss = -(scored.logps * taught[:, None]).sum() / max(1, counts)
-        answers = answer_loss(scored.answers, work.targets)
-        self._terms = {"reasons": float(reasons_loss.detach()), "answer": float(answers.detach())}
-        loss = recipe.cot_weight * reasons_loss + recipe.answer_weight * answers
+        return -(scored.logps * taught[:, None]).sum() / max(1, counts)
+
+    def _loss(self, reasons: Tensor, answers: Tensor) -> Tensor:
+        self._terms = {"reasons": float(reasons.detach()), "answer": float(answers.detach())}
+        loss = self.recipe.cot_weight * reasons + self.recipe.answer_weight * answers
         if not torch.isfinite(loss):
-            raise UserError(f"the loss is not finite at step {step}: lower lr and start again.")
+            raise UserError(
+                f"the loss is not finite at step {self.state.global_step}: lower lr and start again."
+            )
         return loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
