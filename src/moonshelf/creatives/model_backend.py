@@ -102,9 +102,14 @@ class CreativeModel:
         try:
             config = CreativeConfig.model_validate_json((place / "creative.json").read_text())
         except OSError:
+            why = (
+                "this version ships no trained selector yet"
+                if place == PACKAGED
+                else f"{str(folder)!r} is no creative selector: it holds no creative.json"
+            )
             raise UserError(
-                f"{str(folder)!r} is no creative selector: it holds no creative.json. Give `starter`, or a "
-                "folder that `moonshelf train` wrote from a creative recipe."
+                f"{why}. Train one with `moonshelf train recipes/creative-sft-starter.yaml` and give its "
+                "folder, or take another --backend."
             ) from None
         except ValidationError as error:
             raise UserError(f"creative.json in {place.name!r} is not one of this version: {error}") from None
