@@ -215,6 +215,7 @@ def test_both_stages_run_resume_and_can_be_judged_with(base: Path, feed: Path, t
     assert any("score" in r for r in records)
     assert {f"rewards/{name}" for name in REWARDS} <= set().union(*records)
     selector = CreativeModel.from_pretrained(chosen)
+    assert selector.temperature != 1.0  # fitted on the validation pairs
     assert selector.config.trained_on == "" and selector.config.base == str(base)
     (judged,) = judge(selector, [pair()])
     assert 0 <= judged.p <= 1

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from moonshelf.creatives.recipe import STAGES as SELECTORS
+from moonshelf.creatives.recipe import GrpoRecipe
 from moonshelf.training.recipe import JointRecipe, Recipe, load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -32,6 +34,16 @@ def test_a_joint_recipe_goes_on_from_its_cold_start(path: Path) -> None:
     assert recipe.model == f"{first.out}/checkpoint"
     assert (recipe.products * recipe.rollouts) % recipe.accumulate == 0
     assert (recipe.lora is None) == (first.lora is None)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("creative-grpo-*.yaml")), ids=lambda path: path.stem)
+def test_a_selectors_second_stage_goes_on_from_its_first(path: Path) -> None:
+    recipe = load_recipe(path, SELECTORS)
+    first = load_recipe(path.with_name(path.name.replace("grpo", "sft")), SELECTORS)
+    assert isinstance(recipe, GrpoRecipe) and recipe.model == f"{first.out}/checkpoint"
+    assert (2 * recipe.pairs * recipe.rollouts) % recipe.accumulate == 0
+    hub = "/" in first.base
+    assert first.download == hub and (recipe.lr <= 1e-5) == hub and first.lora is not None
 
 
 @pytest.mark.parametrize("path", LAUNCH, ids=lambda path: path.stem)

@@ -27,6 +27,7 @@ from moonshelf import images
 from moonshelf.creatives.judging import Ask, Opinion
 from moonshelf.creatives.prompt import ANSWER, CreativePrompt, read_assessment
 from moonshelf.errors import UserError
+from moonshelf.model import files
 from moonshelf.model.decode import Decoded, Pick, decode, greedy, repeat_rows
 from moonshelf.model.engine import load_picture
 from moonshelf.model.modeling import MoonModel, choose_features
@@ -113,7 +114,7 @@ class CreativeModel:
             ) from None
         except ValidationError as error:
             raise UserError(f"creative.json in {place.name!r} is not one of this version: {error}") from None
-        moon = MoonModel.from_pretrained(config.base or place, download=download, precision=precision)
+        moon = load_base(config.base or str(place), download, precision)
         if config.base:
             if config.base_fingerprint and moon.fingerprint != config.base_fingerprint:
                 raise UserError(
@@ -275,6 +276,15 @@ class CreativeModel:
                 usable.append(i)
                 places.append((first, second))
         return usable, places, pictures
+
+
+def load_base(name: str, download: bool, precision: Precision) -> MoonModel:
+    """The model under a selector: a Moonshelf folder, or a stock backbone (its `source` is None)."""
+    if (files.find(name, download) / "moon.json").exists():
+        return MoonModel.from_pretrained(name, download=download, precision=precision)
+    moon = MoonModel.from_backbone(name, download=download)
+    moon.precision = precision
+    return moon
 
 
 PACKAGED = Path(__file__).resolve().parent.parent / "starter_creative"

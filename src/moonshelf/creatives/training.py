@@ -33,14 +33,13 @@ from moonshelf.creatives.data import (
     make_descriptions,
     make_work,
 )
-from moonshelf.creatives.model_backend import ADAPTER, CreativeConfig, CreativeModel
+from moonshelf.creatives.model_backend import ADAPTER, CreativeConfig, CreativeModel, load_base
 from moonshelf.creatives.policy import Scored, VerdictPolicy, answer_loss
-from moonshelf.creatives.prompt import write_assessment
+from moonshelf.creatives.prompt import INSTRUCTION, write_assessment
 from moonshelf.creatives.recipe import SftRecipe
-from moonshelf.creatives.selector import judge, mean_probability
+from moonshelf.creatives.selector import fit_temperature, judge, mean_probability
 from moonshelf.errors import UserError
 from moonshelf.model import files
-from moonshelf.model.modeling import MoonModel
 from moonshelf.model.precision import resolve
 from moonshelf.training.adapters import add_lora, freeze, lighten, merged_state, targets
 from moonshelf.training.recipe import Lora
@@ -137,14 +136,14 @@ def start(recipe: SftRecipe, examples: Sequence[Example] = ()) -> CreativeModel:
     """
     if recipe.selector:
         return resume_from(recipe, recipe.selector)
-    folder = files.find(recipe.base, download=False)
-    known = (folder / "moon.json").exists()
-    moon = MoonModel.from_pretrained(recipe.base) if known else MoonModel.from_backbone(recipe.base)
-    moon.precision = recipe.precision
+    moon = load_base(recipe.base, recipe.download, recipe.precision)
+    prompt = recipe.prompt
+    if moon.source is None and not prompt.instruction:  # a stock backbone has to be told what to do
+        prompt = prompt.model_copy(update={"instruction": INSTRUCTION})
     config = CreativeConfig(
         base=recipe.base if recipe.lora else None,
-        base_fingerprint=moon.fingerprint if recipe.lora and known else "",
-        prompt=recipe.prompt,
+        base_fingerprint=moon.fingerprint if recipe.lora and moon.source else "",
+        prompt=prompt,
         trained_on=recipe.trained_on,
     )
     creative = CreativeModel(moon.to(PartialState().device), config)
@@ -266,7 +265,19 @@ def run(trainer: Any, recipe: Any, creative: CreativeModel, data: Path, name: st
     )
     trainer.policy.train()
     watch.train(out / "trainer")
+    if held_out and trainer.accelerator.is_main_process:
+        calibrate(out / "checkpoint", held_out)
     return out / "checkpoint"
+
+
+def calibrate(folder: Path, examples: Sequence[Example]) -> float:
+    """Fit the temperature of a saved selector on validation pairs and write it into its `creative.json`."""
+    creative = CreativeModel.from_pretrained(folder)
+    judged = judge(creative, [example.pair for example in examples], temperature=1.0, near_half=0.0)
+    temperature, _ = fit_temperature(judged, [example.target for example in examples])
+    config = creative.config.model_copy(update={"temperature": round(temperature, 4)})
+    (folder / "creative.json").write_text(config.model_dump_json(indent=1) + "\n")
+    return temperature
 
 
 def validate(creative: CreativeModel, examples: list[Example]) -> dict[str, Any]:

@@ -51,7 +51,8 @@ def find(name: str, download: bool) -> Path:
         return folder
     if not download:
         raise UserError(
-            f"no model folder at {name!r}: give a folder, 'starter', or allow a download to use a hub id."
+            f"no model folder at {name!r}: give a folder or 'starter'; a hub id is only fetched with "
+            "--download, or with `download: true` in a recipe."
         )
     from huggingface_hub import snapshot_download
 

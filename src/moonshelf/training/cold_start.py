@@ -93,9 +93,11 @@ class ColdStart:
     def _new_model(self) -> MoonModel:
         r = self.recipe
         if r.model:
-            return MoonModel.from_pretrained(r.model)
+            return MoonModel.from_pretrained(r.model, download=r.download)
         if r.backbone:
-            return MoonModel.from_backbone(r.backbone, r.prompt, fusion=r.fusion, fire=r.fire)
+            return MoonModel.from_backbone(
+                r.backbone, r.prompt, download=r.download, fusion=r.fusion, fire=r.fire
+            )
         tokenizer = build_tokenizer(vocabulary_texts(self.items, r.prompt), r.vocabulary)
         return build_starter(
             tokenizer, hidden=r.hidden, layers=r.layers, vision_hidden=r.vision_hidden,

@@ -71,7 +71,7 @@ def _reader(recipe: Recipe | JointRecipe, sources: list[Source]) -> tuple[Prompt
         )
         return recipe.prompt, small.processor, starter_config(recipe)
     name = recipe.backbone if isinstance(recipe, Recipe) and recipe.backbone else recipe.model
-    folder = files.find(str(name), download=False)
+    folder = files.find(str(name), download=recipe.download)
     processor = MoonProcessor.from_pretrained(str(folder))
     vocabulary = processor.tokenizer.get_vocab()
     processor.tokenizer.add_tokens([token for token in ADDED_TOKENS if token not in vocabulary])

@@ -26,7 +26,7 @@ from moonshelf.training.validation import validate
 def train_joint(recipe: JointRecipe, data: Path) -> Path:
     """Run the joint stage on a cold-started model; returns the folder of the best checkpoint."""
     quiet_dependencies()
-    moon = MoonModel.from_pretrained(recipe.model).to(PartialState().device)
+    moon = MoonModel.from_pretrained(recipe.model, download=recipe.download).to(PartialState().device)
     sources = [open_source(spec, data, moon.fingerprint) for spec in recipe.sources]
     validation: list[Item] = []
     if recipe.validation:

@@ -52,6 +52,7 @@ class Run(BaseModel):
     freeze: tuple[
         str, ...
     ] = ()  # parameters whose names start so are not trained, e.g. backbone.model.visual
+    download: bool = False  # a hub id may be fetched; without it nothing leaves the machine
     report_to: tuple[str, ...] | None = None  # tensorboard, wandb, trackio; None: TensorBoard if installed
 
 
