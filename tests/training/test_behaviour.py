@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from moonshelf.errors import Problem, UserError
@@ -282,6 +282,7 @@ def _clicks(row: dict[str, Any]) -> float | None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=300), suffix=st.sampled_from(("csv", "tsv", "jsonl", "parquet")))
+@example(data=b"\x0b", suffix="csv")
 def test_garbage_is_one_sentence_or_problems(tmp_path: Path, data: bytes, suffix: str) -> None:
     path = tmp_path / f"noise.{suffix}"
     for head in (b"", b"query,product_id,weight\n", b'{"query": "a", "product_id": "p1"}\n'):

@@ -55,6 +55,8 @@ def rows_of(
 def detect_table(text: str) -> str:
     """Dialect of a table from its first lines."""
     lines = [line for line in text.splitlines()[:200] if line.strip()]
+    if not lines:  # a vertical tab, say, is neither text nor an empty file
+        return "csv"
     header = next((line for line in lines if not line.startswith("#")), lines[0])
     names = {fold(cell.removeprefix("g:")) for cell in split_header(header)[1]}
     if names & {"handle", "url handle"} and names & _SHOPIFY:
