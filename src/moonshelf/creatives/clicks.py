@@ -8,7 +8,7 @@ taught and its ceiling be known exactly, except: BASE, the size of the STYLE eff
 background, picture size, colour and font of the text) and IDIOSYNCRATIC, which have the size measured on the
 online click-through rates of alimama_aes by
 
-    python -c "from moonshelf.creatives.clicks import calibrate; print(calibrate('ctr_online.txt'))"
+    python -c "from moonshelf.creatives.clicks import calibrate; print(calibrate('DATA/alimama_aes'))"
 
 There 200 creatives of one advertiser have a mean log rate of -3.99 and a standard deviation of 0.091, of
 which main effects explain 9 % (adjusted for their number 2 %); none is beyond ±0.031 and none stands out.
@@ -27,6 +27,7 @@ import numpy as np
 
 from moonshelf.creatives.claims import SIZE, Ask, read_query
 from moonshelf.creatives.protocol import QUESTIONS
+from moonshelf.creatives.published import read_elements
 from moonshelf.errors import UserError
 
 BASE = -3.99  # mean log click-through rate of alimama_aes: 1.85 %
@@ -120,8 +121,6 @@ def draw_outcome(
 
 # --- calibration ----------------------------------------------------------------------------------------
 
-_COLUMNS = ("template", "background", "picture size", "text colour", "font")
-
 
 @dataclass(frozen=True)
 class Calibration:
@@ -137,12 +136,15 @@ class Calibration:
 
 
 def calibrate(path: str | Path) -> Calibration:
-    """Least squares of log rate on the elements of alimama_aes's `ctr_online.txt`.
+    """Least squares of log rate on the elements of alimama_aes, whose folder `path` is.
 
-    Lines are `id <tab> levels of the elements <tab> rate`. An element that does not vary is left out, and so
+    An element that does not vary is left out, and so
     is one that another determines (the background, by the colour of the text). Raises `UserError`.
     """
-    levels, logs = _read(Path(path))
+    table = read_elements(path)
+    if not (table.rates > 0).all():
+        raise UserError(f"{path}: a creative has a rate of 0, which has no logarithm: take it out.")
+    levels, logs = table.choices, np.log(table.rates)
     columns = [k for k in range(levels.shape[1]) if len(np.unique(levels[:, k])) > 1]
     kept = [k for k in columns if not any(_determines(levels, j, k) for j in columns if j != k)]
     blocks = [levels[:, [k]] == np.unique(levels[:, k])[None, :] for k in kept]
@@ -165,7 +167,7 @@ def calibrate(path: str | Path) -> Calibration:
         values = widen @ fitted[part]
         errors = np.sqrt(np.diag(widen @ inverse[part, part] @ widen.T) * error / free)
         names = np.unique(levels[:, k])
-        effects[_COLUMNS[k] if k < len(_COLUMNS) else f"element {k}"] = {
+        effects[table.names[k]] = {
             int(name): (float(value), float(se))
             for name, value, se in zip(names, values, errors, strict=True)
         }
@@ -174,32 +176,6 @@ def calibrate(path: str | Path) -> Calibration:
         len(logs), float(logs.mean()), math.sqrt(total / len(logs)), 1 - error / total,
         1 - error / free * (len(logs) - 1) / total, math.sqrt(error / len(logs)), effects,
     )  # fmt: skip
-
-
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    levels: list[list[int]] = []
-    logs: list[float] = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as a table of click-through rates") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        words = line.split()
-        try:
-            row, value = [int(word) for word in words[1:-1]], float(words[-1])
-        except ValueError:
-            row, value = [], 0.0
-        if not row or not 0 < value < 1 or (levels and len(row) != len(levels[0])):
-            raise UserError(
-                f"{path}, line {number}: expected an id, the elements' levels and a rate in (0, 1)"
-            )
-        levels.append(row)
-        logs.append(math.log(value))
-    if not levels:
-        raise UserError(f"{path} holds no creatives")
-    return np.array(levels), np.array(logs)
 
 
 def _determines(levels: np.ndarray, one: int, other: int) -> bool:
