@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -160,13 +160,8 @@ class CreativeModel:
         put(tail, 3)
         return ids, kinds
 
-    def see(self, refs: Sequence[ImageRef]) -> tuple[Any, list[int], np.ndarray]:
-        """Visual features of some pictures, tokens of each, and their grids; raises `images.ImageError`."""
-        pictures = [load_picture(ref, self.prompt.max_pixels) for ref in refs]
-        pixels, grid = self.moon.prepare.pixels(pictures)
-        return self.see_pixels(pixels, grid)
-
     def see_pixels(self, pixels: np.ndarray, grid: np.ndarray) -> tuple[Any, list[int], np.ndarray]:
+        """Visual features of pictures that `Preprocessor.pixels` cut, tokens of each, and their grids."""
         device = self.moon.device
         visual = self.moon.backbone.model.get_image_features(
             torch.from_numpy(pixels).to(device), torch.from_numpy(grid).to(device), return_dict=True
@@ -203,7 +198,8 @@ class CreativeModel:
     def opinions(self, asks: Sequence[Ask], pick: Pick = greedy) -> list[Opinion]:
         """Reasons and probability of each ask; an image that cannot be read gives `p_first` None."""
         results: list[Opinion | None] = [None] * len(asks)
-        for part in _parts(asks, ASKS_A_BATCH):
+        for start in range(0, len(asks), ASKS_A_BATCH):
+            part = range(start, min(start + ASKS_A_BATCH, len(asks)))
             usable, places, pictures = self._pictures(asks, part)
             for i in set(part) - set(usable):
                 results[i] = Opinion(None)
@@ -288,12 +284,6 @@ def load_base(name: str, download: bool, precision: Precision) -> MoonModel:
 
 
 PACKAGED = Path(__file__).resolve().parent.parent / "starter_creative"
-
-
-def _parts(asks: Sequence[Ask], size: int) -> Iterator[list[int]]:
-    order = list(range(len(asks)))
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
 
 
 @torch.no_grad()

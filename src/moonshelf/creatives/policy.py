@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from moonshelf.creatives.data import Work
@@ -95,8 +94,3 @@ def answer_loss(answers: Tensor, targets: Sequence[float]) -> Tensor:
     """Log loss of the answers (R, 2) against the posteriors that the first is better; a scalar."""
     q = torch.tensor(targets, device=answers.device)
     return -(q * answers[:, 0] + (1 - q) * answers[:, 1]).mean()
-
-
-def chosen_probability(answers: Tensor) -> Tensor:
-    """(R,) that the first is better, from log-probabilities or logits of the two labels (R, 2)."""
-    return F.softmax(answers, -1)[:, 0]

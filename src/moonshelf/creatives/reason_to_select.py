@@ -20,7 +20,7 @@ from trl import GRPOConfig
 
 from moonshelf.creatives.data import Example, Work, draw, load_examples, make_work
 from moonshelf.creatives.evidence import check_assessment
-from moonshelf.creatives.policy import Scored, VerdictPolicy, answer_loss, chosen_probability
+from moonshelf.creatives.policy import Scored, VerdictPolicy, answer_loss
 from moonshelf.creatives.prompt import read_assessment
 from moonshelf.creatives.recipe import GrpoRecipe
 from moonshelf.creatives.rewards import REWARDS
@@ -84,7 +84,7 @@ class VerdictTrainer(RolloutTrainer):
         asks = [work.asks[r // per] for r in range(len(written))]
         with creative.moon.computing():
             logits = creative.answer_logits(torch.stack([w.final for w in written]), asks)
-        p = chosen_probability(logits)
+        p = logits.softmax(-1)[:, 0]
         mean = p.view(-1, 2, per).mean(-1)  # pairs, orders
         other = (1 - mean.flip(1)).reshape(-1).repeat_interleave(per)
         bodies = creative.moon.processor.tokenizer.batch_decode([w.ids for w in written])

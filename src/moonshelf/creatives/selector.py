@@ -20,6 +20,7 @@ from typing import Any, Literal
 from moonshelf import images
 from moonshelf.creatives.judging import Ask, Backend, Opinion
 from moonshelf.creatives.pair import Creative, Pair
+from moonshelf.creatives.prompt import CreativePrompt
 from moonshelf.creatives.protocol import Assessment, Judgement
 from moonshelf.creatives.safety import clean, is_blank, near_identical, quarantine
 from moonshelf.product import ImageRef
@@ -123,7 +124,7 @@ def _judge_part(
     canary: Canary,
 ) -> list[Judgement]:
     cases = [_open(pair, seen) for pair in pairs]
-    labels = getattr(getattr(backend, "prompt", None), "draw_labels", _draw_labels)
+    labels = (getattr(backend, "prompt", None) or CreativePrompt()).draw_labels
     for bare in (False, True):
         asked = []
         for case in cases:
@@ -135,12 +136,6 @@ def _judge_part(
         for one, opinion in zip(asked, opinions, strict=True):
             one.case.answers[one.place] = opinion
     return [_close(case, temperature, near_half) for case in cases]
-
-
-def _draw_labels(*content: str) -> tuple[str, str]:
-    from moonshelf.creatives.prompt import CreativePrompt
-
-    return CreativePrompt().draw_labels(*content)
 
 
 def _open(pair: Pair, seen: dict[ImageRef, _Seen]) -> _Case:

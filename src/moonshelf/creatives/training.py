@@ -38,7 +38,6 @@ from moonshelf.creatives.policy import Scored, VerdictPolicy, answer_loss
 from moonshelf.creatives.prompt import INSTRUCTION, write_assessment
 from moonshelf.creatives.recipe import SftRecipe
 from moonshelf.creatives.selector import fit_temperature, judge, mean_probability
-from moonshelf.errors import UserError
 from moonshelf.model import files
 from moonshelf.model.precision import resolve
 from moonshelf.training.adapters import add_lora, freeze, lighten, merged_state, targets
@@ -97,12 +96,7 @@ class SftTrainer(Budgeted, Trainer):
 
     def _loss(self, reasons: Tensor, answers: Tensor) -> Tensor:
         self._terms = {"reasons": float(reasons.detach()), "answer": float(answers.detach())}
-        loss = self.recipe.cot_weight * reasons + self.recipe.answer_weight * answers
-        if not torch.isfinite(loss):
-            raise UserError(
-                f"the loss is not finite at step {self.state.global_step}: lower lr and start again."
-            )
-        return loss
+        return self._finite(self.recipe.cot_weight * reasons + self.recipe.answer_weight * answers)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         super().log({**logs, **{k: round(v, 4) for k, v in self._terms.items()}}, *args, **kwargs)

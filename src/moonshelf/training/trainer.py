@@ -52,6 +52,7 @@ class Budgeted:
     args: Any
     lr_scheduler: Any
     optimizer: Any
+    state: Any
     clock: Clock
     tally: Tally
 
@@ -86,6 +87,14 @@ class Budgeted:
             self.clock.before, self.tally = state["spent"], Tally(state["best"], state["stale"])
             for name in file.keys():  # noqa: SIM118  (safe_open is no mapping)
                 parameters[name].copy_(file.get_tensor(name))
+
+    def _finite(self, loss: Tensor) -> Tensor:
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"the loss is not finite at step {self.state.global_step}: lower lr and resume from the last "
+                "checkpoint."
+            )
+        return loss
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """None: a Moonshelf folder has its own."""
@@ -185,14 +194,6 @@ class RolloutTrainer(Budgeted, GRPOTrainer):
         self, model: Any, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor, None]:
         return self._scored.logps, self._scored.entropies, None
-
-    def _finite(self, loss: Tensor) -> Tensor:
-        if not torch.isfinite(loss):
-            raise UserError(
-                f"the loss is not finite at step {self.state.global_step}: lower lr and resume from the last "
-                "checkpoint."
-            )
-        return loss
 
 
 class Watch(TrainerCallback):
