@@ -1,0 +1,1 @@
+"""The catalogue, the model and the selector as a service with a page: `moonshelf serve DIR`."""

@@ -1,0 +1,591 @@
+"""What the service takes and gives: the shapes of its API, which are also its OpenAPI description.
+
+Requests forbid fields that they do not know, so a misspelt name is an error and never a default in silence;
+`/v1/embeddings` is the exception, because clients of other makers send fields of their own there. Every text,
+list and number is bounded here, before any work is done; images are bounded where they are decoded.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MAX_TEXT = 20_000  # characters of one text
+MAX_FILTER = 100  # values of one filter
+# Base64 of the largest picture that the decoder takes (16 MiB), with its data: prefix.
+MAX_IMAGE_TEXT = 23_000_000
+
+Reason = Literal["off", "on", "auto"]
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
+Id = Annotated[str, Field(min_length=1, max_length=256)]
+Image = Annotated[
+    str,
+    Field(
+        max_length=MAX_IMAGE_TEXT,
+        description="A picture as a data URI (data:image/jpeg;base64,…) or as base64 alone; a web address "
+        "only where the service allows its host.",
+    ),
+]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Reply(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+# ------------------------------------------------------------------------------------------ errors
+
+
+class ErrorBody(Reply):
+    """In the form of OpenAI's API: its clients show `message`."""
+
+    message: str
+    type: str = Field(description="invalid_request_error, authentication_error, overloaded, timeout …")
+    param: str | None = Field(default=None, description="The field that is wrong, as a path.")
+    code: str | None = None
+
+
+class ErrorReply(Reply):
+    error: ErrorBody
+
+
+# -------------------------------------------------------------------------------------- embeddings
+
+
+class ImageUrl(BaseModel):
+    url: Image
+
+
+class Part(BaseModel):
+    """One part of a chat message: {"type": "text", "text": …} or {"type": "image_url", "image_url": …}."""
+
+    type: Literal["text", "image_url", "image", "input_text", "input_image"]
+    text: Text | None = None
+    image_url: ImageUrl | Image | None = None
+    image: Image | None = None
+
+
+class Message(BaseModel):
+    """One chat message. Messages of one request are read as one product; other roles than user are left out."""
+
+    role: str = Field(default="user", max_length=20)
+    content: Text | Annotated[list[Part], Field(max_length=64)]
+
+
+class Item(BaseModel):
+    """Text, picture, or both as one product: the documented form for pictures."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: Text | None = None
+    image: Image | Annotated[list[Image], Field(max_length=16)] | None = None
+
+    @model_validator(mode="after")
+    def _something(self) -> Item:
+        if not self.text and not self.image:
+            raise ValueError("an item needs a text, an image, or both")
+        return self
+
+
+Input = Annotated[str, Field(max_length=MAX_IMAGE_TEXT)] | Item
+
+
+class EmbeddingsRequest(BaseModel):
+    """OpenAI's form with pictures. `input` is a text, a data URI, an item, or a list of these."""
+
+    model_config = ConfigDict(
+        extra="ignore",
+        json_schema_extra={
+            "examples": [
+                {"model": "starter", "input": ["red running shoe", "blue leather bag"]},
+                {
+                    "model": "starter",
+                    "input": [{"text": "Trail runner", "image": "data:image/png;base64,iVBORw0KGgo="}],
+                    "reason": "on",
+                    "dimensions": 128,
+                },
+            ]
+        },
+    )
+
+    input: Input | Annotated[list[Input], Field(min_length=1)] | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=64)] | None = None
+    model: str | None = Field(default=None, max_length=500, description="Name of the served model, or none.")
+    dimensions: int | None = Field(default=None, ge=1, le=8192)
+    encoding_format: Literal["float", "base64"] = "float"
+    reason: Reason = Field(default="off", description="Write a rationale first: off, on or auto.")
+    user: str | None = Field(default=None, max_length=500, description="Taken and not used.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> EmbeddingsRequest:
+        if (self.input is None) == (self.messages is None):
+            raise ValueError("give either input or messages")
+        return self
+
+
+class Weights(Reply):
+    """How much of a vector came from each modality; they add up to one."""
+
+    image: float
+    text: float
+    rationale: float
+
+
+class Embedding(Reply):
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str = Field(description="Floats, or base64 of little-endian float32.")
+    rationale: str | None = Field(default=None, description="What the model wrote, where it reasoned.")
+    rationale_valid: bool | None = Field(default=None, description="The rationale kept its format.")
+    attributes: dict[str, str] | None = Field(default=None, description="Attributes read from the rationale.")
+    weights: Weights
+
+
+class Usage(Reply):
+    prompt_tokens: int
+    completion_tokens: int = Field(default=0, description="Tokens of rationales.")
+    total_tokens: int
+
+
+class EmbeddingsReply(Reply):
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str
+    usage: Usage
+
+
+class ModelCard(Reply):
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "moonshelf"
+    dimensions: int
+    fingerprint: str
+
+
+class ModelsReply(Reply):
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+# ------------------------------------------------------------------------------------------ search
+
+Values = Annotated[list[Annotated[str, Field(max_length=500)]], Field(max_length=MAX_FILTER)]
+Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Filters(Strict):
+    """Rows that pass all of these; of one field any of the values counts. A category covers what is below it."""
+
+    brand: Values = []
+    category: Annotated[Values, Field(description="Paths such as 'Shoes > Boots', or a first part of one.")] = []
+    colour: Values = []
+    material: Values = []
+    pattern: Values = []
+    gender: Values = []
+    size: Values = []
+    availability: Values = []
+    language: Values = []
+    price_min: Price | None = None
+    price_max: Price | None = None
+
+
+class SearchRequest(Strict):
+    """Words, a picture, both, or `like`: the id of a product to be like."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"text": "red running shoe", "filters": {"price_max": 50}, "facets": True},
+                {"like": "SKU-1", "limit": 5},
+            ]
+        },
+    )
+
+    text: Text | None = None
+    image: Image | None = None
+    like: Id | None = None
+    filters: Filters = Filters()
+    where: str | None = Field(default=None, max_length=20_000, description="SQL condition, for programs.")
+    mode: Literal["hybrid", "vector", "text"] = "hybrid"
+    reason: Reason = "off"
+    offset: int = Field(default=0, ge=0, le=900)
+    limit: int = Field(default=24, ge=1, le=100)
+    facets: bool = Field(default=False, description="Count the values of the filters' fields too.")
+
+
+class Why(Reply):
+    """Where a hit comes from: its ranks (from 1) in the two lists, and the scores there."""
+
+    vector_rank: int | None = None
+    cosine: float | None = None
+    text_rank: int | None = None
+    bm25: float | None = None
+
+
+class ProductView(Reply):
+    """A product as it is shown. `thumbnail` is a path below the service, None without a picture."""
+
+    id: str
+    title: str
+    description: str = ""
+    brand: str | None = None
+    price: float | None = None
+    currency: str | None = None
+    category: str = ""
+    group_id: str | None = None
+    link: str | None = None
+    availability: str | None = None
+    attributes: dict[str, str] = Field(default={}, description="From the feed.")
+    rationale: str = ""
+    rationale_valid: bool | None = None
+    reasoned_attributes: dict[str, str] = Field(default={}, description="From the rationale.")
+    weights: Weights | None = None
+    thumbnail: str | None = None
+
+
+class SearchHit(Reply):
+    score: float = Field(description="Orders the list: fused rank score, cosine or BM25, by `mode`.")
+    why: Why
+    product: ProductView
+
+
+class FacetValue(Reply):
+    value: str
+    count: int
+
+
+class Facets(Reply):
+    """Counts over all products that pass the filters, not only those on this page."""
+
+    total: int
+    fields: dict[str, list[FacetValue]]
+    price_min: float | None = None
+    price_max: float | None = None
+
+
+class SearchReply(Reply):
+    mode: str = Field(description="hybrid, vector or text: what was done.")
+    notes: list[str]
+    hits: list[SearchHit]
+    offset: int
+    more: bool = Field(description="There are hits after these.")
+    facets: Facets | None = None
+
+
+# ---------------------------------------------------------------------------------------- products
+
+
+class ProductIn(Strict):
+    """One catalogue record. It needs a title, a description or a picture."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "SKU-1",
+                    "title": "Trail runner",
+                    "category": ["Shoes", "Running shoes"],
+                    "attributes": {"colour": "red"},
+                    "price": 79.9,
+                    "currency": "EUR",
+                    "images": ["data:image/png;base64,iVBORw0KGgo="],
+                }
+            ]
+        },
+    )
+
+    id: Id
+    title: Text = ""
+    description: Text = ""
+    images: Annotated[list[Image], Field(max_length=16)] = []
+    category: Annotated[list[Annotated[str, Field(max_length=500)]], Field(max_length=20)] = []
+    attributes: Annotated[
+        dict[Annotated[str, Field(max_length=200)], Annotated[str, Field(max_length=2000)]],
+        Field(max_length=100),
+    ] = {}
+    brand: Annotated[str, Field(max_length=500)] | None = None
+    price: Price | None = None
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] | None = None
+    language: Annotated[str, Field(max_length=35)] | None = None
+    group_id: Annotated[str, Field(max_length=256)] | None = None
+    gtin: Annotated[str, Field(max_length=20)] | None = None
+    mpn: Annotated[str, Field(max_length=200)] | None = None
+    link: Annotated[str, Field(max_length=4096)] | None = None
+    availability: Annotated[str, Field(max_length=50)] | None = None
+
+
+class UpsertRequest(Strict):
+    products: Annotated[list[ProductIn], Field(min_length=1)]
+    allow_text_only: bool = Field(
+        default=False, description="Take a product by its text where no picture of it can be used."
+    )
+
+
+class RowProblem(Reply):
+    """One thing wrong with one product; `fatal`: it was not stored."""
+
+    row: int = Field(description="Position in the request, from 1.")
+    id: str | None
+    field: str
+    reason: str
+    fatal: bool
+
+
+class UpsertReply(Reply):
+    """Counts of products; what is counted as new, changed or metadata_only is durable."""
+
+    new: int
+    changed: int
+    metadata_only: int
+    unchanged: int
+    problems: list[RowProblem] = []
+
+
+class DeleteRequest(Strict):
+    ids: Annotated[list[Id], Field(min_length=1)]
+
+
+class DeleteReply(Reply):
+    deleted: int
+    unknown: list[str] = Field(description="Ids of the request that the catalogue does not hold.")
+
+
+# -------------------------------------------------------------------------------------- duplicates
+
+
+class Evidence(Reply):
+    """Why two products may be one: what agrees and what does not."""
+
+    a: str
+    b: str
+    kind: Literal["duplicate", "variant", "similar"]
+    score: float = Field(description="Cosine of the two vectors.")
+    identifiers: dict[str, str]
+    attributes_agree: list[str]
+    attributes_differ: dict[str, list[str]]
+    title_overlap: float
+    picture_bits: int | None = Field(description="Of 63: bits in which the pictures' hashes differ.")
+    conflicts: list[str]
+    review: Review | None = Field(default=None, description="The last thing that a person said of the pair.")
+
+
+class DuplicateGroup(Reply):
+    kind: Literal["duplicate", "variant", "similar"]
+    score: float
+    members: list[ProductView]
+    pairs: list[Evidence]
+
+
+class DuplicatesReply(Reply):
+    total: int = Field(description="Groups of these kinds, before paging.")
+    counts: dict[str, int] = Field(description="Groups of each kind.")
+    groups: list[DuplicateGroup]
+    notes: list[str]
+    offset: int
+
+
+# ---------------------------------------------------------------------------------------- feedback
+
+
+class FeedbackRequest(Strict):
+    """What a person says of a result. `subject` names it: the two ids of a pair, or a campaign and a creative.
+
+    Kinds: `duplicate` (subject a, b; verdict accept or reject), `creative` (subject campaign, creatives …;
+    verdict is the id of the one chosen, or accept), `attribute` (subject id, name; verdict is the right value),
+    `search` (subject query, id; verdict accept or reject), `note`.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"kind": "duplicate", "subject": {"a": "SKU-1", "b": "SKU-2"}, "verdict": "reject"}]
+        },
+    )
+
+    kind: Literal["duplicate", "creative", "attribute", "search", "note"]
+    subject: Annotated[
+        dict[Annotated[str, Field(max_length=50)], Annotated[str, Field(max_length=2000)]],
+        Field(min_length=1, max_length=20),
+    ]
+    verdict: Annotated[str, Field(max_length=500)] = ""
+    note: Annotated[str, Field(max_length=4000)] = ""
+
+    @model_validator(mode="after")
+    def _fits(self) -> FeedbackRequest:
+        needed = {"duplicate": {"a", "b"}, "attribute": {"id", "name"}, "search": {"id"}}.get(self.kind, set())
+        if missing := sorted(needed - set(self.subject)):
+            raise ValueError(f"feedback of kind {self.kind} needs {' and '.join(missing)} in subject")
+        if self.kind in ("duplicate", "search") and self.verdict not in ("accept", "reject"):
+            raise ValueError(f"the verdict of kind {self.kind} is accept or reject")
+        if not self.verdict and not self.note:
+            raise ValueError("feedback needs a verdict or a note")
+        return self
+
+
+class Review(Reply):
+    """One stored entry of feedback."""
+
+    id: str
+    time: str = Field(description="ISO 8601, UTC.")
+    kind: str
+    subject: dict[str, str]
+    verdict: str
+    note: str
+    by: str = Field(description="Name of the API key, or empty.")
+
+
+class FeedbackReply(Reply):
+    stored: Review
+
+
+class FeedbackList(Reply):
+    total: int
+    entries: list[Review] = Field(description="Newest first.")
+
+
+# --------------------------------------------------------------------------------------- creatives
+
+
+class CreativeIn(Strict):
+    id: Id
+    image: Image
+
+
+class CreativesRequest(Strict):
+    title: Annotated[str, Field(max_length=1000)] = ""
+    interest: Annotated[
+        list[Annotated[str, Field(max_length=200)]],
+        Field(max_length=10, description="What shoppers searched for."),
+    ] = []
+
+
+class CompareRequest(CreativesRequest):
+    a: CreativeIn
+    b: CreativeIn
+
+
+class RankRequest(CreativesRequest):
+    creatives: Annotated[list[CreativeIn], Field(min_length=2)]
+    budget: Annotated[int, Field(ge=1, le=200)] | None = Field(
+        default=None, description="Comparisons at most."
+    )
+    export: Literal["plan", "meta", "csv", "bandit"] | None = Field(
+        default=None, description="Put the order into this form too, as `moonshelf creative export` does."
+    )
+
+
+class FindingView(Reply):
+    """One question of the protocol and its answer."""
+
+    question: str = Field(description="Short name.")
+    asks: str = Field(description="The question in words.")
+    answer: str = Field(description="yes, no, A>B, A=B or A<B.")
+    reason_a: str
+    reason_b: str
+
+
+class CompareReply(Reply):
+    verdict: Literal["a", "b"] | None = Field(description="None where the judge abstains.")
+    winner: str | None = Field(description="Id of the preferred creative.")
+    p: float = Field(description="That a is the better one: a preference of the judge, no click-through rate.")
+    p_first: float
+    p_second: float
+    abstained: str = Field(description="Why there is no verdict, or empty.")
+    flags: list[str]
+    findings: list[FindingView] = Field(description="Empty where the judge gives no reasons.")
+    judge: str
+    note: str
+
+
+class RankedCreative(Reply):
+    id: str
+    strength: float = Field(description="Log odds, mean 0.")
+    interval: tuple[float, float]
+    p_best: float
+
+
+class PairView(Reply):
+    a: str
+    b: str
+    verdict: str | None = Field(description="Id of the preferred one, None for an abstention.")
+    p: float = Field(description="That a is the better one.")
+    abstained: str
+    flags: list[str]
+    findings: list[FindingView]
+
+
+class RankReply(Reply):
+    order: list[RankedCreative] = Field(description="Best first.")
+    winner: str | None
+    clear: bool
+    identical: list[list[str]]
+    unjudged: list[str]
+    pairs: list[PairView]
+    problems: list[str]
+    judge: str
+    note: str
+    export: str | None = None
+
+
+# --------------------------------------------------------------------------------------- catalogue
+
+
+class Coverage(Reply):
+    """In how many products a field is filled."""
+
+    field: str
+    filled: int
+    share: float
+
+
+class Conflict(Reply):
+    """A product whose title or feed says one thing and whose rationale another."""
+
+    product: ProductView
+    field: str
+    feed: str = Field(description="What the title or the attributes say.")
+    model: str = Field(description="What the model wrote after seeing the picture.")
+
+
+class CatalogueReply(Reply):
+    """The dashboard's numbers."""
+
+    products: int
+    with_picture: int
+    reasoned: int = Field(description="Products with a rationale.")
+    rationales_valid: int
+    model: str
+    fingerprint: str
+    reason: str
+    store_version: int
+    index: dict[str, Any] | None = Field(description="What index.json says; None without an index.")
+    index_note: str = Field(description="Why the index is not used, or empty.")
+    coverage: list[Coverage]
+    categories: list[FacetValue]
+    weights: Weights | None = Field(description="Mean share of each modality.")
+    conflicts: list[Conflict]
+    conflicts_total: int
+    broken: list[RowProblem] = Field(description="Pictures and rows that the last embedding set aside.")
+    broken_total: int
+    feedback: dict[str, int] = Field(description="Entries of each kind.")
+
+
+class Health(Reply):
+    status: Literal["ok"] = "ok"
+    version: str
+
+
+class Ready(Reply):
+    status: Literal["ready", "loading", "stopping"]
+    queued: int
+    products: int
+
+
+Evidence.model_rebuild()
