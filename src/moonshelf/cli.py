@@ -14,6 +14,7 @@ import typer
 
 from moonshelf.creative_cli import app as creative_app
 from moonshelf.errors import EXIT_PARTIAL, EXIT_USAGE, UserError
+from moonshelf.service.keys_cli import app as keys_app
 from moonshelf.shell import Json, print_json, say
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app = typer.Typer(
 CatalogueFolder = Annotated[Path, typer.Argument(help="Folder that `moonshelf embed` made.")]
 
 app.add_typer(creative_app, name="creative")
+app.add_typer(keys_app, name="keys")
 
 # Commands go here, one function each, about 30 lines at most: check, embed, index, search, duplicates,
 # mine, evaluate, train, demo, doctor; those about creatives are in `creative_cli`.

@@ -1,0 +1,269 @@
+"""Settings of the service: flags over environment (`MOONSHELF_…`) over a YAML file over the defaults here.
+
+Each field is a flag of `moonshelf serve` too, and a row of the table in docs/serving.md. A name in the YAML
+file that is no setting is an error, never a default in silence. An unknown variable is only a warning, since
+others put theirs into the same environment: Kubernetes makes MOONSHELF_PORT_80_TCP for a Service of our name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
+
+from moonshelf.errors import UserError
+
+PREFIX = "MOONSHELF_"
+CONFIG = PREFIX + "CONFIG"
+OTHERS = {CONFIG, PREFIX + "ENDPOINT_KEY"}  # variables of ours that are no settings of the service
+# In the environment a list is written with commas, or as JSON.
+Words = Annotated[tuple[str, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """What one process of the service goes by. Read once, at the start."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True, allow_inf_nan=False
+    )
+
+    folder: Path = Field(description="Catalogue folder that `moonshelf embed` made.")
+    model: str | None = Field(
+        default=None, description="Name or folder of a model; none: the catalogue's own."
+    )
+    creative_model: str = Field(
+        default="starter",
+        min_length=1,
+        description="Judge of creatives, as --backend of `moonshelf creative rank`; off: no such endpoints.",
+    )
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(default=8765, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    keys_file: Path | None = Field(default=None, description="API keys, as `moonshelf keys add` writes them.")
+    allow_open: bool = Field(
+        default=False, description="Listen beyond this machine without API keys, behind a proxy of your own."
+    )
+    batch_tokens: int = Field(default=8192, ge=1, description="Tokens of one batch at most.")
+    batch_wait_ms: float = Field(
+        default=4.0,
+        ge=0,
+        le=1000,
+        description="Milliseconds that the first item of a batch waits for company.",
+    )
+    max_queue_items: int = Field(default=512, ge=1, description="Items that wait at most; more get 429.")
+    max_queue_tokens: int = Field(
+        default=262_144, ge=1, description="Tokens that wait at most; more get 429."
+    )
+    deadline_s: float = Field(default=30.0, gt=0, description="Seconds for one request, then 504.")
+    max_body_mb: float = Field(default=64, gt=0, description="Megabytes (2^20 bytes) of one request.")
+    max_items: int = Field(default=256, ge=1, description="Inputs or products of one request.")
+    max_images: int = Field(default=16, ge=1, description="Creatives, or pictures of one item.")
+    cache_items: int = Field(
+        default=20_000, ge=0, description="Vectors kept by the hash of their input; 0: none."
+    )
+    rate_limit: str = Field(
+        default="",
+        description='Requests of one key, or address without keys, as "600/minute"; empty: no limit.',
+    )
+    remote_hosts: Words = Field(
+        default=(),
+        description="Hosts from which pictures are fetched, *.shop.example for all below; empty: off.",
+    )
+    cors_origins: Words = Field(default=(), description="Origins whose pages may call; empty: none.")
+    trusted_proxies: Words = Field(
+        default=(), description="Addresses or networks whose X-Forwarded-For counts; empty: none."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severity that is logged."
+    )
+    log_format: Literal["json", "text"] = Field(
+        default="json", description="One JSON object a line, or text."
+    )
+    shutdown_s: float = Field(
+        default=20.0, ge=0, description="Seconds after SIGTERM to finish what was taken."
+    )
+    # The choices and the default of MoonModel.from_pretrained; written out because its module loads torch.
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="float32", description="What the model computes in."
+    )
+    metrics_open: bool = Field(default=True, description="/metrics needs no key.")
+    threads: int | None = Field(default=None, ge=1, description="Threads of torch; none: as torch chooses.")
+
+    @field_validator("remote_hosts", "cors_origins", "trusted_proxies", mode="before")
+    @classmethod
+    def _split(cls, given: Any) -> Any:
+        if not isinstance(given, str):
+            return given
+        if given.lstrip().startswith("["):
+            try:
+                return json.loads(given)
+            except json.JSONDecodeError:
+                raise ValueError("it begins like a JSON list and is none") from None
+        return tuple(word.strip() for word in given.split(",") if word.strip())
+
+    @field_validator("remote_hosts")
+    @classmethod
+    def _hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not re.fullmatch(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", host):
+                raise ValueError(f"{host!r} is no host name: give it without scheme, port and path")
+        return hosts
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not re.fullmatch(r"https?://[A-Za-z0-9_.\[\]:-]+", origin):
+                raise ValueError(f"{origin!r} is no origin: give it as https://shop.example, without a path")
+        return origins
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError:
+                raise ValueError(
+                    f"{network!r} is neither an address nor a network such as 10.0.0.0/8"
+                ) from None
+        return networks
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _rate(cls, rate: str) -> str:
+        if rate:
+            from limits import parse_many
+
+            try:
+                wrong = any(limit.amount < 1 for limit in parse_many(rate))
+            except ValueError:
+                wrong = True
+            if wrong:
+                raise ValueError(f"{rate!r} is no rate: write it as 600/minute, or as 10/second;600/minute")
+        return rate
+
+    @model_validator(mode="after")
+    def _closed(self) -> Settings:
+        if self.keys_file is None and not self.allow_open and not is_loopback(self.host):
+            raise ValueError(
+                f"{self.host} can be reached by others and there are no API keys: give keys_file (see "
+                "`moonshelf keys add`), or allow_open if a proxy of yours asks for them"
+            )
+        return self
+
+    def shown(self) -> dict[str, Any]:
+        """All settings as JSON values, for the start of the log; passwords inside addresses are left out."""
+        return {name: _without_password(value) for name, value in self.model_dump(mode="json").items()}
+
+
+def load_settings(
+    folder: Path | str | None = None, config: Path | str | None = None, **flags: Any
+) -> Settings:
+    """Settings from all four places; a flag that is None was not given.
+
+    folder: the catalogue; may also come from the environment or the file.
+    config: YAML file, else the variable MOONSHELF_CONFIG, else none.
+    Raises `UserError` with the first wrong value and where it came from.
+    """
+    config = config or os.environ.get(CONFIG) or None
+    places: dict[str, Mapping[str, Any]] = {
+        "file": _read(Path(config)) if config else {},
+        "environment": EnvSettingsSource(Settings)(),
+        "flag": {name: value for name, value in {"folder": folder, **flags}.items() if value is not None},
+    }
+    _warn_of_unknown_variables()
+    merged = {name: value for place in places.values() for name, value in place.items()}
+    try:
+        return Settings(**merged)
+    except ValidationError as error:
+        raise UserError(_sentence(error, places, config)) from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address. Any name but localhost counts as reachable."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the settings file {path} cannot be read: {_reason(error)}.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1})" if mark else ""
+        raise UserError(f"the settings file {path} is no valid YAML{where}.") from None
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise UserError(f"the settings file {path} must hold lines such as `port: 8765`.")
+    if unknown := [str(name) for name in found if name not in Settings.model_fields]:
+        raise UserError(
+            f"{path} has no setting {unknown[0]!r}{_meant(unknown[0], Settings.model_fields)}; "
+            f"there is {', '.join(Settings.model_fields)}."
+        )
+    return found
+
+
+def _warn_of_unknown_variables() -> None:
+    names = {PREFIX + name.upper() for name in Settings.model_fields}
+    for variable in sorted(os.environ):
+        if variable.startswith(PREFIX) and variable not in names | OTHERS:
+            logging.getLogger(__name__).warning(
+                "the variable %s is no setting%s and is not used", variable, _meant(variable, names)
+            )
+
+
+def _meant(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _sentence(error: ValidationError, places: Mapping[str, Mapping[str, Any]], config: Any) -> str:
+    first = error.errors()[0]
+    what = first["msg"].removeprefix("Value error, ").rstrip(".")
+    if not first["loc"]:  # about several settings together
+        return f"{what}."
+    name = str(first["loc"][0])
+    if first["type"] == "missing":
+        return (
+            f"the setting {name} is missing: give it in the call, as {PREFIX}{name.upper()} or in the file."
+        )
+    if first["type"] == "extra_forbidden":
+        return f"there is no setting {name!r}{_meant(name, Settings.model_fields)}."
+    place = next(place for place in ("flag", "environment", "file") if name in places[place])
+    where = {
+        "flag": "--" + name.replace("_", "-"),
+        "environment": PREFIX + name.upper(),
+        "file": f"{name} in {config}",
+    }
+    return f"{where[place]} cannot be {_without_password(str(places[place][name]))!r}: {what}."
+
+
+def _without_password(value: Any) -> Any:
+    """An address such as openai:https://user:password@host/v1?key=…#model loses what may be secret."""
+    if not isinstance(value, str) or "://" not in value:
+        return value
+    start, scheme = value.split(":", 1) if not value.startswith("http") else ("", value)
+    parts = urlsplit(scheme)
+    netloc = parts.netloc.rpartition("@")[2]
+    shown = parts._replace(netloc=netloc, query="…" if parts.query else "").geturl()
+    return f"{start}:{shown}" if start else shown
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror or "no reason given") if isinstance(error, OSError) else "it is not UTF-8"
