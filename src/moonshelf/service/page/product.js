@@ -1,0 +1,96 @@
+// One product: its picture, everything that the feed says and the model wrote, where the two disagree, and what is
+// like it.
+
+import { request, thumbnail } from "./api.js";
+import { fill, h, outside, price, safeLink, say, unseen } from "./dom.js";
+import { card, feedback, likeLink, load, shares, skeletons, stop, toast } from "./parts.js";
+
+export function product(main, place) {
+  const box = h("div");
+  const near = h("section", { class: "near", hidden: true }, h("h2", null, "More like this"));
+  const row = h("div");
+  near.append(row);
+  main.append(h("h1", { class: "hidden" }, "Product"), box, near);
+  load(box, {
+    skeleton: skeletons(1, "page"),
+    work: (signal) => request(`v1/products/${encodeURIComponent(place.id)}`, { signal }),
+    show: (found) => {
+      main.querySelector("h1").remove();
+      fill(box, page(found));
+      document.title = `${found.title || found.id} · Moonshelf`;
+      near.hidden = false;
+      alike(row, found);
+    },
+  });
+  return { close: () => { stop(box); stop(row); } };
+}
+
+function page(found) {
+  const fields = [
+    ["Id", found.id], ["Brand", found.brand], ["Price", price(found.price, found.currency)], ["Category", found.category],
+    ["Group", found.group_id], ["Availability", found.availability?.replaceAll("_", " ")],
+  ].filter(([, value]) => value);
+  const wrote = found.rationale.replace(/<\/?think>/g, "").trim();
+  return h("article", { class: "product" },
+    h("div", { class: "pane" }, thumbnail(found, { size: 384, lazy: false })),
+    h("div", { class: "about" },
+      h("h1", null, outside(found.title || "Without a title")),
+      h("dl", { class: "facts" }, fields.map(([name, value]) => h("div", null, h("dt", null, name), h("dd", null, outside(value)))),
+        found.link && h("div", null, h("dt", null, "Link"), h("dd", null, safeLink(found.link)))),
+      found.description && h("p", { class: "description" }, outside(found.description)),
+      h("h2", null, "What it is"),
+      attributes(found),
+      h("h2", null, "What the model wrote"),
+      found.rationale_valid === false && h("p", { class: "small warn" }, "It broke the format that was asked for, so its attributes may be incomplete."),
+      wrote ? h("blockquote", { class: "wrote" }, outside(wrote)) : h("p", { class: "muted" }, "Nothing: it was embedded without reasoning."),
+      found.weights && [h("h2", null, "What the vector rests on"), shares(found.weights)],
+      h("p", { class: "acts" }, h("a", { class: "button", href: likeLink(found.id) }, "Search for more like this"))));
+}
+
+/** Both lists of attributes as one table. Names are folded as far as is safe: case, spaces, color and colour. */
+function attributes(found) {
+  const fold = (text) => text.toLowerCase().replace(/[\s_-]+/g, " ").trim().replace(/\bcolor\b/g, "colour").replace(/^base ?colour$/, "colour");
+  const rows = new Map();
+  for (const [name, value] of Object.entries(found.attributes)) rows.set(fold(name), { name, feed: value });
+  for (const [name, value] of Object.entries(found.reasoned_attributes)) rows.set(fold(name), { ...(rows.get(fold(name)) || { name }), model: value });
+  if (!rows.size) return h("p", { class: "muted" }, "Neither the feed nor the model names an attribute.");
+  const said = (value) => (value === undefined ? h("span", { class: "muted" }, "–", unseen("nothing")) : outside(value));
+  return h("div", { class: "scroll", role: "region", "aria-label": "Attributes", tabindex: 0 }, h("table", { class: "attributes" },
+    h("thead", null, h("tr", null, ["Attribute", "Feed", "Model", ""].map((word) => h("th", { scope: "col" }, word || unseen("Agreement"))))),
+    h("tbody", null, [...rows].map(([, { name, feed, model }]) => {
+      const differ = feed !== undefined && model !== undefined && !agree(fold(feed), fold(model));
+      const both = feed !== undefined && model !== undefined;
+      return h("tr", { class: differ ? "differs" : null }, h("th", { scope: "row" }, outside(name)), h("td", null, said(feed)), h("td", null, said(model)),
+        h("td", null, differ ? arbiter(found.id, name, feed, model) : both && h("span", { class: "mark good" }, h("span", { "aria-hidden": "true" }, "✓ "), "agree")));
+    }))));
+}
+
+/** One value may be more precise than the other: "navy" and "navy blue" agree. */
+function agree(a, b) {
+  const words = (text) => new Set(text.split(/[^\p{L}\p{N}]+/u).filter(Boolean));
+  const [x, y] = [words(a), words(b)];
+  const within = (one, other) => [...one].every((word) => other.has(word));
+  return within(x, y) || within(y, x);
+}
+
+/** Feed and model say different things: who is right is for a person to say. */
+export function arbiter(id, name, feed, model) {
+  const box = h("span", { class: "arbiter" });
+  const choose = (value, who) => h("button", { type: "button", class: "small-button", onclick: async () => {
+    if (!(await feedback("attribute", { id, name }, value))) return;
+    fill(box, h("span", { class: "mark good" }, h("span", { "aria-hidden": "true" }, "✓ "), `${who} is right`));
+    toast(`Noted: ${name} is ${value}.`, { time: 3000 });
+  } }, `${who} is right`, unseen(`: ${name} is ${value}`));
+  return fill(box, h("span", { class: "mark bad" }, h("span", { "aria-hidden": "true" }, "✗ "), "they differ"), choose(feed, "Feed"), choose(model, "Model"));
+}
+
+function alike(row, found) {
+  load(row, {
+    skeleton: skeletons(4),
+    work: (signal) => request("v1/search", { body: { like: found.id, limit: 8 }, signal }),
+    show: (reply) => {
+      fill(row, reply.hits.length ? h("ol", { class: "grid tight" }, reply.hits.map((hit) => card(hit.product, { hit, mode: reply.mode, compact: true }))) : h("p", { class: "muted" }, "Nothing is like it."));
+      say(`${found.title || found.id}. ${reply.hits.length} products like it are listed below.`);
+    },
+  });
+}
