@@ -78,14 +78,10 @@ def on_disk(options: argparse.Namespace, folder: Path) -> list[Product]:
 
 def prepared(model: MoonModel, products: Iterable[Product], tokens: int) -> list[list[engine.Row]]:
     """Rows in the batches that the engine would make of them."""
-    rows = []
-    room = model.prompt.max_rationale_tokens + 3
-    for i, product in enumerate(products):
-        text = model.prepare.text_ids([model.prompt.text_of(product)])[0]
-        row = engine.read_row(model, i, product, text, room)
-        assert row is not None
-        rows.append(row)
-    return list(engine._batches(rows, tokens))
+    rows, problems = engine.read_rows(model, [(i, (p, "")) for i, p in enumerate(products)], "on")
+    assert not problems
+    rows.sort(key=lambda row: row.length)
+    return [[rows[i] for i in part] for part in engine._batches([row.length for row in rows], tokens)]
 
 
 # ---- one pass against generate, then encode again --------------------------------------------------

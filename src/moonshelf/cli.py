@@ -466,6 +466,47 @@ def duplicates(
     show_duplicates(report, Console())
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serve(
+    context: typer.Context,
+    folder: Annotated[Path | None, typer.Argument(help="Folder that `moonshelf embed` made.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; default: this machine only.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; default 8765.")] = None,
+    keys_file: Annotated[
+        Path | None, typer.Option(help="API keys, as `moonshelf keys add` writes them.")
+    ] = None,
+    model: ModelName = None,
+    creative_model: Annotated[str | None, typer.Option(help="Judge of creatives, or off.")] = None,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Draw and embed a small shop there first, if nothing is there.")
+    ] = False,
+) -> None:
+    """Serve a catalogue: embeddings, search, upserts, duplicates, creatives, and a page for people.
+
+    Every setting of docs/serving.md is a flag too, such as --deadline-s 10, and can stand in the environment
+    (MOONSHELF_DEADLINE_S) or in the YAML file.
+    """
+    try:
+        from moonshelf.service.run import serve as run
+        from moonshelf.service.settings import load_settings
+    except ImportError as error:
+        raise UserError(f"the service needs {error.name}: install moonshelf[serve].") from None
+    from moonshelf.training.recipe import flags
+
+    settings = load_settings(
+        folder, config, host=host, port=port, keys_file=keys_file, model=model, creative_model=creative_model,
+        **flags(context.args),
+    )  # fmt: skip
+    if sample:
+        from moonshelf.service.sample import make_sample
+
+        make_sample(settings.folder, settings.model or "starter")
+    raise typer.Exit(run(settings))
+
+
 @app.command()
 def doctor(
     model: Annotated[

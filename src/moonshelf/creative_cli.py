@@ -344,14 +344,16 @@ def _backend(name: str, seed: int) -> Backend:
 
 
 def _trained_on(backend: Backend) -> dict[str, str]:
-    """What the judge says that it was trained on: simulated campaigns must be named wherever it speaks."""
-    said = getattr(getattr(backend, "config", None), "trained_on", "")
+    from moonshelf.creatives.judging import trained_on
+
+    said = trained_on(backend)
     return {"trained_on": said} if said else {}
 
 
 def _described(backend: Backend) -> str:
-    said = _trained_on(backend).get("trained_on")
-    return f"{backend.name} (trained on {said})" if said else backend.name
+    from moonshelf.creatives.judging import described
+
+    return described(backend)
 
 
 def _digest(ref: Any) -> str:

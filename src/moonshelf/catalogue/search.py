@@ -10,6 +10,8 @@ leaves so few rows that a graph would miss them, the store is searched exactly; 
 
 from __future__ import annotations
 
+import json
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +45,7 @@ class Hit:
     id: str
     score: float
     why: dict[str, float | int]  # vector_rank, text_rank (from 1), cosine, bm25: where the hit comes from
-    product: dict[str, Any]  # the columns SHOWN
+    product: dict[str, Any]  # columns of the store, SHOWN if nothing else was asked for
 
     def as_dict(self) -> dict[str, Any]:
         return {"score": self.score, **self.product, "why": self.why}
@@ -83,6 +85,7 @@ class Catalogue:
         self._model: Encoder | None = None
         self._store: Store | None = None
         self._ann: tuple[tuple[float, int], ann.AnnIndex | None, str] | None = None
+        self._loading = threading.Lock()
 
     @classmethod
     def open(cls, folder: str | Path, model: Encoder | str | None = None) -> Catalogue:
@@ -166,11 +169,15 @@ class Catalogue:
         where: str | None = None,
         mode: str = "hybrid",
         reason: str = "off",
+        vector: np.ndarray | None = None,
+        columns: Sequence[str] = SHOWN,
     ) -> SearchResult:
         """The k best rows for a query (words, or a Product with title, pictures or both), or like a row.
 
         `where` is an SQL condition over `store.FILTERS`. `mode` hybrid falls back to vector where the query
-        has no words. Raises UserError for an unusable query, filter or id.
+        has no words. `vector` is that of the query, (dim,) float32, where somebody else has computed it;
+        `columns` are those of the store that each hit holds. Raises UserError for an unusable query, filter
+        or id.
         """
         if mode not in MODES:
             raise UserError(f"mode must be one of {', '.join(MODES)}, not '{mode}'.")
@@ -203,7 +210,8 @@ class Catalogue:
             by_text = found or []
         by_vector: list[tuple[int, float]] = []
         if mode != "text":
-            vector = self._vector(query, like, reason)
+            if vector is None:
+                vector = self._vector(query, like, reason)
             by_vector, note = self._nearest(vector, depth + 1, where, keys)
             if note:
                 notes.append(note)
@@ -211,7 +219,7 @@ class Catalogue:
                 by_vector = [hit for hit in by_vector if hit[0] != key_of(like)]
             by_vector = by_vector[:depth]
         used = mode if mode != "hybrid" else "hybrid" if words and by_text else "vector"
-        return SearchResult(self._hits(by_vector, by_text, used, k), used, notes)
+        return SearchResult(self._hits(by_vector, by_text, used, k, columns), used, notes)
 
     def _vector(self, query: Product | None, like: str | None, reason: str) -> np.ndarray:
         if query is None:
@@ -241,14 +249,29 @@ class Catalogue:
 
     def _index(self) -> tuple[ann.AnnIndex | None, str]:
         """The loaded index, loaded again when it or the store has changed."""
-        path = self.folder / "index" / "index.json"
-        state = (path.stat().st_mtime if path.exists() else 0.0, self.store.version)
-        if self._ann is None or self._ann[0] != state:
-            self._ann = (state, *ann.load(self.store))
-        return self._ann[1], self._ann[2]
+        with self._loading:  # readers in other threads wait for one loading instead of each doing it
+            path = self.folder / "index" / "index.json"
+            state = (path.stat().st_mtime if path.exists() else 0.0, self.store.version)
+            if self._ann is None or self._ann[0] != state:
+                self._ann = (state, *ann.load(self.store))
+            return self._ann[1], self._ann[2]
+
+    def index_state(self) -> tuple[dict[str, Any] | None, str]:
+        """What `index/index.json` says, None without an index, and why the index is not used, or ""."""
+        note = self._index()[1]
+        try:
+            record = json.loads((self.folder / "index" / "index.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None, note
+        return record, note
 
     def _hits(
-        self, by_vector: list[tuple[int, float]], by_text: list[tuple[int, float]], mode: str, k: int
+        self,
+        by_vector: list[tuple[int, float]],
+        by_text: list[tuple[int, float]],
+        mode: str,
+        k: int,
+        columns: Sequence[str],
     ) -> list[Hit]:
         why: dict[int, dict[str, float | int]] = {}
         for name, measure, ranked in (("vector", "cosine", by_vector), ("text", "bm25", by_text)):
@@ -259,12 +282,12 @@ class Catalogue:
         else:
             best = by_vector if mode == "vector" else by_text
         best = best[:k]
-        table = self.store.rows([key for key, _ in best], ["key", *SHOWN])
+        table = self.store.rows([key for key, _ in best], ["key", *columns])
         rows = {row["key"]: row for row in table.to_pylist()}
         hits = []
         for key, score in best:
             if key in rows:  # else it was removed between the two reads
-                product = {name: rows[key][name] for name in SHOWN}
+                product = {name: rows[key][name] for name in columns}
                 hits.append(Hit(product["id"], score, why[key], product))
         return hits
 

@@ -45,3 +45,14 @@ class Backend(Protocol):
     def opinions(self, asks: Sequence[Ask]) -> list[Opinion]:
         """One opinion an ask, in order. An image that cannot be read raises nothing: p_first is None."""
         ...
+
+
+def trained_on(backend: Backend) -> str:
+    """What the judge says that it was trained on: simulated campaigns must be named wherever it speaks."""
+    return str(getattr(getattr(backend, "config", None), "trained_on", ""))
+
+
+def described(backend: Backend) -> str:
+    """Name of a judge for people."""
+    said = trained_on(backend)
+    return f"{backend.name} (trained on {said})" if said else backend.name

@@ -106,9 +106,8 @@ def encode_iter(
     """
     if reason not in ("off", "on", "auto"):
         raise ValueError(f"reason must be off, on or auto, not {reason!r}")
-    labels = _label_vectors(model, batch_tokens) if reason == "auto" else None
-    if reason == "off" and model.device.type == "cpu":
-        batch_tokens = min(batch_tokens, CPU_DIRECT_TOKENS)
+    labels = label_vectors(model, batch_tokens) if reason == "auto" else None
+    batch_tokens = best_batch_tokens(model, reason, batch_tokens)
     if rationales is None:
         source = enumerate(zip(products, repeat(""), strict=False))
     elif reason == "off":
@@ -130,6 +129,11 @@ def encode_iter(
                 raise EncodingError(f"product {first.id!r}: {first.reason}")
             ahead = pool.submit(_read_window, model, source, next(windows), reason)
             yield _encode_window(model, rows, problems, reason, batch_tokens, labels)
+
+
+def best_batch_tokens(model: MoonModel, reason: Reason, tokens: int) -> int:
+    """Tokens of one prefill, at most `tokens`, that are quickest for this model where it is."""
+    return min(tokens, CPU_DIRECT_TOKENS) if reason == "off" and model.device.type == "cpu" else tokens
 
 
 def encode(
@@ -185,27 +189,40 @@ def _read_window(
     """Rows that fill about `tokens`, with their pictures decoded; empty at the end of the source."""
     rows: list[Row] = []
     problems: list[Problem] = []
-    used = 0
-    room = 1 if reason == "off" else model.prompt.max_rationale_tokens + 3  # tags and `<emb>`
-    while used < tokens:
+    while sum(row.length for row in rows) < tokens:
         chunk = list(islice(source, 32))
         if not chunk:
             break
-        texts = model.prepare.text_ids([model.prompt.text_of(product) for _, (product, _) in chunk])
-        tails = _tails(model, [rationale for _, (_, rationale) in chunk])
-        for (index, (product, _)), text, tail in zip(chunk, texts, tails, strict=True):
-            try:
-                row = read_row(model, index, product, text, len(tail) if tail else room)
-            except images.ImageError as error:
-                problems.append(Problem(index + 1, "images", str(error), product.id))
-                continue
-            if row is None:
-                reason_why = "it has no text and no picture: nothing to encode"
-                problems.append(Problem(index + 1, "title", reason_why, product.id))
-                continue
-            row.given = tail
-            rows.append(row)
-            used += row.length
+        found, refused = read_rows(model, chunk, reason)
+        rows += found
+        problems += refused
+    return rows, problems
+
+
+def read_rows(
+    model: MoonModel, source: Sequence[tuple[int, tuple[Product, str]]], reason: Reason
+) -> tuple[list[Row], list[Problem]]:
+    """Numbered products, each with a given rationale or "", as rows with tokens and decoded pictures.
+
+    This is all that can be done for a product before the model is free; any thread may do it.
+    """
+    rows: list[Row] = []
+    problems: list[Problem] = []
+    room = 1 if reason == "off" else model.prompt.max_rationale_tokens + 3  # tags and `<emb>`
+    texts = model.prepare.text_ids([model.prompt.text_of(product) for _, (product, _) in source])
+    tails = _tails(model, [rationale for _, (_, rationale) in source])
+    for (index, (product, _)), text, tail in zip(source, texts, tails, strict=True):
+        try:
+            row = read_row(model, index, product, text, len(tail) if tail else room)
+        except images.ImageError as error:
+            problems.append(Problem(index + 1, "images", str(error), product.id))
+            continue
+        if row is None:
+            reason_why = "it has no text and no picture: nothing to encode"
+            problems.append(Problem(index + 1, "title", reason_why, product.id))
+            continue
+        row.given = tail
+        rows.append(row)
     return rows, problems
 
 
@@ -251,14 +268,14 @@ def load_picture(ref: Any, max_pixels: int) -> Any:
     return images.pad_to_aspect(picture)
 
 
-def _batches(rows: list[Row], tokens: int) -> Iterator[list[Row]]:
-    """Rows sorted by length and cut where the padded batch would pass the budget; one row always fits."""
-    batch: list[Row] = []
-    for row in sorted(rows, key=lambda r: r.length):
-        if batch and row.length * (len(batch) + 1) > tokens:
+def _batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Places of ascending lengths, cut where the padded batch would pass the budget; one row always fits."""
+    batch: list[int] = []
+    for place, length in enumerate(lengths):
+        if batch and length * (len(batch) + 1) > tokens:
             yield batch
             batch = []
-        batch.append(row)
+        batch.append(place)
     if batch:
         yield batch
 
@@ -290,22 +307,36 @@ def _encode_window(
     batch_tokens: int,
     labels: Tensor | None,
 ) -> Encoded:
+    rows = sorted(rows, key=lambda r: r.index)
+    gathered = _gather(rows, encode_rows(model, rows, reason, batch_tokens, labels), model.dim)
+    gathered.problems = problems
+    return gathered
+
+
+@torch.inference_mode()
+def encode_rows(
+    model: MoonModel, rows: Sequence[Row], reason: Reason, batch_tokens: int, labels: Tensor | None = None
+) -> list[Written]:
+    """Vectors and rationales of rows that are read, in their order, computed in batches of like length.
+
+    `labels` are what `auto` measures its margin to: `label_vectors`. Raises `EncodingError` for a vector that
+    is not finite or is zero.
+    """
     results: dict[int, Written] = {}
-    for chunk in _batches(rows, batch_tokens):
+    order = sorted(range(len(rows)), key=lambda i: rows[i].length)
+    for places in _batches([rows[i].length for i in order], batch_tokens):
+        chunk = [order[place] for place in places]
         with model.computing():
-            written = _encode_batch(model, chunk, reason, labels)
-        for row, result in zip(chunk, written, strict=True):
+            written = _encode_batch(model, [rows[i] for i in chunk], reason, labels)
+        for i, result in zip(chunk, written, strict=True):
             norm = float(np.linalg.norm(result.vector))
             if not np.isfinite(norm) or norm < 0.5:
                 raise EncodingError(
-                    f"product {row.id!r}: the model gave a vector that is not finite or is zero; "
+                    f"product {rows[i].id!r}: the model gave a vector that is not finite or is zero; "
                     "check the model with `moonshelf doctor`."
                 )
-            results[row.index] = result
-    rows = sorted(rows, key=lambda r: r.index)
-    gathered = _gather(rows, [results[row.index] for row in rows], model.dim)
-    gathered.problems = problems
-    return gathered
+            results[i] = result
+    return [results[i] for i in range(len(rows))]
 
 
 def _gather(rows: list[Row], results: list[Written], dim: int) -> Encoded:
@@ -379,7 +410,7 @@ def _select(batch: Batch, reading: Reading, keep: Tensor) -> tuple[Batch, Readin
     return part, Reading(reading.states[keep], reading.raw[keep], taps, reading.deltas[keep], reading.cache)
 
 
-def _label_vectors(model: MoonModel, batch_tokens: int) -> Tensor | None:
+def label_vectors(model: MoonModel, batch_tokens: int) -> Tensor | None:
     """Direct vectors (labels, dim) of the model's category names; None if it has fewer than two."""
     if len(model.labels) < 2:
         return None

@@ -70,7 +70,7 @@ class Part(BaseModel):
 
 
 class Message(BaseModel):
-    """One chat message. Messages of one request are read as one product; other roles than user are left out."""
+    """One chat message. The user's messages of a request are one product; other roles are left out."""
 
     role: str = Field(default="user", max_length=20)
     content: Text | Annotated[list[Part], Field(max_length=64)]
@@ -119,6 +119,18 @@ class EmbeddingsRequest(BaseModel):
     encoding_format: Literal["float", "base64"] = "float"
     reason: Reason = Field(default="off", description="Write a rationale first: off, on or auto.")
     user: str | None = Field(default=None, max_length=500, description="Taken and not used.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_token_ids(cls, data: Any) -> Any:
+        given = data.get("input") if isinstance(data, dict) else None
+        first = given[0] if isinstance(given, list) and given else None
+        if isinstance(first, int) or (isinstance(first, list) and first and isinstance(first[0], int)):
+            raise ValueError(
+                "input holds token ids of another tokenizer: send texts "
+                "(LangChain: check_embedding_ctx_length=False)"
+            )
+        return data
 
     @model_validator(mode="after")
     def _one_source(self) -> EmbeddingsRequest:
@@ -179,10 +191,12 @@ Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Filters(Strict):
-    """Rows that pass all of these; of one field any of the values counts. A category covers what is below it."""
+    """Rows that pass all; of one field any of the values counts. A category covers what is below it."""
 
     brand: Values = []
-    category: Annotated[Values, Field(description="Paths such as 'Shoes > Boots', or a first part of one.")] = []
+    category: Annotated[
+        Values, Field(description="Paths such as 'Shoes > Boots', or a first part of one.")
+    ] = []
     colour: Values = []
     material: Values = []
     pattern: Values = []
@@ -395,11 +409,11 @@ class DuplicatesReply(Reply):
 
 
 class FeedbackRequest(Strict):
-    """What a person says of a result. `subject` names it: the two ids of a pair, or a campaign and a creative.
+    """What a person says of a result. `subject` names it, such as the two ids of a pair.
 
     Kinds: `duplicate` (subject a, b; verdict accept or reject), `creative` (subject campaign, creatives …;
-    verdict is the id of the one chosen, or accept), `attribute` (subject id, name; verdict is the right value),
-    `search` (subject query, id; verdict accept or reject), `note`.
+    verdict is the id of the one chosen, or accept), `attribute` (subject id, name; verdict is the right
+    value), `search` (subject query, id; verdict accept or reject), `note`.
     """
 
     model_config = ConfigDict(
@@ -419,7 +433,9 @@ class FeedbackRequest(Strict):
 
     @model_validator(mode="after")
     def _fits(self) -> FeedbackRequest:
-        needed = {"duplicate": {"a", "b"}, "attribute": {"id", "name"}, "search": {"id"}}.get(self.kind, set())
+        needed = {"duplicate": {"a", "b"}, "attribute": {"id", "name"}, "search": {"id"}}.get(
+            self.kind, set()
+        )
         if missing := sorted(needed - set(self.subject)):
             raise ValueError(f"feedback of kind {self.kind} needs {' and '.join(missing)} in subject")
         if self.kind in ("duplicate", "search") and self.verdict not in ("accept", "reject"):
@@ -479,6 +495,10 @@ class RankRequest(CreativesRequest):
     export: Literal["plan", "meta", "csv", "bandit"] | None = Field(
         default=None, description="Put the order into this form too, as `moonshelf creative export` does."
     )
+    base_rate: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="Usual click-through rate, which a plan and a bandit's priors need."
+    )
+    link: Annotated[str, Field(max_length=2000)] = Field(default="", description="meta: where the ad leads.")
 
 
 class FindingView(Reply):
@@ -494,7 +514,9 @@ class FindingView(Reply):
 class CompareReply(Reply):
     verdict: Literal["a", "b"] | None = Field(description="None where the judge abstains.")
     winner: str | None = Field(description="Id of the preferred creative.")
-    p: float = Field(description="That a is the better one: a preference of the judge, no click-through rate.")
+    p: float = Field(
+        description="That a is the better one: a preference of the judge, no click-through rate."
+    )
     p_first: float
     p_second: float
     abstained: str = Field(description="Why there is no verdict, or empty.")

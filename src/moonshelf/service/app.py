@@ -1,0 +1,211 @@
+"""The application: the routes behind their guard, errors in one form, health, metrics, and the page.
+
+The port opens at once and `/ready` says 503 until model and index are loaded; on the way down it says so
+again, and what was taken is finished. Errors follow OpenAI's form, because its clients show them well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException as StarletteError
+from starlette.middleware.cors import CORSMiddleware
+
+from moonshelf import __version__
+from moonshelf.catalogue.manifest import Locked
+from moonshelf.errors import UserError
+from moonshelf.service import routes, schemas
+from moonshelf.service.batcher import Expired, Overloaded, Stopped
+from moonshelf.service.guard import Guard, error_body
+from moonshelf.service.inputs import BadInput
+from moonshelf.service.keys import KeyRing
+from moonshelf.service.monitor import CONTENT_TYPE, Monitor
+from moonshelf.service.settings import Settings
+from moonshelf.service.shelf import Shelf
+from moonshelf.service.studio import Studio, Unavailable
+
+log = logging.getLogger("moonshelf.service")
+
+PAGE = Path(__file__).parent / "page"
+SHOWN_ERRORS = 3  # fields named in one message
+LOADING_RETRY = 2  # seconds
+
+
+def create_app(settings: Settings, on_failure: Callable[[Exception], None] | None = None) -> FastAPI:
+    """The service of one catalogue folder.
+
+    `on_failure` is called where model or catalogue cannot be loaded (UserError: the message says why); the
+    service then stays unready. Raises UserError for a file of keys that cannot be read.
+    """
+    monitor = Monitor()
+    keys = KeyRing.load(settings.keys_file) if settings.keys_file is not None else None
+    shelf = Shelf(settings, monitor)
+    studio = Studio(settings.creative_model, settings.batch_tokens)
+
+    def load() -> None:
+        shelf.open(studio.open())
+        studio.attach(shelf.batcher)
+
+    async def start(app: FastAPI) -> None:
+        try:
+            await asyncio.to_thread(load)
+        except Exception as error:
+            log.error("the service cannot start: %s", error)
+            app.state.phase = "failed"
+            if on_failure is not None:
+                on_failure(error)
+        else:
+            app.state.phase = "ready"
+            log.info("ready", extra={"products": len(shelf.catalogue), "model": shelf.name})
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(start(app))
+        yield
+        ready, app.state.phase = app.state.phase == "ready", "stopping"
+        await loading
+        if ready:
+            await shelf.close()
+
+    app = FastAPI(
+        title="Moonshelf", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
+        description="Product embeddings with reasons, search, duplicates, and creatives compared.",
+    )  # fmt: skip
+    app.state.settings, app.state.shelf, app.state.studio = settings, shelf, studio
+    app.state.phase = "loading"
+    app.include_router(routes.router)
+    _errors(app)
+    _around(app, monitor)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(settings.cors_origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["authorization", "content-type", "x-deadline-seconds"],
+        )  # fmt: skip
+    app.add_middleware(_Unready)
+    app.add_middleware(Guard, settings=settings, monitor=monitor, keys=keys)
+    return app
+
+
+class _Unready:
+    """Refuses what needs the model while it is not there."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if (
+            scope["type"] == "http"
+            and scope["path"].startswith("/v1/")
+            and scope["app"].state.phase != "ready"
+        ):
+            phase = scope["app"].state.phase
+            why = "the service is stopping" if phase == "stopping" else "the model is being loaded"
+            await _refusal(503, why, retry_after=LOADING_RETRY)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+
+def _around(app: FastAPI, monitor: Monitor) -> None:
+    """Health, readiness, metrics and the page."""
+
+    @app.get("/health")
+    async def health() -> schemas.Health:
+        """The process is alive."""
+        return schemas.Health(version=__version__)
+
+    @app.get("/ready", responses={503: {"model": schemas.Ready, "description": "Loading or stopping."}})
+    async def ready(response: Response) -> schemas.Ready:
+        """Requests are answered."""
+        if app.state.phase == "ready":
+            shelf: Shelf = app.state.shelf
+            return schemas.Ready(status="ready", queued=shelf.batcher.waiting, products=len(shelf.catalogue))
+        response.status_code = 503
+        status = "stopping" if app.state.phase == "stopping" else "loading"
+        return schemas.Ready(status=status, queued=0, products=0)  # type: ignore[arg-type]
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Counts and latencies, as Prometheus reads them."""
+        return Response(monitor.text(), media_type=CONTENT_TYPE)
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html", headers={"cache-control": "no-cache"})
+
+    app.mount("/static", StaticFiles(directory=PAGE, check_dir=False), name="static")
+
+
+def _refusal(
+    status: int, message: str, param: str | None = None, retry_after: int | None = None
+) -> JSONResponse:
+    headers = {"retry-after": str(retry_after)} if retry_after is not None else None
+    return JSONResponse(error_body(status, message, param), status, headers)
+
+
+def _errors(app: FastAPI) -> None:
+    """Every error that a caller or the load may cause, as a status and one sentence."""
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        found = error.errors()
+        if any(one["type"] == "json_invalid" for one in found):
+            return _refusal(400, "the body is no valid JSON")
+        said = [_said(one) for one in found[:SHOWN_ERRORS]]
+        more = f" (and {len(found) - SHOWN_ERRORS} more)" if len(found) > SHOWN_ERRORS else ""
+        return _refusal(422, "; ".join(said) + more, _path(found[0]))
+
+    @app.exception_handler(StarletteError)
+    async def http(_: Request, error: HTTPException) -> JSONResponse:
+        reply = _refusal(error.status_code, str(error.detail))
+        reply.headers.update(error.headers or {})
+        return reply
+
+    @app.exception_handler(BadInput)
+    async def bad(_: Request, error: BadInput) -> JSONResponse:
+        return _refusal(422, str(error), error.param)
+
+    @app.exception_handler(Locked)
+    async def locked(_: Request, error: Locked) -> JSONResponse:
+        return _refusal(503, str(error), retry_after=LOADING_RETRY)
+
+    @app.exception_handler(UserError)
+    async def user(_: Request, error: UserError) -> JSONResponse:
+        return _refusal(400, str(error))
+
+    @app.exception_handler(Overloaded)
+    async def overloaded(_: Request, error: Overloaded) -> JSONResponse:
+        return _refusal(429, str(error), retry_after=error.retry_after)
+
+    @app.exception_handler(Stopped)
+    async def stopped(_: Request, error: Stopped) -> JSONResponse:
+        return _refusal(503, str(error), retry_after=LOADING_RETRY)
+
+    @app.exception_handler(Expired)
+    async def expired(_: Request, error: Expired) -> JSONResponse:
+        return _refusal(504, str(error))
+
+    @app.exception_handler(Unavailable)
+    async def unavailable(_: Request, error: Unavailable) -> JSONResponse:
+        return _refusal(501, str(error))
+
+
+def _path(error: Any) -> str | None:
+    """The field's path without the names of unions' members, which say nothing to a caller."""
+    where = [str(part) for part in error["loc"][1:] if isinstance(part, int) or str(part).isidentifier()]
+    return ".".join(where) or None
+
+
+def _said(error: Any) -> str:
+    message = str(error["msg"]).removeprefix("Value error, ")
+    path = _path(error)
+    return f"{path}: {message}" if path else message

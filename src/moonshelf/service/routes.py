@@ -1,0 +1,435 @@
+"""The routes below /v1: each takes a request apart, calls shelf or studio, and puts a reply together."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import functools
+from collections import Counter
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi import Path as PathParam
+
+from moonshelf.attributes import canonical
+from moonshelf.catalogue import feedback, overview
+from moonshelf.catalogue.duplicates import KINDS, MIN_SCORE, DuplicateReport, Group
+from moonshelf.catalogue.store import key_of
+from moonshelf.creatives import ranked
+from moonshelf.creatives.pair import Campaign, Pair
+from moonshelf.errors import Problem, UserError
+from moonshelf.product import Product
+from moonshelf.prompts import read_rationale
+from moonshelf.service import schemas as s
+from moonshelf.service.inputs import BadInput, picture, product_of, products_of
+from moonshelf.service.settings import Settings
+from moonshelf.service.shelf import Encoded, Shelf
+from moonshelf.service.studio import Studio, creative
+from moonshelf.service.views import COLUMNS, findings, view, views_of, weights
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": s.ErrorReply, "description": text}
+    for status, text in {
+        400: "The request cannot be used.", 401: "An API key is needed.", 403: "The key may not do this.",
+        413: "The request is too large.", 422: "A field is wrong: `param` says which.",
+        429: "Too much at once: Retry-After says when to come again.",
+        503: "Loading, stopping, or another writer holds the folder.", 504: "The deadline has passed.",
+    }.items()
+}  # fmt: skip
+router = APIRouter(prefix="/v1", responses=ERRORS)
+NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": s.ErrorReply, "description": "There is none."}}
+Limit = Annotated[int, Query(ge=1, le=100)]
+Offset = Annotated[int, Query(ge=0, le=1_000_000)]
+
+
+def shelf_of(request: Request) -> Shelf:
+    shelf: Shelf = request.app.state.shelf
+    return shelf
+
+
+def _deadline(request: Request) -> float:
+    return float(request.state.deadline)
+
+
+def _most(given: int, most: int, param: str) -> None:
+    if given > most:
+        raise BadInput(param, f"{given} are more than {most}, the most of one request")
+
+
+# ------------------------------------------------------------------------------------- embeddings
+
+
+@router.get("/models")
+async def models(request: Request) -> s.ModelsReply:
+    """The served model, in OpenAI's form."""
+    return s.ModelsReply(data=[_card(shelf_of(request))])
+
+
+@router.get("/models/{id:path}", responses=NOT_FOUND)
+async def model(request: Request, id: str) -> s.ModelCard:
+    """The served model, if that is its name."""
+    card = _card(shelf_of(request))
+    if id != card.id:
+        raise HTTPException(404, f"this service has the model {card.id}, not {id[:200]}")
+    return card
+
+
+def _card(shelf: Shelf) -> s.ModelCard:
+    return s.ModelCard(id=shelf.name, dimensions=shelf.model.dim, fingerprint=shelf.model.fingerprint)
+
+
+@router.post("/embeddings", responses=NOT_FOUND)
+async def embeddings(request: Request, asked: s.EmbeddingsRequest) -> s.EmbeddingsReply:
+    """Vectors of texts, pictures, or both as one product; with `reason`, what the model wrote about each.
+
+    `dimensions` cuts a vector to its first numbers and makes it a unit vector again, which the model was
+    trained for (Matryoshka). Model names are compared: a client that expects another model gets an error.
+    """
+    shelf = shelf_of(request)
+    if asked.model not in (None, "", shelf.name):
+        raise HTTPException(404, f"this service has the model {shelf.name}, not {asked.model}")
+    dim = asked.dimensions or shelf.model.dim
+    if dim > shelf.model.dim:
+        raise BadInput("dimensions", f"the model has {shelf.model.dim} dimensions")
+    products = products_of(asked)
+    _most(len(products), shelf.settings.max_items, "input")
+    products = [await shelf.fetched(p, f"input.{i}") for i, p in enumerate(products)]
+    data, read, wrote = [], 0, 0
+    for i, one in enumerate(await shelf.encode(products, asked.reason, _deadline(request))):
+        if isinstance(one, Problem):
+            raise BadInput(f"input.{i}", one.reason)
+        read, wrote = read + one.read_tokens, wrote + one.written.tokens
+        data.append(_embedding(i, one, dim, asked.encoding_format))
+    usage = s.Usage(prompt_tokens=read, completion_tokens=wrote, total_tokens=read + wrote)
+    return s.EmbeddingsReply(data=data, model=shelf.name, usage=usage)
+
+
+def _embedding(index: int, one: Encoded, dim: int, form: str) -> s.Embedding:
+    w = one.written
+    vector = w.vector[:dim]
+    if dim < len(w.vector):
+        vector = vector / np.linalg.norm(vector)
+    little = np.ascontiguousarray(vector, "<f4")
+    shares = weights(w.weights.tolist())
+    assert shares is not None
+    read = canonical(read_rationale(w.rationale) or {}) if w.rationale else None
+    return s.Embedding(
+        index=index,
+        embedding=base64.b64encode(little.tobytes()).decode() if form == "base64" else little.tolist(),
+        rationale=w.rationale or None,
+        rationale_valid=w.valid if w.rationale else None,
+        attributes=read,
+        weights=shares,
+    )
+
+
+# ----------------------------------------------------------------------------------------- search
+
+
+@router.post("/search", responses=NOT_FOUND)
+async def search(request: Request, asked: s.SearchRequest) -> s.SearchReply:
+    """Products by words, a picture, both, or like another; filtered, with counts for the filters."""
+    shelf = shelf_of(request)
+    if asked.text is None and asked.image is None and asked.like is None:
+        raise BadInput("text", "give words (text), a picture (image), or the id of a product (like)")
+    query = None
+    if asked.like is None:
+        pictures = (picture(asked.image, "image"),) if asked.image else ()
+        query = await shelf.fetched(Product(id="query", title=asked.text or "", images=pictures), "image")
+    elif asked.text is not None or asked.image is not None:
+        raise BadInput("like", "like stands alone: leave text and image out")
+    where = shelf.where(asked.filters, asked.where)
+    found = await shelf.search(
+        query, like=asked.like, k=asked.offset + asked.limit + 1, where=where, mode=asked.mode,
+        reason=asked.reason, deadline=_deadline(request),
+    )  # fmt: skip
+    hits = [
+        s.SearchHit(score=hit.score, why=s.Why(**hit.why), product=view(hit.product))  # type: ignore[arg-type]
+        for hit in found.hits[asked.offset : asked.offset + asked.limit]
+    ]
+    counted = await _facets(shelf, where) if asked.facets else None
+    return s.SearchReply(
+        mode=found.mode, notes=found.notes, hits=hits, offset=asked.offset,
+        more=len(found.hits) > asked.offset + asked.limit, facets=counted,
+    )  # fmt: skip
+
+
+async def _facets(shelf: Shelf, where: str | None) -> s.Facets:
+    total, fields, low, high = await asyncio.to_thread(
+        shelf.remembered, "facets", functools.partial(overview.facets, shelf.store), where
+    )
+    counts = {name: [s.FacetValue(value=v, count=n) for v, n in values] for name, values in fields.items()}
+    return s.Facets(total=total, fields=counts, price_min=low, price_max=high)
+
+
+# --------------------------------------------------------------------------------------- products
+
+
+@router.post("/products")
+async def upsert(request: Request, asked: s.UpsertRequest) -> s.UpsertReply:
+    """Store products, new or changed. When the reply comes they are durable; bad ones are in `problems`."""
+    shelf = shelf_of(request)
+    _most(len(asked.products), shelf.settings.max_items, "products")
+    products: list[tuple[int, Product]] = []
+    problems: list[Problem] = []
+    for i, given in enumerate(asked.products):
+        try:
+            product = product_of(given, f"products.{i}")
+            _most(len(product.images), shelf.settings.max_images, f"products.{i}.images")
+            products.append((i + 1, product))
+        except BadInput as error:
+            problems.append(Problem(i + 1, error.param.split(".", 2)[-1], error.message, given.id))
+        except ValueError as error:
+            problems.append(Problem(i + 1, "row", _first_line(error), given.id))
+    done, more = Counter[str](), list[Problem]()
+    if products:
+        done, more = await shelf.put(products, asked.allow_text_only, _deadline(request))
+    return s.UpsertReply(
+        new=done["new"], changed=done["changed"], metadata_only=done["metadata"], unchanged=done["unchanged"],
+        problems=_rows(sorted([*problems, *more], key=lambda one: int(one.row))),
+    )  # fmt: skip
+
+
+@router.post("/products/delete")
+async def delete_many(request: Request, asked: s.DeleteRequest) -> s.DeleteReply:
+    """Remove products by id; durable when the reply comes."""
+    shelf = shelf_of(request)
+    _most(len(asked.ids), shelf.settings.max_items, "ids")
+    ids = list(dict.fromkeys(asked.ids))
+    gone = set(await shelf.remove(ids))
+    return s.DeleteReply(deleted=len(gone), unknown=[id for id in ids if id not in gone])
+
+
+@router.get("/products/{id:path}", responses=NOT_FOUND)
+async def product(request: Request, id: str) -> s.ProductView:
+    """One product as it is stored."""
+    shelf = shelf_of(request)
+    rows = await asyncio.to_thread(lambda: shelf.store.rows([key_of(_valid(id))], COLUMNS).to_pylist())
+    if not rows or rows[0]["id"] != id:
+        raise HTTPException(404, f"there is no product with the id {id[:256]}")
+    return view(rows[0])
+
+
+@router.delete("/products/{id:path}", responses=NOT_FOUND)
+async def delete(request: Request, id: str) -> s.DeleteReply:
+    """Remove one product; durable when the reply comes."""
+    if not await shelf_of(request).remove([_valid(id)]):
+        raise HTTPException(404, f"there is no product with the id {id[:256]}")
+    return s.DeleteReply(deleted=1, unknown=[])
+
+
+@router.get("/thumbnails/{key}.jpg", response_class=Response, responses=NOT_FOUND)
+async def thumbnail(request: Request, key: Annotated[int, PathParam(ge=0, lt=2**63)]) -> Response:
+    """A product's first picture: re-encoded when it was stored, small, without metadata."""
+    shelf = shelf_of(request)
+    rows = await asyncio.to_thread(lambda: shelf.store.rows([key], ["thumbnail"]).to_pylist())
+    if not rows or rows[0]["thumbnail"] is None:
+        raise HTTPException(404, "there is no such picture")
+    headers = {"cache-control": "private, max-age=300"}
+    return Response(rows[0]["thumbnail"], media_type="image/jpeg", headers=headers)
+
+
+# ------------------------------------------------------------------------------------- duplicates
+
+
+@router.get("/duplicates")
+async def duplicates(
+    request: Request,
+    kind: Annotated[list[Literal["duplicate", "variant", "similar"]] | None, Query()] = None,
+    min_score: Annotated[float, Query(ge=-1, le=1)] = MIN_SCORE,
+    reviewed: Annotated[bool, Query(description="Groups that people have judged too.")] = False,
+    offset: Offset = 0,
+    limit: Limit = 20,
+) -> s.DuplicatesReply:
+    """Products that may be in the catalogue twice, with the evidence; nothing is merged."""
+    shelf = shelf_of(request)
+    report: DuplicateReport = await asyncio.to_thread(
+        shelf.remembered, "duplicates", lambda score: shelf.catalogue.duplicates(min_score=score), min_score
+    )
+    said = await asyncio.to_thread(feedback.latest, shelf.settings.folder, "duplicate")
+    open_groups = [
+        group for group in report.groups
+        if reviewed or not all(frozenset((pair.a, pair.b)) in said for pair in group.pairs)
+    ]  # fmt: skip
+    wanted = [group for group in open_groups if group.kind in (kind or KINDS)]
+    shown = wanted[offset : offset + limit]
+    views = await asyncio.to_thread(views_of, shelf.store, [id for group in shown for id in group.ids])
+    counts = Counter(group.kind for group in open_groups)
+    return s.DuplicatesReply(
+        total=len(wanted), counts={name: counts[name] for name in KINDS}, notes=report.notes, offset=offset,
+        groups=[_group(group, views, said) for group in shown],
+    )  # fmt: skip
+
+
+def _group(group: Group, views: dict[str, s.ProductView], said: Any) -> s.DuplicateGroup:
+    pairs = []
+    for pair in group.pairs:
+        entry = said.get(frozenset((pair.a, pair.b)))
+        review = _review(entry) if entry is not None else None
+        pairs.append(s.Evidence(**{**pair.as_dict(), "review": review}))
+    members = [views[id] for id in group.ids if id in views]  # one may have left since
+    return s.DuplicateGroup(kind=group.kind, score=group.score, members=members, pairs=pairs)  # type: ignore[arg-type]
+
+
+# --------------------------------------------------------------------------------------- feedback
+
+
+@router.post("/feedback")
+async def leave_feedback(request: Request, asked: s.FeedbackRequest) -> s.FeedbackReply:
+    """Keep what a person says of a result; durable when the reply comes."""
+    entry = await asyncio.to_thread(
+        functools.partial(
+            feedback.add, shelf_of(request).settings.folder, kind=asked.kind, subject=asked.subject,
+            verdict=asked.verdict, note=asked.note, by=request.state.key,
+        )
+    )  # fmt: skip
+    return s.FeedbackReply(stored=_review(entry))
+
+
+@router.get("/feedback")
+async def read_feedback(
+    request: Request,
+    kind: Literal["duplicate", "creative", "attribute", "search", "note"] | None = None,
+    offset: Offset = 0,
+    limit: Limit = 50,
+) -> s.FeedbackList:
+    """What people said, newest first."""
+    total, entries = await asyncio.to_thread(
+        functools.partial(
+            feedback.entries, shelf_of(request).settings.folder, kind=kind, limit=limit, offset=offset
+        )
+    )
+    return s.FeedbackList(total=total, entries=[_review(entry) for entry in entries])
+
+
+def _review(entry: Any) -> s.Review:
+    return s.Review(
+        id=entry.id, time=entry.time, kind=entry.kind, subject=dict(entry.subject), verdict=entry.verdict,
+        note=entry.note, by=entry.by,
+    )  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------- creatives
+
+
+@router.post("/creatives/compare")
+async def compare(request: Request, asked: s.CompareRequest) -> s.CompareReply:
+    """Which of two images a shopper would rather click, how sure the judge is, and why."""
+    studio: Studio = request.app.state.studio
+    a, b = await _creatives(request, [asked.a, asked.b], ("a", "b"))
+    words = {"title": asked.title, "interest": tuple(asked.interest)}
+    pair = Pair(id="pair", product_id="product", a=a, b=b, **words)  # type: ignore[arg-type]
+    judged = await studio.compare(pair, _deadline(request))
+    sides: dict[str | None, tuple[Literal["a", "b"] | None, str | None]] = {
+        "A": ("a", a.id), "B": ("b", b.id), None: (None, None),
+    }  # fmt: skip
+    verdict, winner = sides[judged.verdict]
+    return s.CompareReply(
+        verdict=verdict, winner=winner, p=judged.p, p_first=judged.p_first, p_second=judged.p_second,
+        abstained=judged.abstained, flags=list(judged.flags), findings=findings(judged.assessment),
+        judge=studio.judge, note=studio.note,
+    )  # fmt: skip
+
+
+@router.post("/creatives/rank")
+async def rank(request: Request, asked: s.RankRequest) -> s.RankReply:
+    """An order of two or more images of one product, from comparisons of pairs."""
+    studio: Studio = request.app.state.studio
+    settings: Settings = request.app.state.settings
+    _most(len(asked.creatives), settings.max_images, "creatives")
+    if len({one.id for one in asked.creatives}) != len(asked.creatives):
+        raise BadInput("creatives", "two of them have one id")
+    names = tuple(f"creatives.{i}" for i in range(len(asked.creatives)))
+    found = await _creatives(request, asked.creatives, names)
+    campaign = Campaign(
+        id="request", product_id="product", title=asked.title, interest=tuple(asked.interest),
+        creatives=tuple(found),
+    )  # fmt: skip
+    ranking = await studio.rank(campaign, asked.budget, _deadline(request))
+    text, remarks = None, list[Problem]()
+    if asked.export is not None:
+        text, remarks = ranked.exported(
+            [(campaign, ranking)], asked.export, base_rate=asked.base_rate, link=asked.link
+        )
+    pairs = [
+        s.PairView(
+            a=one.a, b=one.b, verdict={"A": one.a, "B": one.b}.get(one.judgement.verdict or ""),
+            p=one.judgement.p, abstained=one.judgement.abstained, flags=list(one.judgement.flags),
+            findings=findings(one.judgement.assessment),
+        )
+        for one in ranking.comparisons
+    ]  # fmt: skip
+    return s.RankReply(
+        order=[
+            s.RankedCreative(
+                id=id, strength=ranking.strengths[id], interval=ranking.intervals[id],
+                p_best=ranking.p_best[id],
+            )
+            for id in ranking.order
+        ],
+        winner=ranking.winner, clear=ranking.clear, identical=[list(group) for group in ranking.identical],
+        unjudged=list(ranking.unjudged), pairs=pairs, problems=[remark.reason for remark in remarks],
+        judge=studio.judge, note=studio.note, export=text,
+    )  # fmt: skip
+
+
+async def _creatives(request: Request, given: list[s.CreativeIn], params: tuple[str, ...]) -> list[Any]:
+    shelf = shelf_of(request)
+    made = []
+    for one, param in zip(given, params, strict=True):
+        ref = picture(one.image, f"{param}.image")
+        whole = await shelf.fetched(Product(id="creative", images=(ref,)), f"{param}.image")
+        made.append(await asyncio.to_thread(creative, one.id, whole.images[0], f"{param}.image"))
+    return made
+
+
+# -------------------------------------------------------------------------------------- catalogue
+
+
+@router.get("/catalogue")
+async def catalogue(request: Request) -> s.CatalogueReply:
+    """Numbers of the whole catalogue: coverage, conflicts between title and picture, what was set aside."""
+    shelf = shelf_of(request)
+    seen = await asyncio.to_thread(shelf.remembered, "dashboard", lambda: overview.dashboard(shelf.store))
+    index, note = await asyncio.to_thread(shelf.catalogue.index_state)
+    views = await asyncio.to_thread(views_of, shelf.store, [one.id for one in seen.conflicts])
+    manifest = shelf.store.manifest
+    return s.CatalogueReply(
+        products=seen.products, with_picture=seen.with_picture, reasoned=seen.reasoned,
+        rationales_valid=seen.rationales_valid, model=manifest.model, fingerprint=manifest.fingerprint,
+        reason=manifest.reason, store_version=shelf.store.version, index=index, index_note=note,
+        coverage=[s.Coverage(field=f, filled=n, share=n / max(1, seen.products)) for f, n in seen.coverage],
+        categories=[s.FacetValue(value=v, count=n) for v, n in seen.categories],
+        weights=weights(seen.weights) if seen.weights is not None else None,
+        conflicts=[
+            s.Conflict(product=views[one.id], field=one.field, feed=one.feed, model=one.model)
+            for one in seen.conflicts if one.id in views
+        ],
+        conflicts_total=seen.conflicts_total, broken=_rows(seen.broken), broken_total=seen.broken_total,
+        feedback=await asyncio.to_thread(feedback.counts, shelf.settings.folder),
+    )  # fmt: skip
+
+
+def _rows(problems: list[Problem]) -> list[s.RowProblem]:
+    return [
+        s.RowProblem(
+            row=one.row if isinstance(one.row, int) else 0,
+            id=one.id, field=one.field, reason=one.reason, fatal=one.fatal,
+        )
+        for one in problems
+    ]  # fmt: skip
+
+
+def _valid(id: str) -> str:
+    """The id, if it can be one at all. Raises UserError."""
+    try:
+        id.encode()
+    except UnicodeEncodeError:
+        raise UserError("the id is not valid Unicode") from None
+    return id
+
+
+def _first_line(error: ValueError) -> str:
+    found = getattr(error, "errors", None)
+    return str(found()[0]["msg"]).removeprefix("Value error, ") if found else str(error).split("\n")[0]

@@ -1,0 +1,411 @@
+"""What the routes call: one catalogue and one model for many callers at once. Nothing here knows HTTP.
+
+Pictures are decoded and texts cut into tokens in one thread, in small portions, so that a large request does
+not keep a small one waiting; the model computes in the batcher's thread; reads of the store run in threads of
+the event loop; writes are gathered, and whatever arrived while one commit was written goes into the next.
+A reply to an upsert or a removal is given after the commit that holds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import math
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cachetools import LRUCache, TTLCache
+
+from moonshelf import images
+from moonshelf.catalogue import ann, upsert
+from moonshelf.catalogue.filters import to_sql
+from moonshelf.catalogue.search import Catalogue, SearchResult, saved_model
+from moonshelf.catalogue.store import Store
+from moonshelf.errors import Problem, UserError
+from moonshelf.product import ImageRef, Product
+from moonshelf.service.batcher import Batcher, Kind
+from moonshelf.service.inputs import BadInput
+from moonshelf.service.monitor import Monitor
+from moonshelf.service.schemas import Filters, Reason
+from moonshelf.service.settings import Settings
+from moonshelf.service.views import COLUMNS
+
+if TYPE_CHECKING:
+    from moonshelf.model.engine import Row, Written
+    from moonshelf.model.modeling import MoonModel
+
+log = logging.getLogger("moonshelf.service")
+
+REASONS: tuple[Reason, ...] = ("off", "on", "auto")
+PORTION = 16  # products that are prepared at a time
+# Seconds that direct queries may pass work that takes longer; ours.
+HANDICAP = {"off": 0.0, "auto": 0.2, "on": 0.3, "judge": 0.5}
+DRAFTS_AGAIN = 3  # times that an upsert is drafted anew because another writer was quicker
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the model made of one product. `text_tokens` counts what it read."""
+
+    written: Written
+    read_tokens: int
+
+
+@dataclass
+class _Change:
+    """One request's part of the next commit."""
+
+    rows: list[dict[str, Any]]
+    metadata: list[upsert.Draft]
+    removed: list[str]
+    done: asyncio.Future[upsert.Committed]
+
+
+class Shelf:
+    """The catalogue of `settings.folder` with its model. `open` loads it, `close` ends its threads."""
+
+    def __init__(self, settings: Settings, monitor: Monitor) -> None:
+        self.settings, self.monitor = settings, monitor
+        self.catalogue: Catalogue
+        self.model: MoonModel
+        self.batcher: Batcher
+        self.fetcher: images.Fetcher | None = None
+        self._cache: LRUCache[bytes, Encoded] = LRUCache(max(1, settings.cache_items))
+        self._computed: TTLCache[tuple[Any, ...], Any] = TTLCache(64, ttl=600)
+        self._lock = threading.Lock()
+        self._preparing = ThreadPoolExecutor(1, thread_name_prefix="moonshelf-prepare")
+        self._changes: list[_Change] = []
+        self._flushing: asyncio.Task[None] | None = None
+
+    # ------------------------------------------------------------------------------- beginning, end
+
+    def open(self, extra: Mapping[str, Kind] | None = None) -> None:
+        """Load model and index, and start the model's thread, which does work of `extra` kinds too.
+
+        Raises UserError for a folder, model or host list that cannot be used.
+        """
+        import torch
+
+        from moonshelf.model.engine import label_vectors
+        from moonshelf.model.modeling import MoonModel
+
+        settings = self.settings
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        name = settings.model or saved_model(settings.folder)
+        self.catalogue = Catalogue.open(settings.folder, name)  # says what is wrong before a model is loaded
+        assert name is not None
+        self.model = MoonModel.from_pretrained(name, precision=settings.precision)
+        self.catalogue = Catalogue.open(settings.folder, self.model)
+        self.catalogue.store.manifest.check(self.model, name, settings.folder)
+        self.name = name
+        self.writer = upsert.Writer(self.catalogue.store, compact_after=0)
+        if settings.remote_hosts:
+            from moonshelf.remote import RemoteFetcher
+
+            self.fetcher = RemoteFetcher(hosts=settings.remote_hosts)
+        if not (settings.folder / "index" / "index.json").exists() and len(self.catalogue):
+            with suppress(UserError):  # another process writes: the store is searched exactly meanwhile
+                ann.build(settings.folder)
+        self.labels = label_vectors(self.model, settings.batch_tokens)
+        kinds = {
+            reason: Kind(self._runner(reason), settings.batch_tokens, HANDICAP[reason]) for reason in REASONS
+        }
+        self.batcher = Batcher(
+            {**kinds, **(extra or {})},
+            max_items=settings.max_queue_items,
+            max_tokens=settings.max_queue_tokens,
+            wait_s=settings.batch_wait_ms / 1000,
+            observer=self.monitor,
+        )
+        self.monitor.watch_queue(lambda: self.batcher.waiting)
+
+    async def close(self) -> None:
+        """Finish what was taken, for at most `shutdown_s` seconds."""
+        if self._flushing is not None:
+            await self._flushing
+        await asyncio.to_thread(self.batcher.close, self.settings.shutdown_s)
+        self._preparing.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def store(self) -> Store:
+        return self.catalogue.store
+
+    # ------------------------------------------------------------------------------------- encoding
+
+    def _runner(self, reason: Reason) -> Any:
+        from moonshelf.model.engine import best_batch_tokens, encode_rows
+
+        tokens = best_batch_tokens(self.model, reason, self.settings.batch_tokens)
+
+        def run(rows: list[Row]) -> list[Written]:
+            return encode_rows(self.model, rows, reason, tokens, self.labels if reason == "auto" else None)
+
+        return run
+
+    async def encode(
+        self, products: Sequence[Product], reason: Reason, deadline: float = math.inf
+    ) -> list[Encoded | Problem]:
+        """Vectors and rationales in the products' order; a Problem for one that cannot be read.
+
+        Raises Overloaded, Expired or Stopped.
+        """
+        loop = asyncio.get_running_loop()
+        results: dict[int, Encoded | Problem] = {}
+        waiting: list[tuple[int, bytes, Row]] = []
+        for start in range(0, len(products), PORTION):
+            part = products[start : start + PORTION]
+            found = await loop.run_in_executor(self._preparing, self._prepare, part, reason)
+            for place, (key, one) in enumerate(found, start):
+                if isinstance(one, Encoded | Problem):
+                    results[place] = one
+                else:
+                    waiting.append((place, key, one))
+        futures = self.batcher.submit(
+            reason, [row for _, _, row in waiting], [row.length for _, _, row in waiting], deadline
+        )
+        wrapped = [asyncio.wrap_future(future) for future in futures]
+        try:
+            written = await asyncio.gather(*wrapped)
+        except BaseException:  # one failed, or the caller has gone: the others are of no use
+            for one in wrapped:
+                one.cancel()
+            raise
+        for (place, key, row), result in zip(waiting, written, strict=True):
+            results[place] = encoded = Encoded(result, row.length)
+            if result.rationale:
+                self.monitor.rationales.labels("valid" if result.valid else "invalid").inc()
+            if self.settings.cache_items:
+                with self._lock:
+                    self._cache[key] = encoded
+        return [results[place] for place in range(len(products))]
+
+    def _prepare(
+        self, products: Sequence[Product], reason: Reason
+    ) -> list[tuple[bytes, Encoded | Problem | Row]]:
+        """For each product its key and, from the cache, its vector, else a row for the model."""
+        from moonshelf.model.engine import read_rows
+
+        found: dict[int, Any] = {}
+        keys: list[bytes] = []
+        with self.monitor.stage("prepare"):
+            for i, product in enumerate(products):
+                keys.append(self._key(product, reason))
+                with self._lock:
+                    cached = self._cache.get(keys[i])
+                self.monitor.cache.labels("miss" if cached is None else "hit").inc()
+                if cached is not None:
+                    found[i] = cached
+            missing = [(i, (product, "")) for i, product in enumerate(products) if i not in found]
+            rows, problems = read_rows(self.model, missing, reason) if missing else ([], [])
+            found |= {row.index: row for row in rows}
+            found |= {int(problem.row) - 1: problem for problem in problems}
+        return [(keys[i], found[i]) for i in range(len(products))]
+
+    def _key(self, product: Product, reason: Reason) -> bytes:
+        """Hash of all that the model reads of a product."""
+        digest = hashlib.sha256(json.dumps([reason, self.model.prompt.text_of(product)]).encode())
+        for ref in product.images[: self.model.prompt.max_images]:
+            digest.update(hashlib.sha256(ref.data or b"").digest())
+        return digest.digest()
+
+    async def fetched(self, product: Product, param: str) -> Product:
+        """The product with its pictures' bytes inside. Raises BadInput where one cannot be fetched."""
+        if len(product.images) > self.settings.max_images:
+            raise BadInput(
+                param,
+                f"{len(product.images)} pictures are more than {self.settings.max_images}, the most taken",
+            )
+        if all(ref.data is not None for ref in product.images):
+            return product
+        try:
+            refs = [await asyncio.to_thread(self._bytes, ref) for ref in product.images]
+        except images.ImageError as error:
+            raise BadInput(param, str(error)) from None
+        return product.model_copy(update={"images": tuple(refs)})
+
+    def _bytes(self, ref: ImageRef) -> ImageRef:
+        return ref if ref.data is not None else ImageRef(data=images.read_bytes(ref, fetcher=self.fetcher))
+
+    # ------------------------------------------------------------------------------------ searching
+
+    async def search(
+        self,
+        query: Product | None,
+        *,
+        like: str | None,
+        k: int,
+        where: str | None,
+        mode: str,
+        reason: Reason,
+        deadline: float = math.inf,
+    ) -> SearchResult:
+        """As `Catalogue.search`, with the query's vector from the batcher and all columns of a view.
+
+        Raises BadInput for a picture that cannot be read, UserError for the rest.
+        """
+        vector = None
+        if query is not None and mode != "text" and (query.images or query.title.strip()):
+            (encoded,) = await self.encode([query], reason, deadline)
+            if isinstance(encoded, Problem):
+                raise BadInput("image" if query.images else "text", encoded.reason)
+            vector = encoded.written.vector
+        with self.monitor.stage("search"):
+            return await asyncio.to_thread(
+                self.catalogue.search, query, like=like, k=k, where=where, mode=mode, vector=vector,
+                columns=COLUMNS,
+            )  # fmt: skip
+
+    @staticmethod
+    def where(filters: Filters, condition: str | None) -> str | None:
+        """Structured filters and an SQL condition as one condition; None if there is neither."""
+        values = filters.model_dump(exclude={"price_min", "price_max"}, exclude_defaults=True)
+        structured = to_sql(values, filters.price_min, filters.price_max)
+        if condition is None or not condition.strip():
+            return structured
+        return condition if structured is None else f"({structured}) AND ({condition})"
+
+    def remembered(self, name: str, compute: Any, *arguments: Any) -> Any:
+        """`compute(*arguments)`, kept for as long as the store does not change."""
+        key = (name, self.store.version, *arguments)
+        with self._lock:
+            if key in self._computed:
+                return self._computed[key]
+        value = compute(*arguments)
+        with self._lock:
+            self._computed[key] = value
+        return value
+
+    # -------------------------------------------------------------------------------------- writing
+
+    async def put(
+        self, products: Sequence[tuple[int, Product]], allow_text_only: bool, deadline: float = math.inf
+    ) -> tuple[Counter[str], list[Problem]]:
+        """Store numbered products; returns counts by what was done, and what was wrong with which.
+
+        The last of several products with one id counts. Raises Overloaded, Expired, Stopped, or UserError
+        where the folder cannot be written.
+        """
+        reason: Reason = self.store.manifest.reason  # type: ignore[assignment]
+        done: Counter[str] = Counter()
+        problems: list[Problem] = []
+        numbers = {product.id: number for number, product in products}
+        todo = {product.id: product for _, product in products}
+        for number, product in products:
+            if numbers[product.id] != number:
+                why = f"product {numbers[product.id]} of the request has the same id and counts"
+                problems.append(Problem(number, "id", why, product.id))
+        for _ in range(DRAFTS_AGAIN):
+            drafts, refused = await asyncio.to_thread(self._drafts, todo, numbers, reason, allow_text_only)
+            problems += refused
+            model_reads = [one for one in drafts if one.state in ("new", "changed")]
+            rows = []
+            encoded = await self.encode([one.product for one in model_reads], reason, deadline)
+            for one, result in zip(model_reads, encoded, strict=True):
+                id = one.row["id"]
+                if isinstance(result, Problem):
+                    problems.append(Problem(numbers[id], result.field, result.reason, id))
+                    continue
+                w = result.written
+                rows.append(
+                    upsert.finished(one, w.vector, w.weights.tolist(), w.rationale, w.valid, w.tokens)
+                )
+            metadata = [one for one in drafts if one.state == "metadata"]
+            if rows or metadata:
+                committed = await self._commit(rows, metadata, [])
+                ours = {row["id"] for row in rows}
+                states = {one.row["id"]: one.state for one in model_reads}
+                done.update(states[id] for id in ours)
+                done["metadata"] += sum(one.row["id"] not in committed.stale for one in metadata)
+                stale = {one.row["id"] for one in metadata} & set(committed.stale)
+            else:
+                stale = set()
+            done["unchanged"] += sum(one.state == "unchanged" for one in drafts)
+            todo = {id: todo[id] for id in stale}
+            if not todo:
+                return done, problems
+        problems += [
+            Problem(numbers[id], "row", "others keep changing it at the same time: send it again", id)
+            for id in todo
+        ]
+        return done, problems
+
+    def _drafts(
+        self, todo: Mapping[str, Product], numbers: Mapping[str, int], reason: Reason, allow_text_only: bool
+    ) -> tuple[list[upsert.Draft], list[Problem]]:
+        known = self.writer.hashes_of(todo)
+        drafts, problems = [], []
+        for id, product in todo.items():
+            try:
+                one = upsert.draft(
+                    product, self.model.prompt, reason, known.get(id), fetcher=self.fetcher,
+                    allow_text_only=allow_text_only,
+                )  # fmt: skip
+            except upsert.Refused as error:
+                problems.append(Problem(numbers[id], error.field, error.reason, id))
+                continue
+            drafts.append(one)
+            problems += [Problem(numbers[id], "images", why, id, fatal=False) for why in one.warnings]
+        return drafts, problems
+
+    async def remove(self, ids: Sequence[str]) -> list[str]:
+        """Remove products; returns the ids that were there. Raises UserError as `put`."""
+        wanted = set(ids)
+        committed = await self._commit([], [], list(ids))
+        return [id for id in committed.removed if id in wanted]
+
+    async def _commit(
+        self, rows: list[dict[str, Any]], metadata: list[upsert.Draft], removed: list[str]
+    ) -> upsert.Committed:
+        change = _Change(rows, metadata, removed, asyncio.get_running_loop().create_future())
+        self._changes.append(change)
+        if self._flushing is None or self._flushing.done():
+            # A task of its own: a caller that gives up must not tear a commit that others share.
+            self._flushing = asyncio.create_task(self._flush())
+        return await change.done
+
+    async def _flush(self) -> None:
+        """Commit what has gathered, until nothing is left."""
+        while self._changes:
+            together = self._together()
+            try:
+                with self.monitor.stage("write"):
+                    committed = await asyncio.to_thread(
+                        self.writer.commit,
+                        [row for change in together for row in change.rows],
+                        [one for change in together for one in change.metadata],
+                        [id for change in together for id in change.removed],
+                        self.settings.deadline_s / 2,
+                    )
+            except Exception as error:
+                for change in together:
+                    if not change.done.done():
+                        change.done.set_exception(error)
+                continue
+            for change in together:
+                if not change.done.done():
+                    change.done.set_result(committed)
+            if self.writer.commits >= upsert.COMPACT_AFTER and not self._changes:
+                with suppress(UserError):  # another process writes: next time
+                    await asyncio.to_thread(self.writer.compact)
+
+    def _together(self) -> list[_Change]:
+        """The first changes that name different products: of one product, what came later is stored later."""
+        taken: list[_Change] = []
+        seen: set[str] = set()
+        while self._changes:
+            change = self._changes[0]
+            ids = {row["id"] for row in change.rows} | {one.row["id"] for one in change.metadata}
+            ids.update(change.removed)
+            if ids & seen:
+                break
+            seen |= ids
+            taken.append(self._changes.pop(0))
+        return taken
