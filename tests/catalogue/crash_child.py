@@ -6,8 +6,10 @@ work and not imports. It answers with the child's pid, and with its exit status 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import random
 import sys
 import traceback
 import warnings
@@ -15,7 +17,8 @@ from collections.abc import Iterator
 
 from fake_model import FakeModel, product
 
-from moonshelf.catalogue import ann, embed
+from moonshelf.catalogue import ann, embed, upsert
+from moonshelf.catalogue.store import Store
 from moonshelf.product import Product
 
 ROWS = 120
@@ -56,6 +59,30 @@ def index_until_killed(folder: str) -> None:
         ann.build(folder)
 
 
+def upsert_until_killed(folder: str, seed: int, acknowledged: str) -> None:
+    """Products in and out at random, a line of `id title` for each acknowledged one; `-` if removed."""
+    dice, model, log = random.Random(seed), FakeModel(), os.open(acknowledged, os.O_WRONLY | os.O_APPEND)
+    writer = upsert.Writer(Store.open(folder), compact_after=5)
+    for step in itertools.count():
+        products = [
+            product(dice.randrange(40), title=f"title-{seed}-{step}-{i}") for i in range(dice.randint(1, 6))
+        ]
+        known = writer.hashes_of(p.id for p in products)
+        drafts = {p.id: upsert.draft(p, model.prompt, "off", known.get(p.id)) for p in products}
+        out = model.encode([draft.product for draft in drafts.values()])
+        rows = [
+            upsert.finished(draft, out.vectors[i], out.weights[i], "", True, 0)
+            for i, draft in enumerate(drafts.values())
+        ]
+        leaving = f"p{dice.randrange(40)}"
+        done = writer.commit(rows, removed=[leaving], wait=30)
+        lines = [f"{row['id']} {row['title']}\n" for row in rows]
+        os.write(log, "".join([*lines, *(f"{id} -\n" for id in done.removed)]).encode())
+
+
+WORK = {"embed": embed_until_killed, "index": index_until_killed, "upsert": upsert_until_killed}
+
+
 def serve() -> None:
     # The server itself never touches a store; only its children do, after the fork.
     warnings.filterwarnings("ignore", message="lancedb fork support")
@@ -64,7 +91,7 @@ def serve() -> None:
         pid = os.fork()
         if pid == 0:
             try:
-                {"embed": embed_until_killed, "index": index_until_killed}[name](*arguments)
+                WORK[name](*arguments)
             except BaseException:
                 traceback.print_exc()
                 os._exit(1)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from crash_child import FEEDS, ROWS, version_one
-from fake_model import FakeModel, table
+from fake_model import FakeModel, product, table
 
 from moonshelf.catalogue import Catalogue
 from moonshelf.catalogue.embed import Options, embed_feed
@@ -133,12 +133,51 @@ def crash_index(kill_after: Kill, tmp_path: Path, kills: int, seed: int) -> int:
     return hits
 
 
+def crash_upsert(kill_after: Kill, tmp_path: Path, kills: int, seed: int) -> int:
+    """Each acknowledged product is found as it was acknowledged, or as a later request wrote it, none twice;
+    each acknowledged removal too. Returns how many children had acknowledged something when they were hit."""
+    dice, hits, folder = random.Random(seed), 0, tmp_path / "shelf"
+    embed_feed((product(i) for i in range(3)), folder, FakeModel())
+    log = tmp_path / "acknowledged"
+    log.touch()
+    for attempt in range(4 * kills):
+        if hits == kills:
+            break
+        before, size = {id: row["title"] for id, row in table(folder).items()}, log.stat().st_size
+        assert kill_after(dice.uniform(0.05, 0.6), "upsert", str(folder), attempt, str(log))
+        lines = log.read_bytes()[size:].decode().splitlines()
+        acknowledged = dict(line.split(" ", 1) for line in lines)
+        hits += bool(lines)
+        rows = table(folder)  # fails if an id is there twice
+        unsure = 0  # ids that differ from what was acknowledged last: those of the one request in hand
+        for id in {*before, *acknowledged, *rows}:
+            expected = acknowledged.get(id, before.get(id, "-"))
+            found = rows[id]["title"] if id in rows else "-"
+            if found != expected:
+                unsure += 1
+                last = max((int(line.split("-")[2]) for line in lines if "title" in line), default=-1)
+                assert found == "-" or found.startswith(f"title-{attempt}-{last + 1}-"), (id, expected, found)
+        assert unsure <= 7  # six products and a removal
+        reference = FakeModel().encode([product(int(id[1:]), title=row["title"]) for id, row in rows.items()])
+        np.testing.assert_allclose([row["vector"] for row in rows.values()], reference.vectors, atol=1e-6)
+    return hits
+
+
 def test_kills_while_embedding(kill_after, tmp_path, truth):
     assert crash_embed(kill_after, tmp_path, truth, kills=4, seed=int(time.time())) == 4
 
 
 def test_kills_while_indexing(kill_after, tmp_path):
     assert crash_index(kill_after, tmp_path, kills=3, seed=int(time.time())) == 3
+
+
+def test_kills_while_upserting(kill_after, tmp_path):
+    assert crash_upsert(kill_after, tmp_path, kills=3, seed=int(time.time())) == 3
+
+
+@pytest.mark.slow
+def test_fifty_kills_while_upserting(kill_after, tmp_path):
+    assert crash_upsert(kill_after, tmp_path, kills=50, seed=int(time.time())) == 50
 
 
 @pytest.mark.slow

@@ -197,6 +197,7 @@ def test_no_filter_crashes(shelf, where):
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.one_of(st.text(max_size=60), HOSTILE))
 @example('"unbalanced')
+@example('"a phrase"')
 @example("red AND OR NOT (")
 @example("title:red^2 ~ * ? \\")
 @example("'; DROP TABLE products --")

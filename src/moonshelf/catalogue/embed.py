@@ -23,17 +23,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from moonshelf import images
-from moonshelf.attributes import canonical
 from moonshelf.catalogue.manifest import Encoder, Manifest, versions, write_json, writing
-from moonshelf.catalogue.rows import THUMBNAIL_SIDE, full_text, metadata_of, picture_columns, to_json
 from moonshelf.catalogue.store import Store, key_of, schema
+from moonshelf.catalogue.upsert import Draft, Refused, draft, finished, with_record
 from moonshelf.errors import Problem, UserError
-from moonshelf.product import ImageRef, Product
-from moonshelf.prompts import read_rationale
+from moonshelf.product import Product
 
 SHARD_ROWS, SHARD_SECONDS = 512, 60.0
 REASONS = ("off", "on", "auto")
@@ -159,11 +156,10 @@ def _write_run(
 
 @dataclass
 class _Pending:
-    """A product that the model is reading: what its row will hold besides the model's output."""
+    """A product that the model is reading."""
 
     row: int | str
-    record: dict[str, Any]
-    known: bool
+    draft: Draft
 
 
 class _Run:
@@ -237,15 +233,9 @@ class _Run:
                 self._note(item)
                 continue
             self.report.read += 1
-            try:
-                product = self._classify(number, item)
-            except images.ImageError as error:
-                self._set_aside(number, "images", str(error), item.id)
-            except UnicodeEncodeError:
-                self._set_aside(number, "row", "it holds text that is not valid Unicode", item.id)
-            else:
-                if product is not None:
-                    yield product
+            product = self._classify(number, item)
+            if product is not None:
+                yield product
             if len(self.metadata) >= self.options.shard_rows:
                 self._update_metadata()
 
@@ -255,66 +245,32 @@ class _Run:
             self._set_aside(number, "id", "the id came before: the first row stays", product.id)
             return None
         self.seen.add(product.id)
-        prompt = self.model.prompt
-        text = prompt.text_of(product)
-        pictures: list[tuple[ImageRef, bytes]] = []
-        read: list[str] = []  # what each reference gave: the hash of its bytes, or the reason why not
-        broken: list[str] = []
-        for ref in product.images[: prompt.max_images]:
-            try:
-                data = images.read_bytes(ref, root=self.root if ref.path else None, fetcher=self.fetcher)
-            except images.ImageError as error:
-                read.append(f"!{error.code}")
-                broken.append(str(error))
-            else:
-                read.append(hashlib.sha256(data).hexdigest())
-                pictures.append((ref, data))
-        content = hashlib.sha256(json.dumps([text, self.options.reason, read]).encode()).hexdigest()
-        record = product.content_hash([*(data for _, data in pictures), content.encode()])
-        known = self.hashes.get(product.id)
-        if known == (content, record):
+        try:
+            one = draft(
+                product,
+                self.model.prompt,
+                self.options.reason,
+                self.hashes.get(product.id),
+                fetcher=self.fetcher,
+                root=self.root,
+                allow_text_only=self.options.allow_text_only,
+            )
+        except Refused as error:
+            self._set_aside(number, error.field, error.reason, product.id)
+            return None
+        if one.state == "unchanged":
             self.report.unchanged += 1
             return None
-        row = {"id": product.id, "content_hash": content, "record_hash": record, **metadata_of(product)}
-        if known is not None and known[0] == content:
+        if one.state == "metadata":
             with self.lock:
-                self.metadata.append(row)
+                self.metadata.append(one.row)
             return None
-        usable, columns = self._decodable(pictures, broken)
-        if product.images and not usable and not (self.options.allow_text_only and text):
-            reason = f"no picture can be used: {broken[0]}"
-            self._set_aside(number, "images", reason + self._kept(product.id), product.id)
-            return None
-        if not usable and not text:
-            fields = " or ".join(prompt.text_fields)
-            self._set_aside(
-                number, "row", f"it has neither a picture nor a {fields}{self._kept(product.id)}", product.id
-            )
-            return None
-        for reason in broken:
-            self._note(
-                Problem(number, "images", f"a picture was left out: {reason}", product.id, fatal=False)
-            )
-        row.update(reason=self.options.reason, **columns)
-        self.pending[product.id] = _Pending(number, row, known is not None)
-        refs = tuple(ImageRef(data=data, role=ref.role) for ref, data in usable)
-        return product.model_copy(update={"images": refs})
-
-    def _decodable(
-        self, pictures: list[tuple[ImageRef, bytes]], broken: list[str]
-    ) -> tuple[list[tuple[ImageRef, bytes]], dict[str, Any]]:
-        """Pictures that decode, and the columns of the first; a reason in `broken` for each of the others."""
-        usable: list[tuple[ImageRef, bytes]] = []
-        first = None
-        for ref, data in pictures:
-            try:
-                picture = images.decode(data, max_side=THUMBNAIL_SIDE)
-            except images.ImageError as error:
-                broken.append(str(error))
-                continue
-            usable.append((ref, data))
-            first = first or picture
-        return usable, {"pictures": len(usable), **picture_columns(first)}
+        for warning in one.warnings:
+            self._note(Problem(number, "images", warning, product.id, fatal=False))
+        # The pictures' bytes go to the model only: they are not kept until the row is finished.
+        bare = product.model_copy(update={"images": ()})
+        self.pending[product.id] = _Pending(number, replace(one, product=bare))
+        return one.product
 
     def _kept(self, id: str) -> str:
         return "; the version embedded earlier stays" if id in self.hashes else ""
@@ -348,29 +304,19 @@ class _Run:
             self._note(replace(problem, row=waiting.row, reason=problem.reason + self._kept(problem.id)))
         for i, id in enumerate(part.ids):
             waiting = self.pending.pop(id)
-            vector = np.asarray(part.vectors[i], dtype=np.float32)
-            norm = float(np.linalg.norm(vector))
-            if not abs(norm - 1) < 1e-2:  # NaN fails too
-                reason = f"the model gave a vector of length {norm:.3g} instead of 1"
-                self._set_aside(waiting.row, "vector", reason + self._kept(id), id)
+            try:
+                row = finished(
+                    waiting.draft,
+                    part.vectors[i],
+                    part.weights[i],
+                    str(part.rationales[i]),
+                    part.valid[i],
+                    part.tokens[i],
+                )
+            except Refused as error:
+                self._set_aside(waiting.row, error.field, error.reason, id)
                 continue
-            rationale = str(part.rationales[i])
-            pairs = (read_rationale(rationale) or {}) if rationale else {}
-            image, text, reasoning = (float(weight) for weight in part.weights[i])
-            row = waiting.record
-            row.update(
-                key=key_of(id),
-                vector=vector,
-                rationale=rationale,
-                rationale_valid=bool(part.valid[i]),
-                reasoned_attributes=to_json(canonical(pairs)),
-                weight_image=image,
-                weight_text=text,
-                weight_rationale=reasoning,
-                tokens=int(part.tokens[i]),
-                text=full_text(row, rationale),
-            )
-            self.done.append((row, waiting.known))
+            self.done.append((row, waiting.draft.known))
 
     def _commit(self) -> None:
         if not self.done:
@@ -394,9 +340,7 @@ class _Run:
         if not rows:
             return
         stored = {row["id"]: row for row in self.store.rows(key_of(row["id"]) for row in rows).to_pylist()}
-        merged = [{**stored[row["id"]], **row} for row in rows]
-        for row in merged:
-            row["text"] = full_text(row, row["rationale"])
+        merged = [with_record(stored[row["id"]], row) for row in rows]
         self.store.write(self.schema.empty_table(), pa.Table.from_pylist(merged, self.schema))
         self.report.metadata_only += len(rows)
         self._committed([row["id"] for row in rows])

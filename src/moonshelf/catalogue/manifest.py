@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -24,6 +25,7 @@ from moonshelf.prompts import PromptSpec
 
 FORMAT = 1
 NAME = "manifest.json"
+_POLL_SECONDS = 0.02  # between two looks at a lock that another holds
 
 
 class Encoder(Protocol):
@@ -141,18 +143,30 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+class Locked(UserError):
+    """Somebody else is writing to the folder: the same call may work later."""
+
+
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Hold the folder's writer lock. The kernel frees it when the process dies, however it dies."""
+def writing(folder: Path, wait: float = 0.0) -> Iterator[None]:
+    """Hold the folder's writer lock, waiting up to `wait` seconds for it, else raise `Locked`.
+
+    It excludes the threads of one process too. The kernel frees it when the process dies, however it dies.
+    """
+    deadline = time.monotonic() + wait
     with open(folder / ".lock", "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                left = deadline - time.monotonic()
+                if left > 0:
+                    time.sleep(min(_POLL_SECONDS, left))
+                    continue
             file.seek(0)
             holder = file.read(20).strip() or "unknown"
-            raise UserError(
-                f"another process (pid {holder}) is writing to {folder}: wait until it has ended."
-            ) from None
+            raise Locked(f"another process (pid {holder}) is writing to {folder}: wait until it has ended.")
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

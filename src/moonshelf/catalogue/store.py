@@ -26,6 +26,7 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 from lancedb.index import FTS
+from lancedb.query import MatchQuery
 
 from moonshelf.catalogue.manifest import Manifest
 from moonshelf.errors import UserError
@@ -39,7 +40,9 @@ FILTERS = (  # what --where may name, in the order in which messages list them
 )
 # fmt: on
 _IN = 512  # keys in one IN list
-_MAX_WHERE, _MAX_TERMS = 20_000, 120  # characters; words and operators outside literals
+_MAX_WHERE, _MAX_TERMS = 20_000, 120  # characters, words and operators outside literals
+_MAX_VALUES = 1_000_000  # characters with the literals, which cost no stack
+_TERM = re.compile(r"[^\W\d]\w*|[^\w\s,]")
 
 T = TypeVar("T")
 
@@ -90,7 +93,8 @@ def schema(dim: int) -> pa.Schema:
 
 def key_of(id: str) -> int:
     """Stable non-negative 63-bit key of a product id."""
-    return int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8).digest(), "big") >> 1
+    data = id.encode(errors="surrogatepass")  # an id of no valid Unicode is not stored, but may be asked for
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 1
 
 
 class Store:
@@ -176,10 +180,11 @@ class Store:
         ]
         return pa.concat_tables(parts) if parts else self._table.schema.empty_table().select(names)
 
-    def hashes(self) -> dict[str, tuple[str, str]]:
-        """id -> (content hash, record hash). About 300 bytes a row."""
-        table = self.scan(["id", "content_hash", "record_hash"])
-        columns = (table[name].to_pylist() for name in ("id", "content_hash", "record_hash"))
+    def hashes(self, ids: Iterable[str] | None = None) -> dict[str, tuple[str, str]]:
+        """id -> (content hash, record hash), of all rows (about 300 bytes a row) or of these ids."""
+        names = ["id", "content_hash", "record_hash"]
+        table = self.scan(names) if ids is None else self.rows(map(key_of, ids), names)
+        columns = (table[name].to_pylist() for name in names)
         return {id: (content, record) for id, content, record in zip(*columns, strict=True)}
 
     def vectors(self, where: str | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -219,7 +224,9 @@ class Store:
             return None
 
         def query() -> pa.Table:
-            search = self._table.search(text, query_type="fts", fts_columns="text")
+            # As words and nothing else: a plain string in quotes would be read as a phrase, and refused.
+            words = MatchQuery(text, "text")  # type: ignore[call-arg]  # mypy does not see its defaults
+            search = self._table.search(words, query_type="fts")
             search = search.select(["key", "_score"]).limit(k)
             return (search.where(where, prefilter=True) if where else search).to_arrow()
 
@@ -244,7 +251,7 @@ class Store:
             reason = "it must be one condition, without ; or comments"
         elif re.search(r"[?$]", bare):
             reason = "it has a placeholder (? or $1) that nothing fills"
-        elif len(where) > _MAX_WHERE or len(re.findall(r"[^\W\d]\w*|[^\w\s,]", bare)) > _MAX_TERMS:
+        elif len(bare) > _MAX_WHERE or len(where) > _MAX_VALUES or len(_TERM.findall(bare)) > _MAX_TERMS:
             reason = "it is too long"
         else:
             try:
