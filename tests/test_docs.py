@@ -27,6 +27,7 @@ LAYERS = (
     ("creatives",),
     ("benchmark",),
     ("doctor", "demo", "creative_demo", "report"),
+    ("service",),
     ("creative_cli",),
     ("cli",),
 )
