@@ -1,11 +1,14 @@
-# `make demo` and `make test` each do all of the set-up on a machine that has Python 3.11+ and a package index.
+# `make demo`, `make serve` and `make test` do all of the set-up on a machine with Python 3.11+ and a package index.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo serve test test-all lint clean
 
 demo: .venv/.core
 	$(BIN)/moonshelf demo --out demo
+
+serve: .venv/.serve
+	$(BIN)/moonshelf serve shelf --sample
 
 test: .venv/.dev lint
 	$(BIN)/python -m pytest
@@ -25,6 +28,9 @@ UV_INSTALL = UV_FIND_LINKS="$$($(BIN)/python -m pip config get global.find-links
 
 .venv/.core: pyproject.toml | .venv/bin/uv
 	$(UV_INSTALL) -e . && touch $@
+
+.venv/.serve: pyproject.toml | .venv/bin/uv
+	$(UV_INSTALL) -e '.[serve]' && touch $@ .venv/.core
 
 .venv/.dev: pyproject.toml | .venv/bin/uv
 	$(UV_INSTALL) -e '.[dev,train]' && touch $@ .venv/.core

@@ -38,6 +38,7 @@ log = logging.getLogger("moonshelf.service")
 PAGE = Path(__file__).parent / "page"
 SHOWN_ERRORS = 3  # fields named in one message
 LOADING_RETRY = 2  # seconds
+SHAPES = {"string_type", "dict_type", "list_type", "model_type", "model_attributes_type"}
 
 
 def create_app(settings: Settings, on_failure: Callable[[Exception], None] | None = None) -> FastAPI:
@@ -160,6 +161,8 @@ def _errors(app: FastAPI) -> None:
         found = error.errors()
         if any(one["type"] == "json_invalid" for one in found):
             return _refusal(400, "the body is no valid JSON")
+        # Where a field takes several shapes, each says why it was not it: what fits a shape best comes first.
+        found = [one for one in found if one["type"] not in SHAPES] or found
         said = [_said(one) for one in found[:SHOWN_ERRORS]]
         more = f" (and {len(found) - SHOWN_ERRORS} more)" if len(found) > SHOWN_ERRORS else ""
         return _refusal(422, "; ".join(said) + more, _path(found[0]))

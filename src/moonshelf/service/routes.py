@@ -39,6 +39,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }  # fmt: skip
 router = APIRouter(prefix="/v1", responses=ERRORS)
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": s.ErrorReply, "description": "There is none."}}
+NO_JUDGE: dict[int | str, dict[str, Any]] = {
+    501: {"model": s.ErrorReply, "description": "This service has no judge of creatives."}
+}
 Limit = Annotated[int, Query(ge=1, le=100)]
 Offset = Annotated[int, Query(ge=0, le=1_000_000)]
 
@@ -313,7 +316,7 @@ def _review(entry: Any) -> s.Review:
 # -------------------------------------------------------------------------------------- creatives
 
 
-@router.post("/creatives/compare")
+@router.post("/creatives/compare", responses=NO_JUDGE)
 async def compare(request: Request, asked: s.CompareRequest) -> s.CompareReply:
     """Which of two images a shopper would rather click, how sure the judge is, and why."""
     studio: Studio = request.app.state.studio
@@ -332,7 +335,7 @@ async def compare(request: Request, asked: s.CompareRequest) -> s.CompareReply:
     )  # fmt: skip
 
 
-@router.post("/creatives/rank")
+@router.post("/creatives/rank", responses=NO_JUDGE)
 async def rank(request: Request, asked: s.RankRequest) -> s.RankReply:
     """An order of two or more images of one product, from comparisons of pairs."""
     studio: Studio = request.app.state.studio
