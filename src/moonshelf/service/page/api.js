@@ -53,10 +53,10 @@ async function sentence(reply) {
   } catch {
     // no JSON: the status has to do
   }
-  said = said.trim().replace(/([^.!?…])$/, "$1.");
+  said = said.trim().replace(/^[a-z]/, (letter) => letter.toUpperCase()).replace(/([^.!?…])$/, "$1.");
   const wait = seconds(reply.headers.get("Retry-After"));
-  const again = wait === null ? "" : ` Try again in ${wait === 1 ? "1 second" : `${wait} seconds`}.`;
-  if (reply.status === 429) return `${said || "The service has more requests than it can take."}${again || " Try again in a moment."}`;
+  const again = wait === null || /try again/i.test(said) ? "" : ` Try again in ${wait === 1 ? "1 second" : `${wait} seconds`}.`;
+  if (reply.status === 429) return `${said || "The service has more requests than it can take."}${again || (said ? "" : " Try again in a moment.")}`;
   if (reply.status === 501) return said || "This service does not do that.";
   if (reply.status === 503) return `${said || "The service is not ready yet."}${again}`;
   if (reply.status === 504) return said || "The service took too long and gave up.";

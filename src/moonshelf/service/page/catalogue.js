@@ -2,11 +2,12 @@
 // broken, and what state the index is in.
 
 import { request, thumbnail } from "./api.js";
-import { count, fill, h, outside, percent, say, unseen } from "./dom.js";
+import { count, fill, h, outside, path, percent, say, unseen } from "./dom.js";
 import { load, productLink, shares, skeletons, stop } from "./parts.js";
 import { arbiter } from "./product.js";
 
 const MOST = 12; // categories before "all"
+const SAID = { duplicate: "duplicates", creative: "creatives", attribute: "attributes", search: "search results", note: "notes" };
 
 export function catalogue(main) {
   const box = h("div");
@@ -29,7 +30,7 @@ function dashboard(reply) {
       tile("Products", reply.products.toLocaleString("en-GB"), null, `store version ${reply.store_version}`),
       tile("With a picture", percent(share(reply.with_picture)), share(reply.with_picture), `${count(reply.with_picture, "product")}`),
       tile("Reasoned", percent(share(reply.reasoned)), share(reply.reasoned), reply.reasoned ? `${count(reply.rationales_valid, "rationale")} kept the format` : "embedded without rationales"),
-      tile("Title or feed against picture", reply.conflicts_total.toLocaleString("en-GB"), null, "products to look at")),
+      tile("Conflicts", reply.conflicts_total.toLocaleString("en-GB"), null, "title or feed says other than the model")),
     index(reply),
     h("div", { class: "halves" },
       h("section", null, h("h2", null, "How well it is filled"), reply.coverage.length ? bars("Field", "Filled", reply.coverage.map((one) => [one.field, one.share, `${percent(one.share)} (${one.filled.toLocaleString("en-GB")})`])) : nothing("No fields yet.")),
@@ -37,7 +38,7 @@ function dashboard(reply) {
     h("section", null, h("h2", null, "What the vectors rest on"), reply.weights ? [shares(reply.weights), h("p", { class: "small" }, "Mean over all products.")] : nothing("No weights are stored.")),
     h("section", null, h("h2", null, "Title or feed against picture"), conflicts(reply)),
     h("section", null, h("h2", null, "Set aside by the last embedding"), broken(reply)),
-    Object.keys(reply.feedback).length > 0 && h("section", null, h("h2", null, "What people said"), h("p", null, Object.entries(reply.feedback).map(([kind, n], i) => [i > 0 && ", ", `${count(n, "entry", "entries")} on `, outside(kind)]))),
+    Object.keys(reply.feedback).length > 0 && h("section", null, h("h2", null, "What people said"), h("p", null, Object.entries(reply.feedback).map(([kind, n], i) => [i > 0 && ", ", `${n.toLocaleString("en-GB")} on `, outside(SAID[kind] || kind)]))),
   ];
 }
 
@@ -51,8 +52,8 @@ function tile(name, big, share, small) {
 function bars(first, second, rows) {
   return h("table", { class: "bars" }, h("thead", { class: "hidden" }, h("tr", null, h("th", { scope: "col" }, first), h("th", { scope: "col" }, second))),
     h("tbody", null, rows.map(([name, share, text, link]) => h("tr", null,
-      h("th", { scope: "row" }, link ? h("a", { href: link }, outside(name)) : outside(name)),
-      h("td", null, h("span", { class: "bar", "aria-hidden": "true" }, h("span", { class: "fill", style: { width: `${100 * Math.min(1, share)}%` } })), h("span", { class: "small" }, text))))));
+      h("th", { scope: "row" }, link ? h("a", { href: link }, path(name)) : outside(name)),
+      h("td", null, h("div", { class: "measure" }, h("span", { class: "bar", "aria-hidden": "true" }, h("span", { class: "fill", style: { width: `${100 * Math.min(1, share)}%` } })), h("span", { class: "small" }, text)))))));
 }
 
 function categories(reply) {

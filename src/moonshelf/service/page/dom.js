@@ -51,6 +51,12 @@ export function icon(name) {
 /** Text from outside: kept apart from its surroundings, whichever direction it is written in. */
 export const outside = (text, props) => h("bdi", props, text);
 
+/** A category path: its last part, and small beside it what is above. */
+export function path(text) {
+  const parts = text.split(" > ");
+  return [outside(parts.pop()), parts.length > 0 && h("span", { class: "small above" }, " ", outside(parts.join(" › ")))];
+}
+
 /** Words that only a screen reader gets. */
 export const unseen = (...text) => h("span", { class: "hidden" }, ...text);
 

@@ -14,7 +14,7 @@ export function evidence(pair, name) {
   const same = identifiers("same");
   const different = identifiers("different");
   if (same.length) point("good", "The same", outside(same.join(", ")));
-  if (different.length) point("bad", "Another", outside(different.join(", ")));
+  if (different.length) point("bad", "Different", outside(different.join(", ")));
   if (pair.attributes_agree.length) point("good", "Agree in", outside(pair.attributes_agree.join(", ")));
   for (const [key, values] of Object.entries(pair.attributes_differ)) {
     point("bad", `Differ in ${key}:`, outside(values[0] ?? "–"), ` (${name(pair.a)}) and `, outside(values[1] ?? "–"), ` (${name(pair.b)})`);

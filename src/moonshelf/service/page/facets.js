@@ -2,7 +2,7 @@
 // form is moved into a drawer. A facet's counts are those of the reply; values of a field that is filtered are
 // remembered from the reply before, so that a second value can be added.
 
-import { count, fill, h, icon, outside, unseen } from "./dom.js";
+import { count, fill, h, icon, outside, path, unseen } from "./dom.js";
 
 export const FIELDS = {
   category: "Category", brand: "Brand", colour: "Colour", material: "Material", pattern: "Pattern",
@@ -79,7 +79,7 @@ export class Facets {
     const rows = shown.map((value, i) =>
       h("label", { class: "tick" },
         h("input", { type: "checkbox", id: `facet-${field}-${i}`, checked: chosen.includes(value), onchange: () => this.toggle(field, value, chosen) }),
-        h("span", { class: "value" }, outside(value)),
+        h("span", { class: "value" }, field === "category" ? path(value) : outside(value)),
         counts.has(value) && h("span", { class: "count" }, unseen(", "), String(counts.get(value)), unseen(" products"))));
     const more = left > 0 && h("button", { type: "button", class: "link", id: `more-${field}`, onclick: (event) => {
       this.unfolded.add(field);

@@ -2,7 +2,7 @@
 // the card of a product.
 
 import { request, thumbnail } from "./api.js";
-import { fill, h, ordinal, outside, percent, price, say, unseen } from "./dom.js";
+import { fill, h, ordinal, outside, price, say, unseen } from "./dom.js";
 
 const SLOW = 3000; // milliseconds after which waiting is spoken of
 const running = new WeakMap();
@@ -53,7 +53,7 @@ export function failure(text, again, calm = false) {
 }
 
 export const skeletons = (n, kind = "card") => () =>
-  h("div", { class: `skeletons ${kind}s`, "aria-hidden": "true" }, Array.from({ length: n }, () => h("span", { class: `skeleton ${kind}` })));
+  h("div", { class: `skeletons of-${kind}`, "aria-hidden": "true" }, Array.from({ length: n }, () => h("span", { class: "skeleton" })));
 
 // ----------------------------------------------------------------------------------------- messages
 
@@ -100,6 +100,7 @@ export function chips(attributes, most = Infinity) {
     left > 0 && h("li", { class: "chip more" }, `${left} more`));
 }
 
+const whole = (share) => (share > 0 && share < 0.005 ? "<1 %" : `${Math.round(100 * share)} %`);
 const SHARES = [["image", "picture"], ["text", "title"], ["rationale", "reasoning"]];
 
 /** How much of a vector came from each: a bar, and the same in words. */
@@ -108,7 +109,7 @@ export function shares(weights) {
   const width = (key) => `${Math.max(0, Math.min(1, weights[key])) * 100}%`;
   return h("div", { class: "shares" },
     h("span", { class: "stack", "aria-hidden": "true" }, SHARES.map(([key]) => h("span", { class: `part ${key}`, style: { width: width(key) } }))),
-    h("p", { class: "small" }, unseen("Share of the vector: "), SHARES.map(([key, word], i) => [i > 0 && ", ", h("span", { class: "share" }, h("span", { class: `dot ${key}`, "aria-hidden": "true" }), `${word} ${percent(weights[key])}`)])));
+    h("p", { class: "small" }, unseen("Share of the vector: "), SHARES.map(([key, word], i) => [i > 0 && h("span", { class: "hidden" }, ", "), h("span", { class: "share" }, h("span", { class: `dot ${key}`, "aria-hidden": "true" }), `${word} ${whole(weights[key])}`), " "])));
 }
 
 /** Where a hit comes from, in words. */

@@ -44,7 +44,7 @@ function page(found) {
       found.rationale_valid === false && h("p", { class: "small warn" }, "It broke the format that was asked for, so its attributes may be incomplete."),
       wrote ? h("blockquote", { class: "wrote" }, outside(wrote)) : h("p", { class: "muted" }, "Nothing: it was embedded without reasoning."),
       found.weights && [h("h2", null, "What the vector rests on"), shares(found.weights)],
-      h("p", { class: "acts" }, h("a", { class: "button", href: likeLink(found.id) }, "Search for more like this"))));
+      h("p", { class: "row" }, h("a", { class: "button", href: likeLink(found.id) }, "Search for more like this"))));
 }
 
 /** Both lists of attributes as one table. Names are folded as far as is safe: case, spaces, color and colour. */
@@ -87,7 +87,7 @@ export function arbiter(id, name, feed, model) {
 function alike(row, found) {
   load(row, {
     skeleton: skeletons(4),
-    work: (signal) => request("v1/search", { body: { like: found.id, limit: 8 }, signal }),
+    work: (signal) => request("v1/search", { body: { like: found.id, limit: 6 }, signal }),
     show: (reply) => {
       fill(row, reply.hits.length ? h("ol", { class: "grid tight" }, reply.hits.map((hit) => card(hit.product, { hit, mode: reply.mode, compact: true }))) : h("p", { class: "muted" }, "Nothing is like it."));
       say(`${found.title || found.id}. ${reply.hits.length} products like it are listed below.`);

@@ -16,6 +16,7 @@ let latest = 0;
 
 export function search(main, place) {
   let params = place.params;
+  let liked = ""; // title of the product to be like, once it is known
   const control = new AbortController();
   const facets = new Facets(setFilter);
 
@@ -90,10 +91,13 @@ export function search(main, place) {
     held.hidden = !photo() && !like;
     if (photo()) fill(held, h("img", { src: photo(), alt: "The photo to search with", width: 44, height: 44 }), drop("the photo", { photo: null }));
     else if (like) {
+      liked = "";
       const name = h("span", { class: "like-name" }, "like ", h("a", { href: productLink(like) }, outside(like)));
       fill(held, name, drop("the product to be like", { like: null }));
       request(`v1/products/${encodeURIComponent(like)}`, { signal: control.signal }).then((product) => {
         if (params.get("like") !== like || !name.isConnected) return;
+        liked = product.title;
+        line.querySelector("b")?.replaceChildren(outside(spoken()));
         fill(name, thumbnail(product, { size: 44, lazy: false }), h("span", null, "like ", h("a", { href: productLink(like) }, outside(product.title || like))));
       }, () => { /* the search itself says what is wrong */ });
     } else fill(held);
@@ -117,7 +121,7 @@ export function search(main, place) {
 
   /** What is asked, in words: for feedback, and for the line over the results. */
   function spoken() {
-    if (params.get("like")) return `like ${params.get("like")}`;
+    if (params.get("like")) return `like ${liked || params.get("like")}`;
     return [params.get("q"), photo() && "a photo"].filter(Boolean).join(" with ");
   }
 
@@ -181,7 +185,7 @@ export function search(main, place) {
   function judged(product) {
     const button = (verdict, word, long) => h("button", { type: "button", class: "act judge", "aria-pressed": "false", "aria-label": `${long}: ${product.title || product.id}`, onclick: async (event) => {
       const pressed = event.currentTarget;
-      if (!(await feedback("search", { query: spoken(), id: product.id }, verdict))) return;
+      if (!(await feedback("search", { query: params.get("like") ? `like ${params.get("like")}` : spoken(), id: product.id }, verdict))) return;
       for (const other of pressed.parentElement.children) other.setAttribute("aria-pressed", String(other === pressed));
       toast(verdict === "accept" ? "Noted: it fits." : "Noted: it does not fit.", { time: 2500 });
     } }, word);

@@ -20,15 +20,12 @@ export function compared(reply, context) {
   return [
     h("h2", { tabindex: -1 }, heading),
     !reply.winner && h("p", { class: "lead" }, "The judge abstains: ", outside(reply.abstained || "it gave no reason"), "."),
-    h("div", { class: "two" }, context.images.map((image) => figure(image, name, reply.winner === image.id ? "preferred" : ""))),
-    odds(reply.p, name(context.images[0].id), name(context.images[1].id)),
-    h("p", { class: "small" }, `Probability of ${name(context.images[0].id)} when it was shown first ${number(reply.p_first)}, when it was shown second ${number(reply.p_second)}; averaged and calibrated ${number(reply.p)}.`),
-    flags(reply.flags),
+    h("div", { class: "duel" }, h("div", { class: "two" }, context.images.map((image) => figure(image, name, reply.winner === image.id ? "preferred" : ""))), h("div", { class: "says" }, odds(reply.p, name(context.images[0].id), name(context.images[1].id)),
+    h("p", { class: "small" }, `Probability of ${name(context.images[0].id)} when it was shown first ${number(reply.p_first)}, when it was shown second ${number(reply.p_second)}; averaged and calibrated ${number(reply.p)}.`), flags(reply.flags), foot(reply))),
     h("h3", null, "Its reasons, question by question"),
     questions(reply.findings, name(context.images[0].id), name(context.images[1].id)),
     decision(reply, reply.winner, context, name),
     exports(reply, context),
-    foot(reply),
   ];
 }
 
@@ -43,6 +40,7 @@ export function ranked(reply, context) {
     h("p", { class: "lead" }, reply.clear && best
       ? `The chance that it is the best for this judge is ${percent(best.p_best)}.`
       : "No creative is clearly the best. Test the first few, or ask with more searches of shoppers."),
+    foot(reply),
     reply.identical.length > 0 && h("ul", { class: "notes" }, reply.identical.map((group) => h("li", null, `${list(group.map(name))} are one and the same image, and share a place.`))),
     reply.unjudged.length > 0 && h("p", { class: "note" }, `No comparison with ${list(reply.unjudged.map(name))} has a verdict: the place says nothing.`),
     h("ol", { class: "places" }, reply.order.map((one, i) => h("li", null, figure(images.get(one.id) || { id: one.id }, name, one.id === reply.winner ? "preferred" : "", `${i + 1}.`)))),
@@ -57,7 +55,6 @@ export function ranked(reply, context) {
     reply.problems.length > 0 && [h("h3", null, "Set aside"), h("ul", { class: "notes" }, reply.problems.map((one) => h("li", null, outside(one))))],
     decision(reply, reply.winner, context, name),
     exports(reply, context),
-    foot(reply),
   ];
 }
 
@@ -67,7 +64,7 @@ const namer = (images) => {
 };
 const list = (names) => (names.length < 2 ? names.join("") : `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`);
 const flags = (all) => all.map((flag) => h("p", { class: "flag" }, h("b", null, "Look at this: "), outside(flag)));
-const foot = (reply) => h("p", { class: "note caveat" }, outside(reply.note), h("span", { class: "small" }, " Judge: ", outside(reply.judge), "."));
+const foot = (reply) => h("p", { class: "note caveat" }, outside(reply.note), !reply.note.includes(reply.judge) && h("span", { class: "small" }, " Judge: ", outside(reply.judge), "."));
 
 function figure(image, name, mark, place = "") {
   return h("figure", { class: mark ? "creative winner" : "creative" },

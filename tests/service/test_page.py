@@ -1,0 +1,716 @@
+"""The page in Chromium: against the real service where it only reads, against `page_stub` where the service
+has to be slow, to fail, or to hold hostile text. Nothing may reach the console or leave this machine.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the extra dev brings playwright")
+pytest.importorskip("fastapi", reason="the extra serve brings fastapi")
+
+from page_stub import Failure, Told, group, served, stub, told  # noqa: E402
+
+from moonshelf import images  # noqa: E402
+from moonshelf.product import ImageRef  # noqa: E402
+from moonshelf.service.schemas import ProductView  # noqa: E402
+
+CHROMIUM = next(
+    filter(
+        None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))
+    ),
+    None,
+)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+expect = playwright.expect
+VIEWS = ("#/search", "#/search?q=bag", "#/product/p00001", "#/duplicates", "#/creatives", "#/catalogue")
+REFUSED = "Failed to load resource: the server responded with a status of"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=CHROMIUM)
+        yield chromium
+        chromium.close()
+
+
+class Watch:
+    """What a page did that it should not: console errors, dialogs, requests to others."""
+
+    def __init__(self, page: Any, home: str) -> None:
+        self.wrong: list[str] = []
+        self.refusals: list[str] = []
+        page.on("pageerror", lambda error: self.wrong.append(f"script: {error}"))
+        page.on("console", self._console)
+        page.on("dialog", lambda dialog: (self.wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("request", lambda request: self._request(request.url, home))
+
+    def _console(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            told = self.refusals if message.text.startswith(REFUSED) else self.wrong
+            told.append(f"console: {message.text}")
+
+    def _request(self, url: str, home: str) -> None:
+        if not url.startswith((home + "/", "blob:" + home, "data:")):
+            self.wrong.append(f"request: {url}")
+
+
+@pytest.fixture
+def state() -> Told:
+    return told()
+
+
+@pytest.fixture
+def home(state: Told) -> Iterator[str]:
+    with served(stub(state)) as address:
+        yield address
+
+
+@pytest.fixture
+def page(browser: Any, home: str) -> Iterator[Any]:
+    yield from _page(browser, home)
+
+
+def _page(browser: Any, home: str, **options: Any) -> Iterator[Any]:
+    """A fresh page; refusals are in `page.refusals`, for tests that expect them."""
+    context = browser.new_context(base_url=home, reduced_motion="reduce", **options)
+    context.set_default_timeout(10_000)
+    page = context.new_page()
+    page.watch = Watch(page, home)
+    yield page
+    context.close()
+    assert not page.watch.wrong
+    assert not page.watch.refusals or getattr(page, "refusals", False), page.watch.refusals
+
+
+def photo(colour: tuple[int, int, int] = (30, 60, 160), size: tuple[int, int] = (1600, 900)) -> bytes:
+    """A JPEG with a place and a camera in its metadata."""
+    exif = Image.Exif()
+    exif[0x010F] = "Secret camera"
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, "JPEG", exif=exif)
+    return buffer.getvalue()
+
+
+def files(*colours: tuple[int, int, int]) -> list[dict[str, Any]]:
+    return [
+        {"name": f"creative {i}.jpg", "mimeType": "image/jpeg", "buffer": photo(colour, (400, 400))}
+        for i, colour in enumerate(colours, 1)
+    ]
+
+
+def give(page: Any, event: str, data: bytes, target: str = "body") -> None:
+    """A file dropped or pasted, as the browser would hand it over."""
+    page.evaluate(
+        """([event, base64, target]) => {
+            const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], "photo.jpg", { type: "image/jpeg" }));
+            const options = { bubbles: true, cancelable: true };
+            document.querySelector(target).dispatchEvent(event === "paste"
+                ? new ClipboardEvent("paste", { ...options, clipboardData: transfer })
+                : new DragEvent(event, { ...options, dataTransfer: transfer }));
+        }""",
+        [event, base64.b64encode(data).decode(), target],
+    )
+
+
+def search(page: Any, words: str) -> None:
+    page.get_by_role("searchbox").fill(words)
+    page.get_by_role("button", name="Search", exact=True).click()
+
+
+def titles(page: Any) -> list[str]:
+    found: list[str] = page.locator(".results .card h3").all_inner_texts()
+    return found
+
+
+# ------------------------------------------------------------------------------- the real service
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: Any) -> Iterator[tuple[str, list[Any]]]:
+    """The service over twenty drawn products, read with reasons by the starter: its address, and they."""
+    from moonshelf.sampleshop import make_shop, write_shop
+    from moonshelf.service.app import create_app
+    from moonshelf.service.settings import Settings
+
+    folder = tmp_path_factory.mktemp("real")
+    shop = make_shop(20, seed=7, photos=1, size=240, n_queries=0)
+    from moonshelf.catalogue.search import Catalogue
+
+    catalogue = Catalogue.create(folder / "shelf")
+    catalogue.embed(write_shop(shop, folder / "shop"), reason="on")
+    catalogue.index()
+    app = create_app(Settings(folder=folder / "shelf", creative_model="off", threads=1))
+    with served(app) as address:
+        import httpx
+
+        for _ in range(600):
+            if httpx.get(f"{address}/ready").status_code == 200:
+                break
+            import time
+
+            time.sleep(0.1)
+        yield address, shop.products
+
+
+def test_real_search_filter_and_more_like_this(browser: Any, real: tuple[str, list[Any]]) -> None:
+    address, products = real
+    for page in _page(browser, address):
+        page.goto("/")
+        expect(page.get_by_text("20 products in")).to_be_visible()
+        wanted = products[3]
+        search(page, wanted.title)
+        expect(page.locator(".results .card").first).to_contain_text(wanted.title)
+        expect(page.locator(".results .card").first.get_by_text("by words")).to_be_visible()
+        expect(page.get_by_text(re.compile(r"The best \d+ of 20 products"))).to_be_visible()
+
+        facets = page.get_by_role("form", name="Filters")
+        brands = facets.get_by_role("group", name="Brand")
+        brands.get_by_text(wanted.brand, exact=True).click()
+        expect(page.get_by_role("button", name="remove this filter")).to_have_count(1)
+        expect(page.locator(".results .card").first).to_contain_text(wanted.title)
+        own = [p for p in products if p.brand == wanted.brand]
+        expect(page.locator(".results .card")).to_have_count(len(own))
+        page.get_by_role("button", name="remove this filter").click()
+        expect(page.locator(".results .card")).to_have_count(20)
+
+        page.locator(".results .card").first.get_by_role("link", name="More like this").click()
+        expect(page.locator(".results .card")).to_have_count(19)
+        assert wanted.title not in titles(page)
+        page.go_back()
+        expect(page.locator(".results .card").first).to_contain_text(wanted.title)
+
+
+def test_real_search_by_photo(browser: Any, real: tuple[str, list[Any]]) -> None:
+    address, products = real
+    wanted = products[5]
+    assert wanted.images[0].data is not None
+    for page in _page(browser, address):
+        page.goto("/")
+        page.locator("#photo").set_input_files(
+            {"name": "mine.jpg", "mimeType": "image/jpeg", "buffer": wanted.images[0].data}
+        )
+        expect(page.get_by_alt_text("The photo to search with")).to_be_visible()
+        expect(page.locator(".results .card")).to_have_count(20)
+        place = next(i for i, title in enumerate(titles(page)) if wanted.title in title)
+        assert place < 5, f"its own photo finds the product on place {place + 1}"
+
+
+def test_real_product_duplicates_and_catalogue(browser: Any, real: tuple[str, list[Any]]) -> None:
+    address, products = real
+    for page in _page(browser, address):
+        page.goto(f"/#/product/{products[0].id}")
+        expect(page.get_by_role("heading", name=products[0].title)).to_be_visible()
+        expect(page.locator(".wrote")).to_contain_text("category")
+        expect(page.locator(".near .card")).to_have_count(8)
+        page.get_by_role("link", name="Duplicates").click()
+        expect(page.get_by_role("link", name="Variants")).to_contain_text("groups")
+        page.get_by_role("link", name="Catalogue", exact=True).click()
+        expect(page.get_by_text("The index is up to date.")).to_be_visible()
+        expect(page.locator(".tile").first).to_contain_text("20")
+
+
+# -------------------------------------------------------------------------------------- searching
+
+
+def test_the_hash_holds_the_search(page: Any, state: Told) -> None:
+    page.goto("/#/search?q=bag&price_max=90&mode=text&reason=on")
+    expect(page.locator(".results .card").first).to_be_visible()
+    asked = state.searches[-1]
+    assert (asked.text, asked.filters.price_max, asked.mode, asked.reason) == ("bag", 90, "text", "on")
+    assert page.get_by_role("searchbox").input_value() == "bag"
+    expect(page.get_by_label("Words")).to_be_checked()
+    expect(page.get_by_label("Let the model reason")).to_be_checked()
+    expect(page.get_by_role("button", name="price to 90")).to_be_visible()
+
+
+def test_filters_add_up_and_go(page: Any, state: Told) -> None:
+    page.goto("/#/search?q=shoe")
+    group_of = page.get_by_role("form", name="Filters").get_by_role("group", name="Brand")
+    expect(group_of.get_by_role("checkbox").first).to_be_visible()
+    brands = [text.split("\n")[0] for text in group_of.locator(".value").all_inner_texts()][:2]
+    group_of.get_by_text(brands[0], exact=True).click()
+    expect(page.get_by_role("button", name=f"brand {brands[0]}")).to_be_visible()
+    group_of.get_by_text(brands[1], exact=True).click()  # the other values are still there to be added
+    expect(page.get_by_role("button", name="remove this filter")).to_have_count(2)
+    expect(page.locator(".results .card").first).to_be_visible()
+    assert sorted(state.searches[-1].filters.brand) == sorted(brands)
+    page.get_by_label("to", exact=True).fill("1")
+    page.get_by_label("to", exact=True).press("Enter")
+    expect(page.get_by_text("No product passes all filters.")).to_be_visible()
+    page.get_by_role("button", name="Clear all", exact=True).click()
+    expect(page.get_by_role("button", name="remove this filter")).to_have_count(0)
+    expect(page.locator(".results .card").first).to_be_visible()
+    assert state.searches[-1].filters.brand == []
+
+
+def test_more_results_and_feedback(page: Any, state: Told) -> None:
+    page.goto("/#/search?q=bag")
+    expect(page.locator(".results .card")).to_have_count(24)
+    page.get_by_role("button", name="More results").click()
+    expect(page.locator(".results .card")).to_have_count(30)
+    expect(page.get_by_role("button", name="More results")).to_have_count(0)
+    assert page.evaluate("document.activeElement.closest('.card') !== null"), "the focus went with the button"
+    page.locator(".results .card").nth(1).get_by_role("button", name="Does not fit").click()
+    expect(page.locator(".toast")).to_contain_text("Noted: it does not fit.")
+    assert state.feedback[0].kind == "search" and state.feedback[0].verdict == "reject"
+    assert state.feedback[0].subject["query"] == "bag"
+    assert (
+        page.locator(".results .card")
+        .nth(1)
+        .get_by_role("button", name="Does not fit")
+        .get_attribute("aria-pressed")
+        == "true"
+    )
+
+
+@pytest.mark.parametrize("way", ["choose", "drop", "paste"])
+def test_a_photo_is_made_small_and_loses_its_metadata(page: Any, state: Told, way: str) -> None:
+    page.goto("/")
+    data = photo()
+    assert b"Secret camera" in data
+    expect(page.get_by_role("searchbox")).to_be_focused()
+    if way == "choose":
+        page.locator("#photo").set_input_files({"name": "p.jpg", "mimeType": "image/jpeg", "buffer": data})
+    else:
+        give(page, way, data, "#words")
+    expect(page.get_by_alt_text("The photo to search with")).to_be_visible()
+    expect(page.locator(".results .card").first).to_be_visible()
+    asked = state.searches[-1].image
+    assert asked is not None and asked.startswith("data:image/jpeg;base64,")
+    sent = base64.b64decode(asked.split(",")[1])
+    assert b"Secret" not in sent and b"Exif" not in sent
+    assert images.load(ImageRef(data=sent)).size == (1024, 576)
+    page.get_by_role("searchbox").fill("in blue")
+    page.get_by_role("searchbox").press("Enter")
+    expect(page.get_by_text("in blue with a photo", exact=True)).to_be_visible()
+    page.get_by_role("button", name="Remove the photo").click()
+    expect(page.get_by_alt_text("The photo to search with")).to_have_count(0)
+    expect(page.locator(".found-line b")).to_have_text("in blue")
+    assert state.searches[-1].image is None
+
+
+def test_a_file_that_is_no_picture(page: Any, state: Told) -> None:
+    page.goto("/")
+    page.locator("#photo").set_input_files(
+        {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": b"no picture"}
+    )
+    expect(page.get_by_role("alert")).to_contain_text("a.jpg is not a picture that this browser can read")
+    assert not state.searches
+
+
+# --------------------------------------------------------------------------------------- failing
+
+
+def test_a_slow_service_can_be_left(page: Any, state: Told) -> None:
+    state.gate.clear()
+    ended: list[str] = []
+    page.on("requestfailed", lambda request: ended.append(request.failure))
+    page.goto("/#/search?q=bag")
+    expect(page.locator(".skeleton").first).to_be_visible()
+    expect(page.get_by_text("Still working", exact=False).first).to_be_visible(timeout=6000)
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_text("Cancelled.")).to_be_visible()
+    assert ended == ["net::ERR_ABORTED"], "the request went on after it was cancelled"
+    state.gate.set()
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".results .card").first).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("failure", "says"),
+    [
+        (Failure(500, "a trace nobody should read", times=1), "The service had an error of its own."),
+        (Failure(429, "the queue is full", "7", times=1), "The queue is full. Try again in 7 seconds."),
+        (Failure(429, "more than 9 per 1 minute: try again in 7 s", "7", times=1), "try again in 7 s."),
+        (Failure(429, "", times=1), "more requests than it can take. Try again in a moment."),
+        (Failure(503, "the model is being loaded", "2", times=1), "Try again in 2 seconds."),
+        (Failure(422, "<img src=x onerror=alert(1)>", times=1), "<img src=x onerror=alert(1)>"),
+    ],
+)
+def test_failures_are_one_sentence_and_a_way_on(page: Any, state: Told, failure: Failure, says: str) -> None:
+    page.refusals = True
+    state.failures["/v1/search"] = failure
+    page.goto("/#/search?q=bag")
+    expect(page.get_by_role("alert")).to_contain_text(says)
+    expect(page.get_by_role("alert")).not_to_contain_text("trace")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".results .card").first).to_be_visible()
+
+
+def test_a_service_that_is_gone(page: Any, state: Told) -> None:
+    page.goto("/")
+    page.route("**/v1/**", lambda route: route.abort())
+    search(page, "bag")
+    expect(page.get_by_role("alert")).to_contain_text("cannot be reached")
+    page.watch.wrong = [one for one in page.watch.wrong if "net::ERR_FAILED" not in one]
+
+
+def test_an_unknown_product_and_an_unknown_view(page: Any) -> None:
+    page.refusals = True
+    page.goto("/#/product/nobody%2Fknows")
+    expect(page.get_by_role("alert")).to_contain_text("There is no product with the id nobody/knows.")
+    page.goto("/#/nowhere")
+    expect(page.get_by_role("heading", name="There is no such page")).to_be_visible()
+
+
+def test_a_key_is_asked_for_once_and_pictures_are_fetched_with_it(page: Any, state: Told) -> None:
+    page.refusals = True
+    state.key = "right"
+    page.goto("/#/search?q=bag")
+    dialog = page.get_by_role("dialog", name="This service asks for a key")
+    expect(dialog).to_be_visible()
+    dialog.get_by_label("API key").fill("wrong")
+    dialog.get_by_role("button", name="Use this key").click()
+    expect(dialog).to_contain_text("was not accepted")
+    dialog.get_by_label("API key").fill("right")
+    dialog.get_by_label("API key").press("Enter")
+    expect(page.locator(".results .card img").first).to_have_attribute("src", re.compile("^blob:"))
+    assert page.locator(".results .card img").first.evaluate(
+        "(image) => image.decode().then(() => image.naturalWidth)"
+    )
+    assert page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
+    page.get_by_role("link", name="Catalogue", exact=True).click()
+    expect(page.get_by_text("The index is up to date.")).to_be_visible()
+    expect(dialog).not_to_be_visible()
+
+
+def test_without_a_key_the_page_says_so(page: Any, state: Told) -> None:
+    page.refusals = True
+    state.key = "right"
+    page.goto("/#/catalogue")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("alert")).to_contain_text("needs an API key")
+
+
+# -------------------------------------------------------------------------------------- duplicates
+
+
+def test_duplicates_are_judged_by_keyboard_and_can_be_undone(page: Any, state: Told) -> None:
+    page.goto("/#/duplicates")
+    groups = page.locator(".groups .group")
+    expect(groups).to_have_count(3)
+    expect(page.get_by_role("link", name="Variants")).to_contain_text("1")
+    expect(groups.first).to_contain_text("Differ in size: 41 (A) and 42 (B)")
+    expect(groups.first).to_contain_text("one GTIN, but colour is red and blue")
+    page.keyboard.press("j")
+    expect(groups.first).to_be_focused()
+    page.keyboard.press("j")
+    expect(groups.nth(1)).to_be_focused()
+    page.keyboard.press("k")
+    page.keyboard.press("a")
+    expect(groups).to_have_count(2)
+    expect(page.locator(".toast")).to_contain_text("Noted as the same product.")
+    assert not state.feedback, "it was sent while it could still be undone"
+    page.keyboard.press("u")
+    expect(groups).to_have_count(3)
+    expect(groups.first).to_be_focused()
+    page.keyboard.press("n")
+    expect(groups).to_have_count(2)
+    page.get_by_role("link", name="Catalogue", exact=True).click()  # leaving sends what waits
+    expect(page.get_by_role("heading", name="The catalogue")).to_be_visible()
+    page.get_by_role("link", name="Duplicates").click()
+    expect(groups).to_have_count(2)
+    (entry,) = state.feedback
+    first = state.groups[0].pairs[0]
+    assert (entry.kind, entry.verdict, entry.subject) == ("duplicate", "reject", {"a": first.a, "b": first.b})
+    page.get_by_label("Show reviewed groups too").check()
+    expect(groups).to_have_count(3)
+    expect(groups.first).to_contain_text("Reviewed: not the same")
+
+
+def test_keys_do_nothing_while_writing_or_switched_off(page: Any, state: Told) -> None:
+    page.goto("/#/duplicates")
+    groups = page.locator(".groups .group")
+    expect(groups).to_have_count(3)
+    groups.first.get_by_text("Add a note").click()
+    groups.first.get_by_role("textbox").press_sequentially("an unjust judge")
+    expect(groups).to_have_count(3)
+    page.get_by_role("checkbox", name="Keys").uncheck()
+    groups.first.focus()
+    page.keyboard.press("a")
+    expect(groups).to_have_count(3)
+    groups.first.get_by_role("button", name="The same product").click()
+    page.get_by_role("link", name="Look alike").click()
+    expect(groups).to_have_count(1)
+    assert [one.note for one in state.feedback] == ["an unjust judge"]
+
+
+def test_every_pair_of_a_group_gets_the_verdict(page: Any, state: Told) -> None:
+    state.groups = [group("duplicate", *state.products[:3])]
+    page.goto("/#/duplicates")
+    page.get_by_role("button", name="The same product").click()
+    expect(page.get_by_text("Nothing is left to review here.")).to_be_visible()
+    page.get_by_role("link", name="Search").click()
+    expect(page.get_by_role("searchbox")).to_be_visible()
+    for _ in range(40):
+        if len(state.feedback) == 3:
+            break
+        page.wait_for_timeout(50)
+    assert len({(one.subject["a"], one.subject["b"]) for one in state.feedback}) == 3
+
+
+def test_a_verdict_that_could_not_be_stored_comes_back(page: Any, state: Told) -> None:
+    page.refusals = True
+    state.failures["/v1/feedback"] = Failure(503, "another writer holds the folder", "2")
+    page.goto("/#/duplicates")
+    groups = page.locator(".groups .group")
+    groups.first.get_by_role("button", name="Not the same").click()
+    expect(groups).to_have_count(2)
+    page.clock.install()  # the six seconds of the undo, without waiting for them
+    groups.first.get_by_role("button", name="Not the same").click()
+    page.clock.run_for(7000)
+    expect(page.get_by_text("Not stored. Another writer holds the folder.")).to_be_visible()
+    expect(groups).to_have_count(2)
+
+
+# --------------------------------------------------------------------------------------- creatives
+
+
+def test_two_creatives_are_compared_overridden_and_exported(page: Any, state: Told, tmp_path: Path) -> None:
+    page.goto("/#/creatives")
+    expect(page.get_by_role("button", name="Compare")).to_be_disabled()
+    page.locator("#creative-files").set_input_files(files((200, 30, 30), (30, 30, 200)))
+    page.get_by_label("Title of the product").fill("Trail runner")
+    page.get_by_label("What shoppers search for").fill("red shoe\n\nwaterproof shoe\n")
+    page.get_by_role("button", name="Compare").click()
+    expect(page.get_by_role("heading", name="B is preferred, with probability 0.71")).to_be_focused()
+    asked = state.compared[-1]
+    assert asked.title == "Trail runner" and asked.interest == ["red shoe", "waterproof shoe"]
+    assert (asked.a.id, asked.b.id) == ("creative 1.jpg", "creative 2.jpg")
+    winner = page.locator("figure.winner")
+    expect(winner).to_have_count(1)
+    expect(winner).to_contain_text("preferred")
+    expect(winner).to_contain_text("creative 2.jpg")
+    rows = page.get_by_role("table").get_by_role("row")
+    expect(rows).to_have_count(10)
+    expect(rows.nth(3)).to_contain_text(
+        re.compile("shopper looks for.*A.*small, at the edge.*large and whole", re.S)
+    )
+    expect(page.get_by_text("foretells no click-through rate")).to_be_visible()
+
+    page.get_by_role("radio", name="A creative 1.jpg").check()
+    page.get_by_label("Note").fill("the logo is ours")
+    page.get_by_role("button", name="Store my choice").click()
+    expect(page.get_by_text("Stored: you chose A.")).to_be_visible()
+    (entry,) = state.feedback
+    assert (entry.kind, entry.verdict, entry.note) == ("creative", "creative 1.jpg", "the logo is ours")
+    assert entry.subject["campaign"] == "Trail runner" and "creative 2.jpg" in entry.subject["creatives"]
+
+    page.get_by_role("button", name="Test plan").click()
+    expect(page.get_by_role("alert")).to_contain_text("say what share of impressions is usually clicked")
+    page.get_by_label("Usual click rate").fill("2")
+    with page.expect_download() as down:
+        page.get_by_role("button", name="Test plan").click()
+    down.value.save_as(tmp_path / "plan.md")
+    assert down.value.suggested_filename == "creatives-plan.md"
+    assert (tmp_path / "plan.md").read_text() == "plan at 0.02"
+    with page.expect_download() as down:
+        page.get_by_role("button", name="Reply as JSON").click()
+    down.value.save_as(tmp_path / "reply.json")
+    assert json.loads((tmp_path / "reply.json").read_text())["winner"] == "creative 2.jpg"
+
+    page.get_by_role("link", name="Catalogue", exact=True).click()
+    page.get_by_role("link", name="Creatives").click()  # what was given and said is still there
+    expect(page.locator("figure.winner")).to_have_count(1)
+
+
+def test_an_abstention_is_said_in_words(page: Any, state: Told) -> None:
+    state.abstained = "the two orders disagree"
+    page.goto("/#/creatives")
+    page.locator("#creative-files").set_input_files(files((200, 30, 30), (30, 30, 200)))
+    page.get_by_role("button", name="Compare").click()
+    expect(page.get_by_role("heading", name="No verdict")).to_be_visible()
+    expect(page.get_by_text("The judge abstains: the two orders disagree.")).to_be_visible()
+    expect(page.locator("figure.winner")).to_have_count(0)
+
+
+def test_more_creatives_are_ranked(page: Any, state: Told) -> None:
+    page.goto("/#/creatives")
+    page.locator("#creative-files").set_input_files(files((200, 30, 30), (30, 30, 200), (200, 30, 30)))
+    page.get_by_role("button", name="Rank 3 images").click()
+    expect(page.get_by_role("heading", name="C leads, but not clearly")).to_be_visible()
+    expect(page.get_by_text("A and C are one and the same image")).to_be_visible()
+    expect(page.get_by_role("table").first.get_by_role("row")).to_have_count(4)
+    expect(page.get_by_role("cell", name="57 %")).to_be_visible()
+    page.get_by_text("B and C: C preferred, 0.70").click()
+    expect(page.get_by_role("columnheader", name="In B it saw")).to_be_visible()
+    page.get_by_role("button", name="Remove image B").click()
+    expect(page.locator(".verdict-box")).to_be_empty()
+    give(page, "paste", photo((9, 99, 9), (50, 50)))
+    expect(page.locator(".tiles-row li")).to_have_count(3)
+
+
+# ------------------------------------------------------------------------------------ hostile text
+
+HOSTILE = (
+    '<img src=x onerror="window.pwned=1">',
+    '"><script>window.pwned=1</script>',
+    "<svg onload=alert(1)>",
+    "{{constructor.constructor('window.pwned=1')()}}",
+    "</title></bdi><iframe srcdoc='<script>parent.pwned=1</script>'>",
+    "\u202egpj.exe\u202c' onmouseover='window.pwned=1",
+)
+
+
+def test_hostile_text_is_only_ever_read(page: Any, state: Told) -> None:
+    links = (
+        "javascript:window.pwned=1", "data:text/html,<script>1</script>", "//evil.example", "vbscript:x",
+        " javascript:window.pwned=1", "https://evil.example/?<script>",
+    )  # fmt: skip
+    thumbnails = (
+        "https://evil.example/x.jpg", "//evil.example/x.jpg", "javascript:1", "/v1/thumbnails/../../x",
+        "/v1/thumbnails/9.jpg", "data:text/html,1",
+    )  # fmt: skip
+    state.products = [
+        ProductView(
+            id=text, title=text, description=text, brand=text, price=1, currency="<b>", group_id=text,
+            availability=text, category=f"{text} > {text}", link=link, thumbnail=thumbnail,
+            attributes={text: text, "colour": text, "brand": text, "material": text},
+            rationale=f"<think>{text}</think>", rationale_valid=False,
+            reasoned_attributes={text: "no", "colour": "x"},
+        )
+        for text, link, thumbnail in zip(HOSTILE, links, thumbnails, strict=True)
+    ]  # fmt: skip
+    state.notes = list(HOSTILE)
+    state.reasons = HOSTILE[0]
+    state.abstained = ""
+    hostile = group("duplicate", *state.products[:3])
+    for pair in hostile.pairs:
+        pair.conflicts, pair.attributes_agree = list(HOSTILE), list(HOSTILE)
+        pair.attributes_differ, pair.identifiers = {HOSTILE[0]: list(HOSTILE[:2])}, {HOSTILE[1]: "same"}
+    state.groups = [hostile]
+    page.refusals = True  # pictures that are not there
+    page.goto("/#/search?q=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E&brand=%3Cscript%3E1%3C/script%3E")
+    expect(page.get_by_text("No product passes all filters.")).to_be_visible()
+    expect(page.get_by_role("button", name="brand <script>1</script>")).to_be_visible()
+    page.goto("/#/search?q=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E")
+    expect(page.locator(".results .card")).to_have_count(len(HOSTILE))
+    for text in HOSTILE:
+        assert any(text in shown for shown in page.locator(".results .card h3").all_text_contents())
+    for text in HOSTILE[:2]:
+        page.goto(f"/#/product/{_quoted(text)}")
+        expect(page.locator("h1")).to_have_text(text)
+        expect(page.locator(".wrote")).to_have_text(text)
+        assert not page.locator(".facts a").count(), "an address that is not http became a link"
+    page.goto(f"/#/product/{_quoted(HOSTILE[5])}")
+    link = page.locator(".facts a")
+    expect(link).to_have_attribute("rel", "noopener noreferrer nofollow")
+    page.goto("/#/duplicates")
+    expect(page.locator(".groups .group")).to_contain_text(HOSTILE[0])
+    page.goto("/#/catalogue")
+    expect(page.locator(".conflicts")).to_contain_text(HOSTILE[0])
+    page.goto("/#/creatives")
+    page.locator("#creative-files").set_input_files(
+        [{**one, "name": name} for one, name in zip(files((9, 9, 9), (1, 200, 1)), HOSTILE, strict=False)]
+    )
+    page.get_by_role("button", name="Compare").click()
+    expect(page.get_by_role("table")).to_contain_text(HOSTILE[0])
+    assert page.evaluate("window.pwned") is None
+    expect(page.locator("iframe, main script, main svg:not(.icon), [onerror], [onload]")).to_have_count(0)
+
+
+def _quoted(text: str) -> str:
+    from urllib.parse import quote
+
+    return quote(text, safe="")
+
+
+# --------------------------------------------------------------------- keyboard, phone, both schemes
+
+
+def test_the_whole_way_by_keyboard(page: Any, state: Told) -> None:
+    page.goto("/")
+    expect(page.get_by_role("searchbox")).to_be_focused()
+    page.keyboard.type("bag")
+    page.keyboard.press("Enter")
+    expect(page.locator(".results .card").first).to_be_visible()
+    expect(page.locator("#status")).to_have_text(re.compile("24 results for bag, there are more"))
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        here = page.evaluate(
+            """() => { const e = document.activeElement; const s = getComputedStyle(e);
+            return [e.closest(".card h3") !== null, e.getBoundingClientRect().width, s.outlineStyle]; }"""
+        )
+        assert here[2] != "none" or page.evaluate("document.activeElement.matches('input, summary, label')")
+        if here[0]:
+            break
+    assert here[0], "no result can be reached with the Tab key"
+    page.keyboard.press("Enter")
+    expect(page.locator("article.product h1")).to_be_visible()
+    assert page.title() != "Search · Moonshelf"
+    page.go_back()
+    expect(page.locator(".results .card").first).to_be_visible()
+    page.get_by_role("link", name="Skip to the content").press("Enter")
+    expect(page.locator("main")).to_be_focused()
+
+
+def test_on_a_phone_nothing_is_wider_and_filters_are_a_drawer(browser: Any, home: str, state: Told) -> None:
+    for page in _page(browser, home, viewport={"width": 360, "height": 740}, has_touch=True):
+        for view in VIEWS:
+            page.goto("/" + view)
+            expect(page.locator("main [aria-busy]")).to_have_count(0)
+            wide = page.evaluate(
+                "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            )
+            assert wide <= 0, f"{view} is {wide} pixels wider than a phone"
+        page.goto("/#/search?q=bag")
+        page.get_by_role("button", name="Filters").click()
+        drawer = page.get_by_role("dialog", name="Filters")
+        brand = drawer.get_by_role("group", name="Brand").get_by_role("checkbox").first
+        brand.check()
+        expect(drawer.get_by_role("button", name="Show the results")).to_contain_text("product")
+        page.keyboard.press("Escape")
+        expect(drawer).not_to_be_visible()
+        expect(page.get_by_role("button", name="Filters (1)")).to_be_focused()
+        expect(page.get_by_role("button", name="remove this filter")).to_have_count(1)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(browser: Any, home: str, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python", reason="the extra dev brings axe")
+    source = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    for page in _page(browser, home, color_scheme=scheme):
+        for view in VIEWS:
+            page.goto("/" + view)
+            expect(page.locator("main h1")).to_be_visible()
+            expect(page.locator("main [aria-busy]")).to_have_count(0)
+            if view == "#/creatives":
+                page.locator("#creative-files").set_input_files(
+                    files((200, 30, 30), (30, 30, 200), (9, 99, 9))
+                )
+                page.get_by_role("button", name="Rank 3 images").click()
+                expect(page.locator("figure.winner")).to_have_count(1)
+            page.evaluate(source)
+            found = page.evaluate("axe.run(document, { preload: false }).then((r) => r.violations)")
+            told = [(one["id"], one["nodes"][0]["html"], one["nodes"][0]["failureSummary"]) for one in found]
+            assert not told, f"{view}: {told}"
+
+
+def test_every_file_of_the_page_is_small_and_says_what_it_is_for() -> None:
+    from page_stub import PAGE
+
+    kinds = {".js": "// ", ".css": "/* ", ".html": "<!doctype html>\n<!-- ", ".svg": "<svg"}
+    for file in PAGE.iterdir():
+        text = file.read_text(encoding="utf-8")
+        assert text.startswith(kinds[file.suffix]), f"{file.name} does not open with a comment"
+        assert len(text.splitlines()) < 350, f"{file.name} is long"
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", text)
+        assert not re.search(r"""(src|href)=["']https?:|@import|url\(""", text), (
+            f"{file.name} loads something"
+        )
+        inline = r"\sstyle=|\son\w+=|<script(?! type=\"module\" src=)"
+        assert file.suffix != ".html" or not re.search(inline, text)
