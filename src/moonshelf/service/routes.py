@@ -159,11 +159,16 @@ async def search(request: Request, asked: s.SearchRequest) -> s.SearchReply:
 
 
 async def _facets(shelf: Shelf, where: str | None) -> s.Facets:
-    total, fields, low, high = await asyncio.to_thread(
+    found: overview.Facets = await asyncio.to_thread(
         shelf.remembered, "facets", functools.partial(overview.facets, shelf.store), where
     )
-    counts = {name: [s.FacetValue(value=v, count=n) for v, n in values] for name, values in fields.items()}
-    return s.Facets(total=total, fields=counts, price_min=low, price_max=high)
+    return s.Facets(
+        total=found.total, price_min=found.price_min, price_max=found.price_max,
+        fields={
+            name: [s.FacetValue(value=value, count=count) for value, count in values]
+            for name, values in found.fields.items()
+        },
+    )  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------- products
@@ -394,7 +399,9 @@ async def _creatives(request: Request, given: list[s.CreativeIn], params: tuple[
 async def catalogue(request: Request) -> s.CatalogueReply:
     """Numbers of the whole catalogue: coverage, conflicts between title and picture, what was set aside."""
     shelf = shelf_of(request)
-    seen = await asyncio.to_thread(shelf.remembered, "dashboard", lambda: overview.dashboard(shelf.store))
+    seen: overview.Overview = await asyncio.to_thread(
+        shelf.remembered, "dashboard", lambda: overview.dashboard(shelf.store)
+    )
     index, note = await asyncio.to_thread(shelf.catalogue.index_state)
     views = await asyncio.to_thread(views_of, shelf.store, [one.id for one in seen.conflicts])
     manifest = shelf.store.manifest
