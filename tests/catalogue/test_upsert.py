@@ -190,8 +190,12 @@ def test_files_are_joined_every_so_many_commits(shelf, model):
         upsert(model, writer, product(0, title=f"title {i}"))
         most = max(most, len(list(versions.glob("*.manifest"))))
     assert most <= 8 and table(shelf.folder)["p0"]["title"] == "title 11"
-    writer.compact()
-    assert writer.commits == 0 and len(list(versions.glob("*.manifest"))) <= 2
+    later = Writer(shelf.store, compact_after=2, in_commit=False)
+    for i in range(4):
+        assert later.due == (i >= 2)
+        upsert(model, later, product(0, title=f"another {i}"))
+    later.compact()
+    assert not later.due and later.commits == 0 and len(list(versions.glob("*.manifest"))) <= 2
 
 
 def test_a_folder_embedded_anew_with_another_model_is_not_written_to(shelf, model):

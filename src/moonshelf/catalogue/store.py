@@ -144,6 +144,10 @@ class Store:
     def __len__(self) -> int:
         return int(self._table.count_rows())
 
+    def count(self, where: str) -> int:
+        """Rows that pass a checked condition."""
+        return int(self._read(lambda: self._table.count_rows(where)))
+
     @property
     def columns(self) -> list[str]:
         return list(self._table.schema.names)

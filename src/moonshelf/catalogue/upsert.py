@@ -29,7 +29,8 @@ from moonshelf.errors import UserError
 from moonshelf.product import ImageRef, Product
 from moonshelf.prompts import PromptSpec, read_rationale
 
-COMPACT_AFTER = 64  # commits; each leaves a version and small files
+COMPACT_AFTER = 64  # commits at least; each leaves a version and small files
+_ROWS_PER_COMMIT = 1_000  # joining copies the table, so a larger one is joined more rarely
 
 Hashes = tuple[str, str]  # (content hash, record hash)
 
@@ -193,12 +194,13 @@ class Committed:
 class Writer:
     """Commits single products. Safe in several threads and beside other processes: one writes at a time.
 
-    `compact_after` commits, files are joined and old versions dropped within `commit`; 0 leaves that to
-    `compact`, for a caller that does not want to wait for it.
+    Every `compact_after` commits (in large tables one for each 1,000 rows) files are joined and old versions
+    dropped within `commit`. With `in_commit` false that is left to a caller that does not want an answer to
+    wait for it: it calls `compact` when `due`.
     """
 
-    def __init__(self, store: Store, compact_after: int = COMPACT_AFTER) -> None:
-        self.store, self.compact_after = store, compact_after
+    def __init__(self, store: Store, compact_after: int = COMPACT_AFTER, in_commit: bool = True) -> None:
+        self.store, self.compact_after, self.in_commit = store, compact_after, in_commit
         self.commits = 0  # since files were joined
         self._schema = schema(store.manifest.dim)
 
@@ -241,9 +243,15 @@ class Writer:
             gone = tuple(id for id in leaving if id in there)
             self.store.remove(gone)
             self.commits += bool(added) + bool(changed or current) + bool(gone)
-            if 0 < self.compact_after <= self.commits:
+            if self.in_commit and self.due:
                 self._compact()
         return Committed(len(added), len(changed), len(current), gone, tuple(stale))
+
+    @property
+    def due(self) -> bool:
+        """Files should be joined."""
+        enough = self.commits >= self.compact_after
+        return enough and self.commits >= len(self.store) // _ROWS_PER_COMMIT
 
     def compact(self, wait: float = 0.0) -> None:
         """Join small files, drop old versions, bring the full-text index up to date. It copies the table."""
