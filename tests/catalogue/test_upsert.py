@@ -12,6 +12,7 @@ import pytest
 from fake_model import FakeModel, picture, product, table
 
 from moonshelf.catalogue import Catalogue
+from moonshelf.catalogue import upsert as upsert_module
 from moonshelf.catalogue.manifest import Locked, Manifest, writing
 from moonshelf.catalogue.store import Store
 from moonshelf.catalogue.upsert import Draft, Refused, Writer, draft, finished
@@ -183,17 +184,19 @@ def test_threads_that_write_the_same_ids_lose_and_double_nothing(shelf, model):
     assert len(rows) == 10 + 4 + 12
 
 
-def test_files_are_joined_every_so_many_commits(shelf, model):
+def test_files_are_joined_every_so_many_commits(shelf, model, monkeypatch):
+    monkeypatch.setattr(upsert_module, "COMPACT_AFTER", 3)
     writer, versions = Writer(shelf.store, compact_after=5), shelf.folder / "products.lance" / "_versions"
     most = 0
     for i in range(12):
         upsert(model, writer, product(0, title=f"title {i}"))
         most = max(most, len(list(versions.glob("*.manifest"))))
     assert most <= 8 and table(shelf.folder)["p0"]["title"] == "title 11"
-    later = Writer(shelf.store, compact_after=2, in_commit=False)
-    for i in range(4):
-        assert later.due == (i >= 2)
-        upsert(model, later, product(0, title=f"another {i}"))
+    later = Writer(shelf.store, compact_after=0)
+    for i in range(upsert_module.COMPACT_AFTER):
+        assert not later.due
+        upsert(model, later, product(0, price=float(i) + 0.5))
+    assert later.due and later.commits == upsert_module.COMPACT_AFTER
     later.compact()
     assert not later.due and later.commits == 0 and len(list(versions.glob("*.manifest"))) <= 2
 

@@ -195,12 +195,12 @@ class Writer:
     """Commits single products. Safe in several threads and beside other processes: one writes at a time.
 
     Every `compact_after` commits (in large tables one for each 1,000 rows) files are joined and old versions
-    dropped within `commit`. With `in_commit` false that is left to a caller that does not want an answer to
-    wait for it: it calls `compact` when `due`.
+    dropped within `commit`. With 0 that is left to a caller that does not want an answer to wait for it: it
+    calls `compact` when `due`.
     """
 
-    def __init__(self, store: Store, compact_after: int = COMPACT_AFTER, in_commit: bool = True) -> None:
-        self.store, self.compact_after, self.in_commit = store, compact_after, in_commit
+    def __init__(self, store: Store, compact_after: int = COMPACT_AFTER) -> None:
+        self.store, self.compact_after = store, compact_after
         self.commits = 0  # since files were joined
         self._schema = schema(store.manifest.dim)
 
@@ -243,14 +243,14 @@ class Writer:
             gone = tuple(id for id in leaving if id in there)
             self.store.remove(gone)
             self.commits += bool(added) + bool(changed or current) + bool(gone)
-            if self.in_commit and self.due:
+            if self.compact_after and self.due:
                 self._compact()
         return Committed(len(added), len(changed), len(current), gone, tuple(stale))
 
     @property
     def due(self) -> bool:
         """Files should be joined."""
-        enough = self.commits >= self.compact_after
+        enough = self.commits >= (self.compact_after or COMPACT_AFTER)
         return enough and self.commits >= len(self.store) // _ROWS_PER_COMMIT
 
     def compact(self, wait: float = 0.0) -> None:
