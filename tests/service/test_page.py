@@ -139,88 +139,74 @@ def titles(page: Any) -> list[str]:
 # ------------------------------------------------------------------------------- the real service
 
 
-@pytest.fixture(scope="module")
-def real(tmp_path_factory: Any) -> Iterator[tuple[str, list[Any]]]:
-    """The service over twenty drawn products, read with reasons by the starter: its address, and they."""
-    from moonshelf.sampleshop import make_shop, write_shop
-    from moonshelf.service.app import create_app
-    from moonshelf.service.settings import Settings
-
-    folder = tmp_path_factory.mktemp("real")
-    shop = make_shop(20, seed=7, photos=1, size=240, n_queries=0)
-    from moonshelf.catalogue.search import Catalogue
-
-    catalogue = Catalogue.create(folder / "shelf")
-    catalogue.embed(write_shop(shop, folder / "shop"), reason="on")
-    catalogue.index()
-    app = create_app(Settings(folder=folder / "shelf", creative_model="off", threads=1))
-    with served(app) as address:
-        import httpx
-
-        for _ in range(600):
-            if httpx.get(f"{address}/ready").status_code == 200:
-                break
-            import time
-
-            time.sleep(0.1)
-        yield address, shop.products
-
-
-def test_real_search_filter_and_more_like_this(browser: Any, real: tuple[str, list[Any]]) -> None:
-    address, products = real
+def test_real_search_filter_and_more_like_this(browser: Any, address: str, shop: Any) -> None:
+    wanted, total = shop.products[3], len(shop.products)
     for page in _page(browser, address):
         page.goto("/")
-        expect(page.get_by_text("20 products in")).to_be_visible()
-        wanted = products[3]
+        expect(page.get_by_text(f"{total} products in")).to_be_visible()
         search(page, wanted.title)
-        expect(page.locator(".results .card").first).to_contain_text(wanted.title)
-        expect(page.locator(".results .card").first.get_by_text("by words")).to_be_visible()
-        expect(page.get_by_text(re.compile(r"The best \d+ of 20 products"))).to_be_visible()
+        first = page.locator(".results .card").first
+        expect(first).to_contain_text(wanted.title)
+        expect(first).to_contain_text("by words")
+        expect(page.get_by_text(re.compile(rf"The best {total} of {total} products"))).to_be_visible()
+        expect(first.locator("img")).to_have_js_property("complete", True)
+        assert first.locator("img").evaluate("(image) => image.naturalWidth") > 0
 
-        facets = page.get_by_role("form", name="Filters")
-        brands = facets.get_by_role("group", name="Brand")
-        brands.get_by_text(wanted.brand, exact=True).click()
+        brands = page.get_by_role("form", name="Filters").get_by_role("group", name="Brand")
+        brands.get_by_role("checkbox", name=re.compile(f"^{wanted.brand}")).check()
         expect(page.get_by_role("button", name="remove this filter")).to_have_count(1)
-        expect(page.locator(".results .card").first).to_contain_text(wanted.title)
-        own = [p for p in products if p.brand == wanted.brand]
+        own = [product for product in shop.products if product.brand == wanted.brand]
         expect(page.locator(".results .card")).to_have_count(len(own))
         page.get_by_role("button", name="remove this filter").click()
-        expect(page.locator(".results .card")).to_have_count(20)
+        expect(page.locator(".results .card")).to_have_count(total)
 
         page.locator(".results .card").first.get_by_role("link", name="More like this").click()
-        expect(page.locator(".results .card")).to_have_count(19)
+        expect(page.locator(".results .card")).to_have_count(total - 1)
         assert wanted.title not in titles(page)
         page.go_back()
         expect(page.locator(".results .card").first).to_contain_text(wanted.title)
 
 
-def test_real_search_by_photo(browser: Any, real: tuple[str, list[Any]]) -> None:
-    address, products = real
-    wanted = products[5]
-    assert wanted.images[0].data is not None
+def test_real_search_by_photo_with_reasoning(browser: Any, address: str, shop: Any) -> None:
+    wanted = shop.products[5]
     for page in _page(browser, address):
         page.goto("/")
+        page.get_by_label("Let the model reason").check()
         page.locator("#photo").set_input_files(
             {"name": "mine.jpg", "mimeType": "image/jpeg", "buffer": wanted.images[0].data}
         )
-        expect(page.get_by_alt_text("The photo to search with")).to_be_visible()
-        expect(page.locator(".results .card")).to_have_count(20)
+        expect(page.locator(".results .card").first).to_be_visible(timeout=30_000)
+        assert "reason=on" in page.url
         place = next(i for i, title in enumerate(titles(page)) if wanted.title in title)
         assert place < 5, f"its own photo finds the product on place {place + 1}"
 
 
-def test_real_product_duplicates_and_catalogue(browser: Any, real: tuple[str, list[Any]]) -> None:
-    address, products = real
+def test_real_product_duplicates_and_catalogue(browser: Any, address: str, shop: Any) -> None:
     for page in _page(browser, address):
-        page.goto(f"/#/product/{products[0].id}")
-        expect(page.get_by_role("heading", name=products[0].title)).to_be_visible()
-        expect(page.locator(".wrote")).to_contain_text("category")
-        expect(page.locator(".near .card")).to_have_count(8)
+        page.goto(f"/#/product/{shop.products[0].id}")
+        expect(page.get_by_role("heading", name=shop.products[0].title)).to_be_visible()
+        expect(page.get_by_text("Nothing: it was embedded without reasoning.")).to_be_visible()
+        expect(page.locator(".near .card")).to_have_count(6)
         page.get_by_role("link", name="Duplicates").click()
         expect(page.get_by_role("link", name="Variants")).to_contain_text("groups")
         page.get_by_role("link", name="Catalogue", exact=True).click()
         expect(page.get_by_text("The index is up to date.")).to_be_visible()
-        expect(page.locator(".tile").first).to_contain_text("20")
+        expect(page.locator(".tile").first).to_contain_text(str(len(shop.products)))
+
+
+def test_real_creatives_and_their_plan(browser: Any, address: str, tmp_path: Path) -> None:
+    for page in _page(browser, address):
+        page.goto("/#/creatives")
+        page.locator("#creative-files").set_input_files(files((200, 30, 30), (30, 30, 200)))
+        page.get_by_role("button", name="Compare").click()
+        expect(page.locator(".verdict-box h2")).to_have_text(re.compile("is preferred|No verdict"))
+        expect(page.get_by_text("This judge gives no reasons.")).to_be_visible()
+        expect(page.locator(".caveat")).to_contain_text("foretells no click-through rate")
+        page.get_by_label("Usual click rate").fill("2")
+        with page.expect_download() as down:
+            page.get_by_role("button", name="Test plan").click()
+        down.value.save_as(tmp_path / "plan.md")
+        assert "2.00%" in (tmp_path / "plan.md").read_text()
 
 
 # -------------------------------------------------------------------------------------- searching

@@ -69,7 +69,7 @@ export function duplicates(main, place) {
         showTabs(reply.counts);
         fill(notes, reply.notes.length > 0 && h("ul", { class: "notes" }, reply.notes.map((note) => h("li", null, outside(note)))));
         fill(list);
-        fill(box, list, foot);
+        fill(box, h("h2", { class: "hidden" }, "Groups"), list, foot);
         append(reply);
         say(reply.total ? `${count(reply.total, "group")} to review.` : "Nothing to review.");
       },

@@ -36,7 +36,7 @@ export function search(main, place) {
   const notes = h("div");
   const results = h("div", { class: "results" });
   const intro = h("div", { class: "start" });
-  const found = h("section", { class: "found", "aria-label": "Results" }, h("div", { class: "found-head" }, line, facets.button), facets.chips, notes, results);
+  const found = h("section", { class: "found", "aria-labelledby": "results-title" }, h("h2", { class: "hidden", id: "results-title" }, "Results"), h("div", { class: "found-head" }, line, facets.button), facets.chips, notes, results);
   const layout = h("div", { class: "shelf" }, facets.home, found);
   main.append(h("h1", null, "Find a product"), box, problem, intro, layout);
   receive(box, take, control.signal);
