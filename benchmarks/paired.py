@@ -7,7 +7,7 @@ down half-way through slows both sides.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,16 +27,19 @@ def paired(
             start = clock()
             run()
             seconds[name].append(clock() - start)
-    ratios = np.array(seconds["theirs"]) / np.array(seconds["ours"])
-    draws = np.random.default_rng(0).choice(ratios, (10_000, len(ratios)))
-    low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
     return {
         "ours_s": float(np.median(seconds["ours"])),
         "theirs_s": float(np.median(seconds["theirs"])),
-        "ratio": float(np.median(ratios)),
-        "interval": [float(low), float(high)],
+        **median_ratio(np.array(seconds["theirs"]) / np.array(seconds["ours"])),
         "seconds": seconds,
     }
+
+
+def median_ratio(ratios: Sequence[float] | np.ndarray) -> dict[str, Any]:
+    """The median of paired ratios and its 95% bootstrap interval."""
+    draws = np.random.default_rng(0).choice(np.asarray(ratios), (10_000, len(ratios)))
+    low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
+    return {"ratio": float(np.median(ratios)), "interval": [float(low), float(high)]}
 
 
 def median_seconds(run: Callable[[], Any], repeats: int, clock: Callable[[], float]) -> float:
