@@ -225,13 +225,31 @@ def test_without_an_index_search_is_exact_and_says_so(own):
     assert own.search("red boot", mode="vector").notes == []
 
 
-def test_a_stale_index_is_not_used(own):
+def test_an_old_index_catches_up(own):
     changed = [product(i) for i in range(1, N)] + [product(0, title="purple umbrella")]
     own.embed(changed, reason="on")
-    result = own.search("purple umbrella", mode="vector", k=1)
-    assert result.hits[0].id == "p0" and "changed since" in result.notes[0]
+    result = own.search("purple umbrella", mode="vector", k=N)
+    assert result.hits[0].id == "p0" and len(result.hits) == N and result.notes == []
     own.embed(changed[:-1], reason="on")  # p0 leaves
     assert "p0" not in {hit.id for hit in own.search("purple umbrella", k=N).hits}
+    own.embed([product(i, title=f"new {i}") for i in range(N // 2)], reason="on")
+    result = own.search("new", mode="vector", k=N)
+    assert len(result.hits) == N // 2 and "60 products have changed since" in result.notes[0]
+
+
+def test_an_index_that_does_not_say_what_it_holds_is_not_used_once_stale(own):
+    """One that an older version built, or whose second file is damaged."""
+    path = own.folder / "index" / "index.json"
+    info = json.loads(path.read_text())
+    whole = (own.folder / "index" / info["rows_file"]).read_bytes()
+    (own.folder / "index" / info["rows_file"]).write_bytes(whole[:-1] + b"x")
+    assert own.search("boot", mode="vector").notes == []  # not stale
+    own.embed([product(i) for i in range(1, N)] + [product(0, title="purple umbrella")], reason="on")
+    result = own.search("purple umbrella", mode="vector", k=1)
+    assert result.hits[0].id == "p0" and "changed since" in result.notes[0]
+    path.write_text(json.dumps({k: v for k, v in info.items() if not k.startswith("rows_")}))
+    result = own.search("purple umbrella", mode="vector", k=1)
+    assert result.hits[0].id == "p0" and "searching the store exactly" in result.notes[0]
 
 
 def test_a_price_change_leaves_the_index_fresh(own):
@@ -260,7 +278,11 @@ def test_a_damaged_or_foreign_index_is_refused(own):
 def test_a_new_index_leaves_no_old_files(own):
     (own.folder / "index" / ".vectors-dead.faiss.tmp").write_bytes(b"left by a killed build")
     info = own.index()
-    assert {file.name for file in (own.folder / "index").iterdir()} == {"index.json", info.file}
+    assert {file.name for file in (own.folder / "index").iterdir()} == {
+        "index.json",
+        info.file,
+        info.rows_file,
+    }
 
 
 def test_an_empty_store(tmp_path, model):

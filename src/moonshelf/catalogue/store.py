@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 import lancedb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from lancedb.index import FTS
 from lancedb.query import MatchQuery
 
@@ -40,6 +41,7 @@ FILTERS = (  # what --where may name, in the order in which messages list them
 )
 # fmt: on
 _IN = 512  # keys in one IN list
+_FEW = 20_000  # rows that are looked up by key rather than by reading all
 _MAX_WHERE, _MAX_TERMS = 20_000, 120  # characters, words and operators outside literals
 _MAX_VALUES = 1_000_000  # characters with the literals, which cost no stack
 _TERM = re.compile(r"[^\W\d]\w*|[^\w\s,]")
@@ -195,9 +197,31 @@ class Store:
         """(keys (n,) int64, vectors (n, dim) float32), sorted by key."""
         table = self.scan(["key", "vector"], where)
         keys = table["key"].to_numpy()
-        flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         order = np.argsort(keys)
-        return keys[order], flat.reshape(-1, self.manifest.dim)[order].astype(np.float32, copy=False)
+        return keys[order], self._matrix(table)[order]
+
+    def vectors_of(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `vectors`, of those of the keys (m,) int64 that are there."""
+        if len(keys) > _FEW:  # one pass over everything is faster than very many lookups
+            held, vectors = self.vectors()
+            chosen = np.isin(held, keys)
+            return held[chosen], vectors[chosen]
+        table = self.rows(keys.tolist(), ["key", "vector"])
+        held = table["key"].to_numpy()
+        order = np.argsort(held)
+        return held[order], self._matrix(table)[order]
+
+    def _matrix(self, table: pa.Table) -> np.ndarray:
+        flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return flat.reshape(-1, self.manifest.dim).astype(np.float32, copy=False)
+
+    def contents(self) -> np.ndarray:
+        """(n, 2) int64, sorted: the key of each row, and 64 bits of its content hash. Tells which vectors are
+        no longer those that an index holds."""
+        table = self.scan(["key", "content_hash"]).sort_by("key")
+        digits = "".join(pc.utf8_slice_codeunits(table["content_hash"], 0, 16).to_pylist())
+        hashes = np.frombuffer(bytes.fromhex(digits), "<i8")
+        return np.stack([table["key"].to_numpy(), hashes], axis=1)
 
     def vector_state(self) -> str:
         """Hash of which vectors the store holds: changes when one is added, redone or removed, not when
