@@ -61,5 +61,3 @@ def server(folder: Path, **settings: Any) -> Iterator[str]:
 
 def data_uri(data: bytes, kind: str = "png") -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serviceapp import data_uri
 from fastapi.testclient import TestClient
 from PIL import Image
+from serviceapp import data_uri
 
 from moonshelf.catalogue.search import Catalogue
 from moonshelf.sampleshop import Shop
@@ -40,7 +40,9 @@ def test_search_finds_what_the_catalogue_finds(
     assert [hit["score"] for hit in found["hits"]] == pytest.approx([hit.score for hit in expected.hits])
     assert found["hits"][0]["why"]["text_rank"] == 1
     like = shop.products[3].id
-    assert ids(post(reader, "search", like=like)) == [hit.id for hit in catalogue.search(like=like, k=24).hits]
+    assert ids(post(reader, "search", like=like)) == [
+        hit.id for hit in catalogue.search(like=like, k=24).hits
+    ]
     by_photo = post(reader, "search", image=data_uri(photo(3)), limit=3)
     assert shop.products[3].id in ids(by_photo) and by_photo["mode"] == "vector"
     both = post(reader, "search", text=title, image=data_uri(photo(3)), limit=1)
@@ -67,9 +69,7 @@ def test_filters_and_facets_agree(reader: TestClient, shop: Shop) -> None:
         )  # fmt: skip
         assert len(some["hits"]) == value["count"] == some["facets"]["total"]
     top = next(v for v in facets["fields"]["category"] if " > " not in v["value"])
-    below = post(
-        reader, "search", text="x", mode="vector", limit=100, filters={"category": [top["value"]]}
-    )
+    below = post(reader, "search", text="x", mode="vector", limit=100, filters={"category": [top["value"]]})
     assert len(below["hits"]) == top["count"]
     assert all(hit["product"]["category"].startswith(top["value"]) for hit in below["hits"])
     middle = (facets["price_min"] + facets["price_max"]) / 2
@@ -224,9 +224,7 @@ def test_duplicates_are_reviewed_and_then_gone(writer: TestClient) -> None:
     after = writer.get("/v1/duplicates", params={"kind": "duplicate"}).json()
     assert after["total"] == before["total"] - 1
     every = writer.get("/v1/duplicates", params={"kind": "duplicate", "reviewed": True}).json()
-    (again,) = [
-        p for group in every["groups"] for p in group["pairs"] if {p["a"], p["b"]} == {"a", "b"}
-    ]
+    (again,) = [p for group in every["groups"] for p in group["pairs"] if {p["a"], p["b"]} == {"a", "b"}]
     assert again["review"] == stored and stored["note"] == "two sizes"
     listed = writer.get("/v1/feedback", params={"kind": "duplicate"}).json()
     assert listed["total"] == 1 and listed["entries"] == [stored]

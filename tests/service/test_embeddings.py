@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serviceapp import data_uri
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from serviceapp import data_uri
 
 from moonshelf import ImageRef, MoonModel, Product
 
@@ -112,7 +112,7 @@ def test_the_official_client_works(address: str, moon: MoonModel) -> None:
     assert more.data[0].rationale.startswith("<think>")
     with pytest.raises(openai.NotFoundError, match="this service has the model starter"):
         client.embeddings.create(model="text-embedding-3-small", input="x")
-    with pytest.raises(openai.UnprocessableEntityError, match="input.1"):
+    with pytest.raises(openai.UnprocessableEntityError, match=r"input\.1"):
         client.embeddings.create(model="starter", input=["x", "  "])
 
 
@@ -133,10 +133,14 @@ def test_callers_at_the_same_time_get_their_own_vectors(reader: TestClient, moon
         assert max(pool.map(ask, range(len(texts)))) < CLOSE
     metrics = reader.get("/metrics").text
     counts = [
-        float(line.split()[-1]) for line in metrics.splitlines() if line.startswith("moonshelf_batch_items_sum")
+        float(line.split()[-1])
+        for line in metrics.splitlines()
+        if line.startswith("moonshelf_batch_items_sum")
     ]
     batches = [
-        float(line.split()[-1]) for line in metrics.splitlines() if line.startswith("moonshelf_batch_items_count")
+        float(line.split()[-1])
+        for line in metrics.splitlines()
+        if line.startswith("moonshelf_batch_items_count")
     ]
     assert sum(counts) > sum(batches)
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
-from serviceapp import server, serving
 from fastapi.testclient import TestClient
+from serviceapp import server, serving
 
 from moonshelf.service.keys import add_key, revoke_key
 
@@ -145,9 +145,7 @@ def test_a_deadline_ends_the_waiting_and_frees_the_work(embedded: Path) -> None:
         thread.start()
         assert stuck.inside.wait(10)
         started = time.monotonic()
-        reply = client.post(
-            "/v1/embeddings", json={"input": "a shoe"}, headers={"x-deadline-seconds": "0.3"}
-        )
+        reply = client.post("/v1/embeddings", json={"input": "a shoe"}, headers={"x-deadline-seconds": "0.3"})
         assert reply.status_code == 504 and time.monotonic() - started < 5
         assert "0.3 s" in reply.json()["error"]["message"]
         stuck.go.set()

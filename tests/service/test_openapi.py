@@ -1,4 +1,4 @@
-"""The API against its own description: random requests, valid and not, get no defect and what was promised."""
+"""The API against its own description: random requests get no defect, and what was promised."""
 
 from __future__ import annotations
 

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from moonshelf.catalogue.store import Store
-
-pytest.importorskip("fastapi", reason="needs moonshelf[serve]")
+from moonshelf.cli import app
+from moonshelf.errors import UserError
 
 
 def free_port() -> int:
@@ -54,11 +55,6 @@ def process(folder: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], 
         running.wait()
 
 
-def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "moonshelf.cli", "serve", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
 def test_what_the_user_must_mend_is_one_sentence(embedded: Path, tmp_path: Path) -> None:
     for arguments, words in (
         ((str(tmp_path),), "not a catalogue"),
@@ -67,11 +63,17 @@ def test_what_the_user_must_mend_is_one_sentence(embedded: Path, tmp_path: Path)
         ((str(embedded), "--prot", "80"), "prot"),
         ((str(embedded), "--port", "99999"), "port"),
         ((str(embedded), "--keys-file", str(tmp_path / "none.json")), "cannot be read"),
-        ((str(embedded), "--model", str(tmp_path)), "model"),
+        ((str(embedded), "--model", str(tmp_path)), "moon.json"),
     ):
-        done = serve(*arguments)
-        assert done.returncode == 2, (arguments, done.stderr)
-        assert words in done.stderr and "Traceback" not in done.stderr, done.stderr
+        done = CliRunner().invoke(app, ["serve", *arguments])
+        assert isinstance(done.exception, UserError), (arguments, done.exception)
+        assert words in str(done.exception) and "\n" not in str(done.exception)
+
+
+def test_a_mistake_ends_the_process_with_its_code(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "moonshelf.cli", "serve", str(tmp_path), "--host", "0.0.0.0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr
 
 
 def test_sigterm_finishes_what_was_taken(folder: Path) -> None:
@@ -101,20 +103,18 @@ def test_sigterm_finishes_what_was_taken(folder: Path) -> None:
 
 def kill_during_upserts(folder: Path, times: int, seed: int) -> int:
     """Upserts of four callers until a kill -9, again and again; returns how many were acknowledged."""
-    chance, known = random.Random(seed), dict[str, str]()
+    chance, known, lock = random.Random(seed), dict[str, str](), threading.Lock()
     for turn in range(times):
         with process(folder) as (running, address):
-            lock = threading.Lock()
 
             def write(caller: int, turn: int = turn, address: str = address) -> None:
                 for step in range(10_000):
                     products = [
-                        {"id": f"k{caller}-{step % 40}-{j}", "title": f"title {turn} {step}"} for j in range(3)
+                        {"id": f"k{caller}-{step % 40}-{j}", "title": f"title {turn} {step}"}
+                        for j in range(3)
                     ]
                     try:
-                        reply = httpx.post(
-                            f"{address}/v1/products", json={"products": products}, timeout=60
-                        )
+                        reply = httpx.post(f"{address}/v1/products", json={"products": products}, timeout=60)
                     except httpx.TransportError:
                         return
                     if reply.status_code != 200:

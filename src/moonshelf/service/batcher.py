@@ -163,7 +163,8 @@ class Batcher:
                 if sum(item.cost for item in self._queues[name]) >= budget:
                     break
                 self._ready.wait(left)
-            queue, taken, used = self._queues[name], [], 0
+            queue, used = self._queues[name], 0
+            taken: list[_Item] = []
             while queue and (not taken or used + queue[0].cost <= budget):
                 item = queue.popleft()
                 self._items -= 1

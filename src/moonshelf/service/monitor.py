@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.platform_collector import PlatformCollector
@@ -26,25 +27,21 @@ class Monitor:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        make = {"registry": self.registry, "namespace": "moonshelf"}
-        self.requests = Counter("requests", "Requests by route and status.", ["route", "status"], **make)
+        of: Any = {"registry": self.registry, "namespace": "moonshelf"}
+        self.requests = Counter("requests", "Requests by route and status.", ["route", "status"], **of)
         self.latency = Histogram(
-            "request_seconds", "Time from request to reply.", ["route"], buckets=_SECONDS, **make
+            "request_seconds", "Time from request to reply.", ["route"], buckets=_SECONDS, **of
         )
         self.stages = Histogram(
             "stage_seconds", "Time in one stage: prepare, queue, model, search, write.", ["stage"],
-            buckets=_SECONDS, **make,
+            buckets=_SECONDS, **of,
         )  # fmt: skip
-        self.batches = Histogram(
-            "batch_items", "Items of one batch of the model.", ["kind"], buckets=_SIZES, **make
-        )
-        self.tokens = Histogram(
-            "batch_tokens", "Tokens of one batch of the model.", ["kind"], buckets=_TOKENS, **make
-        )
-        self.queue = Gauge("queue_items", "Items that wait for the model.", **make)
-        self.cache = Counter("cache", "Look-ups of the vector cache.", ["result"], **make)
-        self.rationales = Counter("rationales", "Rationales written.", ["format"], **make)
-        self.drops = Counter("dropped", "Work that was refused or given up.", ["reason"], **make)
+        self.batches = Histogram("batch_items", "Items of one batch.", ["kind"], buckets=_SIZES, **of)
+        self.tokens = Histogram("batch_tokens", "Tokens of one batch.", ["kind"], buckets=_TOKENS, **of)
+        self.queue = Gauge("queue_items", "Items that wait for the model.", **of)
+        self.cache = Counter("cache", "Look-ups of the vector cache.", ["result"], **of)
+        self.rationales = Counter("rationales", "Rationales written.", ["format"], **of)
+        self.drops = Counter("dropped", "Work that was refused or given up.", ["reason"], **of)
 
     def watch_queue(self, waiting: Callable[[], int]) -> None:
         """Let the gauge of the queue ask for its length when it is read."""

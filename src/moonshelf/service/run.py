@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
 import time
 from typing import Any
@@ -56,15 +57,15 @@ def set_up_log(settings: Settings) -> None:
 
 def serve(settings: Settings) -> int:
     """Serve until a signal ends it; returns the exit code. Raises UserError for what the user must mend."""
+    from moonshelf.catalogue.store import Store
+
+    Store.open(settings.folder)  # what is no catalogue is said before anything heavy is loaded
     try:
         import uvicorn
 
         from moonshelf.service.app import create_app
     except ImportError as error:
         raise UserError(f"the service needs {error.name}: install moonshelf[serve].") from None
-    from moonshelf.catalogue.store import Store
-
-    Store.open(settings.folder)  # a folder that is no catalogue is said before anything is opened
     set_up_log(settings)
     logging.getLogger("moonshelf.service").info("settings", extra={"settings": settings.shown()})
     failures: list[Exception] = []
@@ -80,6 +81,8 @@ def serve(settings: Settings) -> int:
     )  # fmt: skip
     server = uvicorn.Server(config)
     print(f"http://{settings.host}:{settings.port}/ (stop with Ctrl-C)", file=sys.stderr)
+    # Uvicorn ends in order on a signal and then raises it anew: by then there is nothing left to end.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         server.run()
     except KeyboardInterrupt:  # uvicorn raises it anew once all is finished

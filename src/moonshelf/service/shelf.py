@@ -19,13 +19,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cachetools import LRUCache, TTLCache
 
 from moonshelf import images
 from moonshelf.catalogue import ann, upsert
 from moonshelf.catalogue.filters import to_sql
+from moonshelf.catalogue.manifest import Encoder
 from moonshelf.catalogue.search import Catalogue, SearchResult, saved_model
 from moonshelf.catalogue.store import Store
 from moonshelf.errors import Problem, UserError
@@ -103,8 +104,9 @@ class Shelf:
         self.catalogue = Catalogue.open(settings.folder, name)  # says what is wrong before a model is loaded
         assert name is not None
         self.model = MoonModel.from_pretrained(name, precision=settings.precision)
-        self.catalogue = Catalogue.open(settings.folder, self.model)
-        self.catalogue.store.manifest.check(self.model, name, settings.folder)
+        encoder = cast(Encoder, self.model)
+        self.catalogue = Catalogue.open(settings.folder, encoder)
+        self.catalogue.store.manifest.check(encoder, name, settings.folder)
         self.name = name
         self.writer = upsert.Writer(self.catalogue.store, compact_after=0)
         if settings.remote_hosts:
@@ -115,7 +117,7 @@ class Shelf:
             with suppress(UserError):  # another process writes: the store is searched exactly meanwhile
                 ann.build(settings.folder)
         self.labels = label_vectors(self.model, settings.batch_tokens)
-        kinds = {
+        kinds: dict[str, Kind] = {
             reason: Kind(self._runner(reason), settings.batch_tokens, HANDICAP[reason]) for reason in REASONS
         }
         self.batcher = Batcher(
@@ -175,8 +177,8 @@ class Shelf:
         try:
             written = await asyncio.gather(*wrapped)
         except BaseException:  # one failed, or the caller has gone: the others are of no use
-            for one in wrapped:
-                one.cancel()
+            for future in wrapped:
+                future.cancel()
             raise
         for (place, key, row), result in zip(waiting, written, strict=True):
             results[place] = encoded = Encoded(result, row.length)
