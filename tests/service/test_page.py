@@ -160,6 +160,19 @@ def test_real_search_filter_and_more_like_this(browser: Any, address: str, shop:
         page.get_by_role("button", name="remove this filter").click()
         expect(page.locator(".results .card")).to_have_count(total)
 
+        categories = page.get_by_role("form", name="Filters").get_by_role("group", name="Category")
+        for level, name in enumerate(
+            wanted.category, 1
+        ):  # down the tree: the narrower takes the wider's place
+            categories.get_by_role("checkbox", name=re.compile(f"^{name}, ")).check()
+            within = [
+                product for product in shop.products if product.category[:level] == wanted.category[:level]
+            ]
+            expect(page.locator(".results .card")).to_have_count(len(within))
+            expect(page.get_by_role("button", name="remove this filter")).to_have_count(1)
+        page.get_by_role("button", name="remove this filter").click()
+        expect(page.locator(".results .card")).to_have_count(total)
+
         page.locator(".results .card").first.get_by_role("link", name="More like this").click()
         expect(page.locator(".results .card")).to_have_count(total - 1)
         assert wanted.title not in titles(page)

@@ -10,6 +10,17 @@ export const FIELDS = {
 };
 const OPEN = ["category", "brand", "colour", "material"]; // the rest is folded
 const SHOWN = 8; // values before "more"
+const BELOW = " > ";
+
+const above = (path) => path.split(BELOW).slice(0, -1).join(BELOW);
+const depth = (path, all) => (all.includes(above(path)) ? 1 + depth(above(path), all) : 0);
+
+/** Categories as a tree: the top ones, and below those that are chosen, or above a chosen one, the next level. */
+function branches(all, chosen) {
+  const open = (path) => chosen.some((one) => (one + BELOW).startsWith(path + BELOW));
+  const under = (path) => all.filter((one) => above(one) === path).flatMap((one) => [one, ...(open(one) ? under(one) : [])]);
+  return all.filter((one) => !all.includes(above(one))).flatMap((one) => [one, ...(open(one) ? under(one) : [])]);
+}
 
 export class Facets {
   /** `changed(field, values)` is called with what is chosen now; of `price_min` and `price_max` with one value. */
@@ -72,14 +83,15 @@ export class Facets {
   group(field, name, chosen, counted) {
     if (!chosen.length || !this.known[field]) this.known[field] = counted.map((one) => one.value);
     const counts = new Map(counted.map((one) => [one.value, one.count]));
-    const values = [...new Set([...chosen, ...counts.keys(), ...this.known[field]])];
+    const all = [...new Set([...chosen, ...counts.keys(), ...this.known[field]])];
+    const values = field === "category" ? branches(all, chosen) : all;
     if (!values.length) return null;
     const shown = this.unfolded.has(field) ? values : values.slice(0, Math.max(SHOWN, chosen.length));
     const left = values.length - shown.length;
     const rows = shown.map((value, i) =>
-      h("label", { class: "tick" },
+      h("label", { class: "tick", style: field === "category" ? { "margin-left": `${1.1 * depth(value, all)}rem` } : {} },
         h("input", { type: "checkbox", id: `facet-${field}-${i}`, checked: chosen.includes(value), onchange: () => this.toggle(field, value, chosen) }),
-        h("span", { class: "value" }, field === "category" ? path(value) : outside(value)),
+        h("span", { class: "value" }, field === "category" && !all.includes(above(value)) ? path(value) : outside(value.split(BELOW).pop())),
         counts.has(value) && h("span", { class: "count" }, unseen(", "), String(counts.get(value)), unseen(" products"))));
     const more = left > 0 && h("button", { type: "button", class: "link", id: `more-${field}`, onclick: (event) => {
       this.unfolded.add(field);
@@ -107,7 +119,11 @@ export class Facets {
   }
 
   toggle(field, value, chosen) {
-    this.changed(field, chosen.includes(value) ? chosen.filter((one) => one !== value) : [...chosen, value]);
+    const off = chosen.includes(value);
+    // A category covers what is below it: choosing one of these narrows it down, and leaving one widens it again.
+    const others = chosen.filter((one) => one !== value && (field !== "category" || !(value + BELOW).startsWith(one + BELOW)));
+    const wider = off && field === "category" && above(value) && !others.length ? [above(value)] : [];
+    this.changed(field, off ? [...others, ...wider] : [...others, value]);
   }
 
   showChips(params, active) {
@@ -116,7 +132,7 @@ export class Facets {
     const found = [];
     for (const [field, name] of Object.entries(FIELDS)) {
       const chosen = params.getAll(field);
-      for (const value of chosen) found.push(one(name.toLowerCase(), value, () => this.toggle(field, value, chosen)));
+      for (const value of chosen) found.push(one(name.toLowerCase(), value, () => this.changed(field, chosen.filter((other) => other !== value))));
     }
     for (const [name, word] of [["price_min", "price from"], ["price_max", "price to"]]) {
       if (params.get(name)) found.push(one(word, params.get(name), () => this.changed(name, [])));

@@ -96,11 +96,11 @@ export function chips(attributes, most = Infinity) {
   if (!all.length) return null;
   const left = all.length - most;
   return h("ul", { class: "chips", "aria-label": "What the model wrote" },
-    all.slice(0, most).map(([name, value]) => chip(name, value)),
+    all.slice(0, most).map(([name, value]) => chip(name, most < Infinity ? value.split(" > ").pop() : value)),
     left > 0 && h("li", { class: "chip more" }, `${left} more`));
 }
 
-const whole = (share) => (share > 0 && share < 0.005 ? "<1 %" : `${Math.round(100 * share)} %`);
+const whole = (share) => (share > 0 && share < 0.005 ? "<1\u202f%" : `${Math.round(100 * share)}\u202f%`); // a narrow space
 const SHARES = [["image", "picture"], ["text", "title"], ["rationale", "reasoning"]];
 
 /** How much of a vector came from each: a bar, and the same in words. */
