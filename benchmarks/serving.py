@@ -146,38 +146,35 @@ def batching(options: argparse.Namespace, folder: Path, shop: Shop, embeddings: 
                     curves[name][-1].append({"callers": callers, **measured.as_dict()})
     ratios = []
     for level, callers in enumerate(options.callers):
-        pairs = []
-        for ours, theirs in zip(curves["batched"], curves["alone"], strict=True):
-            limit, throughput = theirs[level]["p95_ms"], theirs[level]["throughput"]
-            if (reached := throughput_at(ours, limit)) is not None and throughput:
-                pairs.append((reached, throughput, limit))
-        if pairs:
-            reached, throughput, limit = (float(np.median(column)) for column in zip(*pairs, strict=True))
-            ratio = median_ratio([a / b for a, b, _ in pairs])
-            ratios.append(
-                {"callers": callers, "p95_ms": limit, "batched": reached, "alone": throughput, **ratio,
-                 "repeats": len(pairs)}
-            )  # fmt: skip
+        theirs = [curve[level] for curve in curves["alone"]]
+        reached = [
+            throughput_at(ours, at["p95_ms"]) for ours, at in zip(curves["batched"], theirs, strict=True)
+        ]
+        row = {
+            "callers": callers,
+            "p95_ms": float(np.median([at["p95_ms"] for at in theirs])),
+            "alone": float(np.median([at["throughput"] for at in theirs])),
+            "batched": float(np.median(reached)),
+            **median_ratio([r / at["throughput"] for r, at in zip(reached, theirs, strict=True)]),
+        }
+        ratios.append(row)
     return {"curves": curves, "at_equal_p95": ratios, "aim": 3.0}
 
 
-def throughput_at(curve: list[dict[str, Any]], limit: float) -> float | None:
+def throughput_at(curve: list[dict[str, Any]], limit: float) -> float:
     """Most replies a second with p95 within `limit` ms, between measured levels by straight lines.
 
-    None where even the lowest level is slower; beyond the highest level it is that level's, an underestimate.
+    Zero where even the lowest level is slower; beyond the highest level it is that level's, an underestimate.
     """
     points = sorted((point["p95_ms"], point["throughput"]) for point in curve if point["replies"])
-    if not points or limit < points[0][0]:
-        return None
-    p95 = [p for p, _ in points]
-    best = np.maximum.accumulate([t for _, t in points])
-    return float(np.interp(limit, p95, best))
+    p95, best = [p for p, _ in points], np.maximum.accumulate([t for _, t in points])
+    return float(np.interp(limit, p95, best, left=0.0))
 
 
 def memory(options: argparse.Namespace, folder: Path, shop: Shop, embeddings: Embeddings) -> dict[str, Any]:
     samples: list[tuple[float, float]] = []
     total = Measured()
-    with service(folder, cache_items=64, **options.settings) as running:
+    with service(folder, cache_items=max(1, options.inputs // 4), **options.settings) as running:
         begun = time.monotonic()
         while (now := time.monotonic() - begun) < 60 * options.minutes:
             samples.append((now / 60, running.memory()))
@@ -231,12 +228,12 @@ def show(results: dict[str, Any], console: Console) -> None:
                 table.add_row(name, str(row["callers"]), *figures, str(row["wrong"]), str(other))
         console.print(table)
     if "batching" in results:
-        table = Table("p95 ms", "alone, callers", "alone /s", "batched /s", "ratio", "95%", "repeats")
+        table = Table("p95 ms", "alone, callers", "alone /s", "batched /s", "ratio", "95%")
         for row in results["batching"]["at_equal_p95"]:
             low, high = row["interval"]
             table.add_row(
                 f"{row['p95_ms']:.0f}", str(row["callers"]), f"{row['alone']:.1f}", f"{row['batched']:.1f}",
-                f"{row['ratio']:.2f}", f"{low:.2f}–{high:.2f}", str(row["repeats"]),
+                f"{row['ratio']:.2f}", f"{low:.2f}–{high:.2f}",
             )  # fmt: skip
         console.print(table)
         sides = results["batching"]["curves"].items()
