@@ -18,7 +18,8 @@ SOURCE = ROOT / "src" / "moonshelf"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("**/*.md"))]
 # Rooms from the bottom up, as docs/architecture.md draws them: each may use those before its own line.
 LAYERS = (
-    ("errors", "product", "attributes", "shell", "steps"),
+    ("errors", "product", "attributes"),
+    ("shell", "steps"),
     ("images", "prompts"),
     ("remote",),
     ("endpoints", "plaintext"),

@@ -15,7 +15,7 @@ import typer
 from moonshelf.creative_cli import app as creative_app
 from moonshelf.errors import EXIT_PARTIAL, EXIT_USAGE, UserError
 from moonshelf.service.keys_cli import app as keys_app
-from moonshelf.shell import Json, print_json, say
+from moonshelf.shell import Json, flags, print_json, say
 
 app = typer.Typer(
     name="moonshelf",
@@ -182,7 +182,7 @@ def train(
 
     quiet_dependencies()
     from moonshelf.creatives import recipe as selector
-    from moonshelf.training.recipe import STAGES, JointRecipe, flags, load_recipe
+    from moonshelf.training.recipe import STAGES, JointRecipe, load_recipe
 
     settings = load_recipe(recipe, {**STAGES, **selector.STAGES}, **flags(context.args))
     trial, judged = "moonshelf doctor", "moonshelf creative evaluate --simulated 200 --backend"
@@ -239,7 +239,6 @@ def ablate(
     quiet_dependencies()
     try:
         from moonshelf.benchmark import ablations
-        from moonshelf.training.recipe import flags
 
         wanted = [x.strip() for x in rationales.split(",") if x.strip()] if rationales else None
         if what.endswith((".yaml", ".yml")):
@@ -494,8 +493,6 @@ def serve(
         from moonshelf.service.settings import load_settings
     except ImportError as error:
         raise UserError(f"the service needs {error.name}: install moonshelf[serve].") from None
-    from moonshelf.training.recipe import flags
-
     settings = load_settings(
         folder, config, host=host, port=port, keys_file=keys_file, model=model, creative_model=creative_model,
         **flags(context.args),

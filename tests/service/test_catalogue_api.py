@@ -172,8 +172,19 @@ def test_bad_products_are_named_and_the_others_stored(writer: TestClient) -> Non
     assert text_only["new"] == 1 and not text_only["problems"][0]["fatal"]
 
 
-def test_many_upserts_at_once_lose_nothing(writer: TestClient) -> None:
+def test_many_upserts_at_once_lose_nothing(writer: TestClient, folder: Path) -> None:
     from concurrent.futures import ThreadPoolExecutor
+
+    def agree(query: str) -> None:
+        """What the service holds in memory gives what a new reader of the folder finds."""
+        fresh = Catalogue.open(folder).search(query, k=40, mode="vector")
+        held = post(writer, "search", text=query, mode="vector", limit=40)
+        assert [hit["score"] for hit in held["hits"]] == pytest.approx(
+            [hit.score for hit in fresh.hits], abs=1e-5
+        )
+        assert set(ids(held)) == {hit.id for hit in fresh.hits}
+
+    agree("own")  # the index is loaded before the first commit
 
     def put(i: int) -> int:
         reply = post(
@@ -191,6 +202,9 @@ def test_many_upserts_at_once_lose_nothing(writer: TestClient) -> None:
     assert {f"own {i}" for i in range(24)} | {"shared"} <= set(found)
     gone = post(writer, "products/delete", ids=[*(f"own {i}" for i in range(24)), "never"])
     assert gone == {"deleted": 24, "unknown": ["never"]}
+    agree("shared 3")
+    post(writer, "products", products=[{"id": "shared", "title": "quite another"}])
+    agree("quite another")
 
 
 def test_thumbnails_are_jpegs_without_metadata(writer: TestClient) -> None:

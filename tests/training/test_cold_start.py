@@ -13,11 +13,12 @@ import torch
 from moonshelf import MoonModel
 from moonshelf.errors import UserError
 from moonshelf.sampleshop import iter_products
+from moonshelf.shell import flags
 from moonshelf.training.cold_start import ColdStart
 from moonshelf.training.contrastive import Queue
 from moonshelf.training.data import Draw, SourceSpec, prepare
 from moonshelf.training.objective import taught_tokens
-from moonshelf.training.recipe import Recipe, flags, load_recipe
+from moonshelf.training.recipe import Recipe, load_recipe
 from moonshelf.training.views import Views
 
 SMALL = {

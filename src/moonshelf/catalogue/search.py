@@ -256,6 +256,25 @@ class Catalogue:
                 self._ann = (state, *ann.load(self.store))
             return self._ann[1], self._ann[2]
 
+    def moved(
+        self,
+        before: int,
+        after: int,
+        added: Sequence[str],
+        vectors: Sequence[np.ndarray],
+        removed: Sequence[str],
+    ) -> None:
+        """The store went from version `before` to `after` by these changes alone, which the caller made: ids
+        with new (dim,) vectors, and ids that are gone. Spares the loaded index the look at the whole store.
+        """
+        with self._loading:
+            (modified, version), index, note = self._ann or ((0.0, -1), None, "")
+            if index is None or version != before:
+                return  # whoever asks next loads it
+            keys, gone = (np.array([key_of(id) for id in ids], np.int64) for ids in (added, removed))
+            rows = np.array(vectors, np.float32).reshape(len(keys), self.store.manifest.dim)
+            self._ann = ((modified, after), index.catch_up(keys, rows, gone), note)
+
     def index_state(self) -> tuple[dict[str, Any] | None, str]:
         """What `index/index.json` says, None without an index, and why the index is not used, or ""."""
         note = self._index()[1]

@@ -379,13 +379,7 @@ class Shelf:
             together = self._together()
             try:
                 with self.monitor.stage("write"):
-                    committed = await asyncio.to_thread(
-                        self.writer.commit,
-                        [row for change in together for row in change.rows],
-                        [one for change in together for one in change.metadata],
-                        [id for change in together for id in change.removed],
-                        self.settings.deadline_s / 2,
-                    )
+                    committed = await asyncio.to_thread(self._store, together)
             except Exception as error:
                 for change in together:
                     if not change.done.done():
@@ -394,9 +388,26 @@ class Shelf:
             for change in together:
                 if not change.done.done():
                     change.done.set_result(committed)
-            if self.writer.commits >= upsert.COMPACT_AFTER and not self._changes:
+            if self.writer.due and not self._changes:
                 with suppress(UserError):  # another process writes: next time
                     await asyncio.to_thread(self.writer.compact)
+
+    def _store(self, together: Sequence[_Change]) -> upsert.Committed:
+        """One commit for all, and the index in memory brought up to it."""
+        rows = [row for change in together for row in change.rows]
+        before = self.store.version
+        done = self.writer.commit(
+            rows,
+            [one for change in together for one in change.metadata],
+            [id for change in together for id in change.removed],
+            self.settings.deadline_s / 2,
+        )
+        after = self.store.version
+        ours = bool(done.new) + bool(done.changed or done.metadata) + bool(done.removed)
+        if after - before == ours:  # no other process has written in between
+            ids, vectors = [row["id"] for row in rows], [row["vector"] for row in rows]
+            self.catalogue.moved(before, after, ids, vectors, done.removed)
+        return done
 
     def _together(self) -> list[_Change]:
         """The first changes that name different products: of one product, what came later is stored later."""

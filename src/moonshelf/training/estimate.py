@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from moonshelf.errors import UserError
 from moonshelf.prompts import PromptSpec
-from moonshelf.training.recipe import JointRecipe, Recipe, flags, load_recipe
+from moonshelf.shell import flags
+from moonshelf.training.recipe import JointRecipe, Recipe, load_recipe
 
 if TYPE_CHECKING:
     import torch

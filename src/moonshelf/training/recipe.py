@@ -6,7 +6,7 @@ unless a line names a precedent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -161,14 +161,3 @@ def load_recipe(path: Path, stages: Mapping[str, type[Any]] = STAGES, **override
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise UserError(f"recipe {path}: field {field!r}: {first['msg']}.") from None
-
-
-def flags(arguments: Sequence[str]) -> dict[str, Any]:
-    """`--field value` pairs of the command line as recipe fields; values are read as YAML."""
-    names, values = arguments[::2], arguments[1::2]
-    wrong = [name for name in names if not name.startswith("--")]
-    if wrong or len(names) != len(values):
-        raise UserError(f"{(wrong or names)[-1]!r}: fields of a recipe are given as --field value.")
-    return {
-        name[2:].replace("-", "_"): yaml.safe_load(value) for name, value in zip(names, values, strict=True)
-    }
