@@ -2,7 +2,7 @@
 // broken, and what state the index is in.
 
 import { request, thumbnail } from "./api.js";
-import { count, fill, h, outside, path, percent, say, unseen } from "./dom.js";
+import { count, fill, h, leaves, outside, path, percent, say, unseen } from "./dom.js";
 import { load, productLink, shares, skeletons, stop } from "./parts.js";
 import { arbiter } from "./product.js";
 
@@ -58,8 +58,9 @@ function bars(first, second, rows) {
 
 function categories(reply) {
   if (!reply.categories.length) return nothing("The feed names no categories.");
-  const most = Math.max(...reply.categories.map((one) => one.count));
-  const rows = reply.categories.map((one) => [one.value, one.count / most, one.count.toLocaleString("en-GB"), `#/search?${new URLSearchParams({ q: one.value.split(" > ").pop(), category: one.value })}`]);
+  const found = leaves(reply.categories);
+  const most = Math.max(...found.map((one) => one.count));
+  const rows = found.map((one) => [one.value, one.count / most, one.count.toLocaleString("en-GB"), `#/search?${new URLSearchParams({ q: one.value.split(" > ").pop(), category: one.value })}`]);
   const table = bars("Category", "Products", rows.slice(0, MOST));
   if (rows.length <= MOST) return table;
   const box = h("div", null, table, h("button", { type: "button", class: "link", onclick: () => { fill(box, bars("Category", "Products", rows)); box.querySelectorAll("a")[MOST].focus(); } }, `All ${rows.length} categories`));

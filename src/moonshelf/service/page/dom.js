@@ -57,6 +57,9 @@ export function path(text) {
   return [outside(parts.pop()), parts.length > 0 && h("span", { class: "small above" }, " ", outside(parts.join(" › ")))];
 }
 
+/** Categories that have none below them: the service counts a category at every level of its path. */
+export const leaves = (counted) => counted.filter(({ value }) => !counted.some((other) => other.value.startsWith(`${value} > `)));
+
 /** Words that only a screen reader gets. */
 export const unseen = (...text) => h("span", { class: "hidden" }, ...text);
 

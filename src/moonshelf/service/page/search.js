@@ -2,7 +2,7 @@
 // shared and gone back to; only a photo cannot, it stays in the memory of this tab.
 
 import { request, thumbnail } from "./api.js";
-import { count, fill, h, icon, outside, say, unseen } from "./dom.js";
+import { count, fill, h, icon, leaves, outside, say, unseen } from "./dom.js";
 import { Facets, FIELDS } from "./facets.js";
 import { card, failure, feedback, load, productLink, skeletons, stop, toast } from "./parts.js";
 import { prepared, receive } from "./picture.js";
@@ -213,10 +213,9 @@ export function search(main, place) {
 function invite(box, signal) {
   fill(box, h("p", { class: "lead" }, "Type what you are looking for, or drop, paste or choose a photo. Both together work too: a photo of a bag and the words “in blue”."));
   request("v1/catalogue", { signal }).then((reply) => {
-    const leaves = new Map();
-    for (const { value } of reply.categories) leaves.set(value.split(" > ").pop(), value);
-    if (box.hidden || !leaves.size) return;
-    box.append(h("h2", null, "Or begin with"), h("ul", { class: "begin" }, [...leaves.keys()].slice(0, 16).map((leaf) => h("li", null, h("a", { class: "chip", href: `#/search?${new URLSearchParams({ q: leaf })}` }, outside(leaf))))),
-      h("p", { class: "small" }, `${count(reply.products, "product")} in ${count(reply.categories.length, "category", "categories")}`));
+    const names = new Set(leaves(reply.categories).map(({ value }) => value.split(" > ").pop()));
+    if (box.hidden || !names.size) return;
+    box.append(h("h2", null, "Or begin with"), h("ul", { class: "begin" }, [...names].slice(0, 16).map((leaf) => h("li", null, h("a", { class: "chip", href: `#/search?${new URLSearchParams({ q: leaf })}` }, outside(leaf))))),
+      h("p", { class: "small" }, `${count(reply.products, "product")} in this catalogue`));
   }, () => { /* an invitation is no place for an error; the search will say it */ });
 }
