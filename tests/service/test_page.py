@@ -1,139 +1,29 @@
-"""The page in Chromium: against the real service where it only reads, against `page_stub` where the service
-has to be slow, to fail, or to hold hostile text. Nothing may reach the console or leave this machine.
+"""The page in Chromium: search, failures, keyboard, phone. Against the real service where it only reads,
+against `page_stub` where it has to be slow or to fail. Nothing may reach the console or leave this machine.
 """
 
 from __future__ import annotations
 
 import base64
-import io
-import json
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the extra dev brings playwright")
+pytest.importorskip("playwright", reason="the extra dev brings playwright")
 pytest.importorskip("fastapi", reason="the extra serve brings fastapi")
+pytest.register_assert_rewrite("page_browser", "page_stub")
 
-from page_stub import Failure, Told, group, served, stub, told  # noqa: E402
+from page_browser import expect, files, give, needs_chromium, opened, photo, search, titles
+from page_stub import PAGE, Failure, Told
 
-from moonshelf import images  # noqa: E402
-from moonshelf.product import ImageRef  # noqa: E402
-from moonshelf.service.schemas import ProductView  # noqa: E402
+from moonshelf import images
+from moonshelf.product import ImageRef
 
-CHROMIUM = next(
-    filter(
-        None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))
-    ),
-    None,
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-expect = playwright.expect
+pytest_plugins = ("page_browser",)
+pytestmark = needs_chromium
 VIEWS = ("#/search", "#/search?q=bag", "#/product/p00001", "#/duplicates", "#/creatives", "#/catalogue")
-REFUSED = "Failed to load resource: the server responded with a status of"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=CHROMIUM)
-        yield chromium
-        chromium.close()
-
-
-class Watch:
-    """What a page did that it should not: console errors, dialogs, requests to others."""
-
-    def __init__(self, page: Any, home: str) -> None:
-        self.wrong: list[str] = []
-        self.refusals: list[str] = []
-        page.on("pageerror", lambda error: self.wrong.append(f"script: {error}"))
-        page.on("console", self._console)
-        page.on("dialog", lambda dialog: (self.wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        page.on("request", lambda request: self._request(request.url, home))
-
-    def _console(self, message: Any) -> None:
-        if message.type in ("error", "warning"):
-            told = self.refusals if message.text.startswith(REFUSED) else self.wrong
-            told.append(f"console: {message.text}")
-
-    def _request(self, url: str, home: str) -> None:
-        if not url.startswith((home + "/", "blob:" + home, "data:")):
-            self.wrong.append(f"request: {url}")
-
-
-@pytest.fixture
-def state() -> Told:
-    return told()
-
-
-@pytest.fixture
-def home(state: Told) -> Iterator[str]:
-    with served(stub(state)) as address:
-        yield address
-
-
-@pytest.fixture
-def page(browser: Any, home: str) -> Iterator[Any]:
-    yield from _page(browser, home)
-
-
-def _page(browser: Any, home: str, **options: Any) -> Iterator[Any]:
-    """A fresh page; refusals are in `page.refusals`, for tests that expect them."""
-    context = browser.new_context(base_url=home, reduced_motion="reduce", **options)
-    context.set_default_timeout(10_000)
-    page = context.new_page()
-    page.watch = Watch(page, home)
-    yield page
-    context.close()
-    assert not page.watch.wrong
-    assert not page.watch.refusals or getattr(page, "refusals", False), page.watch.refusals
-
-
-def photo(colour: tuple[int, int, int] = (30, 60, 160), size: tuple[int, int] = (1600, 900)) -> bytes:
-    """A JPEG with a place and a camera in its metadata."""
-    exif = Image.Exif()
-    exif[0x010F] = "Secret camera"
-    buffer = io.BytesIO()
-    Image.new("RGB", size, colour).save(buffer, "JPEG", exif=exif)
-    return buffer.getvalue()
-
-
-def files(*colours: tuple[int, int, int]) -> list[dict[str, Any]]:
-    return [
-        {"name": f"creative {i}.jpg", "mimeType": "image/jpeg", "buffer": photo(colour, (400, 400))}
-        for i, colour in enumerate(colours, 1)
-    ]
-
-
-def give(page: Any, event: str, data: bytes, target: str = "body") -> None:
-    """A file dropped or pasted, as the browser would hand it over."""
-    page.evaluate(
-        """([event, base64, target]) => {
-            const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
-            const transfer = new DataTransfer();
-            transfer.items.add(new File([bytes], "photo.jpg", { type: "image/jpeg" }));
-            const options = { bubbles: true, cancelable: true };
-            document.querySelector(target).dispatchEvent(event === "paste"
-                ? new ClipboardEvent("paste", { ...options, clipboardData: transfer })
-                : new DragEvent(event, { ...options, dataTransfer: transfer }));
-        }""",
-        [event, base64.b64encode(data).decode(), target],
-    )
-
-
-def search(page: Any, words: str) -> None:
-    page.get_by_role("searchbox").fill(words)
-    page.get_by_role("button", name="Search", exact=True).click()
-
-
-def titles(page: Any) -> list[str]:
-    found: list[str] = page.locator(".results .card h3").all_inner_texts()
-    return found
 
 
 # ------------------------------------------------------------------------------- the real service
@@ -141,7 +31,7 @@ def titles(page: Any) -> list[str]:
 
 def test_real_search_filter_and_more_like_this(browser: Any, address: str, shop: Any) -> None:
     wanted, total = shop.products[3], len(shop.products)
-    for page in _page(browser, address):
+    for page in opened(browser, address):
         page.goto("/")
         expect(page.get_by_text(f"{total} products in this catalogue")).to_be_visible()
         search(page, wanted.title)
@@ -182,7 +72,7 @@ def test_real_search_filter_and_more_like_this(browser: Any, address: str, shop:
 
 def test_real_search_by_photo_with_reasoning(browser: Any, address: str, shop: Any) -> None:
     wanted = shop.products[5]
-    for page in _page(browser, address):
+    for page in opened(browser, address):
         page.goto("/")
         page.get_by_label("Let the model reason").check()
         page.locator("#photo").set_input_files(
@@ -195,7 +85,7 @@ def test_real_search_by_photo_with_reasoning(browser: Any, address: str, shop: A
 
 
 def test_real_product_duplicates_and_catalogue(browser: Any, address: str, shop: Any) -> None:
-    for page in _page(browser, address):
+    for page in opened(browser, address):
         page.goto(f"/#/product/{shop.products[0].id}")
         expect(page.get_by_role("heading", name=shop.products[0].title)).to_be_visible()
         expect(page.get_by_text("Nothing: it was embedded without reasoning.")).to_be_visible()
@@ -208,7 +98,7 @@ def test_real_product_duplicates_and_catalogue(browser: Any, address: str, shop:
 
 
 def test_real_creatives_and_their_plan(browser: Any, address: str, tmp_path: Path) -> None:
-    for page in _page(browser, address):
+    for page in opened(browser, address):
         page.goto("/#/creatives")
         page.locator("#creative-files").set_input_files(files((200, 30, 30), (30, 30, 200)))
         page.get_by_role("button", name="Compare").click()
@@ -394,250 +284,6 @@ def test_without_a_key_the_page_says_so(page: Any, state: Told) -> None:
     expect(page.get_by_role("alert")).to_contain_text("needs an API key")
 
 
-# -------------------------------------------------------------------------------------- duplicates
-
-
-def test_duplicates_are_judged_by_keyboard_and_can_be_undone(page: Any, state: Told) -> None:
-    page.goto("/#/duplicates")
-    groups = page.locator(".groups .group")
-    expect(groups).to_have_count(3)
-    expect(page.get_by_role("link", name="Variants")).to_contain_text("1")
-    expect(groups.first).to_contain_text("Differ in size: 41 (A) and 42 (B)")
-    expect(groups.first).to_contain_text("one GTIN, but colour is red and blue")
-    page.keyboard.press("j")
-    expect(groups.first).to_be_focused()
-    page.keyboard.press("j")
-    expect(groups.nth(1)).to_be_focused()
-    page.keyboard.press("k")
-    page.keyboard.press("a")
-    expect(groups).to_have_count(2)
-    expect(page.locator(".toast")).to_contain_text("Noted as the same product.")
-    assert not state.feedback, "it was sent while it could still be undone"
-    page.keyboard.press("u")
-    expect(groups).to_have_count(3)
-    expect(groups.first).to_be_focused()
-    page.keyboard.press("n")
-    expect(groups).to_have_count(2)
-    page.get_by_role("link", name="Catalogue", exact=True).click()  # leaving sends what waits
-    expect(page.get_by_role("heading", name="The catalogue")).to_be_visible()
-    page.get_by_role("link", name="Duplicates").click()
-    expect(groups).to_have_count(2)
-    (entry,) = state.feedback
-    first = state.groups[0].pairs[0]
-    assert (entry.kind, entry.verdict, entry.subject) == ("duplicate", "reject", {"a": first.a, "b": first.b})
-    page.get_by_label("Show reviewed groups too").check()
-    expect(groups).to_have_count(3)
-    expect(groups.first).to_contain_text("Reviewed: not the same")
-
-
-def test_keys_do_nothing_while_writing_or_switched_off(page: Any, state: Told) -> None:
-    page.goto("/#/duplicates")
-    groups = page.locator(".groups .group")
-    expect(groups).to_have_count(3)
-    groups.first.get_by_text("Add a note").click()
-    groups.first.get_by_role("textbox").press_sequentially("an unjust judge")
-    expect(groups).to_have_count(3)
-    page.get_by_role("checkbox", name="Keys").uncheck()
-    groups.first.focus()
-    page.keyboard.press("a")
-    expect(groups).to_have_count(3)
-    groups.first.get_by_role("button", name="The same product").click()
-    page.get_by_role("link", name="Look alike").click()
-    expect(groups).to_have_count(1)
-    assert [one.note for one in state.feedback] == ["an unjust judge"]
-
-
-def test_every_pair_of_a_group_gets_the_verdict(page: Any, state: Told) -> None:
-    state.groups = [group("duplicate", *state.products[:3])]
-    page.goto("/#/duplicates")
-    page.get_by_role("button", name="The same product").click()
-    expect(page.get_by_text("Nothing is left to review here.")).to_be_visible()
-    page.get_by_role("link", name="Search").click()
-    expect(page.get_by_role("searchbox")).to_be_visible()
-    for _ in range(40):
-        if len(state.feedback) == 3:
-            break
-        page.wait_for_timeout(50)
-    assert len({(one.subject["a"], one.subject["b"]) for one in state.feedback}) == 3
-
-
-def test_a_verdict_is_sent_when_the_page_is_closed(page: Any, state: Told) -> None:
-    page.goto("/#/duplicates")
-    page.locator(".groups .group").first.get_by_role("button", name="Not the same").click()
-    page.goto("about:blank")
-    for _ in range(60):
-        if state.feedback:
-            break
-        page.wait_for_timeout(50)
-    assert [one.verdict for one in state.feedback] == ["reject"]
-
-
-def test_a_verdict_that_could_not_be_stored_comes_back(page: Any, state: Told) -> None:
-    page.refusals = True
-    state.failures["/v1/feedback"] = Failure(503, "another writer holds the folder", "2")
-    page.goto("/#/duplicates")
-    groups = page.locator(".groups .group")
-    groups.first.get_by_role("button", name="Not the same").click()
-    expect(groups).to_have_count(2)
-    page.clock.install()  # the six seconds of the undo, without waiting for them
-    groups.first.get_by_role("button", name="Not the same").click()
-    page.clock.run_for(7000)
-    expect(page.get_by_text("Not stored. Another writer holds the folder.")).to_be_visible()
-    expect(groups).to_have_count(2)
-
-
-# --------------------------------------------------------------------------------------- creatives
-
-
-def test_two_creatives_are_compared_overridden_and_exported(page: Any, state: Told, tmp_path: Path) -> None:
-    page.goto("/#/creatives")
-    expect(page.get_by_role("button", name="Compare")).to_be_disabled()
-    page.locator("#creative-files").set_input_files(files((200, 30, 30), (30, 30, 200)))
-    page.get_by_label("Title of the product").fill("Trail runner")
-    page.get_by_label("What shoppers search for").fill("red shoe\n\nwaterproof shoe\n")
-    page.get_by_role("button", name="Compare").click()
-    expect(page.get_by_role("heading", name="B is preferred, with probability 0.71")).to_be_focused()
-    asked = state.compared[-1]
-    assert asked.title == "Trail runner" and asked.interest == ["red shoe", "waterproof shoe"]
-    assert (asked.a.id, asked.b.id) == ("creative 1.jpg", "creative 2.jpg")
-    winner = page.locator("figure.winner")
-    expect(winner).to_have_count(1)
-    expect(winner).to_contain_text("preferred")
-    expect(winner).to_contain_text("creative 2.jpg")
-    rows = page.get_by_role("table").get_by_role("row")
-    expect(rows).to_have_count(10)
-    expect(rows.nth(3)).to_contain_text(
-        re.compile("shopper looks for.*A.*small, at the edge.*large and whole", re.S)
-    )
-    expect(page.get_by_text("foretells no click-through rate")).to_be_visible()
-
-    page.get_by_role("radio", name="A creative 1.jpg").check()
-    page.get_by_label("Note").fill("the logo is ours")
-    page.get_by_role("button", name="Store my choice").click()
-    expect(page.get_by_text("Stored: you chose A.")).to_be_visible()
-    (entry,) = state.feedback
-    assert (entry.kind, entry.verdict, entry.note) == ("creative", "creative 1.jpg", "the logo is ours")
-    assert entry.subject["campaign"] == "Trail runner" and "creative 2.jpg" in entry.subject["creatives"]
-
-    page.get_by_role("button", name="Test plan").click()
-    expect(page.get_by_role("alert")).to_contain_text("say what share of impressions is usually clicked")
-    page.get_by_label("Usual click rate").fill("2")
-    with page.expect_download() as down:
-        page.get_by_role("button", name="Test plan").click()
-    down.value.save_as(tmp_path / "plan.md")
-    assert down.value.suggested_filename == "creatives-plan.md"
-    assert (tmp_path / "plan.md").read_text() == "plan at 0.02"
-    with page.expect_download() as down:
-        page.get_by_role("button", name="Reply as JSON").click()
-    down.value.save_as(tmp_path / "reply.json")
-    assert json.loads((tmp_path / "reply.json").read_text())["winner"] == "creative 2.jpg"
-
-    page.get_by_role("link", name="Catalogue", exact=True).click()
-    page.get_by_role("link", name="Creatives").click()  # what was given and said is still there
-    expect(page.locator("figure.winner")).to_have_count(1)
-
-
-def test_an_abstention_is_said_in_words(page: Any, state: Told) -> None:
-    state.abstained = "the two orders disagree"
-    page.goto("/#/creatives")
-    page.locator("#creative-files").set_input_files(files((200, 30, 30), (30, 30, 200)))
-    page.get_by_role("button", name="Compare").click()
-    expect(page.get_by_role("heading", name="No verdict")).to_be_visible()
-    expect(page.get_by_text("The judge abstains: the two orders disagree.")).to_be_visible()
-    expect(page.locator("figure.winner")).to_have_count(0)
-
-
-def test_more_creatives_are_ranked(page: Any, state: Told) -> None:
-    page.goto("/#/creatives")
-    page.locator("#creative-files").set_input_files(files((200, 30, 30), (30, 30, 200), (200, 30, 30)))
-    page.get_by_role("button", name="Rank 3 images").click()
-    expect(page.get_by_role("heading", name="C leads, but not clearly")).to_be_visible()
-    expect(page.get_by_text("A and C are one and the same image")).to_be_visible()
-    expect(page.get_by_role("table").first.get_by_role("row")).to_have_count(4)
-    expect(page.get_by_role("cell", name="57 %")).to_be_visible()
-    page.get_by_text("B and C: C preferred, 0.70").click()
-    expect(page.get_by_role("columnheader", name="In B it saw")).to_be_visible()
-    page.get_by_role("button", name="Remove image B").click()
-    expect(page.locator(".verdict-box")).to_be_empty()
-    give(page, "paste", photo((9, 99, 9), (50, 50)))
-    expect(page.locator(".tiles-row li")).to_have_count(3)
-
-
-# ------------------------------------------------------------------------------------ hostile text
-
-HOSTILE = (
-    '<img src=x onerror="window.pwned=1">',
-    '"><script>window.pwned=1</script>',
-    "<svg onload=alert(1)>",
-    "{{constructor.constructor('window.pwned=1')()}}",
-    "</title></bdi><iframe srcdoc='<script>parent.pwned=1</script>'>",
-    "\u202egpj.exe\u202c' onmouseover='window.pwned=1",
-)
-
-
-def test_hostile_text_is_only_ever_read(page: Any, state: Told) -> None:
-    links = (
-        "javascript:window.pwned=1", "data:text/html,<script>1</script>", "//evil.example", "vbscript:x",
-        " javascript:window.pwned=1", "https://evil.example/?<script>",
-    )  # fmt: skip
-    thumbnails = (
-        "https://evil.example/x.jpg", "//evil.example/x.jpg", "javascript:1", "/v1/thumbnails/../../x",
-        "/v1/thumbnails/9.jpg", "data:text/html,1",
-    )  # fmt: skip
-    state.products = [
-        ProductView(
-            id=text, title=text, description=text, brand=text, price=1, currency="<b>", group_id=text,
-            availability=text, category=f"{text} > {text}", link=link, thumbnail=thumbnail,
-            attributes={text: text, "colour": text, "brand": text, "material": text},
-            rationale=f"<think>{text}</think>", rationale_valid=False,
-            reasoned_attributes={text: "no", "colour": "x"},
-        )
-        for text, link, thumbnail in zip(HOSTILE, links, thumbnails, strict=True)
-    ]  # fmt: skip
-    state.notes = list(HOSTILE)
-    state.reasons = HOSTILE[0]
-    state.abstained = ""
-    hostile = group("duplicate", *state.products[:3])
-    for pair in hostile.pairs:
-        pair.conflicts, pair.attributes_agree = list(HOSTILE), list(HOSTILE)
-        pair.attributes_differ, pair.identifiers = {HOSTILE[0]: list(HOSTILE[:2])}, {HOSTILE[1]: "same"}
-    state.groups = [hostile]
-    page.refusals = True  # pictures that are not there
-    page.goto("/#/search?q=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E&brand=%3Cscript%3E1%3C/script%3E")
-    expect(page.get_by_text("No product passes all filters.")).to_be_visible()
-    expect(page.get_by_role("button", name="brand <script>1</script>")).to_be_visible()
-    page.goto("/#/search?q=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E")
-    expect(page.locator(".results .card")).to_have_count(len(HOSTILE))
-    for text in HOSTILE:
-        assert any(text in shown for shown in page.locator(".results .card h3").all_text_contents())
-    for text in HOSTILE[:2]:
-        page.goto(f"/#/product/{_quoted(text)}")
-        expect(page.locator("h1")).to_have_text(text)
-        expect(page.locator(".wrote")).to_have_text(text)
-        assert not page.locator(".facts a").count(), "an address that is not http became a link"
-    page.goto(f"/#/product/{_quoted(HOSTILE[5])}")
-    link = page.locator(".facts a")
-    expect(link).to_have_attribute("rel", "noopener noreferrer nofollow")
-    page.goto("/#/duplicates")
-    expect(page.locator(".groups .group")).to_contain_text(HOSTILE[0])
-    page.goto("/#/catalogue")
-    expect(page.locator(".conflicts")).to_contain_text(HOSTILE[0])
-    page.goto("/#/creatives")
-    page.locator("#creative-files").set_input_files(
-        [{**one, "name": name} for one, name in zip(files((9, 9, 9), (1, 200, 1)), HOSTILE, strict=False)]
-    )
-    page.get_by_role("button", name="Compare").click()
-    expect(page.get_by_role("table")).to_contain_text(HOSTILE[0])
-    assert page.evaluate("window.pwned") is None
-    expect(page.locator("iframe, main script, main svg:not(.icon), [onerror], [onload]")).to_have_count(0)
-
-
-def _quoted(text: str) -> str:
-    from urllib.parse import quote
-
-    return quote(text, safe="")
-
-
 # --------------------------------------------------------------------- keyboard, phone, both schemes
 
 
@@ -668,7 +314,7 @@ def test_the_whole_way_by_keyboard(page: Any, state: Told) -> None:
 
 
 def test_on_a_phone_nothing_is_wider_and_filters_are_a_drawer(browser: Any, home: str, state: Told) -> None:
-    for page in _page(browser, home, viewport={"width": 360, "height": 740}, has_touch=True):
+    for page in opened(browser, home, viewport={"width": 360, "height": 740}, has_touch=True):
         for view in VIEWS:
             page.goto("/" + view)
             expect(page.locator("main [aria-busy]")).to_have_count(0)
@@ -692,7 +338,7 @@ def test_on_a_phone_nothing_is_wider_and_filters_are_a_drawer(browser: Any, home
 def test_axe_finds_nothing(browser: Any, home: str, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python", reason="the extra dev brings axe")
     source = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
-    for page in _page(browser, home, color_scheme=scheme):
+    for page in opened(browser, home, color_scheme=scheme):
         for view in VIEWS:
             page.goto("/" + view)
             expect(page.locator("main h1")).to_be_visible()
@@ -710,8 +356,6 @@ def test_axe_finds_nothing(browser: Any, home: str, scheme: str) -> None:
 
 
 def test_every_file_of_the_page_is_small_and_says_what_it_is_for() -> None:
-    from page_stub import PAGE
-
     kinds = {".js": "// ", ".css": "/* ", ".html": "<!doctype html>\n<!-- ", ".svg": "<svg"}
     for file in PAGE.iterdir():
         text = file.read_text(encoding="utf-8")
