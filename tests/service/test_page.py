@@ -15,11 +15,11 @@ pytest.importorskip("playwright", reason="the extra dev brings playwright")
 pytest.importorskip("fastapi", reason="the extra serve brings fastapi")
 pytest.register_assert_rewrite("page_browser", "page_stub")
 
-from page_browser import expect, files, give, needs_chromium, opened, photo, search, titles
-from page_stub import PAGE, Failure, Told
+from page_browser import expect, files, give, needs_chromium, opened, photo, search, titles  # noqa: E402
+from page_stub import PAGE, Failure, Told  # noqa: E402
 
-from moonshelf import images
-from moonshelf.product import ImageRef
+from moonshelf import images  # noqa: E402
+from moonshelf.product import ImageRef  # noqa: E402
 
 pytest_plugins = ("page_browser",)
 pytestmark = needs_chromium

@@ -14,10 +14,10 @@ pytest.importorskip("playwright", reason="the extra dev brings playwright")
 pytest.importorskip("fastapi", reason="the extra serve brings fastapi")
 pytest.register_assert_rewrite("page_browser", "page_stub")
 
-from page_browser import expect, files, give, needs_chromium, photo
-from page_stub import Failure, Told, group
+from page_browser import expect, files, give, needs_chromium, photo  # noqa: E402
+from page_stub import Failure, Told, group  # noqa: E402
 
-from moonshelf.service.schemas import ProductView
+from moonshelf.service.schemas import ProductView  # noqa: E402
 
 pytest_plugins = ("page_browser",)
 pytestmark = needs_chromium
