@@ -27,12 +27,18 @@ def say(text: str) -> None:
 
 def flags(arguments: Sequence[str]) -> dict[str, Any]:
     """`--field value` pairs of a command line as fields of a recipe or settings; values are YAML."""
-    import yaml
-
     names, values = arguments[::2], arguments[1::2]
     wrong = [name for name in names if not name.startswith("--")]
     if wrong or len(names) != len(values):
         raise UserError(f"{(wrong or names)[-1]!r}: fields are given as --field value.")
-    return {
-        name[2:].replace("-", "_"): yaml.safe_load(value) for name, value in zip(names, values, strict=True)
-    }
+    return {name[2:].replace("-", "_"): _value(value) for name, value in zip(names, values, strict=True)}
+
+
+def _value(text: str) -> Any:
+    """A YAML value; what is none, such as a pattern that begins with a star, is the text itself."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text

@@ -31,7 +31,8 @@ def ready(client: TestClient) -> TestClient:
 def serving(folder: Path, **settings: Any) -> Iterator[TestClient]:
     """The application in this process, once it is ready."""
     chosen = {"creative_model": "bytes", "folder": folder, **settings}
-    with TestClient(create_app(Settings(**chosen)), raise_server_exceptions=False) as client:
+    application = create_app(Settings(**chosen))
+    with TestClient(application, "http://localhost", raise_server_exceptions=False) as client:
         yield ready(client)
 
 

@@ -82,6 +82,31 @@ def test_other_origins_are_let_in_by_name_only(embedded: Path) -> None:
             assert (reply.headers.get("access-control-allow-origin") == origin) is allowed
 
 
+def test_without_keys_only_localhost_is_answered(reader: TestClient, guarded: tuple[TestClient, Any]) -> None:
+    """Or a page whose name leads here could read the catalogue through its visitor's browser."""
+    for host in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "", "[::2]:80"):
+        for path in ("/", "/v1/models", "/health"):
+            reply = reader.get(path, headers={"host": host})
+            assert reply.status_code == 400 and "localhost only" in reply.text, (host, path)
+    for host in ("localhost", "LOCALHOST:8765", "127.0.0.1:8765", "[::1]:8765"):
+        assert reader.get("/v1/models", headers={"host": host}).status_code == 200, host
+    client, keys = guarded
+    headers = {"host": "shelf.example", **bearer(keys["both"])}
+    assert client.get("/v1/models", headers=headers).status_code == 200
+
+
+def test_a_folder_that_may_only_be_read_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    with serving(folder) as client:
+        monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # tests may run as root
+        assert client.post("/v1/search", json={"text": "bag"}).json()["hits"]
+        body = {"kind": "note", "subject": {"id": "x"}, "note": "y"}
+        for path, given in (("products", {"products": [{"id": "x", "title": "y"}]}), ("feedback", body)):
+            reply = client.post(f"/v1/{path}", json=given)
+            assert reply.status_code == 403 and "may only be read" in reply.json()["error"]["message"]
+
+
 def test_rates_are_kept_for_each_caller(embedded: Path) -> None:
     with serving(embedded, rate_limit="3/minute", trusted_proxies=("127.0.0.0/8",)) as client:
         got = [client.get("/v1/models") for _ in range(5)]
@@ -242,7 +267,9 @@ def test_it_is_not_ready_before_it_is(embedded: Path, monkeypatch: pytest.Monkey
         load(self, extra)
 
     monkeypatch.setattr(Shelf, "open", slow)
-    with TestClient(create_app(Settings(folder=embedded, creative_model="off"))) as client:
+    with TestClient(
+        create_app(Settings(folder=embedded, creative_model="off")), "http://localhost"
+    ) as client:
         assert client.get("/health").status_code == 200
         assert client.get("/ready").status_code == 503
         reply = client.post("/v1/embeddings", json=EMBED)

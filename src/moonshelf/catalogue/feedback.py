@@ -20,7 +20,7 @@ import lancedb
 import pyarrow as pa
 
 from moonshelf.catalogue.filters import literal
-from moonshelf.catalogue.manifest import Manifest
+from moonshelf.catalogue.manifest import Manifest, check_writable
 from moonshelf.errors import UserError
 
 TABLE = "feedback"
@@ -55,7 +55,9 @@ def add(
     note: str = "",
     by: str = "",
 ) -> Entry:
-    """Store an entry; durable when it returns. Raises UserError where the folder is no catalogue."""
+    """Store an entry; durable when it returns. Raises UserError where the folder is no catalogue, or only
+    to be read."""
+    check_writable(Path(folder))
     now = datetime.now(UTC).isoformat(timespec="microseconds")
     entry = Entry(uuid.uuid4().hex, now, kind, dict(sorted(subject.items())), verdict, note, by)
     row = {**entry.as_dict(), "subject": json.dumps(entry.subject, ensure_ascii=False, sort_keys=True)}

@@ -147,12 +147,23 @@ class Locked(UserError):
     """Somebody else is writing to the folder: the same call may work later."""
 
 
+class Unwritable(UserError):
+    """The folder may be read, but not written to."""
+
+
+def check_writable(folder: Path) -> None:
+    """Raises Unwritable for a folder on a read-only file system, or of somebody else."""
+    if not os.access(folder, os.W_OK):
+        raise Unwritable(f"{folder} may only be read here: write to it where it is kept.")
+
+
 @contextmanager
 def writing(folder: Path, wait: float = 0.0) -> Iterator[None]:
     """Hold the folder's writer lock, waiting up to `wait` seconds for it, else raise `Locked`.
 
     It excludes the threads of one process too. The kernel frees it when the process dies, however it dies.
     """
+    check_writable(folder)
     deadline = time.monotonic() + wait
     with open(folder / ".lock", "a+", encoding="utf-8") as file:
         while True:

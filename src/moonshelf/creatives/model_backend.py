@@ -104,7 +104,7 @@ class CreativeModel:
             config = CreativeConfig.model_validate_json((place / "creative.json").read_text())
         except OSError:
             why = (
-                "this version ships no trained selector yet"
+                "this installation comes without the packaged selector"
                 if place == PACKAGED
                 else f"{str(folder)!r} is no creative selector: it holds no creative.json"
             )

@@ -15,8 +15,8 @@ costs half the tokens of JSON and parses without escapes:
 
 What stands before the slash is seen in the first image, after it in the second; the answer follows its
 evidence. Choices (ours): the images have opaque labels, drawn anew for each ask from a handful of single
-letters, so that no text can name one of them; the answer is never parsed from what was written: its
-probability is read from the logits after `<answer>`.
+letters, so that no text can name one of them (a small backbone has them fixed); the answer is never parsed
+from what was written: its probability is read from the logits after `<answer>`.
 """
 
 from __future__ import annotations
@@ -51,6 +51,9 @@ class CreativePrompt(BaseModel):
         ""  # empty for the starter, which was taught the task; INSTRUCTION for a stock backbone
     )
     labels: tuple[str, ...] = Field(default=("K", "M", "R", "T"), min_length=2)  # one token each
+    # The first image always has the first label. For a backbone that is too small to bind names drawn anew:
+    # the starter's answers stayed evenly spread over all four (docs/experiments.md).
+    fixed_labels: bool = False
     max_title_chars: int = 160
     max_interests: int = 4
     max_interest_chars: int = 60
@@ -67,6 +70,8 @@ class CreativePrompt(BaseModel):
 
     def draw_labels(self, *content: str) -> tuple[str, str]:
         """Two different labels that follow from `content` alone, so that a judgement can be repeated."""
+        if self.fixed_labels:
+            return self.labels[0], self.labels[1]
         digest = hashlib.sha256("\0".join(content).encode()).digest()
         first = digest[0] % len(self.labels)
         second = (first + 1 + digest[1] % (len(self.labels) - 1)) % len(self.labels)

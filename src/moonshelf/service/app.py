@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException as StarletteError
 from starlette.middleware.cors import CORSMiddleware
 
 from moonshelf import __version__
-from moonshelf.catalogue.manifest import Locked
+from moonshelf.catalogue.manifest import Locked, Unwritable
 from moonshelf.errors import UserError
 from moonshelf.service import routes, schemas
 from moonshelf.service.batcher import Expired, Overloaded, Stopped
@@ -180,6 +180,10 @@ def _errors(app: FastAPI) -> None:
     @app.exception_handler(Locked)
     async def locked(_: Request, error: Locked) -> JSONResponse:
         return _refusal(503, str(error), retry_after=LOADING_RETRY)
+
+    @app.exception_handler(Unwritable)
+    async def unwritable(_: Request, error: Unwritable) -> JSONResponse:
+        return _refusal(403, str(error))
 
     @app.exception_handler(UserError)
     async def user(_: Request, error: UserError) -> JSONResponse:

@@ -24,7 +24,7 @@ from limits.strategies import MovingWindowRateLimiter
 
 from moonshelf.service.keys import KeyRing
 from moonshelf.service.monitor import Monitor
-from moonshelf.service.settings import Settings
+from moonshelf.service.settings import Settings, is_loopback
 
 log = logging.getLogger("moonshelf.service")
 
@@ -73,6 +73,7 @@ class Guard:
         self.max_body = int(settings.max_body_mb * 2**20)
         self.proxies = [ipaddress.ip_network(one) for one in settings.trusted_proxies]
         self.limits = parse_many(settings.rate_limit) if settings.rate_limit else []
+        self.local = keys is None and not settings.allow_open  # then the host is loopback, see Settings
         self.limiter = MovingWindowRateLimiter(MemoryStorage())
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -106,6 +107,10 @@ class Guard:
         self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes], reply: _Reply
     ) -> bool:
         path: str = scope["path"]
+        if self.local and not _is_local(headers.get(b"host", b"")):
+            # A page elsewhere may have a name that leads here (DNS rebinding): nobody checks a key.
+            await reply.error(400, "this service answers as localhost only, or with API keys")
+            return False
         if path in OPEN:
             return True
         who = self._address(scope, headers)
@@ -219,6 +224,13 @@ class Guard:
 
 def _writes(method: str, path: str) -> bool:
     return method == "DELETE" or (method != "GET" and path.startswith(("/v1/products", "/v1/feedback")))
+
+
+def _is_local(host: bytes) -> bool:
+    """Whether a Host header names this machine by a name that no name server gives to another."""
+    name = host.decode("latin-1").lower()
+    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+    return is_loopback(name)
 
 
 class _Reply:

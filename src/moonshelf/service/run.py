@@ -80,11 +80,13 @@ def serve(settings: Settings) -> int:
         timeout_graceful_shutdown=max(1, round(settings.shutdown_s)),
     )  # fmt: skip
     server = uvicorn.Server(config)
-    print(f"http://{settings.host}:{settings.port}/ (stop with Ctrl-C)", file=sys.stderr)
     # Uvicorn ends in order on a signal and then raises it anew: by then there is nothing left to end.
     signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        server.run()
+        socket = config.bind_socket()
+        port = socket.getsockname()[1]
+        print(f"http://{settings.host}:{port}/ (stop with Ctrl-C)", file=sys.stderr, flush=True)
+        server.run([socket])
     except KeyboardInterrupt:  # uvicorn raises it anew once all is finished
         pass
     except SystemExit as error:  # uvicorn's way of saying that the port is taken

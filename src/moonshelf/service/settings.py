@@ -96,6 +96,11 @@ class Settings(BaseSettings):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="float32", description="What the model computes in."
     )
+    device: str = Field(
+        default="cpu",
+        pattern=r"^(cpu|mps|cuda(:\d{1,2})?)$",
+        description="Where the model computes: cpu, cuda, cuda:1.",
+    )
     metrics_open: bool = Field(default=True, description="/metrics needs no key.")
     threads: int | None = Field(default=None, ge=1, description="Threads of torch; none: as torch chooses.")
 

@@ -104,6 +104,12 @@ class Shelf:
         self.catalogue = Catalogue.open(settings.folder, name)  # says what is wrong before a model is loaded
         assert name is not None
         self.model = MoonModel.from_pretrained(name, precision=settings.precision)
+        try:
+            self.model.to(settings.device)
+        except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+            raise UserError(
+                f"the model cannot be put on {settings.device}: {str(error).splitlines()[0]}"
+            ) from None
         encoder = cast(Encoder, self.model)
         self.catalogue = Catalogue.open(settings.folder, encoder)
         self.catalogue.store.manifest.check(encoder, name, settings.folder)
@@ -114,7 +120,7 @@ class Shelf:
 
             self.fetcher = RemoteFetcher(hosts=settings.remote_hosts)
         if not (settings.folder / "index" / "index.json").exists() and len(self.catalogue):
-            with suppress(UserError):  # another process writes: the store is searched exactly meanwhile
+            with suppress(UserError):  # another writes, or we may not: the store is searched exactly
                 ann.build(settings.folder)
         self.labels = label_vectors(self.model, settings.batch_tokens)
         kinds: dict[str, Kind] = {
