@@ -275,6 +275,15 @@ def build(folder: str | Path, *, flat_rows: int = FLAT_ROWS) -> IndexInfo:
     return info
 
 
+def read_info(folder: Path) -> dict[str, Any] | None:
+    """What `index/index.json` of a catalogue says, unchecked; None without one that can be read."""
+    try:
+        record = json.loads((folder / "index" / "index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
 def load(store: Store) -> tuple[AnnIndex | None, str]:
     """The index of a store, caught up with it, and a note for the user or "".
 

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from moonshelf.catalogue import conflicts
+from moonshelf.catalogue import ann, conflicts
 from moonshelf.catalogue.conflicts import Conflict
 from moonshelf.catalogue.filters import FIELDS as FILTER_FIELDS
 from moonshelf.catalogue.store import Store
@@ -108,7 +108,7 @@ def dashboard(store: Store) -> Overview:
         fingerprint=manifest.fingerprint,
         reason=manifest.reason,
         store_version=version,
-        index=_index(store.folder),
+        index=ann.read_info(store.folder),
         coverage=[("picture", pictured), *sorted(filled.items(), key=lambda item: (-item[1], item[0]))],
         categories=_category_counts(table["category"])[:BEST],
         weights=(means[0], means[1], means[2]) if rows else None,
@@ -151,14 +151,6 @@ def _problem(line: bytes) -> Problem | None:
     right = isinstance(row, int | str) and isinstance(name, str) and isinstance(reason, str)
     right = right and isinstance(id, str | None) and isinstance(fatal, bool)
     return Problem(row, name, reason, id, fatal) if right else None
-
-
-def _index(folder: Path) -> dict[str, Any] | None:
-    try:
-        record = json.loads((folder / "index" / "index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) else None
 
 
 def _value_counts(column: pa.ChunkedArray) -> Counts:

@@ -10,7 +10,6 @@ leaves so few rows that a graph would miss them, the store is searched exactly; 
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -278,11 +277,7 @@ class Catalogue:
     def index_state(self) -> tuple[dict[str, Any] | None, str]:
         """What `index/index.json` says, None without an index, and why the index is not used, or ""."""
         note = self._index()[1]
-        try:
-            record = json.loads((self.folder / "index" / "index.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None, note
-        return record, note
+        return ann.read_info(self.folder), note
 
     def _hits(
         self,
