@@ -138,6 +138,36 @@ def test_one_pass_equals_generate_then_encode_again(
         np.testing.assert_allclose(weights[0].numpy(), out.weights[i], atol=TOLERANCE)
 
 
+def test_a_row_that_nobody_waits_for_leaves(any_model: MoonModel, products: list[Product]) -> None:
+    from moonshelf.model.engine import encode_rows, read_rows
+
+    whole = any_model.encode(products, reason="on")
+    rows, _ = read_rows(any_model, [(i, (p, "")) for i, p in enumerate(products)], "on")
+    steps = []
+
+    class Leaves(type(rows[0])):  # type: ignore[misc]
+        """A row whose caller hangs up while its third token is written."""
+
+        @property
+        def gone(self) -> bool:
+            steps.append(len(steps))
+            return len(steps) > 3
+
+        @gone.setter
+        def gone(self, value: bool) -> None: ...
+
+    rows[0].gone = True
+    rows[1] = Leaves(**rows[1].__dict__)
+    found = encode_rows(any_model, rows, "on", 8192)
+    for place, (written, vector) in enumerate(zip(found, whole.vectors, strict=True)):
+        if place < 2:
+            assert not written.vector.any() and not written.ids
+        else:
+            np.testing.assert_allclose(written.vector, vector, atol=TOLERANCE)
+            assert written.rationale == whole.rationales[place]
+    assert len(steps) == 5  # before the batch, at three steps, at the end: it did not stay for more
+
+
 def decoded(model: MoonModel, ids: list[int]) -> str:
     return f"{THINK}{model.processor.tokenizer.decode(ids)}{END_THINK}"
 

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from page_stub import Told, served, stub, told
+from page_stub import Told, stub, told
 from PIL import Image
 from playwright import sync_api
+from serviceapp import served
 
 CHROMIUM = next(
     filter(

@@ -8,18 +8,14 @@ is the shop's truth, with one attribute in three made wrong, so that there is so
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
 import threading
-import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
-import uvicorn
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
@@ -27,6 +23,7 @@ from fastapi.staticfiles import StaticFiles
 import moonshelf.service
 from moonshelf.creatives.protocol import QUESTIONS
 from moonshelf.sampleshop import Shop, make_shop
+from moonshelf.service import review_schemas as r
 from moonshelf.service import schemas as s
 from moonshelf.service.guard import HEADERS
 
@@ -51,15 +48,15 @@ class Told:
 
     products: list[s.ProductView]
     thumbnails: dict[str, bytes]
-    groups: list[s.DuplicateGroup]
+    groups: list[r.DuplicateGroup]
     notes: list[str] = field(default_factory=list)
     key: str | None = None
     failures: dict[str, Failure] = field(default_factory=dict)
     gate: threading.Event = field(default_factory=threading.Event)  # closed: searches wait
-    feedback: list[s.Review] = field(default_factory=list)
+    feedback: list[r.Review] = field(default_factory=list)
     searches: list[s.SearchRequest] = field(default_factory=list)
-    ranks: list[s.RankRequest] = field(default_factory=list)
-    compared: list[s.CompareRequest] = field(default_factory=list)
+    ranks: list[r.RankRequest] = field(default_factory=list)
+    compared: list[r.CompareRequest] = field(default_factory=list)
     reasons: str = "the product is large and whole"
     abstained: str = ""
 
@@ -104,17 +101,17 @@ def told(n: int = 30, seed: int = 7) -> Told:
     return made
 
 
-def group(kind: Any, *members: s.ProductView) -> s.DuplicateGroup:
+def group(kind: Any, *members: s.ProductView) -> r.DuplicateGroup:
     """A group with the evidence of a duplicate whose sizes differ."""
     pairs = [
-        s.Evidence(
+        r.Evidence(
             a=a.id, b=b.id, kind=kind, score=0.964, identifiers={"brand": "same", "gtin": "different"},
             attributes_agree=["colour", "material"], attributes_differ={"size": ["41", "42"]},
             title_overlap=0.82, picture_bits=4, conflicts=["one GTIN, but colour is red and blue"],
         )
         for i, a in enumerate(members) for b in members[i + 1 :]
     ]  # fmt: skip
-    return s.DuplicateGroup(kind=kind, score=0.964, members=list(members), pairs=pairs)
+    return r.DuplicateGroup(kind=kind, score=0.964, members=list(members), pairs=pairs)
 
 
 def stub(state: Told) -> FastAPI:
@@ -185,7 +182,7 @@ def stub(state: Told) -> FastAPI:
     async def duplicates(
         kind: Annotated[list[str] | None, Query()] = None, min_score: float = 0.9, reviewed: bool = False,
         offset: int = 0, limit: int = 20,
-    ) -> s.DuplicatesReply:  # fmt: skip
+    ) -> r.DuplicatesReply:  # fmt: skip
         said = {(e.subject["a"], e.subject["b"]): e for e in state.feedback if e.kind == "duplicate"}
         groups = []
         for one in state.groups:
@@ -193,45 +190,45 @@ def stub(state: Told) -> FastAPI:
             if reviewed or not all(p.review for p in pairs):
                 groups.append(one.model_copy(update={"pairs": pairs}))
         wanted = [one for one in groups if kind is None or one.kind in kind]
-        return s.DuplicatesReply(
+        return r.DuplicatesReply(
             total=len(wanted), groups=wanted[offset : offset + limit], notes=[], offset=offset,
             counts={k: sum(g.kind == k for g in groups) for k in ("duplicate", "variant", "similar")},
         )  # fmt: skip
 
     @app.post("/v1/feedback")
-    async def feedback(asked: s.FeedbackRequest) -> s.FeedbackReply:
-        entry = s.Review(
+    async def feedback(asked: r.FeedbackRequest) -> r.FeedbackReply:
+        entry = r.Review(
             id=str(next(numbers)), time="2026-01-02T03:04:05Z", by="", **asked.model_dump(mode="json")
         )
         state.feedback.append(entry)
-        return s.FeedbackReply(stored=entry)
+        return r.FeedbackReply(stored=entry)
 
     @app.post("/v1/creatives/compare")
-    async def compare(asked: s.CompareRequest) -> s.CompareReply:
+    async def compare(asked: r.CompareRequest) -> r.CompareReply:
         state.compared.append(asked)
         held = bool(state.abstained)
-        return s.CompareReply(
+        return r.CompareReply(
             verdict=None if held else "b", winner=None if held else asked.b.id, p=0.5 if held else 0.29,
             p_first=0.33, p_second=0.25, abstained=state.abstained, flags=[], findings=_findings(state),
             judge="the stub", note=f"Judged by the stub. {NOTE}",
         )  # fmt: skip
 
     @app.post("/v1/creatives/rank")
-    async def rank(asked: s.RankRequest) -> s.RankReply:
+    async def rank(asked: r.RankRequest) -> r.RankReply:
         state.ranks.append(asked)
         ids = [one.id for one in asked.creatives][::-1]
         images: dict[str, list[str]] = {}
         for one in asked.creatives:
             images.setdefault(one.image, []).append(one.id)
         weight = [2.0**-i for i in range(len(ids))]
-        return s.RankReply(
+        return r.RankReply(
             order=[
-                s.RankedCreative(id=id, strength=1.0 - i, interval=(0.4 - i, 1.6 - i), p_best=w / sum(weight))
+                r.RankedCreative(id=id, strength=1.0 - i, interval=(0.4 - i, 1.6 - i), p_best=w / sum(weight))
                 for i, (id, w) in enumerate(zip(ids, weight, strict=True))
             ],
             winner=ids[0], clear=False, identical=[g for g in images.values() if len(g) > 1], unjudged=[],
             pairs=[
-                s.PairView(a=ids[1], b=ids[0], verdict=ids[0], p=0.3, abstained="", flags=[],
+                r.PairView(a=ids[1], b=ids[0], verdict=ids[0], p=0.3, abstained="", flags=[],
                            findings=_findings(state))
             ],
             problems=[], judge="the stub", note=f"Judged by the stub. {NOTE}",
@@ -239,22 +236,22 @@ def stub(state: Told) -> FastAPI:
         )  # fmt: skip
 
     @app.get("/v1/catalogue")
-    async def catalogue() -> s.CatalogueReply:
+    async def catalogue() -> r.CatalogueReply:
         n = len(state.products)
         differ = [
             p for p in state.products if p.attributes.get("colour") != p.reasoned_attributes.get("colour")
         ]
-        return s.CatalogueReply(
+        return r.CatalogueReply(
             products=n, with_picture=n - 1, reasoned=n, rationales_valid=n - 2, model="starter",
             fingerprint="0123abcd", reason="on", store_version=3, index={"kind": "flat", "rows": n},
             index_note="", weights=s.Weights(image=0.42, text=0.53, rationale=0.05),
             coverage=[
-                s.Coverage(field=name, filled=n - i, share=(n - i) / max(1, n))
+                r.Coverage(field=name, filled=n - i, share=(n - i) / max(1, n))
                 for i, name in enumerate(("title", "picture", "price", "brand", "colour", "material"))
             ],
             categories=_facets(state.products).fields["category"],
             conflicts=[
-                s.Conflict(product=p, field="colour", feed=p.attributes.get("colour", ""),
+                r.Conflict(product=p, field="colour", feed=p.attributes.get("colour", ""),
                            model=p.reasoned_attributes.get("colour", ""))
                 for p in differ[:6]
             ],
@@ -298,10 +295,10 @@ def _facets(products: list[s.ProductView]) -> s.Facets:
     )  # fmt: skip
 
 
-def _findings(state: Told) -> list[s.FindingView]:
+def _findings(state: Told) -> list[r.FindingView]:
     answers = ("A<B", "A=B", "A>B")
     return [
-        s.FindingView(
+        r.FindingView(
             question=question.key, asks=question.asks,
             answer=answers[i % 3] if question.compares else "no",
             reason_a="small, at the edge" if question.compares else "",
@@ -309,22 +306,3 @@ def _findings(state: Told) -> list[s.FindingView]:
         )
         for i, question in enumerate(QUESTIONS)
     ]  # fmt: skip
-
-
-@contextlib.contextmanager
-def served(app: FastAPI) -> Iterator[str]:
-    """The address of an application that a thread serves on a free port of this machine."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1, ws="none")
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        give_up = time.monotonic() + 20
-        while not server.started:
-            assert thread.is_alive() and time.monotonic() < give_up, "the server did not start"
-            time.sleep(0.02)
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(10)

@@ -6,13 +6,14 @@ import base64
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import uvicorn
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from moonshelf.service.app import create_app
@@ -20,11 +21,8 @@ from moonshelf.service.settings import Settings
 
 
 def ready(client: TestClient) -> TestClient:
-    for _ in range(600):
-        if client.get("/ready").status_code == 200:
-            return client
-        time.sleep(0.05)
-    raise AssertionError("the service did not become ready")
+    until(lambda: client.get("/ready").status_code == 200)
+    return client
 
 
 @contextmanager
@@ -37,27 +35,43 @@ def serving(folder: Path, **settings: Any) -> Iterator[TestClient]:
 
 
 @contextmanager
-def server(folder: Path, **settings: Any) -> Iterator[str]:
-    """The application behind a real server on a free port of loopback; gives its address."""
-    chosen = {"creative_model": "bytes", "folder": folder, "port": 0, **settings}
-    app = create_app(Settings(**chosen))
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2)
-        process = uvicorn.Server(config)
-        thread = threading.Thread(target=process.run, kwargs={"sockets": [bound]}, daemon=True)
+def served(app: FastAPI) -> Iterator[str]:
+    """The address of an application that a thread serves on a free port of this machine."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2, ws="none")
+        running = uvicorn.Server(config)
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
-        address = f"http://127.0.0.1:{bound.getsockname()[1]}"
-        for _ in range(600):
-            try:
-                if httpx.get(f"{address}/ready").status_code == 200:
-                    break
-            except httpx.TransportError:
-                pass
-            time.sleep(0.05)
+        until(lambda: running.started, thread.is_alive)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            running.should_exit = True
+            thread.join(20)
+
+
+@contextmanager
+def server(folder: Path, **settings: Any) -> Iterator[str]:
+    """The real application of a folder behind a real server, once it is ready; gives its address."""
+    chosen = {"creative_model": "bytes", "folder": folder, "port": 0, **settings}
+    with served(create_app(Settings(**chosen))) as address:
+        until(lambda: answers(address))
         yield address
-        process.should_exit = True
-        thread.join(20)
+
+
+def answers(address: str) -> bool:
+    """Whether the service at that address says that it is ready."""
+    try:
+        return httpx.get(f"{address}/ready", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def until(done: Callable[[], bool], alive: Callable[[], bool] = lambda: True, seconds: float = 90) -> None:
+    give_up = time.monotonic() + seconds
+    while not done():
+        assert alive() and time.monotonic() < give_up, "it ended, or took too long"
+        time.sleep(0.05)
 
 
 def data_uri(data: bytes, kind: str = "png") -> str:

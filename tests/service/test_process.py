@@ -17,6 +17,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from serviceapp import answers, until
 from typer.testing import CliRunner
 
 from moonshelf.catalogue.store import Store
@@ -40,15 +41,13 @@ def process(folder: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], 
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     address = f"http://127.0.0.1:{port}"
+
+    def alive() -> bool:
+        assert running.poll() is None, running.stderr and running.stderr.read()
+        return True
+
     try:
-        for _ in range(1200):
-            assert running.poll() is None, running.stderr and running.stderr.read()
-            try:
-                if httpx.get(f"{address}/ready", timeout=5).status_code == 200:
-                    break
-            except httpx.TransportError:
-                pass
-            time.sleep(0.05)
+        until(lambda: answers(address), alive)
         yield running, address
     finally:
         running.kill()

@@ -55,12 +55,14 @@ def decode(
     *,
     fed: bool = True,
     pick: Pick = greedy,
+    gone: Callable[[int], bool] | None = None,
 ) -> list[Decoded]:
     """Write between `<think>` and `</think>` for each row of a batch that was read with its cache kept.
 
     `fed`: the last token of each row is `<think>` and was read in the prefill; else it is fed first.
     A row goes through: tokens … `</think>`, the tokens of `after` (at least one), gone. At the prompt's
-    `max_rationale_tokens` the closing token is forced.
+    `max_rationale_tokens` the closing token is forced. `gone` says of a row of the batch whether nobody waits
+    for it any more: it leaves at the next step, and what is returned for it means nothing.
     """
     prepare, device, n = model.prepare, model.device, len(batch.emb)
     limit = model.prompt.max_rationale_tokens
@@ -94,6 +96,10 @@ def decode(
         fed_now, stay, upcoming = current.tolist(), [], []
         for place, row in enumerate(active.tolist()):
             token, left = fed_now[place], following[row]
+            if gone is not None and gone(row):
+                states[row].append(last[place])
+                final[row], truncated[row] = last[place], True
+                continue
             if left is not None:
                 if not left:
                     final[row] = last[place]

@@ -16,7 +16,7 @@ the model would have with that text for its own. Ablations and tests ask for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice, repeat
@@ -82,6 +82,7 @@ class Row:
     image_tokens: list[int]
     length: int
     given: list[int] | None = None  # a rationale to be read instead of written, from `<think>` to `<emb>`
+    gone: bool = False  # nobody waits for it any more; any thread may say so, even while it is computed
 
 
 @torch.inference_mode()
@@ -319,16 +320,22 @@ def encode_rows(
 ) -> list[Written]:
     """Vectors and rationales of rows that are read, in their order, computed in batches of like length.
 
-    `labels` are what `auto` measures its margin to: `label_vectors`. Raises `EncodingError` for a vector that
-    is not finite or is zero.
+    `labels` are what `auto` measures its margin to: `label_vectors`. A row that is `gone` by then gets
+    zeros, and no more work than was done for it already. Raises `EncodingError` for a vector that is
+    not finite or is zero.
     """
+    nothing = Written(np.zeros(model.dim, np.float32), np.zeros(3, np.float32), valid=False, closed=False)
     results: dict[int, Written] = {}
     order = sorted(range(len(rows)), key=lambda i: rows[i].length)
     for places in _batches([rows[i].length for i in order], batch_tokens):
-        chunk = [order[place] for place in places]
-        with model.computing():
-            written = _encode_batch(model, [rows[i] for i in chunk], reason, labels)
+        chunk = [order[place] for place in places if not rows[order[place]].gone]
+        written: list[Written] = []
+        if chunk:
+            with model.computing():
+                written = _encode_batch(model, [rows[i] for i in chunk], reason, labels)
         for i, result in zip(chunk, written, strict=True):
+            if rows[i].gone:
+                continue
             norm = float(np.linalg.norm(result.vector))
             if not np.isfinite(norm) or norm < 0.5:
                 raise EncodingError(
@@ -336,7 +343,7 @@ def encode_rows(
                     "check the model with `moonshelf doctor`."
                 )
             results[i] = result
-    return [results[i] for i in range(len(rows))]
+    return [results.get(i, nothing) for i in range(len(rows))]
 
 
 def _gather(rows: list[Row], results: list[Written], dim: int) -> Encoded:
@@ -368,7 +375,7 @@ def _encode_batch(model: MoonModel, rows: list[Row], reason: Reason, labels: Ten
     batch = make_batch(model, rows, [prepare.think if reason == "on" else prepare.emb])
     reading = model.read(batch, use_cache=reason != "off")
     if reason == "on":
-        return write(model, batch, reading)
+        return write(model, batch, reading, gone=lambda i: rows[i].gone)
     e = reading.states[torch.arange(len(rows)), batch.emb]
     read = reading.states, batch.rationale_mask
     if not any(row.given for row in rows):
@@ -390,8 +397,10 @@ def _encode_batch(model: MoonModel, rows: list[Row], reason: Reason, labels: Ten
             unsure = unsure[best[:, 0] - best[:, 1] < AUTO_MARGIN]
         if len(unsure):
             part, part_reading = _select(batch, reading, unsure)
-            for i, result in zip(unsure.tolist(), write(model, part, part_reading, fed=False), strict=True):
-                results[i] = result
+            places = unsure.tolist()
+            again = write(model, part, part_reading, fed=False, gone=lambda i: rows[places[i]].gone)
+            for place, result in zip(places, again, strict=True):
+                results[place] = result
     return results
 
 
@@ -419,14 +428,19 @@ def label_vectors(model: MoonModel, batch_tokens: int) -> Tensor | None:
 
 
 def write(
-    model: MoonModel, batch: Batch, reading: Reading, fed: bool = True, pick: Pick = greedy
+    model: MoonModel,
+    batch: Batch,
+    reading: Reading,
+    fed: bool = True,
+    pick: Pick = greedy,
+    gone: Callable[[int], bool] | None = None,
 ) -> list[Written]:
     """Decode the rationales of a batch on its cache and compute the reasoned vectors.
 
     `fed`: the last token of each row is `<think>` and was read in the prefill; else it is fed first. At the
-    limit `</think>` is forced and the rationale counts as invalid.
+    limit `</think>` is forced and the rationale counts as invalid. `gone`: see `decode`.
     """
-    decoded = decode(model, batch, reading, [model.prepare.emb], fed=fed, pick=pick)
+    decoded = decode(model, batch, reading, [model.prepare.emb], fed=fed, pick=pick, gone=gone)
     states = [d.states for d in decoded]
     rationale = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
     counts = torch.tensor([len(s) for s in states], device=model.device)

@@ -21,6 +21,7 @@ from moonshelf.creatives.pair import Campaign, Pair
 from moonshelf.errors import Problem, UserError
 from moonshelf.product import Product
 from moonshelf.prompts import read_rationale
+from moonshelf.service import review_schemas as r
 from moonshelf.service import schemas as s
 from moonshelf.service.inputs import BadInput, picture, product_of, products_of
 from moonshelf.service.settings import Settings
@@ -249,7 +250,7 @@ async def duplicates(
     reviewed: Annotated[bool, Query(description="Groups that people have judged too.")] = False,
     offset: Offset = 0,
     limit: Limit = 20,
-) -> s.DuplicatesReply:
+) -> r.DuplicatesReply:
     """Products that may be in the catalogue twice, with the evidence; nothing is merged."""
     shelf = shelf_of(request)
     report: DuplicateReport = await asyncio.to_thread(
@@ -264,27 +265,27 @@ async def duplicates(
     shown = wanted[offset : offset + limit]
     views = await asyncio.to_thread(views_of, shelf.store, [id for group in shown for id in group.ids])
     counts = Counter(group.kind for group in open_groups)
-    return s.DuplicatesReply(
+    return r.DuplicatesReply(
         total=len(wanted), counts={name: counts[name] for name in KINDS}, notes=report.notes, offset=offset,
         groups=[_group(group, views, said) for group in shown],
     )  # fmt: skip
 
 
-def _group(group: Group, views: dict[str, s.ProductView], said: Any) -> s.DuplicateGroup:
+def _group(group: Group, views: dict[str, s.ProductView], said: Any) -> r.DuplicateGroup:
     pairs = []
     for pair in group.pairs:
         entry = said.get(frozenset((pair.a, pair.b)))
         review = _review(entry) if entry is not None else None
-        pairs.append(s.Evidence(**{**pair.as_dict(), "review": review}))
+        pairs.append(r.Evidence(**{**pair.as_dict(), "review": review}))
     members = [views[id] for id in group.ids if id in views]  # one may have left since
-    return s.DuplicateGroup(kind=group.kind, score=group.score, members=members, pairs=pairs)  # type: ignore[arg-type]
+    return r.DuplicateGroup(kind=group.kind, score=group.score, members=members, pairs=pairs)  # type: ignore[arg-type]
 
 
 # --------------------------------------------------------------------------------------- feedback
 
 
 @router.post("/feedback")
-async def leave_feedback(request: Request, asked: s.FeedbackRequest) -> s.FeedbackReply:
+async def leave_feedback(request: Request, asked: r.FeedbackRequest) -> r.FeedbackReply:
     """Keep what a person says of a result; durable when the reply comes."""
     entry = await asyncio.to_thread(
         functools.partial(
@@ -292,7 +293,7 @@ async def leave_feedback(request: Request, asked: s.FeedbackRequest) -> s.Feedba
             verdict=asked.verdict, note=asked.note, by=request.state.key,
         )
     )  # fmt: skip
-    return s.FeedbackReply(stored=_review(entry))
+    return r.FeedbackReply(stored=_review(entry))
 
 
 @router.get("/feedback")
@@ -301,18 +302,18 @@ async def read_feedback(
     kind: Literal["duplicate", "creative", "attribute", "search", "note"] | None = None,
     offset: Offset = 0,
     limit: Limit = 50,
-) -> s.FeedbackList:
+) -> r.FeedbackList:
     """What people said, newest first."""
     total, entries = await asyncio.to_thread(
         functools.partial(
             feedback.entries, shelf_of(request).settings.folder, kind=kind, limit=limit, offset=offset
         )
     )
-    return s.FeedbackList(total=total, entries=[_review(entry) for entry in entries])
+    return r.FeedbackList(total=total, entries=[_review(entry) for entry in entries])
 
 
-def _review(entry: Any) -> s.Review:
-    return s.Review(
+def _review(entry: Any) -> r.Review:
+    return r.Review(
         id=entry.id, time=entry.time, kind=entry.kind, subject=dict(entry.subject), verdict=entry.verdict,
         note=entry.note, by=entry.by,
     )  # fmt: skip
@@ -322,7 +323,7 @@ def _review(entry: Any) -> s.Review:
 
 
 @router.post("/creatives/compare", responses=NO_JUDGE)
-async def compare(request: Request, asked: s.CompareRequest) -> s.CompareReply:
+async def compare(request: Request, asked: r.CompareRequest) -> r.CompareReply:
     """Which of two images a shopper would rather click, how sure the judge is, and why."""
     studio: Studio = request.app.state.studio
     a, b = await _creatives(request, [asked.a, asked.b], ("a", "b"))
@@ -333,7 +334,7 @@ async def compare(request: Request, asked: s.CompareRequest) -> s.CompareReply:
         "A": ("a", a.id), "B": ("b", b.id), None: (None, None),
     }  # fmt: skip
     verdict, winner = sides[judged.verdict]
-    return s.CompareReply(
+    return r.CompareReply(
         verdict=verdict, winner=winner, p=judged.p, p_first=judged.p_first, p_second=judged.p_second,
         abstained=judged.abstained, flags=list(judged.flags), findings=findings(judged.assessment),
         judge=studio.judge, note=studio.note,
@@ -341,7 +342,7 @@ async def compare(request: Request, asked: s.CompareRequest) -> s.CompareReply:
 
 
 @router.post("/creatives/rank", responses=NO_JUDGE)
-async def rank(request: Request, asked: s.RankRequest) -> s.RankReply:
+async def rank(request: Request, asked: r.RankRequest) -> r.RankReply:
     """An order of two or more images of one product, from comparisons of pairs."""
     studio: Studio = request.app.state.studio
     settings: Settings = request.app.state.settings
@@ -361,16 +362,16 @@ async def rank(request: Request, asked: s.RankRequest) -> s.RankReply:
             [(campaign, ranking)], asked.export, base_rate=asked.base_rate, link=asked.link
         )
     pairs = [
-        s.PairView(
+        r.PairView(
             a=one.a, b=one.b, verdict={"A": one.a, "B": one.b}.get(one.judgement.verdict or ""),
             p=one.judgement.p, abstained=one.judgement.abstained, flags=list(one.judgement.flags),
             findings=findings(one.judgement.assessment),
         )
         for one in ranking.comparisons
     ]  # fmt: skip
-    return s.RankReply(
+    return r.RankReply(
         order=[
-            s.RankedCreative(
+            r.RankedCreative(
                 id=id, strength=ranking.strengths[id], interval=ranking.intervals[id],
                 p_best=ranking.p_best[id],
             )
@@ -382,7 +383,7 @@ async def rank(request: Request, asked: s.RankRequest) -> s.RankReply:
     )  # fmt: skip
 
 
-async def _creatives(request: Request, given: list[s.CreativeIn], params: tuple[str, ...]) -> list[Any]:
+async def _creatives(request: Request, given: list[r.CreativeIn], params: tuple[str, ...]) -> list[Any]:
     shelf = shelf_of(request)
     made = []
     for one, param in zip(given, params, strict=True):
@@ -396,7 +397,7 @@ async def _creatives(request: Request, given: list[s.CreativeIn], params: tuple[
 
 
 @router.get("/catalogue")
-async def catalogue(request: Request) -> s.CatalogueReply:
+async def catalogue(request: Request) -> r.CatalogueReply:
     """Numbers of the whole catalogue: coverage, conflicts between title and picture, what was set aside."""
     shelf = shelf_of(request)
     seen: overview.Overview = await asyncio.to_thread(
@@ -404,16 +405,15 @@ async def catalogue(request: Request) -> s.CatalogueReply:
     )
     index, note = await asyncio.to_thread(shelf.catalogue.index_state)
     views = await asyncio.to_thread(views_of, shelf.store, [one.id for one in seen.conflicts])
-    manifest = shelf.store.manifest
-    return s.CatalogueReply(
+    return r.CatalogueReply(
         products=seen.products, with_picture=seen.with_picture, reasoned=seen.reasoned,
-        rationales_valid=seen.rationales_valid, model=manifest.model, fingerprint=manifest.fingerprint,
-        reason=manifest.reason, store_version=shelf.store.version, index=index, index_note=note,
-        coverage=[s.Coverage(field=f, filled=n, share=n / max(1, seen.products)) for f, n in seen.coverage],
+        rationales_valid=seen.rationales_valid, model=seen.model, fingerprint=seen.fingerprint,
+        reason=seen.reason, store_version=seen.store_version, index=index, index_note=note,
+        coverage=[r.Coverage(field=f, filled=n, share=n / max(1, seen.products)) for f, n in seen.coverage],
         categories=[s.FacetValue(value=v, count=n) for v, n in seen.categories],
         weights=weights(seen.weights) if seen.weights is not None else None,
         conflicts=[
-            s.Conflict(product=views[one.id], field=one.field, feed=one.feed, model=one.model)
+            r.Conflict(product=views[one.id], field=one.field, feed=one.feed, model=one.model)
             for one in seen.conflicts if one.id in views
         ],
         conflicts_total=seen.conflicts_total, broken=_rows(seen.broken), broken_total=seen.broken_total,

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from cachetools import LRUCache, TTLCache
@@ -94,7 +95,6 @@ class Shelf:
         """
         import torch
 
-        from moonshelf.model.engine import label_vectors
         from moonshelf.model.modeling import MoonModel
 
         settings = self.settings
@@ -122,7 +122,6 @@ class Shelf:
         if not (settings.folder / "index" / "index.json").exists() and len(self.catalogue):
             with suppress(UserError):  # another writes, or we may not: the store is searched exactly
                 ann.build(settings.folder)
-        self.labels = label_vectors(self.model, settings.batch_tokens)
         kinds: dict[str, Kind] = {
             reason: Kind(self._runner(reason), settings.batch_tokens, HANDICAP[reason]) for reason in REASONS
         }
@@ -149,12 +148,14 @@ class Shelf:
     # ------------------------------------------------------------------------------------- encoding
 
     def _runner(self, reason: Reason) -> Any:
-        from moonshelf.model.engine import best_batch_tokens, encode_rows
+        from moonshelf.model.engine import best_batch_tokens, encode_rows, label_vectors
 
         tokens = best_batch_tokens(self.model, reason, self.settings.batch_tokens)
+        # Made when the first request asks for `auto`; only the model's thread calls this.
+        labels = cache(lambda: label_vectors(self.model, self.settings.batch_tokens))
 
         def run(rows: list[Row]) -> list[Written]:
-            return encode_rows(self.model, rows, reason, tokens, self.labels if reason == "auto" else None)
+            return encode_rows(self.model, rows, reason, tokens, labels() if reason == "auto" else None)
 
         return run
 
@@ -183,8 +184,9 @@ class Shelf:
         try:
             written = await asyncio.gather(*wrapped)
         except BaseException:  # one failed, or the caller has gone: the others are of no use
-            for future in wrapped:
-                future.cancel()
+            for future, (_, _, row) in zip(wrapped, waiting, strict=True):
+                future.cancel()  # where it waits
+                row.gone = True  # where it is being computed
             raise
         for (place, key, row), result in zip(waiting, written, strict=True):
             results[place] = encoded = Encoded(result, row.length)

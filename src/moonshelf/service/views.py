@@ -8,7 +8,8 @@ from typing import Any
 
 from moonshelf.catalogue.store import Store, key_of
 from moonshelf.creatives.protocol import QUESTIONS, Assessment
-from moonshelf.service.schemas import FindingView, ProductView, Weights
+from moonshelf.service.review_schemas import FindingView
+from moonshelf.service.schemas import ProductView, Weights
 
 # Columns of the store that a view needs; the thumbnail itself has an address of its own.
 COLUMNS = (

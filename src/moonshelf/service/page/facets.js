@@ -1,6 +1,8 @@
 // The filters of a search: facets with counts, a price range, and the chips of what is chosen. On a phone the same
 // form is moved into a drawer. A facet's counts are those of the reply; values of a field that is filtered are
-// remembered from the reply before, so that a second value can be added.
+// remembered from the reply before, so that a second value can be added. What is chosen is read when a box is
+// ticked, not when it was drawn, and a reply that comes while a box is being pressed is drawn after it: a second
+// tick that is quicker than the first one's reply adds to it.
 
 import { count, fill, h, icon, outside, path, unseen } from "./dom.js";
 
@@ -11,6 +13,7 @@ export const FIELDS = {
 const OPEN = ["category", "brand", "colour", "material"]; // the rest is folded
 const SHOWN = 8; // values before "more"
 const BELOW = " > ";
+const RELEASES = ["pointerup", "pointercancel", "keyup"];
 
 const above = (path) => path.split(BELOW).slice(0, -1).join(BELOW);
 const depth = (path, all) => (all.includes(above(path)) ? 1 + depth(above(path), all) : 0);
@@ -36,9 +39,23 @@ export class Facets {
     this.onWide = () => { if (this.wide.matches) this.drawer.close(); };
     this.wide.addEventListener("change", this.onWide);
     this.chips = h("ul", { class: "chosen", "aria-label": "Filters in use" });
+    this.params = new URLSearchParams();
+    this.later = null; // a reply that is drawn when the press ends
+    this.pressed = false;
+    this.press = (event) => { if (event.type === "pointerdown" || event.key === " ") this.pressed = true; };
+    this.release = () => {
+      if (!this.pressed) return;
+      setTimeout(() => { // after the click that this release makes
+        this.pressed = false;
+        if (this.later) this.draw(this.later);
+      });
+    };
+    for (const name of ["pointerdown", "keydown"]) this.form.addEventListener(name, this.press);
+    for (const name of RELEASES) window.addEventListener(name, this.release);
   }
 
   close() {
+    for (const name of RELEASES) window.removeEventListener(name, this.release);
     this.wide.removeEventListener("change", this.onWide);
     if (this.drawer.open) this.drawer.close();
   }
@@ -61,6 +78,8 @@ export class Facets {
 
   /** Show what is chosen, and the counts of a reply where there is one. */
   show(params, reply) {
+    this.params = new URLSearchParams(params);
+    this.later = null;
     const chosen = Object.keys(FIELDS).flatMap((field) => params.getAll(field));
     const prices = ["price_min", "price_max"].filter((name) => params.get(name));
     const active = chosen.length + prices.length;
@@ -69,18 +88,27 @@ export class Facets {
     if (!reply) return;
     this.total = reply.total;
     if (this.done) this.done.textContent = this.label();
-    const focused = this.form.contains(document.activeElement) ? document.activeElement.id : "";
-    const groups = [];
-    for (const [field, name] of Object.entries(FIELDS)) {
-      const group = this.group(field, name, params.getAll(field), reply.fields[field] || []);
-      if (group) groups.push(group);
-    }
-    groups.splice(2, 0, this.prices(params, reply));
-    fill(this.form, groups);
-    if (focused) document.getElementById(focused)?.focus();
+    if (this.pressed) this.later = reply;
+    else this.draw(reply);
   }
 
-  group(field, name, chosen, counted) {
+  draw(reply) {
+    this.later = null;
+    const named = (element) => element.name + "\n" + element.value; // values move as their counts change
+    const focused = this.form.contains(document.activeElement) ? document.activeElement : null;
+    const groups = [];
+    for (const [field, name] of Object.entries(FIELDS)) {
+      const group = this.group(field, name, reply.fields[field] || []);
+      if (group) groups.push(group);
+    }
+    groups.splice(2, 0, this.prices(reply));
+    fill(this.form, groups);
+    if (focused?.type === "checkbox") [...this.form.elements].find((one) => named(one) === named(focused))?.focus();
+    else if (focused?.id) document.getElementById(focused.id)?.focus();
+  }
+
+  group(field, name, counted) {
+    const chosen = this.params.getAll(field);
     if (!chosen.length || !this.known[field]) this.known[field] = counted.map((one) => one.value);
     const counts = new Map(counted.map((one) => [one.value, one.count]));
     const all = [...new Set([...chosen, ...counts.keys(), ...this.known[field]])];
@@ -88,14 +116,14 @@ export class Facets {
     if (!values.length) return null;
     const shown = this.unfolded.has(field) ? values : values.slice(0, Math.max(SHOWN, chosen.length));
     const left = values.length - shown.length;
-    const rows = shown.map((value, i) =>
+    const rows = shown.map((value) =>
       h("label", { class: "tick", style: field === "category" ? { "margin-left": `${1.1 * depth(value, all)}rem` } : {} },
-        h("input", { type: "checkbox", id: `facet-${field}-${i}`, checked: chosen.includes(value), onchange: () => this.toggle(field, value, chosen) }),
+        h("input", { type: "checkbox", name: field, value, checked: chosen.includes(value), onchange: () => this.toggle(field, value) }),
         h("span", { class: "value" }, field === "category" && !all.includes(above(value)) ? path(value) : outside(value.split(BELOW).pop())),
         counts.has(value) && h("span", { class: "count" }, unseen(", "), String(counts.get(value)), unseen(" products"))));
     const more = left > 0 && h("button", { type: "button", class: "link", id: `more-${field}`, onclick: (event) => {
       this.unfolded.add(field);
-      const whole = this.group(field, name, chosen, counted);
+      const whole = this.group(field, name, counted);
       event.target.closest("details").replaceWith(whole);
       whole.querySelectorAll("input")[shown.length]?.focus();
     } }, `${left} more`, unseen(` of ${name}`));
@@ -103,7 +131,8 @@ export class Facets {
       h("summary", null, name), h("div", { role: "group", "aria-label": name }, rows, more));
   }
 
-  prices(params, reply) {
+  prices(reply) {
+    const params = this.params;
     if (typeof reply.price_max !== "number" && !params.get("price_min") && !params.get("price_max")) return null;
     const field = (name, word, bound) => h("label", null, h("span", { class: "small" }, word),
       h("input", {
@@ -118,7 +147,8 @@ export class Facets {
       h("div", { class: "prices", role: "group", "aria-label": "Price" }, field("price_min", "from", reply.price_min), field("price_max", "to", reply.price_max)));
   }
 
-  toggle(field, value, chosen) {
+  toggle(field, value) {
+    const chosen = this.params.getAll(field);
     const off = chosen.includes(value);
     // A category covers what is below it: choosing one of these narrows it down, and leaving one widens it again.
     const others = chosen.filter((one) => one !== value && (field !== "category" || !(value + BELOW).startsWith(one + BELOW)));

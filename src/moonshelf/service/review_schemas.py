@@ -1,0 +1,238 @@
+"""What people look through and judge, as the service takes and gives it: feedback, duplicates, creatives, the
+dashboard. The rules of `schemas` hold here too.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from moonshelf.service.schemas import FacetValue, Id, Image, ProductView, Reply, RowProblem, Strict, Weights
+
+# ---------------------------------------------------------------------------------------- feedback
+
+
+class FeedbackRequest(Strict):
+    """What a person says of a result. `subject` names it, such as the two ids of a pair.
+
+    Kinds: `duplicate` (subject a, b; verdict accept or reject), `creative` (subject campaign, creatives …;
+    verdict is the id of the one chosen, or accept), `attribute` (subject id, name; verdict is the right
+    value), `search` (subject query, id; verdict accept or reject), `note`.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"kind": "duplicate", "subject": {"a": "SKU-1", "b": "SKU-2"}, "verdict": "reject"}]
+        },
+    )
+
+    kind: Literal["duplicate", "creative", "attribute", "search", "note"]
+    subject: Annotated[
+        dict[Annotated[str, Field(max_length=50)], Annotated[str, Field(max_length=2000)]],
+        Field(min_length=1, max_length=20),
+    ]
+    verdict: Annotated[str, Field(max_length=500)] = ""
+    note: Annotated[str, Field(max_length=4000)] = ""
+
+    @model_validator(mode="after")
+    def _fits(self) -> FeedbackRequest:
+        needed = {"duplicate": {"a", "b"}, "attribute": {"id", "name"}, "search": {"id"}}.get(
+            self.kind, set()
+        )
+        if missing := sorted(needed - set(self.subject)):
+            raise ValueError(f"feedback of kind {self.kind} needs {' and '.join(missing)} in subject")
+        if self.kind in ("duplicate", "search") and self.verdict not in ("accept", "reject"):
+            raise ValueError(f"the verdict of kind {self.kind} is accept or reject")
+        if not self.verdict and not self.note:
+            raise ValueError("feedback needs a verdict or a note")
+        return self
+
+
+class Review(Reply):
+    """One stored entry of feedback."""
+
+    id: str
+    time: str = Field(description="ISO 8601, UTC.")
+    kind: str
+    subject: dict[str, str]
+    verdict: str
+    note: str
+    by: str = Field(description="Name of the API key, or empty.")
+
+
+class FeedbackReply(Reply):
+    stored: Review
+
+
+class FeedbackList(Reply):
+    total: int
+    entries: list[Review] = Field(description="Newest first.")
+
+
+# -------------------------------------------------------------------------------------- duplicates
+
+
+class Evidence(Reply):
+    """Why two products may be one: what agrees and what does not."""
+
+    a: str
+    b: str
+    kind: Literal["duplicate", "variant", "similar"]
+    score: float = Field(description="Cosine of the two vectors.")
+    identifiers: dict[str, str]
+    attributes_agree: list[str]
+    attributes_differ: dict[str, list[str]]
+    title_overlap: float
+    picture_bits: int | None = Field(description="Of 63: bits in which the pictures' hashes differ.")
+    conflicts: list[str]
+    review: Review | None = Field(default=None, description="The last thing that a person said of the pair.")
+
+
+class DuplicateGroup(Reply):
+    kind: Literal["duplicate", "variant", "similar"]
+    score: float
+    members: list[ProductView]
+    pairs: list[Evidence]
+
+
+class DuplicatesReply(Reply):
+    total: int = Field(description="Groups of these kinds, before paging.")
+    counts: dict[str, int] = Field(description="Groups of each kind.")
+    groups: list[DuplicateGroup]
+    notes: list[str]
+    offset: int
+
+
+# --------------------------------------------------------------------------------------- creatives
+
+
+class CreativeIn(Strict):
+    id: Id
+    image: Image
+
+
+class CreativesRequest(Strict):
+    title: Annotated[str, Field(max_length=1000)] = ""
+    interest: Annotated[
+        list[Annotated[str, Field(max_length=200)]],
+        Field(max_length=10, description="What shoppers searched for."),
+    ] = []  # noqa: RUF012 — ruff does not follow `Strict` into another module; pydantic copies defaults
+
+
+class CompareRequest(CreativesRequest):
+    a: CreativeIn
+    b: CreativeIn
+
+
+class RankRequest(CreativesRequest):
+    creatives: Annotated[list[CreativeIn], Field(min_length=2)]
+    budget: Annotated[int, Field(ge=1, le=200)] | None = Field(
+        default=None, description="Comparisons at most."
+    )
+    export: Literal["plan", "meta", "csv", "bandit"] | None = Field(
+        default=None, description="Put the order into this form too, as `moonshelf creative export` does."
+    )
+    base_rate: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="Usual click-through rate, which a plan and a bandit's priors need."
+    )
+    link: Annotated[str, Field(max_length=2000)] = Field(default="", description="meta: where the ad leads.")
+
+
+class FindingView(Reply):
+    """One question of the protocol and its answer."""
+
+    question: str = Field(description="Short name.")
+    asks: str = Field(description="The question in words.")
+    answer: str = Field(description="yes, no, A>B, A=B or A<B.")
+    reason_a: str
+    reason_b: str
+
+
+class CompareReply(Reply):
+    verdict: Literal["a", "b"] | None = Field(description="None where the judge abstains.")
+    winner: str | None = Field(description="Id of the preferred creative.")
+    p: float = Field(
+        description="That a is the better one: a preference of the judge, no click-through rate."
+    )
+    p_first: float
+    p_second: float
+    abstained: str = Field(description="Why there is no verdict, or empty.")
+    flags: list[str]
+    findings: list[FindingView] = Field(description="Empty where the judge gives no reasons.")
+    judge: str
+    note: str
+
+
+class RankedCreative(Reply):
+    id: str
+    strength: float = Field(description="Log odds, mean 0.")
+    interval: tuple[float, float]
+    p_best: float
+
+
+class PairView(Reply):
+    a: str
+    b: str
+    verdict: str | None = Field(description="Id of the preferred one, None for an abstention.")
+    p: float = Field(description="That a is the better one.")
+    abstained: str
+    flags: list[str]
+    findings: list[FindingView]
+
+
+class RankReply(Reply):
+    order: list[RankedCreative] = Field(description="Best first.")
+    winner: str | None
+    clear: bool
+    identical: list[list[str]]
+    unjudged: list[str]
+    pairs: list[PairView]
+    problems: list[str]
+    judge: str
+    note: str
+    export: str | None = None
+
+
+# --------------------------------------------------------------------------------------- catalogue
+
+
+class Coverage(Reply):
+    """In how many products a field is filled."""
+
+    field: str
+    filled: int
+    share: float
+
+
+class Conflict(Reply):
+    """A product whose title or feed says one thing and whose rationale another."""
+
+    product: ProductView
+    field: str
+    feed: str = Field(description="What the title or the attributes say.")
+    model: str = Field(description="What the model wrote after seeing the picture.")
+
+
+class CatalogueReply(Reply):
+    """The dashboard's numbers."""
+
+    products: int
+    with_picture: int
+    reasoned: int = Field(description="Products with a rationale.")
+    rationales_valid: int
+    model: str
+    fingerprint: str
+    reason: str
+    store_version: int
+    index: dict[str, Any] | None = Field(description="What index.json says; None without an index.")
+    index_note: str = Field(description="Why the index is not used, or empty.")
+    coverage: list[Coverage]
+    categories: list[FacetValue]
+    weights: Weights | None = Field(description="Mean share of each modality.")
+    conflicts: list[Conflict]
+    conflicts_total: int
+    broken: list[RowProblem] = Field(description="Pictures and rows that the last embedding set aside.")
+    broken_total: int
+    feedback: dict[str, int] = Field(description="Entries of each kind.")
