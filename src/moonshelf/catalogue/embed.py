@@ -9,6 +9,9 @@ Rows are committed in shards of about 512, or each minute: what a kill -9 can co
 Products that left the feed leave the store, but only after the feed was read to its end. A row that is set
 aside (broken picture, no text) keeps the version that an earlier run stored, if there is one, because the
 feed still lists the product. Memory does not grow with the feed except for the hashes (300 bytes a row).
+
+With a `cluster` the products are read and computed by Ray's workers (`ray_embed`). What is counted, set aside
+and committed is the same code, and this process is the only one that writes.
 """
 
 from __future__ import annotations
@@ -20,17 +23,21 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from moonshelf import images
 from moonshelf.catalogue.manifest import Encoder, Manifest, versions, write_json, writing
 from moonshelf.catalogue.store import Store, key_of, schema
-from moonshelf.catalogue.upsert import Draft, Refused, draft, finished, with_record
+from moonshelf.catalogue.upsert import Draft, Refused, draft, finished, kept, with_record
 from moonshelf.errors import Problem, UserError
 from moonshelf.product import Product
+
+if TYPE_CHECKING:
+    from moonshelf.catalogue.ray_embed import Cluster
 
 SHARD_ROWS, SHARD_SECONDS = 512, 60.0
 REASONS = ("off", "on", "auto")
@@ -103,11 +110,13 @@ def embed_feed(
     fetcher: images.Fetcher | None = None,
     progress: bool = False,
     on_commit: Callable[[list[str]], None] | None = None,
+    cluster: Cluster | None = None,
 ) -> EmbedReport:
     """Bring the catalogue folder `out` up to date with a feed (a path, or products and problems).
 
-    `on_commit` is called with the ids of each shard once they are durable. Raises UserError if the feed or
-    the folder cannot be used, or if the folder holds vectors of another model.
+    `on_commit` is called with the ids of each shard once they are durable. With a `cluster` Ray's workers
+    compute, and the feed may also be Parquet or Lance in many files or on object storage. Raises UserError if
+    the feed or the folder cannot be used, or if the folder holds vectors of another model.
     """
     options = options or Options()
     if options.reason not in REASONS:
@@ -115,7 +124,15 @@ def embed_feed(
     if options.batch_tokens < 1 or options.shard_rows < 1:
         raise UserError("batch tokens and shard rows must be at least 1.")
     out, name = Path(out), model_name or "the model passed"
-    rows, share, root = _rows(feed, options)
+    make: Callable[..., Run]
+    if cluster is None:
+        make = partial(_Here, *_rows(feed, options), fetcher)
+    else:
+        from moonshelf.catalogue.ray_embed import Away
+        from moonshelf.feeds.parts import cut
+
+        parts = cut(feed, options.dialect, options.images_root)
+        make = partial(Away, cluster, parts, fetcher)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: name a folder for the catalogue.")
     out.mkdir(parents=True, exist_ok=True)
@@ -127,9 +144,9 @@ def embed_feed(
             store.manifest = replace(store.manifest, reason=options.reason)
             store.manifest.write(out)
         with open(out / "rejects.jsonl", "w", encoding="utf-8") as rejects:
-            run = _Run(store, model, options, rows, root, fetcher, rejects, on_commit)
+            run = make(store, model, options, rejects, on_commit)
             try:
-                with _Progress(progress, run, share):
+                with _Progress(progress, run):
                     run.go()
             finally:  # an interrupted run is on record too, with `complete` false
                 _write_run(out, feed, model, name, options, run.report)
@@ -154,132 +171,71 @@ def _write_run(
     write_json(out / "run.json", record)
 
 
-@dataclass
-class _Pending:
-    """A product that the model is reading."""
-
-    row: int | str
-    draft: Draft
-
-
-class _Run:
-    """One pass over a feed. `_changed` runs in the engine's reading thread, `go` in the caller's."""
+class Run:
+    """One pass over a feed: what is counted, set aside, stored. Where the products are computed is its
+    subclasses' to say, in `work`."""
 
     def __init__(
         self,
         store: Store,
         model: Encoder,
         options: Options,
-        rows: Iterator[tuple[int | str, Product | Problem]],
-        root: str | None,
-        fetcher: images.Fetcher | None,
         rejects: Any,
         on_commit: Callable[[list[str]], None] | None,
     ) -> None:
-        self.store, self.model, self.options, self.source = store, model, options, rows
-        self.root = root  # pictures outside it are refused, through links too
-        self.fetcher, self.rejects, self.on_commit = fetcher, rejects, on_commit
+        self.store, self.model, self.options = store, model, options
+        self.rejects, self.on_commit = rejects, on_commit
         self.report = EmbedReport()
         self.hashes = store.hashes()
         self.schema = schema(store.manifest.dim)
         self.seen: set[str] = set()
-        self.pending: dict[str, _Pending] = {}
         self.metadata: list[dict[str, Any]] = []
-        self.done: list[tuple[dict[str, Any], bool]] = []
+        self.done: list[tuple[dict[str, Any], bool]] = []  # finished rows, and whether the store has them
         self.failure: BaseException | None = None
         self.commits, self.compact_at = 0, _COMPACT_AFTER
         self.lock = threading.Lock()
 
+    def work(self) -> Iterator[None]:
+        """Read and compute, a part of the feed a step, filling `done` and `metadata`."""
+        raise NotImplementedError
+
+    def share(self) -> float | None:
+        """Share of the feed that was read, None where its length is not known."""
+        return None
+
+    @property
+    def waiting(self) -> int:
+        """Rows that were read and are neither done nor set aside."""
+        return len(self.metadata)
+
     def go(self) -> None:
         started = last = time.perf_counter()
-        stream = self.model.encode_iter(
-            self._changed(),
-            reason=self.options.reason,
-            batch_tokens=self.options.batch_tokens,
-            on_error="report",
-        )
         try:
-            for part in stream:
-                self._take(part)
+            for _ in self.work():
                 now = time.perf_counter()
                 if len(self.done) >= self.options.shard_rows or now - last > SHARD_SECONDS:
                     self._commit()
                     last = now
         finally:  # on Ctrl-C or a failing model too: what is finished is kept
             self._commit()
-            self._update_metadata()
+            self.update_metadata()
             self.report.seconds = time.perf_counter() - started
         if self.failure is not None:
             raise self.failure
-        if self.pending:
-            raise RuntimeError(f"the model gave no result for {len(self.pending)} products")
         self._finish()
         self.report.seconds = time.perf_counter() - started
 
-    # ----------------------------------------------------------------------- reading the feed
+    def first(self, number: int | str, id: str) -> bool:
+        """Count a product; False, and set aside, if its id came before."""
+        self.report.read += 1
+        if id in self.seen:
+            self.note(Problem(number, "id", "the id came before: the first row stays", id))
+            return False
+        self.seen.add(id)
+        return True
 
-    def _changed(self) -> Iterator[Product]:
-        """Products that the model has to read, with the pictures' bytes inside."""
-        while True:
-            try:
-                number, item = next(self.source)
-            except StopIteration:
-                self.report.complete = self.failure is None
-                return
-            except Exception as error:  # raised again by `go`, after the finished rows are stored
-                self.failure = error
-                return
-            if isinstance(item, Problem):
-                self._note(item)
-                continue
-            self.report.read += 1
-            product = self._classify(number, item)
-            if product is not None:
-                yield product
-            if len(self.metadata) >= self.options.shard_rows:
-                self._update_metadata()
-
-    def _classify(self, number: int | str, product: Product) -> Product | None:
-        """Count a product and decide what it needs; the product to embed, or None."""
-        if product.id in self.seen:
-            self._set_aside(number, "id", "the id came before: the first row stays", product.id)
-            return None
-        self.seen.add(product.id)
-        try:
-            one = draft(
-                product,
-                self.model.prompt,
-                self.options.reason,
-                self.hashes.get(product.id),
-                fetcher=self.fetcher,
-                root=self.root,
-                allow_text_only=self.options.allow_text_only,
-            )
-        except Refused as error:
-            self._set_aside(number, error.field, error.reason, product.id)
-            return None
-        if one.state == "unchanged":
-            self.report.unchanged += 1
-            return None
-        if one.state == "metadata":
-            with self.lock:
-                self.metadata.append(one.row)
-            return None
-        for warning in one.warnings:
-            self._note(Problem(number, "images", warning, product.id, fatal=False))
-        # The pictures' bytes go to the model only: they are not kept until the row is finished.
-        bare = product.model_copy(update={"images": ()})
-        self.pending[product.id] = _Pending(number, replace(one, product=bare))
-        return one.product
-
-    def _kept(self, id: str) -> str:
-        return "; the version embedded earlier stays" if id in self.hashes else ""
-
-    def _set_aside(self, number: int | str, name: str, reason: str, id: str | None) -> None:
-        self._note(Problem(number, name, reason, id))
-
-    def _note(self, problem: Problem) -> None:
-        with self.lock:  # both threads report
+    def note(self, problem: Problem) -> None:
+        with self.lock:  # both threads of `_Here` report
             if problem.fatal:
                 self.report.set_aside += 1
                 if problem.id:
@@ -297,27 +253,6 @@ class _Run:
 
     # ----------------------------------------------------------------------------- committing
 
-    def _take(self, part: Any) -> None:
-        """Rows from a part of the model's output; a vector that is not a unit vector is set aside."""
-        for problem in part.problems:
-            waiting = self.pending.pop(problem.id)
-            self._note(replace(problem, row=waiting.row, reason=problem.reason + self._kept(problem.id)))
-        for i, id in enumerate(part.ids):
-            waiting = self.pending.pop(id)
-            try:
-                row = finished(
-                    waiting.draft,
-                    part.vectors[i],
-                    part.weights[i],
-                    str(part.rationales[i]),
-                    part.valid[i],
-                    part.tokens[i],
-                )
-            except Refused as error:
-                self._set_aside(waiting.row, error.field, error.reason, id)
-                continue
-            self.done.append((row, waiting.draft.known))
-
     def _commit(self) -> None:
         if not self.done:
             return
@@ -333,7 +268,7 @@ class _Run:
         self.report.new += sum(not known for _, known in rows)
         self._committed([row["id"] for row, _ in rows])
 
-    def _update_metadata(self) -> None:
+    def update_metadata(self) -> None:
         """Rows whose picture and text stayed: the stored vector and rationale with the new record."""
         with self.lock:
             rows, self.metadata = self.metadata, []
@@ -366,6 +301,122 @@ class _Run:
         if self.commits or gone:
             self.store.compact()
         self.report.rows = len(self.store)
+
+
+@dataclass
+class _Pending:
+    """A product that the model is reading."""
+
+    row: int | str
+    draft: Draft
+
+
+class _Here(Run):
+    """A pass in this process. `_changed` runs in the engine's reading thread, the rest in the caller's."""
+
+    def __init__(
+        self,
+        rows: Iterator[tuple[int | str, Product | Problem]],
+        share: Callable[[], float | None],
+        root: str | None,
+        fetcher: images.Fetcher | None,
+        *shared: Any,
+    ) -> None:
+        super().__init__(*shared)
+        self.source, self._share, self.fetcher = rows, share, fetcher
+        self.root = root  # pictures outside it are refused, through links too
+        self.pending: dict[str, _Pending] = {}
+
+    def share(self) -> float | None:
+        return self._share()
+
+    @property
+    def waiting(self) -> int:
+        return len(self.pending) + len(self.metadata)
+
+    def work(self) -> Iterator[None]:
+        stream = self.model.encode_iter(
+            self._changed(),
+            reason=self.options.reason,
+            batch_tokens=self.options.batch_tokens,
+            on_error="report",
+        )
+        for part in stream:
+            self._take(part)
+            yield
+        if self.pending and self.failure is None:
+            raise RuntimeError(f"the model gave no result for {len(self.pending)} products")
+
+    def _changed(self) -> Iterator[Product]:
+        """Products that the model has to read, with the pictures' bytes inside."""
+        while True:
+            try:
+                number, item = next(self.source)
+            except StopIteration:
+                self.report.complete = self.failure is None
+                return
+            except Exception as error:  # raised again by `go`, after the finished rows are stored
+                self.failure = error
+                return
+            if isinstance(item, Problem):
+                self.note(item)
+                continue
+            product = self._classify(number, item) if self.first(number, item.id) else None
+            if product is not None:
+                yield product
+            if len(self.metadata) >= self.options.shard_rows:
+                self.update_metadata()
+
+    def _classify(self, number: int | str, product: Product) -> Product | None:
+        """Decide what a product needs; the product to embed, or None."""
+        try:
+            one = draft(
+                product,
+                self.model.prompt,
+                self.options.reason,
+                self.hashes.get(product.id),
+                fetcher=self.fetcher,
+                root=self.root,
+                allow_text_only=self.options.allow_text_only,
+            )
+        except Refused as error:
+            self.note(Problem(number, error.field, error.reason, product.id))
+            return None
+        if one.state == "unchanged":
+            self.report.unchanged += 1
+            return None
+        if one.state == "metadata":
+            with self.lock:
+                self.metadata.append(one.row)
+            return None
+        for warning in one.warnings:
+            self.note(Problem(number, "images", warning, product.id, fatal=False))
+        # The pictures' bytes go to the model only: they are not kept until the row is finished.
+        bare = product.model_copy(update={"images": ()})
+        self.pending[product.id] = _Pending(number, replace(one, product=bare))
+        return one.product
+
+    def _take(self, part: Any) -> None:
+        """Rows from a part of the model's output; a vector that is not a unit vector is set aside."""
+        for problem in part.problems:
+            waiting = self.pending.pop(problem.id)
+            reason = problem.reason + kept(waiting.draft.known)
+            self.note(replace(problem, row=waiting.row, reason=reason))
+        for i, id in enumerate(part.ids):
+            waiting = self.pending.pop(id)
+            try:
+                row = finished(
+                    waiting.draft,
+                    part.vectors[i],
+                    part.weights[i],
+                    str(part.rationales[i]),
+                    part.valid[i],
+                    part.tokens[i],
+                )
+            except Refused as error:
+                self.note(Problem(waiting.row, error.field, error.reason, id))
+                continue
+            self.done.append((row, waiting.draft.known))
 
 
 # --------------------------------------------------------------------------------------------- feed
@@ -408,8 +459,8 @@ def _file_hash(path: str | None) -> str | None:
 class _Progress:
     """Progress on stderr: rows read, rows a second, time left where the feed's length is known."""
 
-    def __init__(self, on: bool, run: _Run, share: Callable[[], float | None]) -> None:
-        self.on, self.run, self.share = on, run, share
+    def __init__(self, on: bool, run: Run) -> None:
+        self.on, self.run = on, run
 
     def __enter__(self) -> None:
         if not self.on:
@@ -438,9 +489,8 @@ class _Progress:
 
     def _update(self) -> None:
         report = self.run.report
-        waiting = len(self.run.pending) + len(self.run.metadata)
-        rows = max(0, report.read - waiting)
-        share = self.share()
+        rows = max(0, report.read - self.run.waiting)
+        share = self.run.share()
         # The reader is ahead of the model by what is pending: count that part as not yet done.
         done = share * rows / max(1, report.read) if share is not None else 0.0
         rate = rows / max(1e-9, time.perf_counter() - self.started)

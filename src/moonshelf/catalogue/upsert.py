@@ -82,7 +82,7 @@ def draft(
     `root` is refused. Raises Refused for a product that cannot be stored: no picture of it decodes (unless
     `allow_text_only`, and it has a text), it has neither picture nor text, or it is no valid Unicode.
     """
-    kept = _kept(known is not None)
+    still = kept(known is not None)
     text = prompt.text_of(product)
     pictures: list[tuple[ImageRef, bytes]] = []
     read: list[str] = []  # what each reference gave: the hash of its bytes, or the reason why not
@@ -100,15 +100,15 @@ def draft(
     try:
         record = product.content_hash([*(data for _, data in pictures), content.encode()])
     except UnicodeEncodeError:
-        raise Refused("row", "it holds text that is not valid Unicode" + kept) from None
+        raise Refused("row", "it holds text that is not valid Unicode" + still) from None
     row = {"id": product.id, "content_hash": content, "record_hash": record, **metadata_of(product)}
     if known is not None and known[0] == content:
         return Draft(product, row, "unchanged" if known[1] == record else "metadata")
     usable, columns = _decodable(pictures, broken)
     if product.images and not usable and not (allow_text_only and text):
-        raise Refused("images", f"no picture can be used: {broken[0]}{kept}")
+        raise Refused("images", f"no picture can be used: {broken[0]}{still}")
     if not usable and not text:
-        raise Refused("row", f"it has neither a picture nor a {' or '.join(prompt.text_fields)}{kept}")
+        raise Refused("row", f"it has neither a picture nor a {' or '.join(prompt.text_fields)}{still}")
     row.update(reason=reason, **columns)
     refs = tuple(ImageRef(data=data, role=ref.role) for ref, data in usable)
     return Draft(
@@ -152,7 +152,7 @@ def finished(
     norm = float(np.linalg.norm(vector))
     if not abs(norm - 1) < 1e-2:  # NaN fails too
         reason = f"the model gave a vector of length {norm:.3g} instead of 1"
-        raise Refused("vector", reason + _kept(draft.known))
+        raise Refused("vector", reason + kept(draft.known))
     pairs = (read_rationale(rationale) or {}) if rationale else {}
     image, text, reasoning = (float(weight) for weight in weights)
     return {
@@ -176,7 +176,8 @@ def with_record(stored: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, 
     return {**merged, "text": full_text(merged, merged["rationale"])}
 
 
-def _kept(known: bool) -> str:
+def kept(known: bool) -> str:
+    """What a reason says on top where the store goes on holding the product."""
     return "; the version embedded earlier stays" if known else ""
 
 

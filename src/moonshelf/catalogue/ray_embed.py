@@ -1,0 +1,355 @@
+"""Bulk embedding on Ray Data: workers read and compute, the driver alone writes.
+
+A feed is read in parts (`feeds.parts`), its rows go in blocks of `block_rows` to a pool of actors that each
+hold the engine. An actor does all that costs: it reads the pictures, hashes, decides by the hashes that the
+driver sent along whether the model has to look, embeds, and makes the finished rows. Blocks come back in the
+feed's order. The driver counts, sets aside and commits them with the code of `embed.Run`, shard by shard,
+under the folder's lock; so nothing but the shard in hand can be lost, and the next run goes on from there.
+
+Ray starts a lost worker again and gives its block to another: what a block gives depends on the block
+alone, so it does not matter who computes it, or how often. A vector can differ from that of a run in one
+process in its last digits, because other products are in its batch; the same block gives the same bytes.
+
+Nothing is reported to Ray's makers, and a cluster that is started here listens on this machine only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from moonshelf import images
+from moonshelf.catalogue.embed import Options, Run
+from moonshelf.catalogue.manifest import Encoder
+from moonshelf.catalogue.search import load_model
+from moonshelf.catalogue.store import key_of, schema
+from moonshelf.catalogue.upsert import Draft, Hashes, Refused, draft, finished, kept
+from moonshelf.errors import Problem, UserError
+from moonshelf.feeds.parts import Item, Part
+from moonshelf.product import ImageRef, Product
+
+BLOCK_ROWS = 256
+_READ_ROWS = 64  # rows of a feed that are handed on together
+_READ_BYTES = 1 << 20  # a block of a feed before it is cut to rows: the first ones are not waited for
+_READ_CPUS = 0.25  # reading a feed is light, the pictures are read by who embeds them
+
+# Rows on their way to a worker. What may hold text of no valid Unicode, which Arrow cannot, is ASCII JSON.
+FEED = pa.schema(
+    [
+        ("number", pa.string()),  # JSON: a number or a name
+        ("share", pa.float64()),  # of the feed
+        ("problem", pa.string()),  # JSON of a Problem, or null
+        ("product", pa.string()),  # JSON of a Product without its pictures, or null
+        (
+            "images",
+            pa.list_(
+                pa.struct([(name, pa.string()) for name in ("path", "url", "role")] + [("data", pa.binary())])
+            ),
+        ),
+    ]
+)
+# What comes back, before the columns of the store; `state` is a draft's, or set-aside, or problem.
+_OWN = ("_number", "_share", "_state", "_id", "_problems", "_record")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where and how wide to compute. `address`: local starts Ray on this machine, auto finds it running."""
+
+    address: str = "local"
+    workers: int | None = None  # at most; None: as many as there is room for
+    cpus: float = 1.0  # of one worker
+    gpus: float = 0.0
+    block_rows: int = BLOCK_ROWS
+    load: Callable[[], Encoder] | None = None  # how a worker gets the model; None: by its folder or name
+
+    def __post_init__(self) -> None:
+        if self.block_rows < 1 or self.cpus <= 0 or self.gpus < 0 or (self.workers or 1) < 1:
+            raise UserError("workers, their CPUs and the rows of a block must be more than 0.")
+
+
+@contextmanager
+def connected(cluster: Cluster) -> Iterator[None]:
+    """Ray, running: one that the program has started, that of an address, or a new one until the end."""
+    local = cluster.address == "local"
+    # Ray reads these when it is imported, which is why it is imported nowhere above.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a warning about what comes one day
+    if local:  # as on other systems than Linux: all ports on the loopback interface
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise UserError(f"embedding on Ray needs {error.name}: pip install 'moonshelf[scale]'.") from None
+    if ray.is_initialized():
+        yield
+        return
+    dashboard = {"include_dashboard": False} if local else {}
+    try:
+        ray.init(address=cluster.address, logging_level="error", log_to_driver=False, **dashboard)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(f"Ray at {cluster.address!r} cannot be used: {reason}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+class Away(Run):
+    """A pass over a feed whose products Ray's workers read and compute."""
+
+    def __init__(
+        self, cluster: Cluster, parts: list[Part], fetcher: images.Fetcher | None, *shared: Any
+    ) -> None:
+        super().__init__(*shared)
+        self.cluster, self.parts, self.fetcher, self.root = cluster, parts, fetcher, parts[0].root
+        self.read_share: float | None = None
+        if cluster.load is None and not getattr(self.model, "source", None):
+            raise UserError("Ray's workers load the model by themselves: save it to a folder first.")
+
+    def share(self) -> float | None:
+        return self.read_share
+
+    def work(self) -> Iterator[None]:
+        with connected(self.cluster):
+            try:
+                for table in self._results():
+                    for row in table.to_pylist():
+                        self._receive(row)
+                    if len(self.metadata) >= self.options.shard_rows:
+                        self.update_metadata()
+                    yield
+            except Exception as error:
+                raise _mistake(error) or error from None
+        self.report.complete = self.failure is None
+
+    def _results(self) -> Iterable[pa.Table]:
+        import ray
+        from ray.data import ActorPoolStrategy, DataContext
+
+        context = DataContext.get_current().copy()
+        context.enable_progress_bars = context.print_on_execution_start = False
+        context.target_max_block_size = _READ_BYTES
+        context.execution_options.preserve_order = True
+        load = self.cluster.load or partial(_load, str(self.model.source))  # type: ignore[attr-defined]
+        with DataContext.current(context):
+            rows = ray.data.read_datasource(
+                _source(self.parts), num_cpus=_READ_CPUS, override_num_blocks=len(self.parts)
+            ).repartition(target_num_rows_per_block=self.cluster.block_rows, strict=True)
+            results = rows.map_batches(
+                Worker,
+                batch_format="pyarrow",
+                compute=ActorPoolStrategy(min_size=1, max_size=self.cluster.workers),
+                num_cpus=self.cluster.cpus,
+                num_gpus=self.cluster.gpus,
+                fn_constructor_kwargs={
+                    "load": load,
+                    "fingerprint": self.model.fingerprint,
+                    "known": ray.put(Known.of(self.hashes)),
+                    "options": self.options,
+                    "fetcher": self.fetcher,
+                    "root": self.root,
+                },
+            )
+            yield from results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+
+    def _receive(self, row: dict[str, Any]) -> None:
+        """One row of the feed, as a worker left it."""
+        number, share, state, id, problems, record = (row.pop(name) for name in _OWN)
+        self.read_share = share if share is not None else self.read_share
+        noted = [Problem(**problem) for problem in json.loads(problems)]
+        if state != "problem" and not self.first(json.loads(number), json.loads(id)):
+            return
+        for problem in noted:
+            self.note(problem)
+        if state == "unchanged":
+            self.report.unchanged += 1
+        elif state == "metadata":
+            self.metadata.append(json.loads(record))
+        elif state in ("new", "changed"):
+            self.done.append((row, state == "changed"))
+
+
+def _source(parts: list[Part]) -> Any:
+    """The parts of a feed as a source of Ray Data."""
+    from ray.data import Datasource, ReadTask
+    from ray.data.block import BlockMetadata
+
+    class Feed(Datasource):
+        @property
+        def supports_distributed_reads(self) -> bool:
+            return all(part.everywhere for part in parts)
+
+        def estimate_inmemory_data_size(self) -> int | None:
+            return None
+
+        def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
+            unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+            return [ReadTask(partial(_blocks, part), unknown) for part in parts]
+
+    return Feed()
+
+
+def _blocks(part: Part) -> Iterator[pa.Table]:
+    items = part.read()
+    while chunk := list(islice(items, _READ_ROWS)):
+        yield pa.Table.from_pylist([_packed(item) for item in chunk], FEED)
+
+
+def _packed(item: Item) -> dict[str, Any]:
+    number, share, thing = item
+    row: dict[str, Any] = {"number": json.dumps(number), "share": share}
+    if isinstance(thing, Problem):
+        return {**row, "problem": json.dumps(thing.as_dict())}
+    pictures = [ref.model_dump() for ref in thing.images]
+    return {**row, "product": json.dumps(thing.model_dump(exclude={"images"})), "images": pictures}
+
+
+def _unpacked(row: dict[str, Any]) -> Product:
+    pictures = tuple(ImageRef(**picture) for picture in row["images"])
+    return Product(**json.loads(row["product"]), images=pictures)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the store holds, in flat arrays that all workers of a machine share: 72 bytes a row."""
+
+    keys: np.ndarray  # (n,) int64, sorted: 63 bits of an id's hash
+    hashes: np.ndarray  # (n, 64) uint8: content hash, record hash
+
+    @classmethod
+    def of(cls, hashes: dict[str, Hashes]) -> Known:
+        keys = np.fromiter((key_of(id) for id in hashes), np.int64, len(hashes))
+        digests = bytes.fromhex("".join(content + record for content, record in hashes.values()))
+        order = np.argsort(keys)
+        return cls(keys[order], np.frombuffer(digests, np.uint8).reshape(-1, 64)[order])
+
+    def get(self, id: str) -> Hashes | None:
+        key = key_of(id)
+        place = int(np.searchsorted(self.keys, key))
+        if place == len(self.keys) or self.keys[place] != key:
+            return None
+        digest = self.hashes[place].tobytes()
+        return digest[:32].hex(), digest[32:].hex()
+
+
+class Worker:
+    """An actor's work: a block of rows of the feed in, a block of results out, row for row."""
+
+    def __init__(
+        self,
+        load: Callable[[], Encoder],
+        fingerprint: str,
+        known: Any,
+        options: Options,
+        fetcher: images.Fetcher | None,
+        root: str | None,
+    ) -> None:
+        import ray
+
+        self.model = load()
+        if self.model.fingerprint != fingerprint:
+            raise UserError(
+                f"a worker found another model ({self.model.fingerprint[:12]}) where the driver has "
+                f"{fingerprint[:12]}: put the same files on every machine."
+            )
+        self.known: Known = ray.get(known)
+        self.options, self.fetcher, self.root = options, fetcher, root
+        store = [pa.field(field.name, field.type) for field in schema(self.model.dim)]
+        own = [pa.field(name, pa.float64() if name == "_share" else pa.string()) for name in _OWN]
+        self.schema = pa.schema([*own, *store])
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        results: list[dict[str, Any]] = []
+        waiting: list[tuple[int, Draft]] = []  # places in `results`, and what the model has to read
+        for row in block.to_pylist():
+            result = {"_number": row["number"], "_share": row["share"], "_state": "problem"}
+            results.append(result)
+            if row["problem"]:
+                result["_problems"] = f"[{row['problem']}]"
+                continue
+            product = _unpacked(row)
+            result["_id"] = json.dumps(product.id)
+            try:
+                one = draft(
+                    product,
+                    self.model.prompt,
+                    self.options.reason,
+                    self.known.get(product.id),
+                    fetcher=self.fetcher,
+                    root=self.root,
+                    allow_text_only=self.options.allow_text_only,
+                )
+            except Refused as error:
+                self._refuse(result, error.field, error.reason)
+                continue
+            result["_state"] = one.state
+            self._note(result, *[("images", warning, False) for warning in one.warnings])
+            if one.state == "metadata":
+                result["_record"] = json.dumps(one.row)
+            elif one.state != "unchanged":
+                waiting.append((len(results) - 1, one))
+        self._embed(results, waiting)
+        return pa.Table.from_pylist(results, self.schema)
+
+    def _embed(self, results: list[dict[str, Any]], waiting: list[tuple[int, Draft]]) -> None:
+        if not waiting:
+            return
+        out = self.model.encode(
+            [one.product for _, one in waiting],
+            reason=self.options.reason,
+            batch_tokens=self.options.batch_tokens,
+            on_error="report",
+        )
+        for problem in out.problems:
+            place, one = waiting[int(problem.row) - 1]
+            self._refuse(results[place], problem.field, problem.reason + kept(one.known))
+        for i, which in enumerate(out.row_index):
+            place, one = waiting[which]
+            try:
+                row = finished(
+                    one, out.vectors[i], out.weights[i], str(out.rationales[i]), out.valid[i], out.tokens[i]
+                )
+            except Refused as error:
+                self._refuse(results[place], error.field, error.reason)
+            else:
+                results[place].update(row)
+
+    def _refuse(self, result: dict[str, Any], name: str, reason: str) -> None:
+        result["_state"] = "set aside"
+        self._note(result, (name, reason, True))
+
+    def _note(self, result: dict[str, Any], *noted: tuple[str, str, bool]) -> None:
+        number, id = json.loads(result["_number"]), json.loads(result["_id"])
+        found = json.loads(result.get("_problems", "[]"))
+        found += [Problem(number, name, reason, id, fatal).as_dict() for name, reason, fatal in noted]
+        result["_problems"] = json.dumps(found)
+
+
+def _load(source: str) -> Encoder:
+    import ray
+
+    model = load_model(source)
+    if ray.get_gpu_ids():
+        model.to("cuda")  # type: ignore[attr-defined]
+    return model
+
+
+def _mistake(error: BaseException | None) -> UserError | None:
+    """The mistake of the user's that a worker has met, from under what Ray wraps it in."""
+    while error is not None:
+        if isinstance(error, UserError):
+            return error
+        error = getattr(error, "cause", None) or error.__cause__
+    return None

@@ -1,0 +1,320 @@
+"""Rationales written elsewhere, vectors pooled here.
+
+A writer gives the token ids of a rationale; one teacher-forced pass of our engine over product, `<think>`,
+those ids, `</think><emb>` then gives the vector. Only ids travel, since text that is cut into tokens again
+may become other tokens. Two writers: `Served`, an OpenAI-compatible server that knows vLLM's extensions, and
+`Generated`, transformers' own `generate`, which is the reference that parity and benchmarks compare with.
+
+`Served` sends each picture as it enters the model, scaled to its grid and without loss, so that the server's
+image processor has nothing left to do; it opens the answer with `<think>`, and it asks back which tokens the
+server has read: if they are not ours, to the last one, that is an error and not another vector.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from moonshelf.endpoints import Endpoint
+from moonshelf.errors import UserError
+from moonshelf.model import engine
+from moonshelf.model.decode import banned_tokens, reserved_tokens
+from moonshelf.model.engine import DEFAULT_BATCH_TOKENS, Encoded, EncodingError, Reason, Row, Written
+from moonshelf.prompts import THINK, PromptSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from moonshelf.model.modeling import MoonModel
+    from moonshelf.model.processing import Batch
+    from moonshelf.product import Product
+
+REQUESTS = 32  # at a time: the server batches them
+_BAN = -100.0  # the lowest bias that the protocol takes
+
+
+@dataclass(frozen=True)
+class Body:
+    """What a writer gave for one row."""
+
+    ids: list[int]  # tokens between `<think>` and `</think>`
+    closed: bool  # it wrote `</think>` itself, before the limit
+    prompt: list[int] | None = None  # the tokens that it read, where it says so
+
+
+class Writer(Protocol):
+    """Writes the rationales of rows that were read for `reason="on"`."""
+
+    def write(self, model: MoonModel, rows: Sequence[Row]) -> list[Body]: ...
+
+
+# ---- pooling ---------------------------------------------------------------------------------------
+
+
+def pool(model: MoonModel, rows: Sequence[Row], bodies: Sequence[Body], batch_tokens: int) -> list[Written]:
+    """Vectors of rows with the rationales that were written for them, in their order, in one pass."""
+    prepare = model.prepare
+    for row, body in zip(rows, bodies, strict=True):
+        row.given = [prepare.think, *body.ids, prepare.end_think, prepare.emb]
+    results = engine.encode_rows(model, rows, "off", engine.best_batch_tokens(model, "off", batch_tokens))
+    for result, body in zip(results, bodies, strict=True):
+        result.closed, result.valid = body.closed, result.valid and body.closed
+    return results
+
+
+class Apart:
+    """A `MoonModel` whose rationales a writer writes; encodes like one. While one window is pooled, the next
+    is read and written."""
+
+    def __init__(self, model: MoonModel, writer: Writer) -> None:
+        self.model, self.writer = model, writer
+
+    @property
+    def fingerprint(self) -> str:
+        return self.model.fingerprint
+
+    @property
+    def dim(self) -> int:
+        return self.model.dim
+
+    @property
+    def prompt(self) -> PromptSpec:
+        return self.model.prompt
+
+    @property
+    def source(self) -> Path | None:
+        return self.model.source
+
+    def encode(self, products: Sequence[Product], reason: Reason = "off", **options: Any) -> Encoded:
+        """See `engine.encode`; bad products raise, unless `on_error` says otherwise."""
+        parts = list(self.encode_iter(products, reason, **{"on_error": "raise", **options}))
+        return engine._join(parts, self.dim)
+
+    def encode_iter(
+        self,
+        products: Iterable[Product],
+        reason: Reason = "off",
+        *,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        on_error: Literal["raise", "report"] = "report",
+    ) -> Iterator[Encoded]:
+        """See `engine.encode_iter`. Raises UserError for `auto`, and where the writer fails."""
+        if reason == "off":
+            yield from self.model.encode_iter(products, "off", batch_tokens=batch_tokens, on_error=on_error)
+            return
+        if reason != "on":
+            raise UserError("with a writer a rationale is written for every product: set reason to on.")
+        source = enumerate(zip(products, repeat(""), strict=False))
+        tokens = engine.WINDOW_BATCHES * batch_tokens
+
+        def ahead() -> tuple[list[Row], list[Any], list[Body]]:
+            rows, problems = engine._read_window(self.model, source, tokens, "on")
+            return rows, problems, self.writer.write(self.model, rows) if rows else []
+
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="moonshelf-writer") as thread:
+            coming = thread.submit(ahead)
+            while True:
+                rows, problems, bodies = coming.result()
+                if not rows and not problems:
+                    return
+                if problems and on_error == "raise":
+                    raise EncodingError(f"product {problems[0].id!r}: {problems[0].reason}")
+                coming = thread.submit(ahead)
+                part = engine._gather(rows, pool(self.model, rows, bodies, batch_tokens), self.dim)
+                part.problems = problems
+                yield part
+
+
+# ---- transformers ----------------------------------------------------------------------------------
+
+
+class _Banned(LogitsProcessor):
+    """The engine's constraint: no reserved token in a rationale."""
+
+    def __init__(self, bias: torch.Tensor) -> None:
+        self.bias = bias
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return scores + self.bias
+
+
+class Generated:
+    """`generate` of transformers, greedy, on prompts padded on the left; all rows in one batch."""
+
+    def write(self, model: MoonModel, rows: Sequence[Row]) -> list[Body]:
+        with torch.inference_mode(), model.computing():
+            return self.write_batch(model, engine.make_batch(model, rows, [model.prepare.think]))
+
+    def write_batch(self, model: MoonModel, batch: Batch) -> list[Body]:
+        prepare, limit = model.prepare, model.prompt.max_rationale_tokens
+        shift = batch.input_ids.shape[1] - batch.attention.sum(1)
+        turned = [
+            torch.stack([row.roll(int(by)) for row, by in zip(tensor, shift, strict=True)])
+            for tensor in (batch.input_ids, batch.attention.long(), batch.image_mask.int())
+        ]
+        pixels = {}
+        if batch.pixel_values is not None:
+            pixels = {"pixel_values": batch.pixel_values, "image_grid_thw": batch.grid}
+        generate: Any = model.backbone.generate
+        output = generate(
+            input_ids=turned[0],
+            attention_mask=turned[1],
+            mm_token_type_ids=turned[2],
+            **pixels,
+            max_new_tokens=limit + 1,
+            do_sample=False,
+            eos_token_id=prepare.end_think,
+            pad_token_id=prepare.pad,
+            logits_processor=LogitsProcessorList([_Banned(banned_tokens(model))]),
+        )
+        written = output[:, batch.input_ids.shape[1] :].tolist()
+        return [_body(model, ids) for ids in written]
+
+
+def _body(model: MoonModel, ids: list[int], prompt: list[int] | None = None) -> Body:
+    """What was written, as our engine counts it: up to `</think>`, or cut at the limit."""
+    end, limit = model.prepare.end_think, model.prompt.max_rationale_tokens
+    place = ids.index(end) if end in ids else len(ids)
+    return Body(ids[: min(place, limit)], end in ids and place <= limit, prompt)
+
+
+# ---- a server --------------------------------------------------------------------------------------
+
+
+def served_name(model: MoonModel) -> str:
+    """How an exported model is to be called on a server, so that another one cannot be taken for it."""
+    return f"moonshelf-{model.fingerprint}"
+
+
+def opened(model: MoonModel, address: str) -> Apart:
+    """The model with its rationales written at `address`: URL, or URL#MODEL for another name there."""
+    return Apart(model, Served(model, address))
+
+
+class Served:
+    """vLLM's server, or one that answers like it; several requests at a time."""
+
+    def __init__(
+        self, model: MoonModel, address: str, *, strict: bool = True, timeout: float = 120.0
+    ) -> None:
+        """`strict` False leaves it to the caller to compare the prompt's tokens with ours."""
+        address = address if "#" in address else f"{address}#{served_name(model)}"
+        self.endpoint = Endpoint(address, "/chat/completions", kind="writer", timeout=timeout)
+        self.strict = strict
+        tokens = (banned_tokens(model) == -torch.inf).nonzero()[:, 0].tolist()
+        self._bias = {str(token): _BAN for token in tokens}
+        self._never = reserved_tokens(model)
+
+    def write(self, model: MoonModel, rows: Sequence[Row]) -> list[Body]:
+        with ThreadPoolExecutor(max_workers=REQUESTS, thread_name_prefix="moonshelf-writer") as threads:
+            return list(threads.map(lambda row: self._write(model, row), rows))
+
+    def request(self, model: MoonModel, row: Row) -> dict[str, Any]:
+        """The body of one request; every setting that a server may have defaults for is named."""
+        prepare, limit = model.prepare, model.prompt.max_rationale_tokens
+        decode = model.processor.tokenizer.decode
+        instruction, text = model.prompt.instruction, decode(row.text, clean_up_tokenization_spaces=False)
+        content: list[dict[str, Any]] = [{"type": "text", "text": instruction}] if instruction else []
+        content += [
+            {"type": "image_url", "image_url": {"url": _png(picture)}} for picture in pictures(model, row)
+        ]
+        content += [{"type": "text", "text": text}] if text else []
+        return {
+            "messages": [
+                {"role": "user", "content": content},
+                {"role": "assistant", "content": THINK},
+            ],
+            "add_generation_prompt": False,
+            "continue_final_message": True,
+            "add_special_tokens": False,
+            "n": 1,
+            "temperature": 0.0,
+            "top_p": 1.0,
+            "top_k": 0,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "max_tokens": limit + 1,
+            "stop_token_ids": [prepare.end_think],
+            "logit_bias": self._bias,
+            "skip_special_tokens": False,
+            "return_token_ids": True,
+        }
+
+    def _write(self, model: MoonModel, row: Row) -> Body:
+        reply = self.endpoint.post(self.request(model, row))
+        host = self.endpoint.host
+        try:
+            answer = json.loads(reply)
+            choice, prompt = answer["choices"][0], answer.get("prompt_token_ids")
+            ids = choice.get("token_ids")
+            finished = choice.get("finish_reason") == "stop"
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise UserError(f"the writer {host} answered product {row.id!r} with no completion") from None
+        if not _are_ids(ids) or not _are_ids(prompt):
+            raise UserError(
+                f"the writer {host} does not say which tokens it has read and written: it has to know "
+                "`return_token_ids`, as vLLM does"
+            )
+        expected = model.prepare.row(row.text, row.image_tokens, [model.prepare.think])[0]
+        if self.strict and prompt != expected:
+            raise UserError(
+                f"the writer {host} has read product {row.id!r} otherwise than this model does "
+                f"({difference(expected, prompt)}): serve what `moonshelf export` wrote, with its template"
+            )
+        if finished and model.prepare.end_think not in ids:  # servers may leave out the token they stopped at
+            ids = [*ids, model.prepare.end_think]
+        body = _body(model, ids, prompt)
+        wrong = [i for i in body.ids if i in self._never or not 0 <= i < len(model.processor.tokenizer)]
+        if wrong:
+            raise UserError(
+                f"the writer {host} wrote token {wrong[0]} for product {row.id!r}, which a rationale cannot "
+                "hold: it has to keep to `logit_bias`"
+            )
+        return body
+
+
+def pictures(model: MoonModel, row: Row) -> list[Image.Image]:
+    """The pictures of a row as they enter the model, put together again from its patches."""
+    if row.patches is None or row.grid is None:
+        return []
+    side, merge = model.prepare.images.patch_size, model.prepare.images.merge_size
+    found, start = [], 0
+    for _, height, width in row.grid.tolist():
+        patches = row.patches[start : start + height * width]
+        start += height * width
+        # (rows / merge, columns / merge, merge, merge, 3, side, side): how Qwen's processor orders patches
+        blocks = patches.reshape(height // merge, width // merge, merge, merge, 3, side, side)
+        pixels = blocks.transpose(0, 2, 5, 1, 3, 6, 4).reshape(height * side, width * side, 3)
+        found.append(Image.fromarray(np.ascontiguousarray(pixels)))
+    return found
+
+
+def difference(expected: Sequence[int], given: Sequence[int]) -> str:
+    """Where two lists of tokens part, in words."""
+    for place, (a, b) in enumerate(zip(expected, given, strict=False)):
+        if a != b:
+            return f"token {place} is {b}, not {a}"
+    return f"{len(given)} tokens, not {len(expected)}"
+
+
+def _png(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=1)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, int) for item in value)

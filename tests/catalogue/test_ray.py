@@ -1,0 +1,228 @@
+"""Embedding on Ray: what one process stores, whoever computed it, and whatever dies on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_model import FakeModel, picture, product, table
+
+from moonshelf.catalogue import Catalogue
+from moonshelf.catalogue.embed import Options, embed_feed
+from moonshelf.errors import Problem, UserError
+from moonshelf.model.modeling import MoonModel
+from moonshelf.product import ImageRef, Product
+
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # loopback
+ray = pytest.importorskip("ray")
+HERE = Path(__file__).parent
+
+
+class Slow(FakeModel):
+    """Leaves the number of its process in a folder, and takes its time."""
+
+    def __init__(self, folder: str, seconds: float = 0.25) -> None:
+        super().__init__()
+        (Path(folder) / str(os.getpid())).touch()
+        self.pause = seconds
+
+    def encode(self, products: list[Product], reason: str = "off", **options: Any) -> Any:
+        time.sleep(self.pause)
+        return super().encode(products, reason, **options)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """Ray on this machine, with two CPUs, whose workers find the modules beside this one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
+        ray.init(
+            address="local", num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False,
+            object_store_memory=200 << 20,
+        )  # fmt: skip
+        yield
+        ray.shutdown()
+
+
+def feed() -> list[Product | Problem]:
+    """Rows of every fate; some ids twice, far apart and near each other."""
+    rows: list[Product | Problem] = [product(i) for i in range(40)]
+    rows[7] = product(7, images=(ImageRef(data=b"no picture"),))
+    rows[9] = product(8, title="the id of the row before")
+    rows[20] = Problem(21, "price", "a reader did not like it", "p20")
+    rows[30] = product(2, title="the id of a row far before")
+    rows[33] = product(33, title="", images=())
+    rows[34] = product(34, images=(ImageRef(data=picture()), ImageRef(data=b"broken")))
+    return rows
+
+
+def changed() -> list[Product | Problem]:
+    rows = feed()
+    rows[0] = product(0, title="another title")
+    rows[1] = product(1, price=99.0)
+    del rows[12]
+    return [*rows, product(50)]
+
+
+def rejects(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "rejects.jsonl").read_text().splitlines()]
+
+
+def counts(report: Any) -> dict[str, Any]:
+    return {key: value for key, value in report.as_dict().items() if key not in ("seconds", "items_per_s")}
+
+
+def settings(**changes: Any) -> Any:
+    from moonshelf.catalogue.ray_embed import Cluster
+
+    return Cluster(**{"workers": 2, "cpus": 0.5, "block_rows": 4, "load": FakeModel, **changes})
+
+
+@pytest.mark.slow
+def test_the_result_is_that_of_one_process(tmp_path: Path, cluster: None) -> None:
+    options = Options(shard_rows=10)
+    for rows in (feed(), changed()):  # from nothing, then on what is there
+        one = embed_feed(rows, tmp_path / "one", FakeModel(), options=options)
+        many = embed_feed(rows, tmp_path / "many", FakeModel(), options=options, cluster=settings())
+        assert counts(many) == counts(one) and many.complete
+        assert table(tmp_path / "many") == table(tmp_path / "one")
+        in_order = sorted(rejects(tmp_path / "one"), key=lambda problem: problem["row"])
+        assert rejects(tmp_path / "many") == in_order
+    assert one.metadata_only == 1 and one.removed == 1 and one.changed == 1 and one.set_aside == 5
+
+
+@pytest.mark.slow
+def test_the_same_block_gives_the_same_bytes(tmp_path: Path, cluster: None, model: MoonModel) -> None:
+    """The engine itself: vectors are those of its own `encode` of the same block, bit for bit; those of a run
+    in one process have other products in their batches, and are equal but for rounding."""
+    model.save_pretrained(tmp_path / "model")
+    loaded = MoonModel.from_pretrained(tmp_path / "model")
+    products = [product(i) for i in range(24)]
+    shelf = Catalogue.create(tmp_path / "many", str(tmp_path / "model"))
+    shelf.embed(products, reason="on", cluster=settings(load=None, block_rows=8, cpus=1, workers=1))
+    many = table(shelf.folder)
+    for start in range(0, len(products), 8):
+        block = products[start : start + 8]
+        out = loaded.encode(block, reason="on")
+        for i, one in enumerate(block):
+            assert many[one.id]["vector"] == out.vectors[i].tolist()
+            assert many[one.id]["rationale"] == out.rationales[i]
+    one = Catalogue.create(tmp_path / "one", str(tmp_path / "model"))
+    one.embed(products, reason="on")
+    for id, row in table(one.folder).items():
+        np.testing.assert_allclose(row.pop("vector"), many[id].pop("vector"), atol=1e-5)
+        for name in ("weight_image", "weight_text", "weight_rationale"):
+            assert row.pop(name) == pytest.approx(many[id].pop(name), abs=1e-5)
+        assert row == many[id]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_nothing(tmp_path: Path, cluster: None) -> None:
+    pids = tmp_path / "pids"
+    pids.mkdir()
+    killed: list[int] = []
+
+    def kill(_: list[str]) -> None:
+        if not killed:
+            killed.append(int(next(pids.iterdir()).name))
+            os.kill(killed[0], signal.SIGKILL)
+
+    products = [product(i) for i in range(60)]
+    report = embed_feed(
+        products, tmp_path / "many", FakeModel(), options=Options(shard_rows=8), on_commit=kill,
+        cluster=settings(load=partial(Slow, str(pids))),
+    )  # fmt: skip
+    assert killed and len(list(pids.iterdir())) >= 2, "another process took its place"
+    assert report.new == 60 and report.complete and not report.set_aside
+    embed_feed(products, tmp_path / "one", FakeModel())
+    assert table(tmp_path / "many") == table(tmp_path / "one")
+
+
+DRIVER = """
+import os, sys
+from functools import partial
+from test_ray import Slow, settings, product
+from fake_model import FakeModel
+from moonshelf.catalogue.embed import Options, embed_feed
+out, pids, log = sys.argv[1:]
+def acknowledged(ids):
+    with open(log, "a") as file:
+        file.write("".join(f"{id}\\n" for id in ids))
+embed_feed([product(i) for i in range(60)], out, FakeModel(), options=Options(shard_rows=8),
+           on_commit=acknowledged, cluster=settings(load=partial(Slow, pids, 0.5), workers=1))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_driver_goes_on_where_it_was(tmp_path: Path) -> None:
+    """It starts a cluster of its own, which dies with it; what it committed is not embedded again."""
+    pids, log = tmp_path / "pids", tmp_path / "log"
+    pids.mkdir()
+    log.touch()
+    environment = os.environ | {"PYTHONPATH": str(HERE)}
+    command = [sys.executable, "-c", DRIVER, str(tmp_path / "shelf"), str(pids), str(log)]
+    child = subprocess.Popen(command, env=environment, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while len(log.read_text().split()) < 16 and time.monotonic() < deadline and child.poll() is None:
+            time.sleep(0.05)
+        child.kill()
+        assert child.wait() == -signal.SIGKILL, "it ended before it could be killed"
+        acknowledged = log.read_text().split()
+        workers = [int(file.name) for file in pids.iterdir()]
+        deadline = time.monotonic() + 30
+        while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert not any(Path(f"/proc/{pid}").exists() for pid in workers), "its workers outlived it"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+    assert 16 <= len(acknowledged) < 60
+    before = table(tmp_path / "shelf")
+    assert set(acknowledged) <= set(before)
+    model = FakeModel()
+    report = embed_feed([product(i) for i in range(60)], tmp_path / "shelf", model)
+    assert report.unchanged == len(before) and set(model.asked) == {f"p{i}" for i in range(60)} - set(before)
+    assert len(table(tmp_path / "shelf")) == 60
+
+
+@pytest.mark.slow
+def test_mistakes_come_back_as_sentences(tmp_path: Path, cluster: None) -> None:
+    with pytest.raises(UserError, match="a worker found another model"):
+        embed_feed(
+            [product(0)], tmp_path / "a", FakeModel(),
+            cluster=settings(load=partial(FakeModel, fingerprint="another")),
+        )  # fmt: skip
+    with pytest.raises(UserError, match="save it to a folder first"):
+        embed_feed([product(0)], tmp_path / "b", FakeModel(), cluster=settings(load=None))
+
+
+def test_what_is_known_is_found() -> None:
+    from moonshelf.catalogue.ray_embed import Known
+
+    hashes = {f"id {i}": (f"{i:064x}", f"{i + 1:064x}") for i in range(100)}
+    known = Known.of(hashes)
+    assert all(known.get(id) == pair for id, pair in hashes.items()) and known.get("id 100") is None
+    assert Known.of({}).get("id 0") is None
+
+
+def test_rows_survive_the_journey() -> None:
+    from moonshelf.catalogue.ray_embed import FEED, _packed, _unpacked
+
+    pa = pytest.importorskip("pyarrow")
+    odd = product(
+        1, title="lone \ud800 surrogate", images=(ImageRef(data=picture()), ImageRef(path="/a.jpg"))
+    )
+    rows = pa.Table.from_pylist([_packed((1, 0.5, odd)), _packed(("note", None, product(2)))], FEED)
+    assert [_unpacked(row) for row in rows.to_pylist()] == [odd, product(2)]
