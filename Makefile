@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo serve test test-all lint clean
+.PHONY: demo serve test test-all bench lint clean
 
 demo: .venv/.core
 	$(BIN)/moonshelf demo --out demo
@@ -15,6 +15,10 @@ test: .venv/.dev lint
 
 test-all: .venv/.dev lint
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+# Half an hour on two quiet cores; what is measured stays in bench/ and is not measured again.
+bench: .venv/.dev
+	$(BIN)/python benchmarks/bench.py
 
 lint: .venv/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -36,4 +40,4 @@ UV_INSTALL = UV_FIND_LINKS="$$($(BIN)/python -m pip config get global.find-links
 	$(UV_INSTALL) -e '.[dev,train]' && touch $@ .venv/.core
 
 clean:
-	rm -rf .venv demo runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv bench demo runs .pytest_cache .mypy_cache .ruff_cache
