@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from moonshelf.catalogue.store_cli import app as store_app
 from moonshelf.creative_cli import app as creative_app
 from moonshelf.errors import EXIT_PARTIAL, EXIT_USAGE, UserError
 from moonshelf.service.keys_cli import app as keys_app
@@ -29,6 +30,7 @@ CatalogueFolder = Annotated[Path, typer.Argument(help="Folder that `moonshelf em
 
 app.add_typer(creative_app, name="creative")
 app.add_typer(keys_app, name="keys")
+app.add_typer(store_app, name="store")
 
 # Commands go here, one function each, about 30 lines at most: check, embed, index, search, duplicates,
 # mine, evaluate, train, demo, doctor; those about creatives are in `creative_cli`.
@@ -402,15 +404,45 @@ def embed(
 
 
 @app.command()
-def index(folder: CatalogueFolder, json: Json = False) -> None:
-    """Build the vector and full-text indexes of a catalogue; both can always be built again."""
+def index(
+    folder: CatalogueFolder,
+    target_recall: Annotated[
+        float | None, typer.Option(help="Measure kinds of index; take the cheapest that reaches this recall.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", "--k", help="Results that the recall is counted over.")] = 10,
+    max_mb: Annotated[float | None, typer.Option(help="Most memory that the vector index may take.")] = None,
+    max_ms: Annotated[float | None, typer.Option(help="Longest median time of a query.")] = None,
+    all_kinds: Annotated[
+        bool, typer.Option("--all", help="Measure dearer kinds too, for the table.")
+    ] = False,
+    forget: Annotated[bool, typer.Option(help="Drop what was chosen: flat, above 50,000 rows HNSW.")] = False,
+    json: Json = False,
+) -> None:
+    """Build the vector and full-text indexes of a catalogue; both can always be built again.
+
+    What --target-recall has chosen is kept when the index is built again.
+    """
     from moonshelf.catalogue.search import Catalogue
 
-    info = Catalogue.open(folder).index()
+    tuning = None
+    if target_recall is not None:
+        from moonshelf.catalogue.tuning import Tuning
+
+        tuning = Tuning(target_recall, k, max_mb, max_ms, all_kinds, say=say)
+    elif all_kinds or max_mb is not None or max_ms is not None:
+        raise UserError("--max-mb, --max-ms and --all go with --target-recall.")
+    info = Catalogue.open(folder).index(tuning, forget=forget)
     if json:
         print_json(info.as_dict())
-    else:
-        print(f"{info.rows:,} products indexed ({info.kind}) in {info.seconds:.1f} s, in {folder}/index.")
+        return
+    if tuning is not None:
+        from rich.console import Console
+
+        from moonshelf.catalogue.tables import show_tuning
+
+        show_tuning(tuning, info.spec, Console())
+    kind = f"{info.kind}, chosen for recall {info.tuned['target']:g}" if info.tuned else info.kind
+    print(f"{info.rows:,} products indexed ({kind}) in {info.seconds:.1f} s, in {folder}/index.")
 
 
 @app.command()

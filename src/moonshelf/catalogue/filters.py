@@ -42,14 +42,18 @@ def to_sql(
         if name == "category":
             terms.append(_categories(values))
             continue
-        wanted = [normalise_value(name, value) if name in ATTRIBUTES else value for value in values]
-        terms.append(f"{name} IN ({_literals(name, wanted)})")
+        terms.append(f"{name} IN ({_literals(name, stored_values(name, values))})")
     for bound, sign in ((price_min, ">="), (price_max, "<=")):
         if bound is not None:
             if not math.isfinite(bound):
                 raise UserError("a price in a filter must be a finite number.")
             terms.append(f"price {sign} {float(bound)!r}")
     return " AND ".join(terms) or None
+
+
+def stored_values(name: str, values: Sequence[str]) -> list[str]:
+    """Values of a filter in the form in which the store has them."""
+    return [normalise_value(name, value) if name in ATTRIBUTES else value for value in values]
 
 
 def _categories(paths: Sequence[str]) -> str:

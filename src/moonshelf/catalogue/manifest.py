@@ -2,7 +2,8 @@
 atomically, and one writer at a time.
 
 A folder holds `manifest.json` (which model, preprocessing and mode its vectors come from),
-`products.lance` (the rows), `index/` (a cache), `run.json` and `rejects.jsonl` (the last run).
+`products.lance` (the rows, unless `place` names another place for them), `index/` (a cache), `run.json` and
+`rejects.jsonl` (the last run).
 """
 
 from __future__ import annotations
@@ -42,7 +43,11 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Manifest:
-    """Which vectors a folder holds. `model` is what `from_pretrained` was given, `preprocessing` a hash."""
+    """Which vectors a folder holds. `model` is what `from_pretrained` was given, `preprocessing` a hash.
+
+    `place` is where LanceDB keeps the rows if not in the folder, such as s3://bucket/shelf; `keep_days` is
+    how long versions of the rows outlive compaction.
+    """
 
     model: str
     fingerprint: str
@@ -50,6 +55,8 @@ class Manifest:
     preprocessing: str
     reason: str = "off"
     format: int = FORMAT
+    place: str = ""
+    keep_days: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
 
     @classmethod

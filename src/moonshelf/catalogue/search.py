@@ -4,13 +4,14 @@ With words in the query two lists are made, the nearest vectors and the best ful
 by reciprocal rank (k = 60, the constant of the original paper): a row's score is the sum of 1 / (60 + rank)
 over the lists it is in. Ranks need no common scale, and each hit says which rank it had in which list.
 
-The vector list comes from the FAISS index. Where it is missing or older than the store, or where a filter
-leaves so few rows that a graph would miss them, the store is searched exactly; the result says so.
+The vector list comes from the FAISS index; where it is missing or damaged, the store is searched exactly and
+the result says so. A filter's rows are remembered until the store changes: reading them is most of its cost.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 from moonshelf.catalogue import ann
 from moonshelf.catalogue.manifest import NAME as MANIFEST_NAME
 from moonshelf.catalogue.manifest import Encoder, Manifest
+from moonshelf.catalogue.nearest import AnnIndex, Passing
 from moonshelf.catalogue.store import Store, key_of
 from moonshelf.errors import UserError
 from moonshelf.product import ImageRef, Product
@@ -29,11 +31,16 @@ from moonshelf.prompts import clean_text
 if TYPE_CHECKING:
     from moonshelf.catalogue.duplicates import DuplicateReport
     from moonshelf.catalogue.embed import EmbedReport
+    from moonshelf.catalogue.tuning import Tuning
 
 MODES = ("hybrid", "vector", "text")
 RRF_K = 60
 DEPTH = 100  # entries of each list that take part in the fusion
 MAX_K = 1_000
+FILTERS_KEPT, FILTER_ROWS_KEPT = (
+    64,
+    4_000_000,
+)  # 16 bytes a row that passes, and a byte for each that does not
 SHOWN = ("id", "title", "brand", "price", "currency", "category", "group_id", "link", "rationale")
 
 
@@ -62,6 +69,16 @@ class SearchResult:
         return {"mode": self.mode, "notes": self.notes, "hits": [hit.as_dict() for hit in self.hits]}
 
 
+@dataclass
+class _Filter:
+    """A filter's rows, at one version of the store; `passing` is how `index` knows them."""
+
+    version: int
+    keys: np.ndarray
+    index: AnnIndex | None = None
+    passing: Passing | None = None
+
+
 def reciprocal_rank_fusion(lists: Sequence[Sequence[int]], k: int = RRF_K) -> list[tuple[int, float]]:
     """(key, score) of all keys in the ranked `lists`, best first; equal scores in order of key."""
     scores: dict[int, float] = {}
@@ -83,8 +100,10 @@ class Catalogue:
         self._given = model
         self._model: Encoder | None = None
         self._store: Store | None = None
-        self._ann: tuple[tuple[float, int], ann.AnnIndex | None, str] | None = None
+        self._ann: tuple[tuple[float, int], AnnIndex | None, str] | None = None
         self._loading = threading.Lock()
+        self._filters: OrderedDict[str, _Filter] = OrderedDict()
+        self._filtering = threading.Lock()
 
     @classmethod
     def open(cls, folder: str | Path, model: Encoder | str | None = None) -> Catalogue:
@@ -133,23 +152,23 @@ class Catalogue:
         """Bring the catalogue up to date with a feed; `options` are those of `embed.Options`."""
         from moonshelf.catalogue.embed import Options, embed_feed
 
-        fetcher, on_commit = options.pop("fetcher", None), options.pop("on_commit", None)
+        passed = {name: options.pop(name, None) for name in ("fetcher", "on_commit", "cluster")}
         report = embed_feed(
             feed,
             self.folder,
             self.model,
             model_name=self.model_name,
             options=Options(**options),
-            fetcher=fetcher,
             progress=progress,
-            on_commit=on_commit,
+            **passed,
         )
         self._store = Store.open(self.folder)
         return report
 
-    def index(self) -> ann.IndexInfo:
-        """Build the vector and full-text indexes anew."""
-        return ann.build(self.folder)
+    def index(self, tuning: Tuning | None = None, *, forget: bool = False) -> ann.IndexInfo:
+        """Build the vector and full-text indexes anew: by measurement with `tuning`, else as chosen by an
+        earlier one unless that is to be forgotten."""
+        return ann.build(self.folder, choose=tuning.choose if tuning is not None else None, forget=forget)
 
     def duplicates(self, **options: Any) -> DuplicateReport:
         """Pairs and groups that may be one product; see `duplicates.find`."""
@@ -191,11 +210,11 @@ class Catalogue:
             raise UserError("the query is empty: give words or a picture.")
         if mode == "text" and not words:
             raise UserError("mode text needs words in the query.")
-        keys = self.store.keys_where(where) if where is not None else None
+        allowed = self._filter(where) if where is not None else None
         notes: list[str] = []
         if not len(self.store):
             return SearchResult([], mode, [f"{self.folder} holds no products"])
-        if keys is not None and not len(keys):
+        if allowed is not None and not len(allowed.keys):
             return SearchResult([], mode, ["no product passes the filter"])
 
         depth = max(DEPTH, k)
@@ -211,7 +230,7 @@ class Catalogue:
         if mode != "text":
             if vector is None:
                 vector = self._vector(query, like, reason)
-            by_vector, note = self._nearest(vector, depth + 1, where, keys)
+            by_vector, note = self._nearest(vector, depth + 1, where, allowed)
             if note:
                 notes.append(note)
             if like is not None:
@@ -239,14 +258,38 @@ class Catalogue:
         return vector
 
     def _nearest(
-        self, vector: np.ndarray, k: int, where: str | None, keys: np.ndarray | None
+        self, vector: np.ndarray, k: int, where: str | None, allowed: _Filter | None
     ) -> tuple[list[tuple[int, float]], str]:
         index, note = self._index()
-        if index is not None and (keys is None or index.can_filter(len(keys))):
-            return index.search(vector[None], k, keys)[0], note
-        return self.store.nearest(vector, k, where), note
+        if index is None:
+            return self.store.nearest(vector, k, where), note
+        if allowed is None:
+            return index.search(vector[None], k)[0], note
+        passing = allowed.passing
+        if passing is None or allowed.index is not index:
+            passing = index.passing(allowed.keys)
+            allowed.index, allowed.passing = index, passing
+        return index.search(vector[None], k, passing)[0], note
 
-    def _index(self) -> tuple[ann.AnnIndex | None, str]:
+    def _filter(self, where: str) -> _Filter:
+        version = self.store.version
+        with self._filtering:
+            found = self._filters.get(where)
+            if found is not None and found.version == version:
+                self._filters.move_to_end(where)
+                return found
+        found = _Filter(version, self.store.keys_where(where))
+        with self._filtering:
+            self._filters[where] = found
+            self._filters.move_to_end(where)
+            while len(self._filters) > FILTERS_KEPT or (
+                len(self._filters) > 1
+                and sum(len(one.keys) for one in self._filters.values()) > FILTER_ROWS_KEPT
+            ):
+                self._filters.popitem(last=False)
+        return found
+
+    def _index(self) -> tuple[AnnIndex | None, str]:
         """The loaded index, loaded again when it or the store has changed."""
         with self._loading:  # readers in other threads wait for one loading instead of each doing it
             path = self.folder / "index" / "index.json"

@@ -18,7 +18,9 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from datetime import timedelta
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +31,7 @@ import pyarrow.compute as pc
 from lancedb.index import FTS
 from lancedb.query import MatchQuery
 
+from moonshelf.catalogue.manifest import NAME as MANIFEST_NAME
 from moonshelf.catalogue.manifest import Manifest
 from moonshelf.errors import UserError
 
@@ -99,6 +102,24 @@ def key_of(id: str) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 1
 
 
+def connect(place: str) -> Any:
+    """LanceDB at a folder or at an address (s3://, gs://, az://, file://); credentials are those of the
+    environment. An interval of zero: a long-lived reader sees what another process has committed."""
+    return lancedb.connect(place, read_consistency_interval=timedelta(0))
+
+
+@dataclass(frozen=True)
+class Version:
+    """A state of the rows that can still be gone back to."""
+
+    number: int
+    time: datetime
+    rows: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"version": self.number, "time": self.time.isoformat(timespec="seconds"), "rows": self.rows}
+
+
 class Store:
     """The table of one catalogue folder. Readers see the newest version at each call."""
 
@@ -114,25 +135,33 @@ class Store:
         Raises UserError if the folder is no catalogue.
         """
         folder = Path(folder)
-        if create is not None and not (folder / "manifest.json").exists():
-            if (folder / f"{TABLE}.lance").exists():
+        here = (folder / f"{TABLE}.lance").exists()
+        if create is not None and not (folder / MANIFEST_NAME).exists():
+            if here:
                 raise UserError(
                     f"{folder} holds products but no manifest.json, so nobody can say which model made "
                     "their vectors: embed the feed into an empty folder."
                 )
             create.write(folder)
         manifest = Manifest.read(folder)
-        # An interval of zero: a long-lived reader sees what another process has committed.
-        db = lancedb.connect(str(folder), read_consistency_interval=timedelta(0))
+        place = manifest.place or str(folder)
+        db = connect(place)
         try:
             table = db.open_table(TABLE)
-        except (ValueError, FileNotFoundError):
+        except Exception as error:  # of an object store, with classes of its own
+            if manifest.place:  # never made anew: it may only be out of reach
+                reason = _short_reason(str(error))
+                raise UserError(
+                    f"{folder} keeps its products in {place}, which cannot be read: {reason}."
+                ) from None
+            if not isinstance(error, ValueError | FileNotFoundError):
+                raise
             if create is None:
                 raise UserError(
                     f"{folder} holds no products yet: run `moonshelf embed FEED -o {folder}`."
                 ) from None
             # The manifest comes first, so this is a first run, or one killed between the two.
-            mode = "overwrite" if (folder / f"{TABLE}.lance").exists() else "create"
+            mode = "overwrite" if here else "create"
             table = db.create_table(TABLE, schema=schema(manifest.dim), mode=mode)
         if table.schema.field("vector").type != pa.list_(pa.float32(), manifest.dim):
             raise UserError(
@@ -153,6 +182,11 @@ class Store:
     @property
     def columns(self) -> list[str]:
         return list(self._table.schema.names)
+
+    @property
+    def place(self) -> str:
+        """Where the rows are kept: an address, or a folder."""
+        return self.manifest.place or str(self.folder / f"{TABLE}.lance")
 
     @property
     def version(self) -> int:
@@ -176,6 +210,10 @@ class Store:
             return (search.where(where) if where else search).limit(None).to_arrow()
 
         return self._read(query)
+
+    def batches(self, columns: Sequence[str], rows: int) -> pa.RecordBatchReader:
+        """Chosen columns of all rows of the newest version, at most `rows` at a time."""
+        return self._table.search().select(list(columns)).to_batches(rows)
 
     def rows(self, keys: Iterable[int], columns: Sequence[str] | None = None) -> pa.Table:
         """Rows with these keys, in no particular order; unknown keys are left out."""
@@ -222,15 +260,6 @@ class Store:
         digits = "".join(pc.utf8_slice_codeunits(table["content_hash"], 0, 16).to_pylist())
         hashes = np.frombuffer(bytes.fromhex(digits), "<i8")
         return np.stack([table["key"].to_numpy(), hashes], axis=1)
-
-    def vector_state(self) -> str:
-        """Hash of which vectors the store holds: changes when one is added, redone or removed, not when
-        a price moves or files are compacted. This is what an index is stale against."""
-        table = self.scan(["key", "content_hash"]).sort_by("key")
-        digest = hashlib.sha256(table["key"].to_numpy().tobytes())
-        for value in table["content_hash"].to_pylist():
-            digest.update(value.encode())
-        return digest.hexdigest()
 
     def nearest(self, vector: np.ndarray, k: int, where: str | None = None) -> list[tuple[int, float]]:
         """Exact search: (key, cosine) of the k nearest rows, best first."""
@@ -316,15 +345,64 @@ class Store:
         with self._lock:
             self._table.create_index("text", config=FTS(base_tokenizer="icu"), replace=True)
 
-    def compact(self, keep: timedelta = timedelta(0)) -> None:
-        """Join small files, bring the text index up to date, drop versions older than `keep`.
+    def compact(self) -> None:
+        """Join small files, bring the text index up to date, drop versions older than the manifest's
+        `keep_days`.
 
         Files without a version (left by a killed process) go too: the caller holds the writer lock, so
         nobody is writing them. A reader whose version goes reads again from the newest (`_read`).
         """
+        keep = timedelta(days=self.manifest.keep_days)
         with self._lock, warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # its warning about `keep` of zero: see above
             self._table.optimize(cleanup_older_than=keep, delete_unverified=True)
+
+    # ----------------------------------------------------------------------------------- versions
+
+    def versions(self) -> list[Version]:
+        """States that compaction has not dropped, the newest first."""
+        found = []
+        for one in self._read(self._table.list_versions):
+            rows = int(one["metadata"].get("total_rows", -1))
+            found.append(Version(int(one["version"]), one["timestamp"], rows))
+        return sorted(found, key=lambda one: -one.number)
+
+    def rollback(self, number: int) -> None:
+        """Make the rows of an earlier version the newest, in one commit; the versions between stay.
+
+        The caller holds the writer lock. The full-text index goes back too; the vector index catches up when
+        it is next loaded. Raises UserError if there is no such version any more.
+        """
+        known = [one.number for one in self.versions()]
+        if number not in known:
+            raise UserError(
+                f"{self.folder} has no version {number}: it has {', '.join(map(str, known))}. Older ones "
+                f"went at compaction; `moonshelf store keep {self.folder} --days 7` keeps them longer."
+            )
+        with self._lock:
+            self._table.restore(number)
+            self._table.checkout_latest()
+
+    def copy_to(self, place: str, rows: int = 8_192) -> None:
+        """Write all rows as a table of another place, which must not hold one. Its indexes are not copied.
+
+        Raises UserError if the place cannot be written to, or holds products.
+        """
+        try:
+            db = connect(place)
+            with suppress(ValueError, FileNotFoundError):  # no table, or no place: writing tells
+                db.open_table(TABLE)
+                raise UserError(f"{place} already holds products: name an empty place.")
+            db.create_table(TABLE, self.batches(self.columns, rows), schema=self._table.schema)
+            copied = int(db.open_table(TABLE).count_rows())
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{place} cannot be written to: {_short_reason(str(error))}.") from None
+        if copied != len(self):
+            raise UserError(
+                f"{copied:,} of {len(self):,} products arrived in {place}: empty it and try again."
+            )
 
 
 def _short_reason(error: str) -> str:

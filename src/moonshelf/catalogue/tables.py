@@ -3,7 +3,7 @@ dropped and nothing in it is read as markup."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from moonshelf.catalogue.duplicates import DuplicateReport, Pair
     from moonshelf.catalogue.embed import EmbedReport
     from moonshelf.catalogue.search import SearchResult
+    from moonshelf.catalogue.tuning import Tuning
 
 _HEADINGS = {
     "duplicate": "Duplicates: one identifier",
@@ -81,6 +82,41 @@ def show_hits(result: SearchResult, console: Console) -> None:
         console.print(table)
     for note in result.notes or ([] if result.hits else ["nothing found"]):
         console.print(plain(f"Note: {note}.", 400), style="dim")
+
+
+def show_tuning(tuning: Tuning, chosen: dict[str, Any], console: Console) -> None:
+    """What was measured, the least memory first; the chosen index is marked."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    table.add_column("index", no_wrap=True)
+    columns = (
+        f"recall@{tuning.k}",
+        "½ pass",
+        "⅒ pass",
+        "p50 ms",
+        "p95 ms",
+        "memory MB",
+        "disk MB",
+        "built s",
+    )
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for trial in sorted(tuning.trials, key=lambda one: (one.memory_bytes, one.p50_ms)):
+        table.add_row(
+            "→" if trial.spec.as_dict() == chosen else "",
+            trial.spec.label(),
+            *(f"{value:.3f}" for value in trial.recalls.values()),
+            f"{trial.p50_ms:.2f}",
+            f"{trial.p95_ms:.2f}",
+            f"{trial.memory_bytes / 1e6:,.1f}",
+            f"{trial.disk_bytes / 1e6:,.1f}",
+            f"{trial.build_s:.1f}",
+        )
+    console.print(table)
+    note = "Queries were rows of the catalogue itself, each left out of its own answer."
+    if tuning.note:
+        note = f"{note} {tuning.note[0].upper()}{tuning.note[1:]}."
+    console.print(Text(note), style="dim", soft_wrap=True)
 
 
 def show_duplicates(report: DuplicateReport, console: Console, limit: int = 20) -> None:

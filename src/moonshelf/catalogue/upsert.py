@@ -267,9 +267,13 @@ class Writer:
         return pa.Table.from_pylist(list(rows), self._schema)
 
     def _check(self) -> None:
-        """The folder still holds vectors of the model that made these."""
+        """The folder still holds vectors of the model that made these, and at the same place."""
         now, ours = Manifest.read(self.store.folder), self.store.manifest
         if (now.fingerprint, now.dim, now.preprocessing) != (ours.fingerprint, ours.dim, ours.preprocessing):
             raise UserError(
                 f"{self.store.folder} was embedded anew with another model: restart what writes to it."
+            )
+        if now.place != ours.place:
+            raise UserError(
+                f"{self.store.folder} keeps its products elsewhere now: restart what writes to it."
             )

@@ -1,0 +1,140 @@
+"""`moonshelf store`: what a catalogue's rows have been, where they lie, and copies of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moonshelf.shell import Json, print_json, say
+
+if TYPE_CHECKING:
+    from moonshelf.catalogue.store import Store
+
+app = typer.Typer(
+    help="Versions of a catalogue's rows, where they are kept, copies of them in a vector database.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+Folder = Annotated[Path, typer.Argument(help="Folder that `moonshelf embed` made.")]
+
+
+def _open(folder: Path) -> Store:
+    from moonshelf.catalogue.store import Store
+
+    return Store.open(folder)
+
+
+@app.command()
+def versions(folder: Folder, json: Json = False) -> None:
+    """List the states of the rows that can be gone back to, the newest first."""
+    store = _open(folder)
+    found = store.versions()
+    if json:
+        print_json({"keep_days": store.manifest.keep_days, "versions": [one.as_dict() for one in found]})
+        return
+    for one in found:
+        print(f"{one.number:>7}  {one.time:%Y-%m-%d %H:%M:%S}  {one.rows:>12,} products")
+    if not store.manifest.keep_days:
+        say(f"earlier ones go at every compaction; keep them with: moonshelf store keep {folder} --days 7")
+
+
+@app.command()
+def rollback(
+    folder: Folder, version: Annotated[int, typer.Argument(help="Number from `moonshelf store versions`.")]
+) -> None:
+    """Make an earlier version of the rows the newest; it can be undone in the same way."""
+    from moonshelf.catalogue.manifest import writing
+
+    store = _open(folder)
+    with writing(folder):
+        before, rows = store.version, len(store)
+        store.rollback(version)
+    print(
+        f"{folder} is as it was in version {version}: {len(store):,} products; before, in version {before}, "
+        f"{rows:,}. The vector index catches up when it is next loaded."
+    )
+
+
+@app.command()
+def keep(
+    folder: Folder, days: Annotated[float, typer.Option(min=0, help="0 keeps none but the newest.")]
+) -> None:
+    """Say how long versions of the rows outlive compaction; each costs disk for what was rewritten since."""
+    from dataclasses import replace
+
+    from moonshelf.catalogue.manifest import writing
+
+    _open(folder)
+    with writing(folder):
+        manifest = _open(folder).manifest
+        replace(manifest, keep_days=days).write(folder)
+    print(f"versions of the last {days:g} days are kept" if days else "only the newest version is kept")
+
+
+@app.command()
+def compact(folder: Folder) -> None:
+    """Join small files, bring the full-text index up to date, and drop versions that are too old to keep."""
+    from moonshelf.catalogue.manifest import writing
+
+    _open(folder)
+    with writing(folder):
+        store = _open(folder)
+        before = len(store.versions())
+        store.compact()
+    print(f"{len(store):,} products compacted; {len(store.versions())} versions left of {before}")
+
+
+@app.command()
+def move(
+    folder: Folder,
+    place: Annotated[str, typer.Argument(help="s3://, gs://, az:// or file:// address, or a folder.")],
+) -> None:
+    """Keep the rows at another place, such as a bucket; the folder keeps manifest, lock and index.
+
+    Rows are copied and counted before the folder points to them. The former copy stays until you delete it.
+    """
+    from dataclasses import replace
+
+    from moonshelf.catalogue.manifest import writing
+
+    _open(folder)
+    place = place if "://" in place else str(Path(place).resolve())
+    with writing(folder):
+        store = _open(folder)
+        text = store.has_full_text
+        store.copy_to(place)
+        replace(store.manifest, place=place).write(folder)
+        moved = _open(folder)
+        if text:
+            moved.index_text()
+    print(f"{len(moved):,} products of {folder} are kept in {place} from now on.")
+    say(f"the former copy is no longer read; delete it when you are sure: {store.place}")
+
+
+@app.command()
+def push(
+    folder: Folder,
+    to: Annotated[str, typer.Option(help="qdrant or milvus.")],
+    url: Annotated[str, typer.Option(help="Address of the server; a path is the client's local mode.")],
+    collection: Annotated[str, typer.Option(help="Becomes a copy: other rows in it are deleted.")],
+    json: Json = False,
+) -> None:
+    """Copy vectors, ids and what is filtered by into a collection of a vector database.
+
+    Only tested against the clients' local modes. Keys: QDRANT_API_KEY and MILVUS_TOKEN in the environment.
+    """
+    from moonshelf.catalogue.remote_index import connect
+    from moonshelf.catalogue.remote_index import push as run
+
+    store = _open(folder)
+    done = run(store, connect(to, url, collection, store.manifest.dim), say)
+    if json:
+        print_json(done.as_dict())
+        return
+    print(
+        f"{done.written:,} products written to {collection}, {done.deleted:,} deleted; it holds "
+        f"{done.rows:,}."
+    )
