@@ -27,9 +27,9 @@ LAYERS = (
     ("training", "catalogue"),
     ("creatives",),
     ("benchmark",),
-    ("doctor", "demo", "creative_demo", "report"),
+    ("doctor", "demo", "creative_demo", "report", "export", "parity"),
     ("service",),
-    ("creative_cli",),
+    ("creative_cli", "engine_cli"),
     ("cli",),
 )
 

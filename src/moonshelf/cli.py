@@ -14,6 +14,7 @@ import typer
 
 from moonshelf.catalogue.store_cli import app as store_app
 from moonshelf.creative_cli import app as creative_app
+from moonshelf.engine_cli import export, parity
 from moonshelf.errors import EXIT_PARTIAL, EXIT_USAGE, UserError
 from moonshelf.service.keys_cli import app as keys_app
 from moonshelf.shell import Json, flags, print_json, say
@@ -31,6 +32,9 @@ CatalogueFolder = Annotated[Path, typer.Argument(help="Folder that `moonshelf em
 app.add_typer(creative_app, name="creative")
 app.add_typer(keys_app, name="keys")
 app.add_typer(store_app, name="store")
+
+app.command()(export)
+app.command()(parity)
 
 # Commands go here, one function each, about 30 lines at most: check, embed, index, search, duplicates,
 # mine, evaluate, train, demo, doctor; those about creatives are in `creative_cli`.
@@ -356,7 +360,11 @@ ModelName = Annotated[
 @app.command()
 def embed(
     feed: Annotated[
-        Path, typer.Argument(help="File or folder of products, in any dialect that `check` reads.")
+        str,
+        typer.Argument(
+            help="File or folder of products, in any dialect that `check` reads; with --ray also folders of "
+            "Parquet, Lance tables, and addresses such as s3://bucket/feed."
+        ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the catalogue, new or to be updated.")],
     reason: Annotated[str, typer.Option(help="Write a rationale first: off, on or auto.")] = "off",
@@ -370,12 +378,26 @@ def embed(
         bool, typer.Option(help="Embed products by their text alone where no picture can be used.")
     ] = False,
     remote_images: Annotated[bool, typer.Option(help="Fetch images from public web addresses.")] = False,
+    writer: Annotated[
+        str | None,
+        typer.Option(help="Server that writes the rationales: http://host:8000/v1; see `export`."),
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option(help="Compute on Ray: local, auto, or a cluster's address.")
+    ] = None,
+    ray_workers: Annotated[int | None, typer.Option(min=1, help="At most so many workers.")] = None,
+    ray_cpus: Annotated[float, typer.Option(help="CPUs of one worker.")] = 1.0,
+    ray_gpus: Annotated[float, typer.Option(help="GPUs of one worker, say 0.5.")] = 0.0,
     json: Json = False,
 ) -> None:
     """Embed a feed: only new and changed products are read by the model, and a killed run goes on."""
     from moonshelf.catalogue.search import Catalogue, saved_model
 
-    fetcher = None
+    fetcher = cluster = None
+    if ray is not None:
+        from moonshelf.catalogue.ray_embed import Cluster
+
+        cluster = Cluster(ray, ray_workers, ray_cpus, ray_gpus)
     if remote_images:
         from moonshelf.remote import RemoteFetcher
 
@@ -385,6 +407,8 @@ def embed(
         feed,
         progress=not json,
         fetcher=fetcher,
+        cluster=cluster,
+        writer=writer,
         reason=reason,
         dialect=dialect,
         batch_tokens=batch_tokens,

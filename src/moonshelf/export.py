@@ -19,6 +19,7 @@ from typing import Any
 from moonshelf.errors import UserError
 from moonshelf.model import files
 from moonshelf.model.modeling import MoonModel
+from moonshelf.model.stock import quiet
 from moonshelf.model.writers import served_name
 from moonshelf.training.adapters import merged_state
 from moonshelf.training.starter import CHAT_TEMPLATE
@@ -47,7 +48,8 @@ def export_vllm(model: MoonModel, out: str | Path, name: str = "") -> str:
     out.mkdir(parents=True, exist_ok=True)
     for old in out.glob("*.safetensors*"):
         old.unlink()
-    model.backbone.save_pretrained(out, state_dict=merged_state(model))
+    with quiet():
+        model.backbone.save_pretrained(out, state_dict=merged_state(model))
     _write_processor(model, out)
     served = served_name(model)
     limit = model.prompt.max_images

@@ -98,6 +98,7 @@ class Options:
     images_root: str | None = None
     allow_text_only: bool = False
     shard_rows: int = SHARD_ROWS
+    writer: str | None = None  # the server that writes the rationales, see `model.writers`
 
 
 def embed_feed(
@@ -123,6 +124,8 @@ def embed_feed(
         raise UserError(f"reason must be one of {', '.join(REASONS)}, not '{options.reason}'.")
     if options.batch_tokens < 1 or options.shard_rows < 1:
         raise UserError("batch tokens and shard rows must be at least 1.")
+    if options.writer:
+        model = with_writer(model, options)
     out, name = Path(out), model_name or "the model passed"
     make: Callable[..., Run]
     if cluster is None:
@@ -151,6 +154,15 @@ def embed_feed(
             finally:  # an interrupted run is on record too, with `complete` false
                 _write_run(out, feed, model, name, options, run.report)
     return run.report
+
+
+def with_writer(model: Any, options: Options) -> Encoder:
+    """The model with its rationales written where the options say."""
+    from moonshelf.model.writers import opened
+
+    if options.reason != "on":
+        raise UserError("a writer writes for every product: set reason to on.")
+    return opened(model, options.writer or "")
 
 
 def _write_run(

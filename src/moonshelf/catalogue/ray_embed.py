@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 
 from moonshelf import images
-from moonshelf.catalogue.embed import Options, Run
+from moonshelf.catalogue.embed import Options, Run, with_writer
 from moonshelf.catalogue.manifest import Encoder
 from moonshelf.catalogue.search import load_model
 from moonshelf.catalogue.store import key_of, schema
@@ -264,6 +264,8 @@ class Worker:
                 f"a worker found another model ({self.model.fingerprint[:12]}) where the driver has "
                 f"{fingerprint[:12]}: put the same files on every machine."
             )
+        if options.writer:
+            self.model = with_writer(self.model, options)
         self.known: Known = ray.get(known)
         self.options, self.fetcher, self.root = options, fetcher, root
         store = [pa.field(field.name, field.type) for field in schema(self.model.dim)]
