@@ -36,12 +36,11 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LogitsProcessor, LogitsProcessorList
 
 from moonshelf.doctor import environment
 from moonshelf.model import engine, files
 from moonshelf.model.modeling import MoonModel, normalise
-from moonshelf.model.processing import Batch
+from moonshelf.model.writers import Generated
 from moonshelf.product import ImageRef, Product
 from moonshelf.sampleshop import iter_products
 
@@ -87,50 +86,13 @@ def prepared(model: MoonModel, products: Iterable[Product], tokens: int) -> list
 # ---- one pass against generate, then encode again --------------------------------------------------
 
 
-class Banned(LogitsProcessor):
-    """The engine's constraint: no reserved token in a rationale."""
-
-    def __init__(self, bias: torch.Tensor) -> None:
-        self.bias = bias
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        return scores + self.bias
-
-
-def generate(model: MoonModel, batch: Batch) -> list[list[int]]:
-    """Token ids of each rationale, by `generate` of transformers on the prompt padded on the left."""
-    prepare, limit = model.prepare, model.prompt.max_rationale_tokens
-    shift = batch.input_ids.shape[1] - batch.attention.sum(1)
-    turned = [
-        torch.stack([row.roll(int(by)) for row, by in zip(tensor, shift, strict=True)])
-        for tensor in (batch.input_ids, batch.attention.long(), batch.image_mask.int())
-    ]
-    output = model.backbone.generate(
-        input_ids=turned[0],
-        attention_mask=turned[1],
-        mm_token_type_ids=turned[2],
-        pixel_values=batch.pixel_values,
-        image_grid_thw=batch.grid,
-        max_new_tokens=limit + 1,
-        do_sample=False,
-        eos_token_id=prepare.end_think,
-        pad_token_id=prepare.pad,
-        logits_processor=LogitsProcessorList([Banned(engine.banned_tokens(model))]),
-    )
-    bodies = []
-    for row in output[:, batch.input_ids.shape[1] :].tolist():
-        end = row.index(prepare.end_think) if prepare.end_think in row else len(row)
-        bodies.append(row[: min(end, limit)])
-    return bodies
-
-
 @torch.inference_mode()
 def twice(model: MoonModel, batches: list[list[engine.Row]]) -> tuple[np.ndarray, list[list[int]]]:
     """Write with `generate`, then encode prompt and rationale in one forward."""
-    prepare, vectors, written = model.prepare, [], []
+    prepare, vectors, written, writer = model.prepare, [], [], Generated()
     for rows in batches:
         first = engine.make_batch(model, rows, [prepare.think])
-        bodies = generate(model, first)
+        bodies = [body.ids for body in writer.write_batch(model, first)]
         tails = [[prepare.think, *body, prepare.end_think, prepare.emb] for body in bodies]
         second = prepare.batch([r.text for r in rows], [r.image_tokens for r in rows], tails)
         second.pixel_values, second.grid = first.pixel_values, first.grid

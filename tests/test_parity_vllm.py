@@ -1,0 +1,90 @@
+"""The starter's rationales by the real vLLM, in its own environment: `make parity-vllm`.
+
+The variable VLLM names its program. Without it there is nothing to run: vLLM is no dependency of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from moonshelf.export import export_vllm, load
+from moonshelf.model.modeling import MoonModel
+from moonshelf.parity import lines, parity
+from moonshelf.sampleshop import iter_products
+
+VLLM = os.environ.get("VLLM", "")
+PRODUCTS, MINUTES = 64, 8.0  # until the server has to be up
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not VLLM, reason="VLLM names no program of vLLM")]
+
+
+@pytest.fixture(scope="module")
+def starter() -> MoonModel:
+    return load("starter")
+
+
+@pytest.fixture(scope="module")
+def server(starter: MoonModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """vLLM with the exported starter on loopback, as `export` says, in float32 and without compiling."""
+    folder = tmp_path_factory.mktemp("vllm")
+    _, *arguments = shlex.split(export_vllm(starter, folder / "model", "starter"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = ["--port", str(port), "--dtype", "float32", "--max-model-len", "1024", "--enforce-eager"]
+    environment = os.environ | {
+        "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_HOST_IP": "127.0.0.1",
+    }  # fmt: skip
+    log = folder / "server.log"
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            [VLLM, *arguments, *settings], stdout=output, stderr=subprocess.STDOUT, env=environment,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60 * MINUTES
+        while not answers(port):
+            assert process.poll() is None and time.monotonic() < deadline, tail(log)
+            time.sleep(1)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def answers(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as reply:
+            return reply.status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def tail(log: Path) -> str:
+    return "vLLM did not start:\n" + "\n".join(log.read_text(errors="replace").splitlines()[-40:])
+
+
+def test_vllm_writes_what_our_engine_writes(starter: MoonModel, server: str) -> None:
+    report = parity(starter, list(iter_products(PRODUCTS, photos=1)), ["ours", f"vllm:{server}"])
+    print("\n" + "\n".join(lines(report)))
+    print(json.dumps([vars(d) for d in report.comparisons[0].differences], indent=1))
+    [found] = report.comparisons
+    assert found.equal["prompt"] == PRODUCTS, found.first
+    # A rationale is a chain of arg-max choices: other kernels may tip a near-tie.
+    assert found.equal["rationale"] >= 0.95 * PRODUCTS, found.first
+    assert found.equal["reasoned vector"] == found.compared["reasoned vector"], found.first
