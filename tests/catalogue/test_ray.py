@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -16,13 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_model import FakeModel, picture, product, table
+from fake_model import FakeModel, product, table
+from fates import changed, counts, feed, rejects
 
 from moonshelf.catalogue import Catalogue
 from moonshelf.catalogue.embed import Options, embed_feed
-from moonshelf.errors import Problem, UserError
+from moonshelf.errors import UserError
 from moonshelf.model.modeling import MoonModel
-from moonshelf.product import ImageRef, Product
+from moonshelf.product import Product
 
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # loopback
 ray = pytest.importorskip("ray")
@@ -53,34 +53,6 @@ def cluster() -> Iterator[None]:
         )  # fmt: skip
         yield
         ray.shutdown()
-
-
-def feed() -> list[Product | Problem]:
-    """Rows of every fate; some ids twice, far apart and near each other."""
-    rows: list[Product | Problem] = [product(i) for i in range(40)]
-    rows[7] = product(7, images=(ImageRef(data=b"no picture"),))
-    rows[9] = product(8, title="the id of the row before")
-    rows[20] = Problem(21, "price", "a reader did not like it", "p20")
-    rows[30] = product(2, title="the id of a row far before")
-    rows[33] = product(33, title="", images=())
-    rows[34] = product(34, images=(ImageRef(data=picture()), ImageRef(data=b"broken")))
-    return rows
-
-
-def changed() -> list[Product | Problem]:
-    rows = feed()
-    rows[0] = product(0, title="another title")
-    rows[1] = product(1, price=99.0)
-    del rows[12]
-    return [*rows, product(50)]
-
-
-def rejects(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "rejects.jsonl").read_text().splitlines()]
-
-
-def counts(report: Any) -> dict[str, Any]:
-    return {key: value for key, value in report.as_dict().items() if key not in ("seconds", "items_per_s")}
 
 
 def settings(**changes: Any) -> Any:
@@ -206,23 +178,3 @@ def test_mistakes_come_back_as_sentences(tmp_path: Path, cluster: None) -> None:
         )  # fmt: skip
     with pytest.raises(UserError, match="save it to a folder first"):
         embed_feed([product(0)], tmp_path / "b", FakeModel(), cluster=settings(load=None))
-
-
-def test_what_is_known_is_found() -> None:
-    from moonshelf.catalogue.ray_embed import Known
-
-    hashes = {f"id {i}": (f"{i:064x}", f"{i + 1:064x}") for i in range(100)}
-    known = Known.of(hashes)
-    assert all(known.get(id) == pair for id, pair in hashes.items()) and known.get("id 100") is None
-    assert Known.of({}).get("id 0") is None
-
-
-def test_rows_survive_the_journey() -> None:
-    from moonshelf.catalogue.ray_embed import FEED, _packed, _unpacked
-
-    pa = pytest.importorskip("pyarrow")
-    odd = product(
-        1, title="lone \ud800 surrogate", images=(ImageRef(data=picture()), ImageRef(path="/a.jpg"))
-    )
-    rows = pa.Table.from_pylist([_packed((1, 0.5, odd)), _packed(("note", None, product(2)))], FEED)
-    assert [_unpacked(row) for row in rows.to_pylist()] == [odd, product(2)]

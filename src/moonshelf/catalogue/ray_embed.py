@@ -73,7 +73,8 @@ class Cluster:
     load: Callable[[], Encoder] | None = None  # how a worker gets the model; None: by its folder or name
 
     def __post_init__(self) -> None:
-        if self.block_rows < 1 or self.cpus <= 0 or self.gpus < 0 or (self.workers or 1) < 1:
+        workers = 1 if self.workers is None else self.workers
+        if self.block_rows < 1 or self.cpus <= 0 or self.gpus < 0 or workers < 1:
             raise UserError("workers, their CPUs and the rows of a block must be more than 0.")
 
 
@@ -142,7 +143,7 @@ class Away(Run):
         context.enable_progress_bars = context.print_on_execution_start = False
         context.target_max_block_size = _READ_BYTES
         context.execution_options.preserve_order = True
-        load = self.cluster.load or partial(_load, str(self.model.source))  # type: ignore[attr-defined]
+        settings = self.worker_settings()
         with DataContext.current(context):
             rows = ray.data.read_datasource(
                 _source(self.parts), num_cpus=_READ_CPUS, override_num_blocks=len(self.parts)
@@ -153,16 +154,20 @@ class Away(Run):
                 compute=ActorPoolStrategy(min_size=1, max_size=self.cluster.workers),
                 num_cpus=self.cluster.cpus,
                 num_gpus=self.cluster.gpus,
-                fn_constructor_kwargs={
-                    "load": load,
-                    "fingerprint": self.model.fingerprint,
-                    "known": ray.put(Known.of(self.hashes)),
-                    "options": self.options,
-                    "fetcher": self.fetcher,
-                    "root": self.root,
-                },
+                fn_constructor_kwargs=settings | {"known": ray.put(settings["known"])},
             )
             yield from results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+
+    def worker_settings(self) -> dict[str, Any]:
+        """What a worker is made with."""
+        return {
+            "load": self.cluster.load or partial(_load, str(getattr(self.model, "source", ""))),
+            "fingerprint": self.model.fingerprint,
+            "known": Known.of(self.hashes),
+            "options": self.options,
+            "fetcher": self.fetcher,
+            "root": self.root,
+        }
 
     def _receive(self, row: dict[str, Any]) -> None:
         """One row of the feed, as a worker left it."""
@@ -251,13 +256,11 @@ class Worker:
         self,
         load: Callable[[], Encoder],
         fingerprint: str,
-        known: Any,
+        known: Any,  # a `Known`, or Ray's reference to one
         options: Options,
         fetcher: images.Fetcher | None,
         root: str | None,
     ) -> None:
-        import ray
-
         self.model = load()
         if self.model.fingerprint != fingerprint:
             raise UserError(
@@ -266,7 +269,7 @@ class Worker:
             )
         if options.writer:
             self.model = with_writer(self.model, options)
-        self.known: Known = ray.get(known)
+        self.known: Known = known if isinstance(known, Known) else _fetch(known)
         self.options, self.fetcher, self.root = options, fetcher, root
         store = [pa.field(field.name, field.type) for field in schema(self.model.dim)]
         own = [pa.field(name, pa.float64() if name == "_share" else pa.string()) for name in _OWN]
@@ -337,6 +340,12 @@ class Worker:
         found = json.loads(result.get("_problems", "[]"))
         found += [Problem(number, name, reason, id, fatal).as_dict() for name, reason, fatal in noted]
         result["_problems"] = json.dumps(found)
+
+
+def _fetch(reference: Any) -> Any:
+    import ray
+
+    return ray.get(reference)
 
 
 def _load(source: str) -> Encoder:

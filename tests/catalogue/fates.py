@@ -1,0 +1,40 @@
+"""A feed in which rows meet every fate, and what a run made of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fake_model import picture, product
+
+from moonshelf.errors import Problem
+from moonshelf.product import ImageRef, Product
+
+
+def feed() -> list[Product | Problem]:
+    """Rows of every fate; some ids twice, far apart and near each other."""
+    rows: list[Product | Problem] = [product(i) for i in range(40)]
+    rows[7] = product(7, images=(ImageRef(data=b"no picture"),))
+    rows[9] = product(8, title="the id of the row before")
+    rows[20] = Problem(21, "price", "a reader did not like it", "p20")
+    rows[30] = product(2, title="the id of a row far before")
+    rows[33] = product(33, title="", images=())
+    rows[34] = product(34, images=(ImageRef(data=picture()), ImageRef(data=b"broken")))
+    return rows
+
+
+def changed() -> list[Product | Problem]:
+    rows = feed()
+    rows[0] = product(0, title="another title")
+    rows[1] = product(1, price=99.0)
+    del rows[12]
+    return [*rows, product(50)]
+
+
+def rejects(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "rejects.jsonl").read_text().splitlines()]
+
+
+def counts(report: Any) -> dict[str, Any]:
+    return {key: value for key, value in report.as_dict().items() if key not in ("seconds", "items_per_s")}
