@@ -71,10 +71,14 @@ def test_a_filter_far_from_the_query(index, rows):
         far = np.argsort(vectors @ query)[: ROWS // 4]
         if not index.spec.rescored:
             assert recall(index, query[None], keys[far], vectors[far], keys[far]) >= 0.8
-        (hits,) = index.search(query[None], 10, keys[far])
-        best = np.sort(vectors[far] @ query)[-10:]
-        assert {key for key, _ in hits} <= set(keys[far].tolist()) and len(hits) == 10
-        assert np.mean([score for _, score in hits]) >= best.mean() - 0.02, "as near, if not the same rows"
+        allowed = index.passing(keys[far])
+        for _ in range(2):
+            (hits,) = index.search(query[None], 10, allowed)
+            best = np.sort(vectors[far] @ query)[-10:]
+            assert {key for key, _ in hits} <= set(keys[far].tolist()) and len(hits) == 10
+            assert np.mean([score for _, score in hits]) >= best.mean() - 0.02, (
+                "as near, if not the same rows"
+            )
 
 
 def test_catches_up_with_rows_that_come_change_and_go(index, rows):
@@ -102,23 +106,42 @@ def test_catches_up_with_rows_that_come_change_and_go(index, rows):
     assert later.search(queries, 10, gone) == [[]] * 30
 
 
-def test_the_arithmetic_of_memory_is_near_what_is_written(index, rows):
-    from moonshelf.catalogue.tuning import _bytes_of
+def test_clusters_that_the_query_is_not_in(monkeypatch):
+    """A filter that passes a few regions of the space: the graph fails, and the filter's sketch answers."""
+    monkeypatch.setattr("moonshelf.catalogue.nearest._DENSE_ROWS", 500)
+    vectors = clustered(np.random.default_rng(0), 8000)
+    keys = np.arange(8000)
+    index = AnnIndex.of(keys, vectors, spec=SPECS["hnsw"])
+    regions = np.argmax(vectors @ clustered(np.random.default_rng(4), 25).T, axis=1)
+    some, others = np.flatnonzero(regions < 6), np.flatnonzero(regions >= 6)
+    allowed = index.passing(keys[some])
+    queries = vectors[np.concatenate([others[:20], some[:5]])]
+    for _ in range(3):
+        assert recall(index, queries, keys[some], vectors[some], allowed) >= 0.95
+    assert allowed.sketched
 
-    measured = _bytes_of(index) + index.ids.nbytes
+
+def test_the_arithmetic_of_memory_is_near_what_is_written(index, rows):
+    from moonshelf.catalogue.tuning import bytes_of
+
+    measured = bytes_of(index) + index.ids.nbytes
     assert index.spec.memory(ROWS, DIM) == pytest.approx(measured, rel=0.12)
 
 
-def test_signs_that_tell_nothing_apart_are_not_trusted():
-    """Rows that share all signs: a narrow filter that comes again is still answered rightly."""
+@pytest.mark.parametrize("near", [True, False])
+def test_a_narrow_filter_that_comes_again_has_a_sketch(near):
+    """Rows so alike that their signs are nearly the same get a byte a number."""
     rng = np.random.default_rng(0)
-    vectors = np.abs(clustered(rng, 100_000))
+    vectors = clustered(rng, 100_000)
+    if near:
+        vectors = 4 * vectors[:1] + vectors
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     keys = np.arange(len(vectors))
-    index = AnnIndex.of(keys, vectors, spec=Spec("flat"))
+    index = AnnIndex.of(keys, vectors, spec=SPECS["sq8"])
     allowed = index.passing(keys[:4900])
     for _ in range(3):
-        assert recall(index, vectors[:20], keys[:4900], vectors[:4900], allowed) >= 0.999
-    assert allowed.sketch.shortlist == 0
+        assert recall(index, vectors[:40], keys[:4900], vectors[:4900], allowed) >= 0.95
+    assert allowed.sketched and allowed.sketch._spec.kind == ("sq8" if near else "binary")
 
 
 def test_unknown_kinds_are_refused():

@@ -5,7 +5,7 @@ compared exactly with vectors kept in half precision beside the index, read from
 
 | kind | first pass | memory a vector (256 dimensions) |
 |---|---|---|
-| binary | signs, Hamming distance | 32 B |
+| binary | signs after a random rotation, Hamming distance | 32 B |
 | ivf-pq | product quantiser of `code` bytes in the `effort` nearest of `lists` cells | 40 B |
 | prefix | the first `dims` numbers in half precision, as trained Matryoshka-wise | 128 or 256 B |
 | sq8, ivf-sq8 | one byte a number; all rows, or the nearest cells | 256, 264 B |
@@ -16,7 +16,9 @@ compared exactly with vectors kept in half precision beside the index, read from
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
@@ -72,7 +74,8 @@ class Spec:
         graph = 4 * 2 * self.links + 4 * (self.links + 1) // max(self.links, 1) + 12 if self.links else 0
         vector = {
             "flat": 4 * dim, "hnsw": 4 * dim + graph, "hnsw-sq8": dim + graph, "sq8": dim,
-            "prefix": 2 * self.dims, "binary": dim // 8, "ivf-sq8": dim + 8, "ivf-pq": self.code + 8,
+            "prefix": 2 * self.dims, "binary": math.ceil(dim / 8), "ivf-sq8": dim + 8,
+            "ivf-pq": self.code + 8,
         }[self.kind]  # fmt: skip
         shared = 4 * dim * (self.lists + (256 if self.code else 0))  # centres of cells, codebooks
         return rows * (vector + 8) + shared  # 8: the key
@@ -98,7 +101,7 @@ class Spec:
 
     def build(self, vectors: np.ndarray) -> Any:
         """The FAISS index of unit vectors (n, dim) float32; a row's place is its label."""
-        index = self._empty(vectors.shape[1])
+        index = self.empty(vectors.shape[1])
         if not index.is_trained:
             rows = min(len(vectors), max(_TRAIN_A_LIST * self.lists, _TRAIN_ROWS))
             sample = np.random.default_rng(0).choice(len(vectors), rows, replace=False)
@@ -107,10 +110,11 @@ class Spec:
             index.add(self.prepared(vectors[start : start + _BLOCK]))
         return index
 
-    def _empty(self, dim: int) -> Any:
+    def empty(self, dim: int) -> Any:
+        """The FAISS index before it is trained and filled."""
         metric = faiss.METRIC_INNER_PRODUCT
         if self.kind == "binary":
-            return faiss.IndexBinaryFlat(dim)
+            return faiss.IndexBinaryFlat(8 * math.ceil(dim / 8))
         if self.kind == "hnsw":
             index = faiss.IndexHNSWFlat(dim, self.links, metric)
         elif self.kind == "prefix":
@@ -130,7 +134,7 @@ class Spec:
     def prepared(self, vectors: np.ndarray) -> np.ndarray:
         """Vectors (m, dim) as the first pass takes them."""
         if self.kind == "binary":
-            return np.packbits(vectors > 0, axis=1)
+            return np.packbits(vectors @ _rotation(vectors.shape[1]) > 0, axis=1)
         if self.kind == "prefix":
             short = vectors[:, : self.dims]
             norms = np.linalg.norm(short, axis=1, keepdims=True)
@@ -142,3 +146,14 @@ class Spec:
 
     def read(self, path: str) -> Any:
         return (faiss.read_index_binary if self.kind == "binary" else faiss.read_index)(path)
+
+
+@lru_cache(maxsize=4)
+def _rotation(dim: int) -> np.ndarray:
+    """(dim, dim rounded up to whole bytes) float32 with orthonormal rows: every sign says as much.
+
+    The same in every process; where a library rounds otherwise, a sign of a number near zero differs.
+    """
+    width = 8 * math.ceil(dim / 8)
+    found: np.ndarray = np.linalg.qr(np.random.default_rng(0).normal(size=(width, width)))[0][:dim]
+    return np.ascontiguousarray(found, np.float32)

@@ -4,10 +4,11 @@ A row's label is its place; `ids` holds the store's stable key of each place, so
 a first pass proposes rows, an exact comparison orders them.
 
 Filters. Where fewer than a twentieth of the rows pass, they are compared exactly: a graph would walk past
-them. A filter that comes again gets a matrix of its own rows, or, where these are many, their signs: Hamming
-distance proposes a shortlist, as long as sample queries among these rows need it (*ours*). Where more pass, a
-scan and the cells of an IVF skip the others; from a graph more is fetched than wanted, and where too few of
-the rows fetched pass, four times as many, and in the end all are compared.
+them. A filter that comes again gets a matrix of its own rows, or, where these are many, a sketch of them:
+their signs or single bytes propose a shortlist, as long as sample queries need it (*ours*). Where more pass,
+a scan and the cells of an IVF skip the others; from a graph more is fetched than wanted. Where the rows that
+pass lie far from a query, too few of what was fetched do: four times as many are fetched, and in the end the
+filter's own rows are compared, through their sketch from then on.
 
 An index never changes once it is made. After a commit `catch_up` makes another of it: a flat index takes
 rows in and out; of any other kind, rows that are gone or redone no longer count, and what came later is
@@ -17,6 +18,7 @@ searched exactly in a small flat index beside it.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +27,14 @@ from moonshelf.catalogue.index_spec import Spec, faiss
 
 FLAT_ROWS = 50_000
 _EXACT_SHARE = 0.05  # of the rows: a filter that passes fewer is answered exactly
+_SKETCH_SHARE = 0.08  # of the rows: one that passes fewer, and comes again, is answered by its sketch
 _SPARE = 1.5  # fetched from a graph beyond what is wanted, by the share of rows that count
+_WALK_SHARE = 0.005  # of the rows: where more would have to be fetched, comparing is faster
 _CHANGED_SHARE = 0.2  # of the rows: where more have changed, the user is advised to build anew
 _DENSE_ROWS = 4_096  # of a filter that comes again: kept as a matrix, 4 MB at 256 dimensions
 _BLOCK = 8_192  # rows that are compared at once
-_SHORTLISTS = (5, 10, 20, 40)  # candidates by Hamming distance for each row wanted, doubled for safety
+# Candidates for each row wanted, doubled for safety, of what is kept of a filter's rows.
+_SKETCHES = {"binary": (5, 10, 20, 40), "sq8": (2, 10)}
 _SAMPLE, _SAMPLE_K, _SAMPLE_RECALL = 64, 10, 0.98
 
 Hits = list[list[tuple[int, float]]]
@@ -111,8 +116,10 @@ class AnnIndex:
             return [[] for _ in vectors]
         if allowed is not None:
             allowed.uses += 1
+            if self._by_sketch(allowed):
+                return self._shortlisted(vectors, k, allowed)
             if passing < _EXACT_SHARE * rows:
-                return self._compare_few(vectors, k, allowed)
+                return self._compare(vectors, k, allowed)
         want = min(passing, max(1, self.spec.shortlist) * k)
         if self.spec.links:
             scores, places = self._walk(vectors, want, k, allowed)
@@ -122,12 +129,30 @@ class AnnIndex:
         for row, (vector, some, best) in enumerate(zip(vectors, places, scores, strict=True)):
             some = some[some >= 0]
             if len(some) < k:  # too few of this query's neighbours pass
-                found += self._compare(vectors[row : row + 1], k, allowed)
+                found += self._far(vectors[row : row + 1], k, allowed)
             elif self.spec.rescored:
                 found.append(self._hits(some, self._scores(vector, some), k))
             else:
                 found.append(self._hits(some, best[: len(some)], k))
         return found
+
+    def _by_sketch(self, allowed: Passing) -> bool:
+        """Whether a filter is answered by its sketch: it comes again and passes few, or a walk failed."""
+        if self.kind == "flat" or len(allowed) <= _DENSE_ROWS:
+            return False
+        again = allowed.uses > 1 and len(allowed) < _SKETCH_SHARE * len(self.ids)
+        return (allowed.sketched or again) and bool(allowed.sketch.shortlist)
+
+    def _far(self, vectors: np.ndarray, k: int, allowed: Passing | None) -> Hits:
+        """Queries that the first pass found too little for."""
+        if (
+            allowed is None
+            or self.kind == "flat"
+            or len(allowed) <= _DENSE_ROWS
+            or not allowed.sketch.shortlist
+        ):
+            return self._compare(vectors, k, allowed)
+        return self._shortlisted(vectors, k, allowed)
 
     def _scan(self, vectors: np.ndarray, want: int, allowed: Passing | None) -> tuple[np.ndarray, np.ndarray]:
         """(scores, places) of the first pass, (m, want) each, -1 where there are fewer."""
@@ -152,7 +177,7 @@ class AnnIndex:
         places = np.full((len(vectors), want), -1, np.int64)
         fetch = want if allowed is None else math.ceil(_SPARE * want * rows / len(allowed))
         left = np.arange(len(vectors))
-        while len(left) and fetch <= max(self.spec.effort, want, _EXACT_SHARE * rows):
+        while len(left) and fetch <= max(4 * self.spec.effort, want, _WALK_SHARE * rows):
             wide = faiss.SearchParametersHNSW(efSearch=max(self.spec.effort, math.ceil(1.2 * fetch)))
             near, found = self.first.search(vectors[left], fetch, params=wide)  # type: ignore[attr-defined]
             good = (found >= 0) if allowed is None else allowed.mask[found] & (found >= 0)
@@ -163,21 +188,15 @@ class AnnIndex:
             left, fetch = left[good.sum(1) < k], 4 * fetch
         return scores, places
 
-    def _compare_few(self, vectors: np.ndarray, k: int, allowed: Passing) -> Hits:
-        """Few rows pass: they are compared exactly, from the second time on by what is kept of them."""
-        if allowed.uses < 2:
-            return self._compare(vectors, k, allowed)
-        if len(allowed) <= _DENSE_ROWS:
-            matrix, places = allowed.matrix, allowed.places
-            return [self._hits(places, matrix @ vector, k) for vector in vectors]
-        sketch = allowed.sketch
-        if not sketch.shortlist:
-            return self._compare(vectors, k, allowed)
-        found = sketch.places(vectors, k)
+    def _shortlisted(self, vectors: np.ndarray, k: int, allowed: Passing) -> Hits:
+        """Exactly compared: those that the sketch proposes."""
+        found = allowed.sketch.places(vectors, k)
         return [self._hits(some, self._scores(v, some), k) for v, some in zip(vectors, found, strict=True)]
 
     def _compare(self, vectors: np.ndarray, k: int, allowed: Passing | None) -> Hits:
-        """Exact search, in blocks."""
+        """Exact search, in blocks; few rows of a filter that comes again are kept as a matrix."""
+        if allowed is not None and allowed.uses > 1 and len(allowed) <= _DENSE_ROWS:
+            return [self._hits(allowed.places, allowed.matrix @ vector, k) for vector in vectors]
         places = np.arange(len(self.ids)) if allowed is None else allowed.places
         best = [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(vectors)
         for start in range(0, len(places), _BLOCK):
@@ -292,6 +311,10 @@ class Passing:
         return self._matrix
 
     @property
+    def sketched(self) -> bool:
+        return self._sketch is not None
+
+    @property
     def sketch(self) -> _Sketch:
         if self._sketch is None:
             self._sketch = _Sketch(self._index, self.places)
@@ -299,33 +322,43 @@ class Passing:
 
 
 class _Sketch:
-    """Signs of a filter's rows. `shortlist` rows for each one wanted hold nearly all of the nearest ones,
-    measured with rows of its own as queries; 0 where signs do not tell them apart."""
+    """A filter's rows in few bytes: their signs, or where these do not tell them apart, a byte a number.
+
+    `shortlist` rows for each one wanted hold nearly all of the nearest, measured with sample queries, half of
+    them from these rows and half from anywhere in the index; 0 where none was long enough.
+    """
 
     def __init__(self, index: AnnIndex, places: np.ndarray) -> None:
         self._places = places
-        self._codes = faiss.IndexBinaryFlat(8 * math.ceil(index.dim / 8))
         rng = np.random.default_rng(0)
-        queries = index._rows(np.sort(rng.choice(places, min(_SAMPLE, len(places)), replace=False)))
+        among = rng.choice(places, min(_SAMPLE // 2, len(places)), replace=False)
+        queries = index._rows(np.concatenate([among, rng.integers(0, len(index.ids), _SAMPLE // 2)]))
         scores = np.empty((len(queries), len(places)), np.float32)
-        for start in range(0, len(places), _BLOCK):
-            block = index._rows(places[start : start + _BLOCK])
-            self._codes.add(np.packbits(block > 0, axis=1))
+        for start, block in self._blocks(index):
             scores[:, start : start + len(block)] = queries @ block.T
         k = min(_SAMPLE_K, len(places))
         least = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]
         self.shortlist = 0
-        for one in _SHORTLISTS:
-            found = self._search(queries, one * k)
-            recall = (np.take_along_axis(scores, found, 1) >= least).sum(1).clip(max=k).mean() / k
-            if recall >= _SAMPLE_RECALL:
-                self.shortlist = 2 * one
-                break
+        for kind, shortlists in _SKETCHES.items():
+            self._spec = Spec(kind)
+            self._codes = self._spec.empty(index.dim)
+            for start, block in self._blocks(index):
+                if not start:
+                    self._codes.is_trained or self._codes.train(block)
+                self._codes.add(self._spec.prepared(block))
+            for one in shortlists:
+                found = self._search(queries, one * k)
+                right = (np.take_along_axis(scores, found, 1) >= least).sum(1).clip(max=k)
+                if right.mean() >= _SAMPLE_RECALL * k:
+                    self.shortlist = 2 * one
+                    return
+
+    def _blocks(self, index: AnnIndex) -> Iterator[tuple[int, np.ndarray]]:
+        for start in range(0, len(self._places), _BLOCK):
+            yield start, index._rows(self._places[start : start + _BLOCK])
 
     def _search(self, vectors: np.ndarray, fetch: int) -> np.ndarray:
-        found: np.ndarray = self._codes.search(
-            np.packbits(vectors > 0, axis=1), min(fetch, len(self._places))
-        )[1]
+        found: np.ndarray = self._codes.search(self._spec.prepared(vectors), min(fetch, len(self._places)))[1]
         return found
 
     def places(self, vectors: np.ndarray, k: int) -> np.ndarray:

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from moonshelf.catalogue.index_spec import EF_BUILD, LINKS, Spec, faiss
-from moonshelf.catalogue.nearest import AnnIndex
+from moonshelf.catalogue.nearest import AnnIndex, Hits
 from moonshelf.errors import UserError
 
 SMALL = (
@@ -82,12 +82,12 @@ class Tuning:
         Raises UserError if nothing reaches the target within the limits.
         """
         rows, dim = vectors.shape
-        exam = _Exam(keys, vectors, self.k, self.seed)
+        exam = Exam(keys, vectors, self.k, self.seed)
         best: tuple[Trial, AnnIndex] | None = None
         self.small = self.small or SMALL
         if rows < self.small:
             self.note = f"{rows:,} products are too few for anything but a flat index, which is exact"
-        for family in self._families(rows, dim):
+        for family in self.families(rows, dim):
             memory = family[0].memory(rows, dim)
             if best is not None and not self.everything and memory > best[0].memory_bytes:
                 break
@@ -97,7 +97,7 @@ class Tuning:
             self.say(f"{family[0].label()}: building {rows:,} rows …")
             started = time.perf_counter()
             index = AnnIndex.of(keys, vectors, spec=family[0])
-            trial, index = self._search_effort(index, family, exam, time.perf_counter() - started)
+            trial, index = self.measure(index, family, exam, time.perf_counter() - started)
             if trial.reached and (best is None or _cost(trial) < _cost(best[0])):
                 best = trial, index
         if best is None:
@@ -108,11 +108,11 @@ class Tuning:
             "tried": [trial.as_dict() for trial in self.trials], "note": self.note,
         }  # fmt: skip
 
-    def _search_effort(
-        self, index: AnnIndex, family: list[Spec], exam: _Exam, build_s: float
+    def measure(
+        self, index: AnnIndex, family: list[Spec], exam: Exam, build_s: float
     ) -> tuple[Trial, AnnIndex]:
         """The least effort of a family that reaches the target, else the last that was tried."""
-        memory = _bytes_of(index) + index.ids.nbytes
+        memory = bytes_of(index) + index.ids.nbytes
         for spec in family:
             index = AnnIndex(index.first, index.ids, spec, index.kept)
             recalls = exam.recalls(index)
@@ -132,7 +132,7 @@ class Tuning:
                 break
         return trial, index
 
-    def _families(self, rows: int, dim: int) -> Iterator[list[Spec]]:
+    def families(self, rows: int, dim: int) -> Iterator[list[Spec]]:
         """Candidates, the least memory first; within one, the least effort first."""
         found = [[Spec("flat")]]
         if rows >= self.small:
@@ -143,8 +143,8 @@ class Tuning:
             graph = Spec("hnsw-sq8", links=LINKS, ef_build=EF_BUILD, shortlist=2)
             found.append([replace(graph, effort=ef) for ef in _EF])
             found.append([Spec("ivf-sq8", lists=lists, effort=p, shortlist=2) for p in _PROBES if p < lists])
+            found.append([Spec("binary", shortlist=s) for s in _SHORTLISTS])
             if dim % 8 == 0:
-                found.append([Spec("binary", shortlist=s) for s in _SHORTLISTS])
                 found.append(
                     [
                         Spec("ivf-pq", lists=lists, code=dim // 8, effort=p, shortlist=s)
@@ -175,21 +175,30 @@ def _cost(trial: Trial) -> tuple[float, float]:
     return trial.memory_bytes, trial.p50_ms
 
 
-class _Exam:
-    """Queries, filters, and the truth about them."""
+class Exam:
+    """Queries, filters, and the truth about them. Keys (n,) are in ascending order."""
 
-    def __init__(self, keys: np.ndarray, vectors: np.ndarray, k: int, seed: int) -> None:
+    def __init__(
+        self,
+        keys: np.ndarray,
+        vectors: np.ndarray,
+        k: int,
+        seed: int = 0,
+        masks: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """`masks` (n,) bool are filters by name, by default random ones of SHARES."""
         rng = np.random.default_rng(seed)
         rows = len(keys)
         self.keys, self.vectors, self.k, self.shape = keys, vectors, k, vectors.shape
         self.drawn = np.sort(rng.choice(rows, min(QUERIES, rows), replace=False))
         self.queries = np.ascontiguousarray(vectors[self.drawn])
         order = rng.permutation(rows)
-        self.masks: dict[str, np.ndarray | None] = {"all": None}
-        for share in SHARES:
-            mask = np.zeros(rows, bool)
-            mask[order[: math.ceil(share * rows)]] = True
-            self.masks[f"{share:g}"] = mask
+        if masks is None:
+            masks = {}
+            for share in SHARES:
+                masks[f"{share:g}"] = mask = np.zeros(rows, bool)
+                mask[order[: math.ceil(share * rows)]] = True
+        self.masks: dict[str, np.ndarray | None] = {"all": None, **masks}
         self.least = self._least()  # the score that a right answer has at least, (queries,) for each filter
         self.right = {name: self._countable(mask) for name, mask in self.masks.items()}
 
@@ -214,18 +223,26 @@ class _Exam:
         return np.minimum(self.k, np.broadcast_to(others, len(self.drawn)))
 
     def recalls(self, index: AnnIndex) -> dict[str, float]:
-        found = {}
-        for name, mask in self.masks.items():
-            allowed = None if mask is None else index.passing(self.keys[mask])
-            hits = index.search(self.queries, self.k + 1, allowed)
-            good = 0
-            for row, some in enumerate(hits):
-                places = np.searchsorted(self.keys, [key for key, _ in some])
-                places = places[places != self.drawn[row]][: self.k]
-                exact = self.vectors[places] @ self.queries[row]
-                good += int((exact >= self.least[name][row] - _TIE).sum())
-            found[name] = good / max(1, int(self.right[name].sum()))
-        return found
+        """Recall without a filter and with each."""
+        return {
+            name: self.recall(
+                name,
+                index.search(
+                    self.queries, self.k + 1, None if mask is None else index.passing(self.keys[mask])
+                ),
+            )
+            for name, mask in self.masks.items()
+        }
+
+    def recall(self, name: str, hits: Hits) -> float:
+        """Of answers, k + 1 for each query, that passed the filter of this name."""
+        good = 0
+        for row, some in enumerate(hits):
+            places = np.searchsorted(self.keys, [key for key, _ in some])
+            places = places[places != self.drawn[row]][: self.k]
+            exact = self.vectors[places] @ self.queries[row]
+            good += int((exact >= self.least[name][row] - _TIE).sum())
+        return good / max(1, int(self.right[name].sum()))
 
     def latency(self, index: AnnIndex) -> tuple[float, float]:
         """(median, 95th percentile) of milliseconds of a query."""
@@ -238,7 +255,7 @@ class _Exam:
         return float(p50), float(p95)
 
 
-def _bytes_of(index: AnnIndex) -> int:
+def bytes_of(index: AnnIndex) -> int:
     """What FAISS would write: within a few bytes of what it holds."""
     counted = 0
 

@@ -1,0 +1,341 @@
+"""The vector index at scale: kinds of index, and filtered search against FAISS's own HNSW without a filter.
+
+    python benchmarks/index.py [--rows 1000000] [--dim 256] [--parts kinds,filters,sql] [--json FILE]
+
+Vectors are drawn: 1,000 clusters, in each twelve directions that matter and less of all others; early numbers
+weigh more, as Matryoshka training makes them. Queries are rows of the set, each left out of its own answer.
+
+kinds    every kind that `moonshelf index` can choose, with the least effort that reaches a recall of .95:
+         recall@10 without a filter and with random ones, latency of one query at a time, memory, disk, time.
+filters  recall and latency of filtered search in our HNSW, by the share of rows that pass, from the third
+         time on; beside it FAISS's HNSW unfiltered, query by query in turn, and FAISS's HNSW with the filter
+         as an id selector. `clusters` pass whole clusters: most queries are far from all that passes.
+sql      the same rows in a store: how long reading a filter's rows takes before they are remembered.
+
+The aim is filtered recall@10 of .95 within twice the median time of FAISS's HNSW unfiltered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from moonshelf.catalogue.index_spec import Spec, faiss
+from moonshelf.catalogue.nearest import AnnIndex
+from moonshelf.catalogue.tuning import Exam, Tuning
+from moonshelf.doctor import environment
+
+AIM, TARGET, K = 2.0, 0.95, 10
+SHARES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.001)
+CLUSTERS, DIRECTIONS, NOISE = 1000, 12, 0.4
+
+
+def drawn(rows: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors (rows, dim) float32 and the cluster of each (rows,)."""
+    rng = np.random.default_rng(0)
+    weights = ((np.arange(dim) + 8.0) ** -0.35).astype(np.float32)
+    clusters = max(10, min(CLUSTERS, rows // 1000))
+    which = np.sort(rng.integers(clusters, size=rows))
+    vectors = np.empty((rows, dim), np.float32)
+    for one in range(clusters):
+        start, end = np.searchsorted(which, [one, one + 1])
+        centre = rng.normal(size=dim).astype(np.float32) * weights
+        mixing = rng.normal(size=(DIRECTIONS, dim)).astype(np.float32) * weights / np.sqrt(DIRECTIONS)
+        inner = rng.normal(size=(end - start, DIRECTIONS)).astype(np.float32) @ mixing
+        noise = rng.normal(size=(end - start, dim)).astype(np.float32) * weights
+        vectors[start:end] = centre + 0.7 * inner + NOISE * noise
+        vectors[start:end] /= np.linalg.norm(vectors[start:end], axis=1, keepdims=True)
+    order = rng.permutation(rows)
+    return vectors[order], which[order]
+
+
+def rss() -> int:
+    """Bytes of memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def saved(index: AnnIndex, folder: Path, queries: np.ndarray) -> AnnIndex:
+    """The index as a catalogue has it: its half-precision vectors read by memory map."""
+    index.spec.write(index.first, str(folder / "index.faiss"))
+    np.save(folder / "ids.npy", index.ids)
+    np.save(folder / "queries.npy", queries)
+    if not index.spec.rescored:
+        return index
+    np.save(folder / "kept.npy", index.kept)
+    return AnnIndex(index.first, index.ids, index.spec, np.load(folder / "kept.npy", mmap_mode="r"))
+
+
+def loaded(folder: Path) -> None:
+    """What a process of its own grows by when it loads the index and answers the queries; printed."""
+    before = rss()
+    spec = Spec(**json.loads((folder / "spec.json").read_text(encoding="utf-8")))
+    kept = np.load(folder / "kept.npy", mmap_mode="r") if spec.rescored else None
+    index = AnnIndex(spec.read(str(folder / "index.faiss")), np.load(folder / "ids.npy"), spec, kept)
+    for query in np.load(folder / "queries.npy"):
+        index.search(query[None], K)
+    print(rss() - before)
+
+
+def measure_kinds(
+    keys: np.ndarray, vectors: np.ndarray, options: argparse.Namespace, console: Console
+) -> tuple[list[dict[str, Any]], AnnIndex | None]:
+    """A record for each kind, and the HNSW index."""
+    tuning = Tuning(
+        TARGET, K, everything=True, small=1000, say=lambda text: console.log(text, highlight=False)
+    )
+    exam = Exam(keys, vectors, K)
+    found, graph = [], None
+    for family in tuning.families(*vectors.shape):
+        if family[0].kind not in options.kinds.split(","):
+            continue
+        if family[0].links:
+            family = [with_build(spec, options.ef_build) for spec in family]
+        started = time.perf_counter()
+        index = AnnIndex.of(keys, vectors, spec=family[0])
+        seconds = time.perf_counter() - started
+        with tempfile.TemporaryDirectory() as folder:
+            index = saved(index, Path(folder), exam.queries)
+            trial, index = tuning.measure(index, family, exam, seconds)
+            (Path(folder) / "spec.json").write_text(json.dumps(index.spec.as_dict()), encoding="utf-8")
+            child = [sys.executable, __file__, "--loaded", folder]
+            grown = int(subprocess.run(child, check=True, capture_output=True, text=True).stdout)
+        found.append({**trial.as_dict(), "rss_bytes": grown})
+        if index.kind == "hnsw":
+            graph = index
+    return found, graph
+
+
+def with_build(spec: Spec, ef_build: int) -> Spec:
+    return Spec(**{**spec.as_dict(), "ef_build": ef_build})
+
+
+def measure_filters(
+    graph: AnnIndex, which: np.ndarray, vectors: np.ndarray, rounds: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """FAISS's HNSW without a filter, and a record for each filter."""
+    rng = np.random.default_rng(1)
+    rows = len(which)
+    order = rng.permutation(rows)
+    masks: dict[str, np.ndarray] = {}
+    for share in SHARES:
+        masks[f"{share:g}"] = np.isin(np.arange(rows), order[: int(share * rows)])
+    clusters = rng.permutation(which.max() + 1)
+    for share in (0.2, 0.02):
+        masks[f"clusters {share:g}"] = np.isin(which, clusters[: max(1, int(share * len(clusters)))])
+    exam = Exam(graph.ids, vectors, K, seed=2, masks=masks)
+    index = AnnIndex(graph.first, graph.ids, Spec(**{**graph.spec.as_dict(), "effort": Spec.hnsw().effort}))
+    wide = faiss.SearchParametersHNSW(efSearch=index.spec.effort)
+
+    def raw(query: np.ndarray) -> Any:
+        return index.first.search(query, K, params=wide)  # type: ignore[attr-defined]
+
+    def seconds(run: Any, query: np.ndarray) -> float:
+        started = time.perf_counter()
+        run(query)
+        return time.perf_counter() - started
+
+    def as_hits(found: tuple[np.ndarray, np.ndarray]) -> list[list[tuple[int, float]]]:
+        return [
+            [(int(index.ids[p]), float(s)) for p, s in zip(places, scores, strict=True) if p >= 0]
+            for scores, places in zip(*found, strict=True)
+        ]
+
+    recall = exam.recall("all", as_hits(index.first.search(exam.queries, K + 1, params=wide)))  # type: ignore[attr-defined]
+    everything: list[float] = []
+    found = []
+    for name, mask in masks.items():
+        keys = index.ids[mask]
+        started = time.perf_counter()
+        allowed = index.passing(keys)
+        index.search(exam.queries[:1], K, allowed)
+        first_ms = 1000 * (time.perf_counter() - started)
+        started = time.perf_counter()
+        index.search(exam.queries[:1], K, allowed)
+        second_ms = 1000 * (time.perf_counter() - started)
+        chosen = faiss.SearchParametersHNSW(
+            efSearch=index.spec.effort, sel=faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
+        )
+        sides: dict[str, list[float]] = {"ours": [], "raw": [], "selector": []}
+        runs = {
+            "ours": lambda q, allowed=allowed: index.search(q, K, allowed),
+            "raw": raw,
+            "selector": lambda q, chosen=chosen: index.first.search(q, K, params=chosen),  # type: ignore[attr-defined]
+        }
+        for turn in range(rounds):
+            for place in range(len(exam.queries)):
+                # Each side gets another query at its turn: none finds what the last one left in the cache.
+                for number, side in enumerate(list(runs)[:: 1 if (turn + place) % 2 else -1]):
+                    other = (place + 67 * number) % len(exam.queries)
+                    sides[side].append(1000 * seconds(runs[side], exam.queries[other : other + 1]))
+        everything += sides["raw"]
+        theirs = as_hits(index.first.search(exam.queries, K + 1, params=chosen))  # type: ignore[attr-defined]
+        found.append({
+            "filter": name, "rows": int(mask.sum()),
+            "recall": exam.recall(name, index.search(exam.queries, K + 1, allowed)),
+            "p50_ms": float(np.median(sides["ours"])), "p95_ms": float(np.percentile(sides["ours"], 95)),
+            "raw_p50_ms": float(np.median(sides["raw"])),
+            "ratio": float(np.median(sides["ours"]) / np.median(sides["raw"])),
+            "interval": ratio_interval(sides["ours"], sides["raw"]),
+            "selector_p50_ms": float(np.median(sides["selector"])),
+            "selector_recall": exam.recall(name, theirs), "first_ms": first_ms, "second_ms": second_ms,
+        })  # fmt: skip
+    p50, p95 = np.percentile(everything, [50, 95])
+    return {"ef": index.spec.effort, "recall": recall, "p50_ms": float(p50), "p95_ms": float(p95)}, found
+
+
+def ratio_interval(ours: list[float], theirs: list[float]) -> list[float]:
+    """95% bootstrap interval of the ratio of the medians."""
+    rng = np.random.default_rng(0)
+    draws = [np.median(rng.choice(side, (2000, len(side))), axis=1) for side in (ours, theirs)]
+    return [float(x) for x in np.quantile(draws[0] / draws[1], [0.025, 0.975])]
+
+
+def measure_sql(rows: int, dim: int) -> list[dict[str, Any]]:
+    """Reading the rows of a filter from a store, first and again."""
+    import pyarrow as pa
+
+    from moonshelf.catalogue import Catalogue
+    from moonshelf.catalogue.manifest import Manifest
+    from moonshelf.catalogue.store import Store, schema
+
+    form = schema(dim)
+    rng = np.random.default_rng(0)
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store.open(folder, create=Manifest("none", "none", dim, "none"))
+        for start in range(0, rows, 100_000):
+            n = min(100_000, rows - start)
+            names = [f"p{start + i}" for i in range(n)]
+            vectors = rng.normal(size=(n, dim)).astype(np.float32)
+            given = {
+                "id": pa.array(names), "key": pa.array(range(start, start + n), pa.int64()),
+                "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), dim),
+                "content_hash": pa.array(["0" * 64] * n), "record_hash": pa.array(["0" * 64] * n),
+                "price": pa.array(rng.random(n) * 100), "title": pa.array(names),
+            }  # fmt: skip
+            columns = [given.get(f.name, pa.nulls(n, f.type)) for f in form]
+            store.write(pa.Table.from_arrays(columns, schema=form), form.empty_table())
+        catalogue = Catalogue.open(folder)
+        for share in (0.5, 0.1, 0.01):
+            where, spent = f"price < {100 * share:g}", []
+            for _ in range(6):
+                started = time.perf_counter()
+                keys = catalogue._filter(where).keys
+                spent.append(1000 * (time.perf_counter() - started))
+            again = float(np.median(spent[1:]))
+            found.append({"where": where, "rows": len(keys), "first_ms": spent[0], "again_ms": again})
+    return found
+
+
+def show(results: dict[str, Any], console: Console) -> None:
+    if kinds := results.get("kinds"):
+        table = Table(
+            "kind", "recall@10", "½ pass", "⅒ pass", "p50 ms", "p95 ms", "memory MB", "RSS MB", "disk MB",
+            "built s",
+        )  # fmt: skip
+        for one in kinds:
+            table.add_row(
+                one["label"], *(f"{value:.3f}" for value in one["recalls"].values()), f"{one['p50_ms']:.2f}",
+                f"{one['p95_ms']:.2f}",
+                *(f"{one[name] / 1e6:,.0f}" for name in ("memory_bytes", "rss_bytes", "disk_bytes")),
+                f"{one['build_s']:.0f}",
+            )  # fmt: skip
+        console.print(table)
+    if filters := results.get("filters"):
+        raw = results["unfiltered"]
+        console.print(
+            f"FAISS HNSW unfiltered, ef {raw['ef']}: recall@10 {raw['recall']:.3f}, p50 {raw['p50_ms']:.3f}, "
+            f"p95 {raw['p95_ms']:.3f} ms; the aim is recall {TARGET} within {AIM:g}×", highlight=False,
+        )  # fmt: skip
+        table = Table(
+            "rows that pass", "recall@10", "p50 ms", "p95 ms", "× unfiltered", "95%", "first, second ms",
+            "FAISS HNSW with selector", "aim",
+        )  # fmt: skip
+        for one in filters:
+            low, high = one["interval"]
+            table.add_row(
+                f"{one['filter']} ({one['rows']:,})", f"{one['recall']:.3f}", f"{one['p50_ms']:.3f}",
+                f"{one['p95_ms']:.3f}", f"{one['ratio']:.2f}", f"{low:.2f}–{high:.2f}",
+                f"{one['first_ms']:.1f}, {one['second_ms']:.1f}",
+                f"{one['selector_recall']:.3f} in {one['selector_p50_ms']:.3f} ms",
+                "met" if one["ratio"] <= AIM and one["recall"] >= TARGET else "missed",
+            )  # fmt: skip
+        console.print(table)
+    if sql := results.get("sql"):
+        table = Table("filter", "rows", "read ms", "again ms")
+        for one in sql:
+            table.add_row(
+                one["where"], f"{one['rows']:,}", f"{one['first_ms']:.1f}", f"{one['again_ms']:.3f}"
+            )
+        console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--dim", type=int, default=256)
+    parser.add_argument("--parts", default="kinds,filters,sql", help="with commas between them")
+    parser.add_argument(
+        "--kinds",
+        default="binary,ivf-pq,prefix,sq8,ivf-sq8,flat,hnsw",
+        help="filters need hnsw; also hnsw-sq8",
+    )
+    parser.add_argument("--ef-build", type=int, default=Spec.hnsw().ef_build, help="of HNSW")
+    parser.add_argument("--rounds", type=int, default=2, help="how often each query is timed")
+    parser.add_argument("--threads", type=int, help="of FAISS while building")
+    parser.add_argument("--json", type=Path, help="write every figure here")
+    parser.add_argument("--loaded", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.loaded:
+        return loaded(options.loaded)
+    if options.threads:
+        faiss.omp_set_num_threads(options.threads)
+    console = Console(width=150)
+    parts = options.parts.split(",")
+    results: dict[str, Any] = {
+        "environment": environment(),
+        "options": vars(options),
+        "load": os.getloadavg(),
+    }
+    graph = None
+    if "kinds" in parts or "filters" in parts:
+        vectors, which = drawn(options.rows, options.dim)
+        keys = np.arange(options.rows, dtype=np.int64)
+        if "kinds" in parts:
+            results["kinds"], graph = measure_kinds(keys, vectors, options, console)
+        if "filters" in parts:
+            if graph is None:
+                graph = AnnIndex.of(keys, vectors, spec=with_build(Spec.hnsw(), options.ef_build))
+            results["unfiltered"], results["filters"] = measure_filters(graph, which, vectors, options.rounds)
+        del graph, vectors
+    if "sql" in parts:
+        results["sql"] = measure_sql(options.rows, options.dim)
+    results["load_after"] = os.getloadavg()
+    show(results, console)
+    console.print(
+        f"{options.rows:,} × {options.dim}; HNSW built with ef {options.ef_build}; load "
+        f"{results['load'][0]:.1f} before, {results['load_after'][0]:.1f} after, on {os.cpu_count()} cores",
+        highlight=False,
+    )  # fmt: skip
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1, default=str), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    with suppress(KeyboardInterrupt):
+        main()
