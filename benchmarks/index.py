@@ -61,10 +61,10 @@ def drawn(rows: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
     return vectors[order], which[order]
 
 
-def rss() -> int:
-    """Bytes of memory of this process."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def anonymous() -> int:
+    """Bytes of this process's own memory: without pages of mapped files, which can be dropped."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
 
 def saved(index: AnnIndex, folder: Path, queries: np.ndarray) -> AnnIndex:
@@ -80,13 +80,13 @@ def saved(index: AnnIndex, folder: Path, queries: np.ndarray) -> AnnIndex:
 
 def loaded(folder: Path) -> None:
     """What a process of its own grows by when it loads the index and answers the queries; printed."""
-    before = rss()
+    before = anonymous()
     spec = Spec(**json.loads((folder / "spec.json").read_text(encoding="utf-8")))
     kept = np.load(folder / "kept.npy", mmap_mode="r") if spec.rescored else None
     index = AnnIndex(spec.read(str(folder / "index.faiss")), np.load(folder / "ids.npy"), spec, kept)
     for query in np.load(folder / "queries.npy"):
         index.search(query[None], K)
-    print(rss() - before)
+    print(anonymous() - before)
 
 
 def measure_kinds(
