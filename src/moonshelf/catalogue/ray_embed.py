@@ -16,6 +16,7 @@ Nothing is reported to Ray's makers, and a cluster that is started here listens 
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -95,6 +96,7 @@ def connected(cluster: Cluster) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs is raised as well
     dashboard = {"include_dashboard": False} if local else {}
     try:
         ray.init(address=cluster.address, logging_level="error", log_to_driver=False, **dashboard)
@@ -142,6 +144,7 @@ class Away(Run):
         context = DataContext.get_current().copy()
         context.enable_progress_bars = context.print_on_execution_start = False
         context.target_max_block_size = _READ_BYTES
+        context.raise_original_map_exception = True
         context.execution_options.preserve_order = True
         settings = self.worker_settings()
         with DataContext.current(context):
@@ -261,14 +264,20 @@ class Worker:
         fetcher: images.Fetcher | None,
         root: str | None,
     ) -> None:
-        self.model = load()
-        if self.model.fingerprint != fingerprint:
-            raise UserError(
-                f"a worker found another model ({self.model.fingerprint[:12]}) where the driver has "
-                f"{fingerprint[:12]}: put the same files on every machine."
-            )
-        if options.writer:
-            self.model = with_writer(self.model, options)
+        # An actor that fails while it is made would not tell the driver why: it says so at its first block.
+        self.mistake: UserError | None = None
+        try:
+            self.model = load()
+            if self.model.fingerprint != fingerprint:
+                raise UserError(
+                    f"a worker found another model ({self.model.fingerprint[:12]}) where the driver has "
+                    f"{fingerprint[:12]}: put the same files on every machine."
+                )
+            if options.writer:
+                self.model = with_writer(self.model, options)
+        except UserError as error:
+            self.mistake = error
+            return
         self.known: Known = known if isinstance(known, Known) else _fetch(known)
         self.options, self.fetcher, self.root = options, fetcher, root
         store = [pa.field(field.name, field.type) for field in schema(self.model.dim)]
@@ -276,6 +285,8 @@ class Worker:
         self.schema = pa.schema([*own, *store])
 
     def __call__(self, block: pa.Table) -> pa.Table:
+        if self.mistake is not None:
+            raise self.mistake
         results: list[dict[str, Any]] = []
         waiting: list[tuple[int, Draft]] = []  # places in `results`, and what the model has to read
         for row in block.to_pylist():
@@ -360,7 +371,8 @@ def _load(source: str) -> Encoder:
 def _mistake(error: BaseException | None) -> UserError | None:
     """The mistake of the user's that a worker has met, from under what Ray wraps it in."""
     while error is not None:
-        if isinstance(error, UserError):
+        inner = getattr(error, "cause", None) or error.__cause__
+        if isinstance(error, UserError) and not isinstance(inner, UserError):
             return error
-        error = getattr(error, "cause", None) or error.__cause__
+        error = inner
     return None
