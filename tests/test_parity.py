@@ -6,10 +6,14 @@ import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from moonshelf.catalogue import Catalogue
+from moonshelf.cli import app
 from moonshelf.errors import EXIT_OK, EXIT_USAGE, UserError
 from moonshelf.model import engine
 from moonshelf.model.modeling import MoonModel
@@ -132,3 +136,36 @@ def test_the_products_of_a_server_are_read_once(model: MoonModel) -> None:
     rows, _ = engine.read_rows(model, [(0, (PRODUCTS[0], ""))], "on")
     parity(model, PRODUCTS, ["transformers", "ours"])
     assert rows[0].given is None
+
+
+def test_the_commands(model: MoonModel, server: Told, tmp_path: Path) -> None:
+    copy.deepcopy(model).save_pretrained(tmp_path / "model")
+    folder, run = str(tmp_path / "model"), CliRunner().invoke
+    out = run(app, ["parity", folder, "--products", "2", "--json"])
+    report = json.loads(out.stdout)
+    assert out.exit_code == EXIT_OK and report["products"] == 2 and report["model"] == folder
+    assert [c["name"] for c in report["comparisons"]] == ["transformers float32"]
+    server.fault = ""
+    out = run(app, ["parity", folder, "--engines", f"ours,vllm:{server.url}#other", "--products", "1"])
+    assert isinstance(out.exception, UserError) and "404" in str(out.exception)
+    out = run(app, ["export", folder, "-o", str(tmp_path / "vllm"), "--json"])
+    record = json.loads(out.stdout)
+    assert out.exit_code == EXIT_OK and record["fingerprint"] in record["serve"]
+    assert (tmp_path / "vllm" / "model.safetensors").exists()
+    out = run(app, ["export", folder, "--for", "paper", "-o", str(tmp_path / "paper")])
+    assert isinstance(out.exception, UserError) and not (tmp_path / "paper").exists()
+
+
+def test_a_catalogue_embedded_with_a_writer(model: MoonModel, server: Told, tmp_path: Path) -> None:
+    server.fault = ""
+    shelf = Catalogue.create(tmp_path / "shelf", cast(Any, model))
+    report = shelf.embed(PRODUCTS, reason="on", writer=server.url)
+    assert report.new == 3 and report.rationales == 3
+    ours = model.encode(PRODUCTS, reason="on")
+    rows = {row["id"]: row for row in shelf.store.scan(["id", "vector", "rationale"]).to_pylist()}
+    for i, id in enumerate(ours.ids):
+        assert rows[id]["rationale"] == ours.rationales[i]
+        assert rows[id]["vector"] == pytest.approx(ours.vectors[i].tolist(), abs=1e-5)
+    assert json.loads((tmp_path / "shelf" / "run.json").read_text())["config"]["writer"] == server.url
+    with pytest.raises(UserError, match="set reason to on"):
+        shelf.embed(PRODUCTS, writer=server.url)
