@@ -26,7 +26,7 @@ from rich.console import Console
 HERE = Path(__file__).parent
 PARTS: dict[str, list[str]] = {
     "ceilings": ["ceilings.py"],
-    "engine": ["engine.py", "--only", "one-pass,direct,prefill", "--products", "128", "--repeats", "7"],
+    "engine": ["engine.py", "--only", "one-pass,alone,direct,prefill", "--products", "128", "--repeats", "7"],
     "bfloat16": ["engine.py", "--only", "direct", "--products", "96", "--precision", "auto"],
     "memory": ["engine.py", "--only", "memory", "--lengths", "1000,10000", "--photo", "128"],
     "rows": ["rows.py"],
@@ -81,6 +81,10 @@ def _service(r: Figures) -> tuple[float, str]:
 LINES = [
     Line(
         "One pass against `generate`, then encoding again", "engine", lambda r: _interval(r["one-pass"]), 1.5
+    ),
+    Line(
+        "One reasoned product at a time, with guesses against without", "engine",
+        lambda r: _interval(r["alone"]), 1.3,
     ),
     Line("A reasoned vector against a direct one, time", "ceilings", _reasoned, 2.5, least=False),
     Line(

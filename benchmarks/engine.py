@@ -4,6 +4,8 @@
 
 one-pass  reasoned vectors by the engine, against `generate` of transformers with the same greedy choice and
           a second forward over prompt and rationale; the same prepared batches, the vectors compared.
+alone     reasoned vectors of one product at a time, as a lone caller has them: with guesses checked ahead,
+          against one token a pass; the same words written, the vectors compared.
 direct    direct vectors of photo and title by `MoonModel.encode`, in --precision, against
           `SentenceTransformer.encode` of the same folder and files in float32, at its best batch size.
 prefill   floating-point operations of a prefill a second, against float32 matrix products measured before,
@@ -16,6 +18,7 @@ How two sides are compared: `paired`. Without a shipped starter, a random one of
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import resource
@@ -38,13 +41,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from moonshelf.doctor import environment
-from moonshelf.model import engine, files
+from moonshelf.model import decode, engine, files
 from moonshelf.model.modeling import MoonModel, normalise
 from moonshelf.model.writers import Generated
 from moonshelf.product import ImageRef, Product
 from moonshelf.sampleshop import iter_products
 
-PARTS = ("one-pass", "direct", "prefill", "memory")
+PARTS = ("one-pass", "alone", "direct", "prefill", "memory")
 
 
 # ---- what is measured with -------------------------------------------------------------------------
@@ -124,6 +127,33 @@ def one_pass(model: MoonModel, options: argparse.Namespace, products: list[Produ
         "same_length": float(same.mean()),
         "least_cosine": float((ours * theirs).sum(1)[same].min()),
         "aim": 1.5,
+    }
+
+
+# ---- guesses -------------------------------------------------------------------------------------
+
+
+def alone(model: MoonModel, options: argparse.Namespace, products: list[Product]) -> dict[str, Any]:
+    others, products = products[: len(products) // 2], products[len(products) // 2 :]
+    for product in others:  # what it wrote before is of other products
+        model.encode([product], reason="on")
+    before, most = model.lookup, decode.GUESSED_TOKENS
+
+    def run(tokens: int) -> list[engine.Encoded]:
+        model.lookup, decode.GUESSED_TOKENS = copy.deepcopy(before), tokens
+        try:
+            return [model.encode([product], reason="on") for product in products]
+        finally:
+            decode.GUESSED_TOKENS = most
+
+    ours, theirs = run(most), run(0)
+    pairs = list(zip(ours, theirs, strict=True))
+    return paired(lambda: run(most), lambda: run(0), options.repeats, CLOCKS[options.clock]) | {
+        "products": len(products),
+        "same_words": float(np.mean([a.rationales == b.rationales for a, b in pairs])),
+        "tokens_written": float(np.mean([one.tokens[0] for one in ours])),
+        "least_cosine": float(min(a.vectors[0] @ b.vectors[0] for a, b in pairs)),
+        "aim": 1.3,
     }
 
 
@@ -242,7 +272,7 @@ def memory(model: MoonModel, options: argparse.Namespace, products: list[Product
 
 def show(results: dict[str, Any], console: Console) -> None:
     table = Table("part", "ours", "theirs", "ratio", "95%", "aim", "remark")
-    for name in ("one-pass", "direct"):
+    for name in ("one-pass", "alone", "direct"):
         if name in results:
             r = results[name]
             each = 1000 / r["products"]
@@ -307,7 +337,9 @@ def main() -> None:
         print(json.dumps(stream(model, options.stream, options.reason, options.batch_tokens)))
         return
     console = Console(width=150)
-    parts = {"one-pass": one_pass, "direct": direct, "prefill": prefill, "memory": memory}
+    parts = {
+        "one-pass": one_pass, "alone": alone, "direct": direct, "prefill": prefill, "memory": memory
+    }  # fmt: skip
     results: dict[str, Any] = {"model": name, "environment": environment(), "options": vars(options)}
     with tempfile.TemporaryDirectory() as folder:
         products = on_disk(options, Path(folder))

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from moonshelf.model import decode as decode_module
 from moonshelf.model import engine
-from moonshelf.model.engine import Encoded, EncodingError, make_batch, read_row
+from moonshelf.model.engine import Encoded, EncodingError, encode_rows, make_batch, read_row, read_rows
+from moonshelf.model.lookup import Lookup
 from moonshelf.model.modeling import MoonModel, normalise
 from moonshelf.product import ImageRef, Product
 from moonshelf.prompts import EMB, END_THINK, THINK
@@ -138,10 +140,11 @@ def test_one_pass_equals_generate_then_encode_again(
         np.testing.assert_allclose(weights[0].numpy(), out.weights[i], atol=TOLERANCE)
 
 
-def test_a_row_that_nobody_waits_for_leaves(any_model: MoonModel, products: list[Product]) -> None:
-    from moonshelf.model.engine import encode_rows, read_rows
-
+def test_a_row_that_nobody_waits_for_leaves(
+    any_model: MoonModel, products: list[Product], monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = any_model.encode(products, reason="on")
+    monkeypatch.setattr(any_model, "lookup", Lookup())  # nothing to guess from: a token a pass
     rows, _ = read_rows(any_model, [(i, (p, "")) for i, p in enumerate(products)], "on")
     steps = []
 
@@ -166,6 +169,41 @@ def test_a_row_that_nobody_waits_for_leaves(any_model: MoonModel, products: list
             np.testing.assert_allclose(written.vector, vector, atol=TOLERANCE)
             assert written.rationale == whole.rationales[place]
     assert len(steps) == 5  # before the batch, at three steps, at the end: it did not stay for more
+
+
+def test_guesses_save_passes_and_change_nothing(
+    any_model: MoonModel, products: list[Product], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(any_model, "lookup", Lookup())
+    passes: list[int] = []
+    forward = any_model.backbone.model.forward
+    monkeypatch.setattr(
+        any_model.backbone.model, "forward", lambda *a, **k: passes.append(1) or forward(*a, **k)
+    )
+    runs = []
+    for most in (0, 64, 64):  # without; with nothing to look up yet; with all that was written
+        monkeypatch.setattr(decode_module, "GUESSED_TOKENS", most)
+        passes.clear()
+        alone = [any_model.encode([p], reason="on") for p in products]
+        runs.append((len(passes), [a.rationales for a in alone], [a.tokens.tolist() for a in alone]))
+        together = any_model.encode(products, reason="on")
+        np.testing.assert_allclose(
+            together.vectors, np.concatenate([a.vectors for a in alone]), atol=TOLERANCE
+        )
+        assert together.rationales == [r for a in alone for r in a.rationales]
+    assert runs[0][1:] == runs[1][1:] == runs[2][1:]
+    assert runs[2][0] < 0.8 * runs[0][0], "a text that was written before takes few passes"
+
+
+def test_a_lookup_prefers_what_was_written_to_the_prompt() -> None:
+    lookup = Lookup()
+    assert lookup.guess([1], {}, 4, stop=9) == []
+    assert lookup.guess([1], {1: 5, 5: 6}, 4, stop=9) == [5, 6]
+    lookup.learn([1, 2, 3, 4, 9])
+    assert lookup.guess([1], {1: 5}, 8, stop=9) == [2, 3, 4, 9]
+    assert lookup.guess([7, 2, 3], {}, 8, stop=9) == [4, 9]  # the last two tokens are known
+    lookup.learn([1, 2, 3, 5, 9])
+    assert lookup.guess([1, 2, 3], {}, 1, stop=9) == [5]  # the later one of two
 
 
 def decoded(model: MoonModel, ids: list[int]) -> str:

@@ -3,17 +3,21 @@
 What is written stands between `<think>` and `</think>`; what follows it is fed by the caller, `<emb>` for a
 vector, the opening of an answer for a verdict, and the state at its last token is what the caller reads.
 Reserved tokens cannot be written, so a text cannot make the model emit them.
+
+A pass feeds each row the token that was chosen last and, where that may save passes, more: the tokens after
+`</think>`, which are certain, and guesses (`lookup`), which the pass itself checks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from moonshelf.model.lookup import followers
 from moonshelf.model.modeling import Reading
 
 if TYPE_CHECKING:
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
     from moonshelf.model.processing import Batch
 
 Pick = Callable[[Tensor], Tensor]
+GUESSES = 8  # tokens guessed ahead for a row; ours
+GUESSED_TOKENS = 64  # of all rows in a pass: what two cores check about as quickly as one a row; ours
 
 
 def greedy(logits: Tensor) -> Tensor:
@@ -60,72 +66,141 @@ def decode(
     """Write between `<think>` and `</think>` for each row of a batch that was read with its cache kept.
 
     `fed`: the last token of each row is `<think>` and was read in the prefill; else it is fed first.
-    A row goes through: tokens … `</think>`, the tokens of `after` (at least one), gone. At the prompt's
-    `max_rationale_tokens` the closing token is forced. `gone` says of a row of the batch whether nobody waits
-    for it any more: it leaves at the next step, and what is returned for it means nothing.
+    A row goes through: tokens … `</think>` and the tokens of `after` (at least one) in one pass, gone. At the
+    prompt's `max_rationale_tokens` the closing token is forced. `gone` says of a row of the batch whether
+    nobody waits for it any more: it leaves at the next pass, and what is returned for it means nothing.
+
+    A greedy choice is guessed ahead where few rows are left: a pass checks several tokens as quickly as one
+    there. What is written is the same, but for ties within rounding.
     """
     prepare, device, n = model.prepare, model.device, len(batch.emb)
-    limit = model.prompt.max_rationale_tokens
     banned = banned_tokens(model)
-    active = torch.arange(n, device=device)
+    lines = [_Line() for _ in range(n)]
+    guesser = _Guesser(model, batch, after) if pick is greedy else None
     attention, cache = batch.attention.long(), reading.cache
     position = attention.sum(1) + reading.deltas[:, 0]
-    written: list[list[int]] = [[] for _ in range(n)]
-    truncated = [False] * n
-    states: list[list[Tensor]] = [[] for _ in range(n)]
-    following: list[list[int] | None] = [None] * n  # what is left of `after`, once the body is closed
-    final: dict[int, Tensor] = {}
     if fed:
         last = reading.states[torch.arange(n, device=device), batch.emb]
-        for i in range(n):
-            states[i].append(last[i])
-        current = pick(model.logits(last).float() + banned)
+        first = pick(model.logits(last).float() + banned).tolist()
+        for line, state, token in zip(lines, last, first, strict=True):
+            line.states.append(state)
+            line.token = token
     else:
-        current = torch.full((n,), prepare.think, device=device)
-    while len(active):
-        attention = torch.cat([attention, attention.new_ones(len(active), 1)], 1)
-        output = model.backbone.model(
-            input_ids=current[:, None],
+        for line in lines:
+            line.token = prepare.think
+    active = list(range(n))
+    while active:
+        feeds = []
+        for row in active:
+            line = lines[row]
+            if line.token == prepare.end_think:
+                feeds.append([line.token, *after])
+            else:
+                ahead = guesser.guess(row, line, len(active)) if guesser is not None else []
+                feeds.append([line.token, *ahead])
+        width = max(map(len, feeds))
+        tokens = torch.tensor([feed + [prepare.pad] * (width - len(feed)) for feed in feeds], device=device)
+        real = torch.tensor([[i < len(feed) for i in range(width)] for feed in feeds], device=device)
+        attention = torch.cat([attention, real.long()], 1)
+        places = position[:, None] + torch.arange(width, device=device)
+        states = model.backbone.model(
+            input_ids=tokens,
             attention_mask=attention,
-            position_ids=position.view(1, -1, 1).expand(3, -1, 1),
+            position_ids=places[None].expand(3, -1, -1),
             past_key_values=cache,
             use_cache=True,
-        )
-        last = output.last_hidden_state[:, 0]
-        choice = pick(model.logits(last).float() + banned).tolist()
-        fed_now, stay, upcoming = current.tolist(), [], []
-        for place, row in enumerate(active.tolist()):
-            token, left = fed_now[place], following[row]
+        ).last_hidden_state
+        choices = pick(model.logits(states[real]).float() + banned).tolist()
+        stay, used, begin = [], [], 0
+        for place, (row, feed) in enumerate(zip(active, feeds, strict=True)):
+            choice, begin = choices[begin : begin + len(feed)], begin + len(feed)
             if gone is not None and gone(row):
-                states[row].append(last[place])
-                final[row], truncated[row] = last[place], True
+                lines[row].leave(states[place, 0])
                 continue
-            if left is not None:
-                if not left:
-                    final[row] = last[place]
-                    continue
-                nxt = left.pop(0)
-            else:
-                states[row].append(last[place])
-                if token == prepare.end_think:
-                    nxt, *rest = after
-                    following[row] = rest
-                else:
-                    if token != prepare.think:
-                        written[row].append(token)
-                    nxt = choice[place]
-                    if len(written[row]) >= limit and nxt != prepare.end_think:
-                        nxt, truncated[row] = prepare.end_think, True
-            stay.append(place)
-            upcoming.append(nxt)
-        if len(stay) < len(active):  # finished rows leave the batch and its cache
-            keep = torch.tensor(stay, dtype=torch.long, device=device)
-            active, attention, position = active[keep], attention[keep], position[keep]
-            if len(stay):
+            taken = _take(model, lines[row], feed, choice, states[place], len(after))
+            if lines[row].final is None:
+                stay.append(place)
+                used.append(taken)
+            elif guesser is not None:
+                guesser.learn(lines[row])
+        if used:
+            read = torch.tensor(used, device=device)
+            keep = torch.tensor(stay, device=device)
+            if len(stay) < len(active):  # finished rows leave the batch and its cache
+                attention, position = attention[keep], position[keep]
                 cache.batch_select_indices(keep)
-        current = torch.tensor(upcoming, dtype=torch.long, device=device)
-        position = position + 1
-    return [Decoded(written[i], not truncated[i], torch.stack(states[i]), final[i]) for i in range(n)]
+            if width > 1:  # guesses that were wrong stay in the cache, unseen
+                attention[:, -width:] *= torch.arange(width, device=device)[None] < read[:, None]
+            position = position + read
+        active = [active[place] for place in stay]
+    return [line.decoded() for line in lines]
+
+
+@dataclass
+class _Line:
+    """A row while it is written; `token` is the next to be fed."""
+
+    token: int = 0
+    ids: list[int] = field(default_factory=list)
+    states: list[Tensor] = field(default_factory=list)
+    truncated: bool = False
+    final: Tensor | None = None
+
+    def leave(self, state: Tensor) -> None:
+        self.states.append(state)
+        self.final, self.truncated = state, True
+
+    def decoded(self) -> Decoded:
+        assert self.final is not None
+        return Decoded(self.ids, not self.truncated, torch.stack(self.states), self.final)
+
+
+def _take(
+    model: MoonModel, line: _Line, feed: list[int], choice: list[int], states: Tensor, following: int
+) -> int:
+    """Take what was fed as far as the choices agree with it; returns how many tokens that were.
+
+    `choice[i]` (and `states[i]`) come from token i, whose right follower it is; `following` is how many
+    tokens stand after `</think>`.
+    """
+    prepare, limit = model.prepare, model.prompt.max_rationale_tokens
+    for place, token in enumerate(feed):
+        line.states.append(states[place])
+        if token == prepare.end_think:
+            line.final = states[place + following]
+            return len(feed)
+        if token != prepare.think:
+            line.ids.append(token)
+        line.token = choice[place]
+        if len(line.ids) >= limit and line.token != prepare.end_think:
+            line.token, line.truncated = prepare.end_think, True
+        if place + 1 == len(feed) or feed[place + 1] != line.token:
+            return place + 1
+    raise AssertionError("a feed is never empty")
+
+
+class _Guesser:
+    """Guesses for the rows of one batch, from the model's `lookup` and the rows' prompts."""
+
+    def __init__(self, model: MoonModel, batch: Batch, after: Sequence[int]) -> None:
+        self.lookup, self.after = model.lookup, list(after)
+        self.think, self.stop = model.prepare.think, model.prepare.end_think
+        self.limit = model.prompt.max_rationale_tokens
+        self.prompts = [
+            followers(ids[mask].tolist()) for ids, mask in zip(batch.input_ids, batch.text_mask, strict=True)
+        ]
+
+    def guess(self, row: int, line: _Line, rows: int) -> list[int]:
+        most = min(GUESSES, GUESSED_TOKENS // rows - 1, self.limit - len(line.ids) - 1)
+        if most < 1:
+            return []
+        told = [line.token] if line.token == self.think else [self.think, *line.ids, line.token]
+        ahead = self.lookup.guess(told, self.prompts[row], most, self.stop)
+        return [*ahead, *self.after] if ahead and ahead[-1] == self.stop else ahead
+
+    def learn(self, line: _Line) -> None:
+        if not line.truncated:
+            self.lookup.learn([self.think, *line.ids, self.stop])
 
 
 def repeat_rows(batch: Batch, reading: Reading, times: int) -> tuple[Batch, Reading]:

@@ -42,6 +42,7 @@ from moonshelf.model import files
 from moonshelf.model.configuration import MoonConfig, default_taps
 from moonshelf.model.fire import Fire
 from moonshelf.model.fusion import ModalityFusion
+from moonshelf.model.lookup import Lookup
 from moonshelf.model.precision import Precision, computing_in, resolve
 from moonshelf.model.processing import ADDED_TOKENS, Batch, MoonProcessor, Preprocessor, register
 from moonshelf.prompts import PromptSpec
@@ -127,6 +128,7 @@ class MoonModel(nn.Module):
         self.labels: list[str] = []  # category names of the training data; `reason="auto"` compares with them
         self.source: Path | None = None
         self.precision: Precision = "float32"  # of `encode` and `reason`; see `computing`
+        self.lookup = Lookup()  # of what it wrote: guesses that make writing quicker and change nothing
 
     # ---- forward -------------------------------------------------------------------------------
 
