@@ -464,7 +464,9 @@ def index(
 
         from moonshelf.catalogue.tables import show_tuning
 
-        show_tuning(tuning, info.spec, Console())
+        console = Console()
+        console.width = max(console.width, 125)
+        show_tuning(tuning, info.spec, console)
     kind = f"{info.kind}, chosen for recall {info.tuned['target']:g}" if info.tuned else info.kind
     print(f"{info.rows:,} products indexed ({kind}) in {info.seconds:.1f} s, in {folder}/index.")
 
