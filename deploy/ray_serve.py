@@ -30,6 +30,7 @@ def build() -> FastAPI:
 
 
 Moonshelf = serve.deployment(
+    name="moonshelf",
     num_replicas=2,
     max_ongoing_requests=256,
     # A starter does with one CPU; torch uses as many threads as there are CPUs here.
