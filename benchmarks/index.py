@@ -96,7 +96,7 @@ def measure_kinds(
     tuning = Tuning(
         TARGET, K, everything=True, small=1000, say=lambda text: console.log(text, highlight=False)
     )
-    exam = Exam(keys, vectors, K)
+    exam = Exam(keys, vectors, K, queries=options.queries)
     found, graph = [], None
     for family in tuning.families(*vectors.shape):
         if family[0].kind not in options.kinds.split(","):
@@ -296,6 +296,7 @@ def main() -> None:
         help="filters need hnsw; also hnsw-sq8",
     )
     parser.add_argument("--ef-build", type=int, default=Spec.hnsw().ef_build, help="of HNSW")
+    parser.add_argument("--queries", type=int, default=200, help="that kinds are measured with")
     parser.add_argument("--rounds", type=int, default=2, help="how often each query is timed")
     parser.add_argument("--threads", type=int, help="of FAISS while building")
     parser.add_argument("--json", type=Path, help="write every figure here")

@@ -185,12 +185,13 @@ class Exam:
         k: int,
         seed: int = 0,
         masks: Mapping[str, np.ndarray] | None = None,
+        queries: int = QUERIES,
     ) -> None:
         """`masks` (n,) bool are filters by name, by default random ones of SHARES."""
         rng = np.random.default_rng(seed)
         rows = len(keys)
         self.keys, self.vectors, self.k, self.shape = keys, vectors, k, vectors.shape
-        self.drawn = np.sort(rng.choice(rows, min(QUERIES, rows), replace=False))
+        self.drawn = np.sort(rng.choice(rows, min(queries, rows), replace=False))
         self.queries = np.ascontiguousarray(vectors[self.drawn])
         order = rng.permutation(rows)
         if masks is None:
