@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gzip
 import ipaddress
 import shutil
@@ -485,3 +486,10 @@ def test_decoding_does_not_import_the_network():
     )
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_fetcher_goes_to_other_processes() -> None:
+    there = copy.deepcopy(remote.RemoteFetcher(hosts=["shop.example"], timeout=3.0))  # as pickling does it
+    assert (there.hosts, there.timeout) == (("shop.example",), 3.0) and there._ssl_context is not None
+    with pytest.raises(UserError, match="certificates of its own"):
+        copy.deepcopy(remote.RemoteFetcher(ssl_context=ssl.create_default_context()))

@@ -86,9 +86,20 @@ class RemoteFetcher:
             self.allow_networks = [ipaddress.ip_network(network) for network in allow_networks]
         except ValueError as error:
             raise UserError(f"A network to allow is not in CIDR notation: {error}.") from error
+        self._own_context = ssl_context is not None
         if ssl_context is None and "https" in self.schemes:
             ssl_context = httpcore2.default_ssl_context()  # made once: it reads the system's certificates
         self._ssl_context = ssl_context
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes, which read their system's certificates themselves."""
+        if self._own_context:
+            raise UserError("A fetcher with certificates of its own cannot be sent to other processes.")
+        return {name: value for name, value in vars(self).items() if name != "_ssl_context"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._ssl_context = httpcore2.default_ssl_context() if "https" in self.schemes else None
 
     def fetch(self, url: str, *, max_bytes: int = images.DEFAULT.max_bytes) -> bytes:
         """Bytes of the picture at `url`, at most `max_bytes`; they begin like a picture of a known format.
