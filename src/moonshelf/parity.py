@@ -242,10 +242,11 @@ def _stock(model: MoonModel, product: Product) -> tuple[list[int], str]:
     refs = product.images[: model.prompt.max_images]
     pictures = [engine.load_picture(ref, model.prompt.max_pixels) for ref in refs]
     instruction, text = model.prompt.instruction, model.prompt.text_of(product)
-    content = [{"type": "text", "text": instruction}] if instruction else []
+    content: list[Any] = [{"type": "text", "text": instruction}] if instruction else []
     content += [{"type": "image"}] * len(pictures) + ([{"type": "text", "text": text}] if text else [])
+    messages: list[Any] = [{"role": "user", "content": content}]
     rendered = model.processor.apply_chat_template(
-        [{"role": "user", "content": content}], chat_template=CHAT_TEMPLATE, add_generation_prompt=True,
+        messages, chat_template=CHAT_TEMPLATE, add_generation_prompt=True,
         tokenize=False,
     )  # fmt: skip
     inputs = model.processor(images=pictures or None, text=[cast(str, rendered) + THINK], return_tensors="np")

@@ -162,7 +162,8 @@ def with_writer(model: Any, options: Options) -> Encoder:
 
     if options.reason != "on":
         raise UserError("a writer writes for every product: set reason to on.")
-    return opened(model, options.writer or "")
+    apart: Any = opened(model, options.writer or "")
+    return apart
 
 
 def _write_run(

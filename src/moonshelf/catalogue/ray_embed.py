@@ -97,9 +97,11 @@ def connected(cluster: Cluster) -> Iterator[None]:
         yield
         return
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs is raised as well
-    dashboard = {"include_dashboard": False} if local else {}
+    settings: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
+    if local:
+        settings["include_dashboard"] = False
     try:
-        ray.init(address=cluster.address, logging_level="error", log_to_driver=False, **dashboard)
+        ray.init(address=cluster.address, **settings)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0][:200]
         raise UserError(f"Ray at {cluster.address!r} cannot be used: {reason}") from None

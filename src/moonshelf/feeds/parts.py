@@ -28,8 +28,13 @@ Item = tuple[int | str, float | None, Product | Problem]  # number, share of the
 class Part(Protocol):
     """Rows of a feed that can be read without those before them, by whoever can reach the feed."""
 
-    everywhere: bool  # other machines can read it too
-    root: str | None  # pictures outside this folder are refused; None: they may be anywhere
+    @property
+    def everywhere(self) -> bool:
+        """Other machines can read it too."""
+
+    @property
+    def root(self) -> str | None:
+        """Pictures outside this folder are refused; None: they may be anywhere."""
 
     def read(self) -> Iterator[Item]: ...
 
