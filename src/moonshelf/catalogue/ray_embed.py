@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,7 +102,10 @@ def connected(cluster: Cluster) -> Iterator[None]:
     if local:
         settings["include_dashboard"] = False
     try:
-        ray.init(address=cluster.address, **settings)
+        with warnings.catch_warnings():
+            # What Ray forks becomes another program at once, so LanceDB's threads are not missed in it.
+            warnings.filterwarnings("ignore", message="lancedb fork support")
+            ray.init(address=cluster.address, **settings)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0][:200]
         raise UserError(f"Ray at {cluster.address!r} cannot be used: {reason}") from None
