@@ -7,7 +7,7 @@ Filters. Where fewer than a twentieth of the rows pass, they are compared exactl
 them. A filter that comes again gets a matrix of its own rows, or, where these are many, a sketch of them:
 their signs or single bytes propose a shortlist, as long as sample queries need it (*ours*). Where more pass,
 a scan and the cells of an IVF skip the others; from a graph more is fetched than wanted. Where the rows that
-pass lie far from a query, too few of what was fetched do: four times as many are fetched, and in the end the
+pass lie far from a query, too few of what was fetched do: four times as many are fetched, and after that the
 filter's own rows are compared, through their sketch from then on.
 
 An index never changes once it is made. After a commit `catch_up` makes another of it: a flat index takes
@@ -29,12 +29,13 @@ FLAT_ROWS = 50_000
 _EXACT_SHARE = 0.05  # of the rows: a filter that passes fewer is answered exactly
 _SKETCH_SHARE = 0.08  # of the rows: one that passes fewer, and comes again, is answered by its sketch
 _SPARE = 1.5  # fetched from a graph beyond what is wanted, by the share of rows that count
+_WIDER = 4  # times as many, once, where too few of what was fetched pass
 _WALK_SHARE = 0.005  # of the rows: where more would have to be fetched, comparing is faster
 _CHANGED_SHARE = 0.2  # of the rows: where more have changed, the user is advised to build anew
 _DENSE_ROWS = 4_096  # of a filter that comes again: kept as a matrix, 4 MB at 256 dimensions
 _BLOCK = 8_192  # rows that are compared at once
 # Candidates for each row wanted, doubled for safety, of what is kept of a filter's rows.
-_SKETCHES = {"binary": (5, 10, 20, 40), "sq8": (2, 10)}
+_SKETCHES = {"binary": (5, 10, 20, 40), "sq8": (2, 10, 40)}
 _SAMPLE, _SAMPLE_K, _SAMPLE_RECALL = 64, 10, 0.98
 
 Hits = list[list[tuple[int, float]]]
@@ -118,7 +119,7 @@ class AnnIndex:
             allowed.uses += 1
             if self._by_sketch(allowed):
                 return self._shortlisted(vectors, k, allowed)
-            if passing < _EXACT_SHARE * rows:
+            if passing < _EXACT_SHARE * rows or (allowed.uses > 1 and passing <= _DENSE_ROWS):
                 return self._compare(vectors, k, allowed)
         want = min(passing, max(1, self.spec.shortlist) * k)
         if self.spec.links:
@@ -177,7 +178,8 @@ class AnnIndex:
         places = np.full((len(vectors), want), -1, np.int64)
         fetch = want if allowed is None else math.ceil(_SPARE * want * rows / len(allowed))
         left = np.arange(len(vectors))
-        while len(left) and fetch <= max(4 * self.spec.effort, want, _WALK_SHARE * rows):
+        most = max(want, min(_WIDER * fetch, max(4 * self.spec.effort, _WALK_SHARE * rows)))
+        while len(left) and fetch <= most:
             wide = faiss.SearchParametersHNSW(efSearch=max(self.spec.effort, math.ceil(1.2 * fetch)))
             near, found = self.first.search(vectors[left], fetch, params=wide)  # type: ignore[attr-defined]
             good = (found >= 0) if allowed is None else allowed.mask[found] & (found >= 0)
@@ -185,7 +187,7 @@ class AnnIndex:
                 n = min(want, int(counts.sum()))
                 places[row, :n], scores[row, :n] = line[counts][:n], close[counts][:n]
                 places[row, n:] = -1
-            left, fetch = left[good.sum(1) < k], 4 * fetch
+            left, fetch = left[good.sum(1) < k], _WIDER * fetch
         return scores, places
 
     def _shortlisted(self, vectors: np.ndarray, k: int, allowed: Passing) -> Hits:
