@@ -9,8 +9,8 @@ kinds    every kind that `moonshelf index` can choose, with the least effort tha
          recall@10 without a filter and with random ones, latency of one query at a time, memory, disk, time.
 filters  recall and latency of filtered search, in our HNSW and in a kind that `kinds` measured, by the
          share of rows that pass, from the third time on; beside it FAISS's HNSW unfiltered, query by query in
-         turn, and with the filter as an id selector. `clusters` pass whole clusters: most queries are far from
-         all that passes.
+         turn, and with the filter as an id selector. `clusters` pass whole clusters: most queries are far
+         from all that passes.
 sql      the same rows in a store: how long reading a filter's rows takes before they are remembered.
 
 The aim is filtered recall@10 of .95 within twice the median time of FAISS's HNSW unfiltered.
@@ -269,7 +269,8 @@ def show(results: dict[str, Any], console: Console) -> None:
             low, high = one["interval"]
             table.add_row(
                 one["index"].split(" ")[0], f"{one['filter']} ({one['rows']:,})",
-                f"{one['recall']:.3f}", f"{one['p50_ms']:.3f}", f"{one['p95_ms']:.3f}", f"{one['ratio']:.2f}", f"{low:.2f}–{high:.2f}",
+                f"{one['recall']:.3f}", f"{one['p50_ms']:.3f}", f"{one['p95_ms']:.3f}",
+                f"{one['ratio']:.2f}", f"{low:.2f}–{high:.2f}",
                 f"{one['first_ms']:.1f}, {one['second_ms']:.1f}",
                 f"{one['selector_recall']:.3f} in {one['selector_p50_ms']:.3f} ms",
                 "met" if one["ratio"] <= AIM and one["recall"] >= TARGET else "missed",
