@@ -32,7 +32,7 @@ PARTS: dict[str, list[str]] = {
     "rows": ["rows.py"],
     "training": ["training.py", "--repeats", "5"],
     "exact": ["exact_search.py"],
-    "index": ["index.py", "--parts", "filters", "--ef-build", "60"],
+    "index": ["index.py", "--parts", "filters"],
     "service": ["serving.py", "--only", "batching", "--callers", "1,4,16", "--repeats", "3"],
     "service-reasoned": [
         "serving.py", "--only", "batching", "--callers", "1,4,16", "--repeats", "3", "--reason", "on"
@@ -99,8 +99,9 @@ LINES = [
     ),
     Line(
         "Prefill, share of the float32 matrix rate", "engine",
-        lambda r: (r["prefill"]["share_of_square"], f"{r['prefill']['share_of_square']:.2f}"), 0.6,
-        tried="Its own shapes, 256 wide, reach less than square ones; see the share of those.",
+        lambda r: (r["prefill"]["share_of_square"], f"{r['prefill']['share_of_square']:.3f}"), 0.6,
+        tried="What is no matrix product (softmax, norms, activations, positions) takes the rest; what was "
+        "tried on it is under “Looked at and left” in experiments.md.",
     ),
     Line(
         "Joint step against TRL's GRPO step, time", "training",
