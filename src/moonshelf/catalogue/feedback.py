@@ -20,7 +20,7 @@ import lancedb
 import pyarrow as pa
 
 from moonshelf.catalogue.filters import literal
-from moonshelf.catalogue.manifest import Manifest, check_writable
+from moonshelf.catalogue.manifest import Manifest, check_writable, writing
 from moonshelf.errors import UserError
 
 TABLE = "feedback"
@@ -28,6 +28,7 @@ _SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("id", "time", "kind", "subject", "verdict", "note", "by")]
 )
 _JOIN_EVERY = 256  # versions; each append leaves a small file
+_CREATE_SECONDS = 30.0  # that somebody waits while another makes the table
 _KEEP = timedelta(hours=1)  # versions that a reader may still be reading
 
 
@@ -113,17 +114,17 @@ def _table(folder: str | Path, create: bool = False) -> Any:
     folder = Path(folder)
     Manifest.read(folder)  # says what is wrong before a table appears in somebody's folder
     db = lancedb.connect(str(folder), read_consistency_interval=timedelta(0))
-    for _ in range(2):  # a second time if another process made the table between the two calls
+    try:
+        return db.open_table(TABLE)
+    except (ValueError, FileNotFoundError):
+        if not create:
+            return None
+    # Of two that make a table at once Lance lets the later overwrite the earlier, entries and all.
+    with writing(folder, _CREATE_SECONDS, ".feedback.lock"):
         try:
-            return db.open_table(TABLE)
+            return db.open_table(TABLE)  # another made it in the meantime
         except (ValueError, FileNotFoundError):
-            if not create:
-                return None
-        try:
             return db.create_table(TABLE, schema=_SCHEMA)
-        except (ValueError, OSError, RuntimeError) as error:
-            failure = error
-    raise failure
 
 
 def _scan(table: Any, columns: list[str], kind: str | None = None) -> pa.Table:

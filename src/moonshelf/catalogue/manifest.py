@@ -165,14 +165,15 @@ def check_writable(folder: Path) -> None:
 
 
 @contextmanager
-def writing(folder: Path, wait: float = 0.0) -> Iterator[None]:
-    """Hold the folder's writer lock, waiting up to `wait` seconds for it, else raise `Locked`.
+def writing(folder: Path, wait: float = 0.0, name: str = ".lock") -> Iterator[None]:
+    """Hold the folder's writer lock (or another one, by its file's `name`), waiting up to `wait` seconds for
+    it, else raise `Locked`.
 
     It excludes the threads of one process too. The kernel frees it when the process dies, however it dies.
     """
     check_writable(folder)
     deadline = time.monotonic() + wait
-    with open(folder / ".lock", "a+", encoding="utf-8") as file:
+    with open(folder / name, "a+", encoding="utf-8") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
