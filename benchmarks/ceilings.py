@@ -25,13 +25,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from engine import gemm_rate, load, on_disk, prepared
+from engine import flops, gemm_rate, load, on_disk, prepared
 from paired import CLOCKS, median_seconds
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from moonshelf.doctor import environment
 from moonshelf.model import engine
@@ -131,12 +129,6 @@ def measure_stages(
         "share": least / seconds,
     })  # fmt: skip
     return found
-
-
-def flops(run: Any) -> float:
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        run()
-    return float(counter.get_total_flops())
 
 
 def bytes_written(model: MoonModel, rows: list[engine.Row], done: list[engine.Written]) -> float:

@@ -194,6 +194,13 @@ def gemm_rate(m: int, k: int, n: int, clock: Callable[[], float]) -> float:
         return 2 * m * k * n / median_seconds(lambda: torch.nn.functional.linear(x, weight), 7, clock)
 
 
+def flops(run: Callable[[], Any]) -> float:
+    """Floating-point operations of a call, attention's among them."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        run()
+    return float(counter.get_total_flops())
+
+
 @torch.inference_mode()
 def prefill(model: MoonModel, options: argparse.Namespace, products: list[Product]) -> dict[str, Any]:
     clock = CLOCKS[options.clock]
@@ -203,9 +210,7 @@ def prefill(model: MoonModel, options: argparse.Namespace, products: list[Produc
     def run() -> None:
         model(batch)
 
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        run()
-    flops = counter.get_total_flops()
+    work = flops(run)
     vision, text = model.backbone.config.vision_config, model.backbone.config.text_config
     patches = 0 if batch.pixel_values is None else len(batch.pixel_values)
     # The two products that a prefill spends most on: the feed-forward layers of the tower and of the decoder.
@@ -222,12 +227,12 @@ def prefill(model: MoonModel, options: argparse.Namespace, products: list[Produc
         "rows": len(rows),
         "tokens": batch.input_ids.numel(),
         "patches": patches,
-        "gflop": flops / 1e9,
+        "gflop": work / 1e9,
         "seconds": seconds,
-        "gflop_s": flops / seconds / 1e9,
+        "gflop_s": work / seconds / 1e9,
         "gemm_gflop_s": {name: rate / 1e9 for name, rate in rates.items()},
-        "share_of_square": flops / seconds / rates["square"],
-        "share_of_own_shapes": flops / seconds / min(rates["tower"], rates["decoder"]),
+        "share_of_square": work / seconds / rates["square"],
+        "share_of_own_shapes": work / seconds / min(rates["tower"], rates["decoder"]),
         "aim": 0.5,
     }
 

@@ -23,12 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engine import once, twice
+from engine import flops, once, twice
 from paired import median_seconds, paired
 from rich.console import Console
 from rich.table import Table
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2VLImageProcessorPil, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from moonshelf.doctor import environment
@@ -107,8 +105,7 @@ def one_batch(
     def reasoned() -> None:
         engine.write(model, first, model.read(first, use_cache=True))
 
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        model(direct)  # the same operations in any precision
+    work = flops(lambda: model(direct))  # the same in any precision
     with model.computing():
         seconds = {
             "direct": median_seconds(lambda: model(direct), repeats, clock),
@@ -123,7 +120,7 @@ def one_batch(
     return {
         "rows": len(rows), "tokens": int(direct.attention.sum()), "seconds": seconds,
         "products_s": {name: len(rows) / seconds[name] for name in ("direct", "reasoned")},
-        "prefill_share": counter.get_total_flops() / seconds["direct"] / top["flop_s"],
+        "prefill_share": work / seconds["direct"] / top["flop_s"],
         "written_s": len(rows) * WRITTEN / writing, "write_share": moved / writing / top["bytes_s"],
         "reasoned_to_direct": seconds["reasoned"] / seconds["direct"],
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None,

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fake_model import picture, product
+from fake_model import FakeModel, picture, product, table
 
+from moonshelf.catalogue.embed import Options, embed_feed
 from moonshelf.errors import Problem
 from moonshelf.product import ImageRef, Product
 
@@ -38,3 +39,16 @@ def rejects(folder: Path) -> list[dict[str, Any]]:
 
 def counts(report: Any) -> dict[str, Any]:
     return {key: value for key, value in report.as_dict().items() if key not in ("seconds", "items_per_s")}
+
+
+def as_one_process(folder: Path, cluster: Any) -> None:
+    """What a cluster makes of a feed is what one process makes of it: store, report, what was set aside."""
+    options = Options(shard_rows=10)
+    for rows in (feed(), changed()):  # from nothing, then on what is there
+        one = embed_feed(rows, folder / "one", FakeModel(), options=options)
+        many = embed_feed(rows, folder / "many", FakeModel(), options=options, cluster=cluster)
+        assert counts(many) == counts(one) and many.complete
+        assert table(folder / "many") == table(folder / "one")
+        in_order = sorted(rejects(folder / "one"), key=lambda problem: problem["row"])
+        assert rejects(folder / "many") == in_order
+    assert (one.metadata_only, one.removed, one.changed, one.set_aside) == (1, 1, 1, 5)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_model import FakeModel, product, table
-from fates import changed, counts, feed, rejects
+from fates import as_one_process
 
 from moonshelf.catalogue import Catalogue
 from moonshelf.catalogue.embed import Options, embed_feed
@@ -63,15 +63,7 @@ def settings(**changes: Any) -> Any:
 
 @pytest.mark.slow
 def test_the_result_is_that_of_one_process(tmp_path: Path, cluster: None) -> None:
-    options = Options(shard_rows=10)
-    for rows in (feed(), changed()):  # from nothing, then on what is there
-        one = embed_feed(rows, tmp_path / "one", FakeModel(), options=options)
-        many = embed_feed(rows, tmp_path / "many", FakeModel(), options=options, cluster=settings())
-        assert counts(many) == counts(one) and many.complete
-        assert table(tmp_path / "many") == table(tmp_path / "one")
-        in_order = sorted(rejects(tmp_path / "one"), key=lambda problem: problem["row"])
-        assert rejects(tmp_path / "many") == in_order
-    assert one.metadata_only == 1 and one.removed == 1 and one.changed == 1 and one.set_aside == 5
+    as_one_process(tmp_path, settings())
 
 
 @pytest.mark.slow

@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from fake_model import FakeModel, picture, product, table
-from fates import changed, counts, feed, rejects
+from fates import as_one_process, changed, feed, rejects
 
 from moonshelf.catalogue import ray_embed
-from moonshelf.catalogue.embed import Options, embed_feed
+from moonshelf.catalogue.embed import embed_feed
 from moonshelf.catalogue.ray_embed import FEED, Away, Cluster, Known, Worker, _blocks, _packed, _unpacked
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds import write_jsonl
@@ -41,15 +41,7 @@ def cluster(**changes: Any) -> Cluster:
 
 
 def test_the_result_is_that_of_one_process(tmp_path: Path, inline: None) -> None:
-    options = Options(shard_rows=10)
-    for rows in (feed(), changed()):  # from nothing, then on what is there
-        one = embed_feed(rows, tmp_path / "one", FakeModel(), options=options)
-        many = embed_feed(rows, tmp_path / "many", FakeModel(), options=options, cluster=cluster())
-        assert counts(many) == counts(one) and many.complete
-        assert table(tmp_path / "many") == table(tmp_path / "one")
-        in_order = sorted(rejects(tmp_path / "one"), key=lambda problem: problem["row"])
-        assert rejects(tmp_path / "many") == in_order
-    assert (one.metadata_only, one.removed, one.changed, one.set_aside) == (1, 1, 1, 5)
+    as_one_process(tmp_path, cluster())
 
 
 def test_the_model_is_asked_for_what_changed(tmp_path: Path, inline: None) -> None:

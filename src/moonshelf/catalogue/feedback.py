@@ -16,11 +16,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import lancedb
 import pyarrow as pa
 
 from moonshelf.catalogue.filters import literal
 from moonshelf.catalogue.manifest import Manifest, check_writable, writing
+from moonshelf.catalogue.store import connect
 from moonshelf.errors import UserError
 
 TABLE = "feedback"
@@ -113,7 +113,7 @@ def _table(folder: str | Path, create: bool = False) -> Any:
     """The table, or None where nobody has said anything yet."""
     folder = Path(folder)
     Manifest.read(folder)  # says what is wrong before a table appears in somebody's folder
-    db = lancedb.connect(str(folder), read_consistency_interval=timedelta(0))
+    db = connect(str(folder))
     try:
         return db.open_table(TABLE)
     except (ValueError, FileNotFoundError):

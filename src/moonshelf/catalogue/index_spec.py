@@ -141,7 +141,8 @@ class Spec:
             vectors = short / np.maximum(norms, 1e-12)
         return np.ascontiguousarray(vectors, np.float32)
 
-    def write(self, index: Any, path: str) -> None:
+    def write(self, index: Any, path: Any) -> None:
+        """To a path, or to a writer of FAISS."""
         (faiss.write_index_binary if self.kind == "binary" else faiss.write_index)(index, path)
 
     def read(self, path: str) -> Any:

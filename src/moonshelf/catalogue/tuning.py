@@ -266,5 +266,5 @@ def bytes_of(index: AnnIndex) -> int:
         return len(chunk)
 
     writer = faiss.PyCallbackIOWriter(count, 1 << 20)
-    (faiss.write_index_binary if index.kind == "binary" else faiss.write_index)(index.first, writer)
+    index.spec.write(index.first, writer)
     return counted

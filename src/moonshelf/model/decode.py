@@ -186,14 +186,16 @@ class _Guesser:
         self.lookup, self.after = model.lookup, list(after)
         self.think, self.stop = model.prepare.think, model.prepare.end_think
         self.limit = model.prompt.max_rationale_tokens
-        self.prompts = [
-            followers(ids[mask].tolist()) for ids, mask in zip(batch.input_ids, batch.text_mask, strict=True)
-        ]
+        self.batch = batch
+        self.prompts: dict[int, dict[int, int]] = {}  # of rows that were guessed for; a full batch has none
 
     def guess(self, row: int, line: _Line, rows: int) -> list[int]:
         most = min(GUESSES, GUESSED_TOKENS // rows - 1, self.limit - len(line.ids) - 1)
         if most < 1:
             return []
+        if row not in self.prompts:
+            text = self.batch.input_ids[row][self.batch.text_mask[row]]
+            self.prompts[row] = followers(text.tolist())
         told = [line.token] if line.token == self.think else [self.think, *line.ids, line.token]
         ahead = self.lookup.guess(told, self.prompts[row], most, self.stop)
         return [*ahead, *self.after] if ahead and ahead[-1] == self.stop else ahead
