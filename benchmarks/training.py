@@ -9,6 +9,8 @@ contrast    steps of the cold start's direct batches without rationales (title, 
             other) against SentenceTransformerTrainer on title and photo, MultipleNegativesRankingLoss; the
             same model, pictures from files, batch and optimiser steps, decoding included.
 cold-start  the same with everything that the cold start's first quarter does: rationales and queries too.
+frozen      that cold start with a frozen vision tower: its features from a file that has them all
+            (`tower_cache`), against computing them.
 
 Ratios are theirs to ours; the joint step's aim is the other way round, and so given too. How: `paired`.
 """
@@ -145,6 +147,42 @@ def as_trl(trainer: JointTrainer, inputs: dict[str, Any]) -> dict[str, Any]:
 # ---- the cold start --------------------------------------------------------------------------------
 
 
+def cold_start(
+    options: argparse.Namespace, folder: Path, everything: bool, **changes: Any
+) -> tuple[Side, torch.device]:
+    """`options.steps` steps of a cold start; with `everything` rationales and queries too."""
+    recipe = Recipe(
+        model=options.model, sources=[SourceSpec(feed="shop.jsonl")], out=str(folder / "cold"),
+        batch=options.batch, steps=10**6, lr=1e-5, vision_lr=1e-5, precision=options.precision, queue=0,
+        report_to=(), **({} if everything else {"sft_weight": 0.0}), **changes,
+    )  # fmt: skip
+    run = ColdStart(recipe, folder)
+    run.model.train()
+    kinds = ("direct", "direct", "pair", "direct") if everything else ("direct",)
+
+    def steps() -> None:
+        draws = stream(
+            run.model, run.sampler, lambda step: kinds[step % len(kinds)], options.batch,
+            fixed=recipe.tower_cache is not None,
+        )  # fmt: skip
+        for _, draw in zip(range(options.steps), draws, strict=False):
+            run.optimiser.zero_grad(set_to_none=True)
+            run.losses(draw)
+            run.accelerator.clip_grad_norm_(run.objective.parameters(), recipe.clip)
+            run.optimiser.step()
+
+    return steps, run.model.device
+
+
+def frozen_sides(options: argparse.Namespace, folder: Path) -> tuple[Side, Side, dict[str, Any]]:
+    """The first run of `paired`, which does not count, fills the file: its draws are those of all others."""
+    still = {"freeze": ("backbone.model.visual",)}
+    ours, _ = cold_start(options, folder, True, tower_cache=str(folder / "tower.sqlite"), **still)
+    theirs, _ = cold_start(options, folder, True, **still)
+    facts = {"batch": options.batch, "steps": options.steps, "products": options.batch * options.steps}
+    return ours, theirs, facts | {"aim": "> 1"}
+
+
 def cold_sides(
     options: argparse.Namespace, folder: Path, products: list[Product], everything: bool
 ) -> tuple[Side, Side, dict[str, Any]]:
@@ -158,24 +196,8 @@ def cold_sides(
     from moonshelf.model.sentence_transformer import MoonModule
 
     steps, batch = options.steps, options.batch
-    recipe = Recipe(
-        model=options.model, sources=[SourceSpec(feed="shop.jsonl")], out=str(folder / "cold"), batch=batch,
-        steps=10**6, lr=1e-5, vision_lr=1e-5, precision=options.precision, queue=0, report_to=(),
-        **({} if everything else {"sft_weight": 0.0}),
-    )  # fmt: skip
-    run = ColdStart(recipe, folder)
-    run.model.train()
-    kinds = ("direct", "direct", "pair", "direct") if everything else ("direct",)
-
-    def ours() -> None:
-        draws = stream(run.model, run.sampler, lambda step: kinds[step % len(kinds)], batch)
-        for _, draw in zip(range(steps), draws, strict=False):
-            run.optimiser.zero_grad(set_to_none=True)
-            run.losses(draw)
-            run.accelerator.clip_grad_norm_(run.objective.parameters(), recipe.clip)
-            run.optimiser.step()
-
-    bf16 = resolve(options.precision, run.model.device) == torch.bfloat16
+    ours, device = cold_start(options, folder, everything)
+    bf16 = resolve(options.precision, device) == torch.bfloat16
     pairs = Dataset.from_dict(
         {"anchor": [p.title for p in products], "positive": [p.images[0].path for p in products]}
     )
@@ -222,7 +244,9 @@ def main() -> None:
     )
     parser.add_argument("--model", default="starter")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--only", default="joint,contrast,cold-start", help="parts, with commas between them")
+    parser.add_argument(
+        "--only", default="joint,contrast,cold-start,frozen", help="parts, with commas between them"
+    )
     parser.add_argument("--products", type=int, default=16, help="of a joint step")
     parser.add_argument("--rollouts", type=int, default=4, help="of a product")
     parser.add_argument("--batch", type=int, default=32, help="of the cold start")
@@ -239,6 +263,8 @@ def main() -> None:
             with console.status(part), redirect_stdout(None):
                 if part == "joint":
                     ours, theirs, facts = joint_sides(options, folder)
+                elif part == "frozen":
+                    ours, theirs, facts = frozen_sides(options, folder)
                 else:
                     ours, theirs, facts = cold_sides(options, folder, products, part == "cold-start")
                 results[part] = paired(ours, theirs, options.repeats, CLOCKS[options.clock]) | facts

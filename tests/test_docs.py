@@ -29,7 +29,7 @@ LAYERS = (
     ("benchmark",),
     ("doctor", "demo", "creative_demo", "report", "export", "parity"),
     ("service",),
-    ("creative_cli", "engine_cli"),
+    ("creative_cli", "engine_cli", "training_cli"),
     ("cli",),
 )
 

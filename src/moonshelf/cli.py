@@ -18,6 +18,7 @@ from moonshelf.engine_cli import export, parity
 from moonshelf.errors import EXIT_PARTIAL, EXIT_USAGE, UserError
 from moonshelf.service.keys_cli import app as keys_app
 from moonshelf.shell import Json, flags, print_json, say
+from moonshelf.training_cli import ablate, mine, train
 
 app = typer.Typer(
     name="moonshelf",
@@ -33,11 +34,16 @@ app.add_typer(creative_app, name="creative")
 app.add_typer(keys_app, name="keys")
 app.add_typer(store_app, name="store")
 
+FREE = {"allow_extra_args": True, "ignore_unknown_options": True}  # flags that are fields of a recipe
+
 app.command()(export)
 app.command()(parity)
+app.command(context_settings=FREE)(train)
+app.command(context_settings=FREE)(ablate)
+app.command()(mine)
 
 # Commands go here, one function each, about 30 lines at most: check, embed, index, search, duplicates,
-# mine, evaluate, train, demo, doctor; those about creatives are in `creative_cli`.
+# evaluate, serve, demo, doctor; those about creatives, training and other engines are in files of their own.
 
 
 @app.command()
@@ -172,152 +178,6 @@ def datasets(json: Json = False) -> None:
     console = Console()
     console.width = max(console.width, 150)  # six columns of words
     show(console)
-
-
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def train(
-    context: typer.Context,
-    recipe: Annotated[Path, typer.Argument(help="A recipe, as in recipes/; its fields are flags too.")],
-    data: Annotated[Path, typer.Option(help="Folder that the recipe's feeds are relative to.")] = Path("."),
-    dry_run: Annotated[
-        bool, typer.Option(help="Say what would be trained and what it takes, then stop.")
-    ] = False,
-) -> None:
-    """Train a model by a recipe; a killed run goes on. Any field is a flag: --steps 500 --lr 0.0005."""
-    from moonshelf.training.tracking import quiet_dependencies
-
-    quiet_dependencies()
-    from moonshelf.creatives import recipe as selector
-    from moonshelf.training.recipe import STAGES, JointRecipe, load_recipe
-
-    settings = load_recipe(recipe, {**STAGES, **selector.STAGES}, **flags(context.args))
-    trial, judged = "moonshelf doctor", "moonshelf creative evaluate --simulated 200 --backend"
-    try:
-        if dry_run:
-            if isinstance(settings, selector.SftRecipe | selector.GrpoRecipe):
-                from moonshelf.creatives.dry_run import show as show_selector
-
-                return show_selector(settings, data)
-            from moonshelf.training.dry_run import show
-
-            return show(settings, data)
-        if isinstance(settings, JointRecipe):
-            from moonshelf.training.joint_run import train_joint
-
-            folder = train_joint(settings, data)
-        elif isinstance(settings, selector.SftRecipe):
-            from moonshelf.creatives.training import train_sft
-
-            folder, trial = train_sft(settings, data), judged
-        elif isinstance(settings, selector.GrpoRecipe):
-            from moonshelf.creatives.reason_to_select import train_grpo
-
-            folder, trial = train_grpo(settings, data), judged
-        else:
-            from moonshelf.training.cold_start import train_cold_start
-
-            folder = train_cold_start(settings, data)
-    except ImportError as error:
-        raise UserError(f"training needs {error.name}: install moonshelf[train].") from None
-    print(f"model saved in {folder}; try: {trial} {folder}")
-
-
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def ablate(
-    context: typer.Context,
-    what: Annotated[str, typer.Argument(help="A model to test, or a YAML file of arms to train.")],
-    data: Annotated[Path, typer.Option(help="Folder that feeds are relative to.")] = Path("."),
-    out: Annotated[Path | None, typer.Option(help="Folder for results; for arms runs/ablations.")] = None,
-    feed: Annotated[str, typer.Option(help="Products to test a model on.")] = "sampleshop",
-    products: Annotated[int | None, typer.Option(min=2, help="How many products to measure.")] = None,
-    rationales: Annotated[
-        str | None, typer.Option(help="Of own,none,empty,random,title,other,catalogue.")
-    ] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Name of an arm; may be repeated.")] = None,
-) -> None:
-    """Say what reasoning and each part of the method are worth.
-
-    A model: its rationales are replaced by empty, random or another product's. A YAML file: arms are trained
-    one after the other, each without a part; a killed call goes on. Its fields are flags: --seeds "[0, 1]".
-    """
-    from moonshelf.training.tracking import quiet_dependencies
-
-    quiet_dependencies()
-    try:
-        from moonshelf.benchmark import ablations
-
-        wanted = [x.strip() for x in rationales.split(",") if x.strip()] if rationales else None
-        if what.endswith((".yaml", ".yml")):
-            fields = {**flags(context.args), "products": products, "rationales": wanted}
-            place = out or Path("runs/ablations")
-            plan, done = ablations.run_plan(
-                Path(what), data, place, only=only or (), overrides=fields, say=say
-            )
-            print(ablations.markdown(plan, done))
-            if any(run.error for run in done):
-                raise typer.Exit(EXIT_PARTIAL)
-            return
-        if context.args:
-            raise UserError(f"{context.args[0]!r} is no option for the test of a model.")
-        print(ablations.ablate_model(what, feed, data, out, products=products, rationales=wanted, say=say))
-    except ImportError as error:
-        raise UserError(f"ablations need {error.name}: install moonshelf[train].") from None
-
-
-@app.command()
-def mine(
-    feed: Annotated[Path, typer.Argument(help="File or folder of products, as for `embed`.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Parquet file of negatives, replaced if there.")],
-    model: Annotated[str, typer.Option(help="Name or folder of a model.")] = "starter",
-    num_negatives: Annotated[int, typer.Option("-k", "--num-negatives", help="For each product.")] = 4,
-    range_min: Annotated[int, typer.Option(help="Skip so many of the nearest.")] = 0,
-    range_max: Annotated[int | None, typer.Option(help="Take none beyond this rank.")] = None,
-    min_score: Annotated[float | None, typer.Option(help="Least cosine of the two products.")] = None,
-    max_score: Annotated[float | None, typer.Option(help="Greatest cosine of the two products.")] = None,
-    absolute_margin: Annotated[
-        float | None, typer.Option(help="By how much picture and title must fit worse than within a product.")
-    ] = None,
-    relative_margin: Annotated[
-        float, typer.Option(help="The same, as a share of the own pair's score.")
-    ] = 0.05,
-    own_pair: Annotated[bool, typer.Option(help="Apply margins; without, one pass of the model.")] = True,
-    min_level: Annotated[int, typer.Option(help="Steps of the category path that must be shared.")] = 0,
-    identical_attributes: Annotated[
-        bool, typer.Option(help="Take products of equal category and visible attributes too.")
-    ] = False,
-    reason: Annotated[str, typer.Option(help="Write a rationale first: off, on or auto.")] = "off",
-    dialect: Annotated[str | None, typer.Option(help="Dialect of the feed; default: detected.")] = None,
-    batch_tokens: Annotated[int, typer.Option(min=256, help="Tokens of one batch.")] = 8192,
-    images_root: Annotated[str | None, typer.Option(help="Folder that image paths start from.")] = None,
-    json: Json = False,
-) -> None:
-    """Find hard negatives for training: other products of the same category that the model finds near.
-
-    The same product, its variants, and what looks or reads the same is left out.
-    """
-    from moonshelf import MoonModel
-    from moonshelf.feeds.show import counting
-    from moonshelf.training.negatives import MiningSettings
-    from moonshelf.training.negatives import mine as run
-
-    settings = MiningSettings(
-        num_negatives=num_negatives, range_min=range_min, range_max=range_max, min_score=min_score,
-        max_score=max_score, absolute_margin=absolute_margin if own_pair else None,
-        relative_margin=relative_margin if own_pair else None, min_level=min_level,
-        identical_attributes=identical_attributes, reason=reason,
-    )  # fmt: skip
-    loaded = MoonModel.from_pretrained(model)
-    with counting(feed.name) as progress:
-        report = run(
-            feed, out, loaded, settings, model_name=model, dialect=dialect, images_root=images_root,
-            batch_tokens=batch_tokens, progress=progress,
-        )  # fmt: skip
-    if json:
-        print_json(report.as_dict())
-    else:
-        print("\n".join([*report.lines(), f"Written to {out}."]))
-    if report.set_aside:
-        raise typer.Exit(EXIT_PARTIAL)
 
 
 @app.command()
@@ -523,7 +383,7 @@ def duplicates(
     show_duplicates(report, Console())
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(context_settings=FREE)
 def serve(
     context: typer.Context,
     folder: Annotated[Path | None, typer.Argument(help="Folder that `moonshelf embed` made.")] = None,

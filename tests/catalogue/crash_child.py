@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from fake_model import FakeModel, product
 
-from moonshelf.catalogue import ann, embed, upsert
+from moonshelf.catalogue import ann, embed, run, upsert
 from moonshelf.catalogue.store import Store
 from moonshelf.product import Product
 
@@ -49,7 +49,7 @@ def embed_until_killed(folder: str, version: int, acknowledged: str) -> None:
         FEEDS[version](),
         folder,
         model,
-        options=embed.Options(shard_rows=12),
+        options=run.Options(shard_rows=12),
         on_commit=lambda ids: os.write(log, "".join(f"{id}\n" for id in ids).encode()),
     )
 

@@ -21,7 +21,8 @@ from crash_child import FEEDS, ROWS, version_one
 from fake_model import FakeModel, product, table
 
 from moonshelf.catalogue import Catalogue
-from moonshelf.catalogue.embed import Options, embed_feed
+from moonshelf.catalogue.embed import embed_feed
+from moonshelf.catalogue.run import Options
 from moonshelf.catalogue.tuning import Tuning
 from moonshelf.errors import UserError
 

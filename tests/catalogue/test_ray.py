@@ -19,7 +19,8 @@ from fake_model import FakeModel, product, table
 from fates import as_one_process
 
 from moonshelf.catalogue import Catalogue
-from moonshelf.catalogue.embed import Options, embed_feed
+from moonshelf.catalogue.embed import embed_feed
+from moonshelf.catalogue.run import Options
 from moonshelf.errors import UserError
 from moonshelf.model.modeling import MoonModel
 from moonshelf.product import Product
@@ -118,7 +119,8 @@ import os, sys
 from functools import partial
 from test_ray import Slow, settings, product
 from fake_model import FakeModel
-from moonshelf.catalogue.embed import Options, embed_feed
+from moonshelf.catalogue.embed import embed_feed
+from moonshelf.catalogue.run import Options
 out, pids, log = sys.argv[1:]
 def acknowledged(ids):
     with open(log, "a") as file:

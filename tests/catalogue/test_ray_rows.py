@@ -15,7 +15,7 @@ from fates import as_one_process, changed, feed, rejects
 
 from moonshelf.catalogue import ray_embed
 from moonshelf.catalogue.embed import embed_feed
-from moonshelf.catalogue.ray_embed import FEED, Away, Cluster, Known, Worker, _blocks, _packed, _unpacked
+from moonshelf.catalogue.ray_embed import FEED, Away, Cluster, Worker, _blocks, _packed, _unpacked
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds import write_jsonl
 from moonshelf.product import ImageRef
@@ -104,13 +104,6 @@ def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"needs ray: pip install 'moonshelf\[scale\]'"):
         embed_feed([product(0)], tmp_path / "shelf", FakeModel(), cluster=cluster())
-
-
-def test_what_is_known_is_found() -> None:
-    hashes = {f"id {i}": (f"{i:064x}", f"{i + 1:064x}") for i in range(100)}
-    known = Known.of(hashes)
-    assert all(known.get(id) == pair for id, pair in hashes.items()) and known.get("id 100") is None
-    assert Known.of({}).get("id 0") is None
 
 
 def test_rows_survive_the_journey() -> None:

@@ -171,7 +171,7 @@ def test_rows_at_another_place(shelf, tmp_path, address):
     moved.index()
     assert ids(shelf, "boot", mode="vector", where="price >= 30") == {f"p{i}" for i in range(30, 35)}
     number = Store.open(folder).version
-    Store.open(folder).remove(["p3"])
+    Store.open(folder).remove([key_of("p3")])
     assert key_of("p3") not in Store.open(folder).vectors()[0]
     run("rollback", folder, number)
     assert key_of("p3") in Store.open(folder).vectors()[0]

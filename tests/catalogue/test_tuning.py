@@ -131,7 +131,7 @@ def test_what_was_chosen_is_used_followed_and_kept(shelf):
     assert agreement() >= 0.95
     for where in ("price < 50", "price < 10", "price = 7"):
         assert agreement(where) >= 0.95
-    shelf.store.remove(f"q{i}" for i in range(0, 300))
+    shelf.store.remove([key_of(f"q{i}") for i in range(300)])
     assert agreement() >= 0.95 and agreement("price < 50") >= 0.95
     index, note = ann.load(shelf.store)
     assert index is not None and note == "" and len(index) == len(shelf.store)

@@ -8,7 +8,7 @@ Pictures are read once, and the bytes that were hashed are the bytes that are em
 Rows are committed in shards of about 512, or each minute: what a kill -9 can cost is the shard in hand.
 Products that left the feed leave the store, but only after the feed was read to its end. A row that is set
 aside (broken picture, no text) keeps the version that an earlier run stored, if there is one, because the
-feed still lists the product. Memory does not grow with the feed except for the hashes (300 bytes a row).
+feed still lists the product. Memory does not grow with the feed but for keys and hashes (`known`).
 
 With a `cluster` the products are read and computed by Ray's workers (`ray_embed`). What is counted, set aside
 and committed is the same code, and this process is the only one that writes.
@@ -18,87 +18,26 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from moonshelf import images
 from moonshelf.catalogue.manifest import Encoder, Manifest, versions, write_json, writing
-from moonshelf.catalogue.store import Store, key_of, schema
-from moonshelf.catalogue.upsert import Draft, Refused, draft, finished, kept, with_record
+from moonshelf.catalogue.run import EmbedReport, Options, Progress, Run
+from moonshelf.catalogue.store import Store
+from moonshelf.catalogue.upsert import Draft, Refused, draft, finished, kept
 from moonshelf.errors import Problem, UserError
 from moonshelf.product import Product
 
 if TYPE_CHECKING:
     from moonshelf.catalogue.ray_embed import Cluster
 
-SHARD_ROWS, SHARD_SECONDS = 512, 60.0
 REASONS = ("off", "on", "auto")
-_COMPACT_AFTER = 64  # commits before files are joined during a run, doubled each time
-_SHOWN = 20  # problems kept in the report; all of them are in rejects.jsonl
 
 Feed = str | Path | Iterable[Product | Problem]
-
-
-@dataclass
-class EmbedReport:
-    """What one run did. `unchanged`, `metadata_only` and the rest count rows of the feed."""
-
-    read: int = 0
-    new: int = 0
-    changed: int = 0
-    metadata_only: int = 0
-    unchanged: int = 0
-    removed: int = 0
-    set_aside: int = 0
-    warnings: int = 0
-    rows: int = 0  # in the store at the end
-    rationales: int = 0
-    rationales_valid: int = 0
-    seconds: float = 0.0
-    complete: bool = False  # the feed was read to its end
-    problems: list[Problem] = field(default_factory=list)  # the first few
-
-    @property
-    def reasoning_valid_rate(self) -> float | None:
-        """Share of the rationales written in this run that kept their format; None if none was written."""
-        return self.rationales_valid / self.rationales if self.rationales else None
-
-    @property
-    def items_per_s(self) -> float | None:
-        """Products embedded a second, reading and storing included; None if none was embedded."""
-        embedded = self.new + self.changed
-        return embedded / self.seconds if embedded and self.seconds else None
-
-    def as_dict(self) -> dict[str, Any]:
-        counts = {k: v for k, v in vars(self).items() if k not in ("problems", "rationales_valid", "seconds")}
-        return {
-            **counts,
-            "reasoning_valid_rate": self.reasoning_valid_rate,
-            "items_per_s": self.items_per_s and round(self.items_per_s, 2),
-            "seconds": round(self.seconds, 2),
-            "problems": [problem.as_dict() for problem in self.problems],
-        }
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to embed; recorded in run.json."""
-
-    reason: str = "off"
-    batch_tokens: int = 8192
-    dialect: str | None = None
-    images_root: str | None = None
-    allow_text_only: bool = False
-    shard_rows: int = SHARD_ROWS
-    writer: str | None = None  # the server that writes the rationales, see `model.writers`
 
 
 def embed_feed(
@@ -149,7 +88,7 @@ def embed_feed(
         with open(out / "rejects.jsonl", "w", encoding="utf-8") as rejects:
             run = make(store, model, options, rejects, on_commit)
             try:
-                with _Progress(progress, run):
+                with Progress(progress, run):
                     run.go()
             finally:  # an interrupted run is on record too, with `complete` false
                 _write_run(out, feed, model, name, options, run.report)
@@ -182,138 +121,6 @@ def _write_run(
         "report": report.as_dict(),
     }
     write_json(out / "run.json", record)
-
-
-class Run:
-    """One pass over a feed: what is counted, set aside, stored. Where the products are computed is its
-    subclasses' to say, in `work`."""
-
-    def __init__(
-        self,
-        store: Store,
-        model: Encoder,
-        options: Options,
-        rejects: Any,
-        on_commit: Callable[[list[str]], None] | None,
-    ) -> None:
-        self.store, self.model, self.options = store, model, options
-        self.rejects, self.on_commit = rejects, on_commit
-        self.report = EmbedReport()
-        self.hashes = store.hashes()
-        self.schema = schema(store.manifest.dim)
-        self.seen: set[str] = set()
-        self.metadata: list[dict[str, Any]] = []
-        self.done: list[tuple[dict[str, Any], bool]] = []  # finished rows, and whether the store has them
-        self.failure: BaseException | None = None
-        self.commits, self.compact_at = 0, _COMPACT_AFTER
-        self.lock = threading.Lock()
-
-    def work(self) -> Iterator[None]:
-        """Read and compute, a part of the feed a step, filling `done` and `metadata`."""
-        raise NotImplementedError
-
-    def share(self) -> float | None:
-        """Share of the feed that was read, None where its length is not known."""
-        return None
-
-    @property
-    def waiting(self) -> int:
-        """Rows that were read and are neither done nor set aside."""
-        return len(self.metadata)
-
-    def go(self) -> None:
-        started = last = time.perf_counter()
-        try:
-            for _ in self.work():
-                now = time.perf_counter()
-                if len(self.done) >= self.options.shard_rows or now - last > SHARD_SECONDS:
-                    self._commit()
-                    last = now
-        finally:  # on Ctrl-C or a failing model too: what is finished is kept
-            self._commit()
-            self.update_metadata()
-            self.report.seconds = time.perf_counter() - started
-        if self.failure is not None:
-            raise self.failure
-        self._finish()
-        self.report.seconds = time.perf_counter() - started
-
-    def first(self, number: int | str, id: str) -> bool:
-        """Count a product; False, and set aside, if its id came before."""
-        self.report.read += 1
-        if id in self.seen:
-            self.note(Problem(number, "id", "the id came before: the first row stays", id))
-            return False
-        self.seen.add(id)
-        return True
-
-    def note(self, problem: Problem) -> None:
-        with self.lock:  # both threads of `_Here` report
-            if problem.fatal:
-                self.report.set_aside += 1
-                if problem.id:
-                    self.seen.add(problem.id)  # the feed lists it, so it does not leave the store
-                if problem.field == "file":  # how readers say that the rest of the feed was not read
-                    self.failure = UserError(
-                        f"the feed was read only up to row {problem.row} ({problem.reason}): the rows before "
-                        "it are stored and none was removed; mend the feed and run again."
-                    )
-            else:
-                self.report.warnings += 1
-            if len(self.report.problems) < _SHOWN:
-                self.report.problems.append(problem)
-            self.rejects.write(json.dumps(problem.as_dict(), ensure_ascii=True) + "\n")
-
-    # ----------------------------------------------------------------------------- committing
-
-    def _commit(self) -> None:
-        if not self.done:
-            return
-        rows, self.done = self.done, []
-        self.store.write(
-            pa.Table.from_pylist([row for row, known in rows if not known], self.schema),
-            pa.Table.from_pylist([row for row, known in rows if known], self.schema),
-        )
-        written = [row for row, _ in rows if row["rationale"]]
-        self.report.rationales += len(written)
-        self.report.rationales_valid += sum(row["rationale_valid"] for row in written)
-        self.report.changed += sum(known for _, known in rows)
-        self.report.new += sum(not known for _, known in rows)
-        self._committed([row["id"] for row, _ in rows])
-
-    def update_metadata(self) -> None:
-        """Rows whose picture and text stayed: the stored vector and rationale with the new record."""
-        with self.lock:
-            rows, self.metadata = self.metadata, []
-        if not rows:
-            return
-        stored = {row["id"]: row for row in self.store.rows(key_of(row["id"]) for row in rows).to_pylist()}
-        merged = [with_record(stored[row["id"]], row) for row in rows]
-        self.store.write(self.schema.empty_table(), pa.Table.from_pylist(merged, self.schema))
-        self.report.metadata_only += len(rows)
-        self._committed([row["id"] for row in rows])
-
-    def _committed(self, ids: list[str]) -> None:
-        self.rejects.flush()
-        self.commits += 1
-        if self.on_commit:
-            self.on_commit(ids)
-        if self.commits >= self.compact_at:  # rarer and rarer: each joining rewrites what is there
-            self.compact_at *= 2
-            self.store.compact()
-
-    def _finish(self) -> None:
-        gone = [id for id in self.hashes if id not in self.seen]
-        if gone and not self.report.read:
-            raise UserError(
-                f"the feed holds no usable product, so none of the {len(gone)} products in "
-                f"{self.store.folder} was removed; see rejects.jsonl there."
-            )
-        self.store.remove(gone)
-        self.report.removed = len(gone)
-        if self.commits or gone:
-            self.store.compact()
-        self.report.rows = len(self.store)
 
 
 @dataclass
@@ -387,7 +194,7 @@ class _Here(Run):
                 product,
                 self.model.prompt,
                 self.options.reason,
-                self.hashes.get(product.id),
+                self.known.get(product.id),
                 fetcher=self.fetcher,
                 root=self.root,
                 allow_text_only=self.options.allow_text_only,
@@ -467,52 +274,3 @@ def _file_hash(path: str | None) -> str | None:
         return None
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-class _Progress:
-    """Progress on stderr: rows read, rows a second, time left where the feed's length is known."""
-
-    def __init__(self, on: bool, run: Run) -> None:
-        self.on, self.run = on, run
-
-    def __enter__(self) -> None:
-        if not self.on:
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-        self.bar = Progress(
-            TextColumn("embed"),
-            BarColumn(),
-            TextColumn("{task.fields[rows]:,} rows, {task.fields[rate]:.1f}/s"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        self.task = self.bar.add_task("embed", total=None, rows=0, rate=0.0)
-        self.started, self.ended = time.perf_counter(), threading.Event()
-        self.bar.start()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-        self.thread.start()
-
-    def _watch(self) -> None:
-        while not self.ended.wait(0.5):
-            self._update()
-
-    def _update(self) -> None:
-        report = self.run.report
-        rows = max(0, report.read - self.run.waiting)
-        share = self.run.share()
-        # The reader is ahead of the model by what is pending: count that part as not yet done.
-        done = share * rows / max(1, report.read) if share is not None else 0.0
-        rate = rows / max(1e-9, time.perf_counter() - self.started)
-        total = 1.0 if share is not None else None
-        self.bar.update(self.task, completed=done, total=total, rows=rows, rate=rate)
-
-    def __exit__(self, *_: object) -> None:
-        if self.on:
-            self.ended.set()
-            self.thread.join()
-            self._update()
-            self.bar.stop()

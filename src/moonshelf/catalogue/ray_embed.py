@@ -3,7 +3,7 @@
 A feed is read in parts (`feeds.parts`), its rows go in blocks of `block_rows` to a pool of actors that each
 hold the engine. An actor does all that costs: it reads the pictures, hashes, decides by the hashes that the
 driver sent along whether the model has to look, embeds, and makes the finished rows. Blocks come back in the
-feed's order. The driver counts, sets aside and commits them with the code of `embed.Run`, shard by shard,
+feed's order. The driver counts, sets aside and commits them with the code of `run.Run`, shard by shard,
 under the folder's lock; so nothing but the shard in hand can be lost, and the next run goes on from there.
 
 Ray starts a lost worker again and gives its block to another: what a block gives depends on the block
@@ -26,15 +26,16 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from moonshelf import images
-from moonshelf.catalogue.embed import Options, Run, with_writer
+from moonshelf.catalogue.embed import with_writer
+from moonshelf.catalogue.known import Known
 from moonshelf.catalogue.manifest import Encoder
+from moonshelf.catalogue.run import Options, Run
 from moonshelf.catalogue.search import load_model
-from moonshelf.catalogue.store import key_of, schema
-from moonshelf.catalogue.upsert import Draft, Hashes, Refused, draft, finished, kept
+from moonshelf.catalogue.store import schema
+from moonshelf.catalogue.upsert import Draft, Refused, draft, finished, kept
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds.parts import Item, Part
 from moonshelf.product import ImageRef, Product
@@ -172,7 +173,7 @@ class Away(Run):
         return {
             "load": self.cluster.load or partial(_load, str(getattr(self.model, "source", ""))),
             "fingerprint": self.model.fingerprint,
-            "known": Known.of(self.hashes),
+            "known": self.known,
             "options": self.options,
             "fetcher": self.fetcher,
             "root": self.root,
@@ -233,29 +234,6 @@ def _packed(item: Item) -> dict[str, Any]:
 def _unpacked(row: dict[str, Any]) -> Product:
     pictures = tuple(ImageRef(**picture) for picture in row["images"])
     return Product(**json.loads(row["product"]), images=pictures)
-
-
-@dataclass(frozen=True)
-class Known:
-    """What the store holds, in flat arrays that all workers of a machine share: 72 bytes a row."""
-
-    keys: np.ndarray  # (n,) int64, sorted: 63 bits of an id's hash
-    hashes: np.ndarray  # (n, 64) uint8: content hash, record hash
-
-    @classmethod
-    def of(cls, hashes: dict[str, Hashes]) -> Known:
-        keys = np.fromiter((key_of(id) for id in hashes), np.int64, len(hashes))
-        digests = bytes.fromhex("".join(content + record for content, record in hashes.values()))
-        order = np.argsort(keys)
-        return cls(keys[order], np.frombuffer(digests, np.uint8).reshape(-1, 64)[order])
-
-    def get(self, id: str) -> Hashes | None:
-        key = key_of(id)
-        place = int(np.searchsorted(self.keys, key))
-        if place == len(self.keys) or self.keys[place] != key:
-            return None
-        digest = self.hashes[place].tobytes()
-        return digest[:32].hex(), digest[32:].hex()
 
 
 class Worker:

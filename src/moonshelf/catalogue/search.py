@@ -30,7 +30,7 @@ from moonshelf.prompts import clean_text
 
 if TYPE_CHECKING:
     from moonshelf.catalogue.duplicates import DuplicateReport
-    from moonshelf.catalogue.embed import EmbedReport
+    from moonshelf.catalogue.run import EmbedReport
     from moonshelf.catalogue.tuning import Tuning
 
 MODES = ("hybrid", "vector", "text")
@@ -147,8 +147,9 @@ class Catalogue:
     # ----------------------------------------------------------------------------------- writing
 
     def embed(self, feed: Any, *, progress: bool = False, **options: Any) -> EmbedReport:
-        """Bring the catalogue up to date with a feed; `options` are those of `embed.Options`."""
-        from moonshelf.catalogue.embed import Options, embed_feed
+        """Bring the catalogue up to date with a feed; `options` are those of `run.Options`."""
+        from moonshelf.catalogue.embed import embed_feed
+        from moonshelf.catalogue.run import Options
 
         passed = {name: options.pop(name, None) for name in ("fetcher", "on_commit", "cluster")}
         report = embed_feed(

@@ -13,7 +13,9 @@ model reads, `record_hash` the whole record.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import os
 import re
 import threading
 import warnings
@@ -43,6 +45,9 @@ FILTERS = (  # what --where may name, in the order in which messages list them
     "language", "rationale", "rationale_valid", "description",
 )
 # fmt: on
+# Of Lance, in bytes. Its own defaults of 1 GB and 2 GB are filled by the many small files of a long run.
+_CACHE, _READ_AHEAD = 16 << 20, 64 << 20
+os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(_READ_AHEAD))  # its only way in
 _IN = 512  # keys in one IN list
 _FEW = 20_000  # rows that are looked up by key rather than by reading all
 _MAX_WHERE, _MAX_TERMS = 20_000, 120  # characters, words and operators outside literals
@@ -105,7 +110,8 @@ def key_of(id: str) -> int:
 def connect(place: str) -> Any:
     """LanceDB at a folder or at an address (s3://, gs://, az://, file://); credentials are those of the
     environment. An interval of zero: a long-lived reader sees what another process has committed."""
-    return lancedb.connect(place, read_consistency_interval=timedelta(0))
+    session = lancedb.Session(metadata_cache_size_bytes=_CACHE)
+    return lancedb.connect(place, session=session, read_consistency_interval=timedelta(0))
 
 
 @dataclass(frozen=True)
@@ -224,10 +230,10 @@ class Store:
         ]
         return pa.concat_tables(parts) if parts else self._table.schema.empty_table().select(names)
 
-    def hashes(self, ids: Iterable[str] | None = None) -> dict[str, tuple[str, str]]:
-        """id -> (content hash, record hash), of all rows (about 300 bytes a row) or of these ids."""
+    def hashes(self, ids: Iterable[str]) -> dict[str, tuple[str, str]]:
+        """id -> (content hash, record hash) of those of the ids that are there; for all rows see `known`."""
         names = ["id", "content_hash", "record_hash"]
-        table = self.scan(names) if ids is None else self.rows(map(key_of, ids), names)
+        table = self.rows(map(key_of, ids), names)
         columns = (table[name].to_pylist() for name in names)
         return {id: (content, record) for id, content, record in zip(*columns, strict=True)}
 
@@ -334,8 +340,8 @@ class Store:
                 merge = self._table.merge_insert("id").when_matched_update_all()
                 merge.when_not_matched_insert_all().execute(updated)
 
-    def remove(self, ids: Iterable[str]) -> None:
-        keys = [key_of(id) for id in ids]
+    def remove(self, keys: Sequence[int]) -> None:
+        """Take the rows with these keys out; unknown ones do no harm."""
         with self._lock:
             for i in range(0, len(keys), _IN):
                 self._table.delete(f"key IN ({','.join(map(str, keys[i : i + _IN]))})")
@@ -356,6 +362,7 @@ class Store:
         with self._lock, warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # its warning about `keep` of zero: see above
             self._table.optimize(cleanup_older_than=keep, delete_unverified=True)
+        _give_back()
 
     # ----------------------------------------------------------------------------------- versions
 
@@ -403,6 +410,12 @@ class Store:
             raise UserError(
                 f"{copied:,} of {len(self):,} products arrived in {place}: empty it and try again."
             )
+
+
+def _give_back() -> None:
+    """Memory that joining files has freed to the system. glibc's allocator would keep it, in pieces."""
+    with suppress(OSError, AttributeError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _short_reason(error: str) -> str:

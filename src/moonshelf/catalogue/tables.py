@@ -13,7 +13,7 @@ from moonshelf.prompts import END_THINK, THINK, clean_text
 
 if TYPE_CHECKING:
     from moonshelf.catalogue.duplicates import DuplicateReport, Pair
-    from moonshelf.catalogue.embed import EmbedReport
+    from moonshelf.catalogue.run import EmbedReport
     from moonshelf.catalogue.search import SearchResult
     from moonshelf.catalogue.tuning import Tuning
 

@@ -242,7 +242,7 @@ class Writer:
             changed = [row for id, row in whole.items() if id in there]
             self.store.write(self._table(added), self._table([*changed, *current]))
             gone = tuple(id for id in leaving if id in there)
-            self.store.remove(gone)
+            self.store.remove([key_of(id) for id in gone])
             self.commits += bool(added) + bool(changed or current) + bool(gone)
             if self.compact_after and self.due:
                 self._compact()

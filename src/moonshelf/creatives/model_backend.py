@@ -163,9 +163,7 @@ class CreativeModel:
     def see_pixels(self, pixels: np.ndarray, grid: np.ndarray) -> tuple[Any, list[int], np.ndarray]:
         """Visual features of pictures that `Preprocessor.pixels` cut, tokens of each, and their grids."""
         device = self.moon.device
-        visual = self.moon.backbone.model.get_image_features(
-            torch.from_numpy(pixels).to(device), torch.from_numpy(grid).to(device), return_dict=True
-        )
+        visual = self.moon.look(torch.from_numpy(pixels).to(device), torch.from_numpy(grid).to(device))
         return visual, self.moon.prepare.image_tokens(grid), grid
 
     def batch(

@@ -180,9 +180,13 @@ class MoonModel(nn.Module):
 
     def see(self, batch: Batch) -> Any:
         """Visual features of a batch, to be passed to `read` as often as needed; None without pictures."""
-        if batch.pixel_values is None:
+        if batch.pixel_values is None or batch.grid is None:
             return None
-        return self.backbone.model.get_image_features(batch.pixel_values, batch.grid, return_dict=True)
+        return self.look(batch.pixel_values, batch.grid)
+
+    def look(self, patches: Tensor, grid: Tensor) -> Any:
+        """What the vision tower gives for n pictures: patches (P, patch) float32, grid (n, 3) int64."""
+        return self.backbone.model.get_image_features(patches, grid, return_dict=True)
 
     def read(self, batch: Batch, visual: Any = None, use_cache: bool = False) -> Reading:
         """One pass of the backbone over a batch; `visual` is what `see` gave, computed here if missing."""

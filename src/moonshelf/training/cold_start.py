@@ -51,6 +51,7 @@ from moonshelf.training.pairs import Item, leaf
 from moonshelf.training.plot import plot
 from moonshelf.training.recipe import Recipe
 from moonshelf.training.starter import build_starter, build_tokenizer
+from moonshelf.training.tower_cache import TowerCache
 from moonshelf.training.tracking import Bar, Tracker
 from moonshelf.training.validation import validate
 from moonshelf.training.views import Views
@@ -84,6 +85,8 @@ class ColdStart:
         self.model.to(self.accelerator.device)
         self.model.labels = sorted({leaf(item.category) for item in self.items if item.category})
         adapt(self.model, recipe)
+        if recipe.tower_cache:
+            TowerCache(self.model, recipe.tower_cache, resolve(recipe.precision, self.model.device))
         objective = Objective(self.model, recipe)
         self.temperature = objective.temperature
         self.objective, self.optimiser = self.accelerator.prepare(objective, self._optimiser())
@@ -233,7 +236,7 @@ class ColdStart:
         began = time.monotonic() - self.spent
         draws = stream(
             self.model, self.sampler, self._kind, r.batch, first=self.step, seed=r.seed, mix=r.query_mix,
-            hide=r.hide,
+            hide=r.hide, fixed=r.tower_cache is not None,
             share=(self.accelerator.process_index, self.accelerator.num_processes),
         )  # fmt: skip
         with Bar("cold start", main) as bar:

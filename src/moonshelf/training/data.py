@@ -215,6 +215,7 @@ def prepare(
     first: int = 0,
     asked: Asked | None = None,
     hide: float = HIDE,
+    fixed: bool = False,
 ) -> Draw:
     """Decode, augment and tokenise. Items whose pictures are broken are dropped.
 
@@ -225,6 +226,7 @@ def prepare(
 
     Of the share `hide` of items the pictures, and of half of these the title too, are hidden after the
     rationale was written: a vector that sees all that the rationale was read from never learns to read it.
+    With `fixed` a product's crops are the same at each draw.
     """
     pictures: list[Image.Image] = []
     kept: list[tuple[Item, random.Random, list[int], list[int], Query | None]] = []
@@ -242,10 +244,11 @@ def prepare(
                 loaded = [loaded[0], load_picture(real.image, model.prompt.max_pixels)]
             except Exception:  # as above
                 real = None
+        cut = random.Random(f"{item.source}/{item.id}") if fixed else rng
         if kind != "direct" and len(loaded) == 1:
-            views = [augment(loaded[0], rng), augment(loaded[0], rng, least=0.6)]
+            views = [augment(loaded[0], cut), augment(loaded[0], cut, least=0.6)]
         else:
-            views = [augment(picture, rng) for picture in loaded]
+            views = [augment(picture, cut) for picture in loaded]
         places = list(range(len(pictures), len(pictures) + len(views)))
         own, view = (places, []) if kind == "direct" else (places[:1], places[1:])
         pictures += views
@@ -374,7 +377,7 @@ def _known(item: Item, title: str) -> str:
 def stream(
     model: MoonModel, sampler: Sampler, kinds: Callable[[int], str], batch: int, *,
     first: int = 0, seed: int = 0, mix: tuple[float, float, float] = QUERY_MIX, hide: float = HIDE,
-    share: tuple[int, int] = (0, 1),
+    fixed: bool = False, share: tuple[int, int] = (0, 1),
 ) -> Iterator[Draw]:  # fmt: skip
     """Prepared batches of the steps `first`, `first` + 1, …, one ahead of the caller in a second thread.
 
@@ -390,7 +393,7 @@ def stream(
             def work() -> Draw:
                 items = sampler.draw(size, random.Random(key), kind == "pair")
                 start, stop = (len(items) * (share[0] + n) // share[1] for n in (0, 1))
-                return prepare(model, items[start:stop], kind, key, mix, start, sampler.asked, hide)
+                return prepare(model, items[start:stop], kind, key, mix, start, sampler.asked, hide, fixed)
 
             return pool.submit(work)
 

@@ -104,7 +104,10 @@ class JointTrainer(RolloutTrainer):
         key = f"{recipe.seed}/{step}"
         drawn = self.sampler.draw(self._products, random.Random(key))
         items = [drawn[place % len(drawn)] for place in places]
-        draw = prepare(moon, items, "joint", key, recipe.query_mix, places[0], self.sampler.asked)
+        draw = prepare(
+            moon, items, "joint", key, recipe.query_mix, places[0], self.sampler.asked,
+            fixed=recipe.tower_cache is not None,
+        )  # fmt: skip
         rng = random.Random(f"{key}/{places[0]}")
         if len(draw.items) != len(items):
             raise UserError("a training picture is broken: find it with `moonshelf check` and take it out.")

@@ -28,7 +28,7 @@ class Views:
         patches, grid = (torch.from_numpy(x).to(model.device) for x in pixels)
         self.visual = None
         if len(grid):
-            self.visual = model.backbone.model.get_image_features(patches, grid, return_dict=True)
+            self.visual = model.look(patches, grid)
 
     def batch(self, rows: Sequence[Row]) -> tuple[Batch, Any]:
         """The rows as one padded batch, and the visual features of its pictures, None without any."""

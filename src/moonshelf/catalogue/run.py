@@ -1,0 +1,263 @@
+"""One pass over a feed: what is counted, set aside, committed, and shown while it runs.
+
+Where the products are read and computed is for subclasses to say: `embed` does it in this process and
+`ray_embed` on Ray's workers. Only the process of the pass writes, so both give the same rows.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from moonshelf.catalogue.known import Known, Seen
+from moonshelf.catalogue.manifest import Encoder
+from moonshelf.catalogue.store import Store, key_of, schema
+from moonshelf.catalogue.upsert import with_record
+from moonshelf.errors import Problem, UserError
+
+SHARD_ROWS, SHARD_SECONDS = 512, 60.0
+_COMPACT_AFTER = 64  # commits before files are joined during a run, doubled each time
+_SHOWN = 20  # problems kept in the report; all of them are in rejects.jsonl
+
+
+@dataclass
+class EmbedReport:
+    """What one run did. `unchanged`, `metadata_only` and the rest count rows of the feed."""
+
+    read: int = 0
+    new: int = 0
+    changed: int = 0
+    metadata_only: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    set_aside: int = 0
+    warnings: int = 0
+    rows: int = 0  # in the store at the end
+    rationales: int = 0
+    rationales_valid: int = 0
+    seconds: float = 0.0
+    complete: bool = False  # the feed was read to its end
+    problems: list[Problem] = field(default_factory=list)  # the first few
+
+    @property
+    def reasoning_valid_rate(self) -> float | None:
+        """Share of the rationales written in this run that kept their format; None if none was written."""
+        return self.rationales_valid / self.rationales if self.rationales else None
+
+    @property
+    def items_per_s(self) -> float | None:
+        """Products embedded a second, reading and storing included; None if none was embedded."""
+        embedded = self.new + self.changed
+        return embedded / self.seconds if embedded and self.seconds else None
+
+    def as_dict(self) -> dict[str, Any]:
+        counts = {k: v for k, v in vars(self).items() if k not in ("problems", "rationales_valid", "seconds")}
+        return {
+            **counts,
+            "reasoning_valid_rate": self.reasoning_valid_rate,
+            "items_per_s": self.items_per_s and round(self.items_per_s, 2),
+            "seconds": round(self.seconds, 2),
+            "problems": [problem.as_dict() for problem in self.problems],
+        }
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to embed; recorded in run.json."""
+
+    reason: str = "off"
+    batch_tokens: int = 8192
+    dialect: str | None = None
+    images_root: str | None = None
+    allow_text_only: bool = False
+    shard_rows: int = SHARD_ROWS
+    writer: str | None = None  # the server that writes the rationales, see `model.writers`
+
+
+class Run:
+    """One pass over a feed: what is counted, set aside, stored. Where the products are computed is its
+    subclasses' to say, in `work`."""
+
+    def __init__(
+        self,
+        store: Store,
+        model: Encoder,
+        options: Options,
+        rejects: Any,
+        on_commit: Callable[[list[str]], None] | None,
+    ) -> None:
+        self.store, self.model, self.options = store, model, options
+        self.rejects, self.on_commit = rejects, on_commit
+        self.report = EmbedReport()
+        self.known = Known.of(store)
+        self.schema = schema(store.manifest.dim)
+        self.seen = Seen()
+        self.metadata: list[dict[str, Any]] = []
+        self.done: list[tuple[dict[str, Any], bool]] = []  # finished rows, and whether the store has them
+        self.failure: BaseException | None = None
+        self.commits, self.compact_at = 0, _COMPACT_AFTER
+        self.lock = threading.Lock()
+
+    def work(self) -> Iterator[None]:
+        """Read and compute, a part of the feed a step, filling `done` and `metadata`."""
+        raise NotImplementedError
+
+    def share(self) -> float | None:
+        """Share of the feed that was read, None where its length is not known."""
+        return None
+
+    @property
+    def waiting(self) -> int:
+        """Rows that were read and are neither done nor set aside."""
+        return len(self.metadata)
+
+    def go(self) -> None:
+        started = last = time.perf_counter()
+        try:
+            for _ in self.work():
+                now = time.perf_counter()
+                if len(self.done) >= self.options.shard_rows or now - last > SHARD_SECONDS:
+                    self._commit()
+                    last = now
+        finally:  # on Ctrl-C or a failing model too: what is finished is kept
+            self._commit()
+            self.update_metadata()
+            self.report.seconds = time.perf_counter() - started
+        if self.failure is not None:
+            raise self.failure
+        self._finish()
+        self.report.seconds = time.perf_counter() - started
+
+    def first(self, number: int | str, id: str) -> bool:
+        """Count a product; False, and set aside, if its id came before."""
+        self.report.read += 1
+        with self.lock:  # as in `note`
+            fresh = self.seen.add(id)
+        if fresh:
+            return True
+        self.note(Problem(number, "id", "the id came before: the first row stays", id))
+        return False
+
+    def note(self, problem: Problem) -> None:
+        with self.lock:  # both threads of `_Here` come here
+            if problem.fatal:
+                self.report.set_aside += 1
+                if problem.id:
+                    self.seen.add(problem.id)  # the feed lists it, so it does not leave the store
+                if problem.field == "file":  # how readers say that the rest of the feed was not read
+                    self.failure = UserError(
+                        f"the feed was read only up to row {problem.row} ({problem.reason}): the rows before "
+                        "it are stored and none was removed; mend the feed and run again."
+                    )
+            else:
+                self.report.warnings += 1
+            if len(self.report.problems) < _SHOWN:
+                self.report.problems.append(problem)
+            self.rejects.write(json.dumps(problem.as_dict(), ensure_ascii=True) + "\n")
+
+    # ----------------------------------------------------------------------------- committing
+
+    def _commit(self) -> None:
+        if not self.done:
+            return
+        rows, self.done = self.done, []
+        self.store.write(
+            pa.Table.from_pylist([row for row, known in rows if not known], self.schema),
+            pa.Table.from_pylist([row for row, known in rows if known], self.schema),
+        )
+        written = [row for row, _ in rows if row["rationale"]]
+        self.report.rationales += len(written)
+        self.report.rationales_valid += sum(row["rationale_valid"] for row in written)
+        self.report.changed += sum(known for _, known in rows)
+        self.report.new += sum(not known for _, known in rows)
+        self._committed([row["id"] for row, _ in rows])
+
+    def update_metadata(self) -> None:
+        """Rows whose picture and text stayed: the stored vector and rationale with the new record."""
+        with self.lock:
+            rows, self.metadata = self.metadata, []
+        if not rows:
+            return
+        stored = {row["id"]: row for row in self.store.rows(key_of(row["id"]) for row in rows).to_pylist()}
+        merged = [with_record(stored[row["id"]], row) for row in rows]
+        self.store.write(self.schema.empty_table(), pa.Table.from_pylist(merged, self.schema))
+        self.report.metadata_only += len(rows)
+        self._committed([row["id"] for row in rows])
+
+    def _committed(self, ids: list[str]) -> None:
+        self.rejects.flush()
+        self.commits += 1
+        if self.on_commit:
+            self.on_commit(ids)
+        if self.commits >= self.compact_at:  # rarer and rarer: each joining rewrites what is there
+            self.compact_at *= 2
+            self.store.compact()
+
+    def _finish(self) -> None:
+        gone = np.setdiff1d(self.known.keys, self.seen.keys, assume_unique=True).tolist()
+        if gone and not self.report.read:
+            raise UserError(
+                f"the feed holds no usable product, so none of the {len(gone)} products in "
+                f"{self.store.folder} was removed; see rejects.jsonl there."
+            )
+        self.store.remove(gone)
+        self.report.removed = len(gone)
+        if self.commits or gone:
+            self.store.compact()
+        self.report.rows = len(self.store)
+
+
+class Progress:
+    """Progress on stderr: rows read, rows a second, time left where the feed's length is known."""
+
+    def __init__(self, on: bool, run: Run) -> None:
+        self.on, self.run = on, run
+
+    def __enter__(self) -> None:
+        if not self.on:
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self.bar = Progress(
+            TextColumn("embed"),
+            BarColumn(),
+            TextColumn("{task.fields[rows]:,} rows, {task.fields[rate]:.1f}/s"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self.task = self.bar.add_task("embed", total=None, rows=0, rate=0.0)
+        self.started, self.ended = time.perf_counter(), threading.Event()
+        self.bar.start()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+
+    def _watch(self) -> None:
+        while not self.ended.wait(0.5):
+            self._update()
+
+    def _update(self) -> None:
+        report = self.run.report
+        rows = max(0, report.read - self.run.waiting)
+        share = self.run.share()
+        # The reader is ahead of the model by what is pending: count that part as not yet done.
+        done = share * rows / max(1, report.read) if share is not None else 0.0
+        rate = rows / max(1e-9, time.perf_counter() - self.started)
+        total = 1.0 if share is not None else None
+        self.bar.update(self.task, completed=done, total=total, rows=rows, rate=rate)
+
+    def __exit__(self, *_: object) -> None:
+        if self.on:
+            self.ended.set()
+            self.thread.join()
+            self._update()
+            self.bar.stop()
