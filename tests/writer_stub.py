@@ -1,4 +1,4 @@
-"""A server that speaks vLLM's dialect of the chat protocol, with a tiny model of ours inside.
+"""A server that speaks vLLM's dialect of the chat protocol, and vLLM's Python interface; a tiny model inside.
 
 It reads a request by itself: chat template, stock processor call, `generate`. So what it agrees on with the
 engine, it agrees on because the protocol carried it. `told.fault` makes it answer otherwise.
@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -66,16 +67,52 @@ def complete(model: MoonModel, body: dict[str, Any]) -> dict[str, Any]:
         continue_final_message=body["continue_final_message"],
     )  # fmt: skip
     inputs = model.processor(images=pictures or None, text=[text], return_tensors="pt")
-    prompt = inputs["input_ids"]
+    ids, reason = generate(model, inputs, body["max_tokens"], body["stop_token_ids"], body["logit_bias"])
+    choice = {"index": 0, "finish_reason": reason, "message": {"role": "assistant"}, "token_ids": ids}
+    prompt = inputs["input_ids"][0].tolist()
+    return {"object": "chat.completion", "choices": [choice], "prompt_token_ids": prompt}
+
+
+def generate(
+    model: MoonModel, inputs: Any, most: int, stop: list[int], bias: dict[Any, float]
+) -> tuple[list[int], str]:
     with torch.inference_mode():
         output = model.backbone.generate(
-            **inputs, max_new_tokens=body["max_tokens"], do_sample=False, eos_token_id=body["stop_token_ids"],
-            pad_token_id=model.prepare.pad, logits_processor=LogitsProcessorList([Bias(body["logit_bias"])]),
+            **inputs, max_new_tokens=most, do_sample=False, eos_token_id=stop,
+            pad_token_id=model.prepare.pad, logits_processor=LogitsProcessorList([Bias(bias)]),
         )  # fmt: skip
-    ids = output[0, prompt.shape[1] :].tolist()
-    reason = "stop" if ids and ids[-1] in body["stop_token_ids"] else "length"
-    choice = {"index": 0, "finish_reason": reason, "message": {"role": "assistant"}, "token_ids": ids}
-    return {"object": "chat.completion", "choices": [choice], "prompt_token_ids": prompt[0].tolist()}
+    ids = output[0, inputs["input_ids"].shape[1] :].tolist()
+    return ids, "stop" if ids and ids[-1] in stop else "length"
+
+
+def offline(model: MoonModel, fault: str = "") -> ModuleType:
+    """What `import vllm` is to find: a picture has one token in the prompt, and is widened here."""
+
+    class LLM:
+        def __init__(self, **settings: Any) -> None:
+            self.settings = settings
+
+        def generate(self, prompts: list[dict[str, Any]], params: Any, use_tqdm: bool) -> list[Any]:
+            return [self._one(prompt, params) for prompt in prompts]
+
+        def _one(self, prompt: dict[str, Any], params: Any) -> Any:
+            given, inputs, counts = prompt["prompt_token_ids"], {}, list[int]()
+            if seen := prompt.get("multi_modal_data", {}).get("image"):
+                inputs = dict(model.processor.image_processor(seen, return_tensors="pt"))
+                counts = model.prepare.image_tokens(inputs["image_grid_thw"].numpy())
+            image, left = model.prepare.image, iter(counts)
+            ids = [token for one in given for token in [one] * (next(left) if one == image else 1)]
+            tokens = torch.tensor([ids])
+            inputs |= {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+            inputs["mm_token_type_ids"] = (tokens == image).int()
+            told = generate(model, inputs, params.max_tokens, params.stop_token_ids, params.logit_bias)
+            ids = [ids[0] + 1, *ids[1:]] if fault == "prompt" else ids
+            answer = SimpleNamespace(token_ids=told[0], finish_reason=told[1])
+            return SimpleNamespace(outputs=[answer], prompt_token_ids=ids)
+
+    module: Any = ModuleType("vllm")
+    module.LLM, module.SamplingParams = LLM, SimpleNamespace
+    return module  # type: ignore[no-any-return]
 
 
 def application(model: MoonModel, told: Told) -> FastAPI:

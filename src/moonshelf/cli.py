@@ -240,7 +240,7 @@ def embed(
     remote_images: Annotated[bool, typer.Option(help="Fetch images from public web addresses.")] = False,
     writer: Annotated[
         str | None,
-        typer.Option(help="Server that writes the rationales: http://host:8000/v1; see `export`."),
+        typer.Option(help="What writes the rationales: http://host:8000/v1, or an export for vLLM here."),
     ] = None,
     ray: Annotated[
         str | None, typer.Option(help="Compute on Ray: local, auto, or a cluster's address.")

@@ -38,7 +38,8 @@ def export(
 def parity(
     model: Annotated[str, typer.Argument(help="Folder of a model, or 'starter'.")] = "starter",
     engines: Annotated[
-        str, typer.Option(help="Of ours, transformers, vllm:URL; all are compared with the first.")
+        str,
+        typer.Option(help="Of ours, transformers, vllm:URL or vllm:EXPORT; all are compared with the first."),
     ] = "ours,transformers",
     dtypes: Annotated[str, typer.Option(help="Precisions of ours and transformers.")] = "float32",
     feed: Annotated[str | None, typer.Option(help="Feed to compare on; default: the sample shop.")] = None,

@@ -20,11 +20,10 @@ from moonshelf.errors import UserError
 from moonshelf.model import files
 from moonshelf.model.modeling import MoonModel
 from moonshelf.model.stock import quiet
-from moonshelf.model.writers import served_name
+from moonshelf.model.writers import RECORD, served_name
 from moonshelf.training.adapters import merged_state
 from moonshelf.training.starter import CHAT_TEMPLATE
 
-RECORD = "moonshelf.json"
 _PROCESSORS = {  # stock names, by which AutoProcessor finds its classes
     "qwen3_vl": ("Qwen3VLProcessor", "Qwen3VLVideoProcessor"),
     "qwen2_5_vl": ("Qwen2_5_VLProcessor", "Qwen2VLVideoProcessor"),

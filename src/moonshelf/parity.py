@@ -8,7 +8,8 @@ the same. An engine that does not show a stage (a server does not show its pixel
 
 Engines: `ours`, one pass with a cache. `transformers`, the reference that shares least with it: chat template
 and stock processor call, `generate`, then a second pass over everything. `vllm:URL`, a server that writes
-what our engine pools. The results of an earlier run, say by an older version, are one more (`against`).
+what our engine pools, or `vllm:FOLDER`, vLLM in this process on an export. The results of an earlier run, say
+by an older version, are one more (`against`).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from moonshelf.model import engine
 from moonshelf.model.engine import Row
 from moonshelf.model.modeling import MoonModel, normalise
 from moonshelf.model.precision import Precision
-from moonshelf.model.writers import Body, Generated, Served, difference, pool
+from moonshelf.model.writers import Body, Generated, at, difference, pool
 from moonshelf.product import Product
 from moonshelf.prompts import THINK
 from moonshelf.training.starter import CHAT_TEMPLATE
@@ -182,7 +183,7 @@ def _runs(engines: Sequence[str], precisions: Sequence[str]) -> list[Run]:
             how = ours if one == "ours" else transformers
             found += [_in(precision, how, one) for precision in precisions]
         else:
-            raise UserError(f"there is no engine {one!r}: take ours, transformers or vllm:URL.")
+            raise UserError(f"there is no engine {one!r}: take ours, transformers, vllm:URL or vllm:FOLDER.")
     if not found:
         raise UserError("name at least one engine and one precision.")
     return found
@@ -216,7 +217,7 @@ def ours(model: MoonModel, rows: list[Row], products: list[Product]) -> list[Res
     ]  # fmt: skip
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def transformers(model: MoonModel, rows: list[Row], products: list[Product]) -> list[Result]:
     """Chat template, stock processor call, `generate`, and a second pass over everything."""
     prepare, found = model.prepare, []
@@ -266,7 +267,7 @@ def _second_pass(model: MoonModel, rows: list[Row], tails: list[list[int]]) -> n
 
 def _served(address: str) -> Callable[[MoonModel, list[Row], list[Product]], list[Result]]:
     def served(model: MoonModel, rows: list[Row], products: list[Product]) -> list[Result]:
-        bodies: list[Body] = Served(model, address.removeprefix("vllm:"), strict=False).write(model, rows)
+        bodies: list[Body] = at(model, address.removeprefix("vllm:"), strict=False).write(model, rows)
         pooled = pool(model, rows, bodies, _TOKENS)
         return [
             Result(id=row.id, prompt=body.prompt, rationale=body.ids, reasoned=_numbers(one.vector))

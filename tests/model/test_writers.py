@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from moonshelf.errors import UserError
+from moonshelf.export import export_vllm
 from moonshelf.model import engine
 from moonshelf.model.modeling import MoonModel
-from moonshelf.model.writers import Apart, Body, Generated, Served, opened, pictures, pool
+from moonshelf.model.writers import Apart, Body, Generated, Offline, Served, opened, pictures, pool
 from moonshelf.product import ImageRef, Product
-from writer_stub import Told, serving
+from writer_stub import Told, offline, serving
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +79,45 @@ def test_a_server_writes_and_the_engine_pools(
     assert (theirs.valid == ours.valid).all() and (theirs.tokens == ours.tokens).all()
     assert (apart.fingerprint, apart.dim, apart.prompt) == (model.fingerprint, model.dim, model.prompt)
     assert len(server.requests) == len(products)
+
+
+@pytest.mark.parametrize("family", ["model", "model_2_5"])
+def test_vllm_in_this_process_writes_and_the_engine_pools(
+    request: pytest.FixtureRequest,
+    products: list[Product],
+    family: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model: MoonModel = request.getfixturevalue(family)
+    monkeypatch.setitem(sys.modules, "vllm", offline(copy.deepcopy(model)))
+    export_vllm(model, tmp_path / "export")
+    ours = model.encode(products, reason="on")
+    theirs = opened(model, str(tmp_path / "export")).encode(products, reason="on")
+    assert theirs.rationales == ours.rationales and (theirs.valid == ours.valid).all()
+    np.testing.assert_allclose(theirs.vectors, ours.vectors, atol=1e-5)
+
+
+def test_vllm_in_this_process_is_checked(
+    model: MoonModel, products: list[Product], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(tmp_path / "export")
+    with pytest.raises(UserError, match="is no export of this model"):
+        Offline(model, folder)
+    export_vllm(model, folder)
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(UserError, match=r"needs vllm: install moonshelf\[vllm\]"):
+        Offline(model, folder)
+    monkeypatch.setitem(sys.modules, "vllm", offline(copy.deepcopy(model), "prompt"))
+    with pytest.raises(UserError, match=r"has read product .* otherwise than this model does"):
+        opened(model, folder).encode(products, reason="on")
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.head.project.weight.mul_(2)
+    other.source = None
+    other.__dict__.pop("fingerprint", None)
+    with pytest.raises(UserError, match="is no export of this model"):
+        Offline(other, folder)
 
 
 def test_direct_vectors_ask_no_server(model: MoonModel, products: list[Product], server: Told) -> None:

@@ -78,7 +78,7 @@ class Options:
     images_root: str | None = None
     allow_text_only: bool = False
     shard_rows: int = SHARD_ROWS
-    writer: str | None = None  # the server that writes the rationales, see `model.writers`
+    writer: str | None = None  # what writes the rationales: a URL or an export, see `model.writers`
 
 
 class Run:

@@ -85,7 +85,7 @@ class Row:
     gone: bool = False  # nobody waits for it any more; any thread may say so, even while it is computed
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode_iter(
     model: MoonModel,
     products: Iterable[Product],
@@ -314,7 +314,7 @@ def _encode_window(
     return gathered
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode_rows(
     model: MoonModel, rows: Sequence[Row], reason: Reason, batch_tokens: int, labels: Tensor | None = None
 ) -> list[Written]:
@@ -327,22 +327,23 @@ def encode_rows(
     nothing = Written(np.zeros(model.dim, np.float32), np.zeros(3, np.float32), valid=False, closed=False)
     results: dict[int, Written] = {}
     order = sorted(range(len(rows)), key=lambda i: rows[i].length)
-    for places in _batches([rows[i].length for i in order], batch_tokens):
-        chunk = [order[place] for place in places if not rows[order[place]].gone]
-        written: list[Written] = []
-        if chunk:
-            with model.computing():
-                written = _encode_batch(model, [rows[i] for i in chunk], reason, labels)
-        for i, result in zip(chunk, written, strict=True):
-            if rows[i].gone:
+    with model.computing():
+        for places in _batches([rows[i].length for i in order], batch_tokens):
+            chunk = [order[place] for place in places if not rows[order[place]].gone]
+            if not chunk:
                 continue
-            norm = float(np.linalg.norm(result.vector))
-            if not np.isfinite(norm) or norm < 0.5:
-                raise EncodingError(
-                    f"product {rows[i].id!r}: the model gave a vector that is not finite or is zero; "
-                    "check the model with `moonshelf doctor`."
-                )
-            results[i] = result
+            for i, result in zip(
+                chunk, _encode_batch(model, [rows[i] for i in chunk], reason, labels), strict=True
+            ):
+                if rows[i].gone:
+                    continue
+                norm = float(np.linalg.norm(result.vector))
+                if not np.isfinite(norm) or norm < 0.5:
+                    raise EncodingError(
+                        f"product {rows[i].id!r}: the model gave a vector that is not finite or is zero; "
+                        "check the model with `moonshelf doctor`."
+                    )
+                results[i] = result
     return [results.get(i, nothing) for i in range(len(rows))]
 
 

@@ -3,6 +3,9 @@
 A CPU with bfloat16 dot products (AVX-512 BF16, AMX) runs matrix products 2.5 times as fast as in float32, but
 PyTorch's fused attention is slower backwards in bfloat16 than what the products gain; so attention stays in
 float32 there. On a CPU without those instructions bfloat16 is emulated and far slower: `auto` asks first.
+
+Autocast turns a weight to bfloat16 once for as long as it lasts, but at every use under `inference_mode`,
+whose tensors it does not keep: so the engine computes under `no_grad`.
 """
 
 from __future__ import annotations

@@ -2,12 +2,13 @@
 
 A writer gives the token ids of a rationale; one teacher-forced pass of our engine over product, `<think>`,
 those ids, `</think><emb>` then gives the vector. Only ids travel, since text that is cut into tokens again
-may become other tokens. Two writers: `Served`, an OpenAI-compatible server that knows vLLM's extensions, and
-`Generated`, transformers' own `generate`, which is the reference that parity and benchmarks compare with.
+may become other tokens. Three writers: `Served`, an OpenAI-compatible server that knows vLLM's extensions,
+`Offline`, vLLM in this process, and `Generated`, transformers' own `generate`, which is the reference that
+parity and benchmarks compare with.
 
-`Served` sends each picture as it enters the model, scaled to its grid and without loss, so that the server's
-image processor has nothing left to do; it opens the answer with `<think>`, and it asks back which tokens the
-server has read: if they are not ours, to the last one, that is an error and not another vector.
+vLLM gets each picture as it enters the model, scaled to its grid and without loss, so that its own image
+processor has nothing left to do; the answer is opened with `<think>`, and vLLM says which tokens it has read:
+if they are not ours, to the last one, that is an error and not another vector.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -31,16 +34,16 @@ from moonshelf.errors import UserError
 from moonshelf.model import engine
 from moonshelf.model.decode import banned_tokens, reserved_tokens
 from moonshelf.model.engine import DEFAULT_BATCH_TOKENS, Encoded, EncodingError, Reason, Row, Written
+from moonshelf.model.files import read_json
 from moonshelf.prompts import THINK, PromptSpec
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from moonshelf.model.modeling import MoonModel
     from moonshelf.model.processing import Batch
     from moonshelf.product import Product
 
 REQUESTS = 32  # at a time: the server batches them
+RECORD = "moonshelf.json"  # of an export: which model it was written from
 _BAN = -100.0  # the lowest bias that the protocol takes
 
 
@@ -153,7 +156,7 @@ class Generated:
     """`generate` of transformers, greedy, on prompts padded on the left; all rows in one batch."""
 
     def write(self, model: MoonModel, rows: Sequence[Row]) -> list[Body]:
-        with torch.inference_mode(), model.computing():
+        with torch.no_grad(), model.computing():
             return self.write_batch(model, engine.make_batch(model, rows, [model.prepare.think]))
 
     def write_batch(self, model: MoonModel, batch: Batch) -> list[Body]:
@@ -198,8 +201,18 @@ def served_name(model: MoonModel) -> str:
 
 
 def opened(model: MoonModel, address: str) -> Apart:
-    """The model with its rationales written at `address`: URL, or URL#MODEL for another name there."""
-    return Apart(model, Served(model, address))
+    """The model with its rationales written at `address`: see `at`."""
+    return Apart(model, at(model, address))
+
+
+def at(model: MoonModel, address: str, *, strict: bool = True) -> Writer:
+    """vLLM at a URL, at URL#MODEL for another name there, or in this process on the folder of an export.
+
+    `strict` False leaves it to the caller to compare the prompt's tokens with ours.
+    """
+    if address.startswith(("http://", "https://")):
+        return Served(model, address, strict=strict)
+    return Offline(model, address, strict=strict)
 
 
 class Served:
@@ -208,13 +221,11 @@ class Served:
     def __init__(
         self, model: MoonModel, address: str, *, strict: bool = True, timeout: float = 120.0
     ) -> None:
-        """`strict` False leaves it to the caller to compare the prompt's tokens with ours."""
+        """`strict`: see `at`."""
         address = address if "#" in address else f"{address}#{served_name(model)}"
         self.endpoint = Endpoint(address, "/chat/completions", kind="writer", timeout=timeout)
         self.strict = strict
-        tokens = (banned_tokens(model) == -torch.inf).nonzero()[:, 0].tolist()
-        self._bias = {str(token): _BAN for token in tokens}
-        self._never = reserved_tokens(model)
+        self._bias = {str(token): _BAN for token in _banned(model)}
 
     def write(self, model: MoonModel, rows: Sequence[Row]) -> list[Body]:
         with ThreadPoolExecutor(max_workers=REQUESTS, thread_name_prefix="moonshelf-writer") as threads:
@@ -268,22 +279,90 @@ class Served:
                 f"the writer {host} does not say which tokens it has read and written: it has to know "
                 "`return_token_ids`, as vLLM does"
             )
-        expected = model.prepare.row(row.text, row.image_tokens, [model.prepare.think])[0]
-        if self.strict and prompt != expected:
+        return _checked(model, row, ids, prompt, finished, host, self.strict)
+
+
+# ---- vLLM in this process --------------------------------------------------------------------------
+
+
+class Offline:
+    """vLLM's own engine on a folder that `moonshelf export` wrote; needs the extra `vllm`."""
+
+    def __init__(self, model: MoonModel, folder: str, *, strict: bool = True, **settings: Any) -> None:
+        """`strict`: see `at`. `settings` go to `vllm.LLM`, say `dtype` or `gpu_memory_utilization`.
+
+        Raises UserError if vLLM is not installed, or if the folder holds no export of this model.
+        """
+        record = Path(folder) / RECORD
+        if not record.is_file() or read_json(record).get("served_name") != served_name(model):
             raise UserError(
-                f"the writer {host} has read product {row.id!r} otherwise than this model does "
-                f"({difference(expected, prompt)}): serve what `moonshelf export` wrote, with its template"
+                f"{folder} is no export of this model: write one with `moonshelf export MODEL --for vllm -o "
+                f"{folder}`, or name the URL of a server."
             )
-        if finished and model.prepare.end_think not in ids:  # servers may leave out the token they stopped at
-            ids = [*ids, model.prepare.end_think]
-        body = _body(model, ids, prompt)
-        wrong = [i for i in body.ids if i in self._never or not 0 <= i < len(model.processor.tokenizer)]
-        if wrong:
+        for name in ("VLLM_NO_USAGE_STATS", "DO_NOT_TRACK", "HF_HUB_OFFLINE"):
+            os.environ.setdefault(name, "1")
+        try:
+            from vllm import LLM, SamplingParams
+        except ImportError as error:
             raise UserError(
-                f"the writer {host} wrote token {wrong[0]} for product {row.id!r}, which a rationale cannot "
-                "hold: it has to keep to `logit_bias`"
+                f"a writer in this process needs {error.name}: install moonshelf[vllm]."
+            ) from None
+        limit = model.prompt.max_rationale_tokens
+        self.strict, self.folder = strict, folder
+        room: Any = {"limit_mm_per_prompt": {"image": max(1, model.prompt.max_images), "video": 0}}
+        self._engine = LLM(model=str(folder), seed=0, generation_config="vllm", **{**room, **settings})
+        self._sampling = SamplingParams(
+            temperature=0.0, max_tokens=limit + 1, stop_token_ids=[model.prepare.end_think],
+            logit_bias=dict.fromkeys(_banned(model), _BAN), skip_special_tokens=False, detokenize=False,
+        )  # fmt: skip
+
+    def write(self, model: MoonModel, rows: Sequence[Row]) -> list[Body]:
+        prompts = []
+        for row in rows:
+            ids = model.prepare.row(row.text, [1] * len(row.image_tokens), [model.prepare.think])[0]
+            prompt: dict[str, Any] = {"prompt_token_ids": ids}  # vLLM widens a picture's one token itself
+            if row.image_tokens:
+                prompt["multi_modal_data"] = {"image": pictures(model, row)}
+            prompts.append(prompt)
+        found = []
+        for row, output in zip(
+            rows, self._engine.generate(prompts, self._sampling, use_tqdm=False), strict=True
+        ):
+            answer, read = output.outputs[0], list(output.prompt_token_ids)
+            finished = answer.finish_reason == "stop"
+            found.append(
+                _checked(model, row, list(answer.token_ids), read, finished, self.folder, self.strict)
             )
-        return body
+        return found
+
+
+# ---- what both have in common ----------------------------------------------------------------------
+
+
+def _banned(model: MoonModel) -> list[int]:
+    return [int(token) for token in (banned_tokens(model) == -torch.inf).nonzero()[:, 0]]
+
+
+def _checked(
+    model: MoonModel, row: Row, ids: list[int], prompt: list[int], finished: bool, where: str, strict: bool
+) -> Body:
+    """What vLLM wrote for a row, if it has read the row as we do and written what a rationale can hold."""
+    expected = model.prepare.row(row.text, row.image_tokens, [model.prepare.think])[0]
+    if strict and prompt != expected:
+        raise UserError(
+            f"the writer {where} has read product {row.id!r} otherwise than this model does "
+            f"({difference(expected, prompt)}): serve what `moonshelf export` wrote, with its template"
+        )
+    if finished and model.prepare.end_think not in ids:  # the token that it stopped at may be left out
+        ids = [*ids, model.prepare.end_think]
+    body, never = _body(model, ids, prompt), reserved_tokens(model)
+    wrong = [i for i in body.ids if i in never or not 0 <= i < len(model.processor.tokenizer)]
+    if wrong:
+        raise UserError(
+            f"the writer {where} wrote token {wrong[0]} for product {row.id!r}, which a rationale cannot "
+            "hold: it has to keep to `logit_bias`"
+        )
+    return body
 
 
 def pictures(model: MoonModel, row: Row) -> list[Image.Image]:

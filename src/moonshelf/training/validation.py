@@ -15,7 +15,7 @@ from moonshelf.prompts import read_rationale
 from moonshelf.training.pairs import Item
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def validate(model: MoonModel, items: Sequence[Item]) -> dict[str, Any]:
     """Title -> picture retrieval among `items`, and what the model reads off the picture alone.
 
