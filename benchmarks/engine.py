@@ -89,7 +89,7 @@ def prepared(model: MoonModel, products: Iterable[Product], tokens: int) -> list
 # ---- one pass against generate, then encode again --------------------------------------------------
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def twice(model: MoonModel, batches: list[list[engine.Row]]) -> tuple[np.ndarray, list[list[int]]]:
     """Write with `generate`, then encode prompt and rationale in one forward."""
     prepare, vectors, written, writer = model.prepare, [], [], Generated()
@@ -104,7 +104,7 @@ def twice(model: MoonModel, batches: list[list[engine.Row]]) -> tuple[np.ndarray
     return np.concatenate(vectors), written
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def once(model: MoonModel, batches: list[list[engine.Row]]) -> tuple[np.ndarray, list[int]]:
     results = []
     for rows in batches:
@@ -201,7 +201,7 @@ def flops(run: Callable[[], Any]) -> float:
     return float(counter.get_total_flops())
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def prefill(model: MoonModel, options: argparse.Namespace, products: list[Product]) -> dict[str, Any]:
     clock = CLOCKS[options.clock]
     rows = prepared(model, products, options.batch_tokens)[0]

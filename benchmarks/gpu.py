@@ -47,7 +47,7 @@ BYTES = 2  # of a bfloat16: the ceiling is that of weights that are kept in it
 
 def random_model(size: str, device: torch.device) -> MoonModel:
     """Qwen3-VL of the published sizes (or a tiny one) with drawn weights and a fresh head, computed in
-    bfloat16 as the engine does it: float32 weights under autocast."""
+    bfloat16 as the engine does it: weights are cast once and kept beside the float32 ones."""
     tokenizer = MoonModel.from_pretrained("starter").processor.tokenizer
     _, text, vision = PUBLISHED["Qwen/Qwen3-VL-2B-Instruct"]
     if size == "tiny":
@@ -91,7 +91,7 @@ def ceilings(device: torch.device, clock: Callable[[], float]) -> dict[str, floa
     }
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def one_batch(
     model: MoonModel, rows: list[engine.Row], top: dict[str, float], clock: Callable[[], float], repeats: int
 ) -> dict[str, Any]:

@@ -169,3 +169,21 @@ def test_a_catalogue_embedded_with_a_writer(model: MoonModel, server: Told, tmp_
     assert json.loads((tmp_path / "shelf" / "run.json").read_text())["config"]["writer"] == server.url
     with pytest.raises(UserError, match="set reason to on"):
         shelf.embed(PRODUCTS, writer=server.url)
+
+
+def test_a_catalogue_embedded_in_another_precision(model: MoonModel, tmp_path: Path) -> None:
+    moon = copy.deepcopy(model)
+    shelf = Catalogue.create(tmp_path / "shelf", cast(Any, moon))
+    assert shelf.embed(PRODUCTS, precision="bfloat16", device="cpu").new == 3
+    assert moon.precision == "bfloat16"
+    plain, ours = model.encode(PRODUCTS), moon.encode(PRODUCTS)
+    rows = {row["id"]: row["vector"] for row in shelf.store.scan(["id", "vector"]).to_pylist()}
+    for i, id in enumerate(ours.ids):
+        assert rows[id] == pytest.approx(ours.vectors[i].tolist(), abs=1e-6)
+        assert rows[id] != pytest.approx(plain.vectors[i].tolist(), abs=1e-6)
+    config = json.loads((tmp_path / "shelf" / "run.json").read_text())["config"]
+    assert config["precision"] == "bfloat16"
+    with pytest.raises(UserError, match="precision must be one of auto, float32, bfloat16, not 'half'"):
+        shelf.embed(PRODUCTS, precision="half")
+    with pytest.raises(UserError, match="the model cannot be put on 'abacus'"):
+        shelf.embed(PRODUCTS, device="abacus")

@@ -242,6 +242,10 @@ def embed(
         str | None,
         typer.Option(help="What writes the rationales: http://host:8000/v1, or an export for vLLM here."),
     ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Compute in float32, bfloat16 or auto; bfloat16 where it is quick.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")] = None,
     ray: Annotated[
         str | None, typer.Option(help="Compute on Ray: local, auto, or a cluster's address.")
     ] = None,
@@ -269,6 +273,8 @@ def embed(
         fetcher=fetcher,
         cluster=cluster,
         writer=writer,
+        precision=precision,
+        device=device,
         reason=reason,
         dialect=dialect,
         batch_tokens=batch_tokens,

@@ -386,3 +386,12 @@ def test_the_shipped_plan_is_fair() -> None:
     assert len({tuple(run.keys) for run in runs}) == len(runs)
     assert not first["contrastive"].writes and first["joint"].writes
     assert load_plan(SHIPPED, seeds=[4])[1][0].seed == 4
+
+
+def test_the_shipped_plan_from_a_finished_model_is_fair() -> None:
+    plan, runs = load_plan(SHIPPED.with_name("ablations-joint.yaml"))
+    assert len({tuple(run.keys) for run in runs}) == len(runs) == len(plan.arms) * len(plan.seeds)
+    for run in runs:
+        cold = run.stages[0]
+        assert isinstance(cold, Recipe) and cold.model == "starter"
+        assert sum(stage.steps for stage in run.stages) == plan.budget.steps

@@ -94,7 +94,8 @@ class Plan(BaseModel):
 
 @dataclass(frozen=True)
 class Run:
-    """One arm with one seed: its stages' recipes, with `out` and `model` still to be filled in."""
+    """One arm with one seed: its stages' recipes, with `out` and the joint stage's `model` still to be filled
+    in."""
 
     arm: str
     seed: int
@@ -105,7 +106,8 @@ class Run:
         """A hash a stage, of its recipe and of the stages before it."""
         found: list[str] = []
         for stage in self.stages:
-            text = stage.model_dump_json(exclude={"out", "model"}) + "".join(found)
+            filled_in = {"out", "model"} if isinstance(stage, JointRecipe) else {"out"}
+            text = stage.model_dump_json(exclude=filled_in) + "".join(found)
             found.append(hashlib.sha256(text.encode()).hexdigest()[:12])
         return found
 
@@ -166,6 +168,8 @@ def _run(plan: Plan, name: str, seed: int, cold: Recipe, joint: JointRecipe | No
     for base, part, everywhere, own in bases:
         changes = {**everywhere, **own}
         fixed = sorted(set(changes) & set(BUDGETED))
+        if base is cold and "model" not in own:  # where all arms begin is the plan's to say
+            fixed = [name for name in fixed if name != "model"]
         if fixed:
             raise UserError(f"arm {name!r}: {fixed[0]!r} is the same for all arms, it cannot be changed.")
         end: dict[str, Any] = {"minutes": None, "steps": max(1, round(part * (budget.steps or 1)))}

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from moonshelf.catalogue.ray_embed import Cluster
 
 REASONS = ("off", "on", "auto")
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 Feed = str | Path | Iterable[Product | Problem]
 
@@ -63,8 +64,7 @@ def embed_feed(
         raise UserError(f"reason must be one of {', '.join(REASONS)}, not '{options.reason}'.")
     if options.batch_tokens < 1 or options.shard_rows < 1:
         raise UserError("batch tokens and shard rows must be at least 1.")
-    if options.writer:
-        model = with_writer(model, options)
+    model = prepared(model, options)
     out, name = Path(out), model_name or "the model passed"
     make: Callable[..., Run]
     if cluster is None:
@@ -95,14 +95,26 @@ def embed_feed(
     return run.report
 
 
-def with_writer(model: Any, options: Options) -> Encoder:
-    """The model with its rationales written where the options say."""
-    from moonshelf.model.writers import opened
+def prepared(model: Any, options: Options) -> Encoder:
+    """The model as the options want it: precision, device, and who writes its rationales."""
+    if options.precision is not None:
+        if options.precision not in PRECISIONS:
+            raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, not '{options.precision}'.")
+        model.precision = options.precision
+    if options.device is not None:
+        try:
+            model.to(options.device)
+        except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+            reason = str(error).splitlines()[0]
+            raise UserError(f"the model cannot be put on {options.device!r}: {reason}") from None
+    if options.writer:
+        from moonshelf.model.writers import opened
 
-    if options.reason != "on":
-        raise UserError("a writer writes for every product: set reason to on.")
-    apart: Any = opened(model, options.writer or "")
-    return apart
+        if options.reason != "on":
+            raise UserError("a writer writes for every product: set reason to on.")
+        model = opened(model, options.writer)
+    encoder: Encoder = model
+    return encoder
 
 
 def _write_run(

@@ -29,7 +29,7 @@ from typing import Any
 import pyarrow as pa
 
 from moonshelf import images
-from moonshelf.catalogue.embed import with_writer
+from moonshelf.catalogue.embed import prepared
 from moonshelf.catalogue.known import Known
 from moonshelf.catalogue.manifest import Encoder
 from moonshelf.catalogue.run import Options, Run
@@ -257,8 +257,7 @@ class Worker:
                     f"a worker found another model ({self.model.fingerprint[:12]}) where the driver has "
                     f"{fingerprint[:12]}: put the same files on every machine."
                 )
-            if options.writer:
-                self.model = with_writer(self.model, options)
+            self.model = prepared(self.model, options)
         except UserError as error:
             self.mistake = error
             return

@@ -79,6 +79,8 @@ class Options:
     allow_text_only: bool = False
     shard_rows: int = SHARD_ROWS
     writer: str | None = None  # what writes the rationales: a URL or an export, see `model.writers`
+    precision: str | None = None  # what the model computes in; None: as it does already
+    device: str | None = None  # where; None: where it is
 
 
 class Run:
