@@ -167,3 +167,28 @@ def test_an_edited_creative_has_the_rate_that_the_edit_promises(campaigns: list[
 def test_impossible_simulations_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(UserError):
         next(simulate(2, **wrong))  # type: ignore[arg-type]
+
+
+def test_the_same_creatives_come_back_to_shoppers_who_ask_for_something_else() -> None:
+    plain, other = (list(simulate(40, seed=6, other_interest=share)) for share in (0.0, 1.0))
+    assert other[::2] == plain[::2], "every first campaign is as it was"
+    flipped = asked = 0
+    for one, two in zip(other[::2], other[1::2], strict=True):
+        assert [c.sha256 for c in one.creatives] == [c.sha256 for c in two.creatives]
+        assert one.product_id == two.product_id and one.id != two.id
+        (first,), (second,) = pairs(one), pairs(two)
+        if first.a.sha256 == first.b.sha256:
+            continue
+        asked += first.interest != second.interest
+        before, after = (math.log(a / b) for a, b in (visible_rates(first), visible_rates(second)))
+        flipped += before * after < 0
+    assert asked >= 15 and flipped >= 4, (asked, flipped)
+    half = list(simulate(40, seed=6, other_interest=0.5))
+    copies = sum(
+        a.creatives[0].sha256 == b.creatives[0].sha256 for a, b in zip(half[::2], half[1::2], strict=True)
+    )
+    assert 4 <= copies <= 16
+    with pytest.raises(StopIteration):
+        next(simulate(0, other_interest=1.0))
+    alone = simulate(4, seed=6, per_product=1, other_interest=1.0)  # no product has two campaigns
+    assert len({campaign.product_id for campaign in alone}) == 4

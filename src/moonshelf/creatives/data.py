@@ -60,7 +60,9 @@ def load_examples(source: PairSource, data: Path) -> list[Example]:
 
     rows: Iterable[Any]
     if source.simulated is not None:
-        rows = simulate(source.simulated, seed=source.seed, split=source.split)
+        rows = simulate(
+            source.simulated, seed=source.seed, split=source.split, other_interest=source.other_interest
+        )
     else:
         rows = read_creatives(data / (source.feed or ""))
     found: list[Pair] = []

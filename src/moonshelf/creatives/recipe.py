@@ -24,6 +24,7 @@ class PairSource(BaseModel):
     simulated: int | None = Field(default=None, ge=1)  # campaigns of two creatives
     split: Literal["train", "validation", "test"] = "train"
     seed: int = 0
+    other_interest: float = Field(default=0.0, ge=0, le=1)  # see `simulator.simulate`
 
     @model_validator(mode="after")
     def _one(self) -> PairSource:

@@ -66,6 +66,7 @@ _ODDS: dict[str, dict[str, float]] = {
 _WORDED = 0.66  # share of creatives with words on them
 _ASKED = 0.6  # of the claims, where an aspect or a material is asked for: those that answer it
 _ANSWERED = 0.5  # of the campaigns that are asked for something: what could answer it is drawn anew surely
+_TRIES = 12  # other interests, of which the one that moves the creatives' rates most is taken
 _NEW = 0.6  # of the wordings in validation and test: those that training never saw
 # what two creatives of a campaign may differ in; a group changes as one
 _GROUPS: tuple[tuple[str, ...], ...] = (
@@ -96,6 +97,7 @@ def simulate(
     alike: float = 0.04,
     impressions: float = 3000.0,
     least: int = 1000,
+    other_interest: float = 0.0,
 ) -> Iterator[Campaign]:
     """Campaigns `start` … `start + n_campaigns - 1`, one after another; memory stays flat.
 
@@ -103,6 +105,10 @@ def simulate(
     `interest` shoppers ask for nothing, and click as if they had not. `same` and `alike` are the shares of
     creatives that are a copy, or nearly one, of an earlier creative of their campaign. `impressions` is the
     median of a creative's, `least` their minimum. Images are JPEG bytes. Raises `UserError`.
+
+    Of the share `other_interest` of every second campaign the creatives are those of the one before, shown to
+    shoppers who ask for something else: from the pictures alone the two cannot be told apart, so that who
+    learns from them has to read the queries (ours; counterfactual pairs, as for visual question answering).
     """
     if split not in SPLITS:
         raise UserError(f"there is no split {split!r}; there are {', '.join(SPLITS)}")
@@ -110,19 +116,27 @@ def simulate(
         raise UserError("a campaign needs two creatives or more, and counts cannot be negative")
     for number in range(start, start + n_campaigns):
         yield _campaign(
-            number, creatives, seed, split, interest, per_product, same, alike, impressions, least
-        )
+            number, creatives, seed, split, interest, per_product, same, alike, impressions, least,
+            other_interest,
+        )  # fmt: skip
 
 
 def _campaign(
     number: int, count: int, seed: int, split: Split, interest: bool, per_product: int,
-    same: float, alike: float, impressions: float, least: int,
+    same: float, alike: float, impressions: float, least: int, other_interest: float,
 ) -> Campaign:  # fmt: skip
     rng = np.random.default_rng([seed, 41, SPLITS.index(split), number])
     key: tuple[int, Split, int] = (seed, split, number // per_product)
     product = item(*key)
-    queries = _interest(rng, product) if interest else ()
-    drawn = _constructions(rng, key, queries, count, same, alike)
+    anew = np.random.default_rng([seed, 43, SPLITS.index(split), number])
+    if interest and number % 2 and (number - 1) // per_product == key[2] and anew.random() < other_interest:
+        before = np.random.default_rng([seed, 41, SPLITS.index(split), number - 1])
+        queries = _interest(before, product)
+        drawn = _constructions(before, key, queries, count, same, alike)
+        queries = _other_interest(anew, product, [construction for construction, _ in drawn], queries)
+    else:
+        queries = _interest(rng, product) if interest else ()
+        drawn = _constructions(rng, key, queries, count, same, alike)
     noises: dict[Construction, float] = {}
     made, rates = [], []
     name = f"sim-{split}-{seed}-{number:06}"
@@ -202,6 +216,20 @@ def _interest(rng: np.random.Generator, product: Item) -> tuple[str, ...]:
             ask = Ask(kind, value)  # type: ignore[arg-type]  # the keys above are its kinds
             queries.append(_one(rng, queries_for(ask, product.noun)))
     return tuple(queries)
+
+
+def _other_interest(
+    rng: np.random.Generator, product: Item, drawn: Sequence[Construction], before: Sequence[str]
+) -> tuple[str, ...]:
+    """Queries under which these creatives do otherwise, against each other, than under those `before`."""
+
+    def rates(queries: Sequence[str]) -> np.ndarray:
+        terms = (clicks.utilities(one.facts(), queries, product.titled) for one in drawn)
+        return np.log([clicks.rate(each) for each in terms])
+
+    known = rates(before)
+    options = [_interest(rng, product) for _ in range(_TRIES)]
+    return max(options, key=lambda queries: float(np.ptp(rates(queries) - known)))
 
 
 def _claim(
