@@ -112,6 +112,10 @@ LINES = [
         lambda r: _interval(r["results"]["contrast"]), 1.0,
     ),
     Line(
+        "Cold start with a frozen tower, its features from disk against computed", "training",
+        lambda r: _interval(r["results"]["frozen"]), 1.0,
+    ),
+    Line(
         "Filtered search against FAISS HNSW without a filter, p50", "index", _filtered, 2.0, least=False,
         tried="[scale.md](scale.md) has it by the share of rows that pass.",
     ),
@@ -132,8 +136,7 @@ LINES = [
         "Memory of `moonshelf embed` from 10 k to 1 M rows", "rows",
         lambda r: (r["growth"], f"{r['growth']:.2f}: {r['runs'][0]['peak_mib']:.0f} to "
                    f"{r['runs'][-1]['peak_mib']:.0f} MiB"), 1.5, least=False,
-        tried="About 1.5 kB a row: which part keeps it (ids seen, the index that is built at the end, the "
-        "store's own) was not looked into yet.",
+        tried="What grew with the rows is mended (it was 3.4): see “Memory of `embed`” in experiments.md.",
     ),
 ]  # fmt: skip
 

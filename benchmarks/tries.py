@@ -8,9 +8,9 @@ int8      weights of the decoder's linear layers in 8 bits, a scale a row, compu
           activations in 8 bits too, by PyTorch's dynamic quantisation; against float32. Vectors and words
           are compared.
 compile   `torch.compile` of the backbone, shapes dynamic, against the plain one; needs a C++ compiler.
-casts     bfloat16 weights kept as long as a window of batches (as the engine does, under `no_grad`), against
-          turned anew at every use (as autocast does under `inference_mode`); and what `no_grad` costs in
-          float32.
+casts     bfloat16 weights kept as long as a window of batches (under `no_grad`, as the engine does on a GPU),
+          against turned anew at every use (as autocast does under `inference_mode`); and what `no_grad` costs
+          in float32.
 
 Outcomes are in docs/experiments.md. How two sides are compared: `paired`.
 """
@@ -37,7 +37,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from moonshelf.doctor import environment
-from moonshelf.model import engine
+from moonshelf.model import engine, modeling
 from moonshelf.model.modeling import MoonModel
 from moonshelf.product import Product
 
@@ -158,10 +158,13 @@ def compiled(model: MoonModel, options: argparse.Namespace, products: list[Produ
 def casts(model: MoonModel, options: argparse.Namespace, products: list[Product]) -> Figures:
     few, found = products[: max(4, len(products) // 8)], Figures()
 
-    def anew(run: Callable[[], Any]) -> Callable[[], Any]:
+    def under(context: Callable[[], Any], run: Callable[[], Any]) -> Callable[[], Any]:
         def inside() -> Any:
-            with torch.inference_mode():
+            before, modeling.without_gradients = modeling.without_gradients, lambda *_: context()
+            try:
                 return run()
+            finally:
+                modeling.without_gradients = before
 
         return inside
 
@@ -173,7 +176,10 @@ def casts(model: MoonModel, options: argparse.Namespace, products: list[Product]
     before = model.precision
     for precision in ("bfloat16", "float32"):
         model.precision = precision
-        found[precision] = {job: _paired(run, anew(run), options) for job, run in jobs.items()}
+        found[precision] = {
+            job: _paired(under(torch.no_grad, run), under(torch.inference_mode, run), options)
+            for job, run in jobs.items()
+        }
     model.precision = before
     return found
 

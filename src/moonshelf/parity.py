@@ -261,7 +261,7 @@ def _second_pass(model: MoonModel, rows: list[Row], tails: list[list[int]]) -> n
         grids = np.concatenate([row.grid for row in rows if row.grid is not None])
         pixels = model.prepare.scale(np.concatenate(patches)), grids
     batch = model.prepare.batch([r.text for r in rows], [r.image_tokens for r in rows], tails, pixels)
-    with model.computing():
+    with model.inferring():
         return normalise(model(batch.to(model.device))[0]).cpu().numpy()
 
 

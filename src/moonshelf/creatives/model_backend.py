@@ -204,7 +204,7 @@ class CreativeModel:
             if not usable:
                 continue
             chosen = [asks[i] for i in usable]
-            with self.moon.computing():
+            with self.moon.inferring():
                 pixels, grid = self.moon.prepare.pixels(pictures)
                 seen = self.see_pixels(pixels, grid)
                 if not self.reasons:

@@ -314,7 +314,6 @@ def _encode_window(
     return gathered
 
 
-@torch.no_grad()
 def encode_rows(
     model: MoonModel, rows: Sequence[Row], reason: Reason, batch_tokens: int, labels: Tensor | None = None
 ) -> list[Written]:
@@ -327,7 +326,7 @@ def encode_rows(
     nothing = Written(np.zeros(model.dim, np.float32), np.zeros(3, np.float32), valid=False, closed=False)
     results: dict[int, Written] = {}
     order = sorted(range(len(rows)), key=lambda i: rows[i].length)
-    with model.computing():
+    with model.inferring():
         for places in _batches([rows[i].length for i in order], batch_tokens):
             chunk = [order[place] for place in places if not rows[order[place]].gone]
             if not chunk:

@@ -43,7 +43,7 @@ from moonshelf.model.configuration import MoonConfig, default_taps
 from moonshelf.model.fire import Fire
 from moonshelf.model.fusion import ModalityFusion
 from moonshelf.model.lookup import Lookup
-from moonshelf.model.precision import Precision, computing_in, resolve
+from moonshelf.model.precision import Precision, computing_in, resolve, without_gradients
 from moonshelf.model.processing import ADDED_TOKENS, Batch, MoonProcessor, Preprocessor, register
 from moonshelf.prompts import PromptSpec
 
@@ -149,6 +149,12 @@ class MoonModel(nn.Module):
     def computing(self) -> AbstractContextManager[None]:
         """The precision in which the engine computes; weights and vectors are float32 in any case."""
         return computing_in(resolve(self.precision, self.device), self.backbone)
+
+    @contextmanager
+    def inferring(self) -> Iterator[None]:
+        """`computing`, without gradients; see `precision` for how."""
+        with without_gradients(resolve(self.precision, self.device), self.device), self.computing():
+            yield
 
     @property
     def dim(self) -> int:

@@ -156,7 +156,7 @@ class Generated:
     """`generate` of transformers, greedy, on prompts padded on the left; all rows in one batch."""
 
     def write(self, model: MoonModel, rows: Sequence[Row]) -> list[Body]:
-        with torch.no_grad(), model.computing():
+        with model.inferring():
             return self.write_batch(model, engine.make_batch(model, rows, [model.prepare.think]))
 
     def write_batch(self, model: MoonModel, batch: Batch) -> list[Body]:
