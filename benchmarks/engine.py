@@ -89,27 +89,28 @@ def prepared(model: MoonModel, products: Iterable[Product], tokens: int) -> list
 # ---- one pass against generate, then encode again --------------------------------------------------
 
 
-@torch.no_grad()
 def twice(model: MoonModel, batches: list[list[engine.Row]]) -> tuple[np.ndarray, list[list[int]]]:
     """Write with `generate`, then encode prompt and rationale in one forward."""
     prepare, vectors, written, writer = model.prepare, [], [], Generated()
-    for rows in batches:
-        first = engine.make_batch(model, rows, [prepare.think])
-        bodies = [body.ids for body in writer.write_batch(model, first)]
-        tails = [[prepare.think, *body, prepare.end_think, prepare.emb] for body in bodies]
-        second = prepare.batch([r.text for r in rows], [r.image_tokens for r in rows], tails)
-        second.pixel_values, second.grid = first.pixel_values, first.grid
-        vectors.append(normalise(model(second)[0]).numpy())
-        written += bodies
+    with model.inferring():
+        for rows in batches:
+            first = engine.make_batch(model, rows, [prepare.think])
+            bodies = [body.ids for body in writer.write_batch(model, first)]
+            tails = [[prepare.think, *body, prepare.end_think, prepare.emb] for body in bodies]
+            second = prepare.batch([r.text for r in rows], [r.image_tokens for r in rows], tails)
+            second = second.to(model.device)
+            second.pixel_values, second.grid = first.pixel_values, first.grid
+            vectors.append(normalise(model(second)[0]).cpu().numpy())
+            written += bodies
     return np.concatenate(vectors), written
 
 
-@torch.no_grad()
 def once(model: MoonModel, batches: list[list[engine.Row]]) -> tuple[np.ndarray, list[int]]:
     results = []
-    for rows in batches:
-        batch = engine.make_batch(model, rows, [model.prepare.think])
-        results += engine.write(model, batch, model.read(batch, use_cache=True))
+    with model.inferring():
+        for rows in batches:
+            batch = engine.make_batch(model, rows, [model.prepare.think])
+            results += engine.write(model, batch, model.read(batch, use_cache=True))
     return np.stack([r.vector for r in results]), [r.tokens for r in results]
 
 
@@ -201,7 +202,7 @@ def flops(run: Callable[[], Any]) -> float:
     return float(counter.get_total_flops())
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def prefill(model: MoonModel, options: argparse.Namespace, products: list[Product]) -> dict[str, Any]:
     clock = CLOCKS[options.clock]
     rows = prepared(model, products, options.batch_tokens)[0]

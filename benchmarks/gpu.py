@@ -106,7 +106,7 @@ def one_batch(
         engine.write(model, first, model.read(first, use_cache=True))
 
     work = flops(lambda: model(direct))  # the same in any precision
-    with model.computing():
+    with model.inferring():
         seconds = {
             "direct": median_seconds(lambda: model(direct), repeats, clock),
             "prefill": median_seconds(lambda: model.read(first, use_cache=True), repeats, clock),
@@ -206,10 +206,9 @@ def main() -> None:
         save()
         gc.collect()
     n = min(32, max(options.batches))
-    with model.computing():
-        results["one_pass"] = paired(
-            lambda: once(model, [rows[:n]]), lambda: twice(model, [rows[:n]]), options.repeats, clock
-        )
+    results["one_pass"] = paired(
+        lambda: once(model, [rows[:n]]), lambda: twice(model, [rows[:n]]), options.repeats, clock
+    )
     if options.joint:
         results["joint"] = joint(model, options, clock)
     save()

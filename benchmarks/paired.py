@@ -6,11 +6,16 @@ down half-way through slows both sides.
 
 from __future__ import annotations
 
+import argparse
+import json
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from moonshelf.doctor import environment
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -40,6 +45,13 @@ def median_ratio(ratios: Sequence[float] | np.ndarray) -> dict[str, Any]:
     draws = np.random.default_rng(0).choice(np.asarray(ratios), (10_000, len(ratios)))
     low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
     return {"ratio": float(np.median(ratios)), "interval": [float(low), float(high)]}
+
+
+def save(path: Path | None, options: argparse.Namespace, results: dict[str, Any]) -> None:
+    """Every figure, what it was measured with, and where, as JSON; nothing without a path."""
+    if path:
+        record = {"environment": environment(), "options": vars(options), "results": results}
+        path.write_text(json.dumps(record, indent=1, default=str))
 
 
 def median_seconds(run: Callable[[], Any], repeats: int, clock: Callable[[], float]) -> float:

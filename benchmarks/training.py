@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from paired import CLOCKS, paired
+from paired import CLOCKS, paired, save
 from rich.console import Console
 from rich.table import Table
 
@@ -39,7 +38,6 @@ quiet_dependencies()
 from datasets import Dataset  # noqa: E402  (after its telemetry is off)
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 
-from moonshelf.doctor import environment  # noqa: E402
 from moonshelf.feeds import write_jsonl  # noqa: E402
 from moonshelf.model.modeling import MoonModel  # noqa: E402
 from moonshelf.model.precision import computing_in, resolve  # noqa: E402
@@ -273,9 +271,7 @@ def main() -> None:
         f"load {os.getloadavg()[0]:.1f}"
     )
     show(results, console)
-    if options.json:
-        record = {"environment": environment(), "options": vars(options), "results": results}
-        options.json.write_text(json.dumps(record, indent=1, default=str))
+    save(options.json, options, results)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import os
 import tempfile
 import time
@@ -32,11 +31,10 @@ from typing import Any
 import numpy as np
 import torch
 from engine import load, on_disk, prepared
-from paired import CLOCKS, paired
+from paired import CLOCKS, paired, save
 from rich.console import Console
 from torch import Tensor, nn
 
-from moonshelf.doctor import environment
 from moonshelf.model import engine, modeling
 from moonshelf.model.modeling import MoonModel
 from moonshelf.product import Product
@@ -219,9 +217,7 @@ def main() -> None:
                 results[part] = PARTS[part](model, options, products)
             console.print(f"[bold]{part}[/bold]", results[part])
     console.print(f"{name}; {torch.get_num_threads()} threads; load {os.getloadavg()[0]:.1f}")
-    if options.json:
-        record = {"environment": environment(), "options": vars(options), "results": results}
-        options.json.write_text(json.dumps(record, indent=1, default=str))
+    save(options.json, options, results)
 
 
 if __name__ == "__main__":

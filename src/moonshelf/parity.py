@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from moonshelf.catalogue.manifest import versions
@@ -217,7 +216,6 @@ def ours(model: MoonModel, rows: list[Row], products: list[Product]) -> list[Res
     ]  # fmt: skip
 
 
-@torch.no_grad()
 def transformers(model: MoonModel, rows: list[Row], products: list[Product]) -> list[Result]:
     """Chat template, stock processor call, `generate`, and a second pass over everything."""
     prepare, found = model.prepare, []

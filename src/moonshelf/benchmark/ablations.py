@@ -167,9 +167,8 @@ def _run(plan: Plan, name: str, seed: int, cold: Recipe, joint: JointRecipe | No
         bases.append((joint, share, plan.changes.joint or {}, arm.joint))
     for base, part, everywhere, own in bases:
         changes = {**everywhere, **own}
-        fixed = sorted(set(changes) & set(BUDGETED))
-        if base is cold and "model" not in own:  # where all arms begin is the plan's to say
-            fixed = [name for name in fixed if name != "model"]
+        everyones = {"model"} if base is cold else set()  # where all arms begin is the plan's to say
+        fixed = sorted((set(own) | set(everywhere) - everyones) & set(BUDGETED))
         if fixed:
             raise UserError(f"arm {name!r}: {fixed[0]!r} is the same for all arms, it cannot be changed.")
         end: dict[str, Any] = {"minutes": None, "steps": max(1, round(part * (budget.steps or 1)))}

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from moonshelf.catalogue.ray_embed import Cluster
 
 REASONS = ("off", "on", "auto")
-PRECISIONS = ("auto", "float32", "bfloat16")
 
 Feed = str | Path | Iterable[Product | Problem]
 
@@ -98,15 +97,15 @@ def embed_feed(
 def prepared(model: Any, options: Options) -> Encoder:
     """The model as the options want it: precision, device, and who writes its rationales."""
     if options.precision is not None:
+        from moonshelf.model.precision import PRECISIONS
+
         if options.precision not in PRECISIONS:
             raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, not '{options.precision}'.")
         model.precision = options.precision
     if options.device is not None:
-        try:
-            model.to(options.device)
-        except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-            reason = str(error).splitlines()[0]
-            raise UserError(f"the model cannot be put on {options.device!r}: {reason}") from None
+        from moonshelf.model.precision import put_on
+
+        put_on(model, options.device)
     if options.writer:
         from moonshelf.model.writers import opened
 

@@ -40,12 +40,17 @@ class Known:
 
     def get(self, id: str) -> Hashes | None:
         """The hashes of a product's row, None if the store does not hold it."""
-        key = key_of(id)
-        place = int(np.searchsorted(self.keys, key))
-        if place == len(self.keys) or self.keys[place] != key:
+        place = _place(self.keys, key_of(id))
+        if place is None:
             return None
         digest = self.hashes[place].tobytes()
         return digest[:32].hex(), digest[32:].hex()
+
+
+def _place(keys: np.ndarray, key: int) -> int | None:
+    """Where a key stands among sorted ones (n,) int64, None if it does not."""
+    place = int(np.searchsorted(keys, key))
+    return place if place < len(keys) and keys[place] == key else None
 
 
 def _bytes(digests: pa.Array) -> np.ndarray:
@@ -63,8 +68,7 @@ class Seen:
     def add(self, id: str) -> bool:
         """Remember an id; False if it was there."""
         key = key_of(id)
-        place = int(np.searchsorted(self._old, key))
-        if key in self._new or (place < len(self._old) and self._old[place] == key):
+        if key in self._new or _place(self._old, key) is not None:
             return False
         self._new.add(key)
         if len(self._new) >= _BATCH:

@@ -192,7 +192,6 @@ class CreativeModel:
 
     # ---- the backend -----------------------------------------------------------------------------
 
-    @torch.no_grad()
     def opinions(self, asks: Sequence[Ask], pick: Pick = greedy) -> list[Opinion]:
         """Reasons and probability of each ask; an image that cannot be read gives `p_first` None."""
         results: list[Opinion | None] = [None] * len(asks)

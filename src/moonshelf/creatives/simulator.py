@@ -125,18 +125,16 @@ def _campaign(
     number: int, count: int, seed: int, split: Split, interest: bool, per_product: int,
     same: float, alike: float, impressions: float, least: int, other_interest: float,
 ) -> Campaign:  # fmt: skip
-    rng = np.random.default_rng([seed, 41, SPLITS.index(split), number])
+    rng, anew = (np.random.default_rng([seed, stream, SPLITS.index(split), number]) for stream in (41, 43))
     key: tuple[int, Split, int] = (seed, split, number // per_product)
     product = item(*key)
-    anew = np.random.default_rng([seed, 43, SPLITS.index(split), number])
-    if interest and number % 2 and (number - 1) // per_product == key[2] and anew.random() < other_interest:
-        before = np.random.default_rng([seed, 41, SPLITS.index(split), number - 1])
-        queries = _interest(before, product)
-        drawn = _constructions(before, key, queries, count, same, alike)
+    second = interest and number % 2 and (number - 1) // per_product == key[2]
+    again = second and anew.random() < other_interest
+    design = np.random.default_rng([seed, 41, SPLITS.index(split), number - 1]) if again else rng
+    queries = _interest(design, product) if interest else ()
+    drawn = _constructions(design, key, queries, count, same, alike)
+    if again:
         queries = _other_interest(anew, product, [construction for construction, _ in drawn], queries)
-    else:
-        queries = _interest(rng, product) if interest else ()
-        drawn = _constructions(rng, key, queries, count, same, alike)
     noises: dict[Construction, float] = {}
     made, rates = [], []
     name = f"sim-{split}-{seed}-{number:06}"

@@ -85,7 +85,6 @@ class Row:
     gone: bool = False  # nobody waits for it any more; any thread may say so, even while it is computed
 
 
-@torch.no_grad()
 def encode_iter(
     model: MoonModel,
     products: Iterable[Product],

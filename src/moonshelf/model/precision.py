@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -21,7 +21,10 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from moonshelf.errors import UserError
+
 Precision = Literal["auto", "float32", "bfloat16"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 FLOAT32_ATTENTION = "sdpa_float32"
 
 
@@ -48,6 +51,14 @@ def resolve(precision: Precision, device: torch.device) -> torch.dtype:
 def without_gradients(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[None]:
     """`inference_mode`, or `no_grad` where autocast is to keep the weights that it has turned to `dtype`."""
     return torch.no_grad() if dtype != torch.float32 and device.type != "cpu" else torch.inference_mode()
+
+
+def put_on(model: nn.Module, device: str) -> None:
+    """Move a model. Raises UserError if this machine or this torch has no such device."""
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise UserError(f"the model cannot be put on {device!r}: {str(error).splitlines()[0]}") from None
 
 
 @contextmanager

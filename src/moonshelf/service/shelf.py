@@ -96,6 +96,7 @@ class Shelf:
         import torch
 
         from moonshelf.model.modeling import MoonModel
+        from moonshelf.model.precision import put_on
 
         settings = self.settings
         if settings.threads:
@@ -104,12 +105,7 @@ class Shelf:
         self.catalogue = Catalogue.open(settings.folder, name)  # says what is wrong before a model is loaded
         assert name is not None
         self.model = MoonModel.from_pretrained(name, precision=settings.precision)
-        try:
-            self.model.to(settings.device)
-        except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-            raise UserError(
-                f"the model cannot be put on {settings.device}: {str(error).splitlines()[0]}"
-            ) from None
+        put_on(self.model, settings.device)
         encoder = cast(Encoder, self.model)
         self.catalogue = Catalogue.open(settings.folder, encoder)
         self.catalogue.store.manifest.check(encoder, name, settings.folder)

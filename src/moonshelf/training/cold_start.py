@@ -51,7 +51,6 @@ from moonshelf.training.pairs import Item, leaf
 from moonshelf.training.plot import plot
 from moonshelf.training.recipe import Recipe
 from moonshelf.training.starter import build_starter, build_tokenizer
-from moonshelf.training.tower_cache import TowerCache
 from moonshelf.training.tracking import Bar, Tracker
 from moonshelf.training.validation import validate
 from moonshelf.training.views import Views
@@ -85,8 +84,6 @@ class ColdStart:
         self.model.to(self.accelerator.device)
         self.model.labels = sorted({leaf(item.category) for item in self.items if item.category})
         adapt(self.model, recipe)
-        if recipe.tower_cache:
-            TowerCache(self.model, recipe.tower_cache, resolve(recipe.precision, self.model.device))
         objective = Objective(self.model, recipe)
         self.temperature = objective.temperature
         self.objective, self.optimiser = self.accelerator.prepare(objective, self._optimiser())

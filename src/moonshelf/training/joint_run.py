@@ -13,13 +13,11 @@ from accelerate import PartialState
 from trl import GRPOConfig
 
 from moonshelf.model.modeling import MoonModel
-from moonshelf.model.precision import resolve
 from moonshelf.training.adapters import adapt, merged_state
 from moonshelf.training.data import Sampler, SourceSpec, load_source, open_source, spread
 from moonshelf.training.joint import JointTrainer
 from moonshelf.training.pairs import Item
 from moonshelf.training.recipe import JointRecipe
-from moonshelf.training.tower_cache import TowerCache
 from moonshelf.training.tracking import Tracker, quiet_dependencies
 from moonshelf.training.trainer import Watch, grpo_arguments, last_checkpoint
 from moonshelf.training.validation import validate
@@ -34,8 +32,6 @@ def train_joint(recipe: JointRecipe, data: Path) -> Path:
     if recipe.validation:
         validation = spread(load_source(SourceSpec(feed=recipe.validation), data), recipe.validation_items)
     adapt(moon, recipe)
-    if recipe.tower_cache:
-        TowerCache(moon, recipe.tower_cache, resolve(recipe.precision, moon.device))
     out = Path(recipe.out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.json").write_text(recipe.model_dump_json(indent=1))

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from moonshelf.model.engine import encode
 from moonshelf.model.modeling import MoonModel
@@ -15,7 +14,6 @@ from moonshelf.prompts import read_rationale
 from moonshelf.training.pairs import Item
 
 
-@torch.no_grad()
 def validate(model: MoonModel, items: Sequence[Item]) -> dict[str, Any]:
     """Title -> picture retrieval among `items`, and what the model reads off the picture alone.
 
