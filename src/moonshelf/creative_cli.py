@@ -125,7 +125,7 @@ def rank(
 @app.command()
 def export(
     source: Annotated[Path, typer.Argument(help="What `rank --json` printed, or what `rank` takes.")],
-    to: Annotated[str, typer.Option(help="plan, meta, csv or bandit.")] = "plan",
+    to: Annotated[str, typer.Option(help="plan, meta, google, csv or bandit.")] = "plan",
     out: Annotated[Path | None, typer.Option(help="File to write; default: stdout.")] = None,
     title: Title = "",
     interest: Interest = None,
@@ -142,10 +142,12 @@ def export(
     ] = None,
     daily: Annotated[int | None, typer.Option(help="plan: impressions a day.")] = None,
     link: Annotated[str, typer.Option(help="meta: address that the ad leads to.")] = "",
-    top: Annotated[int, typer.Option(min=1, help="meta and csv: creatives of a campaign.")] = 10,
-    json: Annotated[bool, typer.Option("--json", help="Plans as JSON; meta and bandit always are.")] = False,
+    top: Annotated[int, typer.Option(min=1, help="meta, google and csv: creatives of a campaign.")] = 10,
+    json: Annotated[
+        bool, typer.Option("--json", help="A plan as JSON; other forms but CSV always are.")
+    ] = False,
 ) -> None:
-    """Turn a ranking into a test plan with sample sizes, Meta's asset feed, a CSV, or a bandit's priors."""
+    """Turn a ranking into a test plan, assets for Meta or Google, a CSV, or a bandit's priors."""
     from moonshelf.creatives import ranked
     from moonshelf.creatives.show import show_problems
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from moonshelf.creatives.export import (
 )
 from moonshelf.creatives.pair import Campaign, Creative
 from moonshelf.creatives.protocol import Judgement
+from moonshelf.creatives.ranked import exported
 from moonshelf.creatives.ranking import Ranking, rank
 from moonshelf.errors import UserError
 from moonshelf.product import ImageRef
@@ -238,3 +240,20 @@ def test_googles_checklist() -> None:
     many = google_display_lint([good[0]] * 16 + [good[1]], **texts)
     assert [problem.field for problem in many] == ["images"]
     assert len(export.GUARDRAILS) >= 4
+
+
+def test_googles_assets_are_the_best_images_with_what_they_break() -> None:
+    pictures = (creative("wide", (1200, 628)), creative("odd", (640, 480)), creative("square", (400, 400)))
+    of = Campaign(
+        id="c", product_id="p", title="A shoe for running on all kinds of roads", creatives=pictures
+    )
+    text, problems = exported([(of, ranked(of))], "google", top=2)
+    (assets,) = json.loads(text)
+    assert [one["creative"] for one in assets["images"]] == ["wide", "odd"]
+    assert assets["headlines"] == []  # the title has more than 30 characters
+    assert assets["long_headline"] == of.title
+    assert [one["field"] for one in assets["problems"]] == [one.field for one in problems]
+    about = {(one.row, one.field) for one in problems}
+    assert {("c", "headlines"), ("c", "descriptions"), ("c", "business name")} <= about
+    assert ("c", "long headline") not in about
+    assert [one.row for one in problems if one.field == "image"] == ["odd"]

@@ -6,9 +6,11 @@ import copy
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from judging_fakes import pair
+from scipy.stats import entropy
 
 from tiny import tiny_qwen3
 
@@ -19,7 +21,7 @@ from moonshelf.creatives.adapters import write_campaigns
 from moonshelf.creatives.data import Example, draw, load_examples, make_descriptions, make_work
 from moonshelf.creatives.model_backend import CreativeConfig, CreativeModel
 from moonshelf.creatives.outcomes import posterior
-from moonshelf.creatives.policy import VerdictPolicy, answer_loss
+from moonshelf.creatives.policy import VerdictPolicy, answer_loss, order_gap
 from moonshelf.creatives.prompt import CreativePrompt, read_assessment
 from moonshelf.creatives.reason_to_select import train_grpo
 from moonshelf.creatives.recipe import STAGES, GrpoRecipe, PairSource, SftRecipe
@@ -164,6 +166,17 @@ def test_scores_are_those_of_a_plain_forward_pass(selector: CreativeModel, examp
     assert torch.isclose(answer_loss(scored.answers, work.targets), expected)
 
 
+def test_the_gap_of_two_orders_is_their_divergence() -> None:
+    """Against SciPy's relative entropy; none where both orders say the same of the same creative."""
+    drawn = np.random.default_rng(0).normal(size=(8, 2))
+    p = np.exp(drawn) / np.exp(drawn).sum(1, keepdims=True)
+    one, other = p[0::2], p[1::2, ::-1]
+    expected = (entropy(one, other, axis=1) + entropy(other, one, axis=1)).mean() / 2
+    assert order_gap(torch.tensor(drawn)).item() == pytest.approx(expected)
+    agreed = torch.tensor([[0.2, -1.0], [-1.0, 0.2], [3.0, 2.0], [12.0, 13.0]], dtype=torch.float64)
+    assert order_gap(agreed).item() == pytest.approx(0, abs=1e-12)
+
+
 def test_an_adapter_is_saved_as_peft_reads_it_and_merges_to_the_same(
     base: Path, examples: list[Example], tmp_path: Path
 ) -> None:
@@ -203,10 +216,13 @@ def test_an_adapter_of_another_base_is_refused(base: Path, tmp_path: Path) -> No
 
 
 def test_both_stages_run_resume_and_can_be_judged_with(base: Path, feed: Path, tmp_path: Path) -> None:
-    sft = settings(SftRecipe, base, feed, tmp_path / "sft", own_from=0.0, own_every=2, describe_steps=1)
+    sft = settings(
+        SftRecipe, base, feed, tmp_path / "sft", own_from=0.0, own_every=2, describe_steps=1, gap_weight=0.5
+    )
     folder = train_sft(sft, Path())  # type: ignore[arg-type]
     records = [json.loads(line) for line in (tmp_path / "sft" / "log.jsonl").read_text().splitlines()]
-    assert [r["step"] for r in records if "answer" in r and "loss" in r] == [1, 2, 3]
+    assert [r["step"] for r in records if "answer" in r and "loss" in r] == [2, 3]
+    assert all(r["gap"] >= 0 for r in records if "answer" in r)
     grpo = settings(
         GrpoRecipe, folder, feed, tmp_path / "grpo", rollouts=2, validation={"feed": feed}, validation_pairs=4
     )
@@ -223,7 +239,7 @@ def test_both_stages_run_resume_and_can_be_judged_with(base: Path, feed: Path, t
     longer = settings(SftRecipe, base, feed, tmp_path / "sft", own_from=0.0, own_every=2, steps=5)
     train_sft(longer, Path())  # type: ignore[arg-type]
     records = [json.loads(line) for line in (tmp_path / "sft" / "log.jsonl").read_text().splitlines()]
-    assert [r["step"] for r in records if "answer" in r and "loss" in r] == [1, 2, 3, 4, 5]
+    assert [r["step"] for r in records if "answer" in r and "loss" in r] == [2, 3, 4, 5]
 
 
 def test_without_reasons_the_answer_alone_is_taught(base: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from moonshelf.creatives.judging import Backend
 from moonshelf.creatives.outcomes import Prior, fit_prior
 from moonshelf.creatives.pair import Campaign, Pair
 from moonshelf.creatives.protocol import Judgement
-from moonshelf.creatives.ranking import Ranking, rank
+from moonshelf.creatives.ranking import Ranking, rank_many
 from moonshelf.errors import UserError
 
 INTERESTS: tuple[Interest, ...] = ("true", "shuffled", "none")
@@ -262,10 +262,8 @@ class _Run:
             for one in campaigns
         ]  # fmt: skip
         kept = self._kept("ranking", every, self.temperature)
-        found = []
-        for one in campaigns:
-            ranking = rank(one, lambda some: kept(some, self._decided), seed=self.seed)
-            found.append(ranking.model_copy(update={"judge": self.backend.name}))
+        rankings = rank_many(campaigns, lambda some: kept(some, self._decided), seed=self.seed)
+        found = [one.model_copy(update={"judge": self.backend.name}) for one in rankings]
         name = record.file_name(self.backend.name, "rankings")
         record.write_rows(found, self.out / record.RANKINGS / name)
 

@@ -13,6 +13,7 @@ import io
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -321,6 +322,7 @@ def meta_asset_feed(
 
 GOOGLE_BYTES = 5120 * 1024
 GOOGLE_IMAGES = 15
+GOOGLE_HEADLINE = 30  # characters
 GOOGLE_SHAPES = {"landscape (1.91:1)": (1.91, 600, 314), "square (1:1)": (1.0, 300, 300)}
 GOOGLE_TOLERANCE = 0.01  # of the ratio of the sides
 
@@ -377,11 +379,34 @@ def google_display_lint(
         if not count:
             where = ", unless one of those not checked is" if unchecked else ""
             found.append(Problem("ad", "images", f"no usable {name} image{where}", fatal=not unchecked))
-    found += _google_texts("headlines", headlines, 5, 30)
+    found += _google_texts("headlines", headlines, 5, GOOGLE_HEADLINE)
     found += _google_texts("long headline", [long_headline] if long_headline else [], 1, 90)
     found += _google_texts("descriptions", descriptions, 5, 90)
     found += _google_texts("business name", [business] if business else [], 1, 25)
     return found
+
+
+def google_display_assets(
+    ranking: Ranking, campaign: Campaign, *, top: int = GOOGLE_IMAGES
+) -> tuple[dict[str, Any], list[Problem]]:
+    """The best-ranked images for a responsive display ad, and what the checklist finds about them.
+
+    Only what the catalogue knows is filled in: the title as long headline, and as headline where it is short
+    enough. Descriptions and the business's name are the advertiser's to write, and listed as missing.
+    """
+    creatives = _same(ranking, campaign)
+    best = [creatives[name] for name in _different(ranking)[:top]]
+    title = shown(campaign.title, 10_000)
+    headlines = [title] if 0 < len(title) <= GOOGLE_HEADLINE else []
+    found = google_display_lint(best, headlines=headlines, long_headline=title)
+    problems = [replace(one, row=campaign.id) if one.row == "ad" else one for one in found]
+    assets = {
+        "images": [{"creative": one.id, "image": one.image.name} for one in best],
+        "headlines": headlines,
+        "long_headline": title,
+        "problems": [problem.as_dict() for problem in problems],
+    }
+    return assets, problems
 
 
 def _google_texts(name: str, texts: Sequence[str], most: int, length: int) -> list[Problem]:

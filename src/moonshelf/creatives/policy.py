@@ -94,3 +94,14 @@ def answer_loss(answers: Tensor, targets: Sequence[float]) -> Tensor:
     """Log loss of the answers (R, 2) against the posteriors that the first is better; a scalar."""
     q = torch.tensor(targets, device=answers.device)
     return -(q * answers[:, 0] + (1 - q) * answers[:, 1]).mean()
+
+
+def order_gap(answers: Tensor) -> Tensor:
+    """How far the two orders of each pair disagree; a scalar.
+
+    `answers` (R, 2) has a pair's orders side by side. Kullback–Leibler divergence both ways, halved, between
+    what they say of the same creative: as R-Drop's (2106.14448) of two passes, here of two orders (ours).
+    """
+    logps = answers.log_softmax(-1)
+    one, other = logps[0::2], logps[1::2].flip(-1)
+    return ((one.exp() - other.exp()) * (one - other)).sum(-1).mean() / 2

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from moonshelf.creatives.bandit import bandit_prior
 from moonshelf.creatives.export import (
     experiment_plan,
+    google_display_assets,
     meta_asset_feed,
     plan_markdown,
     pooled_rate,
@@ -26,7 +27,7 @@ from moonshelf.creatives.ranking import Ranking
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds.base import MAX_DOCUMENT
 
-EXPORTS = ("plan", "meta", "csv", "bandit")
+EXPORTS = ("plan", "meta", "google", "csv", "bandit")
 
 
 def to_records(both: Sequence[tuple[Campaign, Ranking]]) -> list[dict[str, Any]]:
@@ -90,7 +91,7 @@ def exported(
 ) -> tuple[str, list[Problem]]:
     """The text of one of `EXPORTS`, and what has to be seen to. `plan` goes to `experiment_plan`.
 
-    A plan is Markdown unless `as_json`; Meta's feeds and priors are JSON lists. Raises UserError.
+    A plan is Markdown unless `as_json`; the other forms are JSON lists. Raises UserError.
     """
     if to == "csv":
         return ranking_csv(both, top), []
@@ -102,6 +103,10 @@ def exported(
         elif to == "meta":
             spec, remarks = meta_asset_feed(ranking, campaign, link=link, top=top)
             records.append({"campaign_id": campaign.id, **spec})
+            problems += remarks
+        elif to == "google":
+            assets, remarks = google_display_assets(ranking, campaign, top=top)
+            records.append({"campaign_id": campaign.id, **assets})
             problems += remarks
         else:
             rate = pooled_rate(campaign) if base_rate is None else base_rate

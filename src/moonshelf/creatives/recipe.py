@@ -58,6 +58,7 @@ class SftRecipe(_Selector):
     pairs: int = Field(default=16, ge=1)  # a step and process; each is two rows
     lr: float = 1e-3
     cot_weight: float = Field(default=1.0, ge=0)
+    gap_weight: float = Field(default=0.0, ge=0)  # disagreement of the two orders, see `policy.order_gap`
     describe_steps: int = Field(default=0, ge=0)  # first steps: one creative a row, its side of the reasons
     own_from: float = Field(default=0.6, ge=0, le=1)  # share of the budget after which some answers follow
     own_every: int = Field(default=4, ge=1)  # … the model's own reasons, one step in so many: RGE's lesson

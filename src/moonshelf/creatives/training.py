@@ -1,6 +1,6 @@
 """CoT-SFT of a selector, and what both stages share: adapters, saving, validation.
 
-    L = w_c CE(reasons) + w_a LogLoss(answer, posterior)
+    L = w_c CE(reasons) + w_a LogLoss(answer, posterior) + w_g Gap(orders)
 
 Every pair is in the batch in both orders. Reasons are the annotated ones (for drawn pairs: those that follow
 from the construction); a pair without any is taught by its answer alone, after reasons that the model wrote
@@ -34,7 +34,7 @@ from moonshelf.creatives.data import (
     make_work,
 )
 from moonshelf.creatives.model_backend import ADAPTER, CreativeConfig, CreativeModel, load_base
-from moonshelf.creatives.policy import Scored, VerdictPolicy, answer_loss
+from moonshelf.creatives.policy import Scored, VerdictPolicy, answer_loss, order_gap
 from moonshelf.creatives.prompt import INSTRUCTION, write_assessment
 from moonshelf.creatives.recipe import SftRecipe
 from moonshelf.creatives.selector import fit_temperature, judge, mean_probability
@@ -70,7 +70,7 @@ class SftTrainer(Budgeted, Trainer):
         if step < recipe.describe_steps:
             work = make_descriptions(self.policy.creative, examples, f"{recipe.seed}/{first}")
             scored = model(work, range(len(work.bodies)), work.bodies)
-            return self._loss(self._reasons(scored, work), torch.zeros((), device=scored.logps.device))
+            return self._loss(reasons=self._reasons(scored, work))
         direct = step % recipe.direct_every == recipe.direct_every - 1
         own = self.share(step) >= recipe.own_from and step % recipe.own_every == 0
         work = make_work(
@@ -86,7 +86,11 @@ class SftTrainer(Budgeted, Trainer):
             for i, reasons in zip(untaught, written, strict=True):
                 bodies[i] = reasons.ids
         scored = model(work, range(len(bodies)), bodies)
-        return self._loss(self._reasons(scored, work), answer_loss(scored.answers, work.targets))
+        return self._loss(
+            reasons=self._reasons(scored, work),
+            answer=answer_loss(scored.answers, work.targets),
+            gap=order_gap(scored.answers),
+        )
 
     def _reasons(self, scored: Scored, work: Work) -> Tensor:
         """Mean cross-entropy of the tokens of reasons that are taught."""
@@ -94,9 +98,11 @@ class SftTrainer(Budgeted, Trainer):
         counts = sum(len(body) + 1 for body in work.bodies if body)
         return -(scored.logps * taught[:, None]).sum() / max(1, counts)
 
-    def _loss(self, reasons: Tensor, answers: Tensor) -> Tensor:
-        self._terms = {"reasons": float(reasons.detach()), "answer": float(answers.detach())}
-        return self._finite(self.recipe.cot_weight * reasons + self.recipe.answer_weight * answers)
+    def _loss(self, **terms: Tensor) -> Tensor:
+        recipe = self.recipe
+        weights = {"reasons": recipe.cot_weight, "answer": recipe.answer_weight, "gap": recipe.gap_weight}
+        self._terms = {name: float(term.detach()) for name, term in terms.items()}
+        return self._finite(torch.stack([weights[name] * term for name, term in terms.items()]).sum())
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         super().log({**logs, **{k: round(v, 4) for k, v in self._terms.items()}}, *args, **kwargs)
