@@ -224,12 +224,13 @@ def test_both_stages_run_resume_and_can_be_judged_with(base: Path, feed: Path, t
     assert [r["step"] for r in records if "answer" in r and "loss" in r] == [2, 3]
     assert all(r["gap"] >= 0 for r in records if "answer" in r)
     grpo = settings(
-        GrpoRecipe, folder, feed, tmp_path / "grpo", rollouts=2, validation={"feed": feed}, validation_pairs=4
-    )
+        GrpoRecipe, folder, feed, tmp_path / "grpo", rollouts=2, cot_weight=0.5,
+        validation={"feed": feed}, validation_pairs=4,
+    )  # fmt: skip
     chosen = train_grpo(grpo, Path())  # type: ignore[arg-type]
     records = [json.loads(line) for line in (tmp_path / "grpo" / "log.jsonl").read_text().splitlines()]
     assert any("score" in r for r in records)
-    assert {f"rewards/{name}" for name in REWARDS} <= set().union(*records)
+    assert {*(f"rewards/{name}" for name in REWARDS), "loss/known reasons"} <= set().union(*records)
     selector = CreativeModel.from_pretrained(chosen)
     assert selector.temperature != 1.0  # fitted on the validation pairs
     assert selector.config.trained_on == "" and selector.config.base == str(base)

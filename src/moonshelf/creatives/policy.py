@@ -90,6 +90,16 @@ class VerdictPolicy(PreTrainedModel):
             return creative.write(work.asks, work.places, seen, pick, times)
 
 
+def reasons_loss(logps: Tensor, bodies: Sequence[Sequence[int]]) -> Tensor:
+    """Mean cross-entropy (a scalar) of the tokens of reasons that are taught, by their log-probabilities.
+
+    `logps` is (R, T). Rows with an empty body are not taught; each of the others counts with its `</think>`.
+    """
+    taught = torch.tensor([bool(body) for body in bodies], device=logps.device)
+    counts = sum(len(body) + 1 for body in bodies if body)
+    return -(logps * taught[:, None]).sum() / max(1, counts)
+
+
 def answer_loss(answers: Tensor, targets: Sequence[float]) -> Tensor:
     """Log loss of the answers (R, 2) against the posteriors that the first is better; a scalar."""
     q = torch.tensor(targets, device=answers.device)

@@ -1,12 +1,13 @@
 """Reason-to-Select: GRPO over the written reasons, with the answer's log loss beside it, in one step.
 
-    L = w_g GRPO(reasons) + w_a LogLoss(answer, posterior)
+    L = w_g GRPO(reasons) + w_a LogLoss(answer, posterior) [+ w_c CE(known reasons)]
 
 Each pair is asked in both orders and each ask answered G times, on one prefill. What GRPO trains are the
 reasons; the answer is one token, whose whole distribution is known, so its gradient needs no sampling: it
 follows the model's own reasons and learns the posterior (ours; the joint stage of the embedding model joins
-GRPO and InfoNCE in the same way). The groups of GRPO are the G reasons of one ask. The trainer, its logs and
-its alarm are those of the joint stage.
+GRPO and InfoNCE in the same way). Where annotated reasons are known, their cross-entropy can hold the writing
+to what it learnt (InstructGPT's mix with pretraining data, 2203.02155; the use here is ours). The groups of
+GRPO are the G reasons of one ask. The trainer, its logs and its alarm are those of the joint stage.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from trl import GRPOConfig
 
 from moonshelf.creatives.data import Example, Work, draw, load_examples, make_work
 from moonshelf.creatives.evidence import check_assessment
-from moonshelf.creatives.policy import Scored, VerdictPolicy, answer_loss
+from moonshelf.creatives.policy import Scored, VerdictPolicy, answer_loss, reasons_loss
 from moonshelf.creatives.prompt import read_assessment
 from moonshelf.creatives.recipe import GrpoRecipe
 from moonshelf.creatives.rewards import REWARDS
@@ -108,21 +109,28 @@ class VerdictTrainer(RolloutTrainer):
         return gained
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        """TRL's loss plus the answer's, from one forward pass over this slice of the rollouts."""
-        recipe, chosen = self.recipe, inputs["row"].tolist()
+        """TRL's loss plus the answer's and the known reasons', from one pass over this slice of rollouts."""
+        recipe, work, chosen = self.recipe, self.work, inputs["row"].tolist()
         rows = [r // recipe.rollouts for r in chosen]
-        scored = model(self.work, rows, [self.bodies[r] for r in chosen])
+        # the known reasons of an ask go with its first rollout
+        known = [r // recipe.rollouts for r in chosen if recipe.cot_weight and not r % recipe.rollouts]
+        bodies = [self.bodies[r] for r in chosen] + [work.bodies[i] for i in known]
+        scored, n = model(work, rows + known, bodies), len(rows)
         width = inputs["completion_ids"].shape[1]
-        self._scored = Scored(_wide(scored.logps, width), _wide(scored.entropies, width), scored.answers)
+        logps, entropies = _wide(scored.logps[:n], width), _wide(scored.entropies[:n], width)
+        self._scored = Scored(logps, entropies, scored.answers[:n])
         policy = super()._compute_loss(model, inputs)
-        answer = answer_loss(scored.answers, [self.work.targets[i] for i in rows])
+        answer = answer_loss(scored.answers[:n], [work.targets[i] for i in rows])
+        reasons = reasons_loss(scored.logps[n:], bodies[n:])
         self._metrics["train"]["loss/answer"].append(answer.item())
-        answer = answer / self.current_gradient_accumulation_steps
-        return self._finite(recipe.grpo_weight * policy + recipe.answer_weight * answer)
+        if known:
+            self._metrics["train"]["loss/known reasons"].append(reasons.item())
+        beside = recipe.answer_weight * answer + recipe.cot_weight * reasons
+        return self._finite(recipe.grpo_weight * policy + beside / self.current_gradient_accumulation_steps)
 
 
 def _wide(values: Tensor, width: int) -> Tensor:
-    """(R, T) padded with zeros to `width`: a slice may lack the longest rollout."""
+    """(R, T) with `width` columns: a slice may lack the longest rollout, or have longer known reasons."""
     return torch.nn.functional.pad(values, (0, width - values.shape[1]))
 
 

@@ -79,6 +79,7 @@ class GrpoRecipe(_Selector):
     loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = "grpo"
     beta: float = Field(default=0.02, ge=0)  # KL to the SFT selector
     grpo_weight: float = Field(default=1.0, ge=0)
+    cot_weight: float = Field(default=0.0, ge=0)  # cross-entropy of known reasons, see `reason_to_select`
     rewards: dict[str, float] = Field(
         default={"format": 0.5, "verdict": 2.0, "consistency": 0.5, "claims": 1.0}
     )

@@ -25,16 +25,9 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
 from moonshelf.creatives import outcomes
-from moonshelf.creatives.data import (
-    Example,
-    Work,
-    draw,
-    load_examples,
-    make_descriptions,
-    make_work,
-)
+from moonshelf.creatives.data import Example, draw, load_examples, make_descriptions, make_work
 from moonshelf.creatives.model_backend import ADAPTER, CreativeConfig, CreativeModel, load_base
-from moonshelf.creatives.policy import Scored, VerdictPolicy, answer_loss, order_gap
+from moonshelf.creatives.policy import VerdictPolicy, answer_loss, order_gap, reasons_loss
 from moonshelf.creatives.prompt import INSTRUCTION, write_assessment
 from moonshelf.creatives.recipe import SftRecipe
 from moonshelf.creatives.selector import fit_temperature, judge, mean_probability
@@ -70,7 +63,7 @@ class SftTrainer(Budgeted, Trainer):
         if step < recipe.describe_steps:
             work = make_descriptions(self.policy.creative, examples, f"{recipe.seed}/{first}")
             scored = model(work, range(len(work.bodies)), work.bodies)
-            return self._loss(reasons=self._reasons(scored, work))
+            return self._loss(reasons=reasons_loss(scored.logps, work.bodies))
         direct = step % recipe.direct_every == recipe.direct_every - 1
         own = self.share(step) >= recipe.own_from and step % recipe.own_every == 0
         work = make_work(
@@ -87,16 +80,10 @@ class SftTrainer(Budgeted, Trainer):
                 bodies[i] = reasons.ids
         scored = model(work, range(len(bodies)), bodies)
         return self._loss(
-            reasons=self._reasons(scored, work),
+            reasons=reasons_loss(scored.logps, work.bodies),
             answer=answer_loss(scored.answers, work.targets),
             gap=order_gap(scored.answers),
         )
-
-    def _reasons(self, scored: Scored, work: Work) -> Tensor:
-        """Mean cross-entropy of the tokens of reasons that are taught."""
-        taught = torch.tensor([bool(body) for body in work.bodies], device=scored.logps.device)
-        counts = sum(len(body) + 1 for body in work.bodies if body)
-        return -(scored.logps * taught[:, None]).sum() / max(1, counts)
 
     def _loss(self, **terms: Tensor) -> Tensor:
         recipe = self.recipe
