@@ -34,6 +34,10 @@ BackendName = Annotated[
     str,
     typer.Option(help="Judge: starter, a folder, openai:URL#MODEL, or a baseline such as random or bytes."),
 ]
+OtherInterest = Annotated[
+    float,
+    typer.Option(min=0, max=1, help="Share of every second drawn campaign that repeats the one before."),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")]
 Split = Literal["train", "validation", "test"]
 
@@ -184,6 +188,7 @@ def evaluate(
         int | None, typer.Option(min=2, help="Score on so many drawn campaigns, which training never saw.")
     ] = None,
     creatives: Annotated[int, typer.Option(min=2, help="Of a drawn campaign; over 2 are ranked too.")] = 2,
+    other_interest: OtherInterest = 0.0,
     validation: Annotated[
         Path | None, typer.Option(help="Other products' pairs, on which temperatures are fitted.")
     ] = None,
@@ -205,7 +210,8 @@ def evaluate(
     """Score selectors of creatives, baselines beside them: accuracy, bias by place, calibration, reasons.
 
     Every pair is judged in both orders by each backend; an interrupted run goes on. Beside every accuracy
-    stands the label ceiling, and figures of drawn campaigns are marked as simulated.
+    stands the label ceiling, and figures of drawn campaigns are marked as simulated. With --other-interest
+    drawn creatives come back, shown to shoppers who ask for something else, so that the interest is tested.
     """
     from moonshelf.benchmark import creative_evaluate as evaluation
 
@@ -216,7 +222,7 @@ def evaluate(
         source = data if simulated is None else simulated
         if source is None or (data is not None and simulated is not None):
             raise UserError("name a file of creatives to score on, or --simulated and a number of campaigns.")
-        chosen, campaigns, problems = _scored(source, creatives, pairs, limit, seed)
+        chosen, campaigns, problems = _scored(source, creatives, pairs, limit, seed, again=other_interest)
         report = evaluation.evaluate(
             chosen,
             [_backend(name, seed) for name in backend or ["starter", *BASELINES]],
@@ -251,6 +257,7 @@ def simulate(
     split: Annotated[str, typer.Option(help="train, validation or test, which share no product.")] = "train",
     creatives: Annotated[int, typer.Option(min=2, max=50, help="Creatives of a campaign.")] = 2,
     pairs: Annotated[bool, typer.Option("--pairs", help="Write pairs with their true reasons.")] = False,
+    other_interest: OtherInterest = 0.0,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -258,7 +265,9 @@ def simulate(
     from moonshelf.creatives import simulator
     from moonshelf.creatives.adapters import write_campaigns
 
-    drawn = simulator.simulate(n, creatives=creatives, seed=seed, split=split)  # type: ignore[arg-type]
+    drawn = simulator.simulate(
+        n, creatives=creatives, seed=seed, split=split, other_interest=other_interest,  # type: ignore[arg-type]
+    )  # fmt: skip
     rows: Any = (pair for campaign in drawn for pair in simulator.pairs(campaign)) if pairs else drawn
     written = write_campaigns(out, rows)
     if json:
@@ -416,6 +425,7 @@ def _scored(
     limit: int | None,
     seed: int,
     split: Split = "test",
+    again: float = 0.0,
 ) -> tuple[list[Pair], list[Campaign], list[Problem]]:
     """Pairs to judge, of a file or drawn, with the campaigns that they come from."""
     from moonshelf.creatives import simulator
@@ -426,7 +436,8 @@ def _scored(
     found: list[Pair] = []
     problems: list[Problem] = []
     if isinstance(source, int):
-        campaigns = list(simulator.simulate(source, creatives=creatives, seed=seed, split=split))
+        drawn = simulator.simulate(source, creatives=creatives, seed=seed, split=split, other_interest=again)
+        campaigns = list(drawn)
     else:
         campaigns, found, problems = _read(source)
     for campaign in campaigns:

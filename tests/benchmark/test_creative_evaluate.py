@@ -14,8 +14,18 @@ from hypothesis import strategies as st
 from moonshelf.benchmark import creative_record as record
 from moonshelf.benchmark import significance
 from moonshelf.benchmark.creative_evaluate import evaluate, interest_pairs, recompute
-from moonshelf.benchmark.creative_figures import ALL, HEADLINE, richness, shuffled_interest, slices
+from moonshelf.benchmark.creative_figures import (
+    ALL,
+    HEADLINE,
+    TURNED,
+    richness,
+    shuffled_interest,
+    slices,
+    truth_of,
+    turned,
+)
 from moonshelf.creatives.judging import Opinion
+from moonshelf.creatives.outcomes import JEFFREYS
 from moonshelf.errors import UserError
 
 
@@ -225,6 +235,45 @@ def test_a_judge_that_reads_the_interest_loses_without_it(tmp_path):
     assert gaps["reads", "true against none"].difference == 0.5
     assert gaps["ours", "true against none"].difference == 0
     assert gaps["reads", "true against shuffled"].n == 24
+
+
+def test_only_who_reads_the_interest_is_right_about_the_same_pictures_under_two(tmp_path):
+    """Couples of pairs that differ in query and clicks alone; a third pair of a product repeats a winner."""
+
+    def reads(ask):
+        return 0.9 if ask.first.text in ask.interest else 0.1
+
+    def blind(ask):
+        return 0.9 if ask.first.text == "red mug" else 0.1
+
+    some = []
+    for product in range(6):
+        for place, query in enumerate(["red mug", "blue mug", "blue mug"]):
+            made = [
+                creative(f"{product}{place}{words}", 100 if words == query else 60, product * 2 + k,
+                         text=words, sha256=f"{product}{words}")
+                for k, words in enumerate(("red mug", "blue mug"))
+            ]  # fmt: skip
+            made = made[::-1] if place == 1 else made  # whichever is called A
+            some.append(
+                pair(3 * product + place, a=made[0], b=made[1], interest=(query,), product_id=f"p{product}")
+            )
+    posteriors = [truth_of(one, JEFFREYS) for one in some]
+    assert turned(some, posteriors) == [(3 * i, 3 * i + 1) for i in range(6)]
+    assert turned(some, [0.5] * len(some)) == []
+    one_query = [one.model_copy(update={"interest": ("mug",)}) for one in some]
+    assert turned(one_query, posteriors) == []
+    judges = [Judge("reads", reads), Judge("blind", blind)]
+    report = evaluate(some, judges, tmp_path, interest=("true", "none"), explanations=False)
+    known = {
+        one.backend: one for one in report.lines if one.name == f"accuracy, {TURNED}" and one.part == "true"
+    }
+    assert {name: (one.value, one.n, one.clusters) for name, one in known.items()} == {
+        "reads": (1.0, 6, 6), "blind": (0.0, 6, 6)
+    }  # fmt: skip
+    single = report.find("interest", "true", "reads", f"accuracy, {HEADLINE}")
+    assert known["reads"].bound == pytest.approx(single.bound**2, abs=1e-3)  # both labels have to be right
+    assert TURNED in (tmp_path / "report.html").read_text().lower()
 
 
 @given(

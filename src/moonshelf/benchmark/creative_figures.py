@@ -31,6 +31,7 @@ Interest = Literal["true", "shuffled", "none"]
 HEADLINE = "decisive pairs"
 ALL = "all pairs"
 SPEAKS = "one of the two answers the interest better"
+TURNED = "both of two pairs with the same pictures, where the interest turns the winner"
 
 
 @dataclass
@@ -107,6 +108,30 @@ def richness(creative: Creative) -> int:
         )
         + (known.get("background", "white") not in ("white", "plain"))
     )
+
+
+def turned(pairs: Sequence[Pair], truth: Sequence[float]) -> list[tuple[int, int]]:
+    """Couples of pairs that show the same pictures under two interests, one won by each of the pictures.
+
+    Rows of `pairs`, each in one couple at most, toss-ups in none. A judge that does not read the interest
+    says the same of both, so it is never right about both; one that guesses is in a quarter of them.
+    """
+    waiting: dict[tuple[str, frozenset[str]], list[tuple[int, str]]] = {}
+    found = []
+    for i, (pair, q) in enumerate(zip(pairs, truth, strict=True)):
+        pictures = frozenset((pair.a.sha256, pair.b.sha256))
+        if len(pictures) < 2 or "" in pictures or stratum(q) == STRATA[-1]:
+            continue
+        others = waiting.setdefault((pair.product_id, pictures), [])
+        winner = pair.a.sha256 if q > 0.5 else pair.b.sha256
+        for other in others:
+            if other[1] != winner and pairs[other[0]].interest != pair.interest:
+                others.remove(other)
+                found.append((other[0], i))
+                break
+        else:
+            others.append((i, winner))
+    return found
 
 
 def shuffled_interest(pairs: Sequence[Pair], seed: int = 0) -> dict[str, tuple[str, ...]]:
@@ -221,9 +246,20 @@ class _Counting:
                     _accuracy(cases.take(speaks), f"accuracy, {SPEAKS}"),
                     _accuracy(cases, f"accuracy, {ALL}"),
                 ]
+                chosen += self._both_right(cases, rows)
                 whole = {f.name: f for f in metrics.figures(cases)}
                 found += _lines("interest", one, name, [*chosen, whole["log loss"], whole["coverage"]])
         return found
+
+    def _both_right(self, cases: Cases, rows: Sequence[int]) -> list[Figure]:
+        """Share of the `turned` couples among `rows` of which both are right; [] without such couples."""
+        couples = turned([self.pairs[i] for i in rows], self.truth[list(rows)].tolist())
+        if not couples:
+            return []
+        right = [float(cases.right[i] == 1 == cases.right[j]) for i, j in couples]
+        bound = float(np.mean([cases.knowable[i] * cases.knowable[j] for i, j in couples]))
+        products, note = [cases.clusters[i] for i, _ in couples], "who does not read the interest: 0"
+        return [mean_figure(f"accuracy, {TURNED}", right, products, bound=bound, note=note)]
 
     def interest_differences(self) -> list[Difference]:
         ran, rows = self._tested()
