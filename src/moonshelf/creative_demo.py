@@ -31,8 +31,7 @@ from moonshelf.creatives.ranking import Ranking, rank_many
 from moonshelf.creatives.ranking_metrics import RankingScore, normalised_regret, score_ranking
 from moonshelf.creatives.show import CAVEAT, show_judgement, show_ranking
 from moonshelf.creatives.simulator import pairs, simulate
-from moonshelf.errors import UserError
-from moonshelf.steps import Steps
+from moonshelf.steps import RECORD, Steps, claim
 
 CREATIVES = 4  # of a campaign
 PART = 8  # campaigns whose pairs are judged together; what a killed run keeps comes in such parts
@@ -141,20 +140,9 @@ def _decisive(campaign: Campaign, ranking: Ranking) -> list[bool]:
 
 def _claim(out: Path, settings: dict[str, Any]) -> bool:
     """Make the folder ours; True if it holds rankings of the same settings."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file: name a folder with --out.")
-    record: dict[str, Any] = {}
-    if out.is_dir() and any(out.iterdir()):
-        try:
-            record = json.loads((out / "run.json").read_text(encoding="utf-8"))
-            ours = record["command"] == "creative demo"
-        except (OSError, ValueError, KeyError, TypeError):
-            ours = False
-        if not ours:
-            raise UserError(f"{out} holds other files: name a new or an empty folder with --out.")
-    out.mkdir(parents=True, exist_ok=True)
+    record = claim(out, "creative demo")
     same = record.get("claimed") == settings
-    write_json(out / "run.json", {"command": "creative demo", "claimed": settings})
+    write_json(out / RECORD, {"command": "creative demo", "claimed": settings})
     return same
 
 
@@ -194,7 +182,7 @@ def _finish(
     figures: dict[str, float | None],
     seconds: float,
 ) -> None:
-    record = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    record = json.loads((out / RECORD).read_text(encoding="utf-8"))
     record |= {
         "config": settings,
         "simulated": True,
@@ -203,7 +191,7 @@ def _finish(
         "figures": figures,
         "seconds": round(seconds, 2),
     }
-    write_json(out / "run.json", record)
+    write_json(out / RECORD, record)
 
 
 # ---- words -------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ from moonshelf.model import files
 from moonshelf.model.modeling import MoonModel
 from moonshelf.product import ImageRef, Product
 from moonshelf.sampleshop import Query, Shop, iter_truth, make_shop, write_shop
-from moonshelf.steps import Steps
+from moonshelf.steps import RECORD, Steps, claim
 
 TRAINING_SEED = 1000  # of recipes/cold-start-starter.yaml: that shop is not new to the starter
 SEARCHES = {"text": 3, "image": 3, "composed": 2}
@@ -175,23 +175,12 @@ def _check_options(model: str, seed: int, reason: str) -> None:
 
 def _claim(out: Path, fingerprint: str, settings: dict[str, Any], console: Console) -> None:
     """Make the folder ours. What another model or another mode left in it is made anew."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file: name a folder with --out.")
-    record: dict[str, Any] = {}
-    if out.is_dir() and any(out.iterdir()):
-        try:
-            record = json.loads((out / "run.json").read_text(encoding="utf-8"))
-            ours = record["command"] == "demo"
-        except (OSError, ValueError, KeyError, TypeError):
-            ours = False
-        if not ours:
-            raise UserError(f"{out} holds other files: name a new or an empty folder with --out.")
+    record = claim(out, "demo")
     home = out / "catalogue"
     if record and (home / MANIFEST).exists() and record.get("fingerprint") != fingerprint:
         console.print(Text(f"{home} was made by another model: it is made anew."), soft_wrap=True)
         shutil.rmtree(home)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "run.json", {"command": "demo", "config": settings, "fingerprint": fingerprint})
+    write_json(out / RECORD, {"command": "demo", "config": settings, "fingerprint": fingerprint})
 
 
 def _shop(folder: Path, products: int, seed: int) -> tuple[Shop, bool]:
@@ -288,7 +277,7 @@ def _finish(
         "seconds": round(seconds, 2),
         "results": [result.as_dict() for result in results],
     }
-    write_json(out / "run.json", record)
+    write_json(out / RECORD, record)
 
 
 def _say_end(console: Console, page: Page, out: Path, home: Path, feed: Path, seconds: float) -> None:
