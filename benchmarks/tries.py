@@ -11,6 +11,8 @@ compile   `torch.compile` of the backbone, shapes dynamic, against the plain one
 casts     bfloat16 weights kept as long as a window of batches (under `no_grad`, as the engine does on a GPU),
           against turned anew at every use (as autocast does under `inference_mode`); and what `no_grad` costs
           in float32.
+freed     memory that the allocator keeps once it is freed (`moonshelf.memory`), against glibc as it comes:
+          each in a process of its own, which wait for each other; encoding, and a step with its gradient.
 
 Outcomes are in docs/experiments.md. How two sides are compared: `paired`.
 """
@@ -19,12 +21,15 @@ from __future__ import annotations
 
 import argparse
 import copy
+import multiprocessing
 import os
+import resource
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +40,7 @@ from paired import CLOCKS, paired, save
 from rich.console import Console
 from torch import Tensor, nn
 
+from moonshelf.memory import keep_freed
 from moonshelf.model import engine, modeling
 from moonshelf.model.modeling import MoonModel
 from moonshelf.product import Product
@@ -182,6 +188,57 @@ def casts(model: MoonModel, options: argparse.Namespace, products: list[Product]
     return found
 
 
+# ---- memory that is freed ------------------------------------------------------------------------------
+
+
+def _serve(pipe: Connection, options: argparse.Namespace, products: list[Product], keep: bool) -> None:
+    """In a process of its own: run the job that is asked for, say when it is done, until None is asked."""
+    if keep:
+        keep_freed()
+    model, _ = load(options.model)
+    batch = engine.make_batch(
+        model, prepared(model, products, options.batch_tokens)[0], [model.prepare.think]
+    )
+
+    def step() -> None:
+        reading = model.read(batch)
+        model.logits(reading.states).float().log_softmax(-1).mean().backward()
+        model.zero_grad()
+
+    jobs = {
+        "direct": lambda: model.encode(products),
+        "reasoned": lambda: model.encode(products, reason="on"),
+        "gradient": step,
+    }
+    while (job := pipe.recv()) is not None:
+        jobs[job]()
+        pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def freed(model: MoonModel, options: argparse.Namespace, products: list[Product]) -> Figures:
+    spawn, peaks = multiprocessing.get_context("spawn"), Figures()
+    sides, workers = [], []
+    for keep in (True, False):
+        mine, theirs = spawn.Pipe()
+        worker = spawn.Process(target=_serve, args=(theirs, options, products, keep), daemon=True)
+        worker.start()
+        sides.append(mine)
+        workers.append(worker)
+
+    def run(job: str, side: int) -> None:
+        sides[side].send(job)
+        peaks["kept" if side == 0 else "plain"] = round(sides[side].recv())
+
+    found = {
+        job: _paired(lambda job=job: run(job, 0), lambda job=job: run(job, 1), options)
+        for job in ("direct", "reasoned", "gradient")
+    }
+    for side, worker in zip(sides, workers, strict=True):
+        side.send(None)
+        worker.join()
+    return found | {"peak_mib": peaks}
+
+
 def _paired(ours: Callable[[], Any], theirs: Callable[[], Any], options: argparse.Namespace) -> Figures:
     result = paired(ours, theirs, options.repeats, CLOCKS[options.clock])
     return {name: result[name] for name in ("ratio", "interval", "ours_s", "theirs_s")}
@@ -189,6 +246,7 @@ def _paired(ours: Callable[[], Any], theirs: Callable[[], Any], options: argpars
 
 PARTS: dict[str, Callable[[MoonModel, argparse.Namespace, list[Product]], Figures]] = {
     "prefix": prefix, "padding": padding, "int8": int8, "compile": compiled, "casts": casts,
+    "freed": freed,
 }  # fmt: skip
 
 

@@ -13,7 +13,6 @@ model reads, `record_hash` the whole record.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
 import re
@@ -33,6 +32,7 @@ import pyarrow.compute as pc
 from lancedb.index import FTS
 from lancedb.query import MatchQuery
 
+from moonshelf import memory
 from moonshelf.catalogue.manifest import NAME as MANIFEST_NAME
 from moonshelf.catalogue.manifest import Manifest
 from moonshelf.errors import UserError
@@ -362,7 +362,7 @@ class Store:
         with self._lock, warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # its warning about `keep` of zero: see above
             self._table.optimize(cleanup_older_than=keep, delete_unverified=True)
-        _give_back()
+        memory.give_back()  # joining files has freed much of it, in pieces
 
     # ----------------------------------------------------------------------------------- versions
 
@@ -410,12 +410,6 @@ class Store:
             raise UserError(
                 f"{copied:,} of {len(self):,} products arrived in {place}: empty it and try again."
             )
-
-
-def _give_back() -> None:
-    """Memory that joining files has freed to the system. glibc's allocator would keep it, in pieces."""
-    with suppress(OSError, AttributeError, TypeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _short_reason(error: str) -> str:
