@@ -16,7 +16,6 @@ from moonshelf.catalogue.store_cli import app as store_app
 from moonshelf.creative_cli import app as creative_app
 from moonshelf.engine_cli import export, parity
 from moonshelf.errors import EXIT_PARTIAL, EXIT_USAGE, UserError
-from moonshelf.memory import keep_freed
 from moonshelf.service.keys_cli import app as keys_app
 from moonshelf.shell import Json, flags, print_json, say
 from moonshelf.training_cli import ablate, mine, train
@@ -452,7 +451,6 @@ def doctor(
 
 def main() -> None:
     """Entry point of the `moonshelf` script."""
-    keep_freed()
     try:
         app()
     except UserError as error:

@@ -17,7 +17,10 @@ _MAPPED = 1 << 30  # bytes from which a block is mapped by itself
 
 
 def keep_freed() -> None:
-    """Keep freed blocks for the next tensors, for the rest of the process: up to 2 GB, blocks below 1 GB."""
+    """Keep freed blocks for the next tensors, for the rest of the process: up to 2 GB, blocks below 1 GB.
+
+    Called as a model is made, so that every way to one has it.
+    """
     with suppress(OSError, AttributeError, TypeError):
         library = ctypes.CDLL(None)
         library.mallopt(_MMAP_THRESHOLD, _MAPPED)
