@@ -40,6 +40,7 @@ from paired import CLOCKS, paired, save
 from rich.console import Console
 from torch import Tensor, nn
 
+from moonshelf.memory import keep_freed
 from moonshelf.model import engine, modeling
 from moonshelf.model.modeling import MoonModel
 from moonshelf.product import Product
@@ -192,8 +193,8 @@ def casts(model: MoonModel, options: argparse.Namespace, products: list[Product]
 
 def _serve(pipe: Connection, options: argparse.Namespace, products: list[Product], keep: bool) -> None:
     """In a process of its own: run the job that is asked for, say when it is done, until None is asked."""
-    if not keep:
-        modeling.keep_freed = lambda: None  # what a model calls as it is made
+    if keep:
+        keep_freed()
     model, _ = load(options.model)
     batch = engine.make_batch(
         model, prepared(model, products, options.batch_tokens)[0], [model.prepare.think]

@@ -131,7 +131,10 @@ def test_mistakes_are_one_line_and_exit_code_2(
         (["rank", folder / "none", "--backend", "bytes"], "no file or folder"),
         (["evaluate", "--backend", "bytes"], "--simulated"),
         (["evaluate", folder, "--simulated", 3], "--simulated"),
-        (["export", folder, "--to", "fax", "--backend", "bytes"], "--to takes plan, meta, csv, bandit"),
+        (
+            ["export", folder, "--to", "fax", "--backend", "bytes"],
+            "--to takes plan, meta, google, csv, bandit",
+        ),
         (["export", folder, "--backend", "bytes"], "base rate"),
     ):
         monkeypatch.setattr(sys, "argv", ["moonshelf", "creative", *map(str, words)])

@@ -38,7 +38,6 @@ from transformers import (
 from transformers.utils import logging
 
 from moonshelf.errors import UserError
-from moonshelf.memory import keep_freed
 from moonshelf.model import files
 from moonshelf.model.configuration import MoonConfig, default_taps
 from moonshelf.model.fire import Fire
@@ -109,10 +108,7 @@ class _PatchProjection(nn.Conv3d):
 
 
 class MoonModel(nn.Module):
-    """Backbone, head, processor and prompt. `encode` and `reason` are the calls that users need.
-
-    The first model of a process has the C library keep freed memory from then on (`moonshelf.memory`).
-    """
+    """Backbone, head, processor and prompt. `encode` and `reason` are the calls that users need."""
 
     def __init__(
         self,
@@ -122,7 +118,6 @@ class MoonModel(nn.Module):
         prompt: PromptSpec | None = None,
     ) -> None:
         super().__init__()
-        keep_freed()
         self.backbone, self.processor, self.config = backbone, processor, config
         self.prompt = prompt or PromptSpec()
         self.prepare = Preprocessor(processor, self.prompt)

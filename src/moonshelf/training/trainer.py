@@ -30,6 +30,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
 
 from moonshelf.errors import UserError
+from moonshelf.memory import keep_freed
 from moonshelf.training.adapters import without_lora
 from moonshelf.training.plot import plot
 from moonshelf.training.tracking import Bar, Tracker
@@ -246,6 +247,7 @@ class Watch(TrainerCallback):
         """Run the trainer, from its last checkpoint in `folder` if there is one."""
         self.trainer.remove_callback(PrinterCallback)
         self.trainer.add_callback(self)
+        keep_freed()
         with self.bar:
             self.trainer.train(resume_from_checkpoint=last_checkpoint(folder)[0])
         first = self.trainer.accelerator.is_main_process
