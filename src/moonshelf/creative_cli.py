@@ -222,7 +222,9 @@ def evaluate(
         source = data if simulated is None else simulated
         if source is None or (data is not None and simulated is not None):
             raise UserError("name a file of creatives to score on, or --simulated and a number of campaigns.")
-        chosen, campaigns, problems = _scored(source, creatives, pairs, limit, seed, again=other_interest)
+        chosen, campaigns, problems = _scored(
+            source, creatives, pairs, limit, seed, other_interest=other_interest
+        )
         report = evaluation.evaluate(
             chosen,
             [_backend(name, seed) for name in backend or ["starter", *BASELINES]],
@@ -425,7 +427,7 @@ def _scored(
     limit: int | None,
     seed: int,
     split: Split = "test",
-    again: float = 0.0,
+    other_interest: float = 0.0,
 ) -> tuple[list[Pair], list[Campaign], list[Problem]]:
     """Pairs to judge, of a file or drawn, with the campaigns that they come from."""
     from moonshelf.creatives import simulator
@@ -436,8 +438,11 @@ def _scored(
     found: list[Pair] = []
     problems: list[Problem] = []
     if isinstance(source, int):
-        drawn = simulator.simulate(source, creatives=creatives, seed=seed, split=split, other_interest=again)
-        campaigns = list(drawn)
+        campaigns = list(
+            simulator.simulate(
+                source, creatives=creatives, seed=seed, split=split, other_interest=other_interest
+            )
+        )
     else:
         campaigns, found, problems = _read(source)
     for campaign in campaigns:

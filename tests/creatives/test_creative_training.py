@@ -222,6 +222,7 @@ def test_both_stages_run_resume_and_can_be_judged_with(base: Path, feed: Path, t
     folder = train_sft(sft, Path())  # type: ignore[arg-type]
     records = [json.loads(line) for line in (tmp_path / "sft" / "log.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records if "answer" in r and "loss" in r] == [2, 3]
+    assert [r["step"] for r in records if "reasons" in r and "loss" in r] == [1, 2, 3]
     assert all(r["gap"] >= 0 for r in records if "answer" in r)
     grpo = settings(
         GrpoRecipe, folder, feed, tmp_path / "grpo", rollouts=2, cot_weight=0.5,
@@ -241,6 +242,7 @@ def test_both_stages_run_resume_and_can_be_judged_with(base: Path, feed: Path, t
     train_sft(longer, Path())  # type: ignore[arg-type]
     records = [json.loads(line) for line in (tmp_path / "sft" / "log.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records if "answer" in r and "loss" in r] == [2, 3, 4, 5]
+    assert [r["step"] for r in records if "reasons" in r and "loss" in r] == [1, 2, 3, 4, 5]
 
 
 def test_without_reasons_the_answer_alone_is_taught(base: Path, tmp_path: Path) -> None:

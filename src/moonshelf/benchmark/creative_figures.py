@@ -236,6 +236,7 @@ class _Counting:
 
     def interest(self) -> list[Line]:
         ran, rows = self._tested()
+        couples = turned([self.pairs[i] for i in rows], self.truth[rows].tolist()) if rows else []
         found = []
         for one in ran if rows else ():
             for name in self.evidence.backends:
@@ -246,20 +247,10 @@ class _Counting:
                     _accuracy(cases.take(speaks), f"accuracy, {SPEAKS}"),
                     _accuracy(cases, f"accuracy, {ALL}"),
                 ]
-                chosen += self._both_right(cases, rows)
+                chosen += _both_right(cases, couples)
                 whole = {f.name: f for f in metrics.figures(cases)}
                 found += _lines("interest", one, name, [*chosen, whole["log loss"], whole["coverage"]])
         return found
-
-    def _both_right(self, cases: Cases, rows: Sequence[int]) -> list[Figure]:
-        """Share of the `turned` couples among `rows` of which both are right; [] without such couples."""
-        couples = turned([self.pairs[i] for i in rows], self.truth[list(rows)].tolist())
-        if not couples:
-            return []
-        right = [float(cases.right[i] == 1 == cases.right[j]) for i, j in couples]
-        bound = float(np.mean([cases.knowable[i] * cases.knowable[j] for i, j in couples]))
-        products, note = [cases.clusters[i] for i, _ in couples], "who does not read the interest: 0"
-        return [mean_figure(f"accuracy, {TURNED}", right, products, bound=bound, note=note)]
 
     def interest_differences(self) -> list[Difference]:
         ran, rows = self._tested()
@@ -306,6 +297,17 @@ class _Counting:
             products = [campaigns[one.campaign_id].product_id for one, _ in scored]
             found += _lines("ranking", "campaigns", name, _ranked(scored, products))
         return found
+
+
+def _both_right(cases: Cases, couples: Sequence[tuple[int, int]]) -> list[Figure]:
+    """Share of the `turned` couples of which both are right; [] without couples."""
+    if not couples:
+        return []
+    one, other = np.array(couples).T
+    right, knowable = cases.right == 1, cases.knowable
+    bound = float((knowable[one] * knowable[other]).mean())
+    products, note = [cases.clusters[i] for i in one], "who does not read the interest: 0"
+    return [mean_figure(f"accuracy, {TURNED}", right[one] & right[other], products, bound=bound, note=note)]
 
 
 def rates_of(campaign: Campaign) -> dict[str, float]:

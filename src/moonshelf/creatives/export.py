@@ -399,7 +399,7 @@ def google_display_assets(
     title = shown(campaign.title, 10_000)
     headlines = [title] if 0 < len(title) <= GOOGLE_HEADLINE else []
     found = google_display_lint(best, headlines=headlines, long_headline=title)
-    problems = [replace(one, row=campaign.id) if one.row == "ad" else one for one in found]
+    problems = [replace(one, row=campaign.id) if one.id is None else one for one in found]  # the ad's own
     assets = {
         "images": [{"creative": one.id, "image": one.image.name} for one in best],
         "headlines": headlines,

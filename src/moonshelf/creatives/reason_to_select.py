@@ -112,8 +112,10 @@ class VerdictTrainer(RolloutTrainer):
         """TRL's loss plus the answer's and the known reasons', from one pass over this slice of rollouts."""
         recipe, work, chosen = self.recipe, self.work, inputs["row"].tolist()
         rows = [r // recipe.rollouts for r in chosen]
-        # the known reasons of an ask go with its first rollout
-        known = [r // recipe.rollouts for r in chosen if recipe.cot_weight and not r % recipe.rollouts]
+        known: list[int] = []
+        if recipe.cot_weight:  # the known reasons of an ask go with its first rollout
+            firsts = [r // recipe.rollouts for r in chosen if not r % recipe.rollouts]
+            known = [i for i in firsts if work.bodies[i]]
         bodies = [self.bodies[r] for r in chosen] + [work.bodies[i] for i in known]
         scored, n = model(work, rows + known, bodies), len(rows)
         width = inputs["completion_ids"].shape[1]
@@ -121,11 +123,12 @@ class VerdictTrainer(RolloutTrainer):
         self._scored = Scored(logps, entropies, scored.answers[:n])
         policy = super()._compute_loss(model, inputs)
         answer = answer_loss(scored.answers[:n], [work.targets[i] for i in rows])
-        reasons = reasons_loss(scored.logps[n:], bodies[n:])
         self._metrics["train"]["loss/answer"].append(answer.item())
+        beside = recipe.answer_weight * answer
         if known:
+            reasons = reasons_loss(scored.logps[n:], bodies[n:])
             self._metrics["train"]["loss/known reasons"].append(reasons.item())
-        beside = recipe.answer_weight * answer + recipe.cot_weight * reasons
+            beside = beside + recipe.cot_weight * reasons
         return self._finite(recipe.grpo_weight * policy + beside / self.current_gradient_accumulation_steps)
 
 
