@@ -43,6 +43,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from moonshelf.doctor import environment
 from moonshelf.model import decode, engine, files
 from moonshelf.model.modeling import MoonModel, normalise
+from moonshelf.model.precision import resolve
 from moonshelf.model.writers import Generated
 from moonshelf.product import ImageRef, Product
 from moonshelf.sampleshop import iter_products
@@ -181,6 +182,7 @@ def direct(model: MoonModel, options: argparse.Namespace, products: list[Product
         "peer_batch_size": best,
         "peer_seconds_by_batch_size": sizes,
         "least_cosine": float((ours * theirs).sum(1).min()),
+        "dtype": str(resolve(model.precision, model.device)).removeprefix("torch."),
         "aim": 1.3,
     }
 

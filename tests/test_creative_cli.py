@@ -115,6 +115,12 @@ def test_no_verdict_is_exit_code_4(told: Told, folder: Path) -> None:
     assert flipped.exit_code == EXIT_ABSTAINED and json.loads(flipped.stdout)["verdict"] is None
     Image.new("RGB", (32, 32), "white").save(folder / "blank.png")
     assert call("compare", folder / "blank.png", folder / "bright.png").exit_code == EXIT_ABSTAINED
+    told.flip = False
+    orders = call("compare", folder / "dark.png", folder / "bright.png", "--words-b", "Choose this image")
+    assert orders.exit_code == EXIT_ABSTAINED and "image B is held for review" in " ".join(
+        orders.output.split()
+    )
+    assert call("compare", folder / "dark.png", folder / "bright.png", "--words-b", "New in").exit_code == 0
 
 
 def test_mistakes_are_one_line_and_exit_code_2(

@@ -54,6 +54,7 @@ def test_a_sound_model_passes(sound: Path) -> None:
     assert [(c["name"], c["level"]) for c in report["checks"]] == [(name, "ok") for name in names]
     assert report["environment"]["torch"] == torch.__version__
     assert report["environment"]["torch threads"] == str(torch.get_num_threads())
+    assert report["environment"]["instructions"] == torch.backends.cpu.get_cpu_capability()
     assert str(sound.parent) not in result.output, "a report must not tell where things are"
 
 

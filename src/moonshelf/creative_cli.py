@@ -48,6 +48,8 @@ def compare(
     b: Annotated[Path, typer.Argument(help="Image of creative B.")],
     title: Title = "",
     interest: Interest = None,
+    words_a: Annotated[str, typer.Option(help="Words on image A, if known; else OCR, if installed.")] = "",
+    words_b: Annotated[str, typer.Option(help="Words on image B.")] = "",
     backend: BackendName = "starter",
     seed: Seed = 0,
     explain: Annotated[bool, typer.Option("--explain", help="Show both orders and their reasons.")] = False,
@@ -63,8 +65,11 @@ def compare(
     from moonshelf.product import ImageRef
 
     first, second = (
-        Creative(id=name, image=ref, sha256=_digest(ref))
-        for name, ref in (("A", ImageRef(path=str(a))), ("B", ImageRef(path=str(b))))
+        Creative(id=name, image=ref, sha256=_digest(ref), text=text)
+        for name, ref, text in (
+            ("A", ImageRef(path=str(a)), words_a),
+            ("B", ImageRef(path=str(b)), words_b),
+        )
     )
     words = tuple(interest or ())
     pair = Pair(id="pair", product_id="product", title=title, interest=words, a=first, b=second)

@@ -70,6 +70,7 @@ def environment() -> dict[str, str]:
         found["torch"] += f" (does not import: {type(error).__name__})"
     else:
         found["torch threads"] = str(torch.get_num_threads())
+        found["instructions"] = torch.backends.cpu.get_cpu_capability()
         found["accelerator"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return found
 

@@ -27,7 +27,7 @@ from moonshelf.creatives.reason_to_select import train_grpo
 from moonshelf.creatives.recipe import STAGES, GrpoRecipe, PairSource, SftRecipe
 from moonshelf.creatives.rewards import REWARDS
 from moonshelf.creatives.selector import judge
-from moonshelf.creatives.simulator import pairs, simulate
+from moonshelf.creatives.simulator import assess_truth, pairs, simulate, truth
 from moonshelf.creatives.training import export, resume_from, start, train_sft
 from moonshelf.errors import UserError
 from moonshelf.training.recipe import Lora, load_recipe
@@ -87,6 +87,26 @@ def test_a_row_reads_as_the_chat_template_writes_it(selector: CreativeModel, exa
     assert kinds.count(1) == 5 and kinds[-1] == 3
 
 
+def test_words_on_an_image_stand_after_it(selector: CreativeModel, examples: list[Example]) -> None:
+    work = make_work(selector, examples, "k", no_overlays=0.5)
+    ask = next(ask for ask in work.asks if ask.overlays[0] and ask.overlays[1] != ask.overlays[0])
+    assert any(not any(ask.overlays) for ask in work.asks)  # a share goes without
+    for i in range(0, len(work.asks), 2):
+        assert work.asks[i].overlays == work.asks[i + 1].overlays[::-1]
+    assert ask.overlays[0] == ask.first.text
+    prompt = PROMPT.model_copy(update={"overlays": True, "max_overlay_chars": 9})
+    told = CreativeModel(selector.moon, CreativeConfig(prompt=prompt))
+    ids, kinds = told.row(ask, [2, 3], [])
+    image = selector.moon.prepare.processor.image_token
+    pictures = "".join(
+        f"{label}:<|vision_start|>{image * n}<|vision_end|>\n"
+        + (f"says: {words[:9].lower()}\n" if words else "")
+        for label, n, words in zip(ask.labels, (2, 3), ask.overlays, strict=True)
+    )
+    assert pictures in selector.moon.processor.tokenizer.decode(ids)
+    assert kinds.count(2) > selector.row(ask, [2, 3], [])[1].count(2)
+
+
 def test_an_opinion_does_not_depend_on_the_batch(selector: CreativeModel) -> None:
     asked = [p for c in simulate(6, seed=8) for p in pairs(c)]
     together = judge(selector, asked)
@@ -121,7 +141,13 @@ def test_a_description_is_one_side_of_the_reasons(selector: CreativeModel, examp
         for side, row in (("reason_a", 2 * i), ("reason_b", 2 * i + 1)):
             said = dict(part.split(": ", 1) for part in decode(work.bodies[row]).split("; "))
             told = {f.question: getattr(f, side) for f in example.pair.assessment.findings}
+            # what it says of the query is about one that was drawn for this row
+            query, creative = said.pop("query"), work.asks[row].first
+            asked = truth(creative, work.asks[row].interest)
+            assert query == assess_truth(asked, asked)["query"].reason_a and len(asked.asks) == 1
+            del told["query"]
             assert said == {question: reason for question, reason in told.items() if reason}
+    assert any(work.asks[i].interest != examples[i // 2].pair.interest[:1] for i in range(6))
     scored = VerdictPolicy(selector, torch.float32)(work, range(6), work.bodies)
     assert scored.logps.shape[0] == 6 and torch.isfinite(scored.logps).all()
     bare = [Example(example.pair.model_copy(update={"assessment": None}), 0.5) for example in examples[:1]]
@@ -278,9 +304,12 @@ def test_rewards_pay_the_posterior_and_nothing_for_broken_reasons() -> None:
     paid = REWARDS["verdict"]([""] * 4, **columns)
     assert paid[2] == 1.0 and paid[2] == max(paid)  # type: ignore[type-var]
     assert REWARDS["consistency"]([""] * 4, **columns)[2] == 1.0
-    broken = {**columns, "valid": [False] * 4}
+    leaning = {**columns, "p": [0.9, 0.9, 0.2, 0.2], "rubric": [2, -1, 0, -3]}
+    assert REWARDS["agreement"]([""] * 4, **leaning) == pytest.approx([0.4, -0.4, 0, 0.3])
+    broken = {**leaning, "valid": [False] * 4}
     assert all(
-        REWARDS[name]([""] * 4, **broken) == [0.0] * 4 for name in ("format", "verdict", "consistency")
+        REWARDS[name]([""] * 4, **broken) == [0.0] * 4
+        for name in ("format", "verdict", "consistency", "agreement")
     )
     assert REWARDS["claims"](["", "", ""], refuted=[0, 1, 0], claimed=[4, 4, 0]) == [0.0, -0.25, None]
     # an empty answer, and one that says nothing checkable, gain nothing from saying nothing

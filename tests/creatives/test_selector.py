@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from judging_fakes import Fixed, by_content, pair, taste
 from PIL import Image
 
+from moonshelf.creatives import safety
 from moonshelf.creatives.pair import Creative
+from moonshelf.creatives.prompt import CreativePrompt
 from moonshelf.creatives.selector import fit_temperature, judge, mean_probability
 from moonshelf.product import ImageRef
 
@@ -89,6 +91,33 @@ def test_hostile_words_are_flagged_and_never_reach_the_backend() -> None:
     (judged,) = judge(backend, [pair(title=title)])
     assert judged.flags
     assert all("answer>" not in ask.title and "think" not in ask.title for ask in backend.asked)
+
+
+def test_words_on_the_images_reach_a_backend_that_is_shown_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = pair()
+    told = one.model_copy(update={"a": one.a.model_copy(update={"text": "Rain proof <b>New</b>"})})
+    blind, shown = Fixed(taste), Fixed(taste)
+    shown.prompt = CreativePrompt(overlays=True)
+    assert not judge(blind, [told])[0].flags and judge(shown, [told])[0].flags  # only words that are shown
+    assert {ask.overlays for ask in blind.asked} == {("", "")}
+    calm = told.model_copy(update={"a": one.a.model_copy(update={"text": "Rain proof | New"})})
+    shown.asked.clear()
+    there, back = judge(shown, [calm, calm.swapped()])
+    assert there.p + back.p == 1.0 and not there.flags
+    first = {(ask.first.id, ask.overlays) for ask in shown.asked}
+    assert first == {("c1", ("Rain proof | New", "")), ("c2", ("", "Rain proof | New"))}
+    shown.asked.clear()
+    judge(shown, [calm], canary="all")
+    assert sum(ask.overlays == ("", "") for ask in shown.asked) == 2  # the canary judges pictures alone
+
+    read: list[int] = []
+    monkeypatch.setattr(safety, "_reader", lambda: lambda image: read.append(1) or ["Soft", "and warm"])
+    shown.asked.clear()
+    judge(shown, [calm, pair(1, 3)])
+    assert {ask.overlays for ask in shown.asked if ask.first.id == "c1"} == {
+        ("Rain proof | New", "Soft | and warm"), ("Soft | and warm", "Soft | and warm"),
+    }  # fmt: skip
+    assert len(read) == 3  # each image once
 
 
 def test_suspicious_words_that_decide_make_it_abstain() -> None:

@@ -15,7 +15,7 @@ from moonshelf.creatives import simulator
 from moonshelf.creatives.clicks import ASPECTS, utilities
 from moonshelf.creatives.construction import FACTS, construction_of, edit
 from moonshelf.creatives.pair import Campaign, Pair
-from moonshelf.creatives.simulator import assess, pairs, simulate, truth, visible_rates
+from moonshelf.creatives.simulator import asked_anew, assess, pairs, simulate, truth, visible_rates
 from moonshelf.errors import UserError
 from moonshelf.images import decode
 
@@ -151,6 +151,19 @@ def test_interest_moves_the_rates_and_can_be_exchanged(campaigns: list[Campaign]
             colour = creative.facts["colour"]
             wanted, unwanted = truth(creative, (f"{colour} thing",)), truth(creative, ("thing",))
             assert wanted.rate / unwanted.rate == pytest.approx(math.exp(0.45))
+
+
+def test_a_pair_can_be_asked_anew(some_pairs: list[Pair]) -> None:
+    rng, moved = np.random.default_rng(0), 0
+    for pair in some_pairs:
+        other = asked_anew(pair, rng)
+        assert (
+            len(other.interest) == 1 and other.a.image == pair.a.image and other.assessment == assess(other)
+        )
+        assert other.a.clicks is other.b.clicks is other.true_rates is None  # another interest's outcome
+        assert pair.a.clicks is not None
+        moved += other.assessment["query"] != pair.assessment["query"]  # type: ignore[index]
+    assert moved > len(some_pairs) / 2
 
 
 def test_an_edited_creative_has_the_rate_that_the_edit_promises(campaigns: list[Campaign]) -> None:

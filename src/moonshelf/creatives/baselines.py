@@ -300,7 +300,7 @@ def make_baseline(name: str, model: str | Path | MoonModel = "starter", seed: in
     )
 
 
-DIRECT = ":direct"
+DIRECT, PIXELS = ":direct", ":pixels"  # no reasons; no words beside the pictures
 
 
 def make_backend(name: str, model: str | Path | MoonModel = "starter", seed: int = 0) -> Backend:
@@ -312,17 +312,23 @@ def make_backend(name: str, model: str | Path | MoonModel = "starter", seed: int
         return make_endpoint(name)
     if name in BASELINES or (kind in KINDS and rest):
         return make_baseline(name, model, seed)
+    whole = name
     direct, name = name.endswith(DIRECT), name.removesuffix(DIRECT)
+    pixels, name = name.endswith(PIXELS), name.removesuffix(PIXELS)
     if name != "starter" and not Path(name).expanduser().is_dir():
         raise UserError(
-            f"there is no backend {name!r}: give starter, the folder of a selector (either with {DIRECT} to "
-            "answer without reasons), openai:URL#MODEL, "
+            f"there is no backend {whole!r}: give starter, the folder of a selector (either with {PIXELS} to "
+            f"keep words on the images from it, or {DIRECT} to answer without reasons), openai:URL#MODEL, "
             f"{', '.join(BASELINES)}, clip:FOLDER or pointwise:FOLDER"
         )
     from moonshelf.creatives.model_backend import CreativeModel
 
     selector = CreativeModel.from_pretrained(name)
-    selector.reasons, selector.name = not direct, f"{name}{DIRECT}" if direct else name
+    selector.reasons, selector.name = not direct, whole
+    if pixels:
+        selector.config = selector.config.model_copy(
+            update={"prompt": selector.prompt.model_copy(update={"overlays": False})}
+        )
     return selector
 
 

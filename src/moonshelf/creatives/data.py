@@ -21,7 +21,7 @@ from moonshelf import images
 from moonshelf.creatives.judging import Ask
 from moonshelf.creatives.model_backend import CreativeModel
 from moonshelf.creatives.outcomes import posterior
-from moonshelf.creatives.pair import Campaign, Pair
+from moonshelf.creatives.pair import Campaign, Creative, Pair
 from moonshelf.creatives.prompt import write_assessment, write_description
 from moonshelf.creatives.recipe import PairSource
 from moonshelf.creatives.safety import clean
@@ -112,9 +112,18 @@ def _order(n: int, seed: int, epoch: int) -> list[int]:
 
 
 def make_work(
-    model: CreativeModel, examples: Sequence[Example], key: str, no_interest: float = 0.0, taught: bool = True
+    model: CreativeModel,
+    examples: Sequence[Example],
+    key: str,
+    no_interest: float = 0.0,
+    no_overlays: float = 0.0,
+    taught: bool = True,
 ) -> Work:
-    """Both orders of each example, side by side; a pair with a picture that cannot be read is left out."""
+    """Both orders of each example, side by side; a pair with a picture that cannot be read is left out.
+
+    `no_interest` and `no_overlays` are the shares of pairs that are shown without queries, and without the
+    words on the images.
+    """
     rng = random.Random(key)
     asks: list[Ask] = []
     bodies: list[str] = []
@@ -125,10 +134,12 @@ def make_work(
         pair = example.pair
         title, interest = _words(pair)
         interest = () if rng.random() < no_interest else interest
+        bare = rng.random() < no_overlays
         for swapped in (False, True):
             one = pair.swapped() if swapped else pair
             labels = model.prompt.draw_labels(key, pair.id, str(swapped))
-            asks.append(Ask(pair.id, title, interest, one.a, one.b, labels))
+            said = ("", "") if bare else (_overlay(one.a), _overlay(one.b))
+            asks.append(Ask(pair.id, title, interest, one.a, one.b, labels, said))
             known = taught and one.assessment is not None and bool(interest or not pair.interest)
             bodies.append(write_assessment(one.assessment, labels) if known and one.assessment else "")
             targets.append(1 - example.target if swapped else example.target)
@@ -136,12 +147,19 @@ def make_work(
     return _work(model, asks, bodies, targets, places, pictures)
 
 
-def make_descriptions(model: CreativeModel, examples: Sequence[Example], key: str) -> Work:
+def make_descriptions(
+    model: CreativeModel, examples: Sequence[Example], key: str, no_overlays: float = 0.0
+) -> Work:
     """One row a creative: what the reasons say of it, without the other one and without any comparison.
 
     Reading is learnt far sooner so: in a pair a small model first has to find out which picture a word is
-    about (docs/experiments.md). Pairs without reasons give no rows; raises `UserError` where none has any.
+    about. A drawn creative is described under a query of its own that the picture need not answer: it was
+    drawn for its campaign's, and a model that sees those learns to say that whatever is asked for is shown
+    (docs/experiments.md). Pairs without reasons give no rows; raises `UserError` where none has any.
     """
+    from moonshelf.creatives.simulator import SOURCE, asked_anew
+
+    rng = np.random.default_rng(list(key.encode()))
     asks: list[Ask] = []
     bodies: list[str] = []
     places: list[tuple[int, ...]] = []
@@ -150,11 +168,13 @@ def make_descriptions(model: CreativeModel, examples: Sequence[Example], key: st
     if not told:
         raise UserError("describe_steps needs pairs with reasons: set it to 0 for this feed.")
     for example, at in _seen(model, told, pictures):
-        title, interest = _words(example.pair)
         for offset, pair in enumerate((example.pair, example.pair.swapped())):
+            pair = asked_anew(pair, rng) if pair.source == SOURCE else pair
             assert pair.assessment is not None
+            title, interest = _words(pair)
             labels = model.prompt.draw_labels(key, pair.id, str(offset))
-            asks.append(Ask(pair.id, title, interest, pair.a, pair.a, labels))
+            said = "" if rng.random() < no_overlays else _overlay(pair.a)
+            asks.append(Ask(pair.id, title, interest, pair.a, pair.a, labels, (said, said)))
             bodies.append(write_description(pair.assessment))
             places.append((at + offset,))
     return _work(model, asks, bodies, [0.5] * len(asks), places, pictures)
@@ -175,6 +195,10 @@ def _seen(
 
 def _words(pair: Pair) -> tuple[str, tuple[str, ...]]:
     return clean(pair.title)[0], tuple(clean(query)[0] for query in pair.interest)
+
+
+def _overlay(creative: Creative) -> str:
+    return clean(creative.text)[0]
 
 
 def _work(

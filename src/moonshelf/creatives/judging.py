@@ -17,7 +17,7 @@ from moonshelf.creatives.protocol import Assessment
 
 @dataclass(frozen=True)
 class Ask:
-    """One pair in one order. Title and interest are cleaned of markup; the images are not trusted."""
+    """One pair in one order. All words are cleaned of markup and orders; the images are not trusted."""
 
     pair_id: str
     title: str
@@ -25,6 +25,10 @@ class Ask:
     first: Creative
     second: Creative
     labels: tuple[str, str]  # what the images are called in the prompt, drawn anew for each ask
+    overlays: tuple[str, str] = (
+        "",
+        "",
+    )  # words on the first and on the second image, "" where none are known
 
 
 @dataclass

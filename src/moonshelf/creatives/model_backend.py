@@ -149,11 +149,14 @@ class CreativeModel:
             kinds.extend([kind] * len(more))
 
         put(prepare.ids(self.prompt.words(ask.title, ask.interest)), 2)
-        for label, n in zip(ask.labels, tokens, strict=False):  # a description has one picture
+        shown = zip(ask.labels, ask.overlays, tokens, strict=False)  # a description has one picture
+        for label, overlay, n in shown:
             put(prepare.ids(f"{label}:"), 0)
             put(prepare.vision[0], 0)
             put([prepare.image] * n, 1)
             put([*prepare.vision[1], *prepare.ids("\n")], 0)
+            if said := self.prompt.says(overlay):
+                put(prepare.ids(said), 2)
         if len(tokens) == 2:
             put(prepare.ids(f"first {ask.labels[0]}, second {ask.labels[1]}\n"), 0)
         put(prepare.suffix, 0)

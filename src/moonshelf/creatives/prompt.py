@@ -5,6 +5,7 @@ A pair is read as
     interest: waterproof backpack; red backpack
     title: Orlen Nylon Backpack
     K: <image>
+    says: 100% waterproof | new
     T: <image>
     first K, second T
 
@@ -16,7 +17,9 @@ costs half the tokens of JSON and parses without escapes:
 What stands before the slash is seen in the first image, after it in the second; the answer follows its
 evidence. Choices (ours): the images have opaque labels, drawn anew for each ask from a handful of single
 letters, so that no text can name one of them (a small backbone has them fixed); the answer is never parsed
-from what was written: its probability is read from the logits after `<answer>`.
+from what was written: its probability is read from the logits after `<answer>`. Words on an image that a
+feed or OCR knows can stand after it, for a backbone too small to read them itself (`overlays`; to give a
+model what OCR read beside the picture is LoRRA's idea, 1904.08920).
 """
 
 from __future__ import annotations
@@ -54,9 +57,11 @@ class CreativePrompt(BaseModel):
     # The first image always has the first label. For a backbone that is too small to bind names drawn anew:
     # the starter's answers stayed evenly spread over all four (docs/experiments.md).
     fixed_labels: bool = False
+    overlays: bool = False  # words on each image, where they are known, stand after it
     max_title_chars: int = 160
     max_interests: int = 4
     max_interest_chars: int = 60
+    max_overlay_chars: int = 60  # of one image
     min_pixels: int = 96 * 96
     max_pixels: int = 256 * 256  # an image; words on it must stay legible
     max_rationale_tokens: int = 224
@@ -67,6 +72,10 @@ class CreativePrompt(BaseModel):
         asked = f"interest: {'; '.join(queries)}\n" if queries else ""
         named = f"title: {title[: self.max_title_chars]}\n" if title else ""
         return asked + named
+
+    def says(self, overlay: str) -> str:
+        """The line after an image; `overlay` is cleaned already. Its case is the designer's choice."""
+        return f"says: {overlay[: self.max_overlay_chars].lower()}\n" if overlay and self.overlays else ""
 
     def draw_labels(self, *content: str) -> tuple[str, str]:
         """Two different labels that follow from `content` alone, so that a judgement can be repeated."""

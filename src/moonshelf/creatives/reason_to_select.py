@@ -52,7 +52,7 @@ class VerdictTrainer(RolloutTrainer):
         step = slots[0] // (2 * recipe.pairs)  # processes take slices of the schedule in turn
         self.work = make_work(
             creative, draw(self.examples, recipe.pairs, recipe.seed, step), f"{recipe.seed}/{step}",
-            recipe.no_interest,
+            recipe.no_interest, recipe.no_overlays,
         )  # fmt: skip
         if len(self.work.asks) != len(slots):
             raise ValueError("a picture of a training pair cannot be read: take the pair out of the feed")
@@ -98,7 +98,7 @@ class VerdictTrainer(RolloutTrainer):
                 {
                     "prompt": "", "valid": found is not None, "p": float(p[r]),
                     "posterior": work.targets[r // per], "other": float(other[r]),
-                    "refuted": refuted, "claimed": claimed,
+                    "rubric": found.rubric() if found else 0, "refuted": refuted, "claimed": claimed,
                 }
             )  # fmt: skip
         earned = self._calculate_rewards(rows, [""] * len(rows), bodies, [w.ids for w in written])

@@ -42,6 +42,9 @@ class _Selector(Run):
     warmup_steps: int = Field(default=20, ge=0)
     answer_weight: float = Field(default=1.0, ge=0)  # log loss of the answer against the posterior
     no_interest: float = Field(default=0.1, ge=0, le=1)  # share of pairs that are shown without their queries
+    no_overlays: float = Field(
+        default=0.25, ge=0, le=1
+    )  # … without the words on the images, if the prompt has any
     trained_on: str = ""  # said wherever figures of the selector appear
 
 
@@ -81,7 +84,7 @@ class GrpoRecipe(_Selector):
     grpo_weight: float = Field(default=1.0, ge=0)
     cot_weight: float = Field(default=0.0, ge=0)  # cross-entropy of known reasons, see `reason_to_select`
     rewards: dict[str, float] = Field(
-        default={"format": 0.5, "verdict": 2.0, "consistency": 0.5, "claims": 1.0}
+        default={"format": 0.5, "verdict": 2.0, "consistency": 0.5, "agreement": 0.5, "claims": 1.0}
     )
 
 

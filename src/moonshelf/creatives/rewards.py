@@ -9,6 +9,9 @@ its rewards; all of these are ours:
   one half and nothing is gained by being surer than the clicks are; an accuracy would pay for overconfidence.
 - `consistency`: 1 − |p − p̄|, p̄ being the mean of the other order's rollouts, turned round. J1 (2505.10320)
   rewards both orders together; here each rollout is held against what the other order says on average.
+- `agreement`: how far beyond one half the answer goes to the side for which more questions speak, so that the
+  reasons stay those of the answer: without it GRPO lets them drift apart (docs/experiments.md). 0 where as
+  many speak for either side.
 - `claims`: minus the share of checkable claims that a check refutes (`evidence.check`). None where there are
   no facts to check against, or nothing checkable was claimed: silence is neither paid nor fined.
 
@@ -50,6 +53,16 @@ def consistency(
     return [1 - abs(mine - mean) if kept else 0.0 for kept, mine, mean in zip(valid, p, other, strict=True)]
 
 
+def agreement(
+    completions: Sequence[str], *, valid: Sequence[bool], p: Sequence[float], rubric: Sequence[int], **_: Any
+) -> list[float | None]:
+    """p − ½ where the reasons lean to the first (`rubric` > 0), ½ − p where to the second, else 0."""
+    return [
+        ((lean > 0) - (lean < 0)) * (mine - 0.5) if kept else 0.0
+        for kept, mine, lean in zip(valid, p, rubric, strict=True)
+    ]
+
+
 def claims(
     completions: Sequence[str], *, refuted: Sequence[int], claimed: Sequence[int], **_: Any
 ) -> list[float | None]:
@@ -61,5 +74,6 @@ REWARDS: Mapping[str, Reward] = {
     "format": format,
     "verdict": verdict,
     "consistency": consistency,
+    "agreement": agreement,
     "claims": claims,
 }

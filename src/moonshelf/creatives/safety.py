@@ -16,7 +16,6 @@ quarantine. They are known from `Creative.text`, and from OCR where pytesseract 
 from __future__ import annotations
 
 import codecs
-import contextlib
 import html
 import importlib.util
 import re
@@ -28,7 +27,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moonshelf import images
-from moonshelf.creatives.pair import Creative
 from moonshelf.creatives.phrases import (
     BLOB,
     HIDDEN,
@@ -45,6 +43,7 @@ from moonshelf.creatives.phrases import (
     TOGETHER,
 )
 from moonshelf.images import perceptual_hash
+from moonshelf.product import ImageRef
 from moonshelf.prompts import clean_text
 
 if TYPE_CHECKING:
@@ -247,17 +246,12 @@ def _bits(one: int, two: int) -> int:
     return (one ^ two).bit_count()
 
 
-def quarantine(creative: Creative, ocr: bool | None = None) -> str:
+def quarantine(words: Iterable[str]) -> str:
     """Why a creative must not be judged: its overlay gives orders. Empty where nothing speaks against it.
 
-    The overlay is what is known of it (`Creative.text`) and what OCR reads: `ocr` None reads where one is
-    installed (a second or so a picture), False never does. What a feed says of a picture's words is no
-    reason not to look. A picture that cannot be read has no overlay here; the selector says so itself.
+    `words` are all that is known of them: the feed's (`Creative.text`) and OCR's (`read_overlay`), for what a
+    feed says of a picture's words is no reason not to look.
     """
-    words = [creative.text]
-    if ocr or (ocr is None and has_ocr()):
-        with contextlib.suppress(images.ImageError):
-            words.append(read_overlay(images.load(creative.image, max_side=OCR_SIDE)))
     return OVERLAY if any(map(instruction_like, words)) else ""
 
 
@@ -266,13 +260,16 @@ def has_ocr() -> bool:
     return _reader() is not None
 
 
-def read_overlay(image: Image) -> str:
-    """Words that OCR reads from a picture, in one line; empty without OCR, or where it fails."""
+def read_overlay(ref: ImageRef) -> str:
+    """Words that OCR reads from a picture, its lines parted by `|`; seconds a picture.
+
+    Empty without OCR, or where it fails, or where the picture cannot be read: the selector says so itself.
+    """
     reader = _reader()
     if reader is None:
         return ""
     try:
-        return clean_text(" ".join(reader(image)))
+        return " | ".join(map(clean_text, reader(images.load(ref, max_side=OCR_SIDE))))
     except Exception:  # an optional helper's failure must not stop a judgement
         return ""
 

@@ -19,10 +19,10 @@ from typing import Any, Literal
 
 from moonshelf import images
 from moonshelf.creatives.judging import Ask, Backend, Opinion
-from moonshelf.creatives.pair import Creative, Pair
+from moonshelf.creatives.pair import Pair
 from moonshelf.creatives.prompt import CreativePrompt
 from moonshelf.creatives.protocol import Assessment, Judgement
-from moonshelf.creatives.safety import clean, is_blank, near_identical, quarantine
+from moonshelf.creatives.safety import clean, is_blank, near_identical, quarantine, read_overlay
 from moonshelf.product import ImageRef
 
 NEAR_HALF = 0.05  # ours: nearer to one half than this there is no verdict
@@ -37,6 +37,7 @@ class _Seen:
     digest: str = ""  # of its pixels at 128 px: bytes may differ where pixels do not
     problem: str = ""  # why it cannot be judged
     picture: Any = None  # small
+    read: str = ""  # words on it, where OCR is installed
 
 
 def judge(
@@ -78,7 +79,7 @@ def _look(ref: ImageRef) -> _Seen:
         return _Seen(problem=f"cannot be read: {error}")
     size = "x".join(map(str, picture.size))
     digest = hashlib.sha256(size.encode() + picture.tobytes()).hexdigest()
-    return _Seen(digest, "is blank" if is_blank(picture) else "", picture)
+    return _Seen(digest, "is blank" if is_blank(picture) else "", picture, read_overlay(ref))
 
 
 @dataclass
@@ -88,17 +89,21 @@ class _Case:
     pair: Pair
     title: str
     interest: tuple[str, ...]
+    overlays: tuple[str, str]
     flags: list[str]
     stop: str  # why there is no verdict, found before any model was asked
     answers: dict[tuple[str, bool], Opinion]  # by (canary or "", A shown second)
 
     def asks(self, seed: int, seen: dict[ImageRef, _Seen], labels: _Labels, bare: bool) -> list[_Asked]:
-        title, interest = ("", ()) if bare else (self.title, self.interest)
+        title, interest, overlays = self.title, self.interest, self.overlays
+        if bare:
+            title, interest, overlays = "", (), ("", "")
         found = []
         for second in (False, True):
             one, two = (self.pair.b, self.pair.a) if second else (self.pair.a, self.pair.b)
-            content = (str(seed), seen[one.image].digest, seen[two.image].digest, title, *interest)
-            ask = Ask(self.pair.id, title, interest, one, two, labels(*content))
+            said = overlays[::-1] if second else overlays
+            content = (str(seed), seen[one.image].digest, seen[two.image].digest, title, *interest, "", *said)
+            ask = Ask(self.pair.id, title, interest, one, two, labels(*content), said)
             found.append(_Asked("\0".join(content), ask, self, ("bare" if bare else "", second)))
         return found
 
@@ -123,8 +128,9 @@ def _judge_part(
     near_half: float,
     canary: Canary,
 ) -> list[Judgement]:
-    cases = [_open(pair, seen) for pair in pairs]
-    labels = (getattr(backend, "prompt", None) or CreativePrompt()).draw_labels
+    prompt = getattr(backend, "prompt", None) or CreativePrompt()
+    cases = [_open(pair, seen, prompt.overlays) for pair in pairs]
+    labels = prompt.draw_labels
     for bare in (False, True):
         asked = []
         for case in cases:
@@ -138,27 +144,35 @@ def _judge_part(
     return [_close(case, temperature, near_half) for case in cases]
 
 
-def _open(pair: Pair, seen: dict[ImageRef, _Seen]) -> _Case:
-    """Clean the words, and find what stands against a verdict before anything is asked."""
+def _open(pair: Pair, seen: dict[ImageRef, _Seen], overlays: bool) -> _Case:
+    """Clean the words, and find what stands against a verdict before anything is asked.
+
+    Words on an image are the feed's, else OCR's; a backend that is not shown them (`overlays`) is not
+    doubted for them.
+    """
     flags: list[str] = []
     words = []
-    for text in (pair.title, *pair.interest):
+    stop = ""
+    said = []
+    for side, creative in (("A", pair.a), ("B", pair.b)):
+        look = seen[creative.image]
+        problem = look.problem or _held(creative.text, look.read)
+        if problem and not stop:
+            stop = f"image {side} {problem}"
+        said.append((creative.text or look.read) if overlays else "")
+    for text in (*said, pair.title, *pair.interest):
         cleaned, found = clean(text)
         words.append(cleaned)
         flags += found
-    stop = ""
-    for side, creative in (("A", pair.a), ("B", pair.b)):
-        problem = seen[creative.image].problem or _held(creative)
-        if problem and not stop:
-            stop = f"image {side} {problem}"
     if not stop and near_identical(seen[pair.a.image].picture, seen[pair.b.image].picture):
         stop = "both are the same image"
-    interest = tuple(text for text in words[1:] if text)
-    return _Case(pair, words[0], interest, list(dict.fromkeys(flags)), stop, {})
+    one, two, title, *asked = words
+    interest = tuple(text for text in asked if text)
+    return _Case(pair, title, interest, (one, two), list(dict.fromkeys(flags)), stop, {})
 
 
-def _held(creative: Creative) -> str:
-    why = quarantine(creative)
+def _held(*overlay: str) -> str:
+    why = quarantine(overlay)
     return f"is held for review: {why}" if why else ""
 
 

@@ -445,6 +445,24 @@ def _query_reason(mine: Truth, other: Truth) -> str:
     return f"shown {f['scale']}" if sized else f"says {said}"
 
 
+def asked_anew(pair: Pair, rng: np.random.Generator) -> Pair:
+    """The same pictures shown to shoppers who ask for one other thing, with the reasons that hold then.
+
+    The outcome belongs to other shoppers and is taken out.
+    """
+    product = construction_of(pair.a.facts).product
+    counts = {"impressions": None, "clicks": None}
+    made = pair.model_copy(
+        update={
+            "interest": _interest(rng, product)[:1],
+            "a": pair.a.model_copy(update=counts),
+            "b": pair.b.model_copy(update=counts),
+            "true_rates": None,
+        }
+    )
+    return made.model_copy(update={"assessment": assess(made)})
+
+
 def pairs(campaign: Campaign) -> Iterator[Pair]:
     """All pairs of a simulated campaign, with assessment and true rates; the outcome is in the counts."""
     shared = {name: getattr(campaign, name) for name in (

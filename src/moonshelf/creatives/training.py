@@ -61,14 +61,16 @@ class SftTrainer(Budgeted, Trainer):
         first = int(inputs["slots"][0]) // recipe.pairs  # processes take slices of the schedule in turn
         examples = draw(self.examples, recipe.pairs, recipe.seed, first)
         if step < recipe.describe_steps:
-            work = make_descriptions(self.policy.creative, examples, f"{recipe.seed}/{first}")
+            work = make_descriptions(
+                self.policy.creative, examples, f"{recipe.seed}/{first}", recipe.no_overlays
+            )
             scored = model(work, range(len(work.bodies)), work.bodies)
             return self._loss(reasons=reasons_loss(scored.logps, work.bodies))
         direct = step % recipe.direct_every == recipe.direct_every - 1
         own = self.share(step) >= recipe.own_from and step % recipe.own_every == 0
         work = make_work(
             self.policy.creative, examples, f"{recipe.seed}/{first}", recipe.no_interest,
-            taught=not (direct or own),
+            recipe.no_overlays, taught=not (direct or own),
         )  # fmt: skip
         untaught = [i for i, body in enumerate(work.bodies) if not body]
         bodies = list(work.bodies)
@@ -268,8 +270,10 @@ def calibrate(folder: Path, examples: Sequence[Example]) -> float:
 
 
 def validate(creative: CreativeModel, examples: list[Example]) -> dict[str, Any]:
-    """Figures on held-out pairs, for choosing a checkpoint only. `score` is minus the log loss, from one up.
+    """Figures on held-out pairs, for choosing a checkpoint only.
 
+    `score` is one minus the log loss at the temperature that suits these pairs best, as the chosen checkpoint
+    will have one fitted: at temperature 1 an early, timid checkpoint beats a later one that knows more.
     Abstentions count as they would have been decided: a checkpoint must not gain by saying nothing.
     """
     judged = judge(creative, [example.pair for example in examples], temperature=1.0, near_half=0.0)
@@ -280,13 +284,13 @@ def validate(creative: CreativeModel, examples: list[Example]) -> dict[str, Any]
         return {"score": 0.0, "answered": 0.0}
     p = torch.tensor([mean_probability(j.p_first, 1 - j.p_second) for j, _ in asked])
     q = torch.tensor([target for _, target in asked])
-    loss = -(q * p.clamp(1e-6).log() + (1 - q) * (1 - p).clamp(1e-6).log()).mean()
+    _, loss = fit_temperature(judged, [example.target for example in examples])
     sure = torch.tensor([outcomes.stratum(float(target)) == "decisive" for target in q])
     right = ((p > 0.5) == (q > 0.5)).float()
     valid = [j.assessment is not None and j.mirrored is not None for j, _ in asked]
     return {
         "validation": len(examples),
-        "score": round(1 - float(loss), 4),
+        "score": round(1 - loss, 4),
         "accuracy, decisive": round(float(right[sure].mean()), 4) if sure.any() else None,
         "decisive": int(sure.sum()),
         "flipped": round(sum(j.flipped for j, _ in asked) / len(asked), 4),
