@@ -7,6 +7,7 @@ import pytest
 from moonshelf import images
 from moonshelf.benchmark.creative_simulated import drawn, edited, gap, interest_speaks, oracle
 from moonshelf.creatives import clicks
+from moonshelf.creatives.construction import construction_of
 from moonshelf.creatives.outcomes import posterior, stratum
 from moonshelf.creatives.simulator import pairs, simulate, truth
 
@@ -47,7 +48,7 @@ def test_an_interest_speaks_where_the_visible_gap_moves_with_it(some):
 def test_an_edit_lowers_the_named_question_and_a_placebo_nothing(some):
     made = 0
     for one, side in zip(some[:3], "ABA", strict=True):
-        for question in ("subject", "background"):
+        for question in ("subject", "background", "text"):
             changed = edited(one, side, question)
             if changed is None:
                 continue
@@ -66,6 +67,7 @@ def test_an_edit_lowers_the_named_question_and_a_placebo_nothing(some):
                     and images.load(new.image).size == images.load(getattr(one, other).image).size
                 )
                 assert pair.assessment is None and pair.interest == one.interest
+                assert new.text == construction_of(new.facts).overlay  # words, and badge
             assert getattr(changed[0], other).sha256 != getattr(one, other).sha256
     assert made >= 3
 

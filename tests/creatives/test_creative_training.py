@@ -19,10 +19,19 @@ pytest.importorskip("trl", reason="training needs moonshelf[train]")
 from moonshelf import MoonModel
 from moonshelf.creatives.adapters import write_campaigns
 from moonshelf.creatives.data import Example, draw, load_examples, make_descriptions, make_work
+from moonshelf.creatives.describe import compare, describe
+from moonshelf.creatives.judging import Ask
 from moonshelf.creatives.model_backend import CreativeConfig, CreativeModel
 from moonshelf.creatives.outcomes import posterior
 from moonshelf.creatives.policy import VerdictPolicy, answer_loss, order_gap
-from moonshelf.creatives.prompt import CreativePrompt, read_assessment
+from moonshelf.creatives.prompt import (
+    CreativePrompt,
+    read_assessment,
+    read_description,
+    write_assessment,
+    write_comparison,
+    write_description,
+)
 from moonshelf.creatives.reason_to_select import train_grpo
 from moonshelf.creatives.recipe import STAGES, GrpoRecipe, PairSource, SftRecipe
 from moonshelf.creatives.rewards import REWARDS
@@ -30,6 +39,7 @@ from moonshelf.creatives.selector import judge
 from moonshelf.creatives.simulator import assess_truth, pairs, simulate, truth
 from moonshelf.creatives.training import export, resume_from, start, train_sft
 from moonshelf.errors import UserError
+from moonshelf.model.decode import greedy
 from moonshelf.training.recipe import Lora, load_recipe
 
 PROMPT = CreativePrompt(max_pixels=64 * 64, min_pixels=32 * 32, max_rationale_tokens=12)
@@ -153,6 +163,88 @@ def test_a_description_is_one_side_of_the_reasons(selector: CreativeModel, examp
     bare = [Example(example.pair.model_copy(update={"assessment": None}), 0.5) for example in examples[:1]]
     with pytest.raises(UserError, match="describe_steps"):
         make_descriptions(selector, bare, "key")
+
+
+def describing(selector: CreativeModel) -> CreativeModel:
+    prompt = PROMPT.model_copy(update={"describe_first": True, "overlays": True})
+    return CreativeModel(selector.moon, CreativeConfig(prompt=prompt))
+
+
+def test_a_comparison_is_the_greedy_one_with_its_evidence_in_place(
+    selector: CreativeModel, examples: list[Example]
+) -> None:
+    model = describing(selector)
+    work, prepare = make_work(model, examples[:3], "key"), model.moon.prepare
+    decode = model.moon.processor.tokenizer.decode
+    known = [read_assessment(decode(b), ask.labels) for b, ask in zip(work.bodies, work.asks, strict=True)]
+    evidence = [
+        tuple({f.question: getattr(f, side) for f in one.findings} for side in ("reason_a", "reason_b"))
+        for one in known if one is not None
+    ]  # fmt: skip
+    assert len(evidence) == 6
+    with model.moon.inferring():
+        seen = model.see_pixels(work.pixels, work.grid)
+        bodies, final = compare(model, work.asks, work.places, seen, evidence)  # type: ignore[arg-type]
+    policy = VerdictPolicy(model, torch.float32)
+    for r, (body, given) in enumerate(zip(bodies, known, strict=True)):
+        written = read_assessment(decode(body), work.asks[r].labels)
+        assert written is not None and given is not None
+        assert body == prepare.ids(decode(body))  # put together from pieces, the same tokens all the same
+        for mine, theirs in zip(written.findings, given.findings, strict=True):
+            assert (mine.reason_a, mine.reason_b) == (theirs.reason_a, theirs.reason_b)
+        # no other answer to any one question is likelier where it stands
+        likely = policy(work, [r], [body]).logps[0]
+        for finding in written.findings:
+            for other in ("A>B", "A=B", "A<B") if finding.answer not in ("yes", "no") else ("yes", "no"):
+                changed = write_assessment(
+                    written.model_copy(
+                        update={
+                            "findings": tuple(
+                                f.model_copy(update={"answer": other}) if f is finding else f
+                                for f in written.findings
+                            )
+                        }
+                    ),
+                    work.asks[r].labels,
+                )
+                ids = prepare.ids(changed)
+                at = next((i for i, (x, y) in enumerate(zip(ids, body, strict=False)) if x != y), None)
+                if at is not None:
+                    assert policy(work, [r], [ids]).logps[0, at] <= likely[at] + 1e-5
+        with model.moon.inferring():
+            logits = model.answer_logits(final[r : r + 1], [work.asks[r]]).log_softmax(-1)
+        both = policy(work, [r], [body]).answers.log_softmax(-1)
+        assert torch.allclose(logits, both, atol=1e-4)
+
+
+def test_what_is_said_of_an_image_does_not_depend_on_its_partner_or_place(selector: CreativeModel) -> None:
+    model = describing(selector)
+    (campaign,) = simulate(1, creatives=3, seed=9, same=0, alike=0)
+    asked = list(pairs(campaign))
+    asks = [
+        Ask(p.id, p.title, p.interest, p.a, p.b, ("K", "M"), (p.a.text, p.b.text))
+        for pair in asked for p in (pair, pair.swapped())
+    ]  # fmt: skip
+    usable, places, pictures = model._pictures(asks, range(len(asks)))
+    with model.moon.inferring():
+        seen = model.see_pixels(*model.moon.prepare.pixels(pictures))
+        told = describe(model, asks, places, seen, greedy)
+        written = model.write(asks, places, seen)
+    assert len(usable) == 6 and len(told) == 3  # three creatives, each described once
+    assert all(not one.closed and read_assessment("", ("K", "M")) is None for one in written)  # untaught
+    assert all(j.assessment is None and 0 <= j.p <= 1 for j in judge(model, asked))
+    (there,), (back,) = (judge(model, [one]) for one in (asked[0], asked[0].swapped()))
+    assert there.p + back.p == 1.0
+
+
+def test_a_description_is_read_as_it_was_written(examples: list[Example]) -> None:
+    for example in examples:
+        assert example.pair.assessment is not None
+        told = read_description(write_description(example.pair.assessment))
+        assert told == {f.question: f.reason_a for f in example.pair.assessment.findings if f.reason_a}
+    for broken in ("", "query", "query:", "query: says; taste: good", "query: says; query: says"):
+        assert read_description(broken) is None
+    assert write_comparison({"query": "shows red;"}, {})[2] == "; query: shows red / nothing,"
 
 
 def test_targets_are_posteriors_and_copies_are_ties(examples: list[Example]) -> None:
@@ -282,9 +374,27 @@ def test_without_reasons_the_answer_alone_is_taught(base: Path, tmp_path: Path) 
     assert all(r["reasons"] == 0 and r["answer"] > 0 for r in records if "answer" in r)
 
 
+def test_a_selector_that_describes_first_is_trained_after_its_own_descriptions(
+    base: Path, feed: Path, tmp_path: Path
+) -> None:
+    prompt = PROMPT.model_copy(update={"describe_first": True, "overlays": True})
+    recipe = settings(
+        SftRecipe, base, feed, tmp_path / "sft", prompt=prompt, describe_every=2, own_from=0.0, own_every=1,
+        direct_every=8,
+    )  # fmt: skip
+    folder = train_sft(recipe, Path())  # type: ignore[arg-type]
+    records = [json.loads(line) for line in (tmp_path / "sft" / "log.jsonl").read_text().splitlines()]
+    steps = [r for r in records if "reasons" in r]
+    assert ["answer" in r for r in steps] == [False, True, False]
+    assert steps[1]["reasons"] == 0 and steps[1]["answer"] > 0  # after its own reasons, which are not taught
+    assert CreativeModel.from_pretrained(folder).prompt == prompt
+    with pytest.raises(UserError, match="describe_first"):
+        train_grpo(settings(GrpoRecipe, folder, feed, tmp_path / "grpo"), Path())  # type: ignore[arg-type]
+
+
 def test_recipes_of_the_starter_are_valid_and_a_wrong_field_is_named(tmp_path: Path) -> None:
     folder = Path(__file__).parents[2] / "recipes"
-    for name in ("creative-sft-starter", "creative-grpo-starter"):
+    for name in ("creative-sft-starter", "creative-sft-starter-described", "creative-grpo-starter"):
         assert load_recipe(folder / f"{name}.yaml", STAGES).stage.startswith("creative-")
     with pytest.raises(UserError, match="sources"):
         load_recipe(folder / "creative-sft-starter.yaml", STAGES, sources=[{"feed": "a", "simulated": 3}])

@@ -126,6 +126,7 @@ def _drawn_again(creative: Creative, construction: Construction) -> Creative:
     # as the simulator saves, so that the edit alone tells the pictures apart
     draw(construction).save(file, "JPEG", quality=87, subsampling=0)
     data = file.getvalue()
-    changed = Creative(id=creative.id, image=ImageRef(data=data), sha256=hashlib.sha256(data).hexdigest())
-    text = creative.text if construction.says == construction_of(creative.facts).says else construction.says
-    return changed.model_copy(update={"text": text, "facts": construction.facts()})
+    return Creative(
+        id=creative.id, image=ImageRef(data=data), sha256=hashlib.sha256(data).hexdigest(),
+        text=construction.overlay, facts=construction.facts(),
+    )  # fmt: skip

@@ -149,6 +149,12 @@ class Construction:
     def product(self) -> Item:
         return item(*self.item)
 
+    @property
+    def overlay(self) -> str:
+        """All words on the picture, the badge last: `keeps you dry | sale`."""
+        badge = "" if self.badge == "none" else self.badge
+        return " | ".join(words for words in (self.says, badge) if words)
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
 

@@ -172,9 +172,8 @@ def make_descriptions(
             pair = asked_anew(pair, rng) if pair.source == SOURCE else pair
             assert pair.assessment is not None
             title, interest = _words(pair)
-            labels = model.prompt.draw_labels(key, pair.id, str(offset))
             said = "" if rng.random() < no_overlays else _overlay(pair.a)
-            asks.append(Ask(pair.id, title, interest, pair.a, pair.a, labels, (said, said)))
+            asks.append(Ask(pair.id, title, interest, pair.a, pair.a, model.prompt.alone, (said, said)))
             bodies.append(write_description(pair.assessment))
             places.append((at + offset,))
     return _work(model, asks, bodies, [0.5] * len(asks), places, pictures)

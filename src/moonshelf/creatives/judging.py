@@ -25,10 +25,8 @@ class Ask:
     first: Creative
     second: Creative
     labels: tuple[str, str]  # what the images are called in the prompt, drawn anew for each ask
-    overlays: tuple[str, str] = (
-        "",
-        "",
-    )  # words on the first and on the second image, "" where none are known
+    # Words on the first and on the second image, "" where none are known.
+    overlays: tuple[str, str] = ("", "")
 
 
 @dataclass

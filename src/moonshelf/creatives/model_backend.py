@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from moonshelf import images
+from moonshelf.creatives.describe import describe_and_compare
 from moonshelf.creatives.judging import Ask, Opinion
 from moonshelf.creatives.prompt import ANSWER, CreativePrompt, read_assessment
 from moonshelf.errors import UserError
@@ -240,7 +241,20 @@ class CreativeModel:
         pick: Pick = greedy,
         times: int = 1,
     ) -> list[Decoded]:
-        """Reasons of each ask, `times` over (rollouts of one ask side by side), on one prefill."""
+        """Reasons of each ask, `times` over (rollouts of one ask side by side)."""
+        if self.prompt.describe_first and times == 1:
+            return describe_and_compare(self, asks, places, seen, pick)
+        return self.write_freely(asks, places, seen, pick, times)
+
+    def write_freely(
+        self,
+        asks: Sequence[Ask],
+        places: Sequence[tuple[int, ...]],
+        seen: tuple[Any, list[int], np.ndarray],
+        pick: Pick = greedy,
+        times: int = 1,
+    ) -> list[Decoded]:
+        """Whatever follows each prompt: the reasons of a pair in one go, or a description; on one prefill."""
         moon = self.moon
         batch, visual = self.batch(asks, [[moon.prepare.think]] * len(asks), places, seen)
         reading = moon.read(batch, visual, use_cache=True)

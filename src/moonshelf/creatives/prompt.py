@@ -57,6 +57,8 @@ class CreativePrompt(BaseModel):
     # The first image always has the first label. For a backbone that is too small to bind names drawn anew:
     # the starter's answers stayed evenly spread over all four (docs/experiments.md).
     fixed_labels: bool = False
+    # Each image is described alone, and the pair compared by that (`describe`); otherwise in one go.
+    describe_first: bool = False
     overlays: bool = False  # words on each image, where they are known, stand after it
     max_title_chars: int = 160
     max_interests: int = 4
@@ -77,10 +79,15 @@ class CreativePrompt(BaseModel):
         """The line after an image; `overlay` is cleaned already. Its case is the designer's choice."""
         return f"says: {overlay[: self.max_overlay_chars].lower()}\n" if overlay and self.overlays else ""
 
+    @property
+    def alone(self) -> tuple[str, str]:
+        """Labels of an image that is described without another one, of which the first is shown."""
+        return self.labels[0], self.labels[1]
+
     def draw_labels(self, *content: str) -> tuple[str, str]:
         """Two different labels that follow from `content` alone, so that a judgement can be repeated."""
         if self.fixed_labels:
-            return self.labels[0], self.labels[1]
+            return self.alone
         digest = hashlib.sha256("\0".join(content).encode()).digest()
         first = digest[0] % len(self.labels)
         second = (first + 1 + digest[1] % (len(self.labels) - 1)) % len(self.labels)
@@ -103,6 +110,24 @@ def write_description(assessment: Assessment) -> str:
     """What the reasons say of creative A alone: `query: says waterproof; title: as described; …`."""
     told = [(finding.question, finding.reason_a) for finding in assessment.findings if finding.reason_a]
     return "; ".join(f"{question}: {_plain(reason)}" for question, reason in told)
+
+
+def read_description(body: str) -> dict[str, str] | None:
+    """Evidence by question from what `write_description` writes; None if it does not keep the format."""
+    parts = [part.partition(":") for part in body.strip().split(";")]
+    told = {key.strip(): reason.strip() for key, _, reason in parts}
+    asked = {question.key for question in QUESTIONS if question.compares}
+    return told if len(told) == len(parts) and told.keys() <= asked and all(told.values()) else None
+
+
+def write_comparison(first: dict[str, str], second: dict[str, str]) -> list[str]:
+    """The reasons of a pair without their answers: what stands before each of them, question by question."""
+    pieces = []
+    for question in QUESTIONS:
+        key = question.key
+        seen = f" {_plain(first.get(key, ''))} / {_plain(second.get(key, ''))}," if question.compares else ""
+        pieces.append(f"{'; ' if pieces else ''}{key}:{seen}")
+    return pieces
 
 
 def _plain(reason: str) -> str:

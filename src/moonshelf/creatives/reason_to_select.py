@@ -26,6 +26,7 @@ from moonshelf.creatives.prompt import read_assessment
 from moonshelf.creatives.recipe import GrpoRecipe
 from moonshelf.creatives.rewards import REWARDS
 from moonshelf.creatives.training import resume_from, run
+from moonshelf.errors import UserError
 from moonshelf.model.decode import Decoded, sampling
 from moonshelf.model.precision import resolve
 from moonshelf.training.grpo import advantages, total
@@ -146,6 +147,8 @@ def train_grpo(recipe: GrpoRecipe, data: Path) -> Path:
     """Run GRPO on a selector that CoT-SFT made; returns the folder of the best one."""
     quiet_dependencies()
     creative = resume_from(recipe, recipe.model)
+    if creative.prompt.describe_first:
+        raise UserError("GRPO trains reasons that are written in one go: set describe_first to false.")
     examples = [example for source in recipe.sources for example in load_examples(source, data)]
     policy = VerdictPolicy(
         creative, resolve(recipe.precision, creative.moon.device), recipe.sampling_temperature

@@ -42,9 +42,7 @@ class _Selector(Run):
     warmup_steps: int = Field(default=20, ge=0)
     answer_weight: float = Field(default=1.0, ge=0)  # log loss of the answer against the posterior
     no_interest: float = Field(default=0.1, ge=0, le=1)  # share of pairs that are shown without their queries
-    no_overlays: float = Field(
-        default=0.25, ge=0, le=1
-    )  # … without the words on the images, if the prompt has any
+    no_overlays: float = Field(default=0.25, ge=0, le=1)  # … without the words on them, if the prompt has any
     trained_on: str = ""  # said wherever figures of the selector appear
 
 
@@ -63,6 +61,7 @@ class SftRecipe(_Selector):
     cot_weight: float = Field(default=1.0, ge=0)
     gap_weight: float = Field(default=0.0, ge=0)  # disagreement of the two orders, see `policy.order_gap`
     describe_steps: int = Field(default=0, ge=0)  # first steps: one creative a row, its side of the reasons
+    describe_every: int = Field(default=0, ge=0)  # … and later one step in so many, where it is not 0
     own_from: float = Field(default=0.6, ge=0, le=1)  # share of the budget after which some answers follow
     own_every: int = Field(default=4, ge=1)  # … the model's own reasons, one step in so many: RGE's lesson
     direct_every: int = Field(default=5, ge=2)  # one step in so many answers at once, without any reasons
@@ -84,7 +83,7 @@ class GrpoRecipe(_Selector):
     grpo_weight: float = Field(default=1.0, ge=0)
     cot_weight: float = Field(default=0.0, ge=0)  # cross-entropy of known reasons, see `reason_to_select`
     rewards: dict[str, float] = Field(
-        default={"format": 0.5, "verdict": 2.0, "consistency": 0.5, "agreement": 0.5, "claims": 1.0}
+        default={"format": 0.5, "verdict": 2.0, "consistency": 0.5, "agreement": 0.0, "claims": 1.0}
     )
 
 

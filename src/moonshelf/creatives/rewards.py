@@ -10,8 +10,8 @@ its rewards; all of these are ours:
 - `consistency`: 1 − |p − p̄|, p̄ being the mean of the other order's rollouts, turned round. J1 (2505.10320)
   rewards both orders together; here each rollout is held against what the other order says on average.
 - `agreement`: how far beyond one half the answer goes to the side for which more questions speak, so that the
-  reasons stay those of the answer: without it GRPO lets them drift apart (docs/experiments.md). 0 where as
-  many speak for either side.
+  reasons stay those of the answer: GRPO lets them drift apart (docs/experiments.md). 0 where as
+  many speak for either side. Logged, and not paid unless a recipe gives it a weight: not measured yet.
 - `claims`: minus the share of checkable claims that a check refutes (`evidence.check`). None where there are
   no facts to check against, or nothing checkable was claimed: silence is neither paid nor fined.
 

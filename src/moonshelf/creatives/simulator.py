@@ -155,7 +155,7 @@ def _campaign(
                 sha256=hashlib.sha256(data).hexdigest(),
                 impressions=shown,
                 clicks=clicked,
-                text=_text(construction),
+                text=construction.overlay,
                 facts=facts,
             )
         )
@@ -177,11 +177,6 @@ def _jpeg(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=87, subsampling=0)  # full colour resolution: red letters stay sharp
     return buffer.getvalue()
-
-
-def _text(construction: Construction) -> str:
-    badge = "" if construction.badge == "none" else construction.badge
-    return " | ".join(words for words in (construction.says, badge) if words)
 
 
 # --- what is drawn --------------------------------------------------------------------------------------

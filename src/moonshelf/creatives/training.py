@@ -60,7 +60,8 @@ class SftTrainer(Budgeted, Trainer):
         recipe, step = self.recipe, self.state.global_step
         first = int(inputs["slots"][0]) // recipe.pairs  # processes take slices of the schedule in turn
         examples = draw(self.examples, recipe.pairs, recipe.seed, first)
-        if step < recipe.describe_steps:
+        again = recipe.describe_every and step % recipe.describe_every == 0
+        if step < recipe.describe_steps or again:
             work = make_descriptions(
                 self.policy.creative, examples, f"{recipe.seed}/{first}", recipe.no_overlays
             )
