@@ -122,7 +122,7 @@ def read_description(body: str) -> dict[str, str] | None:
 
 def write_comparison(first: dict[str, str], second: dict[str, str]) -> list[str]:
     """The reasons of a pair without their answers: what stands before each of them, question by question."""
-    pieces = []
+    pieces = list[str]()
     for question in QUESTIONS:
         key = question.key
         seen = f" {_plain(first.get(key, ''))} / {_plain(second.get(key, ''))}," if question.compares else ""
