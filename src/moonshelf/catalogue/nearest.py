@@ -32,7 +32,7 @@ _SPARE = 1.5  # fetched from a graph beyond what is wanted, by the share of rows
 _WIDER = 4  # times as many, once, where too few of what was fetched pass
 _WALK_SHARE = 0.005  # of the rows: where more would have to be fetched, comparing is faster
 _CHANGED_SHARE = 0.2  # of the rows: where more have changed, the user is advised to build anew
-_DENSE_ROWS = 4_096  # of a filter that comes again: kept as a matrix, 4 MB at 256 dimensions
+_DENSE_ROWS = 10_240  # of a filter that comes again: kept as a matrix, 10 MB at 256 dimensions
 _BLOCK = 8_192  # rows that are compared at once
 # Candidates for each row wanted, doubled for safety, of what is kept of a filter's rows.
 _SKETCHES = {"binary": (5, 10, 20, 40), "sq8": (2, 10, 40)}

@@ -37,7 +37,7 @@ MODES = ("hybrid", "vector", "text")
 RRF_K = 60
 DEPTH = 100  # entries of each list that take part in the fusion
 MAX_K = 1_000
-FILTERS_KEPT = 32  # each with up to 4 MB of vectors beside its rows: see `nearest`
+FILTERS_KEPT = 32  # each with up to 10 MB of vectors beside its rows: see `nearest`
 FILTER_ROWS_KEPT = 4_000_000  # of all filters together, 16 bytes each
 SHOWN = ("id", "title", "brand", "price", "currency", "category", "group_id", "link", "rationale")
 
