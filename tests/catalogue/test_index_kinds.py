@@ -129,8 +129,9 @@ def test_the_arithmetic_of_memory_is_near_what_is_written(index, rows):
 
 
 @pytest.mark.parametrize("near", [True, False])
-def test_a_narrow_filter_that_comes_again_has_a_sketch(near):
+def test_a_narrow_filter_that_comes_again_has_a_sketch(near, monkeypatch):
     """Rows so alike that their signs are nearly the same get a byte a number."""
+    monkeypatch.setattr("moonshelf.catalogue.nearest._DENSE_ROWS", 4_000)
     rng = np.random.default_rng(0)
     vectors = clustered(rng, 100_000)
     if near:
