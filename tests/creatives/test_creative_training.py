@@ -384,7 +384,7 @@ def test_a_selector_that_describes_first_is_trained_after_its_own_descriptions(
     )  # fmt: skip
     folder = train_sft(recipe, Path())  # type: ignore[arg-type]
     records = [json.loads(line) for line in (tmp_path / "sft" / "log.jsonl").read_text().splitlines()]
-    steps = [r for r in records if "reasons" in r]
+    steps = [r for r in records if "grad_norm" in r]
     assert ["answer" in r for r in steps] == [False, True, False]
     assert steps[1]["reasons"] == 0 and steps[1]["answer"] > 0  # after its own reasons, which are not taught
     assert CreativeModel.from_pretrained(folder).prompt == prompt
