@@ -62,7 +62,7 @@ def describe(
             alone[_key(ask, side, where)] = replace(
                 ask, first=creative, second=creative, labels=labels, overlays=(said, said)
             )
-    written = model.write_freely(list(alone.values()), [(key[0],) for key in alone], seen, pick)
+    written = model.write(list(alone.values()), [(key[0],) for key in alone], seen, pick)
     bodies = model.moon.processor.tokenizer.batch_decode([w.ids for w in written])
     found = {}
     for key, body, one in zip(alone, bodies, written, strict=True):
@@ -82,7 +82,8 @@ def compare(
     """Bodies of the reasons, token by token, and the states (B, d) at `<answer>` that follow them."""
     prepare = model.moon.prepare
     pieces = [prepare.text_ids(write_comparison(*both)) for both in evidence]
-    words = [_answers(model, ask) for ask in asks]  # tokens, by row, question and choice
+    known = {labels: _answers(model, labels) for labels in {ask.labels for ask in asks}}
+    words = [known[ask.labels] for ask in asks]  # tokens, by row, question and choice
     starts = [[_common(choices) for choices in row] for row in words]
     heads = torch.tensor(
         [
@@ -120,14 +121,14 @@ def _common(choices: list[list[int]]) -> int:
     return next((i for i, tokens in enumerate(zip(*choices, strict=False)) if len(set(tokens)) > 1), 0)
 
 
-def _answers(model: CreativeModel, ask: Ask) -> list[list[list[int]]]:
+def _answers(model: CreativeModel, labels: tuple[str, str]) -> list[list[list[int]]]:
     """Tokens of what may answer each question, three a question; the first is where the search starts."""
-    found = []
-    for question in QUESTIONS:
-        words = ("even", *ask.labels) if question.compares else ("no", "yes", "no")
-        choices = [model.moon.prepare.ids(f" {word}") for word in words]
+    sides, gates = (
+        [model.moon.prepare.ids(f" {word}") for word in words]
+        for words in (("even", *labels), ("no", "yes", "no"))
+    )
+    for choices, different in ((sides, 3), (gates, 2)):
         start = _common(choices)
-        if len({tuple(choice[start : start + 1]) for choice in choices} - {()}) != len(set(words)):
+        if len({tuple(choice[start : start + 1]) for choice in choices} - {()}) != different:
             raise UserError("describe_first needs a tokenizer that tells each two answers by one token.")
-        found.append(choices)
-    return found
+    return [sides if question.compares else gates for question in QUESTIONS]

@@ -241,20 +241,12 @@ class CreativeModel:
         pick: Pick = greedy,
         times: int = 1,
     ) -> list[Decoded]:
-        """Reasons of each ask, `times` over (rollouts of one ask side by side)."""
-        if self.prompt.describe_first and times == 1:
-            return describe_and_compare(self, asks, places, seen, pick)
-        return self.write_freely(asks, places, seen, pick, times)
+        """Reasons of each ask, or a description where one picture is shown, on one prefill.
 
-    def write_freely(
-        self,
-        asks: Sequence[Ask],
-        places: Sequence[tuple[int, ...]],
-        seen: tuple[Any, list[int], np.ndarray],
-        pick: Pick = greedy,
-        times: int = 1,
-    ) -> list[Decoded]:
-        """Whatever follows each prompt: the reasons of a pair in one go, or a description; on one prefill."""
+        `times` over, rollouts of one ask side by side.
+        """
+        if self.prompt.describe_first and times == 1 and len(places[0]) == 2:
+            return describe_and_compare(self, asks, places, seen, pick)
         moon = self.moon
         batch, visual = self.batch(asks, [[moon.prepare.think]] * len(asks), places, seen)
         reading = moon.read(batch, visual, use_cache=True)
