@@ -19,11 +19,11 @@ pytest.importorskip("trl", reason="training needs moonshelf[train]")
 from moonshelf import MoonModel
 from moonshelf.creatives.adapters import write_campaigns
 from moonshelf.creatives.data import Example, draw, load_examples, make_descriptions, make_work
-from moonshelf.creatives.describe import compare, describe
+from moonshelf.creatives.describe import Form, choices, compare, describe, sides
 from moonshelf.creatives.judging import Ask
 from moonshelf.creatives.model_backend import CreativeConfig, CreativeModel
 from moonshelf.creatives.outcomes import posterior
-from moonshelf.creatives.policy import VerdictPolicy, answer_loss, order_gap
+from moonshelf.creatives.policy import VerdictPolicy, answer_loss, label_targets, order_gap, reasons_loss
 from moonshelf.creatives.prompt import (
     CreativePrompt,
     read_assessment,
@@ -32,14 +32,15 @@ from moonshelf.creatives.prompt import (
     write_comparison,
     write_description,
 )
-from moonshelf.creatives.reason_to_select import train_grpo
+from moonshelf.creatives.protocol import KEYS
+from moonshelf.creatives.reason_to_select import DescriptionTrainer, arguments, train_grpo
 from moonshelf.creatives.recipe import STAGES, GrpoRecipe, PairSource, SftRecipe
 from moonshelf.creatives.rewards import REWARDS
 from moonshelf.creatives.selector import judge
 from moonshelf.creatives.simulator import assess_truth, pairs, simulate, truth
 from moonshelf.creatives.training import export, resume_from, start, train_sft
 from moonshelf.errors import UserError
-from moonshelf.model.decode import greedy
+from moonshelf.model.decode import Decoded, greedy
 from moonshelf.training.recipe import Lora, load_recipe
 
 PROMPT = CreativePrompt(max_pixels=64 * 64, min_pixels=32 * 32, max_rationale_tokens=12)
@@ -177,14 +178,12 @@ def test_a_comparison_is_the_greedy_one_with_its_evidence_in_place(
     work, prepare = make_work(model, examples[:3], "key"), model.moon.prepare
     decode = model.moon.processor.tokenizer.decode
     known = [read_assessment(decode(b), ask.labels) for b, ask in zip(work.bodies, work.asks, strict=True)]
-    evidence = [
-        tuple({f.question: getattr(f, side) for f in one.findings} for side in ("reason_a", "reason_b"))
-        for one in known if one is not None
-    ]  # fmt: skip
-    assert len(evidence) == 6
+    form = Form(model, work.asks, [sides(one) for one in known if one is not None])
+    assert len(form.pieces) == 6
     with model.moon.inferring():
         seen = model.see_pixels(work.pixels, work.grid)
-        bodies, final = compare(model, work.asks, work.places, seen, evidence)  # type: ignore[arg-type]
+        picked, final = compare(model, work.asks, work.places, seen, form)
+    bodies = form.fill(picked)[0]
     policy = VerdictPolicy(model, torch.float32)
     for r, (body, given) in enumerate(zip(bodies, known, strict=True)):
         written = read_assessment(decode(body), work.asks[r].labels)
@@ -217,6 +216,37 @@ def test_a_comparison_is_the_greedy_one_with_its_evidence_in_place(
         assert torch.allclose(logits, both, atol=1e-4)
 
 
+def test_the_answers_taught_are_the_true_ones_whatever_was_picked(
+    selector: CreativeModel, examples: list[Example]
+) -> None:
+    """A form filled with the truth is the known reasons; the loss of its answers is that of these tokens."""
+    model = describing(selector)
+    work = make_work(model, examples[:3], "key")
+    known = [one for one in work.known if one is not None]
+    form = Form(model, work.asks, [sides(one) for one in known])
+    true = torch.tensor([choices(one) for one in known])
+    bodies, wanted = label_targets(form, true, known)
+    assert bodies == work.bodies and [len(one.tokens) for one in wanted] == [9] * 6
+    for body, one in zip(bodies, wanted, strict=True):
+        assert [body[place] for place in one.places] == one.tokens
+    policy = VerdictPolicy(model, torch.float32)
+    scored, full = policy(work, range(6), bodies, wanted), policy(work, range(6), bodies)
+    for r, one in enumerate(wanted):
+        assert torch.allclose(scored.logps[r], full.logps[r, one.places], atol=1e-5)
+    assert torch.allclose(scored.answers, full.answers)
+    assert reasons_loss(scored.logps, [9] * 6).item() == pytest.approx(-scored.logps.mean().item())
+    # After other choices the same answers are wanted; of a row that is not known, none.
+    other, asked = label_targets(form, 1 - true.clamp(max=1), [*known[:5], None])
+    assert other != bodies and [one.tokens for one in asked[:5]] == [one.tokens for one in wanted[:5]]
+    assert asked[5].tokens == []
+    some = policy(work, range(6), other, asked)
+    assert some.logps.shape == (6, 9) and not some.logps[5].any()
+    counts = [len(one.tokens) for one in asked]
+    assert reasons_loss(some.logps, counts).item() == pytest.approx(-some.logps[:5].mean().item())
+    part, same = label_targets(form, true, known[2:4], [2, 3])
+    assert part == bodies[2:4] and same == wanted[2:4]
+
+
 def test_what_is_said_of_an_image_does_not_depend_on_its_partner_or_place(selector: CreativeModel) -> None:
     model = describing(selector)
     (campaign,) = simulate(1, creatives=3, seed=9, same=0, alike=0)
@@ -230,7 +260,10 @@ def test_what_is_said_of_an_image_does_not_depend_on_its_partner_or_place(select
         seen = model.see_pixels(*model.moon.prepare.pixels(pictures))
         told = describe(model, asks, places, seen, greedy)
         written = model.write(asks, places, seen)
-    assert len(usable) == 6 and len(told) == 3  # three creatives, each described once
+    assert len(usable) == 6
+    by_creative = {(ask.first.id, ask.second.id): both for ask, both in zip(asks, told, strict=True)}
+    for (first, second), both in by_creative.items():  # three creatives, each described once
+        assert both == by_creative[second, first][::-1]
     assert all(not one.closed and read_assessment("", ("K", "M")) is None for one in written)  # untaught
     assert all(j.assessment is None and 0 <= j.p <= 1 for j in judge(model, asked))
     (there,), (back,) = (judge(model, [one]) for one in (asked[0], asked[0].swapped()))
@@ -386,10 +419,57 @@ def test_a_selector_that_describes_first_is_trained_after_its_own_descriptions(
     records = [json.loads(line) for line in (tmp_path / "sft" / "log.jsonl").read_text().splitlines()]
     steps = [r for r in records if "grad_norm" in r]
     assert ["answer" in r for r in steps] == [False, True, False]
-    assert steps[1]["reasons"] == 0 and steps[1]["answer"] > 0  # after its own reasons, which are not taught
+    assert all(r["reasons"] > 0 for r in steps)  # after its own descriptions the answers are still taught
     assert CreativeModel.from_pretrained(folder).prompt == prompt
-    with pytest.raises(UserError, match="describe_first"):
-        train_grpo(settings(GrpoRecipe, folder, feed, tmp_path / "grpo"), Path())  # type: ignore[arg-type]
+    grpo = settings(GrpoRecipe, folder, feed, tmp_path / "grpo", rollouts=2, cot_weight=0.5, accumulate=2)
+    chosen = train_grpo(grpo, Path())  # type: ignore[arg-type]
+    records = [json.loads(line) for line in (tmp_path / "grpo" / "log.jsonl").read_text().splitlines()]
+    assert {*(f"rewards/{name}" for name in REWARDS), "loss/known reasons"} <= set().union(*records)
+    assert all(r["loss/answer"] > 0 for r in records if "loss/answer" in r)
+    assert CreativeModel.from_pretrained(chosen).prompt == prompt
+
+
+def test_a_description_is_paid_for_its_own_claims_and_for_the_comparison(
+    base: Path, feed: Path, tmp_path: Path, examples: list[Example]
+) -> None:
+    """Rollout g of a creative meets rollout g of its rival; each form has its own creative first."""
+    prompt = PROMPT.model_copy(update={"describe_first": True, "overlays": True})
+    selector = tmp_path / "selector"
+    export(start(settings(SftRecipe, base, feed, tmp_path, prompt=prompt)), selector)  # type: ignore[arg-type]
+    recipe = settings(GrpoRecipe, selector, feed, tmp_path / "grpo", rollouts=3, pairs=2, cot_weight=0.5)
+    assert isinstance(recipe, GrpoRecipe)
+    policy = VerdictPolicy(resume_from(recipe, str(selector)), torch.float32)
+    trainer = DescriptionTrainer(policy, recipe, examples, arguments(recipe))
+    pairs_only = trainer.work = make_work(policy.creative, examples[:2], "key")
+    known = [one for one in pairs_only.known if one is not None]
+    texts = [
+        sides(known[r // 3])[0] if r % 3 != 1 else None for r in range(12)
+    ]  # the second of each is broken
+    ids = policy.creative.moon.prepare.ids
+    true = [write_description(one) for one in known]
+    none = torch.zeros(1)
+    written = [
+        Decoded(ids(true[r // 3] if texts[r] else "query"), texts[r] is not None, none[:, None], none)
+        for r in range(12)
+    ]
+    policy.write = lambda *_, **__: written  # type: ignore[method-assign,assignment]
+    rolled = trainer._roll()
+    assert [one is not None for one in rolled.found] == [r % 3 != 1 for r in range(12)]
+    for r in range(12):
+        rival = (r // 3 ^ 1) * 3 + r % 3
+        assert rolled.other[r].item() == pytest.approx(1 - rolled.p[rival].item())
+        if texts[r]:
+            assert rolled.checked[r][0] == 0 < rolled.checked[r][1]  # the truth is never refuted
+            found = rolled.found[r]
+            assert found is not None and found[KEYS[2]].reason_a == texts[r][KEYS[2]]
+    assert len(trainer.work.asks) == 8 and trainer._row(11) == 7
+    assert (
+        trainer.work.asks[7].first == pairs_only.asks[3].first
+        and trainer.work.places[7] == pairs_only.places[3][:1]
+    )
+    beside = trainer._beside([3, 4, 5])
+    assert beside.rows == [1, 1, 1, 5] and beside.answers == slice(3, 6)
+    assert beside.bodies[3] == ids(true[1]) and [len(one.tokens) for one in beside.wanted[:3]] == [9] * 3
 
 
 def test_recipes_of_the_starter_are_valid_and_a_wrong_field_is_named(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from moonshelf.creatives.model_backend import CreativeModel
 from moonshelf.creatives.outcomes import posterior
 from moonshelf.creatives.pair import Campaign, Creative, Pair
 from moonshelf.creatives.prompt import write_assessment, write_description
+from moonshelf.creatives.protocol import Assessment
 from moonshelf.creatives.recipe import PairSource
 from moonshelf.creatives.safety import clean
 from moonshelf.errors import UserError
@@ -49,6 +50,7 @@ class Work:
     places: list[tuple[int, ...]]  # of each row's pictures: two, or one to be described
     pixels: np.ndarray
     grid: np.ndarray
+    known: list[Assessment | None]  # of each row, A being its first creative; None where it is not known
 
 
 def load_examples(source: PairSource, data: Path) -> list[Example]:
@@ -122,7 +124,7 @@ def make_work(
     """Both orders of each example, side by side; a pair with a picture that cannot be read is left out.
 
     `no_interest` and `no_overlays` are the shares of pairs that are shown without queries, and without the
-    words on the images.
+    words on the images. Without its queries a pair's reasons are not known. `taught` False: no bodies.
     """
     rng = random.Random(key)
     asks: list[Ask] = []
@@ -130,6 +132,7 @@ def make_work(
     targets: list[float] = []
     places: list[tuple[int, ...]] = []
     pictures: list[Image] = []
+    known: list[Assessment | None] = []
     for example, at in _seen(model, examples, pictures):
         pair = example.pair
         title, interest = _words(pair)
@@ -140,11 +143,12 @@ def make_work(
             labels = model.prompt.draw_labels(key, pair.id, str(swapped))
             said = ("", "") if bare else (_overlay(one.a), _overlay(one.b))
             asks.append(Ask(pair.id, title, interest, one.a, one.b, labels, said))
-            known = taught and one.assessment is not None and bool(interest or not pair.interest)
-            bodies.append(write_assessment(one.assessment, labels) if known and one.assessment else "")
+            reasons = one.assessment if interest or not pair.interest else None
+            known.append(reasons)
+            bodies.append(write_assessment(reasons, labels) if taught and reasons else "")
             targets.append(1 - example.target if swapped else example.target)
             places.append((at + 1, at) if swapped else (at, at + 1))
-    return _work(model, asks, bodies, targets, places, pictures)
+    return _work(model, asks, bodies, targets, places, pictures, known)
 
 
 def make_descriptions(
@@ -176,7 +180,7 @@ def make_descriptions(
             asks.append(Ask(pair.id, title, interest, pair.a, pair.a, model.prompt.alone, (said, said)))
             bodies.append(write_description(pair.assessment))
             places.append((at + offset,))
-    return _work(model, asks, bodies, [0.5] * len(asks), places, pictures)
+    return _work(model, asks, bodies, [0.5] * len(asks), places, pictures, [None] * len(asks))
 
 
 def _seen(
@@ -207,8 +211,9 @@ def _work(
     targets: list[float],
     places: list[tuple[int, ...]],
     pictures: list[Image],
+    known: list[Assessment | None],
 ) -> Work:
     if not asks:
         raise UserError("no picture of this step can be read: look at the images of the pairs.")
     pixels, grid = model.moon.prepare.pixels(pictures)
-    return Work(asks, model.moon.prepare.text_ids(bodies), targets, places, pixels, grid)
+    return Work(asks, model.moon.prepare.text_ids(bodies), targets, places, pixels, grid, known)

@@ -14,17 +14,32 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from moonshelf.creatives.data import Work
+from moonshelf.creatives.describe import Form, Side, choices, compare, describe
 from moonshelf.creatives.model_backend import CreativeModel
+from moonshelf.creatives.protocol import Assessment
 from moonshelf.model.decode import Decoded, Pick, banned_tokens, greedy
 from moonshelf.model.modeling import MoonModel
 from moonshelf.model.precision import computing_in
 
 
 @dataclass
+class Wanted:
+    """Tokens of one row that are scored: what is wanted at which places of its body."""
+
+    tokens: list[int]
+    places: list[int]
+
+
+def whole(body: Sequence[int], end: int) -> Wanted:
+    """All of a body, and `</think>` after it, whose id is `end`."""
+    return Wanted([*body, end], list(range(len(body) + 1)))
+
+
+@dataclass
 class Scored:
     """One pass over R rows."""
 
-    logps: Tensor  # (R, T) float32: of the body and `</think>`, zero beyond
+    logps: Tensor  # (R, T) float32: of the wanted tokens, the body and `</think>` if not told; zero beyond
     entropies: Tensor  # (R, T) float32, no gradient
     answers: Tensor  # (R, 2) float32: log-probability of the first and of the second label, of all tokens
 
@@ -48,31 +63,43 @@ class VerdictPolicy(PreTrainedModel):
     def moon(self) -> MoonModel:
         return self.creative.moon
 
-    def forward(self, work: Work, rows: Sequence[int], bodies: Sequence[Sequence[int]]) -> Scored:
-        """Score `bodies` (R lists of tokens), body r for the ask `rows[r]` of `work`."""
+    def forward(
+        self,
+        work: Work,
+        rows: Sequence[int],
+        bodies: Sequence[Sequence[int]],
+        wanted: Sequence[Wanted] | None = None,
+    ) -> Scored:
+        """Score `bodies` (R lists of tokens), body r for the ask `rows[r]` of `work`.
+
+        `wanted` (R) None: every token of the body and the `</think>` after it.
+        """
         creative = self.creative
         moon, prepare = creative.moon, creative.moon.prepare
         asks = [work.asks[i] for i in rows]
         tails = [[prepare.think, *body, prepare.end_think, *creative.after] for body in bodies]
+        if wanted is None:
+            wanted = [whole(body, prepare.end_think) for body in bodies]
         with computing_in(self.compute_dtype, moon.backbone):
             seen = creative.see_pixels(work.pixels, work.grid)
             batch, visual = creative.batch(asks, tails, [work.places[i] for i in rows], seen)
             states = moon.read(batch, visual).states
             n = torch.arange(len(rows), device=states.device)
             answers = moon.logits(states[n, batch.emb]).float().log_softmax(-1)
-            count = torch.tensor([len(body) + 1 for body in bodies], device=states.device)
-            first = (
-                batch.emb - len(creative.after) - count
-            )  # where `<think>` is: it speaks of the first token
+            count = torch.tensor([len(one.tokens) for one in wanted], device=states.device)
+            length = torch.tensor([len(tail) for tail in tails], device=states.device)
+            first = batch.emb - length + 1  # where `<think>` is: it speaks of the first token
             place = torch.arange(int(count.max()), device=states.device)[None] < count[:, None]
-            at = (first[:, None] + torch.arange(place.shape[1], device=states.device)[None])[place]
             row = n[:, None].expand_as(place)[place]
+            told = [place for one in wanted for place in one.places]
+            at = first[row] + torch.tensor(told, dtype=torch.long, device=states.device)
             logits = moon.logits(states[row, at])
         logits = (logits.float() + banned_tokens(moon)) / self.temperature
         every = logits.log_softmax(-1)
         with torch.no_grad():  # a figure, not a loss
             entropy = -(every.exp() * every.clamp(min=-1e4)).sum(-1)
-        targets = batch.input_ids[row, at + 1]
+        tokens = [token for one in wanted for token in one.tokens]
+        targets = torch.tensor(tokens, dtype=torch.long, device=every.device)
         zeros = every.new_zeros(place.shape)
         labels = torch.tensor([[creative.label_ids[label] for label in ask.labels] for ask in asks])
         return Scored(
@@ -89,15 +116,54 @@ class VerdictPolicy(PreTrainedModel):
             seen = creative.see_pixels(work.pixels, work.grid)
             return creative.write(work.asks, work.places, seen, pick, times)
 
+    @torch.no_grad()
+    def describe(self, work: Work, rows: Sequence[int]) -> list[tuple[Side, Side]]:
+        """What the policy says of both creatives of the asks `rows`, for a selector that describes first."""
+        creative = self.creative
+        asks, places = [work.asks[i] for i in rows], [work.places[i] for i in rows]
+        with computing_in(self.compute_dtype, creative.moon.backbone):
+            seen = creative.see_pixels(work.pixels, work.grid)
+            told = describe(creative, asks, places, seen, greedy)
+        return [(first, second) for (first, _), (second, _) in told]
 
-def reasons_loss(logps: Tensor, bodies: Sequence[Sequence[int]]) -> Tensor:
-    """Mean cross-entropy (a scalar) of the tokens of reasons that are taught, by their log-probabilities.
+    @torch.no_grad()
+    def compare(self, work: Work, rows: Sequence[int], form: Form) -> tuple[Tensor, Tensor]:
+        """Choices (R, questions) of the policy, and log-probabilities (R, 2) of its answers after them."""
+        creative = self.creative
+        asks, places = [work.asks[i] for i in rows], [work.places[i] for i in rows]
+        with computing_in(self.compute_dtype, creative.moon.backbone):
+            seen = creative.see_pixels(work.pixels, work.grid)
+            picked, final = compare(creative, asks, places, seen, form)
+            return picked, creative.answer_logits(final, asks).log_softmax(-1)
 
-    `logps` is (R, T). Rows with an empty body are not taught; each of the others counts with its `</think>`.
+
+def label_targets(
+    form: Form, picked: Tensor, known: Sequence[Assessment | None], rows: Sequence[int] | None = None
+) -> tuple[list[list[int]], list[Wanted]]:
+    """Bodies of a form with the choices `picked`, and the answers that `known` assessments want there.
+
+    Of all rows of the form, or of some `rows`, to which `known` belongs then.
+    What is wanted need not be what was picked: after its own choices, too, a policy is to choose rightly
+    (DAgger's idea, 1011.0686).
     """
-    taught = torch.tensor([bool(body) for body in bodies], device=logps.device)
-    counts = sum(len(body) + 1 for body in bodies if body)
-    return -(logps * taught[:, None]).sum() / max(1, counts)
+    bodies, slots = form.fill(picked)
+    chosen = list(range(len(bodies)) if rows is None else rows)
+    wanted = []
+    for r, one in zip(chosen, known, strict=True):
+        heads, at = form.heads[r].tolist(), slots[r].tolist()
+        right = choices(one) if one is not None else []
+        tokens = [options[k] for options, k in zip(heads, right, strict=False)]
+        wanted.append(Wanted(tokens, at[: len(tokens)]))
+    return [bodies[r] for r in chosen], wanted
+
+
+def reasons_loss(logps: Tensor, counts: Sequence[int]) -> Tensor:
+    """Mean cross-entropy (a scalar) of the tokens that are taught, by their log-probabilities (R, T).
+
+    Row r has `counts[r]` of them, or 0 where nothing is taught: that row does not count.
+    """
+    taught = torch.tensor([count > 0 for count in counts], device=logps.device)
+    return -(logps * taught[:, None]).sum() / max(1, sum(counts))
 
 
 def answer_loss(answers: Tensor, targets: Sequence[float]) -> Tensor:

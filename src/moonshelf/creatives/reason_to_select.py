@@ -7,11 +7,14 @@ reasons; the answer is one token, whose whole distribution is known, so its grad
 follows the model's own reasons and learns the posterior (ours; the joint stage of the embedding model joins
 GRPO and InfoNCE in the same way). Where annotated reasons are known, their cross-entropy can hold the writing
 to what it learnt (InstructGPT's mix with pretraining data, 2203.02155; the use here is ours). The groups of
-GRPO are the G reasons of one ask. The trainer, its logs and its alarm are those of the joint stage.
+GRPO are the G reasons of one ask; of a selector that describes first (`describe`), the G descriptions of one
+creative, the g-th of which is compared with the g-th of its rival, in both orders. The trainer, its logs and
+its alarm are those of the joint stage.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +23,48 @@ from torch import Tensor
 from trl import GRPOConfig
 
 from moonshelf.creatives.data import Example, Work, draw, load_examples, make_work
-from moonshelf.creatives.evidence import check_assessment
-from moonshelf.creatives.policy import Scored, VerdictPolicy, answer_loss, reasons_loss
-from moonshelf.creatives.prompt import read_assessment
+from moonshelf.creatives.describe import Form, ask_alone, read_written
+from moonshelf.creatives.evidence import check, check_assessment
+from moonshelf.creatives.policy import (
+    Scored,
+    VerdictPolicy,
+    Wanted,
+    answer_loss,
+    label_targets,
+    reasons_loss,
+    whole,
+)
+from moonshelf.creatives.prompt import read_assessment, write_description
+from moonshelf.creatives.protocol import Assessment
 from moonshelf.creatives.recipe import GrpoRecipe
 from moonshelf.creatives.rewards import REWARDS
 from moonshelf.creatives.training import resume_from, run
-from moonshelf.errors import UserError
 from moonshelf.model.decode import Decoded, sampling
 from moonshelf.model.precision import resolve
 from moonshelf.training.grpo import advantages, total
 from moonshelf.training.tracking import quiet_dependencies
 from moonshelf.training.trainer import RolloutTrainer, grpo_arguments
+
+
+@dataclass
+class Rollouts:
+    """What was written in a step, R rows of which each G are of one ask."""
+
+    written: list[Decoded]
+    p: Tensor  # (R,): that the first creative is the better one, after these reasons
+    other: Tensor  # (R,): the same by the other order
+    found: list[Assessment | None]  # A being the first; None where the format was not kept
+    checked: list[tuple[int, int]]  # claims: refuted, and all that could be checked
+
+
+@dataclass
+class Beside:
+    """Rows that are scored in the same pass, after the n rollouts, and whose answers are taught."""
+
+    rows: list[int]
+    bodies: list[list[int]]
+    wanted: list[Wanted]
+    answers: slice
 
 
 class VerdictTrainer(RolloutTrainer):
@@ -47,90 +80,174 @@ class VerdictTrainer(RolloutTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Draw pairs, write G reasons for both orders of each, reward them: TRL's batch of rollouts."""
-        recipe, creative = self.recipe, self.policy.creative
-        per = recipe.rollouts
+        recipe, per = self.recipe, self.recipe.rollouts
         slots = [row["slot"] for row in inputs[::per]]
         step = slots[0] // (2 * recipe.pairs)  # processes take slices of the schedule in turn
         self.work = make_work(
-            creative, draw(self.examples, recipe.pairs, recipe.seed, step), f"{recipe.seed}/{step}",
-            recipe.no_interest, recipe.no_overlays,
+            self.policy.creative, draw(self.examples, recipe.pairs, recipe.seed, step),
+            f"{recipe.seed}/{step}", recipe.no_interest, recipe.no_overlays,
         )  # fmt: skip
         if len(self.work.asks) != len(slots):
             raise ValueError("a picture of a training pair cannot be read: take the pair out of the feed")
         torch.manual_seed((recipe.seed * 1_000_003 + self.state.global_step) * 4099 + slots[0])
         self.policy.eval()
-        written = self.policy.write(self.work, sampling(recipe.sampling_temperature), per)
+        rolled = self._roll()
         self.policy.train()
-        gained = self._rewards(written)
-        self.bodies = [w.ids for w in written]
-        tokens = self._tensors(written)
+        gained = self._rewards(rolled)
+        self.bodies = [w.ids for w in rolled.written]
+        count = len(self.bodies)
+        tokens = self._tensors(rolled.written)
         tokens |= {
             "advantages": advantages(gained, per),
-            "row": torch.arange(len(written), device=gained.device),
+            "row": torch.arange(count, device=gained.device),
         }
         if self.beta:
-            rows = [r // per for r in range(len(written))]
+            rows = [self._row(r) for r in range(count)]
             tokens["ref_per_token_logps"] = self._reference_logps(
                 lambda policy: policy(self.work, rows, self.bodies)
             )
         metrics = self._metrics["train"]
-        metrics["reasons/length"].append(sum(len(w.ids) for w in written) / len(written))
-        metrics["reasons/closed"].append(sum(w.closed for w in written) / len(written))
+        metrics["reasons/length"].append(sum(len(body) for body in self.bodies) / count)
+        metrics["reasons/closed"].append(sum(w.closed for w in rolled.written) / count)
         return tokens
 
-    @torch.no_grad()
-    def _rewards(self, written: list[Decoded]) -> Tensor:
-        """(R,) weighted sum of the rewards."""
+    def _row(self, r: int) -> int:
+        """The ask that rollout r answers."""
+        return r // self.recipe.rollouts
+
+    def _roll(self) -> Rollouts:
+        """G reasons of each ask, and what they come to."""
         recipe, work, creative = self.recipe, self.work, self.policy.creative
         per = recipe.rollouts
-        asks = [work.asks[r // per] for r in range(len(written))]
-        with creative.moon.computing():
+        written = self.policy.write(work, sampling(recipe.sampling_temperature), per)
+        asks = [work.asks[self._row(r)] for r in range(len(written))]
+        with torch.no_grad(), creative.moon.computing():
             logits = creative.answer_logits(torch.stack([w.final for w in written]), asks)
         p = logits.softmax(-1)[:, 0]
         mean = p.view(-1, 2, per).mean(-1)  # pairs, orders
-        other = (1 - mean.flip(1)).reshape(-1).repeat_interleave(per)
         bodies = creative.moon.processor.tokenizer.batch_decode([w.ids for w in written])
-        rows = []
-        for r, (w, body) in enumerate(zip(written, bodies, strict=True)):
-            ask = asks[r]
-            found = read_assessment(body, ask.labels) if w.closed else None
-            refuted, claimed = check_assessment(found, ask.first.facts, ask.second.facts) if found else (0, 0)
-            rows.append(
-                {
-                    "prompt": "", "valid": found is not None, "p": float(p[r]),
-                    "posterior": work.targets[r // per], "other": float(other[r]),
-                    "rubric": found.rubric() if found else 0, "refuted": refuted, "claimed": claimed,
-                }
-            )  # fmt: skip
-        earned = self._calculate_rewards(rows, [""] * len(rows), bodies, [w.ids for w in written])
+        found, checked = list[Assessment | None](), []
+        for w, body, ask in zip(written, bodies, asks, strict=True):
+            one = read_assessment(body, ask.labels) if w.closed else None
+            found.append(one)
+            checked.append(check_assessment(one, ask.first.facts, ask.second.facts) if one else (0, 0))
+        return Rollouts(written, p, (1 - mean.flip(1)).reshape(-1).repeat_interleave(per), found, checked)
+
+    @torch.no_grad()
+    def _rewards(self, rolled: Rollouts) -> Tensor:
+        """(R,) weighted sum of the rewards."""
+        recipe, work, per = self.recipe, self.work, self.recipe.rollouts
+        rows = [
+            {
+                "prompt": "", "valid": found is not None, "p": p, "posterior": work.targets[r // per],
+                "other": other, "rubric": found.rubric() if found else 0,
+                "refuted": refuted, "claimed": claimed,
+            }
+            for r, (found, p, other, (refuted, claimed)) in enumerate(
+                zip(rolled.found, rolled.p.tolist(), rolled.other.tolist(), rolled.checked, strict=True)
+            )
+        ]  # fmt: skip
+        texts = self.policy.creative.moon.processor.tokenizer.batch_decode([w.ids for w in rolled.written])
+        earned = self._calculate_rewards(rows, [""] * len(rows), texts, [w.ids for w in rolled.written])
         first = self.accelerator.process_index * len(rows)
         earned = earned[first : first + len(rows)]
         gained = total(earned, torch.tensor(list(recipe.rewards.values()), device=earned.device))
         self._log_rewards(earned, gained.view(-1, per))
         return gained
 
+    def _beside(self, chosen: list[int]) -> Beside:
+        """The known reasons of an ask go with its first rollout; answers follow the rollouts."""
+        return Beside(*self._known(chosen), slice(0, len(chosen)))
+
+    def _known(self, chosen: list[int]) -> tuple[list[int], list[list[int]], list[Wanted]]:
+        """Rows, bodies and what is wanted of the known texts of the asks whose first rollout is `chosen`."""
+        firsts = (
+            [self._row(r) for r in chosen if not r % self.recipe.rollouts] if self.recipe.cot_weight else []
+        )
+        rows = [i for i in firsts if self.work.bodies[i]]
+        bodies = [self.work.bodies[i] for i in rows]
+        return rows, bodies, self._whole(bodies)
+
+    def _whole(self, bodies: list[list[int]]) -> list[Wanted]:
+        return [whole(body, self.policy.moon.prepare.end_think) for body in bodies]
+
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """TRL's loss plus the answer's and the known reasons', from one pass over this slice of rollouts."""
         recipe, work, chosen = self.recipe, self.work, inputs["row"].tolist()
-        rows = [r // recipe.rollouts for r in chosen]
-        known: list[int] = []
-        if recipe.cot_weight:  # the known reasons of an ask go with its first rollout
-            firsts = [r // recipe.rollouts for r in chosen if not r % recipe.rollouts]
-            known = [i for i in firsts if work.bodies[i]]
-        bodies = [self.bodies[r] for r in chosen] + [work.bodies[i] for i in known]
-        scored, n = model(work, rows + known, bodies), len(rows)
+        n, own, beside = len(chosen), [self.bodies[r] for r in chosen], self._beside(chosen)
+        rows = [self._row(r) for r in chosen] + beside.rows
+        scored = model(work, rows, own + beside.bodies, self._whole(own) + beside.wanted)
         width = inputs["completion_ids"].shape[1]
         logps, entropies = _wide(scored.logps[:n], width), _wide(scored.entropies[:n], width)
         self._scored = Scored(logps, entropies, scored.answers[:n])
         policy = super()._compute_loss(model, inputs)
-        answer = answer_loss(scored.answers[:n], [work.targets[i] for i in rows])
+        answer = answer_loss(scored.answers[beside.answers], [work.targets[i] for i in rows[beside.answers]])
         self._metrics["train"]["loss/answer"].append(answer.item())
-        beside = recipe.answer_weight * answer
-        if known:
-            reasons = reasons_loss(scored.logps[n:], bodies[n:])
+        extra = recipe.answer_weight * answer
+        counts = [len(one.tokens) for one in beside.wanted]
+        if recipe.cot_weight and any(counts):
+            reasons = reasons_loss(scored.logps[n:], counts)
             self._metrics["train"]["loss/known reasons"].append(reasons.item())
-            beside = beside + recipe.cot_weight * reasons
-        return self._finite(recipe.grpo_weight * policy + beside / self.current_gradient_accumulation_steps)
+            extra = extra + recipe.cot_weight * reasons
+        return self._finite(recipe.grpo_weight * policy + extra / self.current_gradient_accumulation_steps)
+
+
+class DescriptionTrainer(VerdictTrainer):
+    """The same for a selector that describes first: a rollout is a description of one creative.
+
+    Rollout g of a creative is compared with rollout g of its rival, its own creative shown first; the rival's
+    comparison is the other order. So one row of a form belongs to each rollout. The work of a step has an ask
+    of one picture for each of its asks, after them: that ask's first creative.
+    """
+
+    form: Form  # of the step, one row a rollout, and what was picked in it
+    picked: Tensor
+
+    def _row(self, r: int) -> int:
+        return 2 * self.recipe.pairs + super()._row(r)
+
+    def _roll(self) -> Rollouts:
+        recipe, creative, per = self.recipe, self.policy.creative, self.recipe.rollouts
+        pairs, prepare = self.work, creative.moon.prepare
+        alone = replace(
+            pairs,
+            asks=[ask_alone(creative, ask, 0) for ask in pairs.asks],
+            places=[where[:1] for where in pairs.places],
+        )
+        written = self.policy.write(alone, sampling(recipe.sampling_temperature), per)
+        told = read_written(creative, written)
+        rival = [(r // per ^ 1) * per + r % per for r in range(len(told))]
+        rows = [r // per for r in range(len(told))]
+        asks = [pairs.asks[i] for i in rows]
+        evidence = [(side, told[rival[r]][0]) for r, (side, _) in enumerate(told)]
+        self.form = Form(creative, asks, evidence)
+        self.picked, answers = self.policy.compare(pairs, rows, self.form)
+        p = answers[:, 0].exp()
+        bodies = creative.moon.processor.tokenizer.batch_decode(self.form.fill(self.picked)[0])
+        found, checked = list[Assessment | None](), []
+        for (side, kept), body, ask in zip(told, bodies, asks, strict=True):
+            found.append(read_assessment(body, ask.labels) if kept else None)
+            claims = [check(question, reason, ask.first.facts) for question, reason in side.items()]
+            checked.append((sum(wrong for wrong, _ in claims), sum(n for _, n in claims)))
+        known = [write_description(one) if one is not None else "" for one in pairs.known]
+        self.work = replace(
+            pairs,
+            asks=[*pairs.asks, *alone.asks],
+            bodies=[*pairs.bodies, *(prepare.ids(text) if text else [] for text in known)],
+            targets=[*pairs.targets, *pairs.targets],
+            places=[*pairs.places, *alone.places],
+            known=[*pairs.known, *pairs.known],
+        )
+        return Rollouts(written, p, 1 - p[rival], found, checked)
+
+    def _beside(self, chosen: list[int]) -> Beside:
+        """A comparison goes with each rollout, and is taught its labels and its answer."""
+        rows = [r // self.recipe.rollouts for r in chosen]
+        known = [self.work.known[i] if self.recipe.cot_weight else None for i in rows]
+        bodies, wanted = label_targets(self.form, self.picked, known, chosen)
+        more, texts, theirs = self._known(chosen)
+        n = len(chosen)
+        return Beside(rows + more, bodies + texts, wanted + theirs, slice(n, 2 * n))
 
 
 def _wide(values: Tensor, width: int) -> Tensor:
@@ -147,11 +264,10 @@ def train_grpo(recipe: GrpoRecipe, data: Path) -> Path:
     """Run GRPO on a selector that CoT-SFT made; returns the folder of the best one."""
     quiet_dependencies()
     creative = resume_from(recipe, recipe.model)
-    if creative.prompt.describe_first:
-        raise UserError("GRPO trains reasons that are written in one go: set describe_first to false.")
     examples = [example for source in recipe.sources for example in load_examples(source, data)]
     policy = VerdictPolicy(
         creative, resolve(recipe.precision, creative.moon.device), recipe.sampling_temperature
     )
-    trainer = VerdictTrainer(policy, recipe, examples, arguments(recipe))
+    kind = DescriptionTrainer if creative.prompt.describe_first else VerdictTrainer
+    trainer = kind(policy, recipe, examples, arguments(recipe))
     return run(trainer, recipe, creative, data, "Reason-to-Select")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,19 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
 from moonshelf.creatives import outcomes
-from moonshelf.creatives.data import Example, draw, load_examples, make_descriptions, make_work
+from moonshelf.creatives.data import Example, Work, draw, load_examples, make_descriptions, make_work
+from moonshelf.creatives.describe import Form, choices, sides
 from moonshelf.creatives.model_backend import ADAPTER, CreativeConfig, CreativeModel, load_base
-from moonshelf.creatives.policy import VerdictPolicy, answer_loss, order_gap, reasons_loss
+from moonshelf.creatives.policy import (
+    VerdictPolicy,
+    Wanted,
+    answer_loss,
+    label_targets,
+    order_gap,
+    reasons_loss,
+)
 from moonshelf.creatives.prompt import INSTRUCTION, write_assessment
+from moonshelf.creatives.protocol import QUESTIONS
 from moonshelf.creatives.recipe import SftRecipe
 from moonshelf.creatives.selector import fit_temperature, judge, mean_probability
 from moonshelf.model import files
@@ -60,33 +70,69 @@ class SftTrainer(Budgeted, Trainer):
         recipe, step = self.recipe, self.state.global_step
         first = int(inputs["slots"][0]) // recipe.pairs  # processes take slices of the schedule in turn
         examples = draw(self.examples, recipe.pairs, recipe.seed, first)
-        again = recipe.describe_every and step % recipe.describe_every == 0
-        if step < recipe.describe_steps or again:
+        every = recipe.describe_every
+        if step < recipe.describe_steps or (every and step % every == 0):
             work = make_descriptions(
                 self.policy.creative, examples, f"{recipe.seed}/{first}", recipe.no_overlays
             )
             scored = model(work, range(len(work.bodies)), work.bodies)
-            return self._loss(reasons=reasons_loss(scored.logps, work.bodies))
-        direct = step % recipe.direct_every == recipe.direct_every - 1
-        own = self.share(step) >= recipe.own_from and step % recipe.own_every == 0
+            return self._loss(reasons=reasons_loss(scored.logps, [len(body) + 1 for body in work.bodies]))
+        turn = step - step // every - 1 if every else step  # among the steps of pairs
+        direct = turn % recipe.direct_every == recipe.direct_every - 1
+        own = self.share(step) >= recipe.own_from and turn % recipe.own_every == 0
         work = make_work(
             self.policy.creative, examples, f"{recipe.seed}/{first}", recipe.no_interest,
             recipe.no_overlays, taught=not (direct or own),
         )  # fmt: skip
-        untaught = [i for i, body in enumerate(work.bodies) if not body]
-        bodies = list(work.bodies)
-        if untaught and not direct:
+        rows = range(len(work.asks))
+        if direct:
+            scored = model(work, rows, work.bodies)
+            counts = [0] * len(rows)
+        elif self.policy.creative.prompt.describe_first:
+            bodies, wanted = self._compared(work)
+            scored = model(work, rows, bodies, wanted)
+            counts = [len(one.tokens) for one in wanted]
+        else:
+            scored = model(work, rows, self._completed(work))
+            counts = [len(body) + 1 if body else 0 for body in work.bodies]
+        return self._loss(
+            reasons=reasons_loss(scored.logps, counts),
+            answer=answer_loss(scored.answers, work.targets),
+            gap=order_gap(scored.answers),
+        )
+
+    def _completed(self, work: Work) -> list[list[int]]:
+        """Bodies, those that are not taught written by the model itself."""
+        bodies, untaught = list(work.bodies), [i for i, body in enumerate(work.bodies) if not body]
+        if untaught:
             self.policy.eval()
             written = self.policy.write(_part(work, untaught))
             self.policy.train()
             for i, reasons in zip(untaught, written, strict=True):
                 bodies[i] = reasons.ids
-        scored = model(work, range(len(bodies)), bodies)
-        return self._loss(
-            reasons=reasons_loss(scored.logps, work.bodies),
-            answer=answer_loss(scored.answers, work.targets),
-            gap=order_gap(scored.answers),
+        return bodies
+
+    def _compared(self, work: Work) -> tuple[list[list[int]], list[Wanted]]:
+        """Bodies of a selector that describes first, and the labels that they should have.
+
+        Only these are taught here: their evidence is written with one image in sight, and learnt so. A row
+        that is not taught has the model's own evidence and choices.
+        """
+        rows = range(len(work.asks))
+        own = [i for i, body in enumerate(work.bodies) if not body]
+        evidence = [sides(one) if one is not None else ({}, {}) for one in work.known]
+        picked = torch.tensor(
+            [choices(one) if one is not None else [0] * len(QUESTIONS) for one in work.known]
         )
+        if own:
+            self.policy.eval()
+            for i, told in zip(own, self.policy.describe(work, own), strict=True):
+                evidence[i] = told
+            form = Form(self.policy.creative, [work.asks[i] for i in own], [evidence[i] for i in own])
+            picked[own] = self.policy.compare(work, own, form)[0]
+            self.policy.train()
+        form = Form(self.policy.creative, [work.asks[i] for i in rows], evidence)
+        return label_targets(form, picked, work.known)
 
     def _loss(self, **terms: Tensor) -> Tensor:
         recipe = self.recipe
@@ -102,10 +148,8 @@ def _slots(rows: list[dict[str, int]]) -> dict[str, Any]:
     return {"slots": torch.tensor([row["slot"] for row in rows])}
 
 
-def _part(work: Any, rows: list[int]) -> Any:
-    return type(work)(
-        [work.asks[i] for i in rows], [], [], [work.places[i] for i in rows], work.pixels, work.grid
-    )
+def _part(work: Work, rows: list[int]) -> Work:
+    return replace(work, asks=[work.asks[i] for i in rows], places=[work.places[i] for i in rows])
 
 
 def train_sft(recipe: SftRecipe, data: Path) -> Path:
