@@ -8,6 +8,7 @@ is not known refutes nothing. The vocabulary is ours, the reward and the evaluat
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from moonshelf.creatives.protocol import Assessment
@@ -20,6 +21,7 @@ _FLAWS: dict[str, tuple[Claim, ...]] = {
     "covered cut off": (("covers", "yes"), ("crop", "cropped")),
     "cut off": (("crop", "cropped"),),
 }
+_TITLED = re.compile(r"(.+?)\s+(?:not|claims|as described)\b")  # the colour that is shown stands before
 _PLACES = {"centred": "centre", "left": "left", "right": "right"}
 _TRUTHS = {"off topic ": "irrelevant", "untrue ": "false"}
 _PROPS = {"no props": "none", "few props": "few", "clutter": "clutter"}
@@ -28,20 +30,13 @@ _PROPS = {"no props": "none", "few props": "few", "clutter": "clutter"}
 def claims(question: str, reason: str) -> list[Claim]:
     """What a reason states of its picture, as far as it can be checked; [] for anything else."""
     reason = reason.strip().lower()
-    word, _, rest = reason.partition(" ")
     if question == "query":
-        if word == "says" and rest:
-            return (
-                [("legible", "none")]
-                if rest == "nothing"
-                else [("claim", "" if rest == "off topic" else rest)]
-            )
-        return {"shows": [("colour", rest)], "shown": [("scale", rest)]}.get(word, []) if rest else []
+        return [claim for part in reason.split(" and ") for claim in _answered(part)]
     if question == "title":
-        colour, apart, _ = reason.partition(" not ")
-        found: list[Claim] = [("colour", colour)] if apart else []
-        _, claims_it, said = reason.partition("claims ")
-        return [*found, ("claim", said), ("claim_truth", "false")] if claims_it and said else found
+        _, _, said = reason.partition("claims ")
+        colour = _TITLED.match(reason)
+        found: list[Claim] = [("colour", colour[1])] if colour else []
+        return [*found, ("claim", said), ("claim_truth", "false")] if said else found
     if question == "text":
         return _words(reason)
     if question == "layout":
@@ -52,6 +47,17 @@ def claims(question: str, reason: str) -> list[Claim]:
         return [("props", _PROPS[reason])] if reason in _PROPS else []
     fact = {"subject": "scale", "background": "background"}.get(question)
     return [(fact, reason)] if fact and reason else []
+
+
+def _answered(part: str) -> list[Claim]:
+    """Claims of what a picture is said to answer a query with."""
+    word, _, rest = part.partition(" ")
+    if not rest or word not in ("says", "shows", "shown"):
+        return []
+    if word == "says" and rest == "nothing":
+        return [("legible", "none")]
+    fact = {"says": "claim", "shows": "colour", "shown": "scale"}[word]
+    return [(fact, "" if rest == "off topic" else rest)]
 
 
 def _words(reason: str) -> list[Claim]:

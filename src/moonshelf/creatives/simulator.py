@@ -380,7 +380,7 @@ def assess_truth(a: Truth, b: Truth, *, identical: bool = False) -> Assessment:
     answers["similar"] = "yes" if identical or alike or (even and shown) else "no"
     findings = []
     for key in KEYS:
-        reasons = ("", "") if key in ("same", "similar") else (_reason(key, a, b), _reason(key, b, a))
+        reasons = ("", "") if key in ("same", "similar") else (_reason(key, a), _reason(key, b))
         findings.append(Finding(question=key, answer=answers[key], reason_a=reasons[0], reason_b=reasons[1]))
     assessment = Assessment(findings=tuple(findings))
     return assessment.model_copy(update={"verdict": _verdict(assessment, gap)})
@@ -397,16 +397,21 @@ def _verdict(assessment: Assessment, gap: float) -> Side | None:
     return None if abs(lean) < 1e-9 else "A" if lean > 0 else "B"
 
 
-def _reason(key: str, mine: Truth, other: Truth) -> str:
-    """Evidence of one side in a few words: what is there, in the vocabulary of the facts."""
+def _reason(key: str, mine: Truth) -> str:
+    """Evidence of one side in a few words: what is there, in the vocabulary of the facts.
+
+    It does not depend on the other side, so it can be written with one picture in sight; and what is seen
+    stands before what follows from it.
+    """
     f = mine.facts
     if key == "query":
-        return _query_reason(mine, other)
+        said = [_spoken_to(f, ask) for ask in mine.asks if ask.kind != "nothing"]
+        return " and ".join(dict.fromkeys(said)) or "nothing asked"
     if key == "title":
         titled = mine.product.titled
-        said = [f"{f['colour']} not {titled}"] if titled not in ("", f["colour"]) else []
+        said = [f"not {titled}"] if titled not in ("", f["colour"]) else []
         said += [f"claims {f['claim']}"] if f["claim_truth"] == "false" else []
-        return " ".join(said) or "as described"
+        return " ".join([f["colour"], *(said or ["as described"])])
     if key == "text":
         words = "no words" if f["legible"] == "none" else f"{f['legible']} words"
         words = {"false": "untrue ", "irrelevant": "off topic "}.get(f["claim_truth"], "") + words
@@ -423,25 +428,17 @@ def _reason(key: str, mine: Truth, other: Truth) -> str:
     return f["scale"] if key == "subject" else f["background"]
 
 
-def _query_reason(mine: Truth, other: Truth) -> str:
-    """What speaks to the query that tells the two apart, else to the most frequent one."""
-    if not mine.asks:
-        return "nothing asked"
-    gaps = [abs(clicks.answers(mine.facts, ask) - clicks.answers(other.facts, ask)) for ask in mine.asks]
-    weighed = [gap * share for gap, share in zip(gaps, clicks.shares(len(gaps)), strict=True)]
-    ask = mine.asks[max(range(len(weighed)), key=lambda k: (weighed[k], -k))]
-    f = mine.facts
-    if ask.kind == "nothing":
-        return "nothing asked"
+def _spoken_to(facts: Mapping[str, str], ask: Ask) -> str:
+    """What a creative has to say to a query, whether it is what was asked for or not."""
     if ask.kind == "colour":
-        return f"shows {f['colour']}"
-    said = f["claim"] or ("nothing" if f["legible"] == "none" else "off topic")
-    sized = ask.value == clicks.SIZE and f["claim"] != ask.value
-    return f"shown {f['scale']}" if sized else f"says {said}"
+        return f"shows {facts['colour']}"
+    said = facts["claim"] or ("nothing" if facts["legible"] == "none" else "off topic")
+    sized = ask.value == clicks.SIZE and facts["claim"] != ask.value
+    return f"shown {facts['scale']}" if sized else f"says {said}"
 
 
 def asked_anew(pair: Pair, rng: np.random.Generator) -> Pair:
-    """The same pictures shown to shoppers who ask for one other thing, with the reasons that hold then.
+    """The same pictures shown to shoppers who ask for other things, with the reasons that hold then.
 
     The outcome belongs to other shoppers and is taken out.
     """
@@ -449,7 +446,7 @@ def asked_anew(pair: Pair, rng: np.random.Generator) -> Pair:
     counts = {"impressions": None, "clicks": None}
     made = pair.model_copy(
         update={
-            "interest": _interest(rng, product)[:1],
+            "interest": _interest(rng, product),
             "a": pair.a.model_copy(update=counts),
             "b": pair.b.model_copy(update=counts),
             "true_rates": None,
