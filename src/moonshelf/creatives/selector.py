@@ -79,7 +79,9 @@ def _look(ref: ImageRef) -> _Seen:
         return _Seen(problem=f"cannot be read: {error}")
     size = "x".join(map(str, picture.size))
     digest = hashlib.sha256(size.encode() + picture.tobytes()).hexdigest()
-    return _Seen(digest, "is blank" if is_blank(picture) else "", picture, read_overlay(ref))
+    if is_blank(picture):
+        return _Seen(digest, "is blank", picture)
+    return _Seen(digest, "", picture, read_overlay(ref))
 
 
 @dataclass
