@@ -118,7 +118,6 @@ class SftTrainer(Budgeted, Trainer):
         Only these are taught here: their evidence is written with one image in sight, and learnt so. A row
         that is not taught has the model's own evidence and choices.
         """
-        rows = range(len(work.asks))
         own = [i for i, body in enumerate(work.bodies) if not body]
         evidence = [sides(one) if one is not None else ({}, {}) for one in work.known]
         picked = torch.tensor(
@@ -131,8 +130,7 @@ class SftTrainer(Budgeted, Trainer):
             form = Form(self.policy.creative, [work.asks[i] for i in own], [evidence[i] for i in own])
             picked[own] = self.policy.compare(work, own, form)[0]
             self.policy.train()
-        form = Form(self.policy.creative, [work.asks[i] for i in rows], evidence)
-        return label_targets(form, picked, work.known)
+        return label_targets(Form(self.policy.creative, work.asks, evidence), picked, work.known)
 
     def _loss(self, **terms: Tensor) -> Tensor:
         recipe = self.recipe
