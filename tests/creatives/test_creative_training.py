@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ pytest.importorskip("trl", reason="training needs moonshelf[train]")
 
 from moonshelf import MoonModel
 from moonshelf.creatives.adapters import write_campaigns
+from moonshelf.creatives.baselines import make_backend
 from moonshelf.creatives.data import Example, draw, load_examples, make_descriptions, make_work
 from moonshelf.creatives.describe import Form, choices, compare, describe, sides
 from moonshelf.creatives.judging import Ask
@@ -41,6 +44,7 @@ from moonshelf.creatives.simulator import assess_truth, pairs, simulate, truth
 from moonshelf.creatives.training import export, resume_from, start, train_sft
 from moonshelf.errors import UserError
 from moonshelf.model.decode import Decoded, greedy
+from moonshelf.product import ImageRef
 from moonshelf.training.recipe import Lora, load_recipe
 
 PROMPT = CreativePrompt(max_pixels=64 * 64, min_pixels=32 * 32, max_rationale_tokens=12)
@@ -181,10 +185,11 @@ def test_a_comparison_is_the_greedy_one_with_its_evidence_in_place(
     form = Form(model, work.asks, [sides(one) for one in known if one is not None])
     assert len(form.pieces) == 6
     with model.moon.inferring():
-        seen = model.see_pixels(work.pixels, work.grid)
-        picked, final = compare(model, work.asks, work.places, seen, form)
+        picked, final = compare(model, work.asks, form)
     bodies = form.fill(picked)[0]
     policy = VerdictPolicy(model, torch.float32)
+    work = make_work(model, examples[:3], "key", shown=False)  # what is compared are words alone
+    assert work.places == [()] * 6 and not work.pixels.size
     for r, (body, given) in enumerate(zip(bodies, known, strict=True)):
         written = read_assessment(decode(body), work.asks[r].labels)
         assert written is not None and given is not None
@@ -193,8 +198,8 @@ def test_a_comparison_is_the_greedy_one_with_its_evidence_in_place(
             assert (mine.reason_a, mine.reason_b) == (theirs.reason_a, theirs.reason_b)
         # no other answer to any one question is likelier where it stands
         likely = policy(work, [r], [body]).logps[0]
-        for finding in written.findings:
-            for other in ("A>B", "A=B", "A<B") if finding.answer not in ("yes", "no") else ("yes", "no"):
+        for finding in written.findings[2:]:
+            for other in ("A>B", "A=B", "A<B"):
                 changed = write_assessment(
                     written.model_copy(
                         update={
@@ -221,28 +226,47 @@ def test_the_answers_taught_are_the_true_ones_whatever_was_picked(
 ) -> None:
     """A form filled with the truth is the known reasons; the loss of its answers is that of these tokens."""
     model = describing(selector)
-    work = make_work(model, examples[:3], "key")
+    decode = model.moon.processor.tokenizer.decode
+    work = make_work(model, examples[:3], "key", shown=False)
     known = [one for one in work.known if one is not None]
     form = Form(model, work.asks, [sides(one) for one in known])
     true = torch.tensor([choices(one) for one in known])
     bodies, wanted = label_targets(form, true, known)
-    assert bodies == work.bodies and [len(one.tokens) for one in wanted] == [9] * 6
-    for body, one in zip(bodies, wanted, strict=True):
+    assert bodies == work.bodies
+    for body, one, assessment in zip(bodies, wanted, known, strict=True):
         assert [body[place] for place in one.places] == one.tokens
+        # … and, of the evidence, what follows from queries, title and the words before
+        told = re.findall(r"(?:wants|titled) (.+?) (yes|no)\b", decode(body))
+        assert decode(one.tokens[7:]).replace(" ", "") == "".join(f"{x}{y}" for x, y in told).replace(" ", "")
+        assert len(told) == sum(
+            reason.count("wants ") + reason.count("titled ")
+            for finding in assessment.findings for reason in (finding.reason_a, finding.reason_b)
+        )  # fmt: skip
+    assert any(len(one.tokens) > 7 for one in wanted)
     policy = VerdictPolicy(model, torch.float32)
     scored, full = policy(work, range(6), bodies, wanted), policy(work, range(6), bodies)
+    counts = [len(one.tokens) for one in wanted]
     for r, one in enumerate(wanted):
-        assert torch.allclose(scored.logps[r], full.logps[r, one.places], atol=1e-5)
+        assert torch.allclose(scored.logps[r, : counts[r]], full.logps[r, one.places], atol=1e-5)
     assert torch.allclose(scored.answers, full.answers)
-    assert reasons_loss(scored.logps, [9] * 6).item() == pytest.approx(-scored.logps.mean().item())
+    mean = -scored.logps.sum().item() / sum(counts)
+    assert reasons_loss(scored.logps, counts).item() == pytest.approx(mean)
     # After other choices the same answers are wanted; of a row that is not known, none.
     other, asked = label_targets(form, 1 - true.clamp(max=1), [*known[:5], None])
     assert other != bodies and [one.tokens for one in asked[:5]] == [one.tokens for one in wanted[:5]]
     assert asked[5].tokens == []
     some = policy(work, range(6), other, asked)
-    assert some.logps.shape == (6, 9) and not some.logps[5].any()
+    assert not some.logps[5].any()
     counts = [len(one.tokens) for one in asked]
-    assert reasons_loss(some.logps, counts).item() == pytest.approx(-some.logps[:5].mean().item())
+    assert counts[5] == 0
+    mean = -some.logps[:5].sum().item() / sum(counts)
+    assert reasons_loss(some.logps, counts).item() == pytest.approx(mean)
+    # After other evidence than the known one nothing of it is taught.
+    foreign = Form(model, work.asks, [sides(one)[::-1] for one in known])
+    taught = label_targets(foreign, true, known)[1]
+    assert [len(one.tokens) > 7 for one in taught] == [
+        sides(one)[0] == sides(one)[1] and len(two.tokens) > 7 for one, two in zip(known, wanted, strict=True)
+    ]
     part, same = label_targets(form, true, known[2:4], [2, 3])
     assert part == bodies[2:4] and same == wanted[2:4]
 
@@ -255,19 +279,53 @@ def test_what_is_said_of_an_image_does_not_depend_on_its_partner_or_place(select
         Ask(p.id, p.title, p.interest, p.a, p.b, ("K", "M"), (p.a.text, p.b.text))
         for pair in asked for p in (pair, pair.swapped())
     ]  # fmt: skip
-    usable, places, pictures = model._pictures(asks, range(len(asks)))
+    usable, places, pictures = model.pictures(asks, range(len(asks)))
     with model.moon.inferring():
         seen = model.see_pixels(*model.moon.prepare.pixels(pictures))
         told = describe(model, asks, places, seen, greedy)
-        written = model.write(asks, places, seen)
     assert len(usable) == 6
     by_creative = {(ask.first.id, ask.second.id): both for ask, both in zip(asks, told, strict=True)}
     for (first, second), both in by_creative.items():  # three creatives, each described once
         assert both == by_creative[second, first][::-1]
-    assert all(not one.closed and read_assessment("", ("K", "M")) is None for one in written)  # untaught
+    assert all(opinion.assessment is None for opinion in model.opinions(asks))  # untaught
     assert all(j.assessment is None and 0 <= j.p <= 1 for j in judge(model, asked))
     (there,), (back,) = (judge(model, [one]) for one in (asked[0], asked[0].swapped()))
     assert there.p + back.p == 1.0
+
+
+def test_each_image_is_described_once_and_compared_by_that(
+    selector: CreativeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opinions of six asks of three creatives, the descriptions being given."""
+    model = describing(selector)
+    (campaign,) = simulate(1, creatives=3, seed=9, same=0, alike=0)
+    asked = [one for pair in pairs(campaign) for one in (pair, pair.swapped())]
+    asks = [Ask(p.id, p.title, p.interest, p.a, p.b, ("K", "M"), (p.a.text, p.b.text)) for p in asked]
+    known = {one.a.id: write_description(one.assessment) for one in asked if one.assessment}
+    shown: list[str] = []
+
+    def write(alone: list[Ask], places: list[tuple[int, ...]], *_: object) -> list[Decoded]:
+        assert all(len(where) == 1 for where in places)
+        shown.extend(ask.first.id for ask in alone)
+        none, ids = torch.zeros(1), model.moon.prepare.ids
+        return [Decoded(ids(known[ask.first.id]), True, none[:, None], none) for ask in alone]
+
+    monkeypatch.setattr(model, "write", write)
+    opinions = model.opinions(asks)
+    assert sorted(shown) == sorted(known)
+    for one, opinion in zip(asked, opinions, strict=True):
+        assert opinion.assessment is not None and sides(opinion.assessment) == sides(one.assessment)  # type: ignore[arg-type]
+    alone = [model.opinions([ask])[0] for ask in asks]
+    assert [one.p_first for one in alone] == pytest.approx([one.p_first for one in opinions], abs=1e-5)
+    assert len(shown) == 3 + 12  # nothing is remembered while weights may change
+    model.told = {}
+    assert [one.assessment for one in model.opinions(asks)] == [one.assessment for one in opinions]
+    assert [model.opinions([ask])[0].assessment for ask in asks] == [one.assessment for one in opinions]
+    assert len(shown) == 15 + 3
+    broken = replace(
+        asks[0], second=asks[0].second.model_copy(update={"image": ImageRef(data=b"x"), "sha256": ""})
+    )
+    assert [one.p_first is None for one in model.opinions([broken, asks[0]])] == [True, False]
 
 
 def test_a_description_is_read_as_it_was_written(examples: list[Example]) -> None:
@@ -436,6 +494,9 @@ def test_a_description_is_paid_for_its_own_claims_and_for_the_comparison(
     prompt = PROMPT.model_copy(update={"describe_first": True, "overlays": True})
     selector = tmp_path / "selector"
     export(start(settings(SftRecipe, base, feed, tmp_path, prompt=prompt)), selector)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="described once"):
+        make_backend(f"{selector}:direct")
+    assert not make_backend(f"{selector}:pixels").prompt.overlays  # type: ignore[attr-defined]
     recipe = settings(GrpoRecipe, selector, feed, tmp_path / "grpo", rollouts=3, pairs=2, cot_weight=0.5)
     assert isinstance(recipe, GrpoRecipe)
     policy = VerdictPolicy(resume_from(recipe, str(selector)), torch.float32)
@@ -469,7 +530,9 @@ def test_a_description_is_paid_for_its_own_claims_and_for_the_comparison(
     )
     beside = trainer._beside([3, 4, 5])
     assert beside.rows == [1, 1, 1, 5] and beside.answers == slice(3, 6)
-    assert beside.bodies[3] == ids(true[1]) and [len(one.tokens) for one in beside.wanted[:3]] == [9] * 3
+    assert beside.bodies[3] == ids(true[1])
+    assert [len(one.tokens) >= 7 for one in beside.wanted[:3]] == [True] * 3
+    assert trainer.work.places[:4] == [()] * 4
 
 
 def test_recipes_of_the_starter_are_valid_and_a_wrong_field_is_named(tmp_path: Path) -> None:

@@ -324,6 +324,11 @@ def make_backend(name: str, model: str | Path | MoonModel = "starter", seed: int
     from moonshelf.creatives.model_backend import CreativeModel
 
     selector = CreativeModel.from_pretrained(name)
+    if direct and selector.prompt.describe_first:
+        raise UserError(
+            f"{whole}: this selector compares by what it wrote of each image, so it cannot answer without "
+            f"reasons. Leave {DIRECT} away: an image is described once, however many it is compared with."
+        )
     selector.reasons, selector.name = not direct, whole
     if pixels:
         selector.config = selector.config.model_copy(

@@ -120,12 +120,16 @@ def make_work(
     no_interest: float = 0.0,
     no_overlays: float = 0.0,
     taught: bool = True,
+    shown: bool = True,
 ) -> Work:
     """Both orders of each example, side by side; a pair with a picture that cannot be read is left out.
 
     `no_interest` and `no_overlays` are the shares of pairs that are shown without queries, and without the
-    words on the images. Without its queries a pair's reasons are not known. `taught` False: no bodies.
+    words on the images. Without its queries a pair's reasons are known only if it is a simulated one.
+    `taught` False: no bodies. `shown` False: no images, for comparisons of words alone.
     """
+    from moonshelf.creatives.simulator import SOURCE, assess
+
     rng = random.Random(key)
     asks: list[Ask] = []
     bodies: list[str] = []
@@ -133,21 +137,23 @@ def make_work(
     places: list[tuple[int, ...]] = []
     pictures: list[Image] = []
     known: list[Assessment | None] = []
-    for example, at in _seen(model, examples, pictures):
+    for example, at in _seen(model, examples, pictures) if shown else ((one, -1) for one in examples):
         pair = example.pair
+        if pair.interest and rng.random() < no_interest:
+            pair = pair.model_copy(update={"interest": ()})
+            known_too = pair.source == SOURCE
+            pair = pair.model_copy(update={"assessment": assess(pair) if known_too else None})
         title, interest = _words(pair)
-        interest = () if rng.random() < no_interest else interest
         bare = rng.random() < no_overlays
         for swapped in (False, True):
             one = pair.swapped() if swapped else pair
             labels = model.prompt.draw_labels(key, pair.id, str(swapped))
             said = ("", "") if bare else (_overlay(one.a), _overlay(one.b))
             asks.append(Ask(pair.id, title, interest, one.a, one.b, labels, said))
-            reasons = one.assessment if interest or not pair.interest else None
-            known.append(reasons)
-            bodies.append(write_assessment(reasons, labels) if taught and reasons else "")
+            known.append(one.assessment)
+            bodies.append(write_assessment(one.assessment, labels) if taught and one.assessment else "")
             targets.append(1 - example.target if swapped else example.target)
-            places.append((at + 1, at) if swapped else (at, at + 1))
+            places.append(() if not shown else (at + 1, at) if swapped else (at, at + 1))
     return _work(model, asks, bodies, targets, places, pictures, known)
 
 
@@ -215,5 +221,5 @@ def _work(
 ) -> Work:
     if not asks:
         raise UserError("no picture of this step can be read: look at the images of the pairs.")
-    pixels, grid = model.moon.prepare.pixels(pictures)
+    pixels, grid = model.moon.prepare.pixels(pictures) if pictures else (np.empty(0), np.empty(0))
     return Work(asks, model.moon.prepare.text_ids(bodies), targets, places, pixels, grid, known)

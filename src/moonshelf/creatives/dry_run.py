@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from moonshelf.creatives.data import draw, load_examples, make_work
+from moonshelf.creatives.data import draw, load_examples, make_descriptions, make_work
 from moonshelf.creatives.outcomes import stratum
 from moonshelf.creatives.recipe import GrpoRecipe, SftRecipe
 from moonshelf.creatives.training import resume_from, start
@@ -29,17 +29,21 @@ def show(recipe: SftRecipe | GrpoRecipe, data: Path) -> None:
     print(
         f"{trained / 1e6:.2f} M of {sum(p.numel() for p in creative.moon.parameters()) / 1e6:.1f} M weights"
     )
-    work = make_work(creative, draw(examples, min(recipe.pairs, 4), recipe.seed, 0), f"{recipe.seed}/0")
+    drawn, key = draw(examples, min(recipe.pairs, 4), recipe.seed, 0), f"{recipe.seed}/0"
+    described = creative.prompt.describe_first
+    kinds_of_rows = [make_descriptions(creative, drawn, key)] if described else []
+    kinds_of_rows.append(make_work(creative, drawn, key, shown=not described))
     prepare = creative.moon.prepare
-    counts = prepare.image_tokens(work.grid)
-    lengths = []
-    for ask, body, where in zip(work.asks, work.bodies, work.places, strict=True):
-        tail = [prepare.think, *body, prepare.end_think, *creative.after]
-        lengths.append(len(creative.row(ask, [counts[p] for p in where], tail)[0]))
+    rows = []
+    for work in kinds_of_rows:
+        counts = prepare.image_tokens(work.grid) if any(work.places) else []
+        for ask, body, where in zip(work.asks, work.bodies, work.places, strict=True):
+            rows.append(creative.row(ask, [counts[p] for p in where], creative.tail(body))[0])
     rollouts = f", {recipe.rollouts} rollouts each" if isinstance(recipe, GrpoRecipe) else ""
-    print(f"a step: {recipe.pairs} pairs in both orders{rollouts}; {max(lengths)} tokens at most")
-    ids, _ = creative.row(
-        work.asks[0], [1, 1], [prepare.think, *work.bodies[0], prepare.end_think, *creative.after]
-    )
-    text = prepare.processor.tokenizer.decode(ids).replace(prepare.processor.image_token, "[picture]")
-    print(f"one row: {text}\nlikely to be the first: {work.targets[0]:.2f}")
+    longest = max(len(row) for row in rows)
+    print(f"a step: {recipe.pairs} pairs in both orders{rollouts}; {longest} tokens at most")
+    for work in kinds_of_rows:
+        ids, _ = creative.row(work.asks[0], [1] * len(work.places[0]), creative.tail(work.bodies[0]))
+        text = prepare.processor.tokenizer.decode(ids).replace(prepare.processor.image_token, "[picture]")
+        print(f"one row: {text}")
+    print(f"likely to be the first: {work.targets[0]:.2f}")

@@ -21,7 +21,11 @@ _FLAWS: dict[str, tuple[Claim, ...]] = {
     "covered cut off": (("covers", "yes"), ("crop", "cropped")),
     "cut off": (("crop", "cropped"),),
 }
-_TITLED = re.compile(r"(.+?)\s+(?:not|claims|as described)\b")  # the colour that is shown stands before
+# What is there, what is looked for, and whether it is the same; the last is the reader's word, not a claim.
+SOUGHT = re.compile(
+    r"(?P<seen>(?:says|shows|shown) .+?)(?: (?:wants|titled) (?P<sought>.+?) (?P<met>yes|no))?"
+    r"(?= and | /|,|$)"
+)
 _PLACES = {"centred": "centre", "left": "left", "right": "right"}
 _TRUTHS = {"off topic ": "irrelevant", "untrue ": "false"}
 _PROPS = {"no props": "none", "few props": "few", "clutter": "clutter"}
@@ -30,13 +34,8 @@ _PROPS = {"no props": "none", "few props": "few", "clutter": "clutter"}
 def claims(question: str, reason: str) -> list[Claim]:
     """What a reason states of its picture, as far as it can be checked; [] for anything else."""
     reason = reason.strip().lower()
-    if question == "query":
+    if question in ("query", "title"):
         return [claim for part in reason.split(" and ") for claim in _answered(part)]
-    if question == "title":
-        _, _, said = reason.partition("claims ")
-        colour = _TITLED.match(reason)
-        found: list[Claim] = [("colour", colour[1])] if colour else []
-        return [*found, ("claim", said), ("claim_truth", "false")] if said else found
     if question == "text":
         return _words(reason)
     if question == "layout":
@@ -50,13 +49,16 @@ def claims(question: str, reason: str) -> list[Claim]:
 
 
 def _answered(part: str) -> list[Claim]:
-    """Claims of what a picture is said to answer a query with."""
-    word, _, rest = part.partition(" ")
-    if not rest or word not in ("says", "shows", "shown"):
+    """Claims of what a picture is said to have to do with a query, or with the title."""
+    found = SOUGHT.fullmatch(part)
+    if found is None:
         return []
+    word, _, rest = found["seen"].partition(" ")
     if word == "says" and rest == "nothing":
         return [("legible", "none")]
     fact = {"says": "claim", "shows": "colour", "shown": "scale"}[word]
+    if rest.startswith("untrue "):
+        return [("claim_truth", "false"), (fact, rest.removeprefix("untrue "))]
     return [(fact, "" if rest == "off topic" else rest)]
 
 

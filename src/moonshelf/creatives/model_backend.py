@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from moonshelf import images
-from moonshelf.creatives.describe import describe_and_compare
+from moonshelf.creatives.describe import ASKS_A_BATCH, Side, opine
 from moonshelf.creatives.judging import Ask, Opinion
 from moonshelf.creatives.prompt import ANSWER, CreativePrompt, read_assessment
 from moonshelf.errors import UserError
@@ -36,7 +36,6 @@ from moonshelf.model.precision import Precision
 from moonshelf.model.processing import Batch
 from moonshelf.product import ImageRef
 
-ASKS_A_BATCH = 32  # rows that are read and written together; ours, measured flat from 16 to 64 on two cores
 ADAPTER = "adapter_model.safetensors"
 
 
@@ -61,6 +60,8 @@ class CreativeModel:
         self.config, self.name = config or CreativeConfig(), name
         self.reasons = True  # False answers at once: faster, and without reasons
         self.folder: Path | None = None
+        # Descriptions by what they depend on, where they may be kept: never while the weights change.
+        self.told: dict[Hashable, tuple[Side, bool]] | None = None
         self.lora: Any = None  # settings of adapters that stand beside the weights while they are trained,
         self.tokens: list[int] = []  # and rows of the embedding that are trained with them
         prompt = self.config.prompt
@@ -125,7 +126,7 @@ class CreativeModel:
             if merge:
                 merge_adapter(moon.backbone, place)
         model = cls(moon, config, name=str(folder))
-        model.folder = place
+        model.folder, model.told = place, {} if merge else None
         return model
 
     @cached_property
@@ -141,7 +142,10 @@ class CreativeModel:
     # ---- rows ------------------------------------------------------------------------------------
 
     def row(self, ask: Ask, tokens: Sequence[int], tail: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Ids and kinds of one prompt, as `Preprocessor.row` gives them; `tokens` of the two images."""
+        """Ids and kinds of one prompt, as `Preprocessor.row` gives them.
+
+        `tokens` of the two images; of the one that is described; or none, where words alone are compared.
+        """
         prepare = self.moon.prepare
         ids, kinds = list(prepare.prefix), [0] * len(prepare.prefix)
 
@@ -158,11 +162,15 @@ class CreativeModel:
             put([*prepare.vision[1], *prepare.ids("\n")], 0)
             if said := self.prompt.says(overlay):
                 put(prepare.ids(said), 2)
-        if len(tokens) == 2:
+        if len(tokens) != 1:
             put(prepare.ids(f"first {ask.labels[0]}, second {ask.labels[1]}\n"), 0)
         put(prepare.suffix, 0)
         put(tail, 3)
         return ids, kinds
+
+    def tail(self, body: Sequence[int]) -> list[int]:
+        """What follows a prompt up to `<answer>`, with the reasons `body`, which may be empty."""
+        return [self.moon.prepare.think, *body, self.moon.prepare.end_think, *self.after]
 
     def see_pixels(self, pixels: np.ndarray, grid: np.ndarray) -> tuple[Any, list[int], np.ndarray]:
         """Visual features of pictures that `Preprocessor.pixels` cut, tokens of each, and their grids."""
@@ -175,9 +183,15 @@ class CreativeModel:
         asks: Sequence[Ask],
         tails: Sequence[Sequence[int]],
         places: Sequence[tuple[int, ...]],
-        seen: tuple[Any, list[int], np.ndarray],
+        seen: tuple[Any, list[int], np.ndarray] | None,
     ) -> tuple[Batch, Any]:
-        """One padded batch of asks whose images are at `places` of what was seen, and its features."""
+        """One padded batch of asks whose images are at `places` of what was seen, and its features.
+
+        `seen` may be None where no ask has an image.
+        """
+        if seen is None:
+            rows = [self.row(ask, (), tail) for ask, tail in zip(asks, tails, strict=True)]
+            return self.moon.prepare.collate(rows).to(self.moon.device), None
         visual, counts, grid = seen
         rows = [
             self.row(ask, [counts[p] for p in where], tail)
@@ -198,10 +212,12 @@ class CreativeModel:
 
     def opinions(self, asks: Sequence[Ask], pick: Pick = greedy) -> list[Opinion]:
         """Reasons and probability of each ask; an image that cannot be read gives `p_first` None."""
+        if self.prompt.describe_first:
+            return opine(self, asks, pick)
         results: list[Opinion | None] = [None] * len(asks)
         for start in range(0, len(asks), ASKS_A_BATCH):
             part = range(start, min(start + ASKS_A_BATCH, len(asks)))
-            usable, places, pictures = self._pictures(asks, part)
+            usable, places, pictures = self.pictures(asks, part)
             for i in set(part) - set(usable):
                 results[i] = Opinion(None)
             if not usable:
@@ -228,9 +244,7 @@ class CreativeModel:
         self, asks: Sequence[Ask], places: Sequence[tuple[int, ...]], seen: tuple[Any, list[int], np.ndarray]
     ) -> Tensor:
         """States (B, d) at `<answer>` after empty reasons."""
-        prepare = self.moon.prepare
-        tail = [prepare.think, prepare.end_think, *self.after]
-        batch, visual = self.batch(asks, [tail] * len(asks), places, seen)
+        batch, visual = self.batch(asks, [self.tail([])] * len(asks), places, seen)
         return self.moon.read(batch, visual).states[torch.arange(len(asks)), batch.emb]
 
     def write(
@@ -245,8 +259,6 @@ class CreativeModel:
 
         `times` over, rollouts of one ask side by side.
         """
-        if self.prompt.describe_first and times == 1 and len(places[0]) == 2:
-            return describe_and_compare(self, asks, places, seen, pick)
         moon = self.moon
         batch, visual = self.batch(asks, [[moon.prepare.think]] * len(asks), places, seen)
         reading = moon.read(batch, visual, use_cache=True)
@@ -254,7 +266,7 @@ class CreativeModel:
             batch, reading = repeat_rows(batch, reading, times)
         return decode(moon, batch, reading, self.after, pick=pick)
 
-    def _pictures(
+    def pictures(
         self, asks: Sequence[Ask], part: Sequence[int]
     ) -> tuple[list[int], list[tuple[int, int]], list[Any]]:
         """Asks whose images can be read, where each one's images are, and the images, each once."""

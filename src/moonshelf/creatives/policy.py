@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from moonshelf.creatives.data import Work
-from moonshelf.creatives.describe import Form, Side, choices, compare, describe
+from moonshelf.creatives.describe import Form, Side, choices, compare, describe, sides
 from moonshelf.creatives.model_backend import CreativeModel
 from moonshelf.creatives.protocol import Assessment
 from moonshelf.model.decode import Decoded, Pick, banned_tokens, greedy
@@ -75,14 +75,14 @@ class VerdictPolicy(PreTrainedModel):
         `wanted` (R) None: every token of the body and the `</think>` after it.
         """
         creative = self.creative
-        moon, prepare = creative.moon, creative.moon.prepare
-        asks = [work.asks[i] for i in rows]
-        tails = [[prepare.think, *body, prepare.end_think, *creative.after] for body in bodies]
+        moon = creative.moon
+        asks, places = [work.asks[i] for i in rows], [work.places[i] for i in rows]
+        tails = [creative.tail(body) for body in bodies]
         if wanted is None:
-            wanted = [whole(body, prepare.end_think) for body in bodies]
+            wanted = [whole(body, moon.prepare.end_think) for body in bodies]
         with computing_in(self.compute_dtype, moon.backbone):
-            seen = creative.see_pixels(work.pixels, work.grid)
-            batch, visual = creative.batch(asks, tails, [work.places[i] for i in rows], seen)
+            seen = creative.see_pixels(work.pixels, work.grid) if any(places) else None
+            batch, visual = creative.batch(asks, tails, places, seen)
             states = moon.read(batch, visual).states
             n = torch.arange(len(rows), device=states.device)
             answers = moon.logits(states[n, batch.emb]).float().log_softmax(-1)
@@ -128,32 +128,38 @@ class VerdictPolicy(PreTrainedModel):
 
     @torch.no_grad()
     def compare(self, work: Work, rows: Sequence[int], form: Form) -> tuple[Tensor, Tensor]:
-        """Choices (R, questions) of the policy, and log-probabilities (R, 2) of its answers after them."""
-        creative = self.creative
-        asks, places = [work.asks[i] for i in rows], [work.places[i] for i in rows]
+        """Choices (R, 7) of the policy, and log-probabilities (R, 2) of its answers after them."""
+        creative, asks = self.creative, [work.asks[i] for i in rows]
         with computing_in(self.compute_dtype, creative.moon.backbone):
-            seen = creative.see_pixels(work.pixels, work.grid)
-            picked, final = compare(creative, asks, places, seen, form)
+            picked, final = compare(creative, asks, form)
             return picked, creative.answer_logits(final, asks).log_softmax(-1)
 
 
 def label_targets(
     form: Form, picked: Tensor, known: Sequence[Assessment | None], rows: Sequence[int] | None = None
 ) -> tuple[list[list[int]], list[Wanted]]:
-    """Bodies of a form with the choices `picked`, and the answers that `known` assessments want there.
+    """Bodies of a form with the choices `picked` (R, 7), and the answers that `known` assessments want there.
 
     Of all rows of the form, or of some `rows`, to which `known` belongs then.
     What is wanted need not be what was picked: after its own choices, too, a policy is to choose rightly
-    (DAgger's idea, 1011.0686).
+    (DAgger's idea, 1011.0686). Where the evidence is the known one, so is what in it follows from words.
     """
     bodies, slots = form.fill(picked)
     chosen = list(range(len(bodies)) if rows is None else rows)
     wanted = []
     for r, one in zip(chosen, known, strict=True):
-        heads, at = form.heads[r].tolist(), slots[r].tolist()
-        right = choices(one) if one is not None else []
-        tokens = [options[k] for options, k in zip(heads, right, strict=False)]
-        wanted.append(Wanted(tokens, at[: len(tokens)]))
+        if one is None:
+            wanted.append(Wanted([], []))
+            continue
+        at = slots[r].tolist()
+        tokens = [options[k] for options, k in zip(form.heads[r].tolist(), choices(one), strict=True)]
+        inferred = form.inferred[r] if form.evidence[r] == sides(one) else []
+        wanted.append(
+            Wanted(
+                tokens + [token for _, _, token in inferred],
+                at + [at[column] - back for column, back, _ in inferred],
+            )
+        )
     return [bodies[r] for r in chosen], wanted
 
 

@@ -12,7 +12,8 @@ A pair is read as
 and the reasons are one line a question of the protocol, flat as the product's rationale is, because that
 costs half the tokens of JSON and parses without escapes:
 
-    <think>same: no; similar: no; query: says waterproof / says nothing, K; …</think><answer>K
+    <think>same: no; similar: no; query: says waterproof wants waterproof yes and shows grey wants red no /
+    says nothing wants waterproof no and shows red wants red yes, K; …</think><answer>K
 
 What stands before the slash is seen in the first image, after it in the second; the answer follows its
 evidence. Choices (ours): the images have opaque labels, drawn anew for each ask from a handful of single
@@ -57,7 +58,7 @@ class CreativePrompt(BaseModel):
     # The first image always has the first label. For a backbone that is too small to bind names drawn anew:
     # the starter's answers stayed evenly spread over all four (docs/experiments.md).
     fixed_labels: bool = False
-    # Each image is described alone, and the pair compared by that (`describe`); otherwise in one go.
+    # Each image is described alone, and the pair compared by those words (`describe`); else all in one go.
     describe_first: bool = False
     overlays: bool = False  # words on each image, where they are known, stand after it
     max_title_chars: int = 160

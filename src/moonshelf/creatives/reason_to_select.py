@@ -235,7 +235,7 @@ class DescriptionTrainer(VerdictTrainer):
             asks=[*pairs.asks, *alone.asks],
             bodies=[*pairs.bodies, *(prepare.ids(text) if text else [] for text in known)],
             targets=[*pairs.targets, *pairs.targets],
-            places=[*pairs.places, *alone.places],
+            places=[*([()] * len(pairs.places)), *alone.places],
             known=[*pairs.known, *pairs.known],
         )
         return Rollouts(written, p, 1 - p[rival], found, checked)

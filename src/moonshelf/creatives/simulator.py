@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -373,15 +374,14 @@ def assess_truth(a: Truth, b: Truth, *, identical: bool = False) -> Assessment:
     """`assess` of two truths. `verdict` is None where nothing that can be seen speaks for a side."""
     answers: dict[str, Answer] = {key: _compared(a.terms[key] - b.terms[key]) for key in clicks.ASPECTS}
     gap = math.log(a.rate / b.rate)
-    alike = all(a.facts[key] == b.facts[key] for key in FACTS)
-    even = set(answers.values()) == {"A=B"} and abs(gap) <= clicks.TIE
-    shown = all(a.facts[key] == b.facts[key] for key in ("colour", "says", "badge", "scale", "background"))
-    answers["same"] = "yes" if identical else "no"
-    answers["similar"] = "yes" if identical or alike or (even and shown) else "no"
+    reasons = {key: (_reason(key, a), _reason(key, b)) for key in answers}
+    alike = all(of_a == of_b for of_a, of_b in reasons.values())
+    answers["same"] = _yes(identical)
+    answers["similar"] = _yes(identical or alike)
     findings = []
     for key in KEYS:
-        reasons = ("", "") if key in ("same", "similar") else (_reason(key, a), _reason(key, b))
-        findings.append(Finding(question=key, answer=answers[key], reason_a=reasons[0], reason_b=reasons[1]))
+        of_a, of_b = reasons.get(key, ("", ""))
+        findings.append(Finding(question=key, answer=answers[key], reason_a=of_a, reason_b=of_b))
     assessment = Assessment(findings=tuple(findings))
     return assessment.model_copy(update={"verdict": _verdict(assessment, gap)})
 
@@ -400,18 +400,25 @@ def _verdict(assessment: Assessment, gap: float) -> Side | None:
 def _reason(key: str, mine: Truth) -> str:
     """Evidence of one side in a few words: what is there, in the vocabulary of the facts.
 
-    It does not depend on the other side, so it can be written with one picture in sight; and what is seen
-    stands before what follows from it.
+    It does not depend on the other side, so it can be written with one picture in sight. What is there is
+    named, then what was looked for, then whether the one is the other: a label of the pair alone did not
+    teach that relation, and what is looked for, named first, is echoed (docs/experiments.md).
     """
     f = mine.facts
     if key == "query":
-        said = [_spoken_to(f, ask) for ask in mine.asks if ask.kind != "nothing"]
-        return " and ".join(dict.fromkeys(said)) or "nothing asked"
+        said = [
+            f"{_spoken_to(f, ask)} wants {ask.value} {_yes(clicks.answers(f, ask) > 0)}"
+            for ask in mine.asks
+            if ask.kind != "nothing"
+        ]
+        return " and ".join(said) or "nothing asked"
     if key == "title":
-        titled = mine.product.titled
-        said = [f"not {titled}"] if titled not in ("", f["colour"]) else []
-        said += [f"claims {f['claim']}"] if f["claim_truth"] == "false" else []
-        return " ".join([f["colour"], *(said or ["as described"])])
+        titled, material = mine.product.titled, mine.product.material
+        colour = f"shows {f['colour']}"
+        said = [f"{colour} titled {titled} {_yes(titled == f['colour'])}" if titled else colour]
+        if f["claim"] in materials_of(mine.product.kind):
+            said.append(f"says {f['claim']} titled {material} {_yes(material == f['claim'])}")
+        return " and ".join(said)
     if key == "text":
         words = "no words" if f["legible"] == "none" else f"{f['legible']} words"
         words = {"false": "untrue ", "irrelevant": "off topic "}.get(f["claim_truth"], "") + words
@@ -428,11 +435,16 @@ def _reason(key: str, mine: Truth) -> str:
     return f["scale"] if key == "subject" else f["background"]
 
 
+def _yes(so: bool) -> Literal["yes", "no"]:
+    return "yes" if so else "no"
+
+
 def _spoken_to(facts: Mapping[str, str], ask: Ask) -> str:
     """What a creative has to say to a query, whether it is what was asked for or not."""
     if ask.kind == "colour":
         return f"shows {facts['colour']}"
     said = facts["claim"] or ("nothing" if facts["legible"] == "none" else "off topic")
+    said = f"untrue {said}" if facts["claim_truth"] == "false" else said
     sized = ask.value == clicks.SIZE and facts["claim"] != ask.value
     return f"shown {facts['scale']}" if sized else f"says {said}"
 

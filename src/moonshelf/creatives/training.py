@@ -27,7 +27,7 @@ from transformers import Trainer, TrainingArguments
 
 from moonshelf.creatives import outcomes
 from moonshelf.creatives.data import Example, Work, draw, load_examples, make_descriptions, make_work
-from moonshelf.creatives.describe import Form, choices, sides
+from moonshelf.creatives.describe import COMPARED, Form, choices, sides
 from moonshelf.creatives.model_backend import ADAPTER, CreativeConfig, CreativeModel, load_base
 from moonshelf.creatives.policy import (
     VerdictPolicy,
@@ -38,7 +38,6 @@ from moonshelf.creatives.policy import (
     reasons_loss,
 )
 from moonshelf.creatives.prompt import INSTRUCTION, write_assessment
-from moonshelf.creatives.protocol import QUESTIONS
 from moonshelf.creatives.recipe import SftRecipe
 from moonshelf.creatives.selector import fit_temperature, judge, mean_probability
 from moonshelf.model import files
@@ -49,6 +48,7 @@ from moonshelf.training.tracking import Tracker, quiet_dependencies
 from moonshelf.training.trainer import Budgeted, Clock, Tally, Watch, last_checkpoint, trainer_arguments
 
 EXAMPLES_FOR_TOKENS = 2000
+WORDS_ONLY = 2  # pairs compared by words alone for one that is looked at, at about the same cost
 
 
 class SftTrainer(Budgeted, Trainer):
@@ -78,19 +78,22 @@ class SftTrainer(Budgeted, Trainer):
             scored = model(work, range(len(work.bodies)), work.bodies)
             return self._loss(reasons=reasons_loss(scored.logps, [len(body) + 1 for body in work.bodies]))
         turn = step - step // every - 1 if every else step  # among the steps of pairs
-        direct = turn % recipe.direct_every == recipe.direct_every - 1
+        described = self.policy.creative.prompt.describe_first
+        direct = not described and turn % recipe.direct_every == recipe.direct_every - 1
         own = self.share(step) >= recipe.own_from and turn % recipe.own_every == 0
+        if described and not own:  # compared by words alone
+            examples = draw(self.examples, WORDS_ONLY * recipe.pairs, recipe.seed, first)
         work = make_work(
             self.policy.creative, examples, f"{recipe.seed}/{first}", recipe.no_interest,
-            recipe.no_overlays, taught=not (direct or own),
+            recipe.no_overlays, taught=not (direct or own), shown=own or not described,
         )  # fmt: skip
         rows = range(len(work.asks))
         if direct:
             scored = model(work, rows, work.bodies)
             counts = [0] * len(rows)
-        elif self.policy.creative.prompt.describe_first:
+        elif described:
             bodies, wanted = self._compared(work)
-            scored = model(work, rows, bodies, wanted)
+            scored = model(replace(work, places=[()] * len(rows)), rows, bodies, wanted)
             counts = [len(one.tokens) for one in wanted]
         else:
             scored = model(work, rows, self._completed(work))
@@ -121,7 +124,7 @@ class SftTrainer(Budgeted, Trainer):
         own = [i for i, body in enumerate(work.bodies) if not body]
         evidence = [sides(one) if one is not None else ({}, {}) for one in work.known]
         picked = torch.tensor(
-            [choices(one) if one is not None else [0] * len(QUESTIONS) for one in work.known]
+            [choices(one) if one is not None else [0] * len(COMPARED) for one in work.known]
         )
         if own:
             self.policy.eval()
