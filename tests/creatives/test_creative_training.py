@@ -41,7 +41,7 @@ from moonshelf.creatives.recipe import STAGES, GrpoRecipe, PairSource, SftRecipe
 from moonshelf.creatives.rewards import REWARDS
 from moonshelf.creatives.selector import judge
 from moonshelf.creatives.simulator import assess_truth, pairs, simulate, truth
-from moonshelf.creatives.training import export, resume_from, start, train_sft
+from moonshelf.creatives.training import export, reason_tokens, resume_from, start, train_sft
 from moonshelf.errors import UserError
 from moonshelf.model.decode import Decoded, greedy
 from moonshelf.product import ImageRef
@@ -336,6 +336,17 @@ def test_a_description_is_read_as_it_was_written(examples: list[Example]) -> Non
     for broken in ("", "query", "query:", "query: says; taste: good", "query: says; query: says"):
         assert read_description(broken) is None
     assert write_comparison({"query": "shows red;"}, {})[2] == "; query: shows red / nothing,"
+
+
+def test_every_token_that_is_taught_has_a_trained_row(
+    selector: CreativeModel, examples: list[Example]
+) -> None:
+    """A frozen row keeps its word rare, whatever the rest learns: a description's first word is one more."""
+    tokens = set(reason_tokens(selector, examples))
+    for work in (make_work(selector, examples, "k"), make_descriptions(selector, examples, "k")):
+        used = {token for body in work.bodies for token in body}
+        assert len(used - tokens) <= 0.2 * len(used)  # a few words of queries that were drawn anew
+        assert {body[0] for body in work.bodies} <= tokens
 
 
 def test_targets_are_posteriors_and_copies_are_ties(examples: list[Example]) -> None:

@@ -37,7 +37,7 @@ from moonshelf.creatives.policy import (
     order_gap,
     reasons_loss,
 )
-from moonshelf.creatives.prompt import INSTRUCTION, write_assessment
+from moonshelf.creatives.prompt import INSTRUCTION, write_assessment, write_description
 from moonshelf.creatives.recipe import SftRecipe
 from moonshelf.creatives.selector import fit_temperature, judge, mean_probability
 from moonshelf.model import files
@@ -188,12 +188,9 @@ def start(recipe: SftRecipe, examples: Sequence[Example] = ()) -> CreativeModel:
 def reason_tokens(creative: CreativeModel, examples: Sequence[Example]) -> list[int]:
     """Ids that reasons and answers are made of: of some examples, the labels, and the tags."""
     labels = creative.prompt.labels
-    bodies = [
-        write_assessment(example.pair.assessment, pair)
-        for example in examples[:EXAMPLES_FOR_TOKENS]
-        if example.pair.assessment is not None
-        for pair in pairwise(labels)
-    ]
+    told = [one for e in examples[:EXAMPLES_FOR_TOKENS] if (one := e.pair.assessment) is not None]
+    bodies = [write_assessment(one, pair) for one in told for pair in pairwise(labels)]
+    bodies += [write_description(one) for one in told]  # whose first word has no space before it
     prepare = creative.moon.prepare
     ids = {token for body in prepare.text_ids(bodies) for token in body}
     return sorted(ids | {*creative.label_ids.values(), *creative.after, prepare.think, prepare.end_think})
