@@ -23,6 +23,7 @@ from moonshelf.creatives.adapters import write_campaigns
 from moonshelf.creatives.baselines import make_backend
 from moonshelf.creatives.data import Example, draw, load_examples, make_descriptions, make_work
 from moonshelf.creatives.describe import Form, choices, compare, describe, sides
+from moonshelf.creatives.evidence import readable
 from moonshelf.creatives.judging import Ask
 from moonshelf.creatives.model_backend import CreativeConfig, CreativeModel
 from moonshelf.creatives.outcomes import posterior
@@ -314,7 +315,8 @@ def test_each_image_is_described_once_and_compared_by_that(
     opinions = model.opinions(asks)
     assert sorted(shown) == sorted(known)
     for one, opinion in zip(asked, opinions, strict=True):
-        assert opinion.assessment is not None and sides(opinion.assessment) == sides(one.assessment)  # type: ignore[arg-type]
+        assert opinion.assessment is not None and one.assessment is not None
+        assert sides(opinion.assessment) == sides(readable(one.assessment))
     alone = [model.opinions([ask])[0] for ask in asks]
     assert [one.p_first for one in alone] == pytest.approx([one.p_first for one in opinions], abs=1e-5)
     assert len(shown) == 3 + 12  # nothing is remembered while weights may change

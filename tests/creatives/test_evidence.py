@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moonshelf.creatives.evidence import check, check_assessment, claims
+from moonshelf.creatives.evidence import check, check_assessment, claims, readable
+from moonshelf.creatives.protocol import Assessment, Finding
 from moonshelf.creatives.simulator import pairs, simulate
 
 FACTS = {
@@ -31,6 +32,7 @@ FACTS = {
         ("query", "says warm wants waterproof no", (0, 1)),
         ("query", "says untrue warm wants wool no and shown small wants large no", (0, 3)),
         ("query", "shows navy blue wants red no", (1, 1)),
+        ("query", "shows navy blue (wants red: no) and says warm (wants wool: no)", (1, 2)),
         ("query", "wants warm", (0, 0)),
         ("title", "shows red titled red yes", (0, 1)),
         ("title", "shows navy blue", (1, 1)),
@@ -62,6 +64,22 @@ def test_true_reasons_of_the_simulator_are_never_refuted_and_foreign_ones_are() 
             crossed += check_assessment(pair.assessment, pair.b.facts, pair.a.facts)[0]
     assert refuted == 0 and checked > 40 * 10
     assert crossed > 0.1 * checked
+
+
+def test_reasons_for_people_claim_what_the_written_ones_do() -> None:
+    for campaign in simulate(20, seed=6):
+        for pair in pairs(campaign):
+            assert pair.assessment is not None
+            shown = readable(pair.assessment)
+            for facts in ((pair.a.facts, pair.b.facts), (pair.b.facts, pair.a.facts)):
+                assert check_assessment(shown, *facts) == check_assessment(pair.assessment, *facts)
+            for told, written in zip(shown.findings, pair.assessment.findings, strict=True):
+                words = told.reason_a.replace("(", "").replace(")", "").replace(":", "")
+                assert words == written.reason_a
+    finding = Finding(question="query", answer="A=B", reason_a="says warm wants dry no and shows red")
+    before, after = pair.assessment.findings[:2], pair.assessment.findings[3:]
+    one = readable(Assessment(findings=(*before, finding, *after)))["query"]
+    assert one.reason_a == "says warm (wants dry: no) and shows red"
 
 
 @given(

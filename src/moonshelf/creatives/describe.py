@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from moonshelf.creatives.evidence import SOUGHT
+from moonshelf.creatives.evidence import SOUGHT, readable
 from moonshelf.creatives.judging import Ask, Opinion
 from moonshelf.creatives.prompt import read_assessment, read_description, write_comparison
 from moonshelf.creatives.protocol import QUESTIONS, Assessment
@@ -151,7 +151,7 @@ def opine(model: CreativeModel, asks: Sequence[Ask], pick: Pick) -> list[Opinion
         texts = model.moon.processor.tokenizer.batch_decode(bodies)
         for i, p, body, text, ((_, kept), (_, too)) in zip(rows, likely, bodies, texts, sides, strict=True):
             assessment = read_assessment(text, asks[i].labels) if kept and too else None
-            results[i] = Opinion(p, assessment, text, len(body))
+            results[i] = Opinion(p, readable(assessment) if assessment else None, text, len(body))
     return results
 
 

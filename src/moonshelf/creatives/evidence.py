@@ -23,8 +23,8 @@ _FLAWS: dict[str, tuple[Claim, ...]] = {
 }
 # What is there, what is looked for, and whether it is the same; the last is the reader's word, not a claim.
 SOUGHT = re.compile(
-    r"(?P<seen>(?:says|shows|shown) .+?)(?: (?:wants|titled) (?P<sought>.+?) (?P<met>yes|no))?"
-    r"(?= and | /|,|$)"
+    r"(?P<seen>(?:says|shows|shown) .+?)"
+    r"(?: \(?(?P<who>wants|titled) (?P<sought>.+?):? (?P<met>yes|no)\)?)?(?= and | /|,|$)"
 )
 _PLACES = {"centred": "centre", "left": "left", "right": "right"}
 _TRUTHS = {"off topic ": "irrelevant", "untrue ": "false"}
@@ -46,6 +46,22 @@ def claims(question: str, reason: str) -> list[Claim]:
         return [("props", _PROPS[reason])] if reason in _PROPS else []
     fact = {"subject": "scale", "background": "background"}.get(question)
     return [(fact, reason)] if fact and reason else []
+
+
+def readable(assessment: Assessment) -> Assessment:
+    """The same with its evidence as people read it: "shows grey (wants red: no)"."""
+
+    def shown(found: re.Match[str]) -> str:
+        sought = f" ({found['who']} {found['sought']}: {found['met']})" if found["met"] else ""
+        return found["seen"] + sought
+
+    findings = [
+        finding.model_copy(
+            update={name: SOUGHT.sub(shown, getattr(finding, name)) for name in ("reason_a", "reason_b")}
+        )
+        for finding in assessment.findings
+    ]
+    return assessment.model_copy(update={"findings": tuple(findings)})
 
 
 def _answered(part: str) -> list[Claim]:
