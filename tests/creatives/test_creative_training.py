@@ -328,6 +328,9 @@ def test_each_image_is_described_once_and_compared_by_that(
         asks[0], second=asks[0].second.model_copy(update={"image": ImageRef(data=b"x"), "sha256": ""})
     )
     assert [one.p_first is None for one in model.opinions([broken, asks[0]])] == [True, False]
+    unknown = replace(asks[0], first=asks[0].first.model_copy(update={"sha256": ""}))
+    model.opinions([unknown])  # what lies at its address may change
+    assert len(model.told) == 3
 
 
 def test_a_description_is_read_as_it_was_written(examples: list[Example]) -> None:

@@ -14,7 +14,7 @@ before a pairwise verdict in LLM judges (PRePair, 2406.12319), and concept bottl
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from moonshelf.creatives.prompt import read_assessment, read_description, write_
 from moonshelf.creatives.protocol import QUESTIONS, Assessment
 from moonshelf.errors import UserError
 from moonshelf.model.decode import Decoded, Pick
+from moonshelf.product import ImageRef
 
 if TYPE_CHECKING:
     from moonshelf.creatives.model_backend import CreativeModel
@@ -39,6 +40,8 @@ ASKS_A_BATCH = 32  # rows that are read and written together; ours, measured fla
 REMEMBERED = 10_000  # descriptions: a few MiB
 
 Side = dict[str, str]  # what is said of one creative, by question
+# What a description depends on, but for the model: the image (its hash where known) and the words about it.
+Described = tuple[str | ImageRef, str, str, tuple[str, ...]]
 
 
 class Form:
@@ -136,7 +139,8 @@ def opine(model: CreativeModel, asks: Sequence[Ask], pick: Pick) -> list[Opinion
     found = {key: told[key] for both in keys for key in both if key in told}
     for part in _parts(list(new)):
         found |= _described(model, {key: new[key] for key in part}, pick)
-    told |= {key: found[key] for key in new if key in found}
+    # Only an image of known content is remembered: another one may come to lie at the same address.
+    told |= {key: found[key] for key in new if key in found and isinstance(key[0], str)}
     while len(told) > REMEMBERED:
         del told[next(iter(told))]
     results = [Opinion(None)] * len(asks)
@@ -155,15 +159,14 @@ def opine(model: CreativeModel, asks: Sequence[Ask], pick: Pick) -> list[Opinion
     return results
 
 
-def _identity(ask: Ask, side: int) -> Hashable:
-    """What a description depends on, but for the model."""
+def _identity(ask: Ask, side: int) -> Described:
     creative = (ask.first, ask.second)[side]
     return creative.sha256 or creative.image, ask.overlays[side], ask.title, ask.interest
 
 
 def _described(
-    model: CreativeModel, asks: Mapping[Hashable, Ask], pick: Pick
-) -> dict[Hashable, tuple[Side, bool]]:
+    model: CreativeModel, asks: Mapping[Described, Ask], pick: Pick
+) -> dict[Described, tuple[Side, bool]]:
     """What is said of single creatives, without those whose image cannot be read."""
     keys, alone = list(asks), list(asks.values())
     usable, places, pictures = model.pictures(alone, range(len(alone)))

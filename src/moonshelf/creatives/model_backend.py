@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from moonshelf import images
-from moonshelf.creatives.describe import ASKS_A_BATCH, Side, opine
+from moonshelf.creatives.describe import ASKS_A_BATCH, Described, Side, opine
 from moonshelf.creatives.judging import Ask, Opinion
 from moonshelf.creatives.prompt import ANSWER, CreativePrompt, read_assessment
 from moonshelf.errors import UserError
@@ -61,7 +61,7 @@ class CreativeModel:
         self.reasons = True  # False answers at once: faster, and without reasons
         self.folder: Path | None = None
         # Descriptions by what they depend on, where they may be kept: never while the weights change.
-        self.told: dict[Hashable, tuple[Side, bool]] | None = None
+        self.told: dict[Described, tuple[Side, bool]] | None = None
         self.lora: Any = None  # settings of adapters that stand beside the weights while they are trained,
         self.tokens: list[int] = []  # and rows of the embedding that are trained with them
         prompt = self.config.prompt
