@@ -479,6 +479,12 @@ def test_without_reasons_the_answer_alone_is_taught(base: Path, tmp_path: Path) 
     train_sft(recipe, Path())  # type: ignore[arg-type]
     records = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
     assert all(r["reasons"] == 0 and r["answer"] > 0 for r in records if "answer" in r)
+    # … and by a selector that describes first, after what it says of each image itself
+    prompt = PROMPT.model_copy(update={"describe_first": True})
+    recipe = settings(SftRecipe, base, tmp_path / "bare", tmp_path / "first", steps=2, prompt=prompt)
+    train_sft(recipe, Path())  # type: ignore[arg-type]
+    records = [json.loads(line) for line in (tmp_path / "first" / "log.jsonl").read_text().splitlines()]
+    assert {(r["reasons"], r["answer"] > 0) for r in records if "answer" in r} == {(0, True)}
 
 
 def test_a_selector_that_describes_first_is_trained_after_its_own_descriptions(

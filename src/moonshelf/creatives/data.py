@@ -126,7 +126,7 @@ def make_work(
 
     `no_interest` and `no_overlays` are the shares of pairs that are shown without queries, and without the
     words on the images. Without its queries a pair's reasons are known only if it is a simulated one.
-    `taught` False: no bodies. `shown` False: no images, for comparisons of words alone.
+    `taught` False: no bodies. `shown` False: no images, for comparisons by words; known reasons stay so.
     """
     from moonshelf.creatives.simulator import SOURCE, assess
 
@@ -139,10 +139,10 @@ def make_work(
     known: list[Assessment | None] = []
     for example, at in _seen(model, examples, pictures) if shown else ((one, -1) for one in examples):
         pair = example.pair
-        if pair.interest and rng.random() < no_interest:
+        drawn = pair.source == SOURCE
+        if pair.interest and (shown or drawn) and rng.random() < no_interest:
             pair = pair.model_copy(update={"interest": ()})
-            known_too = pair.source == SOURCE
-            pair = pair.model_copy(update={"assessment": assess(pair) if known_too else None})
+            pair = pair.model_copy(update={"assessment": assess(pair) if drawn else None})
         title, interest = _words(pair)
         bare = rng.random() < no_overlays
         for swapped in (False, True):

@@ -81,8 +81,10 @@ class SftTrainer(Budgeted, Trainer):
         described = self.policy.creative.prompt.describe_first
         direct = not described and turn % recipe.direct_every == recipe.direct_every - 1
         own = self.share(step) >= recipe.own_from and turn % recipe.own_every == 0
-        if described and not own:  # compared by words alone
-            examples = draw(self.examples, WORDS_ONLY * recipe.pairs, recipe.seed, first)
+        if described and not own:  # compared by words alone, where reasons are known
+            more = draw(self.examples, WORDS_ONLY * recipe.pairs, recipe.seed, first)
+            told = [example for example in more if example.pair.assessment is not None]
+            own, examples = not told, told or examples
         work = make_work(
             self.policy.creative, examples, f"{recipe.seed}/{first}", recipe.no_interest,
             recipe.no_overlays, taught=not (direct or own), shown=own or not described,
