@@ -69,7 +69,8 @@ def main() -> None:
         asked = drawn(part, options)
         with console.status(part):
             if theirs is None:
-                result: dict[str, Any] = {"ours_s": median_seconds(judging(ours, asked), options.repeats, clock)}
+                seconds = median_seconds(judging(ours, asked), options.repeats, clock)
+                result: dict[str, Any] = {"ours_s": seconds}
             else:
                 result = paired(judging(ours, asked), judging(theirs, asked), options.repeats, clock)
         results[part] = result | {"pairs": len(asked)}

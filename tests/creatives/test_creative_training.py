@@ -559,7 +559,7 @@ def test_a_description_is_paid_for_its_own_claims_and_for_the_comparison(
 
 def test_recipes_of_the_starter_are_valid_and_a_wrong_field_is_named(tmp_path: Path) -> None:
     folder = Path(__file__).parents[2] / "recipes"
-    for name in ("creative-sft-starter", "creative-sft-starter-described", "creative-grpo-starter"):
+    for name in ("creative-sft-starter", "creative-grpo-starter"):
         assert load_recipe(folder / f"{name}.yaml", STAGES).stage.startswith("creative-")
     with pytest.raises(UserError, match="sources"):
         load_recipe(folder / "creative-sft-starter.yaml", STAGES, sources=[{"feed": "a", "simulated": 3}])

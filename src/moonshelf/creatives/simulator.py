@@ -401,8 +401,8 @@ def _reason(key: str, mine: Truth) -> str:
     """Evidence of one side in a few words: what is there, in the vocabulary of the facts.
 
     It does not depend on the other side, so it can be written with one picture in sight. What is there is
-    named, then what was looked for, then whether the one is the other: a label of the pair alone did not
-    teach that relation, and what is looked for, named first, is echoed (docs/experiments.md).
+    named, then what was looked for (a small model echoes what it has just read), then whether the one is the
+    other: a label of the pair alone did not teach that relation (docs/experiments.md).
     """
     f = mine.facts
     if key == "query":
