@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 COMPARED = [i for i, question in enumerate(QUESTIONS) if question.compares]
 PASSES = len(COMPARED) + 1  # these always suffice: each settles one label more; two or three mostly do
-
-
 ASKS_A_BATCH = 32  # rows that are read and written together; ours, measured flat from 16 to 64 on two cores
 REMEMBERED = 10_000  # descriptions: a few MiB
 
@@ -146,14 +144,14 @@ def opine(model: CreativeModel, asks: Sequence[Ask], pick: Pick) -> list[Opinion
     results = [Opinion(None)] * len(asks)
     for rows in _parts([i for i, both in enumerate(keys) if found.keys() >= set(both)]):
         chosen = [asks[i] for i in rows]
-        sides = [(found[keys[i][0]], found[keys[i][1]]) for i in rows]
-        form = Form(model, chosen, [(first[0], second[0]) for first, second in sides])
+        said = [(found[keys[i][0]], found[keys[i][1]]) for i in rows]
+        form = Form(model, chosen, [(first[0], second[0]) for first, second in said])
         with model.moon.inferring():
             picked, final = compare(model, chosen, form)
             likely = model.answer_logits(final, chosen).softmax(-1)[:, 0].cpu().tolist()
         bodies = form.fill(picked)[0]
         texts = model.moon.processor.tokenizer.batch_decode(bodies)
-        for i, p, body, text, ((_, kept), (_, too)) in zip(rows, likely, bodies, texts, sides, strict=True):
+        for i, p, body, text, ((_, kept), (_, too)) in zip(rows, likely, bodies, texts, said, strict=True):
             assessment = read_assessment(text, asks[i].labels) if kept and too else None
             results[i] = Opinion(p, readable(assessment) if assessment else None, text, len(body))
     return results
