@@ -50,9 +50,9 @@ class Form:
     ) -> None:
         """`evidence` of each ask's first and second creative; `UserError` if the tokenizer is unfit."""
         prepare = model.moon.prepare
-        self.evidence = list(evidence)
-        texts = [write_comparison(*both) for both in evidence]
-        self.pieces = [prepare.text_ids(row) for row in texts]
+        self.evidence, self.tokenizer = list(evidence), model.moon.processor.tokenizer
+        self.texts = [write_comparison(*both) for both in evidence]
+        self.pieces = [prepare.text_ids(row) for row in self.texts]
         known = {labels: _answers(model, labels) for labels in {ask.labels for ask in asks}}
         self.words = [known[ask.labels] for ask in asks]  # tokens of each choice
         self.starts = [_common(choices) for choices in self.words]
@@ -62,13 +62,6 @@ class Form:
         gates = [_gates(ask, *both) for ask, both in zip(asks, evidence, strict=True)]
         answers = {said: prepare.ids(f" {said}") for said in ("no", "yes")}
         self.gates = [[answers[said] for said in row] for row in gates]
-        # Tokens of the evidence that follow from the title, the queries and the words before them: of each
-        # the aspect, how far it stands before that aspect's answer, and the token.
-        self.inferred = [
-            [(column, back + start, token) for column, i in enumerate(COMPARED)
-             for back, token in _inferred(model, row[i])]
-            for row, start in zip(texts, self.starts, strict=True)
-        ]  # fmt: skip
 
     def fill(self, picked: Tensor) -> tuple[list[list[int]], Tensor]:
         """Bodies with the choices `picked` (R, 7), and where in them each is told, as `picked`."""
@@ -88,6 +81,17 @@ class Form:
             slots.append(at)
         return bodies, torch.tensor(slots)
 
+    def inferred(self, r: int) -> list[tuple[int, int, int]]:
+        """Tokens of row r's evidence that follow from the title, the queries and the words before them.
+
+        Of each the aspect (0 to 6), how far it stands before that aspect's answer, and the token.
+        """
+        return [
+            (column, back + self.starts[r], token)
+            for column, i in enumerate(COMPARED)
+            for back, token in _inferred(self.tokenizer, self.texts[r][i])
+        ]
+
 
 def _gates(ask: Ask, first: Side, second: Side) -> list[str]:
     """Answers to the questions that compare nothing, in their order."""
@@ -96,10 +100,10 @@ def _gates(ask: Ask, first: Side, second: Side) -> list[str]:
     return ["yes" if same else "no", "yes" if same or (first and first == second) else "no"]
 
 
-def _inferred(model: CreativeModel, text: str) -> list[tuple[int, int]]:
+def _inferred(tokenizer: Any, text: str) -> list[tuple[int, int]]:
     """Tokens of one aspect's evidence that follow from words alone: places before its end, and ids."""
     spans = [found.span(name) for found in SOUGHT.finditer(text) for name in ("sought", "met") if found[name]]
-    read = model.moon.processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     tokens = list(zip(read["input_ids"], read["offset_mapping"], strict=True))
     # A token has the space before its word, which is part of no span.
     return [

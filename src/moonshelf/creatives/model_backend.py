@@ -189,17 +189,15 @@ class CreativeModel:
 
         `seen` may be None where no ask has an image.
         """
-        if seen is None:
-            rows = [self.row(ask, (), tail) for ask, tail in zip(asks, tails, strict=True)]
-            return self.moon.prepare.collate(rows).to(self.moon.device), None
-        visual, counts, grid = seen
+        visual, counts, grid = seen or (None, [], np.empty(0))
         rows = [
             self.row(ask, [counts[p] for p in where], tail)
             for ask, where, tail in zip(asks, places, tails, strict=True)
         ]
         batch = self.moon.prepare.collate(rows)
         flat = [p for where in places for p in where]
-        batch.grid = torch.from_numpy(grid[flat])
+        if flat:
+            batch.grid = torch.from_numpy(grid[flat])
         return batch.to(self.moon.device), choose_features(visual, flat)
 
     def answer_logits(self, states: Tensor, asks: Sequence[Ask]) -> Tensor:

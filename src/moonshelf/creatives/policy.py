@@ -153,7 +153,7 @@ def label_targets(
             continue
         at = slots[r].tolist()
         tokens = [options[k] for options, k in zip(form.heads[r].tolist(), choices(one), strict=True)]
-        inferred = form.inferred[r] if form.evidence[r] == sides(one) else []
+        inferred = form.inferred(r) if form.evidence[r] == sides(one) else []
         wanted.append(
             Wanted(
                 tokens + [token for _, _, token in inferred],
