@@ -80,6 +80,15 @@ def test_every_product_has_something_to_claim_and_no_wording_is_in_two_splits() 
     assert all(aspect.train and aspect.validation and aspect.test for aspect in ASPECTS.values())
 
 
+def test_the_further_wordings_of_training_use_no_word_that_is_new_in_a_reserved_one() -> None:
+    def words(phrases: tuple[str, ...]) -> set[str]:
+        return {word for phrase in phrases for word in phrase.split()}
+
+    for aspect in ASPECTS.values():
+        new = words(aspect.validation + aspect.test) - words(aspect.train)
+        assert aspect.more and not new & words(aspect.more)
+
+
 def test_outcomes_are_binomial_with_enough_impressions() -> None:
     rng = np.random.default_rng(0)
     drawn = np.array([draw_outcome(rng, 0.02) for _ in range(4000)])

@@ -505,7 +505,7 @@ def test_a_selector_that_describes_first_is_trained_after_its_own_descriptions(
     chosen = train_grpo(grpo, Path())  # type: ignore[arg-type]
     records = [json.loads(line) for line in (tmp_path / "grpo" / "log.jsonl").read_text().splitlines()]
     assert {*(f"rewards/{name}" for name in REWARDS), "loss/known reasons"} <= set().union(*records)
-    assert all(r["loss/answer"] > 0 for r in records if "loss/answer" in r)
+    assert all(r["loss/answer"] > 0 <= r["loss/gap"] for r in records if "loss/answer" in r)
     assert CreativeModel.from_pretrained(chosen).prompt == prompt
 
 
@@ -550,11 +550,18 @@ def test_a_description_is_paid_for_its_own_claims_and_for_the_comparison(
         trainer.work.asks[7].first == pairs_only.asks[3].first
         and trainer.work.places[7] == pairs_only.places[3][:1]
     )
-    beside = trainer._beside([3, 4, 5])
-    assert beside.rows == [1, 1, 1, 5] and beside.answers == slice(3, 6)
-    assert beside.bodies[3] == ids(true[1])
-    assert [len(one.tokens) >= 7 for one in beside.wanted[:3]] == [True] * 3
     assert trainer.work.places[:4] == [()] * 4
+    # Comparing is taught once a pair, in both orders, with its first rollout: never after a sampled one.
+    assert trainer._beside([3, 4, 5]).rows == [5] and trainer._beside([3, 4, 5]).answers == slice(3, 3)
+    beside = trainer._beside([6, 7])
+    assert beside.rows == [2, 3, 6] and beside.answers == slice(2, 4) and beside.orders
+    assert [len(one.tokens) >= 7 for one in beside.wanted[:2]] == [True] * 2
+    assert beside.bodies[2] == ids(true[2])
+    # The first of `own_every` pairs is compared by the policy's own description (untrained: nothing of use),
+    # the others by the known evidence.
+    form, _ = trainer.taught
+    assert form.evidence[2:] == [sides(one) for one in known[2:]]
+    assert form.evidence[:2] != [sides(one) for one in known[:2]]
 
 
 def test_recipes_of_the_starter_are_valid_and_a_wrong_field_is_named(tmp_path: Path) -> None:

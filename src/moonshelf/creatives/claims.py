@@ -3,7 +3,8 @@
 An aspect is something that a product of that kind and material can plausibly have, so a claim of an aspect is
 never false here; what can be false is a claim of a material, because the title names the true one. Wordings
 are reserved: a phrase of the validation or test list is never drawn in training, which is how "new claims" is
-measured. Most reserved wordings share a word with the training ones, as new wordings of real shops do.
+measured. Most reserved wordings share a word with the first of the training ones, as new wordings of real
+shops do. The further ones of training (`more`) use no word that was new in them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Aspect:
     test: tuple[str, ...]
     asked: tuple[str, ...]  # before the noun of a query
     materials: tuple[str, ...] = ()  # only of these; empty: of any
+    more: tuple[str, ...] = ()  # worded so in training alone
 
     def fits(self, kind: str, material: str) -> bool:
         return kind in self.kinds and (not self.materials or material in self.materials)
@@ -41,6 +43,15 @@ ASPECTS: dict[str, Aspect] = {
         ("fully waterproof", "rain ready"),
         ("waterproof", "rainproof"),
         ("nylon", "rubber", "leather", "metal", "silicone", "canvas"),
+        more=(
+            "waterproof inside",
+            "water repellent",
+            "shrugs off rain",
+            "no water gets in",
+            "dry in any rain",
+            "truly waterproof",
+            "weather proof",
+        ),
     ),
     "lightweight": Aspect(
         ("tshirt", "jacket", "sneaker", "backpack", "sunglasses", "cap", "bottle", "shorts", "dress"),
@@ -49,6 +60,15 @@ ASPECTS: dict[str, Aspect] = {
         ("super lightweight", "light to carry"),
         ("lightweight", "light"),
         ("cotton", "nylon", "mesh", "canvas", "plastic", "linen", "satin"),
+        more=(
+            "weighs nothing",
+            "really light",
+            "light and easy",
+            "barely there",
+            "low weight",
+            "travel light",
+            "truly lightweight",
+        ),
     ),
     "breathable": Aspect(
         ("tshirt", "shirt", "sneaker", "cap", "shorts", "trousers", "dress"),
@@ -57,6 +77,15 @@ ASPECTS: dict[str, Aspect] = {
         ("fully breathable", "keeps you cool"),
         ("breathable", "airy"),
         ("cotton", "linen", "mesh", "canvas"),
+        more=(
+            "really breathable",
+            "fresh air flow",
+            "stays airy",
+            "air flows through",
+            "breathe easy",
+            "cool on hot days",
+            "vented and airy",
+        ),
     ),
     "warm": Aspect(
         ("sweater", "jacket", "boot", "trousers", "cap"),
@@ -65,6 +94,15 @@ ASPECTS: dict[str, Aspect] = {
         ("stay warm", "so cosy"),
         ("warm", "winter"),
         ("knit", "wool", "corduroy", "leather", "suede", "nylon"),
+        more=(
+            "really warm",
+            "warm and snug",
+            "snug on cold days",
+            "holds the heat",
+            "warmth all day",
+            "cold proof",
+            "toasty warm",
+        ),
     ),
     "washable": Aspect(
         ("tshirt", "shirt", "sweater", "dress", "trousers", "jeans", "shorts", "cushion", "cap"),
@@ -73,6 +111,14 @@ ASPECTS: dict[str, Aspect] = {
         ("fully washable", "machine wash"),
         ("washable", "machine washable"),
         ("cotton", "linen", "denim", "knit"),
+        more=(
+            "washes well",
+            "washable at home",
+            "just wash it",
+            "wash and wear",
+            "cleans in the wash",
+            "really washable",
+        ),
     ),
     "handmade": Aspect(
         ("mug", "vase", "lamp", "handbag", "cushion", "sweater"),
@@ -80,6 +126,15 @@ ASPECTS: dict[str, Aspect] = {
         ("hand finished",),
         ("all handmade", "crafted by hand"),
         ("handmade", "handcrafted"),
+        more=(
+            "truly handmade",
+            "hand made piece",
+            "by skilled hands",
+            "hand built",
+            "shaped by hand",
+            "each one by hand",
+            "artisan made",
+        ),
     ),
     "organic": Aspect(
         ("tshirt", "shirt", "dress", "trousers", "shorts", "cushion"),
@@ -88,6 +143,14 @@ ASPECTS: dict[str, Aspect] = {
         ("certified organic", "organic weave"),
         ("organic",),
         ("cotton", "linen"),
+        more=(
+            "truly organic",
+            "organically grown",
+            "from organic farms",
+            "organic and pure",
+            "grown organic",
+            "no pesticides",
+        ),
     ),
     "durable": Aspect(
         ("jeans", "boot", "backpack", "chair", "jacket", "watch", "bottle", "skirt", "shorts", "cap"),
@@ -95,6 +158,14 @@ ASPECTS: dict[str, Aspect] = {
         ("made to last",),
         ("super durable", "lasts a lifetime"),
         ("durable", "sturdy"),
+        more=(
+            "really durable",
+            "tough and durable",
+            "lasts and lasts",
+            "never wears out",
+            "hard wearing",
+            "built tough",
+        ),
     ),
     "gift": Aspect(
         ("watch", "mug", "vase", "lamp", "handbag", "sunglasses", "cushion", "bottle"),
@@ -102,6 +173,14 @@ ASPECTS: dict[str, Aspect] = {
         ("gift idea",),
         ("the ideal gift", "lovely gift"),
         ("gift", "birthday gift"),
+        more=(
+            "a gift they love",
+            "gift wrapped",
+            "gift for friends",
+            "a nice gift",
+            "best gift",
+            "gift season",
+        ),
     ),
     "recycled": Aspect(
         ("bottle", "backpack", "sneaker", "mug", "vase", "sunglasses", "chair", "lamp"),
@@ -110,6 +189,15 @@ ASPECTS: dict[str, Aspect] = {
         ("fully recycled", "eco made"),
         ("recycled", "eco friendly"),
         ("plastic", "glass", "canvas", "nylon", "mesh", "metal"),
+        more=(
+            "from recycled waste",
+            "eco minded",
+            "truly recycled",
+            "green choice",
+            "less waste",
+            "kind to nature",
+            "second life",
+        ),
     ),
     "stain resistant": Aspect(
         ("trousers", "chair", "cushion", "sneaker", "shirt", "skirt"),
@@ -117,6 +205,14 @@ ASPECTS: dict[str, Aspect] = {
         ("resists stains",),
         ("stain free", "wipe clean"),
         ("stain resistant", "stain proof"),
+        more=(
+            "stains come off",
+            "stays clean",
+            "spill proof",
+            "stains wash out",
+            "stain guard",
+            "shrugs off stains",
+        ),
     ),
     "anti slip": Aspect(
         ("boot", "sneaker", "heel"),
@@ -124,6 +220,7 @@ ASPECTS: dict[str, Aspect] = {
         ("slip resistant",),
         ("non slip", "extra grip"),
         ("non slip", "anti slip"),
+        more=("grips well", "sure grip", "strong grip", "no more slips", "holds on ice", "grippy sole"),
     ),
     "comfortable": Aspect(
         ("heel", "sneaker", "boot", "chair", "jeans", "skirt", "sunglasses", "dress", "trousers", "shirt"),
@@ -131,6 +228,14 @@ ASPECTS: dict[str, Aspect] = {
         ("pure comfort",),
         ("extra comfortable", "comfort first"),
         ("comfortable", "comfy"),
+        more=(
+            "comfort you feel",
+            "really comfortable",
+            "soft and comfy",
+            "comfort inside",
+            "easy comfort",
+            "comfy all day",
+        ),
     ),
     "dishwasher safe": Aspect(
         ("mug", "bottle"),
@@ -139,6 +244,7 @@ ASPECTS: dict[str, Aspect] = {
         ("dishwasher friendly",),
         ("dishwasher safe",),
         ("ceramic", "stoneware", "glass", "plastic"),
+        more=("dishwasher ready", "loves dishwashers", "for the dishwasher", "dishwasher tested"),
     ),
     "uv protection": Aspect(
         ("sunglasses", "cap"),
@@ -146,6 +252,14 @@ ASPECTS: dict[str, Aspect] = {
         ("uv safe",),
         ("uv blocking", "total uv shield"),
         ("uv protection",),
+        more=(
+            "stops uv light",
+            "uv guard",
+            "real uv protection",
+            "uv filter",
+            "sun protection",
+            "keeps uv out",
+        ),
     ),
     "large": Aspect(
         ("backpack", "handbag", "mug", "bottle", "vase", "lamp", "cushion", "chair"),
@@ -153,6 +267,15 @@ ASPECTS: dict[str, Aspect] = {
         ("large size",),
         ("extra roomy", "so big"),
         ("large", "big"),
+        more=(
+            "really big",
+            "big and roomy",
+            "oversized",
+            "room for more",
+            "holds a lot",
+            "a large one",
+            "wide and big",
+        ),
     ),
 }
 SIZE = "large"  # the aspect that a picture can answer too, by showing the product large
@@ -163,11 +286,16 @@ _MATERIAL: dict[Split, tuple[str, ...]] = {
     "validation": ("all {}",),
     "test": ("genuine {}", "finest {}"),
 }
+_MORE_MATERIAL = ("truly {}", "only {}", "{} made", "solid {}", "natural {}", "crafted in {}", "quality {}")
 _IRRELEVANT: dict[Split, tuple[str, ...]] = {
     "train": ("free shipping", "since 1987", "as seen on tv", "shop now", "click here", "follow us"),
     "validation": ("fast shipping", "since 1954"),
     "test": ("free returns", "as seen online", "since 2003"),
 }
+_MORE_IRRELEVANT = (
+    "best seller", "limited edition", "new season", "order today", "top rated", "in stores now", "since 1998",
+    "since 2011", "open daily", "members only", "join the club", "loved by many", "pay later",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -178,22 +306,29 @@ class Ask:
     value: str = ""
 
 
-def _reserved(table: Mapping[Split, tuple[str, ...]], split: Split, new: bool) -> tuple[str, ...]:
-    return table[split] if new or split == "train" else table["train"]
+def _reserved(
+    table: Mapping[Split, tuple[str, ...]], more: tuple[str, ...], split: Split, new: bool
+) -> tuple[str, ...]:
+    if split == "train":
+        return table["train"] + more
+    return table[split] if new else table["train"]
 
 
 def aspect_phrases(aspect: str, split: Split, new: bool) -> tuple[str, ...]:
     """Wordings of an aspect: those reserved for the split (`new`), or those of training."""
     entry = ASPECTS[aspect]
-    return _reserved({"train": entry.train, "validation": entry.validation, "test": entry.test}, split, new)
+    table: dict[Split, tuple[str, ...]] = {
+        "train": entry.train, "validation": entry.validation, "test": entry.test,
+    }  # fmt: skip
+    return _reserved(table, entry.more, split, new)
 
 
 def material_phrases(material: str, split: Split, new: bool) -> tuple[str, ...]:
-    return tuple(phrase.format(material) for phrase in _reserved(_MATERIAL, split, new))
+    return tuple(phrase.format(material) for phrase in _reserved(_MATERIAL, _MORE_MATERIAL, split, new))
 
 
 def irrelevant_phrases(split: Split, new: bool) -> tuple[str, ...]:
-    return _reserved(_IRRELEVANT, split, new)
+    return _reserved(_IRRELEVANT, _MORE_IRRELEVANT, split, new)
 
 
 def aspects_of(kind: str, material: str) -> tuple[str, ...]:

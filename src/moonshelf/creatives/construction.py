@@ -9,7 +9,7 @@ be held to. `edit` changes one named factor; `placebos` lists what can be change
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
@@ -48,14 +48,17 @@ _STYLES: dict[str, tuple[int, int]] = {  # background -> (all, reserved for each
     "busy": (30, 5),
     "dark": (10, 2),
 }
+DRAWN = 1000  # … and from here on, those that are drawn from their number, all of training; scenes have none,
+_MANY = 280  # for their tints and boards are few, so that one would come out as one that is reserved
 
 
-def styles(background: str, split: Split) -> range:
+@lru_cache(maxsize=32)
+def styles(background: str, split: Split) -> Sequence[int]:
     """Numbers of the styles that a split may use; the splits share none."""
     count, reserved = _STYLES[background]
     train = count - 2 * reserved
     if split == "train":
-        return range(train)
+        return (*range(train), *(range(DRAWN, DRAWN + _MANY) if background != "scene" else ()))
     return range(train, train + reserved) if split == "validation" else range(train + reserved, count)
 
 

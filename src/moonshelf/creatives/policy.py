@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from moonshelf.creatives.data import Work
-from moonshelf.creatives.describe import Form, Side, choices, compare, describe, sides
+from moonshelf.creatives.describe import COMPARED, Form, Side, choices, compare, describe, sides
 from moonshelf.creatives.model_backend import CreativeModel
 from moonshelf.creatives.protocol import Assessment
 from moonshelf.model.decode import Decoded, Pick, banned_tokens, greedy
@@ -133,6 +133,24 @@ class VerdictPolicy(PreTrainedModel):
         with computing_in(self.compute_dtype, creative.moon.backbone):
             picked, final = compare(creative, asks, form)
             return picked, creative.answer_logits(final, asks).log_softmax(-1)
+
+
+def comparisons(policy: VerdictPolicy, work: Work, own: Sequence[int]) -> tuple[Form, Tensor]:
+    """What a selector that describes first compares, and its choices (R, 7): known, or the policy's own.
+
+    The evidence and choices of the asks `own` are the policy's, greedily; of the others those that are known.
+    """
+    evidence = [sides(one) if one is not None else ({}, {}) for one in work.known]
+    picked = torch.tensor([choices(one) if one is not None else [0] * len(COMPARED) for one in work.known])
+    if own:
+        training = policy.training
+        policy.eval()
+        for i, told in zip(own, policy.describe(work, own), strict=True):
+            evidence[i] = told
+        form = Form(policy.creative, [work.asks[i] for i in own], [evidence[i] for i in own])
+        picked[list(own)] = policy.compare(work, own, form)[0]
+        policy.train(training)
+    return Form(policy.creative, work.asks, evidence), picked
 
 
 def label_targets(

@@ -7,9 +7,12 @@ reasons; the answer is one token, whose whole distribution is known, so its grad
 follows the model's own reasons and learns the posterior (ours; the joint stage of the embedding model joins
 GRPO and InfoNCE in the same way). Where annotated reasons are known, their cross-entropy can hold the writing
 to what it learnt (InstructGPT's mix with pretraining data, 2203.02155; the use here is ours). The groups of
-GRPO are the G reasons of one ask; of a selector that describes first (`describe`), the G descriptions of one
-creative, the g-th of which is compared with the g-th of its rival, in both orders. The trainer, its logs and
-its alarm are those of the joint stage.
+GRPO are the G reasons of one ask. The trainer, its logs and its alarm are those of the joint stage.
+
+Of a selector that describes first (`describe`) they are the G descriptions of one creative, the g-th of which
+is compared with the g-th of its rival, in both orders. Comparing is taught beside them and never after them:
+sampled words err more than those that it will judge by, and true answers to them only teach doubt (measured,
+docs/experiments.md). It follows known evidence, and for some pairs the policy's own greedy description.
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ from moonshelf.creatives.policy import (
     VerdictPolicy,
     Wanted,
     answer_loss,
+    comparisons,
     label_targets,
+    order_gap,
     reasons_loss,
     whole,
 )
@@ -39,6 +44,7 @@ from moonshelf.creatives.protocol import Assessment
 from moonshelf.creatives.recipe import GrpoRecipe
 from moonshelf.creatives.rewards import REWARDS
 from moonshelf.creatives.training import resume_from, run
+from moonshelf.errors import UserError
 from moonshelf.model.decode import Decoded, sampling
 from moonshelf.model.precision import resolve
 from moonshelf.training.grpo import advantages, total
@@ -65,6 +71,7 @@ class Beside:
     bodies: list[list[int]]
     wanted: list[Wanted]
     answers: slice
+    orders: bool = False  # those answers are both orders of pairs, side by side
 
 
 class VerdictTrainer(RolloutTrainer):
@@ -181,9 +188,16 @@ class VerdictTrainer(RolloutTrainer):
         logps, entropies = _wide(scored.logps[:n], width), _wide(scored.entropies[:n], width)
         self._scored = Scored(logps, entropies, scored.answers[:n])
         policy = super()._compute_loss(model, inputs)
-        answer = answer_loss(scored.answers[beside.answers], [work.targets[i] for i in rows[beside.answers]])
-        self._metrics["train"]["loss/answer"].append(answer.item())
-        extra = recipe.answer_weight * answer
+        extra = torch.zeros_like(policy)
+        answers, targets = scored.answers[beside.answers], [work.targets[i] for i in rows[beside.answers]]
+        if targets:
+            answer = answer_loss(answers, targets)
+            self._metrics["train"]["loss/answer"].append(answer.item())
+            extra = extra + recipe.answer_weight * answer
+        if targets and beside.orders:
+            gap = order_gap(answers)
+            self._metrics["train"]["loss/gap"].append(gap.item())
+            extra = extra + recipe.gap_weight * gap
         counts = [len(one.tokens) for one in beside.wanted]
         if recipe.cot_weight and any(counts):
             reasons = reasons_loss(scored.logps[n:], counts)
@@ -196,12 +210,11 @@ class DescriptionTrainer(VerdictTrainer):
     """The same for a selector that describes first: a rollout is a description of one creative.
 
     Rollout g of a creative is compared with rollout g of its rival, its own creative shown first; the rival's
-    comparison is the other order. So one row of a form belongs to each rollout. The work of a step has an ask
-    of one picture for each of its asks, after them: that ask's first creative.
+    comparison is the other order. The work of a step has an ask of one picture for each of its asks, after
+    them: that ask's first creative.
     """
 
-    form: Form  # of the step, one row a rollout, and what was picked in it
-    picked: Tensor
+    taught: tuple[Form, Tensor]  # of the step's asks: the comparisons that are taught, and choices in them
 
     def _row(self, r: int) -> int:
         return 2 * self.recipe.pairs + super()._row(r)
@@ -220,15 +233,17 @@ class DescriptionTrainer(VerdictTrainer):
         rows = [r // per for r in range(len(told))]
         asks = [pairs.asks[i] for i in rows]
         evidence = [(side, told[rival[r]][0]) for r, (side, _) in enumerate(told)]
-        self.form = Form(creative, asks, evidence)
-        self.picked, answers = self.policy.compare(pairs, rows, self.form)
+        form = Form(creative, asks, evidence)
+        picked, answers = self.policy.compare(pairs, rows, form)
         p = answers[:, 0].exp()
-        bodies = creative.moon.processor.tokenizer.batch_decode(self.form.fill(self.picked)[0])
+        bodies = creative.moon.processor.tokenizer.batch_decode(form.fill(picked)[0])
         found, checked = list[Assessment | None](), []
         for (side, kept), body, ask in zip(told, bodies, asks, strict=True):
             found.append(read_assessment(body, ask.labels) if kept else None)
             claims = [check(question, reason, ask.first.facts) for question, reason in side.items()]
             checked.append((sum(wrong for wrong, _ in claims), sum(n for _, n in claims)))
+        own = [i for i, one in enumerate(pairs.known) if one is None or i // 2 % recipe.own_every == 0]
+        self.taught = comparisons(self.policy, pairs, own)
         known = [write_description(one) if one is not None else "" for one in pairs.known]
         self.work = replace(
             pairs,
@@ -241,13 +256,14 @@ class DescriptionTrainer(VerdictTrainer):
         return Rollouts(written, p, 1 - p[rival], found, checked)
 
     def _beside(self, chosen: list[int]) -> Beside:
-        """A comparison goes with each rollout, and is taught its labels and its answer."""
-        rows = [r // self.recipe.rollouts for r in chosen]
+        """Both orders of a pair go with the first rollout of its first creative."""
+        per = self.recipe.rollouts
+        rows = [i for r in chosen if not r % (2 * per) for i in (r // per, r // per + 1)]
         known = [self.work.known[i] if self.recipe.cot_weight else None for i in rows]
-        bodies, wanted = label_targets(self.form, self.picked, known, chosen)
+        bodies, wanted = label_targets(*self.taught, known, rows)
         more, texts, theirs = self._known(chosen)
         n = len(chosen)
-        return Beside(rows + more, bodies + texts, wanted + theirs, slice(n, 2 * n))
+        return Beside(rows + more, bodies + texts, wanted + theirs, slice(n, n + len(rows)), orders=True)
 
 
 def _wide(values: Tensor, width: int) -> Tensor:
@@ -264,6 +280,11 @@ def train_grpo(recipe: GrpoRecipe, data: Path) -> Path:
     """Run GRPO on a selector that CoT-SFT made; returns the folder of the best one."""
     quiet_dependencies()
     creative = resume_from(recipe, recipe.model)
+    if recipe.gap_weight and not creative.prompt.describe_first:
+        raise UserError(
+            "gap_weight needs a selector that describes first; of another one the reward 'consistency' "
+            "speaks for the order. Leave it at 0."
+        )
     examples = [example for source in recipe.sources for example in load_examples(source, data)]
     policy = VerdictPolicy(
         creative, resolve(recipe.precision, creative.moon.device), recipe.sampling_temperature

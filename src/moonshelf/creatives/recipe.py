@@ -41,6 +41,7 @@ class _Selector(Run):
     validation_pairs: int = Field(default=200, ge=1)
     warmup_steps: int = Field(default=20, ge=0)
     answer_weight: float = Field(default=1.0, ge=0)  # log loss of the answer against the posterior
+    gap_weight: float = Field(default=0.0, ge=0)  # disagreement of the two orders, see `policy.order_gap`
     no_interest: float = Field(default=0.1, ge=0, le=1)  # share of pairs that are shown without their queries
     no_overlays: float = Field(default=0.25, ge=0, le=1)  # … without the words on them, if the prompt has any
     trained_on: str = ""  # said wherever figures of the selector appear
@@ -59,7 +60,6 @@ class SftRecipe(_Selector):
     pairs: int = Field(default=16, ge=1)  # a step and process; each is two rows
     lr: float = 1e-3
     cot_weight: float = Field(default=1.0, ge=0)
-    gap_weight: float = Field(default=0.0, ge=0)  # disagreement of the two orders, see `policy.order_gap`
     describe_steps: int = Field(default=0, ge=0)  # first steps: one creative a row, its side of the reasons
     describe_every: int = Field(default=0, ge=0)  # … and later one step in so many, where it is not 0
     own_from: float = Field(default=0.6, ge=0, le=1)  # share of the budget after which some answers follow
@@ -81,6 +81,7 @@ class GrpoRecipe(_Selector):
     loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = "grpo"
     beta: float = Field(default=0.02, ge=0)  # KL to the SFT selector
     grpo_weight: float = Field(default=1.0, ge=0)
+    own_every: int = Field(default=3, ge=1)  # pairs whose answers follow the policy's own description
     cot_weight: float = Field(default=0.0, ge=0)  # cross-entropy of known reasons, see `reason_to_select`
     rewards: dict[str, float] = Field(
         default={"format": 0.5, "verdict": 2.0, "consistency": 0.5, "agreement": 0.0, "claims": 1.0}

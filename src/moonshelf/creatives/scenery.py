@@ -1,18 +1,23 @@
 """Backgrounds and people-free props of the simulated creatives.
 
 Every background has numbered styles (tint, pattern, scene), of which `construction.styles` keeps some for
-validation and test. Props are small drawings of everyday things. Sprites and backgrounds are cached, for a
-stream of creatives uses few of them again and again. Pixels follow from the arguments alone.
+validation and test. From number `DRAWN` on, tints, colourways and figures are drawn from the number itself,
+for training alone: who has seen five patterns knows five patterns, and not what a pattern is (domain
+randomisation, 1703.06907). None of their figures is one that is kept. Props are small drawings of everyday
+things. Sprites and backgrounds are cached, for a stream of creatives uses some of them again and again.
+Pixels follow from the arguments alone.
 """
 
 from __future__ import annotations
 
+import colorsys
 import math
 from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from moonshelf.creatives.construction import DRAWN
 from moonshelf.sampleshop.photo import backdrop
 
 Colour = tuple[int, int, int]
@@ -26,6 +31,7 @@ _DARK: tuple[Colour, ...] = (
     (34, 36, 42), (22, 32, 58), (20, 46, 40), (58, 22, 34), (46, 34, 26), (44, 26, 58),
     (16, 48, 60), (60, 40, 20), (30, 30, 30), (40, 46, 30),
 )  # fmt: skip
+_WARM = ((0, 0, 0), (0, -1, -3), (-3, -1, 0), (-1, -1, -2), (-2, -1, -1), (-1, -2, -1))
 _WAYS: tuple[tuple[Colour, Colour, Colour], ...] = (  # ground and two figures that stand out from it
     ((250, 236, 200), (226, 82, 60), (40, 110, 140)),
     ((40, 70, 130), (250, 205, 60), (240, 240, 240)),
@@ -42,11 +48,16 @@ _RESERVED_WAYS: tuple[tuple[Colour, Colour, Colour], ...] = (
     ((90, 50, 110), (240, 170, 200), (250, 225, 120)),
 )
 
+_FIGURES = (  # of drawn styles, beside those of training
+    "triangles", "pentagons", "hexagons", "stars", "crosses", "frames", "bricks", "waves", "domes",
+)  # fmt: skip
+_CORNERS = {"triangles": 3, "pentagons": 5, "hexagons": 6, "stars": 10}
+
 
 def background(name: str, style: int, size: tuple[int, int], horizon: float, standing: bool) -> Image.Image:
     """A new RGB picture of `size` (width, height). A table begins at `horizon` (0 … 1 of the height)."""
     if name == "plain":
-        return Image.new("RGB", size, _PLAIN[style])
+        return Image.new("RGB", size, _PLAIN[style] if style < DRAWN else _pale(_rng(style)))
     # Few horizons are told apart, so that scenes come from the cache; the others do not depend on it.
     step = round(horizon * 12) / 12 if name == "scene" and standing else 0.0
     return _background(name, style, size, step, standing and name == "scene").copy()
@@ -66,30 +77,57 @@ def _background(name: str, style: int, size: tuple[int, int], horizon: float, st
         return Image.fromarray(np.clip(pixels + 0.5, 0, 255).astype(np.uint8))
     x = ((np.arange(width, dtype=np.float32) + 0.5) / width)[None, :]
     y = ((np.arange(height, dtype=np.float32) + 0.5) / height)[:, None]
+    drawn, rng = style >= DRAWN, _rng(style)
     if name == "white":
-        warm = np.array(
-            [(0, 0, 0), (0, -1, -3), (-3, -1, 0), (-1, -1, -2), (-2, -1, -1), (-1, -2, -1)][style]
-        )
+        warm = _WARM[style] if not drawn else rng.uniform(-3, 0, 3)
         glow = 1 - 0.035 * ((x - 0.5) ** 2 + (y - 0.5) ** 2) * (1 + style % 3)
-        pixels = 254 * glow[..., None] + warm
+        pixels = 254 * glow[..., None] + np.array(warm)
     elif name == "dark":
+        tone = _DARK[style] if not drawn else _colour(rng, (0.1, 0.7), (0.1, 0.26))
         glow = np.exp(-((x - 0.5) ** 2 + (y - 0.45) ** 2) / 0.35)[..., None]
-        pixels = np.array(_DARK[style], np.float32) * (0.65 + 0.75 * glow)
+        pixels = np.array(tone, np.float32) * (0.65 + 0.75 * glow)
     else:
-        one, other = (
-            np.array(_PLAIN[style % 16], np.float32),
-            np.array(_PLAIN[(style * 7 + 3) % 16], np.float32),
-        )
-        angle = (0.0, 0.6, 1.57, 2.4)[style % 4]
+        second = style * 7 + 3 + style // 16 * 5  # the last four are other mixtures than the first four
+        ends = (_pale(rng), _pale(rng)) if drawn else (_PLAIN[style % 16], _PLAIN[second % 16])
+        one, other = (np.array(end, np.float32) for end in ends)
+        angle = float(rng.uniform(0, math.tau)) if drawn else (0.0, 0.6, 1.57, 2.4)[style % 4]
         along = (x - 0.5) * math.cos(angle) + (y - 0.5) * math.sin(angle) + 0.5
         share = np.clip(along, 0, 1)[..., None]
         pixels = (one * 0.86) * (1 - share) + np.minimum(other * 1.08, 255) * share
     return Image.fromarray(np.clip(pixels + 0.5, 0, 255).astype(np.uint8))
 
 
+def _rng(style: int) -> np.random.Generator:
+    return np.random.default_rng([style, 61])
+
+
+def _colour(rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]) -> Colour:
+    r, g, b = colorsys.hsv_to_rgb(rng.random(), rng.uniform(*saturation), rng.uniform(*value))
+    return round(255 * r), round(255 * g), round(255 * b)
+
+
+def _pale(rng: np.random.Generator) -> Colour:
+    return _colour(rng, (0.05, 0.4), (0.78, 0.98))
+
+
+def _way(rng: np.random.Generator) -> tuple[Colour, Colour, Colour]:
+    """A ground and two figures that stand out from it."""
+    ground = _colour(rng, (0.05, 0.8), (0.3, 1.0))
+    figures = list[Colour]()
+    while len(figures) < 2:
+        figure = _colour(rng, (0.05, 0.85), (0.2, 1.0))
+        if sum(abs(a - b) for a, b in zip(figure, ground, strict=True)) > 180:
+            figures.append(figure)
+    return ground, figures[0], figures[1]
+
+
 def _busy(style: int, size: tuple[int, int]) -> Image.Image:
-    trained = len(_PATTERNS) * len(_WAYS)
-    if style < trained:
+    trained, cell = len(_PATTERNS) * len(_WAYS), 88
+    if style >= DRAWN:
+        rng = _rng(style)
+        pattern, way = (*_PATTERNS, *_FIGURES)[style % (len(_PATTERNS) + len(_FIGURES))], _way(rng)
+        cell = 2 * int(rng.integers(30, 60))
+    elif style < trained:
         pattern, way = _PATTERNS[style % len(_PATTERNS)], _WAYS[style // len(_PATTERNS)]
     else:
         pattern = _RESERVED[(style - trained) // len(_RESERVED_WAYS)]
@@ -97,7 +135,6 @@ def _busy(style: int, size: tuple[int, int]) -> Image.Image:
     width, height = size[0] * 2, size[1] * 2  # drawn at twice the size against stair steps
     picture = Image.new("RGB", (width, height), way[0])
     pen = ImageDraw.Draw(picture)
-    cell = 88
     if pattern == "stripes":
         for k, x in enumerate(range(-height, width + cell, cell // 2)):
             if k % 2:
@@ -129,7 +166,8 @@ def _tile(
         if (row + column) % 2:
             pen.rectangle((x, y, x + cell - 1, y + cell - 1), way[1])
         elif row % 2:
-            pen.rectangle((x + 22, y + 22, x + cell - 23, y + cell - 23), way[2])
+            quarter = cell // 4
+            pen.rectangle((x + quarter, y + quarter, x + cell - quarter - 1, y + cell - quarter - 1), way[2])
     elif pattern == "dots":
         shift = half if row % 2 else 0
         pen.ellipse((x + shift, y, x + shift + cell * 0.6, y + cell * 0.6), ink)
@@ -139,10 +177,35 @@ def _tile(
     elif pattern == "rings":
         shift = half if row % 2 else 0
         pen.ellipse((x + shift, y, x + shift + cell * 0.85, y + cell * 0.85), outline=ink, width=12)
-    else:
-        shift = half if row % 2 else 0
-        x += shift
+    elif pattern == "diamonds":
+        x += half if row % 2 else 0
         pen.polygon([(x + half, y), (x + cell - 6, y + half), (x + half, y + cell), (x + 6, y + half)], ink)
+    elif pattern in _CORNERS:
+        turn, r = 0.4 * (row % 3), 0.42 * cell
+        count = _CORNERS[pattern]
+        reach = [r * (0.45 if pattern == "stars" and k % 2 else 1) for k in range(count)]
+        angles = [turn + math.tau * k / count for k in range(count)]
+        corners = [
+            (x + half + far * math.sin(a), y + half - far * math.cos(a))
+            for far, a in zip(reach, angles, strict=True)
+        ]
+        pen.polygon(corners, ink)
+    elif pattern == "crosses":
+        thick = cell // 10
+        pen.rectangle((x + half - thick, y + thick, x + half + thick, y + cell - thick), ink)
+        pen.rectangle((x + thick, y + half - thick, x + cell - thick, y + half + thick), ink)
+    elif pattern == "frames":
+        edge = cell // 7
+        pen.rectangle((x + edge, y + edge, x + cell - edge, y + cell - edge), outline=ink, width=cell // 9)
+    elif pattern == "bricks":
+        x += half if row % 2 else 0
+        pen.rectangle((x + 4, y + cell // 4, x + cell - 5, y + cell - cell // 4), ink)
+    elif pattern == "waves":
+        points = [(x + cell * k / 8, y + half + cell / 4 * math.sin(math.tau * k / 8)) for k in range(9)]
+        pen.line(points, way[1 + row % 2], width=cell // 5, joint="curve")
+    else:  # domes
+        x += half if row % 2 else 0
+        pen.pieslice((x, y + cell // 5, x + cell - 6, y + cell // 5 + cell - 6), 180, 360, fill=ink)
 
 
 # --- props ----------------------------------------------------------------------------------------------

@@ -27,12 +27,11 @@ from transformers import Trainer, TrainingArguments
 
 from moonshelf.creatives import outcomes
 from moonshelf.creatives.data import Example, Work, draw, load_examples, make_descriptions, make_work
-from moonshelf.creatives.describe import COMPARED, Form, choices, sides
 from moonshelf.creatives.model_backend import ADAPTER, CreativeConfig, CreativeModel, load_base
 from moonshelf.creatives.policy import (
     VerdictPolicy,
-    Wanted,
     answer_loss,
+    comparisons,
     label_targets,
     order_gap,
     reasons_loss,
@@ -94,7 +93,11 @@ class SftTrainer(Budgeted, Trainer):
             scored = model(work, rows, work.bodies)
             counts = [0] * len(rows)
         elif described:
-            bodies, wanted = self._compared(work)
+            # Only what follows from words is taught here: evidence is learnt with its one image in sight.
+            form, picked = comparisons(
+                self.policy, work, [i for i, body in enumerate(work.bodies) if not body]
+            )
+            bodies, wanted = label_targets(form, picked, work.known)
             scored = model(replace(work, places=[()] * len(rows)), rows, bodies, wanted)
             counts = [len(one.tokens) for one in wanted]
         else:
@@ -116,26 +119,6 @@ class SftTrainer(Budgeted, Trainer):
             for i, reasons in zip(untaught, written, strict=True):
                 bodies[i] = reasons.ids
         return bodies
-
-    def _compared(self, work: Work) -> tuple[list[list[int]], list[Wanted]]:
-        """Bodies of a selector that describes first, and the labels that they should have.
-
-        Only these are taught here: their evidence is written with one image in sight, and learnt so. A row
-        that is not taught has the model's own evidence and choices.
-        """
-        own = [i for i, body in enumerate(work.bodies) if not body]
-        evidence = [sides(one) if one is not None else ({}, {}) for one in work.known]
-        picked = torch.tensor(
-            [choices(one) if one is not None else [0] * len(COMPARED) for one in work.known]
-        )
-        if own:
-            self.policy.eval()
-            for i, told in zip(own, self.policy.describe(work, own), strict=True):
-                evidence[i] = told
-            form = Form(self.policy.creative, [work.asks[i] for i in own], [evidence[i] for i in own])
-            picked[own] = self.policy.compare(work, own, form)[0]
-            self.policy.train()
-        return label_targets(Form(self.policy.creative, work.asks, evidence), picked, work.known)
 
     def _loss(self, **terms: Tensor) -> Tensor:
         recipe = self.recipe
