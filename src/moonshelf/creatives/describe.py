@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ PASSES = len(COMPARED) + 1  # these always suffice: each settles one label more;
 ASKS_A_BATCH = 32  # rows that are read and written together; ours, measured flat from 16 to 64 on two cores
 REMEMBERED = 10_000  # descriptions: a few MiB
 
+Key = TypeVar("Key")
 Side = dict[str, str]  # what is said of one creative, by question
 # What a description depends on, but for the model: the image (its hash where known) and the words about it.
 Described = tuple[str | ImageRef, str, str, tuple[str, ...]]
@@ -132,12 +133,7 @@ def opine(model: CreativeModel, asks: Sequence[Ask], pick: Pick) -> list[Opinion
     """
     told = {} if model.told is None else model.told
     keys = [(_identity(ask, 0), _identity(ask, 1)) for ask in asks]
-    new = {
-        key: ask_alone(model, ask, side)
-        for ask, both in zip(asks, keys, strict=True)
-        for side, key in enumerate(both)
-        if key not in told
-    }
+    new = {key: ask for key, ask in _singles(model, asks, keys).items() if key not in told}
     found = {key: told[key] for both in keys for key in both if key in told}
     for part in _parts(list(new)):
         found |= _described(model, {key: new[key] for key in part}, pick)
@@ -185,10 +181,6 @@ def _parts(rows: list[Any]) -> Iterator[list[Any]]:
         yield rows[start : start + ASKS_A_BATCH]
 
 
-def _key(ask: Ask, side: int, where: tuple[int, ...]) -> tuple[Any, ...]:
-    return where[side], ask.overlays[side], ask.title, ask.interest
-
-
 def ask_alone(model: CreativeModel, ask: Ask, side: int) -> Ask:
     """The first (0) or second (1) creative of an ask to be described."""
     creative, said = (ask.first, ask.second)[side], ask.overlays[side]
@@ -202,17 +194,26 @@ def describe(
 
     A creative is described once under the same words, in however many asks it stands.
     """
-    alone = {
-        _key(ask, side, where): ask_alone(model, ask, side)
-        for ask, where in zip(asks, places, strict=True)
-        for side in (0, 1)
-    }
-    written = model.write(list(alone.values()), [(key[0],) for key in alone], seen, pick)
-    found = dict(zip(alone, read_written(model, written), strict=True))
-    return [
-        (found[_key(ask, 0, where)], found[_key(ask, 1, where)])
+    keys = [
+        (
+            (where[0], ask.overlays[0], ask.title, ask.interest),
+            (where[1], ask.overlays[1], ask.title, ask.interest),
+        )
         for ask, where in zip(asks, places, strict=True)
     ]
+    alone = _singles(model, asks, keys)
+    written = model.write(list(alone.values()), [(key[0],) for key in alone], seen, pick)
+    found = dict(zip(alone, read_written(model, written), strict=True))
+    return [(found[first], found[second]) for first, second in keys]
+
+
+def _singles(model: CreativeModel, asks: Sequence[Ask], keys: Sequence[tuple[Key, Key]]) -> dict[Key, Ask]:
+    """The creatives of `asks` to be described alone, once each, by their keys."""
+    return {
+        key: ask_alone(model, ask, side)
+        for ask, both in zip(asks, keys, strict=True)
+        for side, key in enumerate(both)
+    }
 
 
 def read_written(model: CreativeModel, written: Sequence[Decoded]) -> list[tuple[Side, bool]]:

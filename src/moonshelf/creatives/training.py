@@ -127,7 +127,8 @@ class SftTrainer(Budgeted, Trainer):
         return self._finite(torch.stack([weights[name] * term for name, term in terms.items()]).sum())
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        super().log({**logs, **{k: round(v, 4) for k, v in self._terms.items()}}, *args, **kwargs)
+        # a step that teaches no reasons has a loss of minus zero
+        super().log({**logs, **{k: round(v, 4) + 0.0 for k, v in self._terms.items()}}, *args, **kwargs)
 
 
 def _slots(rows: list[dict[str, int]]) -> dict[str, Any]:
