@@ -26,7 +26,8 @@ app = typer.Typer(
 # What a selector is held against where nothing else is said; `first` says what `second` says.
 BASELINES = ("random", "second", "bytes", "text", "title", "interest")
 TOGETHER = 16  # campaigns whose pairs are judged together, so that a model's batches are full
-TUNING = 200  # drawn campaigns of the validation split on which temperatures are fitted
+TUNING = 400  # at most so many drawn campaigns of the validation split on which temperatures are fitted: on
+# 200 of them the shipped selector's came out as 1.78, on 300 others as 1.39
 
 Title = Annotated[str, typer.Option(help="Title of the product.")]
 Interest = Annotated[list[str] | None, typer.Option(help="What the shopper searched for; may be repeated.")]
