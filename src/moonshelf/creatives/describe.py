@@ -159,7 +159,12 @@ def opine(model: CreativeModel, asks: Sequence[Ask], pick: Pick) -> list[Opinion
 
 def _identity(ask: Ask, side: int) -> Described:
     creative = (ask.first, ask.second)[side]
-    return creative.sha256 or creative.image, ask.overlays[side], ask.title, ask.interest
+    return creative.sha256 or creative.image, *_words(ask, side)
+
+
+def _words(ask: Ask, side: int) -> tuple[str, str, tuple[str, ...]]:
+    """What a description of a creative depends on beside its image."""
+    return ask.overlays[side], ask.title, ask.interest
 
 
 def _described(
@@ -195,10 +200,7 @@ def describe(
     A creative is described once under the same words, in however many asks it stands.
     """
     keys = [
-        (
-            (where[0], ask.overlays[0], ask.title, ask.interest),
-            (where[1], ask.overlays[1], ask.title, ask.interest),
-        )
+        ((where[0], *_words(ask, 0)), (where[1], *_words(ask, 1)))
         for ask, where in zip(asks, places, strict=True)
     ]
     alone = _singles(model, asks, keys)

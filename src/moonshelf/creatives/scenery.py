@@ -162,6 +162,7 @@ def _tile(
     ink = way[1 + (row + column) % 2]
     x, y = float(column * cell), float(row * cell)
     half = cell // 2
+    shift = half if row % 2 else 0  # of every second row, where a pattern has it
     if pattern == "checks":
         if (row + column) % 2:
             pen.rectangle((x, y, x + cell - 1, y + cell - 1), way[1])
@@ -169,16 +170,14 @@ def _tile(
             quarter = cell // 4
             pen.rectangle((x + quarter, y + quarter, x + cell - quarter - 1, y + cell - quarter - 1), way[2])
     elif pattern == "dots":
-        shift = half if row % 2 else 0
         pen.ellipse((x + shift, y, x + shift + cell * 0.6, y + cell * 0.6), ink)
     elif pattern == "zigzag":
         points = [(x, y), (x + half, y + half), (x + cell, y)]
         pen.line(points, way[1 + row % 2], width=cell // 4, joint="curve")
     elif pattern == "rings":
-        shift = half if row % 2 else 0
         pen.ellipse((x + shift, y, x + shift + cell * 0.85, y + cell * 0.85), outline=ink, width=12)
     elif pattern == "diamonds":
-        x += half if row % 2 else 0
+        x += shift
         pen.polygon([(x + half, y), (x + cell - 6, y + half), (x + half, y + cell), (x + 6, y + half)], ink)
     elif pattern in _CORNERS:
         turn, r = 0.4 * (row % 3), 0.42 * cell
@@ -198,13 +197,13 @@ def _tile(
         edge = cell // 7
         pen.rectangle((x + edge, y + edge, x + cell - edge, y + cell - edge), outline=ink, width=cell // 9)
     elif pattern == "bricks":
-        x += half if row % 2 else 0
+        x += shift
         pen.rectangle((x + 4, y + cell // 4, x + cell - 5, y + cell - cell // 4), ink)
     elif pattern == "waves":
         points = [(x + cell * k / 8, y + half + cell / 4 * math.sin(math.tau * k / 8)) for k in range(9)]
         pen.line(points, way[1 + row % 2], width=cell // 5, joint="curve")
     else:  # domes
-        x += half if row % 2 else 0
+        x += shift
         pen.pieslice((x, y + cell // 5, x + cell - 6, y + cell // 5 + cell - 6), 180, 360, fill=ink)
 
 
