@@ -171,6 +171,21 @@ def test_a_description_is_one_side_of_the_reasons(selector: CreativeModel, examp
         make_descriptions(selector, bare, "key")
 
 
+def test_words_beside_the_point_change_what_is_read_and_nothing_else(
+    selector: CreativeModel, examples: list[Example]
+) -> None:
+    plain, beside = (make_work(selector, examples, "key", asides=share) for share in (0.0, 1.0))
+    assert all(one.title != other.title for one, other in zip(plain.asks, beside.asks, strict=True))
+    assert plain.targets == beside.targets and plain.known == beside.known and plain.bodies == beside.bodies
+    some = make_work(selector, examples, "key", asides=0.5)
+    changed = [one.title != other.title for one, other in zip(plain.asks, some.asks, strict=True)]
+    assert any(changed) and not all(changed)
+    assert changed[::2] == changed[1::2]  # both orders of a pair read the same
+    plain, beside = (make_descriptions(selector, examples, "key", asides=share) for share in (0.0, 1.0))
+    assert all(one.title != other.title for one, other in zip(plain.asks, beside.asks, strict=True))
+    assert plain.bodies == beside.bodies and plain.places == beside.places
+
+
 def describing(selector: CreativeModel) -> CreativeModel:
     prompt = PROMPT.model_copy(update={"describe_first": True, "overlays": True})
     return CreativeModel(selector.moon, CreativeConfig(prompt=prompt))

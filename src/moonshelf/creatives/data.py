@@ -18,6 +18,7 @@ import numpy as np
 from PIL.Image import Image
 
 from moonshelf import images
+from moonshelf.creatives.asides import with_asides
 from moonshelf.creatives.judging import Ask
 from moonshelf.creatives.model_backend import CreativeModel
 from moonshelf.creatives.outcomes import posterior
@@ -119,18 +120,20 @@ def make_work(
     key: str,
     no_interest: float = 0.0,
     no_overlays: float = 0.0,
+    asides: float = 0.0,
     taught: bool = True,
     shown: bool = True,
 ) -> Work:
     """Both orders of each example, side by side; a pair with a picture that cannot be read is left out.
 
-    `no_interest` and `no_overlays` are the shares of pairs that are shown without queries, and without the
-    words on the images. Without its queries a pair's reasons are known only if it is a simulated one.
+    `no_interest`, `no_overlays` and `asides` are the shares of pairs that are shown without queries, without
+    the words on the images, and with words beside the point. Without its queries a pair's reasons are known
+    only if it is a simulated one.
     `taught` False: no bodies. `shown` False: no images, for comparisons by words; known reasons stay so.
     """
     from moonshelf.creatives.simulator import SOURCE, assess
 
-    rng = random.Random(key)
+    rng, beside = random.Random(key), random.Random(f"{key}/asides")
     asks: list[Ask] = []
     bodies: list[str] = []
     targets: list[float] = []
@@ -143,7 +146,7 @@ def make_work(
         if pair.interest and (shown or drawn) and rng.random() < no_interest:
             pair = pair.model_copy(update={"interest": ()})
             pair = pair.model_copy(update={"assessment": assess(pair) if drawn else None})
-        title, interest = _words(pair)
+        title, interest = _words(with_asides(pair, beside, drawn) if beside.random() < asides else pair)
         bare = rng.random() < no_overlays
         for swapped in (False, True):
             one = pair.swapped() if swapped else pair
@@ -158,18 +161,20 @@ def make_work(
 
 
 def make_descriptions(
-    model: CreativeModel, examples: Sequence[Example], key: str, no_overlays: float = 0.0
+    model: CreativeModel, examples: Sequence[Example], key: str, no_overlays: float = 0.0, asides: float = 0.0
 ) -> Work:
     """One row a creative: what the reasons say of it, without the other one and without any comparison.
 
     Reading is learnt far sooner so: in a pair a small model first has to find out which picture a word is
     about. A drawn creative is described under a query of its own that the picture need not answer: it was
     drawn for its campaign's, and a model that sees those learns to say that whatever is asked for is shown
-    (docs/experiments.md). Pairs without reasons give no rows; raises `UserError` where none has any.
+    (docs/experiments.md). `asides` is the share of rows with words beside the point. Pairs without reasons
+    give no rows; raises `UserError` where none has any.
     """
     from moonshelf.creatives.simulator import SOURCE, asked_anew
 
     rng = np.random.default_rng(list(key.encode()))
+    beside = random.Random(f"{key}/asides")
     asks: list[Ask] = []
     bodies: list[str] = []
     places: list[tuple[int, ...]] = []
@@ -179,9 +184,10 @@ def make_descriptions(
         raise UserError("describe_steps needs pairs with reasons: set it to 0 for this feed.")
     for example, at in _seen(model, told, pictures):
         for offset, pair in enumerate((example.pair, example.pair.swapped())):
-            pair = asked_anew(pair, rng) if pair.source == SOURCE else pair
+            drawn = pair.source == SOURCE
+            pair = asked_anew(pair, rng) if drawn else pair
             assert pair.assessment is not None
-            title, interest = _words(pair)
+            title, interest = _words(with_asides(pair, beside, drawn) if beside.random() < asides else pair)
             said = "" if rng.random() < no_overlays else _overlay(pair.a)
             asks.append(Ask(pair.id, title, interest, pair.a, pair.a, model.prompt.alone, (said, said)))
             bodies.append(write_description(pair.assessment))

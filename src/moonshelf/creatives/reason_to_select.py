@@ -92,7 +92,7 @@ class VerdictTrainer(RolloutTrainer):
         step = slots[0] // (2 * recipe.pairs)  # processes take slices of the schedule in turn
         self.work = make_work(
             self.policy.creative, draw(self.examples, recipe.pairs, recipe.seed, step),
-            f"{recipe.seed}/{step}", recipe.no_interest, recipe.no_overlays,
+            f"{recipe.seed}/{step}", recipe.no_interest, recipe.no_overlays, recipe.asides,
         )  # fmt: skip
         if len(self.work.asks) != len(slots):
             raise ValueError("a picture of a training pair cannot be read: take the pair out of the feed")

@@ -72,7 +72,7 @@ class SftTrainer(Budgeted, Trainer):
         every = recipe.describe_every
         if step < recipe.describe_steps or (every and step % every == 0):
             work = make_descriptions(
-                self.policy.creative, examples, f"{recipe.seed}/{first}", recipe.no_overlays
+                self.policy.creative, examples, f"{recipe.seed}/{first}", recipe.no_overlays, recipe.asides
             )
             scored = model(work, range(len(work.bodies)), work.bodies)
             return self._loss(reasons=reasons_loss(scored.logps, [len(body) + 1 for body in work.bodies]))
@@ -86,7 +86,7 @@ class SftTrainer(Budgeted, Trainer):
             own, examples = not told, told or examples
         work = make_work(
             self.policy.creative, examples, f"{recipe.seed}/{first}", recipe.no_interest,
-            recipe.no_overlays, taught=not (direct or own), shown=own or not described,
+            recipe.no_overlays, recipe.asides, taught=not (direct or own), shown=own or not described,
         )  # fmt: skip
         rows = range(len(work.asks))
         if direct:
