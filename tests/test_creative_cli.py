@@ -240,6 +240,18 @@ def test_evaluate_own_data_and_count_again(told: Told, folder: Path, tmp_path: P
     assert "told" in again.output and "label ceiling" in again.output
 
 
+@pytest.mark.parametrize(("interest", "counted"), [("true", False), ("true,none", True)])
+def test_other_interests_that_nothing_is_counted_for_are_said(
+    tmp_path: Path, interest: str, counted: bool
+) -> None:
+    words = ["evaluate", "--simulated", 16, "--other-interest", 1, "--backend", "bytes", "--no-explanations"]
+    done = call(*words, "--interest", interest, "--out", tmp_path / "out", "--json")
+    assert done.exit_code == EXIT_OK, done.output
+    names = [line["name"] for line in json.loads(done.stdout)["lines"]]
+    assert any("both of two pairs" in name for name in names) == counted
+    assert ("no couple is counted" in done.stderr) != counted
+
+
 def test_the_demo_ranks_explains_and_resumes(
     told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

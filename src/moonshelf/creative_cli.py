@@ -220,6 +220,7 @@ def evaluate(
     drawn creatives come back, shown to shoppers who ask for something else, so that the interest is tested.
     """
     from moonshelf.benchmark import creative_evaluate as evaluation
+    from moonshelf.benchmark.creative_figures import TURNED
 
     problems: list[Problem] = []
     if recompute:
@@ -254,6 +255,11 @@ def evaluate(
         console.width = max(console.width, 120)
         show(report, console)
         console.print(f"report: {out / 'report.html'}", highlight=False, markup=False)
+    if other_interest and not any(TURNED in line.name for line in report.lines):
+        say(
+            "--other-interest: no couple is counted. That takes decisive pairs with the same pictures and "
+            "different winners, and two kinds of --interest: draw more campaigns, or leave --interest away."
+        )
     if any(problem.fatal for problem in problems):
         raise typer.Exit(EXIT_PARTIAL)
 
