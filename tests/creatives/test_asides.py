@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from moonshelf.creatives.asides import texts, with_asides
 from moonshelf.creatives.attacks import attacks
-from moonshelf.creatives.claims import read_query
+from moonshelf.creatives.claims import all_phrases, read_query
 from moonshelf.creatives.pair import Pair
 from moonshelf.creatives.safety import clean
 from moonshelf.creatives.simulator import assess, pairs, simulate
@@ -32,6 +33,12 @@ def _words(found: list[str]) -> set[str]:
 
 def test_asides_share_no_word_with_the_injection_suite() -> None:
     assert not _words(texts()) & _words([attack.text for attack in attacks()]) - FUNCTION_WORDS
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_asides_share_no_word_with_reserved_wordings(split: Literal["validation", "test"]) -> None:
+    known = _words([phrase for _, phrase in all_phrases("train")])
+    assert not _words(texts()) & _words([phrase for _, phrase in all_phrases(split)]) - known
 
 
 @settings(max_examples=60, deadline=None)

@@ -4,8 +4,9 @@ Feeds put them there ("also in teal", article numbers, foreign languages, keywor
 mean harm. A small model that never saw any in training describes other things than it sees as soon as they
 stand in its prompt (docs/experiments.md). They change no truth: an aside is a sentence of its own, and a
 query is worded anew only where it names a product and no wish. To teach by random text that text can be
-beside the point is our choice. The pools are general, and share no word of meaning with the injection
-suite's (`attacks`), which has to stay a test; a test compares the two.
+beside the point is our choice. The pools are general; they share no word of meaning with the injection suite
+(`attacks`) and none with the wordings that validation and test have for themselves (`claims`), so that both
+stay tests. A test of ours compares them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from moonshelf.sampleshop.spec import COLOURS
 PLAIN_QUERIES = 0.5  # share of the queries without a wish that are worded anew, in a pair with asides
 
 _REMARKS = (
-    "Ships in {n} days", "free returns within {n} days", "only {n} left in stock", "now {n}% off",
+    "Ships in {n} days", "exchange within {n} days", "only {n} left in stock", "now {n}% off",
     "sold out in {colour}", "also in {colour} and {colour}", "matching {noun} sold separately",
     "{colour} {noun} not included", "wears true to size", "ref {code}", "SKU {code}", "{code}/{colour}",
     "new for spring {year}", "as worn by {name}", "from the {name} collection", "with {colour} gift wrap",
