@@ -516,7 +516,17 @@ def test_a_selector_that_describes_first_is_trained_after_its_own_descriptions(
     assert ["answer" in r for r in steps] == [False, True, False]
     assert all(r["reasons"] > 0 for r in steps)  # after its own descriptions the answers are still taught
     assert CreativeModel.from_pretrained(folder).prompt == prompt
-    grpo = settings(GrpoRecipe, folder, feed, tmp_path / "grpo", rollouts=2, cot_weight=0.5, accumulate=2)
+    grpo = settings(
+        GrpoRecipe,
+        folder,
+        feed,
+        tmp_path / "grpo",
+        rollouts=2,
+        cot_weight=0.5,
+        accumulate=2,
+        compare_pairs=1,
+        gap_weight=0.5,
+    )
     chosen = train_grpo(grpo, Path())  # type: ignore[arg-type]
     records = [json.loads(line) for line in (tmp_path / "grpo" / "log.jsonl").read_text().splitlines()]
     assert {*(f"rewards/{name}" for name in REWARDS), "loss/known reasons"} <= set().union(*records)
@@ -569,7 +579,7 @@ def test_a_description_is_paid_for_its_own_claims_and_for_the_comparison(
     # Comparing is taught once a pair, in both orders, with its first rollout: never after a sampled one.
     assert trainer._beside([3, 4, 5]).rows == [5] and trainer._beside([3, 4, 5]).answers == slice(3, 3)
     beside = trainer._beside([6, 7])
-    assert beside.rows == [2, 3, 6] and beside.answers == slice(2, 4) and beside.orders
+    assert beside.rows == [2, 3, 6] and beside.answers == beside.orders == slice(2, 4)
     assert [len(one.tokens) >= 7 for one in beside.wanted[:2]] == [True] * 2
     assert beside.bodies[2] == ids(true[2])
     # The first of `own_every` pairs is compared by the policy's own description (untrained: nothing of use),
@@ -577,6 +587,41 @@ def test_a_description_is_paid_for_its_own_claims_and_for_the_comparison(
     form, _ = trainer.taught
     assert form.evidence[2:] == [sides(one) for one in known[2:]]
     assert form.evidence[:2] != [sides(one) for one in known[:2]]
+    # Further pairs are compared by words alone, after known evidence, with the first rollout of a pair.
+    more = recipe.model_copy(update={"compare_pairs": 2, "gap_weight": 0.0})
+    trainer = DescriptionTrainer(policy, more, examples, arguments(more))
+    trainer.work, trainer.step = pairs_only, 0
+    trainer._roll()
+    work = trainer.work
+    assert (
+        len(work.asks) == len(work.bodies) == len(work.targets) == len(work.places) == len(work.known) == 16
+    )
+    assert work.places[8:] == [()] * 8 and None not in work.known[8:]
+    assert trainer._beside([0, 1]).rows == [0, 1, 8, 9, 10, 11, 4]
+    beside = trainer._beside([6, 7])
+    assert beside.rows == [2, 3, 12, 13, 14, 15, 6] and beside.answers == slice(2, 8)
+    for i in range(8, 16, 2):
+        assert work.targets[i] + work.targets[i + 1] == pytest.approx(1.0)
+        assert work.asks[i].first == work.asks[i + 1].second
+    written_by = policy.creative.moon.processor.tokenizer.batch_decode(beside.bodies[2:6])
+    for body, row in zip(written_by, beside.rows[2:6], strict=True):
+        said, truth = read_assessment(body, work.asks[row].labels), work.known[row]
+        assert said is not None and truth is not None and sides(said) == sides(truth)
+    # Both orders are to agree after what was sampled, too; there nothing else is taught.
+    trainer.recipe = more.model_copy(update={"gap_weight": 1.0})
+    beside = trainer._beside([6, 7])
+    assert beside.rows == [2, 3, 12, 13, 14, 15, *[2, 3] * 3, 6]
+    assert (beside.answers, beside.orders) == (slice(2, 8), slice(2, 14))
+    assert [one.tokens for one in beside.wanted[6:12]] == [[]] * 6
+    written_by = policy.creative.moon.processor.tokenizer.batch_decode(beside.bodies[6:12])
+    read = [
+        read_assessment(b, work.asks[r].labels)
+        for b, r in zip(written_by, beside.rows[6:12], strict=True)
+    ]  # fmt: skip
+    for g in (0, 2):  # the second rollout of each has no reasons
+        one, other = read[2 * g], read[2 * g + 1]
+        assert one is not None and other is not None and sides(one) == sides(other)[::-1] == sides(known[2])
+    assert trainer._beside([7, 8]).orders == slice(2, 2)
 
 
 def test_recipes_of_the_starter_are_valid_and_a_wrong_field_is_named(tmp_path: Path) -> None:

@@ -65,13 +65,13 @@ class Rollouts:
 
 @dataclass
 class Beside:
-    """Rows that are scored in the same pass, after the n rollouts, and whose answers are taught."""
+    """Rows that are scored in the same pass, after the n rollouts."""
 
     rows: list[int]
     bodies: list[list[int]]
     wanted: list[Wanted]
-    answers: slice
-    orders: bool = False  # those answers are both orders of pairs, side by side
+    answers: slice  # of all that is scored: whose answers are taught
+    orders: slice  # both orders of pairs, side by side, that are to agree
 
 
 class VerdictTrainer(RolloutTrainer):
@@ -81,6 +81,7 @@ class VerdictTrainer(RolloutTrainer):
         self, policy: VerdictPolicy, recipe: GrpoRecipe, examples: list[Example], args: GRPOConfig
     ) -> None:
         self.examples = examples
+        self.step: int
         self.work: Work  # of the step, and what was written for it
         self.bodies: list[list[int]]
         super().__init__(policy, recipe, REWARDS, args, policy.creative.moon.processor)
@@ -89,11 +90,8 @@ class VerdictTrainer(RolloutTrainer):
         """Draw pairs, write G reasons for both orders of each, reward them: TRL's batch of rollouts."""
         recipe, per = self.recipe, self.recipe.rollouts
         slots = [row["slot"] for row in inputs[::per]]
-        step = slots[0] // (2 * recipe.pairs)  # processes take slices of the schedule in turn
-        self.work = make_work(
-            self.policy.creative, draw(self.examples, recipe.pairs, recipe.seed, step),
-            f"{recipe.seed}/{step}", recipe.no_interest, recipe.no_overlays, recipe.asides,
-        )  # fmt: skip
+        self.step = slots[0] // (2 * recipe.pairs)  # processes take slices of the schedule in turn
+        self.work = self._work(draw(self.examples, recipe.pairs, recipe.seed, self.step))
         if len(self.work.asks) != len(slots):
             raise ValueError("a picture of a training pair cannot be read: take the pair out of the feed")
         torch.manual_seed((recipe.seed * 1_000_003 + self.state.global_step) * 4099 + slots[0])
@@ -117,6 +115,13 @@ class VerdictTrainer(RolloutTrainer):
         metrics["reasons/length"].append(sum(len(body) for body in self.bodies) / count)
         metrics["reasons/closed"].append(sum(w.closed for w in rolled.written) / count)
         return tokens
+
+    def _work(self, examples: list[Example], shown: bool = True) -> Work:
+        recipe = self.recipe
+        return make_work(
+            self.policy.creative, examples, f"{recipe.seed}/{self.step}", recipe.no_interest,
+            recipe.no_overlays, recipe.asides, shown=shown,
+        )  # fmt: skip
 
     def _row(self, r: int) -> int:
         """The ask that rollout r answers."""
@@ -164,7 +169,7 @@ class VerdictTrainer(RolloutTrainer):
 
     def _beside(self, chosen: list[int]) -> Beside:
         """The known reasons of an ask go with its first rollout; answers follow the rollouts."""
-        return Beside(*self._known(chosen), slice(0, len(chosen)))
+        return Beside(*self._known(chosen), slice(0, len(chosen)), slice(0))
 
     def _known(self, chosen: list[int]) -> tuple[list[int], list[list[int]], list[Wanted]]:
         """Rows, bodies and what is wanted of the known texts of the asks whose first rollout is `chosen`."""
@@ -189,13 +194,14 @@ class VerdictTrainer(RolloutTrainer):
         self._scored = Scored(logps, entropies, scored.answers[:n])
         policy = super()._compute_loss(model, inputs)
         extra = torch.zeros_like(policy)
-        answers, targets = scored.answers[beside.answers], [work.targets[i] for i in rows[beside.answers]]
+        targets = [work.targets[i] for i in rows[beside.answers]]
         if targets:
-            answer = answer_loss(answers, targets)
+            answer = answer_loss(scored.answers[beside.answers], targets)
             self._metrics["train"]["loss/answer"].append(answer.item())
             extra = extra + recipe.answer_weight * answer
-        if targets and beside.orders:
-            gap = order_gap(answers)
+        orders = scored.answers[beside.orders]
+        if len(orders):
+            gap = order_gap(orders)
             self._metrics["train"]["loss/gap"].append(gap.item())
             extra = extra + recipe.gap_weight * gap
         counts = [len(one.tokens) for one in beside.wanted]
@@ -211,10 +217,13 @@ class DescriptionTrainer(VerdictTrainer):
 
     Rollout g of a creative is compared with rollout g of its rival, its own creative shown first; the rival's
     comparison is the other order. The work of a step has an ask of one picture for each of its asks, after
-    them: that ask's first creative.
+    them: that ask's first creative. Then come the asks of more pairs, which are only compared, after known
+    evidence and without pictures: a few pairs a step made the comparison less steady than CoT-SFT left it.
+    That both orders agree is asked of the rollouts' own comparisons too: it needs no truth.
     """
 
-    taught: tuple[Form, Tensor]  # of the step's asks: the comparisons that are taught, and choices in them
+    taught: tuple[Form, Tensor]  # of asks of pairs: the comparisons that are taught, and choices in them
+    compared: list[list[int]]  # bodies of the rollouts' comparisons
 
     def _row(self, r: int) -> int:
         return 2 * self.recipe.pairs + super()._row(r)
@@ -236,34 +245,66 @@ class DescriptionTrainer(VerdictTrainer):
         form = Form(creative, asks, evidence)
         picked, answers = self.policy.compare(pairs, rows, form)
         p = answers[:, 0].exp()
-        bodies = creative.moon.processor.tokenizer.batch_decode(form.fill(picked)[0])
+        self.compared = form.fill(picked)[0]
+        texts = creative.moon.processor.tokenizer.batch_decode(self.compared)
         found, checked = list[Assessment | None](), []
-        for (side, kept), body, ask in zip(told, bodies, asks, strict=True):
+        for (side, kept), body, ask in zip(told, texts, asks, strict=True):
             found.append(read_assessment(body, ask.labels) if kept else None)
             claims = [check(question, reason, ask.first.facts) for question, reason in side.items()]
             checked.append((sum(wrong for wrong, _ in claims), sum(n for _, n in claims)))
         own = [i for i, one in enumerate(pairs.known) if one is None or i // 2 % recipe.own_every == 0]
-        self.taught = comparisons(self.policy, pairs, own)
+        more = self._more()
+        compared = replace(
+            pairs,
+            asks=[*pairs.asks, *more.asks],
+            places=[*pairs.places, *more.places],
+            known=[*pairs.known, *more.known],
+        )
+        self.taught = comparisons(self.policy, compared, own)
         known = [write_description(one) if one is not None else "" for one in pairs.known]
         self.work = replace(
             pairs,
-            asks=[*pairs.asks, *alone.asks],
-            bodies=[*pairs.bodies, *(prepare.ids(text) if text else [] for text in known)],
-            targets=[*pairs.targets, *pairs.targets],
-            places=[*([()] * len(pairs.places)), *alone.places],
-            known=[*pairs.known, *pairs.known],
+            asks=[*pairs.asks, *alone.asks, *more.asks],
+            bodies=[*pairs.bodies, *(prepare.ids(text) if text else [] for text in known), *more.bodies],
+            targets=[*pairs.targets, *pairs.targets, *more.targets],
+            places=[*([()] * len(pairs.places)), *alone.places, *more.places],
+            known=[*pairs.known, *pairs.known, *more.known],
         )
         return Rollouts(written, p, 1 - p[rival], found, checked)
 
+    def _more(self) -> Work:
+        """Both orders of further pairs with known reasons, `compare_pairs` for each pair of the step."""
+        recipe = self.recipe
+        count = recipe.compare_pairs * recipe.pairs
+        drawn = draw(self.examples, count, recipe.seed + 1, self.step) if count else []
+        told = [example for example in drawn if example.pair.assessment is not None]
+        if not told:
+            return replace(self.work, asks=[], bodies=[], targets=[], places=[], known=[])
+        return self._work(told, shown=False)
+
     def _beside(self, chosen: list[int]) -> Beside:
-        """Both orders of a pair go with the first rollout of its first creative."""
-        per = self.recipe.rollouts
-        rows = [i for r in chosen if not r % (2 * per) for i in (r // per, r // per + 1)]
-        known = [self.work.known[i] if self.recipe.cot_weight else None for i in rows]
-        bodies, wanted = label_targets(*self.taught, known, rows)
+        """With a pair's very first rollout go its comparisons, and its share of the pairs only compared."""
+        recipe, per, asks = self.recipe, self.recipe.rollouts, 2 * self.recipe.pairs
+        each = 2 * recipe.compare_pairs
+        taught, own = list[int](), list[int]()
+        for pair in (r // (2 * per) for r in chosen if not r % (2 * per)):
+            start = asks + pair * each
+            taught += [2 * pair, 2 * pair + 1]
+            taught += range(start, min(start + each, len(self.taught[1])))
+            if recipe.gap_weight:
+                own += [(2 * pair + order) * per + g for g in range(per) for order in (0, 1)]
+        rows = [i if i < asks else i + asks for i in taught]  # in the work those alone stand in between
+        known = [self.work.known[i] if recipe.cot_weight else None for i in rows]
+        bodies, wanted = label_targets(*self.taught, known, taught)
         more, texts, theirs = self._known(chosen)
-        n = len(chosen)
-        return Beside(rows + more, bodies + texts, wanted + theirs, slice(n, n + len(rows)), orders=True)
+        n, to = len(chosen), len(chosen) + len(rows)
+        return Beside(
+            rows + [r // per for r in own] + more,
+            bodies + [self.compared[r] for r in own] + texts,
+            wanted + [Wanted([], [])] * len(own) + theirs,
+            slice(n, to),
+            slice(n, to + len(own)),
+        )
 
 
 def _wide(values: Tensor, width: int) -> Tensor:

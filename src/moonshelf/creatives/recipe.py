@@ -83,6 +83,7 @@ class GrpoRecipe(_Selector):
     beta: float = Field(default=0.02, ge=0)  # KL to the SFT selector
     grpo_weight: float = Field(default=1.0, ge=0)
     own_every: int = Field(default=3, ge=1)  # pairs whose answers follow the policy's own description
+    compare_pairs: int = Field(default=0, ge=0)  # for each pair so many more that are compared by words alone
     cot_weight: float = Field(default=0.0, ge=0)  # cross-entropy of known reasons, see `reason_to_select`
     rewards: dict[str, float] = Field(
         default={"format": 0.5, "verdict": 2.0, "consistency": 0.5, "agreement": 0.0, "claims": 1.0}
