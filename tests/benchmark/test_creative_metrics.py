@@ -20,6 +20,7 @@ from moonshelf.benchmark.creative_metrics import (
     figures,
     gap,
     mean_figure,
+    paired,
     pairs_needed,
     reliability,
     risk_coverage,
@@ -140,6 +141,7 @@ def test_means_are_those_of_a_plain_loop(found):
     ):
         row = {"coverage": float(kept)}
         row["flip rate"] = float({side(first), side(second)} == {"A", "B"})
+        row["order gap"] = abs(first - second)
         row["lean to first"] = np.mean([{"A": 1, "B": 0, None: 0.5}[side(x)] for x in (first, 1 - second)])
         said = min(max(p, 1e-6), 1 - 1e-6)
         row["log loss"] = -q * math.log(said) - (1 - q) * math.log(1 - said)
@@ -323,3 +325,21 @@ def test_two_selectors_are_compared_on_the_same_pairs():
     assert gap(ours, ours, ("ours", "ours")).needed is None
     with pytest.raises(ValueError, match="same pairs"):
         gap(ours, cases(truth[:99], [0.9] * 99), ("ours", "theirs"))
+
+
+def test_how_far_the_orders_disagree_is_compared_pair_by_pair():
+    rng = np.random.default_rng(0)
+    truth, first = rng.random(200), rng.uniform(0.1, 0.9, 200)
+    steady = cases(truth, first, first, first)
+    other = np.clip(first + rng.normal(0, 0.1, 200), 0.01, 0.99)
+    wavering = cases(truth, (first + other) / 2, first, other)
+    found = {one.name: one for one in paired(steady, wavering, ("steady", "wavering"))}
+    assert list(found) == ["flip rate", "order gap", "log loss"]
+    for name, one in found.items():
+        assert one.value == pytest.approx(values(steady)[name] - values(wavering)[name])
+        assert one.low <= one.value <= one.high and one.n == 200 and "wavering" in one.note
+    assert found["order gap"].high < 0 and found["flip rate"].value < 0
+    same = paired(steady, steady, ("steady", "steady"))
+    assert {(one.value, one.low, one.high) for one in same} == {(0, 0, 0)}
+    with pytest.raises(ValueError, match="same pairs"):
+        paired(steady, cases(truth[:9], [0.9] * 9), ("steady", "wavering"))

@@ -62,6 +62,7 @@ def count(evidence: Evidence, report: CreativeReport) -> CreativeReport:
     report.backends = list(evidence.backends)
     report.lines = [
         *counting.skill(),
+        *counting.paired(),
         *counting.interest(),
         *counting.explanations(),
         *counting.ranking(),
@@ -214,6 +215,15 @@ class _Counting:
             Difference("backends", HEADLINE, metrics.gap(cases[ours], cases[name], (ours, name)))
             for name in others
         ]
+
+    def paired(self) -> list[Line]:
+        """How far the orders disagree, and log loss: the first backend minus each other one, on all pairs."""
+        ours, *others = self.evidence.backends
+        found = []
+        for name in others:
+            figures = metrics.paired(self.cases[ours], self.cases[name], (ours, name))
+            found += _lines("paired", name, ours, figures)
+        return found
 
     # ---- interest ------------------------------------------------------------------------------------
 

@@ -122,6 +122,7 @@ NAMES: dict[str, str] = {
     "winner second": "accuracy with the winner shown second",
     "both orders": "right in both orders",
     "flip rate": "pairs whose winner changes with the order",
+    "order gap": "distance between the probabilities of the two orders, mean",
     "lean to first": "share of all verdicts for the place shown first (none: 50)",
     "coverage": "pairs with a verdict",
     "accuracy of verdicts": "accuracy where it did not abstain",
@@ -132,6 +133,7 @@ NAMES: dict[str, str] = {
     "AURC": "area under the risk-coverage curve",
     **{f"accuracy@{c:.0%}": f"accuracy on the surest {c:.0%}" for c in COVERAGES},
 }
+PAIRED = ("flip rate", "order gap", "log loss")  # of every pair, so that two selectors are compared by each
 
 
 def figures(cases: Cases, *, seed: int = 0) -> list[Figure]:
@@ -181,8 +183,8 @@ def from_interval(name: str, one: Interval, bound: float | None = None, note: st
     return Figure(name, one.value, low, high, one.n, one.clusters, bound, note)
 
 
-def _statistic(cases: Cases) -> tuple[significance.Statistic, dict[str, Mask], dict[str, float]]:
-    """The figures as a function of row weights, which rows each counts, and their bounds."""
+def _means(cases: Cases) -> dict[str, tuple[Floats, Mask]]:
+    """The figures that are a mean: each row's value, and which rows count."""
     settled, everything = cases.settled, np.ones(len(cases), bool)
     wins_a = cases.truth > 0.5
     right_first, right_second = _right(cases.first, cases.truth), _right(cases.second, cases.truth)
@@ -197,6 +199,7 @@ def _statistic(cases: Cases) -> tuple[significance.Statistic, dict[str, Mask], d
         "winner second": (winner_second, settled),
         "both orders": ((winner_first == 1) & (winner_second == 1), settled),
         "flip rate": (np.abs(_share(cases.first) - _share(cases.second)) == 1, everything),
+        "order gap": (np.abs(cases.first - cases.second), everything),
         "lean to first": ((_share(cases.first) + 1 - _share(cases.second)) / 2, everything),
         "coverage": (cases.judged, everything),
         "accuracy of verdicts": (cases.right, settled & cases.judged),
@@ -204,7 +207,14 @@ def _statistic(cases: Cases) -> tuple[significance.Statistic, dict[str, Mask], d
         "log loss": (losses, everything),
         "Brier": (brier, everything),
     }
-    numbers = {name: values.astype(np.float64) for name, (values, _) in means.items()}
+    return {name: (values.astype(np.float64), mask) for name, (values, mask) in means.items()}
+
+
+def _statistic(cases: Cases) -> tuple[significance.Statistic, dict[str, Mask], dict[str, float]]:
+    """The figures as a function of row weights, which rows each counts, and their bounds."""
+    settled, everything, q = cases.settled, np.ones(len(cases), bool), cases.truth
+    means = _means(cases)
+    numbers = {name: values for name, (values, _) in means.items()}
     counted = {name: mask for name, (_, mask) in means.items()}
     counted |= {"ECE": everything} | {
         name: settled for name in NAMES if name not in counted and name != "ECE"
@@ -363,8 +373,7 @@ class Gap:
 
 def gap(ours: Cases, theirs: Cases, names: tuple[str, str]) -> Gap:
     """Accuracy of `ours` minus that of `theirs`. Raises ValueError unless they are of the same pairs."""
-    if ours.ids != theirs.ids or not np.array_equal(ours.truth, theirs.truth):
-        raise ValueError(f"{names[0]} and {names[1]} did not judge the same pairs")
+    _same_pairs(ours, theirs, names)
     ours, theirs = ours.take(ours.settled), theirs.take(theirs.settled)
     if not len(ours):
         raise ValueError("no pair has a winner")
@@ -374,6 +383,21 @@ def gap(ours: Cases, theirs: Cases, names: tuple[str, str]) -> Gap:
     return Gap(
         *names, found.difference, found.low, found.high, found.p, found.mcnemar, discordant, len(ours), needed
     )
+
+
+def paired(ours: Cases, theirs: Cases, names: tuple[str, str]) -> list[Figure]:
+    """The figures of `PAIRED`, ours minus theirs; less is better of each. Raises ValueError as `gap` does."""
+    _same_pairs(ours, theirs, names)
+    if not len(ours):
+        return []
+    mine, other = _means(ours), _means(theirs)
+    note = f"all pairs, minus that of {names[1]}"
+    return [mean_figure(name, mine[name][0] - other[name][0], ours.clusters, note=note) for name in PAIRED]
+
+
+def _same_pairs(ours: Cases, theirs: Cases, names: tuple[str, str]) -> None:
+    if ours.ids != theirs.ids or not np.array_equal(ours.truth, theirs.truth):
+        raise ValueError(f"{names[0]} and {names[1]} did not judge the same pairs")
 
 
 def pairs_needed(

@@ -38,7 +38,7 @@ M = TypeVar("M", bound=BaseModel)
 class Line:
     """One figure of one backend; `group` and `part` say of what: skill on decisive pairs, a question …"""
 
-    group: str  # skill, interest, slices, explanations, questions, controls, edits, ranking
+    group: str  # skill, paired, interest, slices, explanations, questions, controls, edits, ranking
     part: str
     backend: str
     name: str

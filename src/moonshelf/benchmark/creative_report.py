@@ -54,6 +54,7 @@ PLAIN = ("log loss", "Brier", "AURC")  # numbers with three decimals, not shares
 COUNTED = ("checkable claims an answer", "comparisons a campaign", "Kendall tau-b", "Spearman")  # with two
 RATES = ("click rate of the picks",)  # percent with two decimals
 GROUPS = {
+    "paired": "Paired differences between judges",
     "interest": "Interest",
     "slices": "Slices",
     "explanations": "Reasons",
