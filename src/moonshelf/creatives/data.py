@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,18 @@ class Work:
     pixels: np.ndarray
     grid: np.ndarray
     known: list[Assessment | None]  # of each row, A being its first creative; None where it is not known
+
+    def followed_by(self, *others: Work) -> Work:
+        """These rows, then those of `others`, whose places are among these pictures."""
+        works = (self, *others)
+        return replace(
+            self,
+            asks=[one for work in works for one in work.asks],
+            bodies=[one for work in works for one in work.bodies],
+            targets=[one for work in works for one in work.targets],
+            places=[one for work in works for one in work.places],
+            known=[one for work in works for one in work.known],
+        )
 
 
 def load_examples(source: PairSource, data: Path) -> list[Example]:

@@ -231,9 +231,11 @@ class DescriptionTrainer(VerdictTrainer):
     def _roll(self) -> Rollouts:
         recipe, creative, per = self.recipe, self.policy.creative, self.recipe.rollouts
         pairs, prepare = self.work, creative.moon.prepare
+        known = [write_description(one) if one is not None else "" for one in pairs.known]
         alone = replace(
             pairs,
             asks=[ask_alone(creative, ask, 0) for ask in pairs.asks],
+            bodies=[prepare.ids(text) if text else [] for text in known],
             places=[where[:1] for where in pairs.places],
         )
         written = self.policy.write(alone, sampling(recipe.sampling_temperature), per)
@@ -254,33 +256,17 @@ class DescriptionTrainer(VerdictTrainer):
             checked.append((sum(wrong for wrong, _ in claims), sum(n for _, n in claims)))
         own = [i for i, one in enumerate(pairs.known) if one is None or i // 2 % recipe.own_every == 0]
         more = self._more()
-        compared = replace(
-            pairs,
-            asks=[*pairs.asks, *more.asks],
-            places=[*pairs.places, *more.places],
-            known=[*pairs.known, *more.known],
-        )
-        self.taught = comparisons(self.policy, compared, own)
-        known = [write_description(one) if one is not None else "" for one in pairs.known]
-        self.work = replace(
-            pairs,
-            asks=[*pairs.asks, *alone.asks, *more.asks],
-            bodies=[*pairs.bodies, *(prepare.ids(text) if text else [] for text in known), *more.bodies],
-            targets=[*pairs.targets, *pairs.targets, *more.targets],
-            places=[*([()] * len(pairs.places)), *alone.places, *more.places],
-            known=[*pairs.known, *pairs.known, *more.known],
-        )
+        self.taught = comparisons(self.policy, pairs.followed_by(*more), own)
+        self.work = replace(pairs, places=[()] * len(pairs.places)).followed_by(alone, *more)
         return Rollouts(written, p, 1 - p[rival], found, checked)
 
-    def _more(self) -> Work:
-        """Both orders of further pairs with known reasons, `compare_pairs` for each pair of the step."""
+    def _more(self) -> list[Work]:
+        """Both orders of further pairs with known reasons, `compare_pairs` for each one described, if any."""
         recipe = self.recipe
         count = recipe.compare_pairs * recipe.pairs
         drawn = draw(self.examples, count, recipe.seed + 1, self.step) if count else []
         told = [example for example in drawn if example.pair.assessment is not None]
-        if not told:
-            return replace(self.work, asks=[], bodies=[], targets=[], places=[], known=[])
-        return self._work(told, shown=False)
+        return [self._work(told, shown=False)] if told else []
 
     def _beside(self, chosen: list[int]) -> Beside:
         """With a pair's very first rollout go its comparisons, and its share of the pairs only compared."""
