@@ -18,7 +18,7 @@ from moonshelf.engine_cli import export, parity
 from moonshelf.errors import EXIT_PARTIAL, EXIT_USAGE, UserError
 from moonshelf.service.keys_cli import app as keys_app
 from moonshelf.shell import Json, flags, print_json, say
-from moonshelf.training_cli import ablate, mine, train
+from moonshelf.training_cli import ablate, average, mine, train
 
 app = typer.Typer(
     name="moonshelf",
@@ -41,6 +41,7 @@ app.command()(parity)
 app.command(context_settings=FREE)(train)
 app.command(context_settings=FREE)(ablate)
 app.command()(mine)
+creative_app.command()(average)
 
 # Commands go here, one function each, about 30 lines at most: check, embed, index, search, duplicates,
 # evaluate, serve, demo, doctor; those about creatives, training and other engines are in files of their own.

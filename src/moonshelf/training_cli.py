@@ -1,4 +1,4 @@
-"""Commands about training: `train` by a recipe, `ablate` its parts, `mine` hard negatives for it."""
+"""Commands about training: `train` by a recipe, `ablate` its parts, `average` selectors, `mine` negatives."""
 
 from __future__ import annotations
 
@@ -97,6 +97,49 @@ def ablate(
         print(ablations.ablate_model(what, feed, data, out, products=products, rationales=wanted, say=say))
     except ImportError as error:
         raise UserError(f"ablations need {error.name}: install moonshelf[train].") from None
+
+
+def average(
+    selectors: Annotated[list[str], typer.Argument(help="Folders of selectors trained from one start.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the averaged selector.")],
+    weights: Annotated[
+        str | None, typer.Option(help="One a selector, as in 1,1,2; without, all count alike.")
+    ] = None,
+    validation: Annotated[
+        Path | None, typer.Option(help="Pairs of other products, on which the temperature is fitted.")
+    ] = None,
+    simulated: Annotated[
+        int | None, typer.Option(min=20, help="Fit it on so many drawn validation campaigns instead.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the drawn campaigns.")] = 2,
+    json: Json = False,
+) -> None:
+    """Average the adapters of selectors, such as two runs of GRPO and the CoT-SFT that they started from.
+
+    What a run gained is mostly kept, what it unlearnt mostly given back, at no cost when the result is used.
+    """
+    from moonshelf.creatives.averaging import average as run
+
+    if (validation is None) == (simulated is None):
+        raise UserError("an average needs a temperature of its own: give --validation or --simulated.")
+    try:
+        shares = [float(one) for one in weights.split(",")] if weights else None
+    except ValueError:
+        raise UserError(f"--weights {weights!r} is no list of numbers such as 1,1,2.") from None
+    try:
+        from moonshelf.creatives.data import load_examples
+        from moonshelf.creatives.recipe import PairSource
+        from moonshelf.creatives.training import calibrate
+    except ImportError as error:
+        raise UserError(f"averaging needs {error.name}: install moonshelf[train].") from None
+    source = PairSource(feed=validation, simulated=simulated, split="validation", seed=seed)
+    examples = load_examples(source, Path("."))
+    run(selectors, out, shares)
+    temperature = calibrate(out, examples)
+    if json:
+        print_json({"folder": str(out), "temperature": temperature, "validation_pairs": len(examples)})
+    else:
+        print(f"selector saved in {out}, temperature {temperature:.3f} by {len(examples):,} pairs")
 
 
 def mine(
