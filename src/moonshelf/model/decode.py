@@ -107,8 +107,8 @@ def decode(
             input_ids=tokens,
             attention_mask=attention,
             position_ids=places[None].expand(3, -1, -1),
-            past_key_values=cache,
             use_cache=True,
+            **{model.cache_name: cache},
         ).last_hidden_state
         choices = pick(model.logits(states[real]).float() + banned).tolist()
         stay, used, begin = [], [], 0

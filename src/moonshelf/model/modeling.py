@@ -14,6 +14,7 @@ downloaded unless asked.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -219,8 +220,14 @@ class MoonModel(nn.Module):
             )
         taps = [found[layer] for layer in self.config.taps] if self.config.fire else []
         return Reading(
-            output.last_hidden_state, raw, taps, deltas, output.past_key_values if use_cache else None
+            output.last_hidden_state, raw, taps, deltas, output[self.cache_name] if use_cache else None
         )
+
+    @cached_property
+    def cache_name(self) -> str:
+        """What transformers calls the key-value cache: `cache` from 5.24 on, `past_key_values` before."""
+        known = inspect.signature(type(self.backbone.model).forward).parameters
+        return "cache" if "cache" in known else "past_key_values"
 
     def logits(self, states: Tensor) -> Tensor:
         return self.backbone.lm_head(states)
