@@ -37,7 +37,13 @@ from moonshelf.creatives.prompt import (
     write_description,
 )
 from moonshelf.creatives.protocol import KEYS
-from moonshelf.creatives.reason_to_select import DescriptionTrainer, arguments, train_grpo
+from moonshelf.creatives.reason_to_select import (
+    DescriptionTrainer,
+    Rollouts,
+    arguments,
+    token_questions,
+    train_grpo,
+)
 from moonshelf.creatives.recipe import STAGES, GrpoRecipe, PairSource, SftRecipe
 from moonshelf.creatives.rewards import REWARDS
 from moonshelf.creatives.selector import judge
@@ -525,11 +531,14 @@ def test_a_selector_that_describes_first_is_trained_after_its_own_descriptions(
         cot_weight=0.5,
         accumulate=2,
         compare_pairs=1,
+        describe_pairs=1,
+        credit="question",
         gap_weight=0.5,
     )
     chosen = train_grpo(grpo, Path())  # type: ignore[arg-type]
     records = [json.loads(line) for line in (tmp_path / "grpo" / "log.jsonl").read_text().splitlines()]
-    assert {*(f"rewards/{name}" for name in REWARDS), "loss/known reasons"} <= set().union(*records)
+    logged = {*(f"rewards/{name}" for name in REWARDS), "loss/known reasons", "loss/known answers"}
+    assert logged <= set().union(*records)
     assert all(r["loss/answer"] > 0 <= r["loss/gap"] for r in records if "loss/answer" in r)
     assert CreativeModel.from_pretrained(chosen).prompt == prompt
 
@@ -567,7 +576,10 @@ def test_a_description_is_paid_for_its_own_claims_and_for_the_comparison(
         rival = (r // 3 ^ 1) * 3 + r % 3
         assert rolled.other[r].item() == pytest.approx(1 - rolled.p[rival].item())
         if texts[r]:
-            assert rolled.checked[r][0] == 0 < rolled.checked[r][1]  # the truth is never refuted
+            counts = list(rolled.checked[r].values())
+            assert (
+                sum(n for _, n in counts) > 0 == sum(wrong for wrong, _ in counts)
+            )  # the truth is never refuted
             found = rolled.found[r]
             assert found is not None and found[KEYS[2]].reason_a == texts[r][KEYS[2]]
     assert len(trainer.work.asks) == 8 and trainer._row(11) == 7
@@ -622,6 +634,61 @@ def test_a_description_is_paid_for_its_own_claims_and_for_the_comparison(
         one, other = read[2 * g], read[2 * g + 1]
         assert one is not None and other is not None and sides(one) == sides(other)[::-1] == sides(known[2])
     assert trainer._beside([7, 8]).orders == slice(2, 2)
+    # The creatives of yet more pairs stand last, with their pictures; their known descriptions are taught.
+    trainer.recipe = more.model_copy(update={"describe_pairs": 1})
+    trainer.work, trainer.step = pairs_only, 0
+    trainer._roll()
+    assert trainer.reading == range(16, 20) and len(trainer.work.grid) == 8
+    assert trainer.work.places[16:] == [(4,), (5,), (6,), (7,)]
+    beside = trainer._beside([0, 1])
+    assert beside.rows == [0, 1, 8, 9, 10, 11, 4, 16, 18] and beside.texts == 6
+    assert beside.bodies[7:] == [trainer.work.bodies[16], trainer.work.bodies[18]]
+    rows = [0, 4, 17]  # one of words alone, and two with pictures that lie apart
+    bodies = [trainer.work.bodies[i] for i in rows]
+    scored = policy(trainer.work, rows, bodies)
+    for i, row in enumerate(rows):
+        alone = policy(trainer.work, [row], [bodies[i]]).logps[0]
+        assert torch.allclose(scored.logps[i, : len(alone)], alone, atol=1e-4)
+
+
+def test_a_claim_is_credited_to_the_words_of_its_own_question(
+    base: Path, feed: Path, tmp_path: Path, examples: list[Example]
+) -> None:
+    prompt = PROMPT.model_copy(update={"describe_first": True, "overlays": True})
+    selector = tmp_path / "selector"
+    export(start(settings(SftRecipe, base, feed, tmp_path, prompt=prompt)), selector)  # type: ignore[arg-type]
+    weights = {"format": 0.5, "claims": 2.0}
+    recipe = settings(
+        GrpoRecipe, selector, feed, tmp_path / "grpo", rollouts=3, pairs=1, credit="question", rewards=weights
+    )
+    policy = VerdictPolicy(resume_from(recipe, str(selector)), torch.float32)
+    trainer = DescriptionTrainer(policy, recipe, examples, arguments(recipe))  # type: ignore[arg-type]
+    tokenizer = policy.creative.moon.processor.tokenizer
+    text = "title: shown large; text: faint words and badge; props: clutter"
+    ids = policy.creative.moon.prepare.ids(text)
+    asked = token_questions(tokenizer, ids)
+    for name in ("title", "text", "props"):
+        said = tokenizer.decode([i for i, key in zip(ids, asked, strict=True) if key == name])
+        assert said.strip(" ;") in text and said.strip(" ;").startswith(f"{name}:")
+    # Of a group of three: what each question's claims came to; the third kept no format and made none.
+    checked = [{"title": (0, 1), "text": (1, 3)}, {"title": (1, 1), "text": (1, 3)}, {}]
+    none = torch.zeros(1)
+    rolled = Rollouts([Decoded(ids, True, none[:, None], none)] * 3, none, none, [None] * 3, checked)
+    gain = trainer._credit(rolled, len(ids) + 1)
+    told = torch.tensor([name == "title" for name in asked] + [False])
+    assert torch.allclose(gain[0, told], 2.0 * torch.tensor(0.5 / 0.5**0.5), atol=1e-3)
+    assert torch.equal(gain[1], -gain[0]) and not gain[2].any()
+    assert not gain[:, ~told].any()  # all say the same of the words: nobody gains
+
+
+def test_descriptions_beside_need_a_weight(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="describe_pairs are taught"):
+        load_recipe(
+            Path(__file__).parents[2] / "recipes" / "creative-grpo-starter.yaml",
+            STAGES,
+            cot_weight=0.0,
+            describe_pairs=2,
+        )
 
 
 def test_recipes_of_the_starter_are_valid_and_a_wrong_field_is_named(tmp_path: Path) -> None:

@@ -58,10 +58,12 @@ def test_true_reasons_of_the_simulator_are_never_refuted_and_foreign_ones_are() 
     for campaign in simulate(40, seed=5):
         for pair in pairs(campaign):
             assert pair.assessment is not None
-            wrong, n = check_assessment(pair.assessment, pair.a.facts, pair.b.facts)
-            refuted += wrong
-            checked += n
-            crossed += check_assessment(pair.assessment, pair.b.facts, pair.a.facts)[0]
+            found = check_assessment(pair.assessment, pair.a.facts, pair.b.facts)
+            assert list(found) == [finding.question for finding in pair.assessment.findings]
+            refuted += sum(wrong for wrong, _ in found.values())
+            checked += sum(n for _, n in found.values())
+            other = check_assessment(pair.assessment, pair.b.facts, pair.a.facts)
+            crossed += sum(wrong for wrong, _ in other.values())
     assert refuted == 0 and checked > 40 * 10
     assert crossed > 0.1 * checked
 

@@ -53,6 +53,22 @@ class Work:
     grid: np.ndarray
     known: list[Assessment | None]  # of each row, A being its first creative; None where it is not known
 
+    def only(self, places: Sequence[tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray, list[tuple[int, ...]]]:
+        """Pixels and grid of the pictures that are at `places`, and the same places among these."""
+        used = sorted({p for where in places for p in where})
+        ends = np.cumsum(self.grid.prod(1))
+        pixels = [self.pixels[ends[p] - self.grid[p].prod() : ends[p]] for p in used]
+        at = {p: i for i, p in enumerate(used)}
+        return np.concatenate(pixels), self.grid[used], [tuple(at[p] for p in where) for where in places]
+
+    def beside(self, other: Work) -> Work:
+        """These rows and pictures, then those of `other`."""
+        n = len(self.grid)
+        moved = replace(other, places=[tuple(p + n for p in where) for where in other.places])
+        both = self.followed_by(moved)
+        pixels, grid = np.concatenate([self.pixels, other.pixels]), np.concatenate([self.grid, other.grid])
+        return replace(both, pixels=pixels, grid=grid)
+
     def followed_by(self, *others: Work) -> Work:
         """These rows, then those of `others`, whose places are among these pictures."""
         works = (self, *others)

@@ -81,7 +81,10 @@ class VerdictPolicy(PreTrainedModel):
         if wanted is None:
             wanted = [whole(body, moon.prepare.end_think) for body in bodies]
         with computing_in(self.compute_dtype, moon.backbone):
-            seen = creative.see_pixels(work.pixels, work.grid) if any(places) else None
+            seen = None
+            if any(places):  # pictures of other rows are not looked at
+                pixels, grid, places = work.only(places)
+                seen = creative.see_pixels(pixels, grid)
             batch, visual = creative.batch(asks, tails, places, seen)
             states = moon.read(batch, visual).states
             n = torch.arange(len(rows), device=states.device)

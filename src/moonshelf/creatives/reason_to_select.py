@@ -13,6 +13,10 @@ Of a selector that describes first (`describe`) they are the G descriptions of o
 is compared with the g-th of its rival, in both orders. Comparing is taught beside them and never after them:
 sampled words err more than those that it will judge by, and true answers to them only teach doubt (measured,
 docs/experiments.md). It follows known evidence, and for some pairs the policy's own greedy description.
+
+What a claim earns goes to the whole rollout or, with `credit` `question`, to the words of its own question
+alone, normalised over the group by itself: GRPO with process supervision (DeepSeekMath, section 4.1.3), where
+a question's evidence is the step (ours: claims of other questions neither earn nor pay for it).
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ import torch
 from torch import Tensor
 from trl import GRPOConfig
 
-from moonshelf.creatives.data import Example, Work, draw, load_examples, make_work
+from moonshelf.creatives.data import Example, Work, draw, load_examples, make_descriptions, make_work
 from moonshelf.creatives.describe import Form, ask_alone, read_written
 from moonshelf.creatives.evidence import check, check_assessment
 from moonshelf.creatives.policy import (
@@ -40,7 +44,7 @@ from moonshelf.creatives.policy import (
     whole,
 )
 from moonshelf.creatives.prompt import read_assessment, write_description
-from moonshelf.creatives.protocol import Assessment
+from moonshelf.creatives.protocol import KEYS, Assessment
 from moonshelf.creatives.recipe import GrpoRecipe
 from moonshelf.creatives.rewards import REWARDS
 from moonshelf.creatives.training import resume_from, run
@@ -60,7 +64,10 @@ class Rollouts:
     p: Tensor  # (R,): that the first creative is the better one, after these reasons
     other: Tensor  # (R,): the same by the other order
     found: list[Assessment | None]  # A being the first; None where the format was not kept
-    checked: list[tuple[int, int]]  # claims: refuted, and all that could be checked
+    checked: list[Checked]
+
+
+Checked = dict[str, tuple[int, int]]  # claims by question: refuted, and all that could be checked
 
 
 @dataclass
@@ -70,6 +77,7 @@ class Beside:
     rows: list[int]
     bodies: list[list[int]]
     wanted: list[Wanted]
+    texts: int  # from this row on whole texts are taught, of those before single words
     answers: slice  # of all that is scored: whose answers are taught
     orders: slice  # both orders of pairs, side by side, that are to agree
 
@@ -102,8 +110,11 @@ class VerdictTrainer(RolloutTrainer):
         self.bodies = [w.ids for w in rolled.written]
         count = len(self.bodies)
         tokens = self._tensors(rolled.written)
+        gain = advantages(gained, per)
+        if recipe.credit == "question":
+            gain = gain[:, None] + self._credit(rolled, tokens["completion_ids"].shape[1]).to(gain)
         tokens |= {
-            "advantages": advantages(gained, per),
+            "advantages": gain,
             "row": torch.arange(count, device=gained.device),
         }
         if self.beta:
@@ -138,11 +149,11 @@ class VerdictTrainer(RolloutTrainer):
         p = logits.softmax(-1)[:, 0]
         mean = p.view(-1, 2, per).mean(-1)  # pairs, orders
         bodies = creative.moon.processor.tokenizer.batch_decode([w.ids for w in written])
-        found, checked = list[Assessment | None](), []
+        found, checked = list[Assessment | None](), list[Checked]()
         for w, body, ask in zip(written, bodies, asks, strict=True):
             one = read_assessment(body, ask.labels) if w.closed else None
             found.append(one)
-            checked.append(check_assessment(one, ask.first.facts, ask.second.facts) if one else (0, 0))
+            checked.append(check_assessment(one, ask.first.facts, ask.second.facts) if one else {})
         return Rollouts(written, p, (1 - mean.flip(1)).reshape(-1).repeat_interleave(per), found, checked)
 
     @torch.no_grad()
@@ -153,9 +164,10 @@ class VerdictTrainer(RolloutTrainer):
             {
                 "prompt": "", "valid": found is not None, "p": p, "posterior": work.targets[r // per],
                 "other": other, "rubric": found.rubric() if found else 0,
-                "refuted": refuted, "claimed": claimed,
+                "refuted": sum(wrong for wrong, _ in checked.values()),
+                "claimed": sum(n for _, n in checked.values()),
             }
-            for r, (found, p, other, (refuted, claimed)) in enumerate(
+            for r, (found, p, other, checked) in enumerate(
                 zip(rolled.found, rolled.p.tolist(), rolled.other.tolist(), rolled.checked, strict=True)
             )
         ]  # fmt: skip
@@ -163,20 +175,41 @@ class VerdictTrainer(RolloutTrainer):
         earned = self._calculate_rewards(rows, [""] * len(rows), texts, [w.ids for w in rolled.written])
         first = self.accelerator.process_index * len(rows)
         earned = earned[first : first + len(rows)]
-        gained = total(earned, torch.tensor(list(recipe.rewards.values()), device=earned.device))
+        weights = dict(recipe.rewards)
+        if recipe.credit == "question":
+            weights["claims"] = 0.0  # they are paid for by `_credit`
+        gained = total(earned, torch.tensor(list(weights.values()), device=earned.device))
         self._log_rewards(earned, gained.view(-1, per))
         return gained
 
+    def _credit(self, rolled: Rollouts, width: int) -> Tensor:
+        """(R, width) advantage of each token by the claims of the question that it answers."""
+        tokenizer = self.policy.creative.moon.processor.tokenizer
+        asked = [token_questions(tokenizer, w.ids) for w in rolled.written]
+        gain = torch.zeros(len(asked), width)
+        for question in KEYS:
+            counts = [checked.get(question, (0, 0)) for checked in rolled.checked]
+            earned = REWARDS["claims"](
+                [""] * len(counts), refuted=[wrong for wrong, _ in counts], claimed=[n for _, n in counts]
+            )
+            paid = torch.tensor([torch.nan if one is None else one for one in earned])
+            for r, by in enumerate(advantages(paid, self.recipe.rollouts).tolist()):
+                for t, name in enumerate(asked[r]):
+                    if name == question:
+                        gain[r, t] = by
+        return self.recipe.rewards.get("claims", 0.0) * gain
+
     def _beside(self, chosen: list[int]) -> Beside:
         """The known reasons of an ask go with its first rollout; answers follow the rollouts."""
-        return Beside(*self._known(chosen), slice(0, len(chosen)), slice(0))
+        return Beside(*self._texts(self._known(chosen)), 0, slice(0, len(chosen)), slice(0))
 
-    def _known(self, chosen: list[int]) -> tuple[list[int], list[list[int]], list[Wanted]]:
-        """Rows, bodies and what is wanted of the known texts of the asks whose first rollout is `chosen`."""
-        firsts = (
-            [self._row(r) for r in chosen if not r % self.recipe.rollouts] if self.recipe.cot_weight else []
-        )
-        rows = [i for i in firsts if self.work.bodies[i]]
+    def _known(self, chosen: list[int]) -> list[int]:
+        """Rows of the asks with known texts whose first rollout is in `chosen`, if they are taught."""
+        rows = [self._row(r) for r in chosen if not r % self.recipe.rollouts]
+        return [i for i in rows if self.work.bodies[i]] if self.recipe.cot_weight else []
+
+    def _texts(self, rows: list[int]) -> tuple[list[int], list[list[int]], list[Wanted]]:
+        """Rows with the known texts as their bodies, of which all is wanted."""
         bodies = [self.work.bodies[i] for i in rows]
         return rows, bodies, self._whole(bodies)
 
@@ -205,10 +238,11 @@ class VerdictTrainer(RolloutTrainer):
             self._metrics["train"]["loss/gap"].append(gap.item())
             extra = extra + recipe.gap_weight * gap
         counts = [len(one.tokens) for one in beside.wanted]
-        if recipe.cot_weight and any(counts):
-            reasons = reasons_loss(scored.logps[n:], counts)
-            self._metrics["train"]["loss/known reasons"].append(reasons.item())
-            extra = extra + recipe.cot_weight * reasons
+        for name, part in (("answers", slice(beside.texts)), ("reasons", slice(beside.texts, None))):
+            if recipe.cot_weight and any(counts[part]):
+                known = reasons_loss(scored.logps[n:][part], counts[part])
+                self._metrics["train"][f"loss/known {name}"].append(known.item())
+                extra = extra + recipe.cot_weight * known
         return self._finite(recipe.grpo_weight * policy + extra / self.current_gradient_accumulation_steps)
 
 
@@ -219,10 +253,12 @@ class DescriptionTrainer(VerdictTrainer):
     comparison is the other order. The work of a step has an ask of one picture for each of its asks, after
     them: that ask's first creative. Then come the asks of more pairs, which are only compared, after known
     evidence and without pictures: a few pairs a step made the comparison less steady than CoT-SFT left it.
-    That both orders agree is asked of the rollouts' own comparisons too: it needs no truth.
+    Last come the creatives of yet more pairs, whose known descriptions are taught, for the same reason. That
+    both orders agree is asked of the rollouts' own comparisons too: it needs no truth.
     """
 
     taught: tuple[Form, Tensor]  # of asks of pairs: the comparisons that are taught, and choices in them
+    reading: range  # rows of the work whose known descriptions are taught
     compared: list[list[int]]  # bodies of the rollouts' comparisons
 
     def _row(self, r: int) -> int:
@@ -249,31 +285,41 @@ class DescriptionTrainer(VerdictTrainer):
         p = answers[:, 0].exp()
         self.compared = form.fill(picked)[0]
         texts = creative.moon.processor.tokenizer.batch_decode(self.compared)
-        found, checked = list[Assessment | None](), []
+        found, checked = list[Assessment | None](), list[Checked]()
         for (side, kept), body, ask in zip(told, texts, asks, strict=True):
             found.append(read_assessment(body, ask.labels) if kept else None)
-            claims = [check(question, reason, ask.first.facts) for question, reason in side.items()]
-            checked.append((sum(wrong for wrong, _ in claims), sum(n for _, n in claims)))
+            checked.append({question: check(question, side[question], ask.first.facts) for question in side})
         own = [i for i, one in enumerate(pairs.known) if one is None or i // 2 % recipe.own_every == 0]
         more = self._more()
         self.taught = comparisons(self.policy, pairs.followed_by(*more), own)
         self.work = replace(pairs, places=[()] * len(pairs.places)).followed_by(alone, *more)
+        self.reading = range(len(self.work.asks), len(self.work.asks))
+        if described := self._told(recipe.describe_pairs, recipe.seed + 2):
+            read = make_descriptions(
+                creative, described, f"{recipe.seed}/{self.step}", recipe.no_overlays, recipe.asides
+            )
+            self.work = self.work.beside(read)
+            self.reading = range(self.reading.stop, len(self.work.asks))
         return Rollouts(written, p, 1 - p[rival], found, checked)
 
     def _more(self) -> list[Work]:
         """Both orders of further pairs with known reasons, `compare_pairs` for each one described, if any."""
-        recipe = self.recipe
-        count = recipe.compare_pairs * recipe.pairs
-        drawn = draw(self.examples, count, recipe.seed + 1, self.step) if count else []
-        told = [example for example in drawn if example.pair.assessment is not None]
+        told = self._told(self.recipe.compare_pairs, self.recipe.seed + 1)
         return [self._work(told, shown=False)] if told else []
 
+    def _told(self, each: int, seed: int) -> list[Example]:
+        """Of `each` further pairs for each one described those with known reasons."""
+        count = each * self.recipe.pairs
+        drawn = draw(self.examples, count, seed, self.step) if count else []
+        return [example for example in drawn if example.pair.assessment is not None]
+
     def _beside(self, chosen: list[int]) -> Beside:
-        """With a pair's very first rollout go its comparisons, and its share of the pairs only compared."""
+        """With a pair's very first rollout go its comparisons, and its share of the pairs beside it."""
         recipe, per, asks = self.recipe, self.recipe.rollouts, 2 * self.recipe.pairs
         each = 2 * recipe.compare_pairs
-        taught, own = list[int](), list[int]()
+        taught, own, read = list[int](), list[int](), list[int]()
         for pair in (r // (2 * per) for r in chosen if not r % (2 * per)):
+            read += self.reading[pair :: recipe.pairs]
             start = asks + pair * each
             taught += [2 * pair, 2 * pair + 1]
             taught += range(start, min(start + each, len(self.taught[1])))
@@ -282,15 +328,27 @@ class DescriptionTrainer(VerdictTrainer):
         rows = [i if i < asks else i + asks for i in taught]  # in the work those alone stand in between
         known = [self.work.known[i] if recipe.cot_weight else None for i in rows]
         bodies, wanted = label_targets(*self.taught, known, taught)
-        more, texts, theirs = self._known(chosen)
+        more, texts, theirs = self._texts(self._known(chosen) + read)
         n, to = len(chosen), len(chosen) + len(rows)
         return Beside(
             rows + [r // per for r in own] + more,
             bodies + [self.compared[r] for r in own] + texts,
             wanted + [Wanted([], [])] * len(own) + theirs,
+            len(rows) + len(own),
             slice(n, to),
             slice(n, to + len(own)),
         )
+
+
+def token_questions(tokenizer: Any, ids: list[int]) -> list[str]:
+    """The question that each token of reasons or of a description answers; its line's first word."""
+    pieces = [tokenizer.decode([i]) for i in ids]
+    keys = [line.partition(":")[0].strip() for line in "".join(pieces).split(";")]
+    asked, line = [], 0
+    for piece in pieces:
+        asked.append(keys[line])
+        line += piece.count(";")
+    return asked
 
 
 def _wide(values: Tensor, width: int) -> Tensor:

@@ -84,10 +84,18 @@ class GrpoRecipe(_Selector):
     grpo_weight: float = Field(default=1.0, ge=0)
     own_every: int = Field(default=3, ge=1)  # pairs whose answers follow the policy's own description
     compare_pairs: int = Field(default=0, ge=0)  # for each pair so many more that are compared by words alone
+    describe_pairs: int = Field(default=0, ge=0)  # … and so many whose known descriptions are taught
+    credit: Literal["rollout", "question"] = "rollout"  # whose words a claim's reward goes to
     cot_weight: float = Field(default=0.0, ge=0)  # cross-entropy of known reasons, see `reason_to_select`
     rewards: dict[str, float] = Field(
         default={"format": 0.5, "verdict": 2.0, "consistency": 0.5, "agreement": 0.0, "claims": 1.0}
     )
+
+    @model_validator(mode="after")
+    def _weighed(self) -> GrpoRecipe:
+        if self.describe_pairs and not self.cot_weight:
+            raise ValueError("describe_pairs are taught with the weight cot_weight, which is 0")
+        return self
 
 
 STAGES: dict[str, type[SftRecipe] | type[GrpoRecipe]] = {
