@@ -532,7 +532,6 @@ def test_a_selector_that_describes_first_is_trained_after_its_own_descriptions(
         accumulate=2,
         compare_pairs=1,
         describe_pairs=1,
-        credit="question",
         gap_weight=0.5,
     )
     chosen = train_grpo(grpo, Path())  # type: ignore[arg-type]
@@ -658,9 +657,7 @@ def test_a_claim_is_credited_to_the_words_of_its_own_question(
     selector = tmp_path / "selector"
     export(start(settings(SftRecipe, base, feed, tmp_path, prompt=prompt)), selector)  # type: ignore[arg-type]
     weights = {"format": 0.5, "claims": 2.0}
-    recipe = settings(
-        GrpoRecipe, selector, feed, tmp_path / "grpo", rollouts=3, pairs=1, credit="question", rewards=weights
-    )
+    recipe = settings(GrpoRecipe, selector, feed, tmp_path / "grpo", rollouts=3, pairs=1, rewards=weights)
     policy = VerdictPolicy(resume_from(recipe, str(selector)), torch.float32)
     trainer = DescriptionTrainer(policy, recipe, examples, arguments(recipe))  # type: ignore[arg-type]
     tokenizer = policy.creative.moon.processor.tokenizer

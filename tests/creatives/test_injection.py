@@ -70,6 +70,7 @@ def test_a_backend_that_reads_no_words_cannot_be_turned_by_them():
     always = run(make_baseline("first"))
     assert always.rate()[0] == 0 and {t.outcome for t in always.trials} <= {
         "the winner changes with the order",
+        "the title is nothing but suspicious words",
         "image A is held for review: " + safety.OVERLAY,
         "image B is held for review: " + safety.OVERLAY,
     }

@@ -14,9 +14,10 @@ is compared with the g-th of its rival, in both orders. Comparing is taught besi
 sampled words err more than those that it will judge by, and true answers to them only teach doubt (measured,
 docs/experiments.md). It follows known evidence, and for some pairs the policy's own greedy description.
 
-What a claim earns goes to the whole rollout or, with `credit` `question`, to the words of its own question
-alone, normalised over the group by itself: GRPO with process supervision (DeepSeekMath, section 4.1.3), where
-a question's evidence is the step (ours: claims of other questions neither earn nor pay for it).
+What a claim earns goes to the words of its own question alone, normalised over the group by itself: GRPO with
+process supervision (DeepSeekMath, section 4.1.3), where a question's line is the step (ours: there a step is
+paid for all that follow it, here for itself, since no line has to answer for another). All other rewards are
+the whole rollout's.
 """
 
 from __future__ import annotations
@@ -110,11 +111,9 @@ class VerdictTrainer(RolloutTrainer):
         self.bodies = [w.ids for w in rolled.written]
         count = len(self.bodies)
         tokens = self._tensors(rolled.written)
-        gain = advantages(gained, per)
-        if recipe.credit == "question":
-            gain = gain[:, None] + self._credit(rolled, tokens["completion_ids"].shape[1]).to(gain)
+        claimed = self._credit(rolled, tokens["completion_ids"].shape[1])
         tokens |= {
-            "advantages": gain,
+            "advantages": advantages(gained, per)[:, None] + claimed.to(gained),
             "row": torch.arange(count, device=gained.device),
         }
         if self.beta:
@@ -158,7 +157,7 @@ class VerdictTrainer(RolloutTrainer):
 
     @torch.no_grad()
     def _rewards(self, rolled: Rollouts) -> Tensor:
-        """(R,) weighted sum of the rewards."""
+        """(R,) weighted sum of the rewards but `claims`, which `_credit` pays; all of them are logged."""
         recipe, work, per = self.recipe, self.work, self.recipe.rollouts
         rows = [
             {
@@ -175,12 +174,10 @@ class VerdictTrainer(RolloutTrainer):
         earned = self._calculate_rewards(rows, [""] * len(rows), texts, [w.ids for w in rolled.written])
         first = self.accelerator.process_index * len(rows)
         earned = earned[first : first + len(rows)]
-        weights = dict(recipe.rewards)
-        if recipe.credit == "question":
-            weights["claims"] = 0.0  # they are paid for by `_credit`
-        gained = total(earned, torch.tensor(list(weights.values()), device=earned.device))
-        self._log_rewards(earned, gained.view(-1, per))
-        return gained
+        weights = torch.tensor(list(recipe.rewards.values()), device=earned.device)
+        self._log_rewards(earned, total(earned, weights).view(-1, per))
+        outcome = torch.tensor([name != "claims" for name in recipe.rewards], device=earned.device)
+        return total(earned, weights * outcome)
 
     def _credit(self, rolled: Rollouts, width: int) -> Tensor:
         """(R, width) advantage of each token by the claims of the question that it answers."""

@@ -85,7 +85,6 @@ class GrpoRecipe(_Selector):
     own_every: int = Field(default=3, ge=1)  # pairs whose answers follow the policy's own description
     compare_pairs: int = Field(default=0, ge=0)  # for each pair so many more that are compared by words alone
     describe_pairs: int = Field(default=0, ge=0)  # … and so many whose known descriptions are taught
-    credit: Literal["rollout", "question"] = "rollout"  # whose words a claim's reward goes to
     cot_weight: float = Field(default=0.0, ge=0)  # cross-entropy of known reasons, see `reason_to_select`
     rewards: dict[str, float] = Field(
         default={"format": 0.5, "verdict": 2.0, "consistency": 0.5, "agreement": 0.0, "claims": 1.0}

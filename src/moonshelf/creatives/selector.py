@@ -3,10 +3,11 @@
 Every pair is asked in both orders under labels of their own. The probability is the mean of the two orders'
 log-odds, divided by the temperature that validation gave; so judge(A, B) and judge(B, A) add up to one, to
 the last bit, whatever the backend. A judgement abstains, and says why, when an image cannot be read or is
-blank, when both are the same picture, when words on one are instructions, when the backend's answer is
-unusable, when the orders disagree, or when the probability is near one half. Suspicious words in title or
-interest are taken out before the backend sees them; then a canary asks once more without any words, and if
-the winner changes the words decided and the judgement abstains.
+blank, when both are the same picture, when words on one are instructions, when a title is nothing else (a
+product that never had one is judged by the rest), when the backend's answer is unusable, when the orders
+disagree, or when the probability is near one half. Suspicious words in title or interest are taken out before
+the backend sees them; then a canary asks once more without any words, and if the winner changes the words
+decided and the judgement abstains.
 """
 
 from __future__ import annotations
@@ -169,6 +170,8 @@ def _open(pair: Pair, seen: dict[ImageRef, _Seen], overlays: bool) -> _Case:
     if not stop and near_identical(seen[pair.a.image].picture, seen[pair.b.image].picture):
         stop = "both are the same image"
     one, two, title, *asked = words
+    if not stop and not title and clean(pair.title)[1]:
+        stop = "the title is nothing but suspicious words"
     interest = tuple(text for text in asked if text)
     return _Case(pair, title, interest, (one, two), list(dict.fromkeys(flags)), stop, {})
 

@@ -270,8 +270,10 @@ def run(trainer: Any, recipe: Any, creative: CreativeModel, data: Path, name: st
 
     def measure() -> dict[str, Any]:
         trainer.policy.eval()
-        figures = validate(creative, held_out)
+        figures, temperature = validate(creative, held_out)
         trainer.policy.train()
+        # What is exported, if this is the best one so far, has its own temperature.
+        creative.config = creative.config.model_copy(update={"temperature": round(temperature, 4)})
         return figures
 
     watch = Watch(
@@ -283,8 +285,6 @@ def run(trainer: Any, recipe: Any, creative: CreativeModel, data: Path, name: st
     )
     trainer.policy.train()
     watch.train(out / "trainer")
-    if held_out and trainer.accelerator.is_main_process:
-        calibrate(out / "checkpoint", held_out)
     return out / "checkpoint"
 
 
@@ -298,11 +298,11 @@ def calibrate(folder: Path, examples: Sequence[Example]) -> float:
     return temperature
 
 
-def validate(creative: CreativeModel, examples: list[Example]) -> dict[str, Any]:
-    """Figures on held-out pairs, for choosing a checkpoint only.
+def validate(creative: CreativeModel, examples: list[Example]) -> tuple[dict[str, Any], float]:
+    """Figures on held-out pairs, for choosing a checkpoint only, and the temperature that suits these pairs.
 
-    `score` is one minus the log loss at the temperature that suits these pairs best, as the chosen checkpoint
-    will have one fitted: at temperature 1 an early, timid checkpoint beats a later one that knows more.
+    `score` is one minus the log loss at that temperature, as the chosen checkpoint will have it: at
+    temperature 1 an early, timid checkpoint beats a later one that knows more.
     Abstentions count as they would have been decided: a checkpoint must not gain by saying nothing.
     """
     judged = judge(creative, [example.pair for example in examples], temperature=1.0, near_half=0.0)
@@ -310,14 +310,14 @@ def validate(creative: CreativeModel, examples: list[Example]) -> dict[str, Any]
         (j, e.target) for j, e in zip(judged, examples, strict=True) if (j.p_first, j.p_second) != (0.5, 0.5)
     ]
     if not asked:
-        return {"score": 0.0, "answered": 0.0}
+        return {"score": 0.0, "answered": 0.0}, 1.0
     p = torch.tensor([mean_probability(j.p_first, 1 - j.p_second) for j, _ in asked])
     q = torch.tensor([target for _, target in asked])
-    _, loss = fit_temperature(judged, [example.target for example in examples])
+    temperature, loss = fit_temperature(judged, [example.target for example in examples])
     sure = torch.tensor([outcomes.stratum(float(target)) == "decisive" for target in q])
     right = ((p > 0.5) == (q > 0.5)).float()
     valid = [j.assessment is not None and j.mirrored is not None for j, _ in asked]
-    return {
+    figures = {
         "validation": len(examples),
         "score": round(1 - loss, 4),
         "accuracy, decisive": round(float(right[sure].mean()), 4) if sure.any() else None,
@@ -326,6 +326,7 @@ def validate(creative: CreativeModel, examples: list[Example]) -> dict[str, Any]
         "valid": round(sum(valid) / len(valid), 4),
         **_questions(judged, examples),
     }
+    return figures, temperature
 
 
 def _questions(judged: Any, examples: list[Example]) -> dict[str, float]:
