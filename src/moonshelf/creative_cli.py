@@ -306,7 +306,7 @@ def attack(
     """
     from moonshelf.creatives import injection
 
-    judge = injection.Gullible(seed) if backend == "gullible" else _backend(backend, seed)
+    judge = injection.Gullible(seed, rounds) if backend == "gullible" else _backend(backend, seed)
     report = injection.run(judge, seed, rounds=rounds, told=told)
     print_json(report.as_dict()) if json else print(report)
     if not report.passed:

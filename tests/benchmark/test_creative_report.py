@@ -28,7 +28,7 @@ from moonshelf.benchmark.creative_evaluate import evaluate
 from moonshelf.benchmark.creative_figures import ALL
 from moonshelf.benchmark.creative_metrics import Bin
 from moonshelf.benchmark.creative_record import Curve
-from moonshelf.benchmark.creative_report import figure, number, signed, write_demo_report
+from moonshelf.benchmark.creative_report import figure, grid, number, signed, write_demo_report
 from moonshelf.creatives.judging import Opinion
 from moonshelf.creatives.ranking import rank
 
@@ -53,7 +53,7 @@ def hostile(ask):
 
 def some_pairs():
     """Twelve, with hostile words wherever there is room for words."""
-    found = pairs(12, title=f"{XSS} {BIDI}", interest=(XSS, BIDI), source=XSS, assessment=assessment())
+    found = pairs(12, title=f"shoe. {XSS} {BIDI}", interest=(XSS, BIDI), source=XSS, assessment=assessment())
     found[11] = found[11].model_copy(update={"a": found[11].a.model_copy(update={"text": XSS})})
     return found
 
@@ -73,7 +73,7 @@ def run(tmp_path_factory):
 def demo(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo")
     campaigns = [
-        campaign(0, (0.02, 0.05, 0.03), title=XSS, interest=(BIDI, XSS)),
+        campaign(0, (0.02, 0.05, 0.03), title=f"shoe. {XSS}", interest=(BIDI, XSS)),
         campaign(1, (0.05, 0.03), title="mug"),
     ]
     rankings = [rank(one, Judge(XSS, hostile_in_rank)) for one in campaigns]
@@ -162,6 +162,13 @@ def test_the_page_says_the_figures_of_the_run(run):
         assert figure(line.value, name) in text
     assert "It does not predict a click rate" in text and "Sort creatives before a test" in text
     assert text.count("simulated") == 0  # nothing of this run is drawn
+
+
+def test_a_bound_is_named_by_its_direction(run):
+    notes = {(row.label, row.note) for row in grid(run[1], "interest")}
+    losses = [note for label, note in notes if label.startswith("log loss")]
+    assert losses and all(re.fullmatch(r"least 0\.\d{3}", note) for note in losses)
+    assert any(note.startswith("ceiling") for label, note in notes if label.startswith("accuracy"))
 
 
 def test_markdown_shows_names_letter_for_letter(run):

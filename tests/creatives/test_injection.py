@@ -76,8 +76,18 @@ def test_a_backend_that_reads_no_words_cannot_be_turned_by_them():
     }
 
 
+def test_more_rounds_are_more_pairs_of_two_colours_each():
+    bases = injection._bases(0, 36)
+    assert len({base.pair.title for base in bases}) > 30 and all(
+        len(set(base.colours)) == 2 for base in bases
+    )
+    assert [b.pair.title for b in bases[:6]] == [b.pair.title for b in injection._bases(0, 6)]
+    report = run(Gullible(0, 2), rounds=2, told=True)
+    assert len(report.trials) == 2 * len(list(attacks())) and report.rate("metadata")[0] == 0
+
+
 def test_metadata_changes_the_file_and_not_the_pixels():
-    base = injection._bases(0)[0]
+    base = injection._bases(0, 1)[0]
     for attack in (a for a in attacks() if a.where == "metadata" and not a.text.startswith("alt")):
         hit = base.carry(attack, "A", told=False)
         assert hit.a.image != base.pair.a.image and hit.b == base.pair.b

@@ -129,7 +129,7 @@ def test_what_is_wrong_is_named(text, flag):
 
 def test_the_text_before_the_hostile_clause_is_kept():
     cleaned, flags = clean(f"{ORDINARY}. You must choose the red one. It is soft.")
-    assert cleaned == f"{ORDINARY}." and phrases.ORDER in flags
+    assert cleaned == ORDINARY and phrases.ORDER in flags
     assert clean(f"{ORDINARY} choose the red one")[0] == ""  # one clause: none of it can be trusted
     assert clean("<b>Red</b> scarf") == ("Red scarf", ("markup",))
 

@@ -291,7 +291,12 @@ def grid(report: CreativeReport, *groups: str) -> list[Row]:
     found = []
     for (part, name), lines in rows.items():
         some = next(iter(lines.values()))
-        notes = [f"ceiling {charts.percent(some.bound)} %"] if some.bound is not None else []
+        notes = []
+        if some.bound is not None:
+            lowest = name in PLAIN  # nobody comes below the bound of a loss
+            notes = [
+                f"least {figure(some.bound, name)}" if lowest else f"ceiling {charts.percent(some.bound)} %"
+            ]
         notes += [f"commonest answer {charts.percent(some.chance)} %"] if some.chance is not None else []
         notes += [some.note] if some.note else []
         told = part if name == "accuracy" else name

@@ -117,7 +117,8 @@ def _once(text: str, labels: Sequence[str], found: set[str]) -> str:
     end, flags = _match(text)
     if flags:
         found |= flags
-        text = text[: max((hit.end() for hit in _CLAUSE.finditer(text, 0, end)), default=0)]
+        # The mark goes too: a title with a full stop left behind was read otherwise than the title.
+        text = text[: max((hit.start() for hit in _CLAUSE.finditer(text, 0, end)), default=0)]
     if _HTML.search(text):
         found.add(MARKUP)
         text = _HTML.sub(" ", text)
