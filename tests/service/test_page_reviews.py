@@ -122,6 +122,7 @@ def test_two_creatives_are_compared_overridden_and_exported(page: Any, state: To
     page.goto("/#/creatives")
     expect(page.get_by_role("button", name="Compare")).to_be_disabled()
     page.locator("#creative-files").set_input_files(files((200, 30, 30), (30, 30, 200)))
+    page.get_by_label("Words on image A").fill(" Soft and warm ")
     page.get_by_label("Title of the product").fill("Trail runner")
     page.get_by_label("What shoppers search for").fill("red shoe\n\nwaterproof shoe\n")
     page.get_by_role("button", name="Compare").click()
@@ -129,6 +130,7 @@ def test_two_creatives_are_compared_overridden_and_exported(page: Any, state: To
     asked = state.compared[-1]
     assert asked.title == "Trail runner" and asked.interest == ["red shoe", "waterproof shoe"]
     assert (asked.a.id, asked.b.id) == ("creative 1.jpg", "creative 2.jpg")
+    assert (asked.a.text, asked.b.text) == ("Soft and warm", "")
     winner = page.locator("figure.winner")
     expect(winner).to_have_count(1)
     expect(winner).to_contain_text("preferred")

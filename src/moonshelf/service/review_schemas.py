@@ -111,6 +111,7 @@ class DuplicatesReply(Reply):
 class CreativeIn(Strict):
     id: Id
     image: Image
+    text: Annotated[str, Field(max_length=1000, description="Words on the image, where they are known.")] = ""
 
 
 class CreativesRequest(Strict):

@@ -389,7 +389,7 @@ async def _creatives(request: Request, given: list[r.CreativeIn], params: tuple[
     for one, param in zip(given, params, strict=True):
         ref = picture(one.image, f"{param}.image")
         whole = await shelf.fetched(Product(id="creative", images=(ref,)), f"{param}.image")
-        made.append(await asyncio.to_thread(creative, one.id, whole.images[0], f"{param}.image"))
+        made.append(await asyncio.to_thread(creative, one.id, whole.images[0], one.text, f"{param}.image"))
     return made
 
 

@@ -115,14 +115,14 @@ class Studio:
         return ranking.model_copy(update={"judge": self.backend.name})
 
 
-def creative(id: str, ref: ImageRef, param: str) -> Creative:
-    """One creative whose picture decodes. Raises BadInput."""
+def creative(id: str, ref: ImageRef, text: str, param: str) -> Creative:
+    """One creative whose picture decodes, with the words on it. Raises BadInput."""
     try:
         data = images.read_bytes(ref)
         images.decode(data, max_side=64)
     except images.ImageError as error:
         raise BadInput(param, str(error)) from None
     try:
-        return Creative(id=id, image=ref, sha256=hashlib.sha256(data).hexdigest())
+        return Creative(id=id, image=ref, sha256=hashlib.sha256(data).hexdigest(), text=text)
     except ValueError as error:
         raise BadInput(param, str(error)) from None

@@ -28,7 +28,7 @@ export function creatives(main) {
       h("label", { class: "stacked", for: "interest" }, "What shoppers search for ", h("span", { class: "small", id: "interest-hint" }, "one search a line, at most ten")), interest,
       h("div", { class: "row" }, start, hint)));
   main.append(h("h1", null, "Which image should run?"),
-    h("p", { class: "lead" }, "Give the images of one product. The judge looks at them side by side, in both orders, and says which one it prefers, how sure it is, and why."),
+    h("p", { class: "lead" }, "Give the images of one product. The judge compares them two by two, in both orders, and says which one it prefers, how sure it is, and why."),
     form, problem, result);
   receive(form, take, control.signal);
 
@@ -42,7 +42,7 @@ export function creatives(main) {
       }
       try {
         const uri = await prepared(one);
-        kept.images.push({ id: unique(one.name || "pasted image"), uri });
+        kept.images.push({ id: unique(one.name || "pasted image"), uri, text: "" });
         kept.result = null;
       } catch (error) {
         failed.push(error.message);
@@ -70,7 +70,8 @@ export function creatives(main) {
         showImages();
         say(`Removed. ${count(kept.images.length, "image")} left.`);
         (tiles.children[Math.min(i, kept.images.length - 1)]?.querySelector("button") || file).focus();
-      } }, icon("close")))));
+      } }, icon("close")),
+      h("input", { type: "text", maxlength: 1000, value: image.text, placeholder: "Words on it", "aria-label": `Words on image ${letterOf(i)}, if any`, oninput: (event) => { image.text = event.target.value; } }))));
     tiles.hidden = !kept.images.length;
     const enough = kept.images.length >= 2;
     start.disabled = !enough;
@@ -88,7 +89,7 @@ export function creatives(main) {
     return { title: title.value.trim(), interest: lines };
   }
 
-  const sent = (image) => ({ id: image.id, image: image.uri });
+  const sent = (image) => ({ id: image.id, image: image.uri, text: image.text.trim() });
 
   function ask() {
     const images = [...kept.images];
