@@ -542,13 +542,18 @@ def test_a_selector_that_describes_first_is_trained_after_its_own_descriptions(
     assert CreativeModel.from_pretrained(chosen).prompt == prompt
 
 
+def untrained(base: Path, feed: Path, tmp_path: Path) -> Path:
+    """A selector that describes first, not trained."""
+    prompt = PROMPT.model_copy(update={"describe_first": True, "overlays": True})
+    export(start(settings(SftRecipe, base, feed, tmp_path, prompt=prompt)), tmp_path / "selector")  # type: ignore[arg-type]
+    return tmp_path / "selector"
+
+
 def test_a_description_is_paid_for_its_own_claims_and_for_the_comparison(
     base: Path, feed: Path, tmp_path: Path, examples: list[Example]
 ) -> None:
     """Rollout g of a creative meets rollout g of its rival; each form has its own creative first."""
-    prompt = PROMPT.model_copy(update={"describe_first": True, "overlays": True})
-    selector = tmp_path / "selector"
-    export(start(settings(SftRecipe, base, feed, tmp_path, prompt=prompt)), selector)  # type: ignore[arg-type]
+    selector = untrained(base, feed, tmp_path)
     with pytest.raises(UserError, match="described once"):
         make_backend(f"{selector}:direct")
     assert not make_backend(f"{selector}:pixels").prompt.overlays  # type: ignore[attr-defined]
@@ -653,9 +658,7 @@ def test_a_description_is_paid_for_its_own_claims_and_for_the_comparison(
 def test_a_claim_is_credited_to_the_words_of_its_own_question(
     base: Path, feed: Path, tmp_path: Path, examples: list[Example]
 ) -> None:
-    prompt = PROMPT.model_copy(update={"describe_first": True, "overlays": True})
-    selector = tmp_path / "selector"
-    export(start(settings(SftRecipe, base, feed, tmp_path, prompt=prompt)), selector)  # type: ignore[arg-type]
+    selector = untrained(base, feed, tmp_path)
     weights = {"format": 0.5, "claims": 2.0}
     recipe = settings(GrpoRecipe, selector, feed, tmp_path / "grpo", rollouts=3, pairs=1, rewards=weights)
     policy = VerdictPolicy(resume_from(recipe, str(selector)), torch.float32)
