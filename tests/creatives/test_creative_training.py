@@ -681,7 +681,7 @@ def test_a_claim_is_credited_to_the_words_of_its_own_question(
     assert not gain[:, ~told].any()  # all say the same of the words: nobody gains
 
 
-def test_descriptions_beside_need_a_weight(tmp_path: Path) -> None:
+def test_descriptions_beside_need_a_weight() -> None:
     with pytest.raises(UserError, match="describe_pairs are taught"):
         load_recipe(
             Path(__file__).parents[2] / "recipes" / "creative-grpo-starter.yaml",

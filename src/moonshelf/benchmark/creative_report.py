@@ -51,6 +51,7 @@ CALIBRATION: tuple[tuple[str, str, str], ...] = (
 )
 COLUMNS = (*SKILL, *CALIBRATION)
 PLAIN = ("log loss", "Brier", "AURC")  # numbers with three decimals, not shares
+LOSSES = (*PLAIN, "ECE")  # nobody comes below their bound; of all others it is a ceiling
 COUNTED = ("checkable claims an answer", "comparisons a campaign", "Kendall tau-b", "Spearman")  # with two
 RATES = ("click rate of the picks",)  # percent with two decimals
 GROUPS = {
@@ -132,6 +133,7 @@ def render(report: CreativeReport, evidence: Evidence, pictures: Pictures) -> st
         CALIBRATION=CALIBRATION,
         HEADLINE=HEADLINE,
         ORACLE=ORACLE,
+        LOSSES=LOSSES,
         **_shared(),
     )
 
@@ -293,10 +295,8 @@ def grid(report: CreativeReport, *groups: str) -> list[Row]:
         some = next(iter(lines.values()))
         notes = []
         if some.bound is not None:
-            lowest = name in PLAIN  # nobody comes below the bound of a loss
-            notes = [
-                f"least {figure(some.bound, name)}" if lowest else f"ceiling {charts.percent(some.bound)} %"
-            ]
+            ceiling = f"ceiling {charts.percent(some.bound)} %"
+            notes = [f"least {figure(some.bound, name)}" if name in LOSSES else ceiling]
         notes += [f"commonest answer {charts.percent(some.chance)} %"] if some.chance is not None else []
         notes += [some.note] if some.note else []
         told = part if name == "accuracy" else name

@@ -182,18 +182,18 @@ class VerdictTrainer(RolloutTrainer):
     def _credit(self, rolled: Rollouts, width: int) -> Tensor:
         """(R, width) advantage of each token by the claims of the question that it answers."""
         tokenizer = self.policy.creative.moon.processor.tokenizer
-        asked = [token_questions(tokenizer, w.ids) for w in rolled.written]
-        gain = torch.zeros(len(asked), width)
+        gained = {}  # by question, of each rollout
         for question in KEYS:
             counts = [checked.get(question, (0, 0)) for checked in rolled.checked]
             earned = REWARDS["claims"](
                 [""] * len(counts), refuted=[wrong for wrong, _ in counts], claimed=[n for _, n in counts]
             )
             paid = torch.tensor([torch.nan if one is None else one for one in earned])
-            for r, by in enumerate(advantages(paid, self.recipe.rollouts).tolist()):
-                for t, name in enumerate(asked[r]):
-                    if name == question:
-                        gain[r, t] = by
+            gained[question] = advantages(paid, self.recipe.rollouts).tolist()
+        gain = torch.zeros(len(rolled.written), width)
+        for r, w in enumerate(rolled.written):
+            asked = token_questions(tokenizer, w.ids)
+            gain[r, : len(asked)] = torch.tensor([gained[q][r] if q in gained else 0.0 for q in asked])
         return self.recipe.rewards.get("claims", 0.0) * gain
 
     def _beside(self, chosen: list[int]) -> Beside:
@@ -290,13 +290,13 @@ class DescriptionTrainer(VerdictTrainer):
         more = self._more()
         self.taught = comparisons(self.policy, pairs.followed_by(*more), own)
         self.work = replace(pairs, places=[()] * len(pairs.places)).followed_by(alone, *more)
-        self.reading = range(len(self.work.asks), len(self.work.asks))
+        first = len(self.work.asks)
         if described := self._told(recipe.describe_pairs, recipe.seed + 2):
             read = make_descriptions(
                 creative, described, f"{recipe.seed}/{self.step}", recipe.no_overlays, recipe.asides
             )
             self.work = self.work.beside(read)
-            self.reading = range(self.reading.stop, len(self.work.asks))
+        self.reading = range(first, len(self.work.asks))
         return Rollouts(written, p, 1 - p[rival], found, checked)
 
     def _more(self) -> list[Work]:
