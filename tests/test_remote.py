@@ -190,12 +190,36 @@ def test_public(address):
     assert remote.is_public(ipaddress.ip_address(address))
 
 
+# IANA's two special-purpose address registries, every row; 64:ff9b::/96 is judged by what is inside.
+REGISTRIES = [
+    "0.0.0.0/8", "0.0.0.0/32", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16",
+    "172.16.0.0/12", "192.0.0.0/24", "192.0.0.0/29", "192.0.0.8/32", "192.0.0.9/32", "192.0.0.10/32",
+    "192.0.0.170/32", "192.0.0.171/32", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24",
+    "192.88.99.0/24", "192.88.99.2/32", "192.168.0.0/16", "192.175.48.0/24", "198.18.0.0/15",
+    "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4", "255.255.255.255/32", "224.0.0.0/4",
+    "::1/128", "::/128", "::ffff:0:0/96", "64:ff9b:1::/48", "100::/64", "100:0:0:1::/64", "2001::/23",
+    "2001::/32", "2001:1::1/128", "2001:1::2/128", "2001:1::3/128", "2001:2::/48", "2001:3::/32",
+    "2001:4:112::/48", "2001:10::/28", "2001:20::/28", "2001:30::/28", "2001:db8::/32", "2002::/16",
+    "2620:4f:8000::/48", "3fff::/20", "5f00::/16", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("network", map(ipaddress.ip_network, REGISTRIES), ids=str)
+def test_no_special_purpose_network_is_public(network):
+    assert not remote.is_public(network[0]) and not remote.is_public(network[-1])
+    if network.version == 4:
+        for address in (network[0], network[-1]):  # every way to write an IPv4 address into an IPv6 one
+            for base in ("::ffff:0:0", "::", "64:ff9b::"):
+                assert not remote.is_public(ipaddress.IPv6Address(base) + int(address))
+            assert not remote.is_public(ipaddress.IPv6Address((0x2002 << 112) | (int(address) << 80)))
+
+
 @given(st.ip_addresses())
-def test_public_is_never_local(address):
-    if remote.is_public(address):
-        assert not (
-            address.is_private or address.is_loopback or address.is_link_local or address.is_multicast
-        )
+def test_an_address_is_public_unless_a_registry_says_otherwise(address):
+    special = [n for n in map(ipaddress.ip_network, REGISTRIES) if address in n]
+    unicast = address.version == 4 or address in ipaddress.ip_network("2000::/3")
+    if str(address) != "168.63.129.16" and address not in ipaddress.ip_network("64:ff9b::/96"):
+        assert remote.is_public(address) == (unicast and not special)
 
 
 def test_a_name_that_leads_inside_is_not_dialled(servers, fetcher, names):

@@ -47,12 +47,24 @@ _NO_PICTURE = re.compile(
     r"text/(html|css|javascript)|video/|audio/|application/(json|pdf|xhtml|javascript|zip)"
 )
 
+# Where addresses are assigned for use in public, less every row of IANA's two special-purpose registries,
+# whatever a row says of being reachable: none of them is a web server. A table of our own, since the
+# one in Python differs between versions (192.0.0.0/24 and 3fff::/20 count as global in some).
 _UNICAST_V6 = ipaddress.ip_network("2000::/3")
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_ALSO_FORBIDDEN = [
-    ipaddress.ip_network("168.63.129.16/32"),  # Azure's host service, inside public space
-    ipaddress.ip_network("192.88.99.0/24"),  # 6to4 relays
-]
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # the row that is judged by the address inside
+_SPECIAL: list[Network] = [
+    ipaddress.ip_network(network)
+    for network in (
+        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
+        "192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24",
+        "192.168.0.0/16", "192.175.48.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
+        "240.0.0.0/4",
+        "224.0.0.0/4",  # multicast, which has a registry of its own
+        "168.63.129.16/32",  # Azure's host service, inside public space
+        "2001::/23",  # Teredo, benchmarks, ORCHID and what else IETF protocols use
+        "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20",
+    )
+]  # fmt: skip
 
 
 class RemoteFetcher:
@@ -150,16 +162,17 @@ class RemoteFetcher:
 
 
 def is_public(address: Address) -> bool:
-    """True for unicast addresses of the open internet; tunnels count as the address inside them."""
+    """True for unicast addresses of the open internet; one behind NAT64 counts as the address inside.
+
+    Other addresses that hold an IPv4 address (mapped, compatible, 6to4, Teredo) are refused whatever it is:
+    no name server has a reason to answer with one.
+    """
     if address.version == 6:
         if address in _NAT64:
             return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-        # IPv4-mapped addresses lie outside 2000::/3; no name server has a reason to answer with one.
-        if address not in _UNICAST_V6 or address.sixtofour is not None or address.teredo is not None:
+        if address not in _UNICAST_V6 or address.scope_id is not None:
             return False
-    elif any(address in network for network in _ALSO_FORBIDDEN):
-        return False
-    return address.is_global and not (address.is_multicast or address.is_reserved)
+    return not any(address in network for network in _SPECIAL)
 
 
 # ---------------------------------------------------------------------------------------------- links
