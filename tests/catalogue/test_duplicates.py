@@ -116,6 +116,33 @@ def test_an_identifier_that_everything_shares_is_no_evidence(find):
     assert len(report.notes) == 2 and "101 products share" in report.notes[0]
 
 
+@pytest.mark.parametrize("value", ["Does not apply", "none", "N/A", "-", "000000", "unbekannt"])
+def test_a_placeholder_is_no_evidence(find, value):
+    """Also where it reached the catalogue without a reader."""
+    fields = {"mpn": value, "group_id": value, "gtin": value}
+    names = ("Red ceramic mug", "Leather office chair", "Wool socks")
+    report = find(
+        *(product(i, title=name, brand="Acme", images=(), **fields) for i, name in enumerate(names))
+    )
+    assert report.groups == []
+    assert len(report.notes) == 3 and all(
+        f"share the {n} '{value}'" in " ".join(report.notes) for n in fields
+    )
+    two = find(
+        *(shirt(id, title=t, brand="Unbranded", mpn="7", images=()) for id, t in (("a", "mug"), ("b", "hat")))
+    )
+    assert two.groups == []  # no maker, so the part number is nobody's
+
+
+def test_one_gtin_on_many_articles_is_questioned(find):
+    """Titles that have nothing in common are not one article; the same article often over is pointed out."""
+    names = ("Red ceramic mug", "Leather office chair", "Wool socks", "Garden hose")
+    unlike = find(*(product(i, title=t, gtin=GTIN_A, images=()) for i, t in enumerate(names)))
+    assert unlike.of("duplicate") == [] and "nothing in common" in unlike.notes[0]
+    alike = find(*(product(i, title=f"Red ceramic mug {i}", gtin=GTIN_A, images=()) for i in range(5)))
+    assert len(alike.of("duplicate")[0].ids) == 5 and "is it one article?" in alike.notes[0]
+
+
 def test_min_score_decides_what_looks_alike(find):
     assert find(shirt("a"), shirt("b", title="Acme cotton shirt new"), min_score=0.9999).groups == []
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from moonshelf.errors import UserError
 from moonshelf.feeds import DIALECTS, Row, read_feed, read_rows, write_jsonl
+from moonshelf.identifiers import is_placeholder
 from moonshelf.product import ImageRef, Product
 
 settings.register_profile("feeds", max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
@@ -208,6 +209,7 @@ def test_one_bad_line_never_changes_the_others(
 
 WORDS = st.text("aZ é<>&;\"'\\,=東🙂\u202e", max_size=12).map(str.strip)
 NAMES = WORDS.filter(bool)
+IDENTIFIERS = NAMES.filter(lambda text: not is_placeholder(text))  # placeholders go to `extra`
 IMAGES = st.one_of(
     st.builds(
         ImageRef, url=st.just("https://cdn.example/1.jpg"), role=st.sampled_from([None, "main", "back"])
@@ -222,13 +224,13 @@ PRODUCTS = st.builds(
     images=st.lists(IMAGES, max_size=3).map(tuple),
     category=st.lists(NAMES, max_size=3).map(tuple),
     attributes=st.dictionaries(NAMES, NAMES, max_size=3),
-    brand=st.none() | NAMES,
+    brand=st.none() | IDENTIFIERS,
     price=st.none() | st.floats(0, 1e9),
     currency=st.none() | st.sampled_from(["EUR", "USD"]),
     language=st.none() | st.just("de"),
-    group_id=st.none() | NAMES,
+    group_id=st.none() | IDENTIFIERS,
     gtin=st.none() | st.just("4006381333931"),
-    mpn=st.none() | NAMES,
+    mpn=st.none() | IDENTIFIERS,
     link=st.none() | NAMES,
     availability=st.none() | NAMES,
     extra=st.dictionaries(NAMES, NAMES, max_size=3),

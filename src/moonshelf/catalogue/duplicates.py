@@ -4,7 +4,7 @@ Identifiers and variant attributes outrank looks, because a false duplicate cost
 
 1. one GTIN, or one brand and part number, makes a pair `duplicate` (a part number names a model, so
    variants that share it stay variants; a GTIN names one article, so a colour that differs is a conflict
-   to be mended, and is shown);
+   to be mended, and is shown; placeholders such as "N/A" are no identifiers);
 2. two valid GTINs that differ are never a duplicate; neither are two rows of one group, or of one brand
    and nearly one title, whose colour, size or other variant attribute differs: `variant`;
 3. looks alone make a pair `similar`, and need two witnesses: vectors near each other, and titles or
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -28,6 +28,7 @@ from typing import Any
 from moonshelf.attributes import canonical
 from moonshelf.catalogue import ann
 from moonshelf.catalogue.store import Store
+from moonshelf.identifiers import is_makerless, is_placeholder, is_placeholder_gtin
 from moonshelf.images import SAME_PICTURE
 from moonshelf.prompts import clean_text
 
@@ -35,7 +36,8 @@ KINDS = ("duplicate", "variant", "similar")
 VARIANT_KEYS = ("colour", "size", "material", "pattern", "style", "gender", "age group", "capacity", "length")
 MIN_SCORE = 0.9  # cosine
 NEIGHBOURS = 10
-TITLE_OVERLAP, TITLE_SAME = 0.6, 0.8  # Jaccard of words
+TITLE_OVERLAP, TITLE_SAME, TITLE_UNLIKE = 0.6, 0.8, 0.15  # Jaccard of words
+_FEW = 3  # rows that share one article's identifier without a word
 _LARGEST_BUCKET = 100  # rows sharing an identifier beyond which it is a mistake of the feed, not evidence
 _COLUMNS = ("id", "title", "brand", "gtin", "mpn", "group_id", "attributes", "picture_hash")
 
@@ -111,9 +113,11 @@ def find(store: Store, *, min_score: float = MIN_SCORE, neighbours: int = NEIGHB
     place = {int(key): i for i, key in enumerate(keys)}
     table = store.scan(["key", *_COLUMNS])
     items: list[_Item] = [None] * len(keys)  # type: ignore[list-item]
-    for row in table.to_pylist():
+    rows = table.to_pylist()
+    for row in rows:
         items[place[row["key"]]] = _item(row)
     candidates, notes = _shared_identifiers(items)
+    notes = _placeholders(rows) + notes
     index = ann.load(store)[0] or ann.AnnIndex.of(keys, vectors)
     for start in range(0, len(keys), 1024):
         block = vectors[start : start + 1024]
@@ -210,7 +214,8 @@ def _strength(pair: Pair) -> float:
 def _shared_identifiers(items: list[_Item]) -> tuple[set[tuple[int, int]], list[str]]:
     """Pairs of positions that share a GTIN, a brand and part number, or a group.
 
-    An identifier of very many rows ("n/a", the shop's own name) is erased from `items`: it says nothing.
+    An identifier of very many rows, or one article's identifier on rows whose titles have nothing in common,
+    is a mistake of the feed: it is erased from `items`.
     """
     buckets: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for i, item in enumerate(items):
@@ -223,31 +228,55 @@ def _shared_identifiers(items: list[_Item]) -> tuple[set[tuple[int, int]], list[
     candidates: set[tuple[int, int]] = set()
     notes = []
     for (name, *value), places in buckets.items():
-        if len(places) > _LARGEST_BUCKET:
+        many = len(places) > _LARGEST_BUCKET
+        unlike = name != "group_id" and len(places) > _FEW and not many and _unlike(items, places)
+        shared = f"{len(places)} products share the {name} {' '.join(value)!r}"
+        if many or unlike:
             erased: dict[str, Any] = {name.removeprefix("brand and ").removesuffix("_id"): None}
             for i in places:
                 items[i] = replace(items[i], **erased)
-            notes.append(
-                f"{len(places)} products share the {name} {' '.join(value)!r}: too many to be evidence, "
-                "so it was not used"
-            )
-        else:
-            candidates.update(combinations(places, 2))
+            why = "too many to be evidence" if many else "their titles have nothing in common"
+            notes.append(f"{shared}: {why}, so it was not used")
+            continue
+        if name != "group_id" and len(places) > _FEW:
+            notes.append(f"{shared}: is it one article?")
+        candidates.update(combinations(places, 2))
     return candidates, notes
+
+
+def _unlike(items: list[_Item], places: list[int]) -> bool:
+    """Whether titles of these rows share hardly a word, two by two."""
+    words = [items[i].words for i in places if items[i].words]
+    overlaps = [len(a & b) / len(a | b) for a, b in combinations(words, 2)]
+    return bool(overlaps) and sum(overlaps) / len(overlaps) < TITLE_UNLIKE
+
+
+def _placeholders(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """Notes on values that several rows have where an identifier is missing."""
+    columns = ("gtin", "mpn", "group_id")
+    found = Counter(
+        (name, row[name]) for row in rows for name in columns if row[name] and is_placeholder(row[name])
+    )
+    return [
+        f"{count} products share the {name} {value!r}: it says that there is none, so it was not used"
+        for (name, value), count in found.items()
+        if count > 1
+    ]
 
 
 def _item(row: dict[str, Any]) -> _Item:
     attributes = canonical(json.loads(row["attributes"] or "{}"))
     words = frozenset(re.findall(r"\w+", clean_text(row["title"] or "").casefold()))
+    brand = row["brand"] or attributes.get("brand") or ""
     return _Item(
         id=row["id"],
         title=row["title"] or "",
         words=words,
         codes=frozenset(word for word in words if any(c.isdigit() for c in word)),
         gtin=_gtin(row["gtin"]),
-        brand=_folded(row["brand"] or attributes.get("brand")),
-        mpn=_folded(row["mpn"]),
-        group=row["group_id"] or None,
+        brand=None if is_makerless(brand) else _folded(brand),
+        mpn=None if is_placeholder(row["mpn"] or "") else _folded(row["mpn"]),
+        group=None if is_placeholder(row["group_id"] or "") else row["group_id"],
         attributes={key: value for key, value in attributes.items() if key != "brand"},
         picture=row["picture_hash"],
     )
@@ -265,11 +294,11 @@ def _gtin(value: str | None) -> str | None:
         digits = ean.validate(value)
     except ValidationError:
         return None
-    return digits.zfill(14) if digits.strip("0") else None
+    return None if is_placeholder_gtin(digits) else digits.zfill(14)
 
 
-def _folded(value: str | None) -> str | None:
-    return re.sub(r"[\W_]+", "", value.casefold()) or None if value else None
+def _folded(value: str) -> str | None:
+    return re.sub(r"[\W_]+", "", value.casefold()) or None
 
 
 def _agree(a: str | None, b: str | None) -> str | None:

@@ -20,6 +20,7 @@ from moonshelf.attributes import canonical_key, fold
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds import values
 from moonshelf.feeds.base import MAX_CELL, MAX_IMAGES, MAX_TEXT, MAX_TITLE, Row, Source
+from moonshelf.identifiers import is_placeholder, is_placeholder_gtin
 from moonshelf.product import ImageRef, Product
 
 # Product field -> names of columns, folded by `attributes.fold`, the most telling first: if a table has
@@ -70,6 +71,9 @@ ATTRIBUTES = frozenset((
     "colour", "pattern", "material", "gender", "use", "season", "style", "neckline", "sleeve", "heel",
     "handle", "shape", "size", "age group",
 ))  # fmt: skip
+_IDENTIFIERS = frozenset(
+    ("brand", "mpn", "group_id")
+)  # beside `id` and `gtin`, which have checks of their own
 _IMAGE_NAME = re.compile(r"(?i)^https?://|\.(jpe?g|png|webp|gif|bmp|tiff?|avif)(\?\S*)?$")
 
 
@@ -159,7 +163,8 @@ class Draft:
                 self.values[field] = values.strip_html(text) if html else text
         elif field == "id":
             text = values.as_text(value).strip()
-            if text:
+            # A table may count from 0, and our own form is taken as it stands.
+            if text and (not html or text.isdigit() or not is_placeholder(text)):
                 self.values[field] = values.clean(text)[0] if not text.isascii() else text
         elif field == "category":
             path = values.category(value)
@@ -181,7 +186,10 @@ class Draft:
             if text := self.cleaned(field, value):
                 self.values[field] = values.availability(text)
         elif text := self.cleaned(field, value):
-            self.values[field] = text
+            if field in _IDENTIFIERS and is_placeholder(text):
+                self.put(field, text)
+            else:
+                self.values[field] = text
 
     def price(self, value: Any, code: str | None = None) -> None:
         if value is None or (isinstance(value, float) and value != value) or not str(value).strip():
@@ -204,8 +212,14 @@ class Draft:
         text = self.cleaned("gtin", value)
         if not text:
             return
+        if is_placeholder(text):
+            self.put("gtin", text)
+            return
         try:
-            self.values["gtin"] = values.gtin(text)
+            digits = values.gtin(text)
+            if is_placeholder_gtin(digits):
+                raise ValueError(f"GTIN {digits!r} is a filler, not an article's number")
+            self.values["gtin"] = digits
         except ValueError as error:
             self.warn("gtin", str(error))
             self.put("gtin", text)

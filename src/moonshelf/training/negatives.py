@@ -37,6 +37,7 @@ import pyarrow.parquet as pq
 from moonshelf import images
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds import DIALECTS, open_feed
+from moonshelf.identifiers import is_makerless, is_placeholder, is_placeholder_gtin
 from moonshelf.product import ImageRef, Product
 from moonshelf.prompts import PromptSpec, clean_text
 from moonshelf.training.nearest import MiningSettings, Negative, Records, Search
@@ -338,8 +339,8 @@ def _facts(product: Product) -> _Facts:
         {
             "group": product.group_id or product.id,
             "title": _name(product.title),
-            "gtin": gtin if gtin.strip("0") else None,
-            "mpn": (brand, mpn) if brand and mpn else None,
+            "gtin": None if is_placeholder_gtin(gtin) else gtin,
+            "mpn": None if is_makerless(brand) or is_placeholder(mpn) else (brand, mpn),
             "attributes": (path, visible) if visible else None,
         },
         tuple({hashlib.sha256(ref.data or b"").digest() for ref in product.images}),
