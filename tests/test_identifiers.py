@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from moonshelf.identifiers import is_makerless, is_placeholder, is_placeholder_gtin
 
 PLACEHOLDERS = (
-    "", "  ", "-", "—", "?", "...", "N/A", "n.a.", "#N/A", "<NA>", "NaN", "None", "[none]", "null", "NULL", "undefined",
-    "0", "000000", "0.0", "0,00", "9999999", "xxx", "Does not apply", "Doesn't apply", "Not Available", "TBD", "no EAN",
-    "without barcode", "k.A.", "Keine Angabe", "Unbekannt", "nicht zutreffend", "Nicht verfügbar", "entfällt",
-    "ohne Artikelnummer", "No aplica", "sin código", "N/D", "Ninguno", "desconocido", "Não aplicável", "Nenhum",
-    "Non applicable", "sans objet", "Ne s'applique pas", "Inconnu", "non applicabile", "sconosciuto", "n.v.t.",
-    "niet van toepassing", "nie dotyczy", "brak", "saknas", "ukendt", "ei tiedossa", "neuvedeno", "belirtilmemiş",
-    "Yok", "nincs", "не указано", "нет", "δεν ισχύει", "該当なし", "なし", "不适用", "해당 없음", "ไม่มี",
+    "", "  ", "-", "—", "?", "...", "N/A", "n.a.", "#N/A", "<NA>", "NaN", "None", "[none]", "null", "NULL",
+    "undefined", "0", "000000", "0.0", "0,00", "9999999", "xxx", "Does not apply", "Doesn't apply",
+    "Not Available", "TBD", "no EAN", "without barcode", "k.A.", "Keine Angabe", "Unbekannt",
+    "nicht zutreffend", "Nicht verfügbar", "entfällt", "ohne Artikelnummer", "No aplica", "sin código",
+    "N/D", "Ninguno", "desconocido", "Não aplicável", "Nenhum", "Non applicable", "sans objet",
+    "Ne s'applique pas", "Inconnu", "non applicabile", "sconosciuto", "n.v.t.", "niet van toepassing",
+    "nie dotyczy", "brak", "saknas", "ukendt", "ei tiedossa", "neuvedeno", "belirtilmemiş", "Yok", "nincs",
+    "не указано", "нет", "δεν ισχύει", "該当なし", "なし", "不适用", "해당 없음", "ไม่มี",
 )  # fmt: skip
 IDENTIFIERS = (
     "A-1", "0123", "10", "12345", "0-1", "x", "No. 5", "Nano", "NA-KD", "N&D", "S & N", "Nothing", "Sin City",
