@@ -70,6 +70,7 @@ class Source:
         self.name = path.name
         self.images_root = os.path.abspath(images_root or (path if path.is_dir() else path.parent))
         self.fields = dict(fields or {})
+        self.said: set[str] = set()  # remarks on the whole feed
         self._raw: IO[bytes] | None = None
         self._size = path.stat().st_size if path.is_file() else 0
         self.share_read: float | None = None  # set by readers that do not go through `open`

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from moonshelf.attributes import canonical_key, fold
 from moonshelf.errors import Problem, UserError
-from moonshelf.feeds import values
+from moonshelf.feeds import shapes, values
 from moonshelf.feeds.base import MAX_CELL, MAX_IMAGES, MAX_TEXT, MAX_TITLE, Row, Source
 from moonshelf.identifiers import is_placeholder, is_placeholder_gtin
 from moonshelf.product import ImageRef, Product
@@ -74,7 +74,7 @@ ATTRIBUTES = frozenset((
 _IDENTIFIERS = frozenset(
     ("brand", "mpn", "group_id")
 )  # beside `id` and `gtin`, which have checks of their own
-_IMAGE_NAME = re.compile(r"(?i)^https?://|\.(jpe?g|png|webp|gif|bmp|tiff?|avif)(\?\S*)?$")
+_IS_PATH = re.compile(r"[>›»|]| / |::")
 
 
 def plan_columns(names: Iterable[str], fields: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -131,6 +131,12 @@ class Draft:
         self.problems: list[Problem] = []
         self.fatal: tuple[str, str] | None = None
 
+    def say(self, field: str, reason: str) -> None:
+        """A warning that one product bears for the whole feed."""
+        if reason not in self.source.said and len(self.source.said) < 1_000:
+            self.source.said.add(reason)
+            self.warn(field, reason)
+
     def warn(self, field: str, reason: str) -> None:
         self.problems.append(Problem(self.row, field, reason, fatal=False))
 
@@ -153,6 +159,8 @@ class Draft:
 
     def set(self, field: str, value: Any, *, html: bool = True) -> None:
         """One of the product's own fields from a raw value. Empty values leave what was there."""
+        if html and field not in ("category", "price"):
+            value = self.spoken(field, value)
         if field == "title":
             text = self.cleaned(field, value, MAX_TITLE)
             if text:
@@ -167,7 +175,7 @@ class Draft:
             if text and (not html or text.isdigit() or not is_placeholder(text)):
                 self.values[field] = values.clean(text)[0] if not text.isascii() else text
         elif field == "category":
-            path = values.category(value)
+            path = values.category(self.path(value) if html else value)
             if len(path) == 1 and path[0].isdigit():
                 self.put("category_id", path[0])  # the number of a taxonomy says nothing to a reader
             elif path:
@@ -191,7 +199,67 @@ class Draft:
             else:
                 self.values[field] = text
 
+    def spoken(self, field: str, value: Any) -> Any:
+        """A list or mapping, or a text that prints one, as text in one language; other values as they are."""
+        value = shapes.opened(value)
+        if not isinstance(value, (list, tuple, dict)):
+            return value
+        joint = "\n" if field == "description" else ", "
+        ids = field in ("id", "group_id")
+        found = shapes.spoken(value, self.values.get("language"), joint=joint, ids=ids)
+        if found is None:
+            self.warn(field, "a list or mapping of this shape is not understood: it is kept in `extra`")
+            self.put(field, value)
+            return None
+        if found.language:
+            self.values.setdefault("language", found.language.replace("_", "-"))
+        if found.others:
+            others = ", ".join(sorted(found.others)[:20])
+            said = (
+                f"the feed has texts in several languages: {found.language} is taken, {others} are in `extra`"
+            )
+            self.say("language", said)
+            for language, text in found.others.items():
+                self.put(f"{field} ({language})", text)
+        return found.text
+
+    def path(self, value: Any) -> Any:
+        """The first path of a category that is a list or mapping, or a text that prints one."""
+        value = shapes.opened(value)
+        if not isinstance(value, (list, tuple, dict)):
+            return value
+        found = shapes.categories(value, self.values.get("language"))
+        if not found and value:
+            self.put("category", value)
+        paths = found if found and isinstance(found[0], list) else [found]
+        if len(paths) == 1 and len(found) > 1 and all(_IS_PATH.search(str(part)) for part in found):
+            paths = [[part] for part in found]  # ["A > B", "A > C"]
+        if len(paths) > 1:
+            self.put("other_categories", " | ".join(" > ".join(map(str, path)) for path in paths[1:]))
+        return paths[0][0] if len(paths[0]) == 1 else paths[0]
+
+    def money(self, value: Any) -> tuple[Any, str | None]:
+        """The amount and currency of a price that is a list or mapping, or a text that prints one."""
+        value = shapes.opened(value, numbers=True)
+        if not isinstance(value, (list, tuple, dict)):
+            return value, None
+        found = shapes.money(value)
+        if not found:
+            return (value, None) if value else (None, None)
+        codes = list(dict.fromkeys(one.currency for one in found))
+        wanted = codes[0]
+        if len(codes) > 1:
+            self.say("price", f"the feed has prices in {', '.join(map(str, codes))}: {wanted} is taken")
+            self.put("other_prices", ", ".join(str(one) for one in found if one.currency != wanted))
+        amounts = [one.amount for one in found if one.currency == wanted]
+        if len(amounts) > 1:
+            self.warn("price", "there are several prices: the lowest is taken")
+            self.put("prices", ", ".join(map(str, amounts)))
+        return min(amounts, key=_amount), wanted
+
     def price(self, value: Any, code: str | None = None) -> None:
+        value, inner = self.money(value)
+        code = inner or code
         if value is None or (isinstance(value, float) and value != value) or not str(value).strip():
             return
         try:
@@ -232,6 +300,8 @@ class Draft:
 
     def attribute(self, name: str, value: Any) -> None:
         name = self.cleaned("attributes", name, 200)
+        if isinstance(value := shapes.opened(value), (list, dict)) and (found := shapes.spoken(value)):
+            value = found.text
         if name and (text := self.cleaned(name, value)):
             self.attributes[name] = text
 
@@ -248,12 +318,20 @@ class Draft:
             self.images.append(ref)
 
     def image_text(self, value: Any, role: str | None = None) -> None:
-        """Images from a cell: one path or address, or several (a JSON list, or separated by , or |)."""
-        for part in split_images(values.as_text(value)):
-            try:
-                self.image(self.source.image(part, role))
-            except ValueError as error:
-                self.warn("images", str(error))
+        """Pictures of a value of any shape: paths, addresses, bytes, or mappings with one of them."""
+        for picture in shapes.pictures(value):
+            if isinstance(picture.value, (bytes, bytearray)):
+                self.image(ImageRef(data=bytes(picture.value), role=picture.role or role))
+            elif isinstance(picture.value, str):
+                for part in [picture.value] if picture.single else split_images(picture.value):
+                    try:
+                        self.image(self.source.image(part, picture.role or role))
+                    except ValueError as error:
+                        self.warn("images", str(error))
+            elif picture.value is None:
+                self.warn("images", "an image has neither bytes nor a path")
+            else:
+                self.warn("images", f"an image cannot be read from {type(picture.value).__name__}")
 
     def finish(self) -> Row:
         """The row: a product with its warnings, or warnings and one fatal problem."""
@@ -290,18 +368,18 @@ def split_images(text: str) -> list[str]:
     text = text.strip()
     if not text:
         return []
-    if text[0] == "[":
-        import json
-
-        try:
-            listed = json.loads(text)
-        except (ValueError, RecursionError):
-            listed = None
-        if isinstance(listed, list):
-            return [item.strip() for item in listed if isinstance(item, str) and item.strip()]
+    if isinstance(listed := shapes.opened(text), list):
+        return [item.strip() for item in listed if isinstance(item, str) and item.strip()]
     for separator in ("|", "\n", ",", ";", " "):
         if separator in text:
             parts = [part.strip() for part in text.split(separator) if part.strip()]
-            if separator in "|\n" or all(_IMAGE_NAME.search(part) for part in parts):
+            if separator in "|\n" or all(map(shapes.is_picture_name, parts)):
                 return parts
     return [text]
+
+
+def _amount(value: Any) -> float:
+    try:
+        return values.price(value)[0]
+    except ValueError:
+        return float("inf")

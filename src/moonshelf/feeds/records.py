@@ -14,10 +14,9 @@ from typing import Any
 
 from moonshelf.attributes import fold
 from moonshelf.errors import UserError
-from moonshelf.feeds import values
+from moonshelf.feeds import shapes, values
 from moonshelf.feeds.base import Row, Source
 from moonshelf.feeds.build import PRICE_IN, Draft, plan_columns
-from moonshelf.product import ImageRef
 
 _MAX_PLANS = 1_000
 _BRAND = ("brand", "brand name", "brand from title")
@@ -56,6 +55,8 @@ class RecordReader:
             if self.columns is None:  # each record of JSONL has its own names
                 fields = {name: target for name, target in fields.items() if name in record}
             plan = plan_columns(names, fields)
+            # The language first: texts in several languages ask for it.
+            plan = dict(sorted(plan.items(), key=lambda item: item[1] != "language"))
             if len(self._plans) < _MAX_PLANS:
                 self._plans[names] = plan
         return plan
@@ -98,69 +99,33 @@ class RecordReader:
         return draft.finish()
 
     def _images(self, draft: Draft, value: Any, role: str | None = None) -> None:
-        names: list[str] = []
-        for item in value if isinstance(value, (list, tuple)) else (value,):
-            if isinstance(item, (bytes, bytearray)):
-                if item:
-                    draft.image(ImageRef(data=bytes(item), role=role))
-                    names.append("")
-            elif isinstance(item, Mapping):
-                data = item.get("bytes") or item.get("data")
-                path = item.get("path") or item.get("url") or item.get("src") or item.get("contentUrl")
-                given = item.get("role")
-                its_role = given[:40] if isinstance(given, str) else role
-                if isinstance(data, (bytes, bytearray)):
-                    draft.image(ImageRef(data=bytes(data), role=its_role))
-                    names.append(values.as_text(path))
-                elif isinstance(path, str) and path.strip():
-                    try:
-                        draft.image(self.source.image(path, its_role))
-                    except ValueError as error:
-                        draft.warn("images", str(error))
-                else:
-                    draft.warn("images", "an image has neither bytes nor a path")
-            elif isinstance(item, str):
-                draft.image_text(item, role)
-            elif item is not None:
-                draft.warn("images", f"an image cannot be read from {type(item).__name__}")
+        draft.image_text(value, role)
+        names = [
+            picture.name for picture in shapes.pictures(value) if isinstance(picture.value, bytes | bytearray)
+        ]
         if any(names):  # an ImageRef with bytes has no name: keep it beside the picture
             draft.extra["image_names"] = json.dumps(names, ensure_ascii=False)
 
 
 def _attributes(draft: Draft, value: Any) -> None:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            draft.attribute("attributes", value)
-            return
-    if isinstance(value, list):  # [{"name": …, "value": …}], or key-value pairs of an Arrow map
-        pairs: dict[str, Any] = {}
-        for item in value:
-            if isinstance(item, Mapping):
-                name = item.get("name") or item.get("key")
-                if isinstance(name, str) and name:
-                    pairs[name] = item.get("value")
-            elif isinstance(item, (list, tuple)) and len(item) == 2 and isinstance(item[0], str):
-                pairs[item[0]] = item[1]
-        value = pairs or {"attributes": value}
-    if not isinstance(value, Mapping):
+    found = shapes.attributes(value)
+    if found is None:
         draft.attribute("attributes", value)
         return
-    for name, content in value.items():
-        folded = fold(str(name))
+    for name, content in found.items():
+        folded = fold(name)
         priced = PRICE_IN.fullmatch(folded)
         if (priced or folded == "price") and "price" not in draft.values:
             draft.price(content, priced[1].upper() if priced else None)
         elif folded.endswith("price") or re.search(r"\bprice [a-z]{3}$", folded):
-            draft.put(str(name), content)
+            draft.put(name, content)
         elif folded in _BRAND and isinstance(content, str):
             if draft.values.get("brand", content) == content:
                 draft.set("brand", content)
             else:
-                draft.attribute(str(name), content)
+                draft.attribute(name, content)
         else:
-            draft.attribute(str(name), content)
+            draft.attribute(name, content)
 
 
 def _extra(draft: Draft, name: str, value: Any) -> None:
