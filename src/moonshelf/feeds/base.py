@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import IO, Self, TypeAlias
 from urllib.parse import urlsplit
 
 from moonshelf.errors import Problem, UserError
@@ -30,6 +30,9 @@ MAX_DOCUMENT = 64 * 2**20  # bytes of a file that has to be read whole (JSON-LD,
 MAX_IMAGES = 100  # references kept per product
 MAX_RATIO = 300  # expansion of a compressed feed, beyond the first MAX_DOCUMENT bytes
 MAX_URL = 2_000
+
+
+END = "file"  # field of the problem by which a reader says that the feed was not, or may not be, read to its end
 
 
 class FeedBroken(Exception):
@@ -55,6 +58,11 @@ def set_aside(number: int | str, name: str, reason: str, id: str | None = None) 
     return Row(number, None, [Problem(number, name, reason, id, fatal=True)])
 
 
+def broken_off(number: int | str, reason: object) -> Row:
+    """The last row of a feed that cannot be read to its end: what it would have listed is not known."""
+    return set_aside(number, END, f"{reason}: the rest was not read")
+
+
 def note(number: int | str, name: str, reason: str) -> Row:
     """A remark about the file that costs no row."""
     return Row(number, None, [Problem(number, name, reason, fatal=False)], records=0)
@@ -76,11 +84,12 @@ class Source:
         self.share_read: float | None = None  # set by readers that do not go through `open`
 
     def open(self) -> IO[bytes]:
-        """The file's bytes, unpacked if it is gzip. Reading raises `FeedBroken` on a damaged archive."""
+        """The file's bytes, unpacked if it is gzip. Reading raises `FeedBroken` where the disk or the archive
+        gives no more."""
         self._raw = raw = open(self.path, "rb")  # noqa: SIM115 - closed by the reader
         packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
-        return _Gunzip(raw, self._size) if packed else raw  # type: ignore[return-value]
+        return _Gunzip(raw, self._size) if packed else _Plain(raw)  # type: ignore[return-value]
 
     def read_document(self) -> bytes:
         """The whole file, for dialects that cannot be streamed."""
@@ -137,22 +146,39 @@ class Source:
 Reader: TypeAlias = Callable[[Source], Iterator[Row]]
 
 
-class _Gunzip:
-    """A gzip stream with a cap on how far it expands; damage becomes `FeedBroken`."""
+class _Plain:
+    """A file; an error of the disk becomes `FeedBroken`."""
 
-    def __init__(self, raw: IO[bytes], size: int) -> None:
-        self._raw, self._file = raw, gzip.GzipFile(fileobj=raw)
-        self._left = max(MAX_DOCUMENT, size * MAX_RATIO)
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw = raw
 
-    def __enter__(self) -> _Gunzip:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        self._file.close()
         self._raw.close()
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._raw.read(size)
+        except OSError as error:
+            raise FeedBroken(f"the file cannot be read ({error.strerror})") from None
+
+
+class _Gunzip(_Plain):
+    """A gzip stream with a cap on how far it expands; damage becomes `FeedBroken`."""
+
+    def __init__(self, raw: IO[bytes], size: int) -> None:
+        super().__init__(raw)
+        self._file = gzip.GzipFile(fileobj=raw)
+        self._left = max(MAX_DOCUMENT, size * MAX_RATIO)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
     def read(self, size: int = -1) -> bytes:
         try:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 
 from moonshelf.errors import UserError
-from moonshelf.feeds.base import Row, Source, set_aside
+from moonshelf.feeds.base import END, Row, Source, set_aside
 from moonshelf.feeds.build import Draft
 from moonshelf.product import ImageRef
 
@@ -24,22 +24,32 @@ _HEX = re.compile(r"[0-9a-f]{8,}")
 def read(source: Source) -> Iterator[Row]:
     """One row a picture. Raises UserError if there is none."""
     number = 0
-    for number, (path, parts) in enumerate(walk(str(source.path)), 1):
+    unread: list[str] = []
+    for number, (path, parts) in enumerate(walk(str(source.path), unread=unread), 1):
         yield _row(source, number, path, parts)
+    for path in unread:
+        yield set_aside(os.path.relpath(path, source.path), END, "the folder cannot be read")
     if number == 0:
         raise UserError(f"{source.name} holds no pictures ({', '.join(SUFFIXES)}).")
 
 
-def walk(folder: str, parts: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Pictures below a folder in sorted order, each with the names of the subfolders that lead to it."""
+def walk(
+    folder: str, parts: tuple[str, ...] = (), unread: list[str] | None = None
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Pictures below a folder in sorted order, each with the names of the subfolders that lead to it.
+
+    Folders that cannot be read go to `unread`.
+    """
     try:
         with os.scandir(folder) as entries:
             found = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
     except OSError:
+        if unread is not None:
+            unread.append(folder)
         return
     for entry in found:
         if entry.is_dir(follow_symlinks=False):
-            yield from walk(entry.path, (*parts, entry.name))
+            yield from walk(entry.path, (*parts, entry.name), unread)
         elif entry.name.lower().endswith(SUFFIXES):
             yield entry.path, parts
 

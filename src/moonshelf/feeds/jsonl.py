@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshelf.errors import UserError
-from moonshelf.feeds.base import MAX_RECORD, FeedBroken, Row, Source, set_aside
+from moonshelf.feeds.base import MAX_RECORD, FeedBroken, Row, Source, broken_off, set_aside
 from moonshelf.feeds.build import Draft
 from moonshelf.feeds.records import RecordReader
 from moonshelf.feeds.text import lines
@@ -47,7 +47,7 @@ def numbered(source: Source) -> Iterator[tuple[int, str | Row]]:
                 long = f"the line is longer than {MAX_RECORD // 2**20} MiB"
                 yield number, set_aside(number, "row", long) if line is None else line
     except FeedBroken as error:
-        yield number + 1, set_aside(number + 1, "file", f"{error}: the rest was not read")
+        yield number + 1, broken_off(number + 1, error)
 
 
 def _row(reader: RecordReader, number: int, line: str) -> Row:

@@ -13,7 +13,7 @@ from xml.etree.ElementTree import Element, ParseError
 
 from moonshelf.attributes import fold
 from moonshelf.errors import UserError
-from moonshelf.feeds.base import MAX_RECORD, FeedBroken, Row, Source, set_aside
+from moonshelf.feeds.base import MAX_RECORD, FeedBroken, Row, Source, broken_off, set_aside
 from moonshelf.feeds.records import RecordReader
 from moonshelf.feeds.tabular import rows_of
 from moonshelf.feeds.text import Table
@@ -97,7 +97,7 @@ def read_xml(source: Source) -> Iterator[Row]:
             reason = _reason(error)
             if number == 0:
                 raise UserError(f"{source.name} is not a readable XML feed: {reason}.") from None
-            yield set_aside(number + 1, "file", f"{reason}: the rest was not read")
+            yield broken_off(number + 1, reason)
             return
     if number == 0:
         raise UserError(f"{source.name} holds no <item> or <entry>: is it a product feed?")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from moonshelf.errors import UserError
-from moonshelf.feeds.base import Row, Source, note, set_aside
+from moonshelf.feeds.base import Row, Source, broken_off, note, set_aside
 from moonshelf.feeds.records import RecordReader
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def numbered(
         except StopIteration:
             return
         except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-            why = f"the rest of the table cannot be read ({type(error).__name__})"
-            yield number + 1, set_aside(number + 1, "file", why)
+            why = f"the table cannot be read further ({type(error).__name__})"
+            yield number + 1, broken_off(number + 1, why)
             return
         for record in records:
             number += 1

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds import DIALECTS, Row, open_feed, read_rows
-from moonshelf.feeds.base import Source, note, set_aside
+from moonshelf.feeds.base import Source, broken_off, note
 from moonshelf.feeds.records import RecordReader
 from moonshelf.product import Product
 
@@ -128,8 +128,8 @@ class Table:
             except UserError:
                 raise
             except Exception as error:  # of the format's library, or of the storage
-                why = f"the rest of the table cannot be read ({type(error).__name__})"
-                yield from _items(set_aside(self._name(number + 1), "file", why), None)
+                why = f"the table cannot be read further ({type(error).__name__})"
+                yield from _items(broken_off(self._name(number + 1), why), None)
                 return
             if reader is None:
                 reader = self._reader(source, names)

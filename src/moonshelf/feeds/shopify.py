@@ -58,7 +58,7 @@ def read(source: Source) -> Iterator[Row]:
     for record in table:
         line = Line(record, columns)
         if record.fatal is not None and not group:
-            yield set_aside(record.number, "row", record.fatal)
+            yield set_aside(record.number, record.field, record.fatal)
             continue
         if group and (not line.handle or line.handle == group[0].handle) and len(group) < MAX_LINES:
             group.append(line)
@@ -85,10 +85,11 @@ def _plan(header: list[str]) -> dict[str, str]:
 class Line:
     """One line of the file with its known cells."""
 
-    __slots__ = ("fatal", "known", "number", "unknown", "warning")
+    __slots__ = ("fatal", "field", "known", "number", "unknown", "warning")
 
     def __init__(self, record: Record, columns: dict[str, str]) -> None:
-        self.number, self.fatal, self.warning = record.number, record.fatal, record.warning
+        self.number, self.field = record.number, record.field
+        self.fatal, self.warning = record.fatal, record.warning
         self.known = {columns[name]: cell for name, cell in record.cells.items() if columns[name]}
         self.unknown = {
             name: cell for name, cell in record.cells.items() if not columns[name] and cell.strip()
@@ -113,7 +114,7 @@ def _rows(source: Source, group: list[Line]) -> Iterator[Row]:
     added = 0  # lines that only add a picture
     for line in group:
         if line.fatal is not None:
-            rows.append(set_aside(line.number, "row", line.fatal))
+            rows.append(set_aside(line.number, line.field, line.fatal))
         elif line is not first and not line.is_variant():
             added += 1
         elif reason := _negative(line.get("price")):
@@ -131,7 +132,7 @@ def _rows(source: Source, group: list[Line]) -> Iterator[Row]:
         draft = Draft(source, lines[0].number)
         for line in lines:
             if line.warning:
-                draft.problems.append(Problem(line.number, "row", line.warning, fatal=False))
+                draft.problems.append(Problem(line.number, line.field, line.warning, fatal=False))
         draft.set("id", _id(first.handle, key if len(looks) > 1 else (), used))
         draft.set("group_id", first.handle)
         others = {image for other, images in own.items() if other != key for image in images}

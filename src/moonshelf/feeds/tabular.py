@@ -43,12 +43,12 @@ def rows_of(
         yield note(source.name, "id", "there is no id column: rows are numbered")
     for record in table:
         if record.fatal is not None:
-            yield set_aside(record.number, "row", record.fatal)
+            yield set_aside(record.number, record.field, record.fatal)
             continue
         row = reader.row(record.number, prepare(record.cells) if prepare else record.cells)
         if record.warning:
             id = row.product.id if row.product else None
-            row.problems.insert(0, Problem(record.number, "row", record.warning, id, fatal=False))
+            row.problems.insert(0, Problem(record.number, record.field, record.warning, id, fatal=False))
         yield row
 
 

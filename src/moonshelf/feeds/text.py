@@ -19,7 +19,7 @@ from typing import IO
 from moonshelf.attributes import fold
 from moonshelf.errors import UserError
 from moonshelf.feeds import values
-from moonshelf.feeds.base import MAX_RECORD, FeedBroken, Source
+from moonshelf.feeds.base import END, MAX_RECORD, FeedBroken, Source
 from moonshelf.feeds.build import FIELD_OF
 
 MAX_COLUMNS = 2_000
@@ -90,6 +90,7 @@ class Record:
     cells: dict[str, str]
     fatal: str | None = None
     warning: str | None = None
+    field: str = "row"  # what either is about
 
 
 class Table:
@@ -105,6 +106,7 @@ class Table:
         self._file = source.open()
         self._lines = lines(self._file, MAX_RECORD)
         self._pending: deque[str | None] = deque()
+        self._whole = True  # the line read last has an end
         try:
             self.comments, self.delimiter, cells = _find_header(self._lines, source.name)
         except FeedBroken as error:
@@ -133,9 +135,13 @@ class Table:
                     else:
                         short = len(cells) < width
                         warning = f"the row has {len(cells)} cells, the header {width}" if short else None
-                        yield Record(number, dict(zip(self.header, cells, strict=False)), warning=warning)
+                        field = "row"
+                        if short and not self._whole:
+                            warning, field = f"{warning}, and no line end: the file may be cut off", END
+                        named = dict(zip(self.header, cells, strict=False))
+                        yield Record(number, named, warning=warning, field=field)
             except FeedBroken as error:
-                yield Record(number + 1, {}, f"{error}: the rest was not read")
+                yield Record(number + 1, {}, f"{error}: the rest was not read", field=END)
 
     def _records(self) -> Iterator[list[str] | str]:
         """Cells of every record, or why a line has none."""
@@ -151,11 +157,14 @@ class Table:
                 yield self._quoted(line)
 
     def _next(self) -> str | None:
-        return self._pending.popleft() if self._pending else next(self._lines, _END)
+        line = self._pending.popleft() if self._pending else next(self._lines, _END)
+        self._whole = line is None or line.endswith("\n")
+        return line
 
     def _quoted(self, first: str) -> list[str] | str:
         """One record that holds quotes, over as many lines as its quotes need."""
         buffer, size = [first], len(first)
+        line: str | None = first
         state = _scan(first, self.delimiter, inside=False)
         while state == "open" and len(buffer) < MAX_LINES and size < MAX_RECORD:
             line = self._next()
@@ -173,6 +182,8 @@ class Table:
                 return cells
             if cells is not None and not any(self._fits(line) for line in buffer[1:]):
                 return cells  # ragged, but one record
+        if line is _END and not (buffer[-1].endswith("\n") or any(map(self._fits, buffer[1:]))):
+            raise FeedBroken("the file ends inside a quoted cell")
         # The quote was never meant to open: give back what it swallowed.
         self._pending.extendleft(reversed(buffer[1:]))
         return "a quote is opened and not closed"
