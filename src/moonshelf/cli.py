@@ -228,7 +228,13 @@ def embed(
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the catalogue, new or to be updated.")],
-    reason: Annotated[str, typer.Option(help="Write a rationale first: off, on or auto.")] = "off",
+    reason: Annotated[
+        str | None,
+        typer.Option(
+            help="Write a rationale first: off, on or auto; default: the folder's own mode, off for a new "
+            "one. Another mode embeds all again: off drops what was written."
+        ),
+    ] = None,
     model: ModelName = None,
     dialect: Annotated[str | None, typer.Option(help="Dialect of the feed; default: detected.")] = None,
     batch_tokens: Annotated[int, typer.Option(help="Tokens that one batch may hold.")] = 8192,
@@ -239,6 +245,12 @@ def embed(
         bool, typer.Option(help="Embed products by their text alone where no picture can be used.")
     ] = False,
     remote_images: Annotated[bool, typer.Option(help="Fetch images from public web addresses.")] = False,
+    allow_removals: Annotated[
+        bool, typer.Option("--allow-removals", help="Remove whatever the feed does not list, however much.")
+    ] = False,
+    max_removed: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the products that may go without being asked.")
+    ] = 0.1,
     writer: Annotated[
         str | None,
         typer.Option(help="What writes the rationales: http://host:8000/v1, or an export for vLLM here."),
@@ -281,6 +293,8 @@ def embed(
         batch_tokens=batch_tokens,
         images_root=images_root,
         allow_text_only=allow_text_only,
+        allow_removals=allow_removals,
+        max_removed=max_removed,
     )
     if json:
         print_json(report.as_dict())

@@ -111,7 +111,7 @@ def run_demo(
             f"{checked.warnings} warnings, {checked.images['good']} photos decode"
         )
     with steps.step("embed", spinner=False) as said:
-        embedded = catalogue.embed(feed, progress=console.is_terminal, reason=reason)
+        embedded = catalogue.embed(feed, progress=console.is_terminal, reason=reason, allow_removals=True)
         said.append(f"{embedded.new} new, {embedded.changed} changed, {embedded.unchanged} unchanged")
         if embedded.items_per_s:
             said.append(f"{embedded.items_per_s:.1f} products a second")

@@ -39,7 +39,11 @@ def rejects(folder: Path) -> list[dict[str, Any]]:
 
 
 def counts(report: Any) -> dict[str, Any]:
-    return {key: value for key, value in report.as_dict().items() if key not in ("seconds", "items_per_s")}
+    return {
+        key: value
+        for key, value in report.as_dict().items()
+        if key not in ("seconds", "items_per_s", "before")
+    }
 
 
 def as_one_process(folder: Path, cluster: Any) -> None:

@@ -232,7 +232,7 @@ def test_an_old_index_catches_up(own):
     assert result.hits[0].id == "p0" and len(result.hits) == N and result.notes == []
     own.embed(changed[:-1], reason="on")  # p0 leaves
     assert "p0" not in {hit.id for hit in own.search("purple umbrella", k=N).hits}
-    own.embed([product(i, title=f"new {i}") for i in range(N // 2)], reason="on")
+    own.embed([product(i, title=f"new {i}") for i in range(N // 2)], allow_removals=True)
     result = own.search("new", mode="vector", k=N)
     assert len(result.hits) == N // 2 and "60 products have changed since" in result.notes[0]
 

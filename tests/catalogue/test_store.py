@@ -47,7 +47,9 @@ def ids(shelf: Catalogue, words: str, **options) -> set[str]:
 def test_back_to_before_a_bad_feed(shelf):
     folder = shelf.folder
     good, number = table(folder), Store.open(folder).version
-    shelf.embed([product(i, title=f"broken {i}") for i in range(10)])  # 20 leave, 10 are overwritten
+    shelf.embed(
+        [product(i, title=f"broken {i}") for i in range(10)], allow_removals=True
+    )  # 20 leave, 10 are overwritten
     assert len(Store.open(folder)) == 10 and "broken 3" in {row["title"] for row in table(folder).values()}
     listed = json.loads(run("versions", folder, "--json").stdout)
     assert listed["keep_days"] == 7
@@ -72,7 +74,7 @@ def test_back_to_before_a_bad_feed(shelf):
 
 def test_an_index_built_after_the_version_catches_up_with_it(shelf):
     number = Store.open(shelf.folder).version
-    shelf.embed([product(i) for i in range(5)] + [product(5, title="purple umbrella")])
+    shelf.embed([product(i) for i in range(5)] + [product(5, title="purple umbrella")], allow_removals=True)
     shelf.index()
     run("rollback", shelf.folder, number)
     assert len(ids(shelf, "umbrella", mode="vector")) == 30
@@ -126,7 +128,7 @@ def test_kills_while_rolling_back(shelf, kills):
     folder = shelf.folder
     first = Store.open(folder).version
     states = [{id: row["title"] for id, row in table(folder).items()}]
-    shelf.embed([product(i, title=f"second {i}") for i in range(12)])
+    shelf.embed([product(i, title=f"second {i}") for i in range(12)], allow_removals=True)
     states.append({id: row["title"] for id, row in table(folder).items()})
     numbers = [first, Store.open(folder).version]
     rng = np.random.default_rng(int(time.time()))

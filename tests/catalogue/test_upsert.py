@@ -186,6 +186,8 @@ def test_threads_that_write_the_same_ids_lose_and_double_nothing(shelf, model):
 
 def test_files_are_joined_every_so_many_commits(shelf, model, monkeypatch):
     monkeypatch.setattr(upsert_module, "COMPACT_AFTER", 3)
+    replace(shelf.store.manifest, keep_days=0.0).write(shelf.folder)
+    shelf = Catalogue.open(shelf.folder, model)
     writer, versions = Writer(shelf.store, compact_after=5), shelf.folder / "products.lance" / "_versions"
     most = 0
     for i in range(12):

@@ -6,9 +6,11 @@ record; if only that changes (a price, an availability) the row is updated and t
 Pictures are read once, and the bytes that were hashed are the bytes that are embedded.
 
 Rows are committed in shards of about 512, or each minute: what a kill -9 can cost is the shard in hand.
-Products that left the feed leave the store, but only after the feed was read to its end. A row that is set
-aside (broken picture, no text) keeps the version that an earlier run stored, if there is one, because the
-feed still lists the product. Memory does not grow with the feed but for keys and hashes (`known`).
+Products that left the feed leave the store, but only after the feed was read to its end, with every row's id,
+and not if they are more than a share of the catalogue: that asks. A row that is set aside (broken picture, no
+text) keeps the version that an earlier run stored, if there is one, because the feed still lists the product.
+A folder keeps its reasoning mode until somebody names another, which is what drops rationales.
+Memory does not grow with the feed but for keys and hashes (`known`).
 
 With a `cluster` the products are read and computed by Ray's workers (`ray_embed`). What is counted, set aside
 and committed is the same code, and this process is the only one that writes.
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moonshelf import images
+from moonshelf.catalogue.manifest import NAME as MANIFEST
 from moonshelf.catalogue.manifest import Encoder, Manifest, versions, write_json, writing
 from moonshelf.catalogue.run import EmbedReport, Options, Progress, Run
 from moonshelf.catalogue.store import Store
@@ -58,13 +61,9 @@ def embed_feed(
     compute, and the feed may also be Parquet or Lance in many files or on object storage. Raises UserError if
     the feed or the folder cannot be used, or if the folder holds vectors of another model.
     """
-    options = options or Options()
-    if options.reason not in REASONS:
-        raise UserError(f"reason must be one of {', '.join(REASONS)}, not '{options.reason}'.")
-    if options.batch_tokens < 1 or options.shard_rows < 1:
-        raise UserError("batch tokens and shard rows must be at least 1.")
-    model = prepared(model, options)
     out, name = Path(out), model_name or "the model passed"
+    options = checked(options or Options(), out)
+    model = prepared(model, options)
     make: Callable[..., Run]
     if cluster is None:
         make = partial(_Here, *_rows(feed, options), fetcher)
@@ -78,7 +77,7 @@ def embed_feed(
         raise UserError(f"{out} is a file: name a folder for the catalogue.")
     out.mkdir(parents=True, exist_ok=True)
     with writing(out):
-        manifest = Manifest.of(model, name, options.reason)
+        manifest = Manifest.of(model, name, options.reason or "off")
         store = Store.open(out, create=manifest)
         store.manifest.check(model, name, out)
         if store.manifest.reason != options.reason:
@@ -92,6 +91,20 @@ def embed_feed(
             finally:  # an interrupted run is on record too, with `complete` false
                 _write_run(out, feed, model, name, options, run.report)
     return run.report
+
+
+def checked(options: Options, out: Path) -> Options:
+    """The options with the reasoning mode of the folder where they name none. Raises UserError."""
+    if options.reason is None:
+        there = (out / MANIFEST).exists()
+        options = replace(options, reason=Manifest.read(out).reason if there else "off")
+    if options.reason not in REASONS:
+        raise UserError(f"reason must be one of {', '.join(REASONS)}, not '{options.reason}'.")
+    if options.batch_tokens < 1 or options.shard_rows < 1:
+        raise UserError("batch tokens and shard rows must be at least 1.")
+    if not 0 <= options.max_removed <= 1:
+        raise UserError("the share that may be removed lies between 0 and 1.")
+    return options
 
 
 def prepared(model: Any, options: Options) -> Encoder:
@@ -175,12 +188,12 @@ class _Here(Run):
         for part in stream:
             self._take(part)
             yield
-        if self.pending and self.failure is None:
+        if self.pending and self.failure is None and not self.stopped.is_set():
             raise RuntimeError(f"the model gave no result for {len(self.pending)} products")
 
     def _changed(self) -> Iterator[Product]:
         """Products that the model has to read, with the pictures' bytes inside."""
-        while True:
+        while not self.stopped.is_set():
             try:
                 number, item = next(self.source)
             except StopIteration:

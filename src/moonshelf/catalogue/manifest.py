@@ -46,7 +46,7 @@ class Manifest:
     """Which vectors a folder holds. `model` is what `from_pretrained` was given, `preprocessing` a hash.
 
     `place` is where LanceDB keeps the rows if not in the folder, such as s3://bucket/shelf; `keep_days` is
-    how long versions of the rows outlive compaction.
+    how long versions of the rows outlive compaction, None where nobody has said (see `Store.compact`).
     """
 
     model: str
@@ -56,7 +56,7 @@ class Manifest:
     reason: str = "off"
     format: int = FORMAT
     place: str = ""
-    keep_days: float = 0.0
+    keep_days: float | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
     @classmethod

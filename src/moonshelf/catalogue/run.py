@@ -7,9 +7,12 @@ Where the products are read and computed is for subclasses to say: `embed` does 
 from __future__ import annotations
 
 import json
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +24,11 @@ from moonshelf.catalogue.manifest import Encoder
 from moonshelf.catalogue.store import Store, key_of, schema
 from moonshelf.catalogue.upsert import with_record
 from moonshelf.errors import Problem, UserError
+from moonshelf.feeds.base import END
 
 SHARD_ROWS, SHARD_SECONDS = 512, 60.0
 _COMPACT_AFTER = 64  # commits before files are joined during a run, doubled each time
+MIN_REMOVED = 10  # products that may go whatever their share, unless they are half of the catalogue
 _SHOWN = 20  # problems kept in the report; all of them are in rejects.jsonl
 
 
@@ -39,7 +44,9 @@ class EmbedReport:
     removed: int = 0
     set_aside: int = 0
     warnings: int = 0
+    unlisted: int = 0  # products that the feed does not list, kept because it may not be whole
     rows: int = 0  # in the store at the end
+    before: int = 0  # version of the store that the run began with: what to go back to
     rationales: int = 0
     rationales_valid: int = 0
     seconds: float = 0.0
@@ -72,7 +79,7 @@ class EmbedReport:
 class Options:
     """How to embed; recorded in run.json."""
 
-    reason: str = "off"
+    reason: str | None = None  # None: the mode that the folder has, off for a new one
     batch_tokens: int = 8192
     dialect: str | None = None
     images_root: str | None = None
@@ -81,6 +88,8 @@ class Options:
     writer: str | None = None  # what writes the rationales: a URL or an export, see `model.writers`
     precision: str | None = None  # what the model computes in; None: as it does already
     device: str | None = None  # where; None: where it is
+    max_removed: float = 0.1  # share of the products that may go because a feed no longer lists them
+    allow_removals: bool = False  # any number may go
 
 
 class Run:
@@ -97,13 +106,15 @@ class Run:
     ) -> None:
         self.store, self.model, self.options = store, model, options
         self.rejects, self.on_commit = rejects, on_commit
-        self.report = EmbedReport()
+        self.report = EmbedReport(before=store.version)
         self.known = Known.of(store)
         self.schema = schema(store.manifest.dim)
         self.seen = Seen()
+        self.unread: Problem | None = None  # the first row of which nobody can say which product it was
         self.metadata: list[dict[str, Any]] = []
         self.done: list[tuple[dict[str, Any], bool]] = []  # finished rows, and whether the store has them
         self.failure: BaseException | None = None
+        self.stopped = threading.Event()  # by Ctrl-C or SIGTERM: no more rows are read
         self.commits, self.compact_at = 0, _COMPACT_AFTER
         self.lock = threading.Lock()
 
@@ -122,20 +133,46 @@ class Run:
 
     def go(self) -> None:
         started = last = time.perf_counter()
-        try:
-            for _ in self.work():
-                now = time.perf_counter()
-                if len(self.done) >= self.options.shard_rows or now - last > SHARD_SECONDS:
-                    self._commit()
-                    last = now
-        finally:  # on Ctrl-C or a failing model too: what is finished is kept
-            self._commit()
-            self.update_metadata()
-            self.report.seconds = time.perf_counter() - started
+        with self._stoppable():
+            try:
+                for _ in self.work():
+                    now = time.perf_counter()
+                    if len(self.done) >= self.options.shard_rows or now - last > SHARD_SECONDS:
+                        self._commit()
+                        last = now
+                    if self.stopped.is_set():
+                        break
+            finally:  # of a failing model too what is finished is kept
+                self._commit()
+                self.update_metadata()
+                self.report.seconds = time.perf_counter() - started
+        if self.stopped.is_set():
+            raise KeyboardInterrupt
         if self.failure is not None:
             raise self.failure
         self._finish()
         self.report.seconds = time.perf_counter() - started
+
+    @contextmanager
+    def _stoppable(self) -> Iterator[None]:
+        """Within it the first Ctrl-C or SIGTERM ends the run after the products in hand, a second at once."""
+        signals = (signal.SIGINT, signal.SIGTERM)
+        if threading.current_thread() is not threading.main_thread():
+            yield  # signals are the main thread's
+            return
+
+        def stop(*_: object) -> None:
+            if self.stopped.is_set():
+                raise KeyboardInterrupt
+            self.stopped.set()
+            print("stopping after the products in hand; once more stops at once", file=sys.stderr)
+
+        before = [signal.signal(one, stop) for one in signals]
+        try:
+            yield
+        finally:
+            for one, handler in zip(signals, before, strict=True):
+                signal.signal(one, handler)
 
     def first(self, number: int | str, id: str) -> bool:
         """Count a product; False, and set aside, if its id came before."""
@@ -149,11 +186,13 @@ class Run:
 
     def note(self, problem: Problem) -> None:
         with self.lock:  # both threads of `_Here` come here
+            if problem.field == END or (problem.fatal and not problem.id and problem.field != "id"):
+                self.unread = self.unread or problem
             if problem.fatal:
                 self.report.set_aside += 1
                 if problem.id:
                     self.seen.add(problem.id)  # the feed lists it, so it does not leave the store
-                if problem.field == "file":  # how readers say that the rest of the feed was not read
+                if problem.field == END:
                     self.failure = UserError(
                         f"the feed was read only up to row {problem.row} ({problem.reason}): the rows before "
                         "it are stored and none was removed; mend the feed and run again."
@@ -209,11 +248,26 @@ class Run:
                 f"the feed holds no usable product, so none of the {len(gone)} products in "
                 f"{self.store.folder} was removed; see rejects.jsonl there."
             )
+        if gone and self.unread is not None and not self.options.allow_removals:
+            self.report.unlisted, gone = len(gone), []
+        if self._too_many(len(gone)):
+            self.report.unlisted = len(gone)
+            raise UserError(
+                f"the feed no longer lists {len(gone):,} of the {len(self.known.keys):,} products in "
+                f"{self.store.folder}; none was removed, all else is stored: if they are to go, run it again "
+                "with --allow-removals."
+            )
         self.store.remove(gone)
         self.report.removed = len(gone)
         if self.commits or gone:
             self.store.compact()
         self.report.rows = len(self.store)
+
+    def _too_many(self, gone: int) -> bool:
+        """Whether so many removals look like a mistake in the feed rather than a day's change."""
+        there = len(self.known.keys)
+        some = gone >= MIN_REMOVED or 2 * gone >= there
+        return gone > self.options.max_removed * there and some and not self.options.allow_removals
 
 
 class Progress:

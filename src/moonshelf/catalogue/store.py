@@ -17,10 +17,11 @@ import hashlib
 import os
 import re
 import threading
+import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,6 +54,9 @@ _FEW = 20_000  # rows that are looked up by key rather than by reading all
 _MAX_WHERE, _MAX_TERMS = 20_000, 120  # characters, words and operators outside literals
 _MAX_VALUES = 1_000_000  # characters with the literals, which cost no stack
 _TERM = re.compile(r"[^\W\d]\w*|[^\w\s,]")
+
+KEEP_DAYS = 7.0  # versions of the rows, where nobody has said how long
+_MOST_SIZE, _LITTLE, _MOST_VERSIONS = 5, 64 << 20, 5_000  # times the rows' bytes; bytes that are always taken
 
 T = TypeVar("T")
 
@@ -166,7 +170,13 @@ class Store:
                 raise UserError(
                     f"{folder} holds no products yet: run `moonshelf embed FEED -o {folder}`."
                 ) from None
-            # The manifest comes first, so this is a first run, or one killed between the two.
+            # The manifest comes first, so this is a first run, or one killed between the two. Rows without
+            # a version that names them are not ours to overwrite.
+            if here and next((folder / f"{TABLE}.lance" / "data").glob("*"), None):
+                raise UserError(
+                    f"{folder}/{TABLE}.lance holds rows but no version of them: it is damaged; restore it "
+                    "from a copy, or embed the feed into an empty folder."
+                ) from None
             mode = "overwrite" if here else "create"
             table = db.create_table(TABLE, schema=schema(manifest.dim), mode=mode)
         if table.schema.field("vector").type != pa.list_(pa.float32(), manifest.dim):
@@ -352,17 +362,43 @@ class Store:
             self._table.create_index("text", config=FTS(base_tokenizer="icu"), replace=True)
 
     def compact(self) -> None:
-        """Join small files, bring the text index up to date, drop versions older than the manifest's
-        `keep_days`.
+        """Join small files, bring the text index up to date, drop versions that are too old to keep.
 
-        Files without a version (left by a killed process) go too: the caller holds the writer lock, so
-        nobody is writing them. A reader whose version goes reads again from the newest (`_read`).
+        The manifest's `keep_days` says how old. Where nobody has said, it is a week, as long as rows and
+        versions together stay within a few times the rows; rows at another place then keep none. Files
+        without a version (left by a killed process) go too: the caller holds the writer lock, so nobody is
+        writing them. A reader whose version goes reads again from the newest (`_read`).
         """
-        keep = timedelta(days=self.manifest.keep_days)
-        with self._lock, warnings.catch_warnings():
+        days, here = self.manifest.keep_days, not self.manifest.place
+        with self._lock:
+            kept = self._since(KEEP_DAYS if days is None else days) if here and days != 0 else []
+            # A version's own time lies a little before that of its file.
+            self._optimize(kept[0] + timedelta(seconds=1) if kept else timedelta(days=days or 0))
+            while days is None and len(kept) > 1 and self._is_large(len(kept)):
+                kept = kept[(len(kept) + 1) // 2 :]
+                self._optimize(kept[0])
+        memory.give_back()  # joining files has freed much of it, in pieces
+
+    def _optimize(self, keep: timedelta) -> None:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # its warning about `keep` of zero: see above
             self._table.optimize(cleanup_older_than=keep, delete_unverified=True)
-        memory.give_back()  # joining files has freed much of it, in pieces
+
+    def _since(self, days: float) -> list[timedelta]:
+        """Ages of the versions that tell how the rows were at any time of the last days, the oldest first:
+        those of the days, and the one that the days began with."""
+        now = time.time()
+        ages = sorted((now - file.stat().st_mtime for file in self._files("_versions")), reverse=True)
+        old = sum(age > days * 86_400 for age in ages)
+        return [timedelta(seconds=age) for age in ages[max(0, old - 1) :]]
+
+    def _is_large(self, versions: int) -> bool:
+        size = sum(file.stat().st_size for file in self._files())
+        rows = int(self._table.stats()["total_bytes"])
+        return versions > _MOST_VERSIONS or size > max(_LITTLE, _MOST_SIZE * rows)
+
+    def _files(self, below: str = "") -> Iterator[Path]:
+        return (file for file in Path(self.place, below).rglob("*") if file.is_file())
 
     # ----------------------------------------------------------------------------------- versions
 
@@ -377,6 +413,7 @@ class Store:
     def rollback(self, number: int) -> None:
         """Make the rows of an earlier version the newest, in one commit; the versions between stay.
 
+        The folder takes the reasoning mode of these rows, so that the next feed does not drop what they hold.
         The caller holds the writer lock. The full-text index goes back too; the vector index catches up when
         it is next loaded. Raises UserError if there is no such version any more.
         """
@@ -384,11 +421,16 @@ class Store:
         if number not in known:
             raise UserError(
                 f"{self.folder} has no version {number}: it has {', '.join(map(str, known))}. Older ones "
-                f"went at compaction; `moonshelf store keep {self.folder} --days 7` keeps them longer."
+                f"went at compaction; `moonshelf store keep {self.folder} --days 30` keeps them longer."
             )
         with self._lock:
             self._table.restore(number)
             self._table.checkout_latest()
+        modes = set(pc.unique(self.scan(["reason"])["reason"]).to_pylist())
+        mode = next((mode for mode in ("on", "auto", "off") if mode in modes), self.manifest.reason)
+        if mode != self.manifest.reason:
+            self.manifest = replace(self.manifest, reason=mode)
+            self.manifest.write(self.folder)
 
     def copy_to(self, place: str, rows: int = 8_192) -> None:
         """Write all rows as a table of another place, which must not hold one. Its indexes are not copied.

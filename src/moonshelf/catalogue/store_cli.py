@@ -37,7 +37,7 @@ def versions(folder: Folder, json: Json = False) -> None:
         return
     for one in found:
         print(f"{one.number:>7}  {one.time:%Y-%m-%d %H:%M:%S}  {one.rows:>12,} products")
-    if not store.manifest.keep_days:
+    if store.manifest.keep_days == 0:
         say(f"earlier ones go at every compaction; keep them with: moonshelf store keep {folder} --days 7")
 
 
@@ -54,7 +54,8 @@ def rollback(
         store.rollback(version)
     print(
         f"{folder} is as it was in version {version}: {len(store):,} products; before, in version {before}, "
-        f"{rows:,}. The vector index catches up when it is next loaded."
+        f"{rows:,}. Reasoning mode: {store.manifest.reason}. The vector index catches up when it is next "
+        "loaded."
     )
 
 

@@ -47,6 +47,15 @@ def show_embed(report: EmbedReport, folder: str, console: Console) -> None:
     if report.reasoning_valid_rate is not None:
         details.append(f"reasoning_valid_rate {report.reasoning_valid_rate:.3f}")
     console.print(Text("; ".join(details) + "."))
+    if report.unlisted:
+        kept = (
+            f"{report.unlisted:,} products that the feed does not list were kept, since it has rows that "
+            "could not be read and may be theirs; --allow-removals removes them."
+        )
+        console.print(Text(kept), soft_wrap=True)
+    if report.removed:
+        undo = f"Removed by mistake? moonshelf store rollback {folder} {report.before}"
+        console.print(Text(undo), soft_wrap=True)
     for problem in report.problems[:5]:
         mark = "set aside" if problem.fatal else "warning"
         console.print(

@@ -273,6 +273,10 @@ class Writer:
             raise UserError(
                 f"{self.store.folder} was embedded anew with another model: restart what writes to it."
             )
+        if now.reason != ours.reason:  # rows of the mode that was would drop what the other has written
+            raise UserError(
+                f"{self.store.folder} is in reasoning mode {now.reason} now: restart what writes to it."
+            )
         if now.place != ours.place:
             raise UserError(
                 f"{self.store.folder} keeps its products elsewhere now: restart what writes to it."

@@ -32,7 +32,7 @@ MAX_RATIO = 300  # expansion of a compressed feed, beyond the first MAX_DOCUMENT
 MAX_URL = 2_000
 
 
-END = "file"  # field of the problem by which a reader says that the feed was not, or may not be, read to its end
+END = "file"  # field of the problem that says that the feed was not, or may not be, read to its end
 
 
 class FeedBroken(Exception):

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from moonshelf.errors import UserError
-from moonshelf.feeds.base import Row, Source, broken_off, note, set_aside
+from moonshelf.feeds.base import Row, Source, broken_off, note
 from moonshelf.feeds.records import RecordReader
 
 if TYPE_CHECKING:
