@@ -49,7 +49,7 @@ def embed_until_killed(folder: str, version: int, acknowledged: str) -> None:
         FEEDS[version](),
         folder,
         model,
-        options=run.Options(shard_rows=12),
+        options=run.Options(shard_rows=12, allow_removals=True),
         on_commit=lambda ids: os.write(log, "".join(f"{id}\n" for id in ids).encode()),
     )
 

@@ -102,7 +102,7 @@ def crash_embed(kill_after: Kill, tmp_path: Path, truth: Truth, kills: int, seed
             assert row == truth[version].get(id) or row == before.get(id)
         before = rows
     model = FakeModel()
-    report = embed_feed(FEEDS[2](), folder, model, options=Options(shard_rows=12))
+    report = embed_feed(FEEDS[2](), folder, model, options=Options(shard_rows=12, allow_removals=True))
     missing = {id for id in truth[2] if id not in before or before[id][2] != truth[2][id][2]}
     assert sorted(model.asked) == sorted(missing) and len(model.asked) == report.new + report.changed
     assert summary(table(folder)) == truth[2]
