@@ -17,7 +17,7 @@ from moonshelf.creative_cli import app as creative_app
 from moonshelf.engine_cli import export, parity
 from moonshelf.errors import EXIT_PARTIAL, EXIT_USAGE, UserError
 from moonshelf.service.keys_cli import app as keys_app
-from moonshelf.shell import Json, flags, print_json, say
+from moonshelf.shell import Currency, Encoding, Json, MapColumns, flags, print_json, reading, say
 from moonshelf.training_cli import ablate, average, mine, train
 
 app = typer.Typer(
@@ -190,6 +190,9 @@ def check(
     rejects: Annotated[Path, typer.Option(help="File for the problems, one JSON object a line.")] = Path(
         "rejects.jsonl"
     ),
+    columns: MapColumns = None,
+    encoding: Encoding = None,
+    currency: Currency = None,
     json: Json = False,
 ) -> None:
     """Read a feed to its end and say how complete it is and what is wrong with it.
@@ -207,6 +210,7 @@ def check(
             images_root=images_root,
             rejects=rejects,
             progress=progress,
+            **reading(columns, encoding, currency),
         )
     show(report, as_json=json)
     raise typer.Exit(report.exit_code)
@@ -265,6 +269,9 @@ def embed(
     ray_workers: Annotated[int | None, typer.Option(min=1, help="At most so many workers.")] = None,
     ray_cpus: Annotated[float, typer.Option(help="CPUs of one worker.")] = 1.0,
     ray_gpus: Annotated[float, typer.Option(help="GPUs of one worker, say 0.5.")] = 0.0,
+    columns: MapColumns = None,
+    encoding: Encoding = None,
+    currency: Currency = None,
     json: Json = False,
 ) -> None:
     """Embed a feed: only new and changed products are read by the model, and a killed run goes on."""
@@ -295,6 +302,7 @@ def embed(
         allow_text_only=allow_text_only,
         allow_removals=allow_removals,
         max_removed=max_removed,
+        **reading(columns, encoding, currency),
     )
     if json:
         print_json(report.as_dict())

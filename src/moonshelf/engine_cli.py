@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from moonshelf.errors import UserError
-from moonshelf.shell import Json, print_json
+from moonshelf.shell import Currency, Encoding, Json, MapColumns, print_json, reading
 
 ENGINES = ("vllm",)
 
@@ -49,6 +49,9 @@ def parity(
     save: Annotated[Path | None, typer.Option(help="Keep the results, for a later version.")] = None,
     dialect: Annotated[str | None, typer.Option(help="Dialect of the feed; default: detected.")] = None,
     images_root: Annotated[str | None, typer.Option(help="Folder that image paths start from.")] = None,
+    columns: MapColumns = None,
+    encoding: Encoding = None,
+    currency: Currency = None,
     json: Json = False,
 ) -> None:
     """Say whether engines, precisions or versions make the same of the same products.
@@ -59,9 +62,10 @@ def parity(
     from moonshelf import parity as rooms
     from moonshelf.export import load
 
+    how = reading(columns, encoding, currency)
     chosen, precisions = ([x.strip() for x in text.split(",") if x.strip()] for text in (engines, dtypes))
     report = rooms.parity(
-        load(model), rooms.products_of(feed, products, dialect, images_root), chosen, precisions,
+        load(model), rooms.products_of(feed, products, dialect, images_root, **how), chosen, precisions,
         tolerance=tolerance, against=against, save=save, name=model,
     )  # fmt: skip
     if json:

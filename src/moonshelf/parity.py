@@ -363,7 +363,9 @@ def _read(path: Path, model: MoonModel) -> list[Trace]:
 # ---- the command -----------------------------------------------------------------------------------
 
 
-def products_of(feed: str | None, n: int, dialect: str | None, images_root: str | None) -> list[Product]:
+def products_of(
+    feed: str | None, n: int, dialect: str | None, images_root: str | None, **how: Any
+) -> list[Product]:
     """The first `n` products of a feed, without those that its reader sets aside, or of the sample shop."""
     if feed is None:
         from moonshelf.sampleshop import iter_products
@@ -371,7 +373,7 @@ def products_of(feed: str | None, n: int, dialect: str | None, images_root: str 
         return list(iter_products(n, photos=1))
     from moonshelf.feeds import read_feed
 
-    items = read_feed(feed, dialect, images_root=images_root)
+    items = read_feed(feed, dialect, images_root=images_root, **how)
     return list(islice((item for item in items if isinstance(item, Product)), n))
 
 

@@ -12,6 +12,30 @@ from moonshelf.errors import UserError
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 
+# How the columns and values of a feed are to be read, where it does not tell.
+MapColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map", metavar="FIELD=COLUMN", help="Say what a column is: title='Product Name'. Repeat it."
+    ),
+]
+Encoding = Annotated[str | None, typer.Option(help="Encoding of the text; default: detected, and said.")]
+Currency = Annotated[
+    str | None, typer.Option(help="Currency to take of several price columns, and where a price names none.")
+]
+
+
+def reading(columns: Sequence[str] | None, encoding: str | None, currency: str | None) -> dict[str, Any]:
+    """Options of `moonshelf.feeds.read_feed` from `--map`, `--encoding` and `--currency`."""
+    fields: dict[str, str] = {}
+    for text in columns or ():
+        field, sign, column = text.partition("=")
+        if not (sign and field.strip() and column.strip()):
+            raise UserError(f"--map {text!r}: give the field and the column, such as title='Product Name'.")
+        if fields.setdefault(column.strip(), field.strip()) != field.strip():
+            raise UserError(f"--map gives the column {column.strip()!r} to two fields: choose one.")
+    return {"fields": fields or None, "encoding": encoding, "currency": currency}
+
 
 def print_json(record: Any) -> None:
     """One JSON document on stdout; a number that JSON does not know is a defect of ours."""

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from moonshelf.errors import EXIT_PARTIAL, UserError
-from moonshelf.shell import Json, flags, print_json, say
+from moonshelf.shell import Currency, Encoding, Json, MapColumns, flags, print_json, reading, say
 
 
 def train(
@@ -166,6 +166,9 @@ def mine(
     dialect: Annotated[str | None, typer.Option(help="Dialect of the feed; default: detected.")] = None,
     batch_tokens: Annotated[int, typer.Option(min=256, help="Tokens of one batch.")] = 8192,
     images_root: Annotated[str | None, typer.Option(help="Folder that image paths start from.")] = None,
+    columns: MapColumns = None,
+    encoding: Encoding = None,
+    currency: Currency = None,
     json: Json = False,
 ) -> None:
     """Find hard negatives for training: other products of the same category that the model finds near.
@@ -187,7 +190,7 @@ def mine(
     with counting(feed.name) as progress:
         report = run(
             feed, out, loaded, settings, model_name=model, dialect=dialect, images_root=images_root,
-            batch_tokens=batch_tokens, progress=progress,
+            batch_tokens=batch_tokens, progress=progress, **reading(columns, encoding, currency),
         )  # fmt: skip
     if json:
         print_json(report.as_dict())

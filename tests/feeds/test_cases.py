@@ -14,6 +14,31 @@ import pytest
 from moonshelf.product import Product
 
 CASES: dict[str, dict[str, dict[str, Any]]] = {  # file -> id -> fields
+    "akeneo.csv": {
+        "A1": {"price": 9.9, "currency": "EUR", "extra": {"price-USD": "12.50", "price-GBP": "8.40"}},
+        "A2": {"price": None, "extra": {"price-USD": "11.00"}},
+    },
+    "brand-entity.csv": {
+        "1": {
+            "title": "Tee & shirt",
+            "brand": "H&M",
+            "attributes": {"color": "Black & White", "material": "Cotton"},
+            "category": ("Men & Boys", "Tees"),
+        }
+    },
+    "handle.csv": {
+        id: {"attributes": {"handle": handle}, "group_id": None}
+        for id, handle in (("K1", "wood"), ("K2", "wood"), ("K3", "plastic"), ("K4", "wood"))
+    },
+    "html.csv": {
+        "1": {"title": "Red mug & saucer", "description": "Fits waist <XL only, and more text follows here"},
+        "2": {"title": "Blue <mug>", "description": "Double escaped & text"},
+        "3": {"title": "Size <M", "description": "Unclosed bold\nline 2\none\ntwo\nend"},
+        "4": {"title": "5 < 6 and 7 > 3", "description": "x<y and y>z; a <= b"},
+        "5": {"title": "Café €5 ©", "description": "tail  € € &unknown; &"},
+        "6": {"description": "inner text after"},
+        "7": {"title": "Tab\tinside", "description": "[vc_row]short[/vc_row] {{ var }}"},
+    },
     "mpn-na.csv": {str(n): {"mpn": None} for n in range(1, 9)},
     "pylist.csv": {
         "1": {
@@ -53,6 +78,51 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {  # file -> id -> fields
             "group_id": None,
             "availability": "instock",
         }
+    },
+    "price-min-max.csv": {"1": {"price": 5.0, "currency": None, "extra": {"price_max": "9.00"}}},
+    "prices.csv": {
+        id: {"price": price, "currency": currency}
+        for id, price, currency in (
+            ("1", 1234.56, "EUR"),
+            ("2", 1234.56, "EUR"),
+            ("3", 1234.56, "EUR"),
+            ("4", 12.99, "USD"),
+            ("5", 1299.0, "EUR"),
+            ("6", 1299.0, None),
+            ("7", 1299.0, None),
+            ("8", 1234.5, "CHF"),
+            ("9", 129999.0, "INR"),
+            ("10", None, None),
+            ("11", 12.99, "EUR"),
+            ("12", 12.99, "EUR"),
+            ("13", 1.299, None),
+            ("14", 1299.0, None),
+            ("15", 12.99, None),
+            ("16", 12.99, None),
+            ("17", 1299.9, "BRL"),
+            ("18", 12.0, "GBP"),
+            ("19", 1299.0, "EUR"),
+            ("20", 12.99, "EUR"),
+            ("21", None, None),
+            ("22", 0.0, None),
+            ("23", 12.99, None),
+            ("24", 3.5, "OMR"),
+            ("25", 1200.0, "JPY"),
+            ("26", 1200.0, "JPY"),
+            ("27", None, None),
+            ("28", None, None),
+            ("30", 1200.0, "TWD"),
+            ("31", 99.0, "MXN"),
+            ("32", 12.99, "EUR"),
+            ("33", 12990.0, "RUB"),
+            ("34", None, None),
+            ("35", 12.5, None),
+            ("36", 1299.0, "USD"),
+            ("37", 1299.0, "USD"),
+            ("38", 19.999, "KWD"),
+            ("39", 0.999, "EUR"),
+            ("40", None, None),
+        )
     },
     "parent0.json": {str(n): {"group_id": None, "price": 9.0} for n in (1, 2, 3)},
 }

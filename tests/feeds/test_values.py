@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +28,22 @@ from moonshelf.feeds.build import split_images
         ("0.125", (0.125, None)),
         ("15.00USD", (15.0, "USD")),
         ("5,- €", (5.0, "EUR")),
+        ("1 299 kr", (1299.0, None)),  # of four countries
+        ("1.299 kr", (1299.0, None)),
+        ("US $12.99", (12.99, "USD")),
+        (".99", (0.99, None)),
+        ("₱1,299.00", (1299.0, "PHP")),
+        ("RM 12.90", (12.9, "MYR")),
+        ("$5 CAD", (5.0, "CAD")),
+        ("299 руб.", (299.0, "RUB")),
+        ("12.50 د.إ.", (12.5, "AED")),
+        ("٣٫٥٠ OMR", (3.5, "OMR")),
+        ("１２００円", (1200.0, "JPY")),
+        ("12 990 ₽=", (12990.0, "RUB")),
+        ("12.99 pcs", (12.99, None)),
+        ("5 EUR each", (5.0, "EUR")),
+        ("12,99 € / Stück", (12.99, "EUR")),
+        ("ab 12,99 €", (12.99, "EUR")),
         ("１２", (12.0, None)),
         (19.9, (19.9, None)),
         (0, (0.0, None)),
@@ -37,7 +55,21 @@ def test_prices(text: object, expected: tuple[float, str | None]) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["free", "10-20 USD", "1,2.3,4", "12.5.3", "5 EUR each", "", "²", float("nan"), float("inf"), 10**400],
+    [
+        "free",
+        "10-20 USD",
+        "1,2.3,4",
+        "12.5.3",
+        "12,99 €/kg",
+        "3 for 5 EUR",
+        "€5 USD",
+        "12.99-",
+        "",
+        "²",
+        float("nan"),
+        float("inf"),
+        10**400,
+    ],
 )
 def test_prices_that_are_not_understood(text: object) -> None:
     with pytest.raises(ValueError, match="price"):
@@ -90,15 +122,35 @@ def test_bad_gtins_say_what_is_wrong(text: str, words: str) -> None:
         ("x<script>alert(1)</script>y<style>p{}</style>z", "xyz"),
         ("line<br/>two", "line\ntwo"),
         ("AT&T", "AT&T"),
+        ("<b>Red</b> mug &amp;amp; saucer", "Red mug & saucer"),
+        ("&lt;p&gt;Double &amp;amp; text&lt;/p&gt;", "Double & text"),
+        ("Blue &lt;mug&gt;", "Blue <mug>"),
+        ("<p>x &lt;b&gt; y</p>", "x <b> y"),
+        ("Size <M", "Size <M"),
+        ("x<y and y>z; a <= b", "x<y and y>z; a <= b"),
+        ("a <b and c> d", "a <b and c> d"),
+        ("Caf&eacute; &copy", "Café ©"),
+        ("?a=1&copy=2", "?a=1&copy=2"),
+        ("<!-- x --> <![CDATA[a<b]]> text <img src=x> y", "a<b text y"),
+        ('cut <a href="http', "cut"),
     ],
 )
 def test_html_is_stripped_and_plain_text_is_not(text: str, expected: str) -> None:
-    assert values.strip_html(text) == expected
+    assert values.plain(text, lines=True) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["<a " + "= " * 40_000 + "<", "<![CDATA[" * 9_000, "<!--" * 20_000, "<" * 80_000]
+)
+def test_hostile_markup_costs_little_time(text: str) -> None:
+    started = time.perf_counter()
+    values.plain(text, lines=True)
+    assert time.perf_counter() - started < 3
 
 
 @given(st.text("<>/!-[]&;#x ab\"'=", max_size=60))
 def test_any_markup_is_survived(text: str) -> None:
-    assert isinstance(values.strip_html(text), str)
+    assert isinstance(values.plain(text), str)
 
 
 @pytest.mark.parametrize(

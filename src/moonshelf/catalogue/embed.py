@@ -71,7 +71,7 @@ def embed_feed(
         from moonshelf.catalogue.ray_embed import Away
         from moonshelf.feeds.parts import cut
 
-        parts = cut(feed, options.dialect, options.images_root)
+        parts = cut(feed, options.dialect, options.images_root, **options.reading)
         make = partial(Away, cluster, parts, fetcher)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: name a folder for the catalogue.")
@@ -277,7 +277,7 @@ def _rows(
         return ((number, item) for number, item in enumerate(feed, 1)), lambda: None, None
     from moonshelf.feeds import DIALECTS, open_feed
 
-    dialect, source = open_feed(feed, options.dialect, images_root=options.images_root)
+    dialect, source = open_feed(feed, options.dialect, images_root=options.images_root, **options.reading)
     rows = DIALECTS[dialect](source)
     first = next(rows, None)  # an unusable feed raises here, before anything is written
     if first is None:

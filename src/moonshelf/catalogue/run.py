@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,6 +83,9 @@ class Options:
     batch_tokens: int = 8192
     dialect: str | None = None
     images_root: str | None = None
+    fields: Mapping[str, str] | None = None  # columns of the feed, see `feeds.read_feed`
+    encoding: str | None = None
+    currency: str | None = None
     allow_text_only: bool = False
     shard_rows: int = SHARD_ROWS
     writer: str | None = None  # what writes the rationales: a URL or an export, see `model.writers`
@@ -90,6 +93,11 @@ class Options:
     device: str | None = None  # where; None: where it is
     max_removed: float = 0.1  # share of the products that may go because a feed no longer lists them
     allow_removals: bool = False  # any number may go
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the feed is read, as `feeds.read_feed` takes it."""
+        return {"fields": self.fields, "encoding": self.encoding, "currency": self.currency}
 
 
 class Run:

@@ -40,6 +40,8 @@ def open_feed(
     *,
     images_root: str | os.PathLike[str] | None = None,
     fields: Mapping[str, str] | None = None,
+    encoding: str | None = None,
+    currency: str | None = None,
 ) -> tuple[str, Source]:
     """The dialect's name and the source of a feed, checked but not yet read. Raises UserError."""
     path = check_path(path)
@@ -50,7 +52,7 @@ def open_feed(
         kind = "a folder" if path.is_dir() else "a file"
         raise UserError(f"{path.name} is {kind}, which the dialect '{dialect}' does not read.")
     root = check_path(images_root) if images_root is not None else None
-    return dialect, Source(path, root, fields)
+    return dialect, Source(path, root, fields, encoding, currency)
 
 
 def read_rows(
@@ -59,9 +61,13 @@ def read_rows(
     *,
     images_root: str | os.PathLike[str] | None = None,
     fields: Mapping[str, str] | None = None,
+    encoding: str | None = None,
+    currency: str | None = None,
 ) -> Iterator[Row]:
     """Outcome of every record in file order, with its number. Arguments and errors as in `read_feed`."""
-    name, source = open_feed(path, dialect, images_root=images_root, fields=fields)
+    name, source = open_feed(
+        path, dialect, images_root=images_root, fields=fields, encoding=encoding, currency=currency
+    )
     rows = DIALECTS[name](source)
     first = next(rows, None)  # so that an unusable file raises here and not in the caller's loop
     if first is None:
@@ -75,17 +81,22 @@ def read_feed(
     *,
     images_root: str | os.PathLike[str] | None = None,
     fields: Mapping[str, str] | None = None,
+    encoding: str | None = None,
+    currency: str | None = None,
 ) -> Iterator[Product | Problem]:
     """Products of a feed in file order, streamed; a problem stands where its row would.
 
     A fatal `Problem` is a row that was set aside; others come just before the product that they are about.
     `dialect` is a key of `DIALECTS`, detected if None. Relative paths of pictures are resolved against
     `images_root`, by default the feed's folder, and may not leave it. `fields` maps columns of a table to
-    fields of `Product` where their names do not tell.
+    fields of `Product` where their names do not tell; `encoding` is that of a text that does not tell;
+    `currency` is taken where a price names none, and of several price columns.
 
     Raises UserError, before the first row, if the file is missing, empty, or not of the dialect.
     """
-    rows = read_rows(path, dialect, images_root=images_root, fields=fields)
+    rows = read_rows(
+        path, dialect, images_root=images_root, fields=fields, encoding=encoding, currency=currency
+    )
     return _flatten(rows)
 
 

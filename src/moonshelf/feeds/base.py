@@ -10,6 +10,7 @@ called, cells and records are capped, compressed feeds may not expand without bo
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import os
 import zlib
@@ -20,6 +21,7 @@ from typing import IO, Self, TypeAlias
 from urllib.parse import urlsplit
 
 from moonshelf.errors import Problem, UserError
+from moonshelf.feeds.prices import currency as currency_of
 from moonshelf.product import ImageRef, Product
 
 MAX_TITLE = 2_000  # characters; longer titles are cut with a warning
@@ -69,16 +71,27 @@ def note(number: int | str, name: str, reason: str) -> Row:
 
 
 class Source:
-    """One feed on disk: where it is, where its pictures are, and how far it has been read."""
+    """One feed on disk: where it is, where its pictures are, and how far it has been read.
+
+    `fields` (column -> field of `Product`), `encoding` and `currency` are what the caller knows better than
+    the file tells. Raises UserError for an encoding or a currency that does not exist.
+    """
 
     def __init__(
-        self, path: Path, images_root: Path | None = None, fields: Mapping[str, str] | None = None
+        self,
+        path: Path,
+        images_root: Path | None = None,
+        fields: Mapping[str, str] | None = None,
+        encoding: str | None = None,
+        currency: str | None = None,
     ) -> None:
         self.path = path
         self.name = path.name
         self.images_root = os.path.abspath(images_root or (path if path.is_dir() else path.parent))
         self.fields = dict(fields or {})
         self.said: set[str] = set()  # remarks on the whole feed
+        self.encoding = _encoding(encoding) if encoding else None
+        self.currency = _currency(currency) if currency else None
         self._raw: IO[bytes] | None = None
         self._size = path.stat().st_size if path.is_file() else 0
         self.share_read: float | None = None  # set by readers that do not go through `open`
@@ -141,6 +154,22 @@ class Source:
         if path != self.images_root and not path.startswith(self.images_root.rstrip(os.sep) + os.sep):
             raise ValueError("an image lies outside the feed's folder: name the folder with images_root")
         return ImageRef(path=path, role=role)
+
+
+def _encoding(name: str) -> str:
+    try:
+        b"".decode(name)
+        return codecs.lookup(name).name
+    except (LookupError, ValueError):
+        raise UserError(
+            f"there is no encoding {name[:40]!r} of text: try utf-8, windows-1252 or utf-16."
+        ) from None
+
+
+def _currency(code: str) -> str:
+    if (known := currency_of(code)) is None:
+        raise UserError(f"the currency {code[:40]!r} is not an ISO 4217 code, such as EUR.")
+    return known
 
 
 Reader: TypeAlias = Callable[[Source], Iterator[Row]]

@@ -1,4 +1,4 @@
-"""From raw values to a `Product`: one draft per record, and the names that columns go by.
+"""From raw values to a `Product`: one draft per record.
 
 A reader fills a `Draft` and calls `finish`. What is set aside: a record without id, without title,
 description and picture, or with a negative price (a corrupt row that would be costly to show). What only
@@ -10,110 +10,21 @@ digit (both kept in `extra`), pictures that may not be followed. Nothing is drop
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
 
-from moonshelf.attributes import canonical_key, fold
-from moonshelf.errors import Problem, UserError
+from moonshelf.errors import Problem
 from moonshelf.feeds import shapes, values
 from moonshelf.feeds.base import MAX_CELL, MAX_IMAGES, MAX_TEXT, MAX_TITLE, Row, Source
 from moonshelf.identifiers import is_placeholder, is_placeholder_gtin
 from moonshelf.product import ImageRef, Product
 
-# Product field -> names of columns, folded by `attributes.fold`, the most telling first: if a table has
-# several names of one field, the first takes it and the others go to `extra`.
-SYNONYMS: dict[str, tuple[str, ...]] = {
-    "id": (
-        "id", "product id", "item id", "offer id", "article id", "uniq id", "sku", "product code",
-        "item code", "article number", "asin", "uid", "handle", "code",
-    ),
-    "title": (
-        "title", "name", "product name", "product title", "item name", "product display name", "text",
-        "caption", "headline",
-    ),
-    "description": (
-        "description", "product description", "long description", "item description", "desc", "body",
-        "body html", "details", "short description",
-        "rich text description", "about product",
-    ),
-    "images": (
-        "images", "image", "image link", "image links", "image url", "image urls", "image path",
-        "image paths", "img", "img url", "img link", "image src", "photo", "photos", "picture", "pictures",
-        "main image", "image file", "image filename", "filename", "file name", "file", "path", "thumbnail",
-    ),
-    "category": (
-        "category path", "category", "categories", "product category", "product category tree",
-        "product type", "google product category", "category name", "breadcrumbs", "breadcrumb", "taxonomy",
-        "department", "fb product category", "type", "label",
-    ),
-    "brand": ("brand", "brand name", "vendor", "manufacturer", "brand from title"),
-    "price": ("price", "price amount", "current price", "list price", "regular price", "amount"),
-    "currency": ("currency", "currency code", "price currency"),
-    "language": ("language", "lang", "locale", "content language"),
-    "group_id": (
-        "group id", "group", "item group id", "product group id", "parent id", "parent sku", "parent asin",
-    ),
-    "gtin": ("gtin", "gtin13", "gtin14", "gtin12", "gtin8", "ean", "ean13", "upc", "barcode", "isbn"),
-    "mpn": ("mpn", "manufacturer part number", "part number"),
-    "link": ("link", "url", "product url", "product link", "page url"),
-    "availability": ("availability", "stock status"),
-    "attributes": ("attributes", "product attributes", "product specifications", "specifications", "specs"),
-    "extra": ("extra",),
-}  # fmt: skip
-FIELD_OF = {name: (target, rank) for target, names in SYNONYMS.items() for rank, name in enumerate(names)}
-ADDITIONAL = ("additional image link", "additional image links", "additional images", "additional image urls")
-_NUMBERED_IMAGE = re.compile(r"(image|img|photo|picture)( link| url| src)? ?\d{1,2}")
-PRICE_IN = re.compile(r"price ([a-z]{3})")
-ATTRIBUTES = frozenset((
-    "colour", "pattern", "material", "gender", "use", "season", "style", "neckline", "sleeve", "heel",
-    "handle", "shape", "size", "age group",
-))  # fmt: skip
 _IDENTIFIERS = frozenset(
     ("brand", "mpn", "group_id")
 )  # beside `id` and `gtin`, which have checks of their own
 _IS_PATH = re.compile(r"[>›»|]| / |::")
-
-
-def plan_columns(names: Iterable[str], fields: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Which column fills what: column -> a Product field, `additional`, `attribute`, or `extra`.
-
-    `fields` forces columns (name -> Product field). Raises UserError if it names a column or a field that
-    does not exist.
-    """
-    names, fields = list(names), dict(fields or {})
-    for name, target in fields.items():
-        if target not in Product.model_fields:
-            known = ", ".join(Product.model_fields)
-            raise UserError(f"a product has no field '{target}': use one of {known}.")
-        if name not in names:
-            raise UserError(f"the feed has no column '{name}': its columns are {', '.join(names[:40])}.")
-    plan: dict[str, str] = {}
-    best: dict[str, tuple[int, str]] = {target: (-1, name) for name, target in fields.items()}
-    for name in names:
-        folded = fold(name.removeprefix("g:"))
-        if name in fields:
-            plan[name] = fields[name]
-        elif folded in ADDITIONAL or _NUMBERED_IMAGE.fullmatch(folded):
-            plan[name] = "additional"
-        elif folded in FIELD_OF:
-            target, rank = FIELD_OF[folded]
-            if target not in best or rank < best[target][0]:
-                if target in best:
-                    plan[best[target][1]] = "extra"
-                best[target] = (rank, name)
-                plan[name] = target
-            else:
-                plan[name] = "extra"
-        elif PRICE_IN.fullmatch(folded):
-            plan[name] = "price in"
-        elif canonical_key(name) in ATTRIBUTES:
-            plan[name] = "attribute"
-        else:
-            plan[name] = "extra"
-    return plan
 
 
 class Draft:
@@ -164,11 +75,11 @@ class Draft:
         if field == "title":
             text = self.cleaned(field, value, MAX_TITLE)
             if text:
-                self.values[field] = values.unescape(text).strip() if html else text
+                self.values[field] = values.plain(text) if html else text
         elif field == "description":
             text = self.cleaned(field, value, MAX_TEXT)
             if text:
-                self.values[field] = values.strip_html(text) if html else text
+                self.values[field] = values.plain(text, lines=True) if html else text
         elif field == "id":
             text = values.as_text(value).strip()
             # A table may count from 0, and our own form is taken as it stands.
@@ -187,8 +98,9 @@ class Draft:
         elif field == "currency":
             if text := self.cleaned(field, value):
                 code = values.currency(text)
-                self.values[field] = code
-                if code is None:
+                if code:
+                    self.values.setdefault(field, code)  # a price that names its own currency knows better
+                else:
                     self.warn(field, f"the currency {text[:20]!r} is not an ISO 4217 code")
         elif field == "availability":
             if text := self.cleaned(field, value):
@@ -196,6 +108,10 @@ class Draft:
         elif text := self.cleaned(field, value):
             if field in _IDENTIFIERS and is_placeholder(text):
                 self.put(field, text)
+            elif html and field == "brand":
+                self.values[field] = values.plain(text)
+            elif html and field == "link":
+                self.values[field] = values.unescape(text)
             else:
                 self.values[field] = text
 
@@ -274,7 +190,7 @@ class Draft:
             return
         self.values["price"] = amount
         if code or written:
-            self.values.setdefault("currency", code or written)
+            self.values["currency"] = written or code
 
     def gtin(self, value: Any) -> None:
         text = self.cleaned("gtin", value)
@@ -298,11 +214,11 @@ class Draft:
         if name and (text := self.cleaned(name, value)):
             self.extra[name] = text
 
-    def attribute(self, name: str, value: Any) -> None:
+    def attribute(self, name: str, value: Any, *, html: bool = True) -> None:
         name = self.cleaned("attributes", name, 200)
         if isinstance(value := shapes.opened(value), (list, dict)) and (found := shapes.spoken(value)):
             value = found.text
-        if name and (text := self.cleaned(name, value)):
+        if name and (text := self.cleaned(name, value)) and (text := values.plain(text) if html else text):
             self.attributes[name] = text
 
     def image(self, ref: ImageRef, *, once: bool = True) -> None:
@@ -325,7 +241,7 @@ class Draft:
             elif isinstance(picture.value, str):
                 for part in [picture.value] if picture.single else split_images(picture.value):
                     try:
-                        self.image(self.source.image(part, picture.role or role))
+                        self.image(self.source.image(values.unescape(part), picture.role or role))
                     except ValueError as error:
                         self.warn("images", str(error))
             elif picture.value is None:
@@ -337,6 +253,8 @@ class Draft:
         """The row: a product with its warnings, or warnings and one fatal problem."""
         fields = self.values
         id = fields.get("id")
+        if "price" in fields and self.source.currency:
+            fields.setdefault("currency", self.source.currency)
         if self.fatal is None:
             if not id:
                 self.refuse("id", "the id is missing")

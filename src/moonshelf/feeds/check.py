@@ -72,14 +72,20 @@ class Report:
     duplicates: int = 0  # rows whose id an earlier row has
     duplicate_examples: list[dict[str, Any]] = default(default_factory=list)
     reasons: list[Reason] = default(default_factory=list)
+    notes: list[str] = default(default_factory=list)  # what the reader chose or guessed for the whole file
     rejects: str | None = None  # file with one JSON object per problem
 
     @property
     def exit_code(self) -> int:
-        """0 all rows are products, 3 some were set aside, 2 there is no product at all."""
-        if self.products == 0:
+        """0 all rows are products, 3 some were set aside, 2 there is no product, or none has a title."""
+        if self.products == 0 or self.untitled:
             return EXIT_USAGE
         return EXIT_PARTIAL if self.set_aside else EXIT_OK
+
+    @property
+    def untitled(self) -> bool:
+        """No product has a title, though the feed is more than a folder of pictures: a column is misread."""
+        return self.products > 0 and self.filled["title"] == 0 and self.dialect != "images"
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"exit_code": self.exit_code}
@@ -92,6 +98,8 @@ def check_feed(
     decode_images: bool = True,
     images_root: str | os.PathLike[str] | None = None,
     fields: Mapping[str, str] | None = None,
+    encoding: str | None = None,
+    currency: str | None = None,
     rejects: str | os.PathLike[str] | None = None,
     progress: Callable[[int, float | None], None] | None = None,
 ) -> Report:
@@ -102,7 +110,9 @@ def check_feed(
     if the feed cannot be read at all or `rejects` cannot be written.
     """
     started = time.monotonic()
-    name, source = open_feed(path, dialect, images_root=images_root, fields=fields)
+    name, source = open_feed(
+        path, dialect, images_root=images_root, fields=fields, encoding=encoding, currency=currency
+    )
     with _Rejects(rejects) as out:
         tally = _Tally(Report(source.name, name), out)
         last = started
@@ -163,10 +173,13 @@ class _Tally:
     def add(self, row: Row, *, counted_images: bool) -> None:
         report = self.report
         report.rows += row.records
+        if not row.records:
+            report.notes += [problem.reason for problem in row.problems]
+            return
         for problem in row.problems:
             self.problem(problem)
         if row.product is None:
-            report.set_aside += bool(row.records)
+            report.set_aside += 1
             return
         product = row.product
         report.products += 1

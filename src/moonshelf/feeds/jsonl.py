@@ -114,7 +114,7 @@ def _own(source: Source, number: int, record: dict[str, Any]) -> Row:
                     draft.warn("images", str(error))
         elif name == "attributes":
             for key, content in value.items():
-                draft.attribute(key, content)
+                draft.attribute(key, content, html=False)
         elif name == "extra":
             for key, content in value.items():
                 draft.put(key, content)

@@ -24,8 +24,8 @@ def read(source: Source) -> Iterator[Row]:
         if len(set(schema.names)) != len(schema.names):
             raise UserError(f"{source.name} has two columns of one name: rename one of them.")
         reader = RecordReader(source, schema.names)
-        if reader.numbered:
-            yield note(source.name, "id", "there is no id column: rows are numbered")
+        for field, text in reader.notes:
+            yield note(source.name, field, text)
         binary = any("binary" in str(field.type) for field in schema)
         for number, record in numbered(source, file, 32 if binary else 1024):
             yield record if isinstance(record, Row) else reader.row(number, record)

@@ -40,21 +40,27 @@ class Part(Protocol):
 
 
 def cut(
-    feed: str | Path | Iterable[Product | Problem], dialect: str | None = None, images_root: str | None = None
+    feed: str | Path | Iterable[Product | Problem],
+    dialect: str | None = None,
+    images_root: str | None = None,
+    **reading: Any,
 ) -> list[Part]:
-    """The parts of a feed, in order. Raises UserError, before anything is read, if the feed is unusable."""
+    """The parts of a feed, in order. `reading` is `fields`, `encoding` and `currency` of `read_feed`.
+
+    Raises UserError, before anything is read, if the feed is unusable.
+    """
     if not isinstance(feed, str | Path):
         return [Held(list(feed))]
     address = str(feed).rstrip("/")
     if address.endswith(".lance"):
-        return _lance(address, images_root)
+        return _lance(address, images_root, reading)
     if "://" in address or _is_parquet_folder(Path(address), dialect):
-        return _parquet(address, images_root)
-    name, source = open_feed(feed, dialect, images_root=images_root)
+        return _parquet(address, images_root, reading)
+    name, source = open_feed(feed, dialect, images_root=images_root, **reading)
     if name == "parquet":
-        return _parquet(str(source.path), images_root)
-    read_rows(feed, name, images_root=images_root)  # an unusable feed raises here
-    return [Stream(str(source.path), name, images_root, source.images_root)]
+        return _parquet(str(source.path), images_root, reading)
+    read_rows(feed, name, images_root=images_root, **reading)  # an unusable feed raises here
+    return [Stream(str(source.path), name, images_root, source.images_root, reading)]
 
 
 def _is_parquet_folder(path: Path, dialect: str | None) -> bool:
@@ -82,10 +88,11 @@ class Stream:
     dialect: str
     images_root: str | None
     root: str | None
+    reading: dict[str, Any]
     everywhere = False
 
     def read(self) -> Iterator[Item]:
-        _, source = open_feed(self.path, self.dialect, images_root=self.images_root)
+        _, source = open_feed(self.path, self.dialect, images_root=self.images_root, **self.reading)
         for row in DIALECTS[self.dialect](source):
             yield from _items(row, source.progress())
 
@@ -96,6 +103,7 @@ class Table:
 
     address: str
     images_root: str | None
+    reading: dict[str, Any]
     label: str | None
     first: int  # rows of the file before it
     before: int  # rows of the feed before it
@@ -109,7 +117,8 @@ class Table:
     @property
     def _source(self) -> Source:
         # A remote feed has no folder: relative paths then start where nothing is, and are refused by row.
-        return Source(Path(self.address), Path(self.images_root) if self.images_root else None)
+        root = Path(self.images_root) if self.images_root else None
+        return Source(Path(self.address), root, **self.reading)
 
     @property
     def root(self) -> str | None:
@@ -133,9 +142,8 @@ class Table:
                 return
             if reader is None:
                 reader = self._reader(source, names)
-                if reader.numbered and not self.first:
-                    why = "there is no id column: rows are numbered"
-                    yield from _items(note(source.name, "id", why), 0.0)
+                for field, text in reader.notes if not self.first else ():
+                    yield from _items(note(source.name, field, text), 0.0)
             for record in records:
                 number += 1
                 row = reader.row(number, record)
@@ -189,7 +197,7 @@ class LanceRange(Table):
             yield names, table.take_offsets(list(range(start, end))).to_arrow().select(names).to_pylist()
 
 
-def _parquet(address: str, images_root: str | None) -> list[Part]:
+def _parquet(address: str, images_root: str | None, reading: dict[str, Any]) -> list[Part]:
     import pyarrow as pa
     import pyarrow.dataset as ds
 
@@ -211,7 +219,7 @@ def _parquet(address: str, images_root: str | None) -> list[Part]:
         for group, rows in enumerate(counts):
             parts.append(
                 ParquetGroup(
-                    address, images_root, label, first, before, total, "://" in address,
+                    address, images_root, reading, label, first, before, total, "://" in address,
                     fragment.subset(row_group_ids=[group]),
                 )
             )  # fmt: skip
@@ -219,7 +227,7 @@ def _parquet(address: str, images_root: str | None) -> list[Part]:
     return parts
 
 
-def _lance(address: str, images_root: str | None) -> list[Part]:
+def _lance(address: str, images_root: str | None, reading: dict[str, Any]) -> list[Part]:
     try:
         table = _open_lance(address)
         total, version = table.count_rows(), table.version
@@ -230,7 +238,7 @@ def _lance(address: str, images_root: str | None) -> list[Part]:
         raise UserError(f"{address.rsplit('/', 1)[-1]} holds no records.")
     return [
         LanceRange(
-            address, images_root, None, first, first, total, "://" in address,
+            address, images_root, reading, None, first, first, total, "://" in address,
             min(LANCE_ROWS, total - first), version,
         )
         for first in range(0, total, LANCE_ROWS)

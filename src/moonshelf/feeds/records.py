@@ -16,87 +16,135 @@ from moonshelf.attributes import fold
 from moonshelf.errors import UserError
 from moonshelf.feeds import shapes, values
 from moonshelf.feeds.base import Row, Source
-from moonshelf.feeds.build import PRICE_IN, Draft, plan_columns
+from moonshelf.feeds.build import Draft
+from moonshelf.feeds.columns import Column, Plan, plan_columns, price_column
+from moonshelf.product import MAX_ID
 
 _MAX_PLANS = 1_000
 _BRAND = ("brand", "brand name", "brand from title")
 
 
 class RecordReader:
-    """Turns the records of one feed into rows; the meaning of the columns is worked out once per header."""
+    """Turns the records of one feed into rows; the meaning of the columns is worked out once per header.
+
+    A table passes its header as `columns`; `notes` then says what was chosen among them. Records of JSON and
+    XML have their own names each, and a choice is said with the first record that needs it.
+    """
 
     def __init__(self, source: Source, columns: list[str] | None = None, *, html: bool = True) -> None:
         self.source, self.html = source, html
-        self._plans: dict[tuple[str, ...], dict[str, str]] = {}
+        self._plans: dict[tuple[str, ...], Plan] = {}
+        self.notes: list[tuple[str, str]] = []  # (field, what to say) about the whole file
         # Tables have one header; whether it has an id at all is then a matter of the file, not of the row.
-        self.columns = columns
-        plan = plan_columns(columns, source.fields) if columns is not None else {}
-        targets = set(plan.values())
-        if columns is not None and not targets & {"id", "title", "description", "images", "additional"}:
+        self._header: Plan | None = None
+        self._names = frozenset(columns or ())
+        self.numbered = self.photos = False
+        if columns is not None:
+            self._header = plan = plan_columns(columns, source.fields, currency=source.currency)
+            self._read_header(columns, plan)
+
+    def _read_header(self, columns: list[str], plan: Plan) -> None:
+        if not plan.fields & {"id", "title", "description", "images", "additional"}:
             shown = ", ".join(name[:40] for name in columns[:8]) + (", …" if len(columns) > 8 else "")
             raise UserError(
-                f"{source.name} has no column that names a product ({shown}): call them id, title, image, …, "
-                "or say which is which with `fields`."
+                f"{self.source.name} has no column that names a product ({shown}): call them id, title, "
+                "image, …, or say which is which, such as --map title=COLUMN (`fields` from Python)."
             )
-        self.numbered = columns is not None and "id" not in targets
+        self.numbered = "id" not in plan.fields
         # A table of pictures that names the product of each: many rows share the id, so rows are counted.
-        id_column = next((name for name, target in plan.items() if target == "id"), "")
+        id_column = plan.first("id")
         self.photos = (
-            fold(id_column) == "product id"
-            and "images" in targets
-            and not targets & {"title", "description", "price", "gtin"}
+            id_column is not None
+            and fold(id_column.name) == "product id"
+            and "images" in plan.fields
+            and not plan.fields & {"title", "description", "price", "gtin"}
         )
+        self.notes = [("columns", text) for text in plan.notes]
+        if self.numbered:
+            self.notes.append(("id", "there is no id column: rows are numbered"))
+        if plan.unused:
+            shown = ", ".join(repr(name[:40]) for name in plan.unused[:20])
+            more = f" and {len(plan.unused) - 20} more" if len(plan.unused) > 20 else ""
+            self.notes.append(
+                ("columns", f"kept in `extra`: {shown}{more}; --map FIELD=COLUMN says what a column is")
+            )
 
-    def plan(self, record: Mapping[str, Any]) -> dict[str, str]:
+    def plan(self, record: Mapping[str, Any]) -> Plan:
+        if self._header is not None and self._names.issuperset(record):
+            return self._header
         names = tuple(record)
         plan = self._plans.get(names)
         if plan is None:
-            fields = self.source.fields
-            if self.columns is None:  # each record of JSONL has its own names
-                fields = {name: target for name, target in fields.items() if name in record}
-            plan = plan_columns(names, fields)
-            # The language first: texts in several languages ask for it.
-            plan = dict(sorted(plan.items(), key=lambda item: item[1] != "language"))
+            fields = {name: target for name, target in self.source.fields.items() if name in record}
+            plan = plan_columns(names, fields, currency=self.source.currency)
             if len(self._plans) < _MAX_PLANS:
                 self._plans[names] = plan
         return plan
 
     def row(self, number: int, record: Mapping[str, Any]) -> Row:
         draft = Draft(self.source, number)
+        plan = self.plan(record)
+        if self._header is None:
+            for text in plan.notes:
+                draft.say("columns", text)
         later: list[Any] = []
-        for name, target in self.plan(record).items():
-            value = record[name]
-            if value is None or value == "":
-                continue
-            if target == "images":
-                self._images(draft, value)
-            elif target == "additional":
-                later.append(value)
-            elif target == "attributes":
-                _attributes(draft, value)
-            elif target == "attribute":
-                draft.attribute(name, value)
-            elif target == "extra":
-                _extra(draft, name, value)
-            elif target == "price in":
-                draft.price(value, fold(name)[-3:].upper())
-            elif target == "id" and self.photos:
-                draft.set("group_id", value)
-                draft.set("id", f"{values.as_text(value).strip()}#{number}")
-            else:
-                draft.set(target, value, html=self.html)
+        for column in plan.columns:
+            value = record.get(column.name)
+            if not _is_blank(value):
+                self._fill(draft, column, value, later)
         for value in later:
             self._images(draft, value, "alternate" if draft.images else None)
         if later and draft.images and draft.images[0].role is None:
             draft.images[0] = draft.images[0].model_copy(update={"role": "main"})
-        if self.numbered:
-            draft.set("id", f"{self.source.path.stem[:100]}#{number}")
+        self._identify(draft, plan, record)
         _roles(draft, record)
-        if "category" not in draft.values:
-            for name, text in list(draft.extra.items()):
-                if fold(name) in ("google product category", "fb product category"):
-                    draft.set("category", text)
         return draft.finish()
+
+    def _fill(self, draft: Draft, column: Column, value: Any, later: list[Any]) -> None:
+        """One cell that is not blank; of several columns for one field, the first has it."""
+        field = column.field
+        if field == "images":
+            if not draft.images:
+                self._images(draft, value)
+            elif isinstance(value, str) and value.strip().lower().startswith(("http:", "https:")):
+                later.append(value)
+            else:
+                draft.put(column.name, value)
+        elif field == "additional":
+            later.append(value)
+        elif field == "attributes":
+            _attributes(draft, value)
+        elif field == "attribute":
+            draft.attribute(column.name, value)
+        elif field == "extra":
+            _extra(draft, column.name, value)
+        elif field in draft.values:
+            draft.put(column.name, value)
+        elif field == "price":
+            draft.price(value, column.currency)
+        elif field == "id" and self.photos:
+            draft.set("group_id", value)
+            draft.set("id", f"{values.as_text(value).strip()}#{draft.row}")
+        else:
+            draft.set(field, value, html=self.html)
+            if field in draft.values and column.language:
+                draft.values.setdefault("language", column.language)
+
+    def _identify(self, draft: Draft, plan: Plan, record: Mapping[str, Any]) -> None:
+        """Says where the id is from if its column is blank; without any, the GTIN or the link serves."""
+        if self.numbered:
+            draft.set("id", f"{self.source.path.stem[:100]}#{draft.row}")
+        elif "id" in draft.values:
+            columns = [column for column in plan.columns if column.field == "id"]
+            filled = [column for column in columns if not _is_blank(record.get(column.name))]
+            if filled and filled[0] is not columns[0]:
+                draft.warn("id", f"'{columns[0].name}' is blank: '{filled[0].name}' serves as the id")
+        else:
+            for name in ("gtin", "link"):
+                if 0 < len(draft.values.get(name) or "") <= MAX_ID:
+                    draft.values["id"] = draft.values[name]
+                    draft.warn("id", f"there is no id: the {name} serves")
+                    return
 
     def _images(self, draft: Draft, value: Any, role: str | None = None) -> None:
         draft.image_text(value, role)
@@ -107,6 +155,10 @@ class RecordReader:
             draft.extra["image_names"] = json.dumps(names, ensure_ascii=False)
 
 
+def _is_blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
 def _attributes(draft: Draft, value: Any) -> None:
     found = shapes.attributes(value)
     if found is None:
@@ -114,10 +166,10 @@ def _attributes(draft: Draft, value: Any) -> None:
         return
     for name, content in found.items():
         folded = fold(name)
-        priced = PRICE_IN.fullmatch(folded)
-        if (priced or folded == "price") and "price" not in draft.values:
-            draft.price(content, priced[1].upper() if priced else None)
-        elif folded.endswith("price") or re.search(r"\bprice [a-z]{3}$", folded):
+        priced = price_column(name)
+        if priced and priced[0] == 0 and "price" not in draft.values:
+            draft.price(content, priced[1])
+        elif priced or folded.endswith("price"):
             draft.put(name, content)
         elif folded in _BRAND and isinstance(content, str):
             if draft.values.get("brand", content) == content:

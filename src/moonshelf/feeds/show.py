@@ -54,6 +54,8 @@ def show(report: Report, *, as_json: bool = False, console: Console | None = Non
     _count(counts, report.set_aside, "set aside", "red", plural=False)
     _count(counts, report.warnings, "warning", "yellow")
     console.print(counts)
+    for text in report.notes:
+        console.print(Text(f"Note: {_plain(text, 600)}"))
     if report.products:
         console.print(_coverage(report))
         empty = [
@@ -76,7 +78,10 @@ def show(report: Report, *, as_json: bool = False, console: Console | None = Non
         console.print(_reasons(report))
     if report.rejects:
         console.print(Text(f"Every problem, one a line: {report.rejects}", "dim"))
-    if not report.set_aside and not report.warnings:
+    if report.untitled:
+        text = "No product has a title: say which column holds it, such as --map title=COLUMN."
+        console.print(Text(text, "red"))
+    elif not report.set_aside and not report.warnings:
         console.print(Text("Nothing is wrong.", "green"))
 
 

@@ -1,6 +1,6 @@
 """Tables in text with any column names: CSV and TSV, also with semicolons or bars between the cells.
 
-Names that are common in shops' exports are understood (`build.SYNONYMS`); others can be forced with
+Names that are common in shops' exports are understood (`columns.NAMES`); others can be forced with
 `fields`. The official dialects (`merchant`, `meta`) are tables of this kind with their own extras.
 """
 
@@ -15,10 +15,12 @@ from moonshelf.feeds.base import Row, Source, note, set_aside
 from moonshelf.feeds.records import RecordReader
 from moonshelf.feeds.text import Table, split_header
 
+# A handle alone is what a knife has, too.
 _SHOPIFY = frozenset((
-    "body (html)", "option1 name", "option1 value", "variant sku", "variant price", "image src", "sku",
-    "vendor", "product image url", "published on online store", "image position",
+    "body (html)", "option1 name", "option1 value", "variant sku", "variant price", "variant barcode",
+    "image src", "product image url", "published on online store", "image position", "variant image",
 ))  # fmt: skip
+_SHOPIFY_TOO = frozenset(("vendor", "tags", "published", "status", "type"))
 _META = frozenset(("fb product category", "rich text description", "quantity to sell on facebook"))
 _MERCHANT = frozenset((
     "link", "image link", "availability", "condition", "google product category", "product type", "gtin",
@@ -39,8 +41,8 @@ def rows_of(
     prepare: Callable[[dict[str, str]], Mapping[str, Any]] | None = None,
 ) -> Iterator[Row]:
     """Rows of a table; `prepare` may reshape a record's cells before they are read."""
-    if reader.numbered:
-        yield note(source.name, "id", "there is no id column: rows are numbered")
+    for field, text in reader.notes:
+        yield note(source.name, field, text)
     for record in table:
         if record.fatal is not None:
             yield set_aside(record.number, record.field, record.fatal)
@@ -59,7 +61,7 @@ def detect_table(text: str) -> str:
         return "csv"
     header = next((line for line in lines if not line.startswith("#")), lines[0])
     names = {fold(cell.removeprefix("g:")) for cell in split_header(header)[1]}
-    if names & {"handle", "url handle"} and names & _SHOPIFY:
+    if names & {"handle", "url handle"} and (names & _SHOPIFY or len(names & _SHOPIFY_TOO) > 2):
         return "shopify"
     known = {"id", "title"} <= names and len(names & _MERCHANT) >= 2
     if known and lines[0].startswith("#"):

@@ -20,7 +20,7 @@ from moonshelf.attributes import fold
 from moonshelf.errors import UserError
 from moonshelf.feeds import values
 from moonshelf.feeds.base import END, MAX_RECORD, FeedBroken, Source
-from moonshelf.feeds.build import FIELD_OF
+from moonshelf.feeds.columns import FIELD_OF
 
 MAX_COLUMNS = 2_000
 _CHUNK = 1 << 16

@@ -12,14 +12,144 @@ import re
 from html.parser import HTMLParser
 from typing import Any
 
+from moonshelf.feeds.prices import currency as currency
+from moonshelf.feeds.prices import price as price
+
 # Bytes that are not UTF-8 arrive as lone surrogates (see `text.py`); Windows-1252 is what they nearly
 # always are. Its five unassigned bytes fall through to Latin-1 control characters, which are dropped.
 _BYTE = {0xDC00 + b: bytes([b]).decode("cp1252", "ignore") or " " for b in range(128, 256)}
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-_ENTITY = re.compile(r"&(#\d{1,7}|#x[0-9a-fA-F]{1,6}|[a-zA-Z]{2,32});")
-_TAG = re.compile(r"<[a-zA-Z/!?][^<>]*>?")
+_ENTITY = re.compile(
+    r"&(#\d{1,7};|#x[0-9a-fA-F]{1,6};|[a-zA-Z]{2,30}\d{0,2};|(?:amp|lt|gt|quot|nbsp|copy|reg|trade)(?![\w=;]))"
+)
+# Every `<`; with a name and what follows up to `>`, or to the end of a text that was cut within a tag.
+_TAG = re.compile(
+    r"<(?:!--|[!?][a-zA-Z]|/?(?P<name>[a-zA-Z][\w:-]*+)(?P<rest>\s[^<>]*+$|(?:/|\s[^<>]*+)?>))?"
+)
+_CDATA = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
+_ELEMENTS = frozenset(
+    [
+        "a",
+        "abbr",
+        "address",
+        "area",
+        "article",
+        "aside",
+        "audio",
+        "b",
+        "bdi",
+        "bdo",
+        "big",
+        "blockquote",
+        "body",
+        "br",
+        "button",
+        "canvas",
+        "caption",
+        "center",
+        "cite",
+        "code",
+        "col",
+        "colgroup",
+        "data",
+        "dd",
+        "del",
+        "details",
+        "dfn",
+        "dir",
+        "div",
+        "dl",
+        "dt",
+        "em",
+        "embed",
+        "fieldset",
+        "figcaption",
+        "figure",
+        "font",
+        "footer",
+        "form",
+        "frame",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "head",
+        "header",
+        "hr",
+        "html",
+        "i",
+        "iframe",
+        "img",
+        "input",
+        "ins",
+        "kbd",
+        "label",
+        "legend",
+        "li",
+        "link",
+        "main",
+        "map",
+        "mark",
+        "marquee",
+        "menu",
+        "meta",
+        "meter",
+        "nav",
+        "nobr",
+        "noscript",
+        "object",
+        "ol",
+        "optgroup",
+        "option",
+        "output",
+        "p",
+        "param",
+        "picture",
+        "pre",
+        "q",
+        "s",
+        "samp",
+        "script",
+        "section",
+        "select",
+        "small",
+        "source",
+        "span",
+        "strike",
+        "strong",
+        "style",
+        "sub",
+        "summary",
+        "sup",
+        "svg",
+        "path",
+        "table",
+        "tbody",
+        "td",
+        "template",
+        "textarea",
+        "tfoot",
+        "th",
+        "thead",
+        "time",
+        "title",
+        "tr",
+        "track",
+        "tt",
+        "u",
+        "ul",
+        "var",
+        "video",
+        "wbr",
+    ]
+)
+_FLAGGED = frozenset(
+    ("input", "video", "audio", "script", "option", "details", "select", "textarea", "iframe", "hr")
+)
 _SPACES = re.compile(r"[^\S\n]+")
 _BLANK_LINES = re.compile(r"\s*\n\s*")
 
@@ -74,106 +204,63 @@ class _Text(HTMLParser):
             self.parts.append(data)
 
 
-def strip_html(text: str) -> str:
-    """Visible text of an HTML fragment; plain text (also with a bare `<`) is returned as it is."""
-    if "<" in text and _TAG.search(text):
-        parser = _Text()
-        try:
-            parser.feed(text)
-            parser.close()
-            text = "".join(parser.parts)
-        except (AssertionError, ValueError):  # html.parser asserts on some malformed declarations
-            text = html.unescape(_TAG.sub(" ", text))
-        text = _BLANK_LINES.sub("\n", _SPACES.sub(" ", text.replace("\xa0", " ")))
-        return text.strip()
-    return unescape(text)
+def plain(text: str, *, lines: bool = False) -> str:
+    """Visible text of what may be an HTML fragment, escaped once, twice or not at all.
+
+    Tags are removed where they are tags of HTML: `x<y and y>z` and `Size <M` stay. With `lines`, block
+    elements end a line; without, the text is one line.
+    """
+    if "<" not in text and "&" not in text:
+        return text
+    marked = _marked(text)
+    if marked is None:
+        text = unescape(text)
+        marked = _marked(text)
+    if marked is None:
+        return unescape(text).replace("\xa0", " ").strip()
+    text = unescape(_without_tags(marked)).replace("\xa0", " ")
+    return _BLANK_LINES.sub("\n" if lines else " ", _SPACES.sub(" ", text)).strip()
+
+
+def _marked(text: str) -> str | None:
+    """The text with every `<` that begins no tag escaped, or None if there is no tag."""
+    if "<" not in text:
+        return None
+    if "<![CDATA[" in text and (end := text.rfind("]]>")) >= 0:
+        text = _CDATA.sub(lambda match: html.escape(match[1], quote=False), text[: end + 3]) + text[end + 3 :]
+    found, comments_end, tags_end = False, text.rfind("-->"), text.rfind(">")
+
+    def keep(match: re.Match[str]) -> str:
+        nonlocal found
+        name, rest = match["name"], (match["rest"] or "").strip("/> \t\r\n")
+        if name is None:
+            tag = len(match[0]) > 1 and match.start() < (comments_end if match[0] == "<!--" else tags_end)
+        elif name.lower() not in _ELEMENTS and not ("-" in name or ":" in name):
+            tag = False
+        else:  # of attributes that are only words, `a <b and c> d` is no tag
+            tag = "=" in rest or (match[0].endswith(">") and (not rest or name.lower() in _FLAGGED))
+        found = found or tag
+        if tag and name and not match[0].endswith(">"):  # the text was cut within this tag
+            return ""
+        return match[0] if tag else "&lt;" + match[0][1:]
+
+    marked = _TAG.sub(keep, text)
+    return marked if found else None
+
+
+def _without_tags(text: str) -> str:
+    parser = _Text()
+    try:
+        parser.feed(text)
+        parser.close()
+        return "".join(parser.parts)
+    except (AssertionError, ValueError):  # html.parser asserts on some malformed declarations
+        return html.unescape(re.sub(r"<[^<>]*>", " ", text))
 
 
 def unescape(text: str) -> str:
-    """Complete entities decoded (`&amp;`); a bare ampersand stays."""
+    """Entities decoded (`&amp;`, and the old ones also without their semicolon); a bare ampersand stays."""
     return _ENTITY.sub(lambda m: html.unescape(m[0]), text) if "&" in text else text
-
-
-_SYMBOLS = {
-    "$": "USD", "US$": "USD", "€": "EUR", "£": "GBP", "₹": "INR", "RS": "INR", "RS.": "INR", "¥": "JPY",
-    "₩": "KRW", "₽": "RUB", "₺": "TRY", "₫": "VND", "₪": "ILS", "₴": "UAH", "฿": "THB", "R$": "BRL",
-    "A$": "AUD", "AU$": "AUD", "C$": "CAD", "CA$": "CAD", "NZ$": "NZD", "HK$": "HKD", "S$": "SGD",
-    "ZŁ": "PLN", "KČ": "CZK", "FT": "HUF",
-}  # fmt: skip
-_THREE_DECIMALS = frozenset(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"))
-_PRICE = re.compile(
-    r"(?P<before>[^\d\s.,+()-]{0,3}[^\d\s,+()-]?)\s*"
-    r"(?P<number>\d(?:[\d.,'’ \xa0\u202f]*\d)?)(?:[.,]-)?\s*(?P<after>[^\d\s,+()-]{0,4})"
-)
-_NEGATIVE = re.compile(r"[^\d]{0,5}[-−]\s*[^\d\s]{0,4}\s*\d|\(.*\d.*\)$")
-
-
-def price(value: Any) -> tuple[float, str | None]:
-    """Amount and ISO 4217 code (None where not written) of `12,99 EUR`, `USD 1,299.00`, `$5`, 5.0.
-
-    One separator before exactly three digits groups thousands if a currency is written (`1.299 EUR`), but
-    `1.299` alone is a machine's decimal fraction. Ranges and words raise; so do negative prices, with a
-    reason that begins with "negative".
-    """
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        amount = _as_float(value)
-        if not 0 <= amount < 1e12:
-            raise ValueError("negative price" if amount < 0 else "the price is not a usable number")
-        return amount, None
-    text = str(value).strip()
-    if len(text) > 40:
-        raise ValueError("the price is not a number")
-    if _NEGATIVE.match(text):
-        raise ValueError(f"negative price {text!r}")
-    match = _PRICE.fullmatch(text)
-    if not match:
-        raise ValueError(f"the price {text!r} is not understood")
-    written = (match["before"] or match["after"]).upper()
-    code = currency(written) if written else None
-    if written and code is None:
-        raise ValueError(f"the price {text!r} is not understood")
-    number = _number(match["number"], code)
-    if number is None or number >= 1e12:
-        raise ValueError(f"the price {text!r} is not understood")
-    return number, code
-
-
-def currency(text: str) -> str | None:
-    """ISO 4217 code of a code or a symbol, or None."""
-    text = text.strip().upper()
-    if text in _SYMBOLS:
-        return _SYMBOLS[text]
-    return text if len(text) == 3 and text.isascii() and text.isalpha() else None
-
-
-def _as_float(value: int | float) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return float("inf")
-
-
-def _number(text: str, code: str | None) -> float | None:
-    text = re.sub(r"['’ \xa0\u202f]", "", text)
-    if not text.isascii():
-        text = "".join(c if c in ".," else str(int(c)) for c in text)
-    last = max(text.rfind("."), text.rfind(","))
-    if last < 0:
-        return float(text)
-    whole, fraction = text[:last], text[last + 1 :]
-    separators = {c for c in text if c in ".,"}
-    if len(separators) == 1 and text.count(text[last]) > 1:
-        decimal = False  # 1.299.000
-    elif len(separators) == 1 and len(fraction) == 3 and not whole.startswith("0"):
-        decimal = code in _THREE_DECIMALS or (code is None and text[last] == ".")
-    else:
-        decimal = True
-    if decimal and len(separators) == 2 and text.count(text[last]) > 1:
-        return None  # 1,2.3,4
-    groups = re.split(r"[.,]", whole if decimal else text)
-    if any(len(group) not in (2, 3) for group in groups[1:]) or (len(groups) > 1 and len(groups[-1]) != 3):
-        return None  # not groups of thousands (India groups by two above the thousand)
-    return float("".join(groups) + ("." + fraction if decimal else ""))
 
 
 def gtin(text: str) -> str:
@@ -201,7 +288,7 @@ def category(value: Any) -> tuple[str, ...]:
     if isinstance(value, (list, tuple)):
         parts = [as_text(part) for part in value]
     else:
-        text = unescape(as_text(value))
+        text = plain(as_text(value))
         separator = next((s for s in (">", "›", "»", "|", " / ", "::") if s in text), None)
         parts = text.split(separator) if separator else [text]
     return tuple(name for part in parts[:20] if (name := clean(part)[0][:200]))

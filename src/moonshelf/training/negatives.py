@@ -23,7 +23,7 @@ import os
 import re
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from itertools import chain
@@ -124,8 +124,11 @@ def mine(
     images_root: str | None = None,
     batch_tokens: int = 8192,
     progress: Callable[[int, float | None], None] | None = None,
+    **how: Any,
 ) -> MineReport:
     """Mine hard negatives for a feed (a path, or products and problems) into the Parquet file `out`.
+
+    `how` is how the feed is read: `fields`, `encoding` and `currency` of `feeds.read_feed`.
 
     Columns: `id`, `negative_id`, `score`, `cross_score`, `positive_score` (float32, null where a product
     lacks picture or text, or where no margin is asked for) and `category_level` (int32); the rows of one
@@ -135,7 +138,7 @@ def mine(
     settings, out = settings or MiningSettings(), Path(out)
     if out.is_dir():
         raise UserError(f"{out} is a folder: name a file, such as {out / 'negatives.parquet'}.")
-    rows, share, root = _rows(feed, dialect, images_root)
+    rows, share, root = _rows(feed, dialect, images_root, how)
     report = MineReport(fingerprint=model.fingerprint)
     reading = _Reading(model, settings, rows, root, report)
     records = reading.run(batch_tokens, lambda n: progress(n, share()) if progress else None)
@@ -446,12 +449,12 @@ def _write(out: Path, table: pa.Table, info: dict[str, Any]) -> None:
 
 
 def _rows(
-    feed: Feed, dialect: str | None, images_root: str | None
+    feed: Feed, dialect: str | None, images_root: str | None, how: Mapping[str, Any]
 ) -> tuple[Iterator[tuple[int | str, Product | Problem]], Callable[[], float | None], str | None]:
     """(number, product or problem) of each row, the share read so far, and the folder of the pictures."""
     if not isinstance(feed, str | Path):
         return ((number, row) for number, row in enumerate(feed, 1)), lambda: None, None
-    name, source = open_feed(feed, dialect, images_root=images_root)
+    name, source = open_feed(feed, dialect, images_root=images_root, **how)
     rows = DIALECTS[name](source)
     flat = (
         (row.number, outcome)

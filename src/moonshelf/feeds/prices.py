@@ -1,0 +1,232 @@
+"""Amounts and currencies as shops of the world write them.
+
+Currencies are those of ISO 4217 and their symbols, both from CLDR (babel). The number is ours to read:
+parsers of free text take the first number that they find (10 of `10-20 USD`, 5 of `only 5 left`), and a price
+that is not understood is better than one that is wrong. So a cell holds one number, a currency, and words
+that change neither; anything else raises.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import cache
+from typing import Any
+
+# Symbols by their commonest meaning; None: a currency that several countries write alike.
+_SYMBOLS: dict[str, str | None] = {
+    "$": "USD", "US$": "USD", "USD$": "USD", "$US": "USD", "DOLLAR": "USD", "DOLLARS": "USD", "€": "EUR",
+    "EURO": "EUR", "EUROS": "EUR", "£": "GBP", "₹": "INR", "RS": "INR", "₨": None, "¥": "JPY", "円": "JPY",
+    "JP¥": "JPY", "元": "CNY", "圆": "CNY", "CN¥": "CNY", "RMB": "CNY", "₩": "KRW", "원": "KRW", "₽": "RUB",
+    "РУБ": "RUB", "Р": "RUB", "РУБЛЕЙ": "RUB", "₺": "TRY", "TL": "TRY", "₫": "VND", "Đ": "VND", "₪": "ILS",
+    "₴": "UAH", "ГРН": "UAH", "฿": "THB", "BAHT": "THB", "R$": "BRL", "A$": "AUD", "AU$": "AUD", "C$": "CAD",
+    "CA$": "CAD", "$CA": "CAD", "NZ$": "NZD", "HK$": "HKD", "S$": "SGD", "NT$": "TWD", "MX$": "MXN",
+    "MEX$": "MXN", "ZŁ": "PLN", "ZL": "PLN", "KČ": "CZK", "KC": "CZK", "FT": "HUF", "RM": "MYR", "RP": "IDR",
+    "₱": "PHP", "R": "ZAR", "S/": "PEN", "LEI": "RON", "LEU": "RON", "ЛВ": "BGN", "SFR": "CHF", "KSH": "KES",
+    "₦": "NGN", "₵": "GHS", "GH₵": "GHS", "AED": "AED", "SR": "SAR", "QR": "QAR", "KR": None, "KRONER": None,
+    "KRONOR": None, "FR": None, "DH": None, "DHS": None, "DIN": None, "PESOS": None, "SKR": "SEK",
+    "NKR": "NOK", "DKR": "DKK", "IKR": "ISK",
+}  # fmt: skip
+_RETIRED = frozenset(("BGN", "HRK", "ANG", "SLL", "ZWL", "CUC", "VEF", "LTL", "LVL", "EEK", "SKK"))
+_THREE_DECIMALS = frozenset(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"))
+# Words beside an amount that change neither the amount nor what it buys.
+_WORDS = frozenset(
+    [
+        "from",
+        "ab",
+        "desde",
+        "da",
+        "vanaf",
+        "fra",
+        "från",
+        "od",
+        "от",
+        "à",
+        "partir",
+        "de",
+        "only",
+        "nur",
+        "now",
+        "price",
+        "preis",
+        "prix",
+        "each",
+        "ea",
+        "pc",
+        "pcs",
+        "piece",
+        "pieces",
+        "stück",
+        "stueck",
+        "stk",
+        "st",
+        "unit",
+        "units",
+        "item",
+        "szt",
+        "шт",
+        "pièce",
+        "pieza",
+        "pezzo",
+        "per",
+        "pro",
+        "incl",
+        "inkl",
+        "including",
+        "inc",
+        "mwst",
+        "ust",
+        "vat",
+        "tva",
+        "ttc",
+        "iva",
+        "gst",
+        "tax",
+        "brutto",
+        "gross",
+    ]
+)
+_NUMBER = re.compile(
+    r"(?<![\d.,'])(?:\d{1,3}(?:[ '](?=\d{3}(?!\d))\d{3})+(?:[.,]\d+)?|\d[\d.,']*\d|\d|[.,]\d+)"
+)
+_DASHES = re.compile(r"^\s*[.,]\s*[-–—]{1,2}|=$")  # `5,-`, and `5=` in Russia
+_NEGATIVE = re.compile(r"[^\d]{0,8}[-−]\s*[^\d\s]{0,4}\s*[.,]?\d|\(.*\d.*\)$")
+_PLAIN = str.maketrans({
+    "\xa0": " ", "\u202f": " ", "\u2009": " ", "\u200e": "", "\u200f": "", "\ufeff": "", "’": "'", "٬": "'",
+    "٫": ".", "，": ",", "．": ".", "￥": "¥", "￡": "£", "＄": "$", "￦": "₩",
+})  # fmt: skip
+
+
+def price(value: Any) -> tuple[float, str | None]:
+    """Amount and ISO 4217 code (None if not written or not clear) of `12,99 EUR`, `US $1,299.00`, `.99`, 5.0.
+
+    One separator before exactly three digits groups thousands if a currency is written (`1.299 EUR`), but
+    `1.299` alone is a machine's decimal fraction. Raises ValueError for ranges, several amounts and unknown
+    words; so do negative prices, with a reason that begins with "negative".
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        amount = _as_float(value)
+        if not 0 <= amount < 1e12:
+            raise ValueError("negative price" if amount < 0 else "the price is not a usable number")
+        return amount, None
+    written = str(value).strip()
+    if len(written) > 60:
+        raise ValueError("the price is not a number")
+    text = "".join(
+        str(unicodedata.decimal(c)) if c.isdecimal() else c for c in written.translate(_PLAIN)
+    ).strip()
+    if _NEGATIVE.match(text):
+        raise ValueError(f"negative price {written!r}")
+    numbers = list(_NUMBER.finditer(text))
+    if len(numbers) == 1:
+        number = numbers[0]
+        before, after = text[: number.start()], _DASHES.sub(" ", text[number.end() :], count=1)
+        beside = _beside(before, after)
+        if beside is not None:
+            code, named = beside
+            amount_read = _number(number[0], code, named)
+            if amount_read is not None and amount_read < 1e12:
+                return amount_read, code
+    raise ValueError(f"the price {written!r} is not understood")
+
+
+def currency(text: str) -> str | None:
+    """ISO 4217 code of a code or a symbol, or None."""
+    found = _currency(text)
+    return found[0] if found else None
+
+
+@cache
+def iso_codes() -> frozenset[str]:
+    """Codes of money that is in use, and of the little that was replaced lately."""
+    from babel.core import get_global
+
+    spans = get_global("territory_currencies").values()
+    return (
+        frozenset(code for span in spans for code, _, end, tender in span if end is None and tender)
+        | _RETIRED
+    )
+
+
+@cache
+def _cldr_symbols() -> dict[str, str | None]:
+    """Symbols that CLDR's languages write for their money; None where several currencies share one."""
+    from babel import Locale
+    from babel.localedata import locale_identifiers
+
+    found: dict[str, set[str]] = {}
+    for name in locale_identifiers():
+        if "_" not in name:
+            for code, symbol in Locale.parse(name).currency_symbols.items():
+                key = _bare(str(symbol))
+                if code in iso_codes() and key and not key.isascii():
+                    found.setdefault(key, set()).add(code)
+    return {symbol: codes.pop() if len(codes) == 1 else None for symbol, codes in found.items()}
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"[\s\u200e\u200f]", "", text).rstrip(".").upper()
+
+
+def _currency(text: str) -> tuple[str | None] | None:
+    """(code,) of a currency, (None,) if it is one of several, None if it is no currency."""
+    key = _bare(text.translate(_PLAIN))
+    if not key or len(key) > 12:
+        return None
+    if key in _SYMBOLS:
+        return (_SYMBOLS[key],)
+    if len(key) == 3 and key.isascii() and key.isalpha():
+        return (key,) if key in iso_codes() else None
+    if key.isascii():
+        return None
+    found = _cldr_symbols()
+    return (found[key],) if key in found else None
+
+
+def _beside(before: str, after: str) -> tuple[str | None, bool] | None:
+    """What stands beside the number: (code, whether there is a currency), or None if not understood."""
+    codes: list[str | None] = []
+    for side in (before, after):
+        if not side.strip():
+            continue
+        if (whole := _currency(side)) is not None:
+            codes.append(whole[0])
+            continue
+        for word in re.split(r"[\s/():;,*]+", side):
+            if not word or word.lower().rstrip(".") in _WORDS:
+                continue
+            if (found := _currency(word)) is None:
+                return None
+            codes.append(found[0])
+    named = list(dict.fromkeys(code for code in codes if code))
+    if len(named) == 2 and "$" in before + after and "USD" in named:
+        named.remove("USD")  # `$5 CAD`: a dollar, and which one
+    return None if len(named) > 1 else (named[0] if named else None, bool(codes))
+
+
+def _as_float(value: int | float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf")
+
+
+def _number(text: str, code: str | None, written: bool) -> float | None:
+    text = re.sub(r"[' ]", "", text)
+    last = max(text.rfind("."), text.rfind(","))
+    if last < 0:
+        return float(text)
+    whole, fraction = text[:last], text[last + 1 :]
+    separators = {c for c in text if c in ".,"}
+    if len(separators) == 1 and text.count(text[last]) > 1:
+        decimal = False  # 1.299.000
+    elif len(separators) == 1 and len(fraction) == 3 and whole and not whole.startswith("0"):
+        decimal = code in _THREE_DECIMALS or (not written and text[last] == ".")
+    else:
+        decimal = True
+    if decimal and len(separators) == 2 and text.count(text[last]) > 1:
+        return None  # 1,2.3,4
+    groups = re.split(r"[.,]", whole if decimal else text)
+    if any(len(group) not in (2, 3) for group in groups[1:]) or (len(groups) > 1 and len(groups[-1]) != 3):
+        return None  # not groups of thousands (India groups by two above the thousand)
+    return float(("".join(groups) or "0") + ("." + fraction if decimal else ""))
