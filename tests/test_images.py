@@ -19,12 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
+import costly_images as costly
 import hostile_images as hostile
 from moonshelf import images
 from moonshelf.errors import UserError
 from moonshelf.images import FORMATS, ImageError, Limits
 from moonshelf.product import ImageRef
 
+pytestmark = pytest.mark.filterwarnings("error")  # Pillow's remarks about metadata reach nobody
 SOURCES = Path(__file__).parent.parent / "src"
 REFUSED, ODD, UNNOTICED = list(hostile.refused()), list(hostile.odd()), list(hostile.unnoticed())
 VALID = [hostile.save(hostile.noisy((40, 30)), fmt) for fmt in FORMATS]
@@ -53,7 +55,6 @@ def test_corpus_is_large_and_its_names_are_unique():
 
 
 @pytest.mark.parametrize(("data", "codes"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's remarks about TIFF directories
 def test_hostile_file_is_refused_with_a_code(data, codes):
     assert code_of(lambda: images.decode(data)) in codes
     assert code_of(lambda: images.decode(data, max_side=16)) in codes
@@ -61,7 +62,6 @@ def test_hostile_file_is_refused_with_a_code(data, codes):
 
 @pytest.mark.parametrize(("data", "colour"), [case[1:] for case in ODD], ids=[case[0] for case in ODD])
 @pytest.mark.parametrize("max_side", [None, 16])
-@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_odd_file_is_decoded_to_its_colour(data, colour, max_side):
     picture = images.decode(data, max_side=max_side)
     assert picture.mode == "RGB" and type(picture) is Image.Image
@@ -78,7 +78,6 @@ def test_rows_missing_from_well_formed_data_do_no_harm(data):
 
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(VALID), st.floats(0, 1))
-@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_cut_file_is_refused_or_whole(data, share):
     cut = data[: int(share * (len(data) - 1))]
     try:
@@ -94,7 +93,6 @@ def test_a_cut_file_is_refused_or_whole(data, share):
     st.sampled_from(VALID),
     st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=4)), min_size=1, max_size=6),
 )
-@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_damaged_bytes_give_a_picture_or_an_image_error(data, edits):
     damaged = bytearray(data)
     for share, patch in edits:
@@ -168,6 +166,99 @@ def test_no_global_setting_is_touched():
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+# --------------------------------------------------------------------------------------- time and memory
+
+MEASURE = """
+import os, resource, sys
+import costly_images
+from moonshelf import images
+
+def memory(of):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(of)) / 1024
+
+images.decode(costly_images.save(costly_images.plain(), "JPEG"))
+for name, data in getattr(costly_images, sys.argv[1])():
+    sys.stdout.flush()
+    if child := os.fork():
+        if os.waitpid(child, 0)[1]:
+            sys.exit(name)
+        continue
+    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+    resource.setrlimit(resource.RLIMIT_CPU, (30, 30))
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak begins anew
+    before, spent = memory("VmRSS"), sum(os.times()[:2])
+    try:
+        answer = images.decode(data, max_side=320).mode
+    except images.ImageError as error:
+        answer = error.code
+    print(name, answer, sum(os.times()[:2]) - spent, memory("VmHWM") - before, sep="|", flush=True)
+    os._exit(0)
+print("all|")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured as Linux tells it")
+@pytest.mark.parametrize("which", ["costly", pytest.param("large", marks=pytest.mark.slow)])
+def test_costly_pictures_are_decoded_or_refused_within_bounds(which):
+    """Seconds of processor time and MB above what there was before, each in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, which],
+        cwd=Path(__file__).parent,
+        text=True,
+        capture_output=True,
+        timeout=120,
+    )
+    assert not done.stderr, "Pillow's warnings, or a traceback"
+    found = {line[0]: line[1:] for line in (line.split("|") for line in done.stdout.splitlines())}
+    assert found.pop("all", None), "some took more than 30 s or 4 GB"
+    refused = {
+        "too_many_pixels",
+        "too_much_metadata",
+        "too_many_scans",
+        "unsupported_format",
+        "corrupt",
+        "truncated",
+    }
+    assert {answer for answer, *_ in found.values()} <= {"RGB", *refused}
+    slow = {name: cost for name, cost in found.items() if float(cost[1]) > 2 or float(cost[2]) > 310}
+    assert not slow
+    assert which == "costly" or {answer for answer, *_ in found.values()} == {"RGB"}
+
+
+def test_threads_share_the_memory_for_decoding(monkeypatch):
+    """Of six at once as many decode as there is room for, and all of them in the end."""
+    data = costly.webp_of(2_000, 2_000)  # 68 MB each
+    room, most = images._Room(140_000_000), []
+    monkeypatch.setattr(images, "_room", room)
+    decoded = images._decoded
+
+    def watched(found, max_side):
+        most.append(room.size - room.free)
+        return decoded(found, max_side)
+
+    monkeypatch.setattr(images, "_decoded", watched)
+    with ThreadPoolExecutor(6) as pool:
+        pictures = list(pool.map(lambda _: images.decode(data, max_side=64), range(6)))
+    assert len(pictures) == 6 and max(most) <= 140_000_000 and room.free == room.size
+
+
+def test_a_picture_that_would_take_too_much_memory_says_how_much():
+    data = costly.webp_of(5_000, 5_000)
+    with pytest.raises(ImageError, match=r"5000×5000 pixels would take 625 MB .* 300 are taken"):
+        images.decode(data)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(FORMATS), st.data())
+def test_any_structure_of_parts_is_a_picture_or_an_image_error(fmt, data):
+    try:
+        images.decode(data.draw(costly.structures(fmt)), limits=Limits(max_pixels=1_000_000), max_side=64)
+    except ImageError as error:
+        assert_clean(error)
+
+
 # --------------------------------------------------------------------------------------------- pixels
 
 
@@ -189,13 +280,17 @@ STORED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 @pytest.mark.parametrize("orientation", STORED)
 def test_exif_rotation_is_applied_once(fmt, orientation):
     stored = quadrants()
     if STORED[orientation]:
         stored = stored.transpose(Image.Transpose[STORED[orientation]])
-    options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(fmt, {})
+    options = {
+        "JPEG": {"quality": 95, "subsampling": 0},
+        "WEBP": {"lossless": True},
+        "AVIF": {"quality": 95, "subsampling": "4:4:4"},
+    }.get(fmt, {})
     data = hostile.save(stored, fmt, exif=hostile.exif(orientation), **options)
     picture = images.decode(data)
     assert picture.size == (60, 40)
@@ -248,7 +343,6 @@ def test_padding_a_very_long_strip_stays_small():
     assert padded.size == (4096, 1024)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_threads_give_what_one_thread_gives():
     datas = [data for _, data, _ in ODD if len(data) < 20_000]
     expected = [np.asarray(images.decode(data, max_side=16)).tobytes() for data in datas]

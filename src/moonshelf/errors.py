@@ -19,6 +19,18 @@ class UserError(Exception):
     """A mistake that the user can mend. The message is one clear sentence that says what to do."""
 
 
+class ImageError(Exception):
+    """One picture cannot be used. `code` is short snake_case, `str()` one sentence without paths."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)  # both, so that the error survives a process pool
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong with one row: `fatal` means that the row was set aside, else it went on."""

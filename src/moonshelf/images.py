@@ -1,15 +1,18 @@
 """The one image decoder: bytes from anywhere in, an upright RGB picture out, or an `ImageError`.
 
-Feeds come from strangers, so everything here assumes hostile bytes. Six formats are taken (JPEG, PNG,
-WEBP, GIF, BMP, TIFF), chosen by their first bytes and never by a file's name. Bytes are capped before
-they are read and pixels before they are decoded, from the header alone; files that end early are refused.
-Every failure of Pillow becomes an `ImageError` whose text holds no address and no path.
+Feeds come from strangers, so everything here assumes hostile bytes. Seven formats are taken (JPEG, PNG, WEBP,
+GIF, BMP, TIFF, AVIF), chosen by their first bytes and never by a file's name. `containers` reads what a file
+says of itself, caps it, and leaves only what holds pixels, so that no metadata reaches a codec or Pillow's
+parsers (nor do their warnings reach anybody); files that end early are refused. What decoding will take of
+memory is known before it begins, and pictures that are decoded at the same time share one budget. Every
+failure of Pillow becomes an `ImageError` whose text holds no address and no path.
 
 Choices: animations and multi-page files give their first frame; transparency is flattened on white, as on
 a shop's page; 16-bit samples are scaled to 8 bits; an embedded ICC profile is converted to sRGB, or
-dropped where it is unusable. Pillow's global settings and Python's warning filters are never touched, so
-`decode` may run in any number of threads. The plugin classes are called directly because `Image.open`
-would warn about large pictures before we can refuse them, and warnings cannot be caught per thread.
+dropped where it is unusable; of the orientations that a file may state, EXIF's is followed. Pillow's global
+settings and Python's warning filters are never touched, so `decode` may run in any number of threads. The
+plugin classes are called directly because `Image.open` would warn about large pictures, and warnings cannot
+be caught per thread.
 """
 
 from __future__ import annotations
@@ -18,16 +21,17 @@ import io
 import os
 import re
 import stat
-import struct
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 from PIL import (
+    AvifImagePlugin,
     BmpImagePlugin,
-    ExifTags,
     GifImagePlugin,
     Image,
     ImageCms,
@@ -38,7 +42,9 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from moonshelf.errors import UserError
+from moonshelf import containers, memory
+from moonshelf.containers import FORMATS, Contents, Limits
+from moonshelf.errors import ImageError, UserError
 
 if TYPE_CHECKING:
     from moonshelf.product import ImageRef
@@ -51,8 +57,8 @@ _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
     "GIF": GifImagePlugin.GifImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
     "TIFF": TiffImagePlugin.TiffImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
 }
-FORMATS = tuple(_PLUGINS)
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -66,9 +72,6 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"MM\x00+", "TIFF"),
 )
 
-# In coded data 0xFF is followed by 0x00 or a restart mark, so that the next segment can be found.
-_JPEG_MARK = re.compile(rb"\xff+([^\x00\x01\xff\xd0-\xd7])", re.DOTALL)
-
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -79,31 +82,11 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-
-class ImageError(Exception):
-    """One picture cannot be used. `code` is short snake_case, `str()` one sentence without paths."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(code, message)  # both, so that the error survives a process pool
-        self.code = code
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
-
+_STRIP = 1 << 20  # pixels of a decoded picture that are brought to 8 bits and shrunk at once
+_LARGE = 32_000_000  # bytes from which what a picture took is given back to the system at once
 
 SAME_PICTURE = 8  # of the 63 bits of `perceptual_hash`: at most so many differ in versions of one picture
 _COSINES = np.cos(np.pi * np.arange(8)[:, None] * (2 * np.arange(32)[None] + 1) / 64)  # (8, 32)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one picture may cost. `max_pixels` counts the decoded canvas, `max_bytes` the encoded file."""
-
-    max_bytes: int = 16 * 1024 * 1024
-    max_pixels: int = 64_000_000
-    max_scans: int = 100  # of one JPEG; each costs a walk over all its pixels
-    max_profile_bytes: int = 4 * 1024 * 1024  # larger ICC profiles are dropped
 
 
 DEFAULT = Limits()
@@ -173,18 +156,19 @@ def load(
 def probe(data: bytes, *, limits: Limits = DEFAULT) -> tuple[int, int, str]:
     """(width, height, format) from the header, before EXIF rotation; nothing is decoded.
 
-    Applies the caps on bytes, format and pixels; a file that ends early passes, only `decode` sees that.
+    Applies the caps on bytes, format, pixels and parts; `decode` may still find the file damaged.
     """
-    image, name = _open(data, limits)
-    return image.width, image.height, name
+    found = _contents(data, limits)
+    return *found.size, found.name
 
 
 def decode(data: bytes, *, limits: Limits = DEFAULT, max_side: int | None = None) -> Image.Image:
     """RGB picture of 8 bits a channel, upright, flattened on white, colours in sRGB.
 
     `max_side` shrinks so that the longer side is at most that many pixels, keeping proportions (it never
-    enlarges); a JPEG is then decoded at a fraction of its size. Raises `ImageError`. Not noticed: rows that
-    are missing although the coded data ends properly, which the codecs fill with an even colour.
+    enlarges); a JPEG is then decoded at a fraction of its size. Waits while other threads decode pictures
+    that need much memory. Raises `ImageError`. Not noticed: rows that are missing although the coded data
+    ends properly, which the codecs fill with an even colour.
     """
     if max_side is not None and max_side < 1:
         raise ValueError("max_side must be at least 1")
@@ -193,24 +177,14 @@ def decode(data: bytes, *, limits: Limits = DEFAULT, max_side: int | None = None
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on, so that half files would pass as pictures; "
             "set it to False"
         )
-    image, name = _open(data, limits)
-    try:
-        if name == "JPEG":
-            _check_scans(data, limits)
-            if max_side is not None and (target := _fitted(image.size, max_side)):
-                image.draft(None, target)
-        image.load()
-        profile = image.info.get("icc_profile")
-        turn = _UPRIGHT.get(_orientation(image))
-        picture = _flatten(_to_8_bits(image, name))
-        if max_side is not None and (target := _fitted(picture.size, max_side)):
-            picture = picture.resize(target, Image.Resampling.LANCZOS, reducing_gap=3.0)
-        picture = _to_srgb(picture, profile, limits)
-        return picture.transpose(turn) if turn is not None else picture
-    except ImageError:
-        raise
-    except Exception as error:
-        _refuse(error, name)
+    found = _contents(data, limits)
+    with _room(_cost(found, limits, max_side)):
+        try:
+            return _decoded(found, max_side)
+        except ImageError:
+            raise
+        except Exception as error:
+            _refuse(error, found.name)
 
 
 def pad_to_aspect(image: Image.Image, max_ratio: float = 4.0) -> Image.Image:
@@ -292,95 +266,34 @@ def _sniff(data: bytes) -> str:
             return name
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
+    if data[4:8] == b"ftyp" and re.match(
+        rb"(?:.{4}){0,20}?avi[fs]", data[8 : int.from_bytes(data[:4], "big")], re.DOTALL
+    ):
+        return "AVIF"
     start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith(b"<") and b"<svg" in start:
         what = "SVG"
     elif start.startswith(b"<"):
         what = "a web page or XML, not a picture"
     elif data[4:8] == b"ftyp":
-        what = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"mif1": "HEIC"}.get(data[8:12], "a video")
+        what = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC"}.get(data[8:12], "a video")
     else:
         what = "PDF" if start.startswith(b"%pdf") else "of no known kind"
     raise ImageError("unsupported_format", f"the file is {what}; {', '.join(FORMATS)} are taken")
 
 
-def _open(data: bytes, limits: Limits) -> tuple[Any, str]:
-    """Lazy picture (header read, no pixels) and its format, within the caps."""
+def _contents(data: bytes, limits: Limits) -> Contents:
     _check_bytes(len(data), limits)
-    name = _sniff(data)
-    try:
-        if name == "WEBP":  # its plugin allocates the whole canvas while opening
-            _check_pixels(_webp_size(data), limits)
-        image = _PLUGINS[name](io.BytesIO(data))
-        _check_pixels(image.size, limits)
-        if name == "TIFF":
-            _check_tiles(image, limits)
-    except ImageError:
-        raise
-    except Exception as error:
-        _refuse(error, name)
-    return image, name
-
-
-def _check_pixels(size: tuple[int, int], limits: Limits) -> None:
-    width, height = size
-    if width < 1 or height < 1:
-        raise ImageError("corrupt", "the image has no pixels")
-    if width * height > limits.max_pixels:
-        raise ImageError(
-            "too_many_pixels",
-            f"the image has {width}×{height} pixels, at most {limits.max_pixels:,} are taken",
-        )
-
-
-def _check_tiles(image: Any, limits: Limits) -> None:
-    """A small TIFF may declare huge tiles, each of which is decoded whole."""
-    width, height = (
-        image.tag_v2.get(tag) or 0 for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)
-    )
-    if width * height > limits.max_pixels:
-        raise ImageError("too_many_pixels", f"the TIFF has tiles of {width}×{height} pixels")
-
-
-def _webp_size(data: bytes) -> tuple[int, int]:
-    kind = data[12:16]
-    if kind == b"VP8X":
-        return (int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1)
-    if kind == b"VP8L":
-        bits = struct.unpack_from("<I", data, 21)[0]
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    if kind == b"VP8 ":
-        width, height = struct.unpack_from("<HH", data, 26)
-        return width & 0x3FFF, height & 0x3FFF
-    raise ImageError("corrupt", "the WEBP file is damaged or cut short")
-
-
-def _check_scans(data: bytes, limits: Limits) -> None:
-    """Refuse JPEGs of very many scans: small files of which each costs seconds of processor time."""
-    if data.count(b"\xff\xda") <= limits.max_scans:  # quick, and at least the true number
-        return
-    scans, position = 0, 2
-    while (mark := _JPEG_MARK.search(data, position)) and mark[1] != b"\xd9":
-        scans += mark[1] == b"\xda"
-        if scans > limits.max_scans:
-            raise ImageError("too_many_scans", f"the JPEG has more than {limits.max_scans} scans")
-        # Skip the segment, which may hold anything; after a scan's header the search skips its coded data.
-        position = mark.end() + int.from_bytes(data[mark.end() : mark.end() + 2], "big")
+    return containers.read(data, _sniff(data), limits)
 
 
 def _refuse(error: Exception, name: str) -> NoReturn:
     """Say what happened in our own words: Pillow's texts hold addresses, paths and internals."""
     text = str(error).lower()
-    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        raise ImageError("too_many_pixels", f"the {name} unpacks to too many pixels") from error
     if isinstance(error, MemoryError):
         raise ImageError("out_of_memory", f"the {name} needs more memory than there is") from error
     if "truncated" in text:
         raise ImageError("truncated", f"the {name} is cut short") from error
-    if "max_text" in text:
-        raise ImageError(
-            "too_much_metadata", f"the {name} carries too much text or too large a profile"
-        ) from error
     raise ImageError("corrupt", f"the {name} is damaged or cut short") from error
 
 
@@ -396,27 +309,86 @@ def _fitted(size: tuple[int, int], max_side: int) -> tuple[int, int] | None:
     return width, height
 
 
-def _orientation(image: Any) -> int:
-    """EXIF orientation, 1 where there is none or it cannot be read: bad metadata is no reason to refuse."""
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:
-        return 1
+def _decoded(found: Contents, max_side: int | None) -> Image.Image:
+    image: Any = _PLUGINS[found.name](io.BytesIO(found.data))
+    if image.size != found.size:
+        raise ImageError("corrupt", f"the {found.name} states two sizes")
+    target = _fitted(found.size, max_side) if max_side is not None else None
+    if found.name == "JPEG" and target:
+        image.draft(None, target)
+    image.load()
+    orientation = found.orientation
+    if found.name == "AVIF":  # it turns pictures by properties of its own, which Pillow tells as EXIF
+        orientation = containers.orientation(image.info.get("exif", b"").removeprefix(b"Exif\0\0"))
+    turn = _UPRIGHT.get(orientation)
+    profile = image.info.get("icc_profile") if found.name == "AVIF" else found.profile
+    target = _fitted(image.size, max_side) if max_side is not None else None
+    # First by a whole number, then by a filter: what `resize` does with a gap of 3, but strip by strip.
+    across, down = (max(1, int(a / b / 3)) for a, b in zip(image.size, target or image.size, strict=True))
+    picture = _to_8_bits(image, found.name, across, down)
+    if target:
+        box = (0, 0, image.width / across, image.height / down)
+        picture = picture.resize(target, Image.Resampling.LANCZOS, box=box)
+    picture = _to_srgb(picture, profile)
+    return picture.transpose(turn) if turn is not None else picture
 
 
-def _to_8_bits(image: Any, name: str) -> Image.Image:
-    """The picture in a mode of 8 bits a channel: L, LA, RGB, RGBA or CMYK."""
+def _to_8_bits(image: Any, name: str, across: int, down: int) -> Image.Image:
+    """The picture at 1/across and 1/down in L, RGB or CMYK, on white. Done in strips: besides the decoded
+    picture there is only the result, whatever modes lie between."""
+    scale = _range(image) if image.mode in ("I", "F") else (0.0, 1.0)
+    inverted = name == "TIFF" and image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+    result: Image.Image | None = None
+    for top, strip in _strips(image, down):
+        part = _flatten(_strip_to_8_bits(strip, scale, inverted))
+        if across * down > 1:
+            part = part.reduce((across, down))
+        if result is None:
+            result = Image.new(part.mode, (-(-image.width // across), -(-image.height // down)))
+        result.paste(part, (0, top // down))
+    assert result is not None
+    return result
+
+
+def _strips(image: Any, down: int = 1) -> Iterator[tuple[int, Any]]:
+    """Horizontal strips with their tops, of a height that `down` divides, but for the last one."""
+    height = max(_STRIP // image.width // down, 1) * down
+    for top in range(0, image.height, height):
+        yield top, image.crop((0, top, image.width, min(top + height, image.height)))
+
+
+def _range(image: Any) -> tuple[float, float]:
+    """What black and white are in int32 or float32. These modes state no range, so it is guessed from the
+    values: 0…1 (floats), 0…255 and 0…65535 are taken as such, else it goes from the least to the greatest."""
+    ends = []
+    for _, strip in _strips(image):
+        samples = np.asarray(strip)
+        if not np.isfinite(samples).all():
+            raise ImageError("bad_pixels", "the image holds values that are not numbers")
+        ends += [float(samples.min()), float(samples.max())]
+    low, high = min(ends), max(ends)
+    for known in (1.0, 255.0, 65535.0)[image.mode == "I" :]:
+        if low >= 0 and high <= known:
+            return 0.0, known
+    return low, high
+
+
+def _strip_to_8_bits(image: Any, scale: tuple[float, float], inverted: bool) -> Image.Image:
+    """In a mode of 8 bits a channel: L, LA, RGB, RGBA or CMYK."""
     mode = image.mode
     if mode.startswith("I;16"):
         samples = np.asarray(image).astype(np.uint16, copy=False)
         grey = (samples >> 8).astype(np.uint8)  # the high byte, as Pillow reads 16-bit colour
-        if name == "TIFF" and image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
+        if inverted:
             grey = 255 - grey  # white is zero: Pillow inverts 8 bits, but not 16
         if isinstance(clear := image.info.get("transparency"), int):
             grey[samples == clear] = 255
         return Image.fromarray(grey)
     if mode in ("I", "F"):
-        return Image.fromarray(_wide_to_8_bits(np.asarray(image)))
+        low, high = scale
+        span = high - low or 1.0
+        unit = np.asarray(image).astype(np.float32) * np.float32(1 / span) - np.float32(low / span)
+        return Image.fromarray((unit.clip(0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8))
     if mode == "1":
         mode, image = "L", image.convert("L")
     if mode in ("L", "RGB") and "transparency" in image.info:
@@ -430,23 +402,6 @@ def _to_8_bits(image: Any, name: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def _wide_to_8_bits(samples: np.ndarray) -> np.ndarray:
-    """(h, w) int32 or float32 to uint8. These modes state no range, so it is guessed from the values:
-    0…1 (floats), 0…255 and 0…65535 are taken as such, anything else is stretched from least to greatest."""
-    if not np.isfinite(samples).all():
-        raise ImageError("bad_pixels", "the image holds values that are not numbers")
-    low, high = float(samples.min()), float(samples.max())
-    if low >= 0 and high <= 1 and samples.dtype.kind == "f":
-        low, high = 0.0, 1.0
-    elif low >= 0 and high <= 255:
-        low, high = 0.0, 255.0
-    elif low >= 0 and high <= 65535:
-        low, high = 0.0, 65535.0
-    span = high - low or 1.0
-    unit = samples.astype(np.float32) * np.float32(1 / span) - np.float32(low / span)
-    return (unit.clip(0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
-
-
 def _flatten(image: Image.Image) -> Image.Image:
     """Transparency on white; L, RGB or CMYK comes back."""
     if image.mode not in ("LA", "RGBA"):
@@ -457,17 +412,16 @@ def _flatten(image: Image.Image) -> Image.Image:
     return ground
 
 
-def _to_srgb(image: Image.Image, profile: Any, limits: Limits) -> Image.Image:
+def _to_srgb(image: Image.Image, profile: Any) -> Image.Image:
     """RGB with colours as the embedded profile says; an unusable profile is dropped."""
-    if isinstance(profile, bytes) and len(profile) <= limits.max_profile_bytes:
+    if isinstance(profile, bytes):
         named_srgb = any("sRGB".encode(code) in profile[:4096] for code in ("ascii", "utf-16-be"))
         if not (image.mode == "RGB" and named_srgb):
             try:
                 return ImageCms.applyTransform(image, _transform(profile, image.mode)) or image
             except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
                 pass  # damaged, or made for another colour space than the picture's
-    # An ImageFile that is RGB already is copied, so that the result does not hold the encoded bytes.
-    return image if type(image) is Image.Image and image.mode == "RGB" else image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 @lru_cache(maxsize=8)
@@ -475,3 +429,60 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
     """Building costs about as much as applying; shops have few profiles. Safe to share between threads."""
     source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+
+
+# -------------------------------------------------------------------------------------------- memory
+
+
+def _cost(found: Contents, limits: Limits, max_side: int | None) -> int:
+    """Bytes that decoding takes at most, but for small change; `ImageError` beyond the limit."""
+    pixels, result = found.size[0] * found.size[1], 0
+    if max_side is None or not (target := _fitted(found.size, max_side)):
+        result = 2 * 4 * pixels  # brought to 8 bits, then to sRGB
+    elif found.name == "JPEG":  # as `draft` will do
+        ratio = min(found.size[0] // target[0], found.size[1] // target[1])
+        pixels //= max(scale for scale in (1, 2, 4, 8) if scale <= max(ratio, 1)) ** 2
+    cost = found.memory + pixels * found.per_pixel + result
+    if cost > limits.max_memory:
+        raise ImageError(
+            "too_many_pixels",
+            f"the {found.name} of {found.size[0]}×{found.size[1]} pixels would take {cost // 10**6:,} MB to "
+            f"decode, at most {limits.max_memory // 10**6:,} are taken; save it smaller",
+        )
+    return cost
+
+
+class _Room:
+    """Memory that all threads of the process share while they decode. First come, first served, so that a
+    large picture is not passed by small ones for ever."""
+
+    def __init__(self, size: int) -> None:
+        self.size = self.free = size
+        self._turn, self._freed = threading.Lock(), threading.Condition()
+
+    @contextmanager
+    def __call__(self, cost: int) -> Iterator[None]:
+        cost = min(cost, self.size)
+        with self._turn, self._freed:
+            self._freed.wait_for(lambda: self.free >= cost)
+            self.free -= cost
+        try:
+            yield
+        finally:
+            if cost >= _LARGE:  # else the C library keeps what threads free, each for itself
+                memory.give_back()
+            with self._freed:
+                self.free += cost
+                self._freed.notify_all()
+
+
+_room = _Room(DEFAULT.max_memory)
+
+
+def _fresh_room() -> None:
+    """For a forked process, in which the threads that held some of it do not exist."""
+    global _room
+    _room = _Room(DEFAULT.max_memory)
+
+
+os.register_at_fork(after_in_child=_fresh_room)

@@ -16,7 +16,7 @@ from moonshelf.feeds.base import END, Row, Source, set_aside
 from moonshelf.feeds.build import Draft
 from moonshelf.product import ImageRef
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 _CAMERA = re.compile(r"(?i)(img|dsc|dscn|dscf|pxl|image|photo|pic|screenshot|whatsapp|untitled)s?")
 _HEX = re.compile(r"[0-9a-f]{8,}")
 
