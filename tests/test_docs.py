@@ -19,7 +19,8 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("**/*.md"))]
 # Rooms from the bottom up, as docs/architecture.md draws them: each may use those before its own line.
 LAYERS = (
     ("errors", "product", "attributes"),
-    ("shell", "steps", "memory"),
+    ("shell", "steps", "memory", "avif", "files"),
+    ("containers",),
     ("images", "prompts"),
     ("remote",),
     ("endpoints", "plaintext"),

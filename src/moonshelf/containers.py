@@ -167,11 +167,15 @@ def _png(data: bytes, limits: Limits) -> Contents:
     if b"IHDR" not in kept or not pixels:
         raise ImageError("corrupt", "the PNG is damaged or cut short")
     width, height, depth, colour = struct.unpack_from(">IIBB", kept[b"IHDR"])
-    parts = [(kind, kept[kind]) for kind in (b"IHDR", b"PLTE", b"tRNS") if kind in kept]
-    parts += [(b"IDAT", b"".join(pixels)), (b"IEND", b"")]
+    kept |= {b"IDAT": b"".join(pixels), b"IEND": b""}
+    order = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
     made = b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in parts
+        struct.pack(">I", len(kept[kind]))
+        + kind
+        + kept[kind]
+        + struct.pack(">I", zlib.crc32(kind + kept[kind]))
+        for kind in order
+        if kind in kept
     )
     per_pixel = 1 if colour in (0, 3) and depth <= 8 else 2 if colour == 0 else 4
     found = _profile(profile, limits)
