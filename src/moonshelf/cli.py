@@ -372,6 +372,9 @@ def search(
     reason: Annotated[
         str, typer.Option(help="Let the model reason about the query: off, on or auto.")
     ] = "off",
+    record_only: Annotated[
+        bool, typer.Option("--record-only", help="Look for words in the record, not in what the model wrote.")
+    ] = False,
     model: ModelName = None,
     json: Json = False,
 ) -> None:
@@ -379,8 +382,9 @@ def search(
     from moonshelf.catalogue.search import Catalogue, make_query
 
     query = make_query(text, image)
+    weight = {"written": 0.0} if record_only else {}
     result = Catalogue.open(folder, model).search(
-        query, like=like, k=k, where=where, mode=mode, reason=reason
+        query, like=like, k=k, where=where, mode=mode, reason=reason, **weight
     )
     if json:
         print_json(result.as_dict())

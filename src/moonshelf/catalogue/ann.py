@@ -84,6 +84,7 @@ def build(
         store = Store.open(folder)
         if not len(store):
             raise UserError(f"{folder} holds no products: embed a feed into it first.")
+        store.upgrade()
         store.index_text()
         store.compact()
         version = store.version

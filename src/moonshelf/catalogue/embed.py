@@ -80,6 +80,7 @@ def embed_feed(
         manifest = Manifest.of(model, name, options.reason or "off")
         store = Store.open(out, create=manifest)
         store.manifest.check(model, name, out)
+        store.upgrade()
         if store.manifest.reason != options.reason:
             store.manifest = replace(store.manifest, reason=options.reason)
             store.manifest.write(out)

@@ -2,7 +2,8 @@
 
 With words in the query two lists are made, the nearest vectors and the best full-text matches, and fused
 by reciprocal rank (k = 60, the constant of the original paper): a row's score is the sum of 1 / (60 + rank)
-over the lists it is in. Ranks need no common scale, and each hit says which rank it had in which list.
+over the lists it is in. Ranks need no common scale, and each hit says which rank it had in which list. Where
+the words name an identifier, the products that have it are a third list, which puts them first.
 
 The vector list comes from the FAISS index; where it is missing or damaged, the store is searched exactly and
 the result says so. A filter's rows are remembered until the store changes: reading them is most of its cost.
@@ -23,7 +24,8 @@ from moonshelf.catalogue import ann
 from moonshelf.catalogue.manifest import NAME as MANIFEST_NAME
 from moonshelf.catalogue.manifest import Encoder, Manifest
 from moonshelf.catalogue.nearest import AnnIndex, Passing
-from moonshelf.catalogue.store import Store, key_of
+from moonshelf.catalogue.rows import codes_in
+from moonshelf.catalogue.store import WRITTEN_WEIGHT, Store, key_of
 from moonshelf.errors import UserError
 from moonshelf.product import ImageRef, Product
 from moonshelf.prompts import clean_text
@@ -48,7 +50,7 @@ class Hit:
 
     id: str
     score: float
-    why: dict[str, float | int]  # vector_rank, text_rank (from 1), cosine, bm25: where the hit comes from
+    why: dict[str, float | int]  # vector_rank, text_rank, code_rank (from 1), cosine, bm25
     product: dict[str, Any]  # columns of the store, SHOWN if nothing else was asked for
 
     def as_dict(self) -> dict[str, Any]:
@@ -188,12 +190,15 @@ class Catalogue:
         reason: str = "off",
         vector: np.ndarray | None = None,
         columns: Sequence[str] = SHOWN,
+        written: float = WRITTEN_WEIGHT,
     ) -> SearchResult:
         """The k best rows for a query (words, or a Product with title, pictures or both), or like a row.
 
         `where` is an SQL condition over `store.FILTERS`. `mode` hybrid falls back to vector where the query
         has no words. `vector` is that of the query, (dim,) float32, where somebody else has computed it;
-        `columns` are those of the store that each hit holds. Raises UserError for an unusable query, filter
+        `columns` are those of the store that each hit holds; `written` is the weight of what the model wrote
+        beside the record's words, 0 leaves it out. A product whose id, SKU, GTIN or MPN is in the words comes
+        first. Raises UserError for an unusable query, filter
         or id.
         """
         if mode not in MODES:
@@ -218,13 +223,15 @@ class Catalogue:
 
         depth = max(DEPTH, k)
         by_text: list[tuple[int, float]] = []
+        by_code: list[tuple[int, float]] = []
         if words and mode != "vector":
-            found = self.store.full_text(words, depth, where)
+            by_code = self.store.with_code(codes_in(words), depth, where)
+            found = self.store.full_text(words, depth, where, written)
             if found is None:
                 notes.append(f"no full-text index yet: run `moonshelf index {self.folder}`")
-            elif not found:
+            elif not found and not by_code:
                 notes.append("no product has a word of the query")
-            by_text = found or []
+            by_text = _first(by_code, found or [])
         by_vector: list[tuple[int, float]] = []
         if mode != "text":
             if vector is None:
@@ -236,7 +243,7 @@ class Catalogue:
                 by_vector = [hit for hit in by_vector if hit[0] != key_of(like)]
             by_vector = by_vector[:depth]
         used = mode if mode != "hybrid" else "hybrid" if words and by_text else "vector"
-        return SearchResult(self._hits(by_vector, by_text, used, k, columns), used, notes)
+        return SearchResult(self._hits(by_vector, by_text, by_code, used, k, columns), used, notes)
 
     def _vector(self, query: Product | None, like: str | None, reason: str) -> np.ndarray:
         if query is None:
@@ -325,6 +332,7 @@ class Catalogue:
         self,
         by_vector: list[tuple[int, float]],
         by_text: list[tuple[int, float]],
+        by_code: list[tuple[int, float]],
         mode: str,
         k: int,
         columns: Sequence[str],
@@ -333,8 +341,11 @@ class Catalogue:
         for name, measure, ranked in (("vector", "cosine", by_vector), ("text", "bm25", by_text)):
             for rank, (key, score) in enumerate(ranked, 1):
                 why.setdefault(key, {}).update({f"{name}_rank": rank, measure: round(score, 6)})
+        for rank, (key, _) in enumerate(by_code, 1):
+            why.setdefault(key, {})["code_rank"] = rank
         if mode == "hybrid":
-            best = reciprocal_rank_fusion([[key for key, _ in by_vector], [key for key, _ in by_text]])
+            lists = (by_vector, by_text, by_code)
+            best = reciprocal_rank_fusion([[key for key, _ in ranked] for ranked in lists])
         else:
             best = by_vector if mode == "vector" else by_text
         best = best[:k]
@@ -346,6 +357,14 @@ class Catalogue:
                 product = {name: rows[key][name] for name in columns}
                 hits.append(Hit(product["id"], score, why[key], product))
         return hits
+
+
+def _first(by_code: list[tuple[int, float]], by_text: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """One list of scores in which an identifier weighs more than all words."""
+    scores = dict(by_text)
+    most = max(scores.values(), default=0.0)
+    scores |= {key: scores.get(key, 0.0) + most + score for key, score in by_code}
+    return sorted(scores.items(), key=lambda hit: (-hit[1], hit[0]))
 
 
 def make_query(text: str | None, image: str | Path | None) -> Product | None:

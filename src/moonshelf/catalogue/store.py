@@ -31,11 +31,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from lancedb.index import FTS
-from lancedb.query import MatchQuery
+from lancedb.query import FullTextQuery, MatchQuery, MultiMatchQuery
 
 from moonshelf import memory
 from moonshelf.catalogue.manifest import NAME as MANIFEST_NAME
 from moonshelf.catalogue.manifest import Manifest
+from moonshelf.catalogue.rows import WRITTEN, codes_text, full_text, written_columns
 from moonshelf.errors import UserError
 
 TABLE = "products"
@@ -43,18 +44,20 @@ TABLE = "products"
 FILTERS = (  # what --where may name, in the order in which messages list them
     "id", "title", "brand", "price", "currency", "category", "category_leaf", "colour", "material", "pattern",
     "gender", "size", "attributes", "reasoned_attributes", "group_id", "gtin", "mpn", "availability",
-    "language", "rationale", "rationale_valid", "description",
+    "language", "rationale", "rationale_valid", "description", *(f"written_{name}" for name in WRITTEN),
 )
 # fmt: on
 # Of Lance, in bytes. Its own defaults of 1 GB and 2 GB are filled by the many small files of a long run.
 _CACHE, _READ_AHEAD = 16 << 20, 64 << 20
 os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(_READ_AHEAD))  # its only way in
 _IN = 512  # keys in one IN list
+_UPGRADED = 4_096  # rows at once
 _FEW = 20_000  # rows that are looked up by key rather than by reading all
 _MAX_WHERE, _MAX_TERMS = 20_000, 120  # characters, words and operators outside literals
 _MAX_VALUES = 1_000_000  # characters with the literals, which cost no stack
 _TERM = re.compile(r"[^\W\d]\w*|[^\w\s,]")
 
+WRITTEN_WEIGHT = 0.3  # of what the model wrote in search by words; the record weighs 1
 KEEP_DAYS = 7.0  # versions of the rows, where nobody has said how long
 _MOST_SIZE, _LITTLE, _MOST_VERSIONS = 5, 64 << 20, 5_000  # times the rows' bytes; bytes that are always taken
 
@@ -100,7 +103,10 @@ def schema(dim: int) -> pa.Schema:
             ("pictures", pa.int32()),  # pictures that the model read
             ("thumbnail", pa.binary()),  # JPEG, re-encoded, no metadata
             ("picture_hash", pa.int64()),  # perceptual hash of the first picture
-            ("text", text),  # what full-text search reads
+            ("text", text),  # what full-text search reads of the record
+            ("written", text),  # … and of the rationale
+            ("codes", text),  # identifiers as `rows.code` has them
+            *((f"written_{name}", text) for name in WRITTEN),  # the rationale's, for filters
         ]
     )
 
@@ -291,25 +297,44 @@ class Store:
             zip(table["key"].to_pylist(), scores.tolist(), strict=True), key=lambda hit: (-hit[1], hit[0])
         )
 
-    def full_text(self, text: str, k: int, where: str | None = None) -> list[tuple[int, float]] | None:
-        """(key, BM25) of the k best rows for the words of `text`; None if there is no full-text index."""
-        if not self.has_full_text:
-            return None
+    def full_text(
+        self, text: str, k: int, where: str | None = None, written: float = WRITTEN_WEIGHT
+    ) -> list[tuple[int, float]] | None:
+        """(key, BM25) of the k best rows for the words of `text`; None if there is no full-text index.
 
-        def query() -> pa.Table:
-            # As words and nothing else: a plain string in quotes would be read as a phrase, and refused.
-            words = MatchQuery(text, "text")  # type: ignore[call-arg]  # mypy does not see its defaults
-            search = self._table.search(words, query_type="fts")
-            search = search.select(["key", "_score"]).limit(k)
+        A row has the better of its two fields: the record's words count once, the model's `written` times.
+        """
+        weights = {"text": 1.0, "written": written}
+        indexed = self._indexed()
+        if "text" not in indexed:
+            return None
+        names = [name for name, weight in weights.items() if name in indexed and weight > 0]
+        # As words and nothing else: a plain string in quotes would be read as a phrase, and refused.
+        return self._words(MultiMatchQuery(text, names, boosts=[weights[n] for n in names]), k, where)
+
+    def with_code(self, codes: Sequence[str], k: int, where: str | None = None) -> list[tuple[int, float]]:
+        """(key, BM25) of rows that have one of these identifiers, as `rows.code` writes them."""
+        if not codes or "codes" not in self._indexed():
+            return []
+        query = MatchQuery(" ".join(codes), "codes")  # type: ignore[call-arg]  # mypy does not see its defaults
+        return self._words(query, k, where)
+
+    def _words(self, query: FullTextQuery, k: int, where: str | None) -> list[tuple[int, float]]:
+        def run() -> pa.Table:
+            search = self._table.search(query, query_type="fts").select(["key", "_score"]).limit(k)
             return (search.where(where, prefilter=True) if where else search).to_arrow()
 
-        table = self._read(query)
+        table = self._read(run)
         hits = zip(table["key"].to_pylist(), table["_score"].to_pylist(), strict=True)
         return sorted(hits, key=lambda hit: (-hit[1], hit[0]))
 
+    def _indexed(self) -> set[str]:
+        """Columns with a full-text index."""
+        return {index.columns[0] for index in self._table.list_indices()}
+
     @property
     def has_full_text(self) -> bool:
-        return any(index.columns == ["text"] for index in self._table.list_indices())
+        return "text" in self._indexed()
 
     def keys_where(self, where: str) -> np.ndarray:
         """Keys (m,) int64 of the rows that pass a filter that a user wrote.
@@ -357,9 +382,38 @@ class Store:
                 self._table.delete(f"key IN ({','.join(map(str, keys[i : i + _IN]))})")
 
     def index_text(self) -> None:
-        """(Re)build the full-text index. The ICU tokenizer splits words of every script."""
+        """(Re)build the full-text indexes. The ICU tokenizer splits words of every script."""
+        words = FTS(base_tokenizer="icu")
+        whole = FTS(
+            base_tokenizer="whitespace", stem=False, remove_stop_words=False, ascii_folding=False,
+            max_token_length=None,
+        )  # fmt: skip
         with self._lock:
-            self._table.create_index("text", config=FTS(base_tokenizer="icu"), replace=True)
+            for name, config in (("text", words), ("written", words), ("codes", whole)):
+                self._table.create_index(name, config=config, replace=True)
+
+    def upgrade(self) -> None:
+        """Give a table of an earlier version the columns that it lacks (the caller holds the writer lock).
+
+        They are made of what its rows hold; a killed upgrade goes on where it was. The record's hash is
+        forgotten, so that the next feed brings what only the feed has, such as SKUs, without the model.
+        """
+        missing = [name for name in schema(self.manifest.dim).names if name not in self.columns]
+        if missing:
+            self._table.add_columns(dict.fromkeys(missing, "cast(null as string)"))
+            if self.manifest.keep_days == 0:  # what was written where nobody had said how long
+                self.manifest = replace(self.manifest, keep_days=None)
+                self.manifest.write(self.folder)
+        while self.count("codes IS NULL"):
+            search = self._table.search().where("codes IS NULL").select(self.columns).limit(_UPGRADED)
+            rows = search.to_arrow().to_pylist()
+            for row in rows:
+                row |= {"text": full_text(row), **written_columns(row["rationale"] or "")}
+                row |= {
+                    "codes": codes_text([row["id"], row["gtin"], row["mpn"]]),
+                    "record_hash": "0" * 64,
+                }
+            self.write(self._table.schema.empty_table(), pa.Table.from_pylist(rows, self._table.schema))
 
     def compact(self) -> None:
         """Join small files, bring the text index up to date, drop versions that are too old to keep.

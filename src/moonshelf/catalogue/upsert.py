@@ -21,13 +21,18 @@ import numpy as np
 import pyarrow as pa
 
 from moonshelf import images
-from moonshelf.attributes import canonical
 from moonshelf.catalogue.manifest import Manifest, writing
-from moonshelf.catalogue.rows import THUMBNAIL_SIDE, full_text, metadata_of, picture_columns, to_json
+from moonshelf.catalogue.rows import (
+    THUMBNAIL_SIDE,
+    full_text,
+    metadata_of,
+    picture_columns,
+    written_columns,
+)
 from moonshelf.catalogue.store import Store, key_of, schema
 from moonshelf.errors import UserError
 from moonshelf.product import ImageRef, Product
-from moonshelf.prompts import PromptSpec, read_rationale
+from moonshelf.prompts import PromptSpec
 
 COMPACT_AFTER = 64  # commits at least; each leaves a version and small files
 _ROWS_PER_COMMIT = 1_000  # joining copies the table, so a larger one is joined more rarely
@@ -153,7 +158,6 @@ def finished(
     if not abs(norm - 1) < 1e-2:  # NaN fails too
         reason = f"the model gave a vector of length {norm:.3g} instead of 1"
         raise Refused("vector", reason + kept(draft.known))
-    pairs = (read_rationale(rationale) or {}) if rationale else {}
     image, text, reasoning = (float(weight) for weight in weights)
     return {
         **draft.row,
@@ -161,19 +165,19 @@ def finished(
         "vector": vector,
         "rationale": rationale,
         "rationale_valid": bool(valid),
-        "reasoned_attributes": to_json(canonical(pairs)),
+        **written_columns(rationale),
         "weight_image": image,
         "weight_text": text,
         "weight_rationale": reasoning,
         "tokens": int(tokens),
-        "text": full_text(draft.row, rationale),
+        "text": full_text(draft.row),
     }
 
 
 def with_record(stored: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
     """A stored row under a new record: vector, rationale and picture stay."""
     merged = {**stored, **row}
-    return {**merged, "text": full_text(merged, merged["rationale"])}
+    return {**merged, "text": full_text(merged)}
 
 
 def kept(known: bool) -> str:
@@ -281,3 +285,4 @@ class Writer:
             raise UserError(
                 f"{self.store.folder} keeps its products elsewhere now: restart what writes to it."
             )
+        self.store.upgrade()

@@ -237,12 +237,13 @@ class SearchRequest(Strict):
 
 
 class Why(Reply):
-    """Where a hit comes from: its ranks (from 1) in the two lists, and the scores there."""
+    """Where a hit comes from: its ranks (from 1) in the lists, and the scores there."""
 
     vector_rank: int | None = None
     cosine: float | None = None
     text_rank: int | None = None
     bm25: float | None = None
+    code_rank: int | None = Field(default=None, description="The words hold its id, SKU, GTIN or MPN.")
 
 
 class ProductView(Reply):
