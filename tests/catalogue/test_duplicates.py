@@ -31,7 +31,7 @@ def shirt(id: str, **changes) -> Product:
 def find(tmp_path):
     def run(*products: Product, **options):
         shelf = Catalogue.create(tmp_path / "shelf", FakeModel())
-        shelf.embed(products)
+        shelf.embed(products, allow_removals=True)
         return shelf.duplicates(**options)
 
     return run

@@ -36,7 +36,7 @@ class Writing(FakeModel):
 PRODUCTS = [
     Product(id="cushion", title="Printed cushions cover"),
     Product(id="mug", title="Ceramic coffee mug", gtin="04006381333931", mpn="AB-12/34"),
-    Product(id="mat", title="Cotton bath mat", extra={"SKU": "00-MAT 7"}),
+    Product(id="mat", title="Cotton bath mat", mpn="Does not apply", extra={"SKU": "00-MAT 7"}),
     Product(id="2", title="Door curtain", attributes={"Item Code": "c.900"}),
     Product(id="bag-007", title="Canvas bag", extra={"variants": '[{"sku": "BAG-RED-1", "price": "3"}]'}),
 ]
@@ -80,6 +80,7 @@ def test_identifiers_are_found_however_they_are_typed(shelf, words, id):
 def test_numbers_among_other_words_are_no_identifiers(shelf):
     assert found(shelf, "2 seater cotton mat") == ["mat"]
     assert found(shelf, "cushions size 7 2024")[0] == "cushion"
+    assert shelf.search("does not apply 2").hits[0].why.get("code_rank") is None
     assert "2" not in found(shelf, "2 mugs", where="id <> 'mug'")
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from moonshelf.attributes import canonical, fold
+from moonshelf.identifiers import is_placeholder
 from moonshelf.images import perceptual_hash
 from moonshelf.product import Product
 from moonshelf.prompts import CATEGORY_SEPARATOR, END_THINK, THINK, clean_text, read_rationale
@@ -35,9 +36,9 @@ def metadata_of(product: Product) -> dict[str, Any]:
     """Columns of a row that come from the record and not from the model."""
     attributes = canonical(product.attributes)
     more = [*_variants(product.extra), *product.attributes.items(), *product.extra.items()]
-    named = [value for name, value in more if fold(name) in _CODES]
+    named = [product.gtin, product.mpn, *(value for name, value in more if fold(name) in _CODES)]
     return {
-        "codes": codes_text([product.id, product.gtin, product.mpn, *named]),
+        "codes": codes_text([product.id, *(v for v in named if v and not is_placeholder(v))]),
         "title": product.title,
         "description": product.description,
         "brand": product.brand,
