@@ -18,6 +18,16 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {  # file -> id -> fields
         "A1": {"price": 9.9, "currency": "EUR", "extra": {"price-USD": "12.50", "price-GBP": "8.40"}},
         "A2": {"price": None, "extra": {"price-USD": "11.00"}},
     },
+    "amazon-flat.txt": {
+        "BL-1": {
+            "title": "Wool blanket red",
+            "brand": "Acme",
+            "price": 49.9,
+            "group_id": "BL",
+            "images": ["https://cdn.example/1.jpg", "https://cdn.example/1b.jpg"],
+        }
+    },
+    "bom-blank.csv": {"1": {"title": "Red mug", "price": 9.9}},
     "brand-entity.csv": {
         "1": {
             "title": "Tee & shirt",
@@ -25,6 +35,14 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {  # file -> id -> fields
             "attributes": {"color": "Black & White", "material": "Cotton"},
             "category": ("Men & Boys", "Tees"),
         }
+    },
+    "cp1251.csv": {
+        "1": {"title": "Красная кружка", "price": 299.0, "currency": "RUB"},
+        "2": {"title": "Синяя кружка"},
+    },
+    "cp1252-price.csv": {
+        "1": {"title": "Tasse", "price": 12.99, "currency": "EUR"},
+        "2": {"title": "Mug", "price": 12.5, "currency": "GBP"},
     },
     "handle.csv": {
         id: {"attributes": {"handle": handle}, "group_id": None}
@@ -124,6 +142,8 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {  # file -> id -> fields
             ("40", None, None),
         )
     },
+    "titlerow.csv": {"1": {"title": "Mug", "price": 9.9}},
+    "ids.csv": {"../../x": {"title": "Path"}, "id with spaces": {"title": "OK"}},
     "parent0.json": {str(n): {"group_id": None, "price": 9.0} for n in (1, 2, 3)},
 }
 

@@ -53,6 +53,7 @@ def test_faults_of_single_rows(tmp_path: Path) -> None:
     assert found["9"].title == found["10"].title == "Café"
     assert found["11"].title == "=HYPERLINK(1)"  # data, not our business until it is exported to a table
     assert reasons(path) == [
+        ("poison.csv", "encoding", False),
         (2, "price", True),
         (3, "gtin", False),
         (4, "price", False),
@@ -60,7 +61,7 @@ def test_faults_of_single_rows(tmp_path: Path) -> None:
         (6, "title", False),
         (7, "title", False),
         (8, "id", True),
-        (9, "title", False),
+        (9, "row", False),
         (12, "row", True),
         (13, "row", False),
         (14, "title", True),

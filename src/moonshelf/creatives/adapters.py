@@ -34,8 +34,9 @@ from moonshelf.errors import Problem, UserError
 from moonshelf.feeds import folder, values
 from moonshelf.feeds.base import FeedBroken, Row, Source
 from moonshelf.feeds.detect import check_path
+from moonshelf.feeds.encodings import encoding_of
 from moonshelf.feeds.jsonl import numbered, parse_object, store_image
-from moonshelf.feeds.text import Table, encoding_of, split_header
+from moonshelf.feeds.text import Table, split_header
 from moonshelf.product import ImageRef
 
 Item = Campaign | Pair | Problem

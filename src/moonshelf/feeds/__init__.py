@@ -47,12 +47,13 @@ def open_feed(
     path = check_path(path)
     if dialect is not None and dialect not in DIALECTS:
         raise UserError(f"there is no dialect '{dialect}': choose one of {', '.join(DIALECTS)}.")
-    dialect = dialect or detect(path)
+    root = check_path(images_root) if images_root is not None else None
+    source = Source(path, root, fields, encoding, currency)
+    dialect = dialect or detect(path, source.encoding)
     if path.is_dir() != (dialect == "images"):
         kind = "a folder" if path.is_dir() else "a file"
         raise UserError(f"{path.name} is {kind}, which the dialect '{dialect}' does not read.")
-    root = check_path(images_root) if images_root is not None else None
-    return dialect, Source(path, root, fields, encoding, currency)
+    return dialect, source
 
 
 def read_rows(

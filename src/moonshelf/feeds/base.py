@@ -90,11 +90,23 @@ class Source:
         self.images_root = os.path.abspath(images_root or (path if path.is_dir() else path.parent))
         self.fields = dict(fields or {})
         self.said: set[str] = set()  # remarks on the whole feed
+        self.notes: list[tuple[str, str]] = []  # (field, remark) of those that a reader has not given yet
         self.encoding = _encoding(encoding) if encoding else None
         self.currency = _currency(currency) if currency else None
         self._raw: IO[bytes] | None = None
         self._size = path.stat().st_size if path.is_file() else 0
         self.share_read: float | None = None  # set by readers that do not go through `open`
+
+    def say(self, field: str, remark: str) -> None:
+        """A remark on the whole feed, for the reader to give once."""
+        if remark not in self.said and len(self.said) < 1_000:
+            self.said.add(remark)
+            self.notes.append((field, remark))
+
+    def take_notes(self) -> list[tuple[str, str]]:
+        """The remarks that have not been given yet."""
+        notes, self.notes = self.notes, []
+        return notes
 
     def open(self) -> IO[bytes]:
         """The file's bytes, unpacked if it is gzip. Reading raises `FeedBroken` where the disk or the archive

@@ -240,6 +240,11 @@ def simple(name: str) -> str:
     return fold(name)
 
 
+def is_known(name: str) -> bool:
+    """Whether a cell is the name of a column that means something here."""
+    return bool(name) and _column(name, None).field != "extra"
+
+
 def _column(name: str, shop: Shop | None) -> Column:
     folded = simple(name)
     bare = fold(re.sub(r"\([^)]*\)", " ", folded))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from moonshelf.errors import UserError
 from moonshelf.feeds.base import FeedBroken, Source
+from moonshelf.feeds.encodings import encoding_of
 
 _HEAD = 1 << 16
 _FEEDS = frozenset((".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".xml", ".jsonld"))
@@ -31,8 +32,11 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def detect(path: str | os.PathLike[str]) -> str:
-    """Name of the dialect, a key of `DIALECTS`. Raises UserError if the file is missing, empty or unknown."""
+def detect(path: str | os.PathLike[str], encoding: str | None = None) -> str:
+    """Name of the dialect, a key of `DIALECTS`; `encoding` is the text's, if known.
+
+    Raises UserError if the file is missing, empty or unknown.
+    """
     path = check_path(path)
     if path.is_dir():
         feeds = sorted(entry.name for entry in path.iterdir() if entry.suffix.lower() in _FEEDS)
@@ -60,13 +64,11 @@ def detect(path: str | os.PathLike[str]) -> str:
     ):  # fmt: skip
         if head.startswith(magic):
             raise UserError(f"{path.name} is {kind}, not a feed: export it as CSV, JSONL or Parquet.")
-    return _detect_text(path, head)
+    return _detect_text(path, head, encoding)
 
 
-def _detect_text(path: Path, head: bytes) -> str:
-    from moonshelf.feeds.text import encoding_of
-
-    text = head.decode(encoding_of(head), "replace").lstrip("\ufeff \t\r\n")
+def _detect_text(path: Path, head: bytes, encoding: str | None) -> str:
+    text = head.decode(encoding or encoding_of(head), "replace").lstrip("\ufeff \t\r\n")
     suffix = path.with_suffix("").suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
     if text.startswith("<"):
         start = text[:4096].lower()

@@ -18,7 +18,7 @@ from moonshelf.errors import UserError
 from moonshelf.feeds.base import MAX_RECORD, FeedBroken, Row, Source, broken_off, set_aside
 from moonshelf.feeds.build import Draft
 from moonshelf.feeds.records import RecordReader
-from moonshelf.feeds.text import lines
+from moonshelf.feeds.text import Lines
 from moonshelf.product import ImageRef, Product
 
 _STRINGS = frozenset(
@@ -40,7 +40,7 @@ def numbered(source: Source) -> Iterator[tuple[int, str | Row]]:
     number = 0
     try:
         with source.open() as file:
-            for line in lines(file, MAX_RECORD):
+            for line in Lines(file, MAX_RECORD, source):
                 if line is not None and not line.strip():
                     continue
                 number += 1

@@ -18,7 +18,7 @@ from moonshelf.errors import UserError
 from moonshelf.feeds import values
 from moonshelf.feeds.base import FeedBroken, Row, Source, set_aside
 from moonshelf.feeds.build import Draft
-from moonshelf.feeds.text import encoding_of
+from moonshelf.feeds.encodings import encoding_of
 
 Node = dict[str, Any]
 _PRODUCTS = frozenset(

@@ -86,7 +86,9 @@ class RecordReader:
         plan = self.plan(record)
         if self._header is None:
             for text in plan.notes:
-                draft.say("columns", text)
+                self.source.say("columns", text)
+            for field, text in self.source.take_notes():
+                draft.warn(field, text)
         later: list[Any] = []
         for column in plan.columns:
             value = record.get(column.name)

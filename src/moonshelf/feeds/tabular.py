@@ -6,14 +6,14 @@ Names that are common in shops' exports are understood (`columns.NAMES`); others
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from moonshelf.attributes import fold
 from moonshelf.errors import Problem
 from moonshelf.feeds.base import Row, Source, note, set_aside
+from moonshelf.feeds.columns import simple
 from moonshelf.feeds.records import RecordReader
-from moonshelf.feeds.text import Table, split_header
+from moonshelf.feeds.text import Table, find_header
 
 # A handle alone is what a knife has, too.
 _SHOPIFY = frozenset((
@@ -41,8 +41,7 @@ def rows_of(
     prepare: Callable[[dict[str, str]], Mapping[str, Any]] | None = None,
 ) -> Iterator[Row]:
     """Rows of a table; `prepare` may reshape a record's cells before they are read."""
-    for field, text in reader.notes:
-        yield note(source.name, field, text)
+    yield from notes_of(source, reader.notes)
     for record in table:
         if record.fatal is not None:
             yield set_aside(record.number, record.field, record.fatal)
@@ -52,19 +51,26 @@ def rows_of(
             id = row.product.id if row.product else None
             row.problems.insert(0, Problem(record.number, record.field, record.warning, id, fatal=False))
         yield row
+    yield from notes_of(source)
+
+
+def notes_of(source: Source, more: Iterable[tuple[str, str]] = ()) -> Iterator[Row]:
+    """Remarks on the file that have not been given yet."""
+    for field, text in [*source.take_notes(), *more]:
+        yield note(source.name, field, text)
 
 
 def detect_table(text: str) -> str:
     """Dialect of a table from its first lines."""
-    lines = [line for line in text.splitlines()[:200] if line.strip()]
-    if not lines:  # a vertical tab, say, is neither text nor an empty file
+    lines = text.splitlines()[:200]
+    found = find_header(lines)
+    if found is None:  # a vertical tab, say, is neither text nor an empty file
         return "csv"
-    header = next((line for line in lines if not line.startswith("#")), lines[0])
-    names = {fold(cell.removeprefix("g:")) for cell in split_header(header)[1]}
+    names = {simple(cell) for cell in found.cells}
     if names & {"handle", "url handle"} and (names & _SHOPIFY or len(names & _SHOPIFY_TOO) > 2):
         return "shopify"
     known = {"id", "title"} <= names and len(names & _MERCHANT) >= 2
-    if known and lines[0].startswith("#"):
+    if known and any(line.startswith("#") for line in lines[: found.at]):
         return "meta"
     if names & _META or any(name.startswith("image[") for name in names):
         return "meta"

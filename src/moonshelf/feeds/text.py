@@ -1,9 +1,8 @@
 """Bytes of a text feed to lines and to table records, so that one bad line costs one row.
 
-Encodings: a byte order mark decides; without one, UTF-16 is recognised by its zero bytes, and everything
-else is UTF-8 whose wrong bytes become lone surrogates (`values.clean` reads those as Windows-1252 and says
-so for the row). A quote that is opened and never closed must not swallow the rows after it, which is why
-records are put together here and not by `csv.reader` over the file.
+The encoding is told from the first bytes (`encodings`), single lines of a UTF-8 text that are in another one
+are mended by themselves, and all is decoded before values are read. A quote that is opened and never closed
+must not swallow the rows after it, which is why records are put together here and not by `csv.reader`.
 """
 
 from __future__ import annotations
@@ -12,70 +11,99 @@ import codecs
 import csv
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import IO
 
 from moonshelf.attributes import fold
 from moonshelf.errors import UserError
 from moonshelf.feeds import values
 from moonshelf.feeds.base import END, MAX_RECORD, FeedBroken, Source
-from moonshelf.feeds.columns import FIELD_OF
+from moonshelf.feeds.columns import is_known
+from moonshelf.feeds.encodings import code_page, encoding_of
 
 MAX_COLUMNS = 2_000
 _CHUNK = 1 << 16
+_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
+_GUESS = "a guess; --encoding names another"
+_SEP = re.compile(r'\s*"?sep=(.)"?\s*', re.IGNORECASE)  # Excel's own line
+_FORMULA = re.compile(r'="([^"]*)"')  # a spreadsheet's way to keep leading zeros
+_MACHINE = re.compile(r"[a-z][a-z0-9]*([_:.#\[\]=-]+[A-Za-z0-9]*)*")
+_HEADER_WITHIN = 30  # lines at the top among which the header is looked for
 
 
-def encoding_of(head: bytes) -> str:
-    """Encoding of a text that begins with `head`: utf-8-sig, utf-16, utf-16-le, utf-16-be or utf-8."""
-    if head.startswith(codecs.BOM_UTF8):
-        return "utf-8-sig"
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and (len(head) < 8 or b"\0" in head):
-        return "utf-16"  # text with ASCII in it has zero bytes; without, two stray bytes lead it
-    pairs = head[: len(head) // 2 * 2][:4096]
-    if len(pairs) >= 8:
-        even, odd = pairs[::2].count(0), pairs[1::2].count(0)
-        half = len(pairs) // 2
-        if odd > 0.4 * half and even < 0.05 * half:
-            return "utf-16-le"
-        if even > 0.4 * half and odd < 0.05 * half:
-            return "utf-16-be"
-    return "utf-8"
+class Mended(str):
+    """A line that was not in the text's encoding."""
 
 
-def lines(file: IO[bytes], limit: int) -> Iterator[str | None]:
-    """Lines with their ends (`\\n`, `\\r\\n` or `\\r`), never more than `limit` characters held.
+class Lines:
+    """Lines of a text with their ends (`\\n`, `\\r\\n` or `\\r`, all given as `\\n`).
 
-    A line that is longer is given as None and skipped to its end.
+    A line longer than `limit` characters is given as None and skipped to its end; no more is held. An
+    encoding that had to be guessed is said by the source.
     """
-    chunk = file.read(_CHUNK)
-    encoding = encoding_of(chunk)
-    errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
-    decoder = codecs.getincrementaldecoder(encoding)(errors=errors)
-    parts: list[str] = []  # of the line that has not ended yet
-    size, held, skipping = 0, "", False
-    while True:
-        text = held + decoder.decode(chunk, final=not chunk)
-        # A \r at the end may be the first half of \r\n: wait for the next chunk.
-        held = "\r" if chunk and text.endswith("\r") else ""
-        text = text[: len(text) - len(held)]
-        *ended, tail = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        for piece in ended:
-            line = "".join(parts) + piece if parts else piece
-            if not skipping:
-                yield line + "\n" if len(line) <= limit else None
-            parts, size, skipping = [], 0, False
-        if tail and not skipping:
-            parts.append(tail)
-            size += len(tail)
-            if size > limit:
-                yield None
-                parts, size, skipping = [], 0, True
-        if not chunk:
-            if parts:
-                yield "".join(parts)
-            return
-        chunk = file.read(_CHUNK)
+
+    def __init__(self, file: IO[bytes], limit: int, source: Source) -> None:
+        self._file, self._limit, self._source = file, limit, source
+        self._page: str | None = None  # in which lines that are not UTF-8 are read
+        self._lines = self._read()
+
+    def __iter__(self) -> Iterator[str | None]:
+        return self
+
+    def __next__(self) -> str | None:
+        return next(self._lines)
+
+    def _read(self) -> Iterator[str | None]:
+        chunk = self._file.read(_CHUNK)
+        encoding = self._source.encoding or encoding_of(chunk)
+        if self._source.encoding is None and not encoding.startswith("utf"):
+            self._source.say("encoding", f"the text is not UTF-8: it is read as {_shown(encoding)}, {_GUESS}")
+        strict = encoding.startswith("utf-8") and self._source.encoding is None
+        decoder = codecs.getincrementaldecoder(encoding)("surrogateescape" if strict else "replace")
+        parts: list[str] = []  # of the line that has not ended yet
+        size, held, skipping = 0, "", False
+        while True:
+            text = held + decoder.decode(chunk, final=not chunk)
+            # A \r at the end may be the first half of \r\n: wait for the next chunk.
+            held = "\r" if chunk and text.endswith("\r") else ""
+            text = text[: len(text) - len(held)]
+            *ended, tail = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+            for piece in ended:
+                line = "".join(parts) + piece if parts else piece
+                if not skipping:
+                    yield self._mend(line + "\n") if len(line) <= self._limit else None
+                parts, size, skipping = [], 0, False
+            if tail and not skipping:
+                parts.append(tail)
+                size += len(tail)
+                if size > self._limit:
+                    yield None
+                    parts, size, skipping = [], 0, True
+            if not chunk:
+                if parts:
+                    yield self._mend("".join(parts))
+                return
+            chunk = self._file.read(_CHUNK)
+
+    def _mend(self, line: str) -> str:
+        """A line whose bytes are not all UTF-8 in the code page that they are likeliest of."""
+        if line.isascii() or not _ESCAPED_BYTE.search(line):
+            return line
+        data = line.encode("utf-8", "surrogateescape")
+        if self._page is None:
+            self._page = code_page(data)
+            self._source.say("encoding", f"some lines are not UTF-8: they are read as {self.page}, {_GUESS}")
+        return Mended(data.decode(self._page, "replace"))
+
+    @property
+    def page(self) -> str:
+        return _shown(self._page or "utf-8")
+
+
+def _shown(encoding: str) -> str:
+    return encoding.replace("cp125", "windows-125")
 
 
 MAX_LINES = 500  # lines that one quoted cell may span
@@ -96,7 +124,7 @@ class Record:
 class Table:
     """A table with a header, read record by record; `header` is known after construction.
 
-    Lines that begin with `#` before the header are skipped, as are empty records. A record with more cells
+    What stands above the header is skipped, as are empty records. A record with more cells
     than the header is set aside, for nobody can say which cell is whose; one with fewer is padded with a
     warning. Raises UserError if there is no header.
     """
@@ -104,15 +132,25 @@ class Table:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._file = source.open()
-        self._lines = lines(self._file, MAX_RECORD)
+        self._lines = Lines(self._file, MAX_RECORD, source)
         self._pending: deque[str | None] = deque()
         self._whole = True  # the line read last has an end
+        self._mended = False  # a line of the record was
         try:
-            self.comments, self.delimiter, cells = _find_header(self._lines, source.name)
+            head = list(islice(self._lines, _HEADER_WITHIN))
+            found = find_header([line or "" for line in head], source.fields)
         except FeedBroken as error:
             raise UserError(f"{source.name} cannot be read: {error}.") from None
-        self.header = _unique(cells)
-        self._written = cells
+        if found is None:
+            raise UserError(f"{source.name} has no line that could be a header.")
+        if len(found.cells) > MAX_COLUMNS:
+            raise UserError(f"{source.name} has {len(found.cells)} columns, at most {MAX_COLUMNS} are read.")
+        if found.above:
+            source.say("header", f"skipped above the header: {found.above[:200]!r}")
+        self._pending.extend(head[found.at + 1 :])
+        self.delimiter = found.delimiter
+        self.header = _unique(found.cells)
+        self._written = found.cells
 
     def __iter__(self) -> Iterator[Record]:
         number, width = 0, len(self.header)
@@ -126,6 +164,8 @@ class Table:
                     if not any(cell and not cell.isspace() for cell in cells):
                         continue
                     number += 1
+                    if any('="' in cell for cell in cells):
+                        cells = [m[1] if (m := _FORMULA.fullmatch(cell.strip())) else cell for cell in cells]
                     while len(cells) > width and not cells[-1].strip():
                         cells.pop()
                     if len(cells) > width:
@@ -138,6 +178,8 @@ class Table:
                         field = "row"
                         if short and not self._whole:
                             warning, field = f"{warning}, and no line end: the file may be cut off", END
+                        if self._mended and warning is None:
+                            warning = f"bytes that are not UTF-8 were read as {self._lines.page}"
                         named = dict(zip(self.header, cells, strict=False))
                         yield Record(number, named, warning=warning, field=field)
             except FeedBroken as error:
@@ -146,6 +188,7 @@ class Table:
     def _records(self) -> Iterator[list[str] | str]:
         """Cells of every record, or why a line has none."""
         while True:
+            self._mended = False
             line = self._next()
             if line is _END:
                 return
@@ -159,6 +202,7 @@ class Table:
     def _next(self) -> str | None:
         line = self._pending.popleft() if self._pending else next(self._lines, _END)
         self._whole = line is None or line.endswith("\n")
+        self._mended = self._mended or isinstance(line, Mended)
         return line
 
     def _quoted(self, first: str) -> list[str] | str:
@@ -238,30 +282,64 @@ def _parse(buffer: list[str], delimiter: str) -> list[str] | None:
         return None
 
 
-def _find_header(all_lines: Iterator[str | None], name: str) -> tuple[int, str, list[str]]:
-    """Number of comment lines, delimiter and cells of the first line that can be a header."""
-    comments = 0
-    for line in all_lines:
-        if line is None:
-            break
-        if not line.strip(" \t\n,;|\0"):
-            continue
-        delimiter, cells = split_header(line)
-        if line.startswith("#") and not any(fold(cell) in FIELD_OF for cell in cells):
-            comments += 1
-            continue
-        if len(cells) > MAX_COLUMNS:
-            raise UserError(f"{name} has {len(cells)} columns, at most {MAX_COLUMNS} are read.")
-        return comments, delimiter, cells
-    raise UserError(f"{name} has no line that could be a header.")
+@dataclass(slots=True)
+class Header:
+    """The header among the first lines: its place, its cells, and what stands above it."""
+
+    at: int
+    delimiter: str
+    cells: list[str]
+    above: str = ""
 
 
-def split_header(line: str) -> tuple[str, list[str]]:
-    """Delimiter and cells of a header line."""
+def find_header(lines: list[str], fields: Iterable[str] = ()) -> Header | None:
+    """The header of a table, which need not be its first line: titles, `sep=;` and comments may stand above.
+
+    The first line with two names that are known is the header; without one, the first line, or the next if
+    the first has but one cell. A line of a machine's names below it (Amazon's templates) takes its place.
+    """
+    delimiter: str | None = None
+    found: list[Header] = []
+    known: list[int] = []
+    wanted = {fold(name) for name in fields}
+    for at, line in enumerate(lines):
+        if not line.strip(" \t\n,;|\0\ufeff"):
+            continue
+        if not found and (match := _SEP.fullmatch(line.strip("\ufeff"))):
+            delimiter = match[1]
+            continue
+        header = Header(at, *split_header(line, delimiter))
+        names = {fold(cell) for cell in header.cells if is_known(cell) or fold(cell) in wanted}
+        if line.startswith("#") and not names:
+            continue
+        found.append(header)
+        known.append(len(names))
+    if not found:
+        return None
+    chosen = next((i for i, number in enumerate(known) if number > 1), 0)
+    if known[chosen] < 2 and known[0] == 0 and sum(map(bool, found[0].cells)) == 1:
+        chosen = next((i for i, header in enumerate(found) if len(header.cells) > 1), 0)
+    for below in range(chosen + 1, min(chosen + 4, len(found))):
+        cells = [cell for cell in found[below].cells if cell]
+        machine = sum(bool(_MACHINE.fullmatch(cell)) and "_" in cell for cell in cells)
+        if known[below] > 1 and machine > len(cells) / 2 and found[below].cells != found[chosen].cells:
+            chosen = below
+    above = [cell for header in found[:chosen] for cell in header.cells if cell]
+    found[chosen].above = " ".join(above)
+    return found[chosen]
+
+
+def split_header(line: str, delimiter: str | None = None) -> tuple[str, list[str]]:
+    """Delimiter and cells of a header line: the delimiter that gives the most names that are known."""
     outside = re.sub(r'"[^"]*"', "", line)
-    delimiter = max(_DELIMITERS, key=outside.count) if any(d in outside for d in _DELIMITERS) else ","
-    cells = _parse([line], delimiter) or line.split(delimiter)
-    return delimiter, [values.clean(cell)[0] for cell in cells]
+    tried = [delimiter] if delimiter else [d for d in _DELIMITERS if d in outside] or [","]
+    split = {d: [_name(cell) for cell in _parse([line], d) or line.split(d)] for d in tried}
+    best = max(tried, key=lambda d: (sum(map(is_known, split[d][:MAX_COLUMNS])), len(split[d])))
+    return best, split[best]
+
+
+def _name(cell: str) -> str:
+    return values.clean(_FORMULA.sub(r"\1", cell))[0].strip("\ufeff\u200b ")
 
 
 def _unique(cells: list[str]) -> list[str]:

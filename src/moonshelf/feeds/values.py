@@ -167,7 +167,7 @@ def clean(text: str) -> tuple[str, list[str]]:
     if _CONTROL.search(text):
         text = _CONTROL.sub(" ", text)
         mended.append("control characters were removed")
-    return text.strip(), mended
+    return text.strip().strip("\ufeff").strip(), mended
 
 
 class _Text(HTMLParser):
@@ -269,6 +269,7 @@ def gtin(text: str) -> str:
     from stdnum.exceptions import InvalidChecksum, InvalidFormat, InvalidLength
 
     digits = re.sub(r"[\s\-]", "", text.strip().lstrip("'"))
+    digits = re.sub(r"(?<=\d{7})[.,]0+$", "", digits)  # of a spreadsheet that took it for a number
     try:
         return str(ean.validate(digits))
     except InvalidChecksum:
