@@ -1,11 +1,13 @@
 """The command line: thin functions that parse flags, call one room, and print.
 
 Every import of a room happens inside its command, so that `--help` costs only typer. A `UserError`
-becomes one line on stderr and exit code 2; rows set aside give exit code 3 (see `moonshelf.errors`).
+becomes one line on stderr and exit code 2, and so does what the disk refuses; rows set aside give exit
+code 3, and Ctrl-C or SIGTERM one line and 130 (see `moonshelf.errors`).
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -17,11 +19,12 @@ from moonshelf.creative_cli import app as creative_app
 from moonshelf.engine_cli import export, parity
 from moonshelf.errors import EXIT_PARTIAL, EXIT_USAGE, UserError
 from moonshelf.service.keys_cli import app as keys_app
-from moonshelf.shell import Currency, Encoding, Json, MapColumns, flags, print_json, reading, say
+from moonshelf.shell import Commands, Currency, Encoding, Json, MapColumns, flags, print_json, reading, say
 from moonshelf.training_cli import ablate, average, mine, train
 
 app = typer.Typer(
     name="moonshelf",
+    cls=Commands,
     help="Products read, described, and put into one vector: embed, search, compare.",
     no_args_is_help=True,
     add_completion=False,
@@ -478,6 +481,7 @@ def doctor(
 
 def main() -> None:
     """Entry point of the `moonshelf` script."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     try:
         app()
     except UserError as error:

@@ -1,4 +1,5 @@
-"""What commands of the command line share: the flag for JSON, fields as flags, and remarks on stderr."""
+"""What commands of the command line share: how they end when something stops them, the flag for JSON, fields
+as flags, and remarks on stderr."""
 
 from __future__ import annotations
 
@@ -7,8 +8,16 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from moonshelf.errors import UserError
+from moonshelf.errors import EXIT_STOPPED, UserError, system_error
+
+_ON_STOP = {  # how to go on after Ctrl-C or SIGTERM
+    "embed": "what was embedded so far is stored: run the same command again to go on",
+    "index": "the index that was there still is: run the same command again",
+    "train": "go on from the last checkpoint with --resume, if there is one",
+    "evaluate": "with --cache the next run goes on from what was embedded",
+}
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 
@@ -35,6 +44,22 @@ def reading(columns: Sequence[str] | None, encoding: str | None, currency: str |
         if fields.setdefault(column.strip(), field.strip()) != field.strip():
             raise UserError(f"--map gives the column {column.strip()!r} to two fields: choose one.")
     return {"fields": fields or None, "encoding": encoding, "currency": currency}
+
+
+class Commands(TyperGroup):
+    """Commands that end in one sentence where the user stops them or the system refuses."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            advice = _ON_STOP.get(ctx.invoked_subcommand, "")
+            say(f"stopped{'; ' if advice else ''}{advice}.")
+            raise typer.Exit(EXIT_STOPPED) from None
+        except (OSError, RuntimeError, ValueError) as error:
+            if sentence := system_error(error):
+                raise UserError(sentence) from error
+            raise
 
 
 def print_json(record: Any) -> None:

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from moonshelf.catalogue.index_spec import Spec
-from moonshelf.catalogue.manifest import replace_durably, sync_folder, write_json, writing
+from moonshelf.catalogue.manifest import check_place, replace_durably, sync_folder, write_json, writing
 from moonshelf.catalogue.nearest import FLAT_ROWS, AnnIndex, inside
 from moonshelf.catalogue.store import Store
 from moonshelf.errors import UserError
@@ -80,6 +80,7 @@ def build(
     started = time.perf_counter()
     folder = Path(folder)
     Store.open(folder)  # says what is wrong before a lock file appears in somebody's folder
+    check_place(folder)
     with writing(folder):
         store = Store.open(folder)
         if not len(store):

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from moonshelf import images
 from moonshelf.catalogue.manifest import NAME as MANIFEST
-from moonshelf.catalogue.manifest import Encoder, Manifest, versions, write_json, writing
+from moonshelf.catalogue.manifest import Encoder, Manifest, check_place, versions, write_json, writing
 from moonshelf.catalogue.run import EmbedReport, Options, Progress, Run
 from moonshelf.catalogue.store import Store
 from moonshelf.catalogue.upsert import Draft, Refused, draft, finished, kept
@@ -73,8 +73,7 @@ def embed_feed(
 
         parts = cut(feed, options.dialect, options.images_root, **options.reading)
         make = partial(Away, cluster, parts, fetcher)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file: name a folder for the catalogue.")
+    check_place(out)
     out.mkdir(parents=True, exist_ok=True)
     with writing(out):
         manifest = Manifest.of(model, name, options.reason or "off")
@@ -92,6 +91,14 @@ def embed_feed(
             finally:  # an interrupted run is on record too, with `complete` false
                 _write_run(out, feed, model, name, options, run.report)
     return run.report
+
+
+def ready(feed: Feed, out: Path, options: Options, cluster: Cluster | None = None) -> None:
+    """Raises UserError for what is wrong with a call and can be known without the model."""
+    check_place(out)
+    checked(options, out)
+    if isinstance(feed, str | Path) and cluster is None:
+        _rows(feed, options)
 
 
 def checked(options: Options, out: Path) -> Options:

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from moonshelf.prompts import PromptSpec
 
 FORMAT = 1
 NAME = "manifest.json"
+_PROBE = 64 * 1024  # bytes that a place must take before anything is computed
 _POLL_SECONDS = 0.02  # between two looks at a lock that another holds
 
 
@@ -73,19 +75,35 @@ class Manifest:
             record = json.loads(path.read_text(encoding="utf-8"))
             known = {f.name for f in fields(cls)}
             manifest = cls(**{key: value for key, value in record.items() if key in known})
+            manifest._validate()
         except FileNotFoundError:
             raise UserError(
                 f"{folder} is not a catalogue (it has no {NAME}): make one with "
                 f"`moonshelf embed FEED -o {folder}`."
             ) from None
-        except (ValueError, TypeError, AttributeError):
-            raise UserError(f"{path} is damaged: embed the feed again into an empty folder.") from None
+        except NotADirectoryError:
+            raise UserError(f"{folder} is a file: name the folder that `moonshelf embed` made.") from None
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            raise UserError(
+                f"{path} is damaged: take it from a copy, or embed the feed again into an empty folder."
+            ) from None
         if manifest.format != FORMAT:
             raise UserError(
                 f"{folder} was written in format {manifest.format}, this version reads {FORMAT}: "
                 "embed the feed again into an empty folder."
             )
         return manifest
+
+    def _validate(self) -> None:
+        """Raises ValueError for a value that no version has written."""
+        texts = (self.model, self.fingerprint, self.preprocessing, self.reason, self.place)
+        days = self.keep_days is None or (isinstance(self.keep_days, int | float) and self.keep_days >= 0)
+        if not (all(isinstance(text, str) for text in texts) and type(self.dim) is int and self.dim > 0):
+            raise ValueError
+        if not days or self.reason not in ("off", "on", "auto"):
+            raise ValueError
 
     def write(self, folder: Path) -> None:
         write_json(folder / NAME, asdict(self))
@@ -162,6 +180,20 @@ def check_writable(folder: Path) -> None:
     """Raises Unwritable for a folder on a read-only file system, or of somebody else."""
     if not os.access(folder, os.W_OK):
         raise Unwritable(f"{folder} may only be read here: write to it where it is kept.")
+
+
+def check_place(folder: Path) -> None:
+    """Raises UserError where a catalogue could not be written, before anything is computed or made."""
+    there = next((place for place in (folder, *folder.absolute().parents) if os.path.lexists(place)), folder)
+    if not there.is_dir():
+        raise UserError(f"{there} is a file: name a folder for the catalogue.")
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(bytes(_PROBE))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(f"nothing can be written to {there}: {error.strerror}.") from None
 
 
 @contextmanager

@@ -150,10 +150,11 @@ class Catalogue:
 
     def embed(self, feed: Any, *, progress: bool = False, **options: Any) -> EmbedReport:
         """Bring the catalogue up to date with a feed; `options` are those of `run.Options`."""
-        from moonshelf.catalogue.embed import embed_feed
+        from moonshelf.catalogue.embed import embed_feed, ready
         from moonshelf.catalogue.run import Options
 
         passed = {name: options.pop(name, None) for name in ("fetcher", "on_commit", "cluster")}
+        ready(feed, self.folder, Options(**options), passed["cluster"])
         report = embed_feed(
             feed,
             self.folder,

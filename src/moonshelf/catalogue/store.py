@@ -20,7 +20,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -37,7 +37,7 @@ from moonshelf import memory
 from moonshelf.catalogue.manifest import NAME as MANIFEST_NAME
 from moonshelf.catalogue.manifest import Manifest
 from moonshelf.catalogue.rows import WRITTEN, codes_text, full_text, written_columns
-from moonshelf.errors import UserError
+from moonshelf.errors import UserError, system_error
 
 TABLE = "products"
 # fmt: off
@@ -171,20 +171,20 @@ class Store:
                     f"{folder} keeps its products in {place}, which cannot be read: {reason}."
                 ) from None
             if not isinstance(error, ValueError | FileNotFoundError):
-                raise
+                raise _damaged(str(folder / f"{TABLE}.lance"), error) from error
+            # Rows without a version that names them are not ours to overwrite.
+            if here and next((folder / f"{TABLE}.lance" / "data").glob("*"), None):
+                why = ValueError("it holds rows but no version of them")
+                raise _damaged(f"{folder / TABLE}.lance", why) from None
             if create is None:
                 raise UserError(
                     f"{folder} holds no products yet: run `moonshelf embed FEED -o {folder}`."
                 ) from None
-            # The manifest comes first, so this is a first run, or one killed between the two. Rows without
-            # a version that names them are not ours to overwrite.
-            if here and next((folder / f"{TABLE}.lance" / "data").glob("*"), None):
-                raise UserError(
-                    f"{folder}/{TABLE}.lance holds rows but no version of them: it is damaged; restore it "
-                    "from a copy, or embed the feed into an empty folder."
-                ) from None
+            # The manifest comes first, so this is a first run, or one killed between the two.
             mode = "overwrite" if here else "create"
             table = db.create_table(TABLE, schema=schema(manifest.dim), mode=mode)
+        if "vector" not in table.schema.names:
+            raise _damaged(manifest.place or f"{folder / TABLE}.lance", ValueError("it has no vectors"))
         if table.schema.field("vector").type != pa.list_(pa.float32(), manifest.dim):
             raise UserError(
                 f"{folder}: the vectors of the store do not have the {manifest.dim} dimensions that its "
@@ -216,13 +216,29 @@ class Store:
 
     def _read(self, query: Callable[[], T]) -> T:
         """Run a read; once more if a writer cleaned away the version it had started on."""
+        with self._told():
+            try:
+                return query()
+            except RuntimeError as error:
+                if "not found" not in str(error).lower():
+                    raise
+                self._table.checkout_latest()
+                return query()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Errors of the table's files as UserErrors."""
         try:
-            return query()
-        except RuntimeError as error:
-            if "not found" not in str(error).lower():
+            yield
+        except (RuntimeError, ValueError) as error:
+            if not re.search(r"^lance error|Lance file", str(error)):
                 raise
-            self._table.checkout_latest()
-            return query()
+            raise _damaged(self.place, error) from error
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        with self._lock, self._told():
+            yield
 
     def scan(self, columns: Sequence[str], where: str | None = None) -> pa.Table:
         """Chosen columns of all rows, or of those that pass the filter `where` (checked SQL)."""
@@ -355,7 +371,7 @@ class Store:
             try:
                 return self.scan(["key"], where)["key"].to_numpy()
             except Exception as error:  # the SQL engine also panics, with a class of its own
-                reason = _short_reason(str(error))
+                reason = _short_reason(str(error.__cause__ or error))
         raise UserError(
             f'the filter "{where[:200]}" cannot be used: {reason}. Columns: {", ".join(FILTERS)}. '
             "Example: price < 50 AND colour = 'red'"
@@ -368,7 +384,7 @@ class Store:
 
         The split is for speed only: an append does not look at the table, an update joins with it.
         """
-        with self._lock:
+        with self._changing():
             if added.num_rows:
                 self._table.add(added)
             if updated.num_rows:
@@ -377,7 +393,7 @@ class Store:
 
     def remove(self, keys: Sequence[int]) -> None:
         """Take the rows with these keys out; unknown ones do no harm."""
-        with self._lock:
+        with self._changing():
             for i in range(0, len(keys), _IN):
                 self._table.delete(f"key IN ({','.join(map(str, keys[i : i + _IN]))})")
 
@@ -388,7 +404,7 @@ class Store:
             base_tokenizer="whitespace", stem=False, remove_stop_words=False, ascii_folding=False,
             max_token_length=None,
         )  # fmt: skip
-        with self._lock:
+        with self._changing():
             for name, config in (("text", words), ("written", words), ("codes", whole)):
                 self._table.create_index(name, config=config, replace=True)
 
@@ -424,7 +440,7 @@ class Store:
         writing them. A reader whose version goes reads again from the newest (`_read`).
         """
         days, here = self.manifest.keep_days, not self.manifest.place
-        with self._lock:
+        with self._changing():
             kept = self._since(KEEP_DAYS if days is None else days) if here and days != 0 else []
             # A version's own time lies a little before that of its file.
             self._optimize(kept[0] + timedelta(seconds=1) if kept else timedelta(days=days or 0))
@@ -477,7 +493,7 @@ class Store:
                 f"{self.folder} has no version {number}: it has {', '.join(map(str, known))}. Older ones "
                 f"went at compaction; `moonshelf store keep {self.folder} --days 30` keeps them longer."
             )
-        with self._lock:
+        with self._changing():
             self._table.restore(number)
             self._table.checkout_latest()
         modes = set(pc.unique(self.scan(["reason"])["reason"]).to_pylist())
@@ -506,6 +522,16 @@ class Store:
             raise UserError(
                 f"{copied:,} of {len(self):,} products arrived in {place}: empty it and try again."
             )
+
+
+def _damaged(place: str, error: Exception) -> UserError:
+    """What to do about files of the table that cannot be read or written."""
+    if sentence := system_error(error):
+        return UserError(f"{place}: {sentence}")
+    return UserError(
+        f"{place} is damaged ({_short_reason(str(error).removeprefix('lance error: '))}): take it from a "
+        "copy, go back with `moonshelf store rollback`, or embed the feed into an empty folder."
+    )
 
 
 def _short_reason(error: str) -> str:
