@@ -211,6 +211,7 @@ def measure_sql(rows: int, dim: int) -> list[dict[str, Any]]:
     from moonshelf.catalogue import Catalogue
     from moonshelf.catalogue.manifest import Manifest
     from moonshelf.catalogue.store import Store, schema
+    from moonshelf.catalogue.where import parse
 
     form = schema(dim)
     rng = np.random.default_rng(0)
@@ -234,7 +235,7 @@ def measure_sql(rows: int, dim: int) -> list[dict[str, Any]]:
             where, spent = f"price < {100 * share:g}", []
             for _ in range(6):
                 started = time.perf_counter()
-                keys = catalogue._filter(where).keys
+                keys = catalogue._filter(parse(where)).keys
                 spent.append(1000 * (time.perf_counter() - started))
             again = float(np.median(spent[1:]))
             found.append({"where": where, "rows": len(keys), "first_ms": spent[0], "again_ms": again})

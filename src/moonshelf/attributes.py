@@ -117,6 +117,11 @@ def canonical_key(key: str) -> str:
     return _CANONICAL.get(folded, folded)
 
 
+def names_of(key: str) -> tuple[str, ...]:
+    """All names that feeds use for a canonical key, folded; the key itself is the first."""
+    return (key, *_NAMES.get(key, ()))
+
+
 def normalise_value(key: str, value: str) -> str:
     """One written form of a value: case and space folded, synonyms replaced, written with hyphens or not."""
     folded = re.sub(r"\s+", " ", value.replace("_", " ")).strip().strip(".").lower()

@@ -368,7 +368,7 @@ def search(
     folder: CatalogueFolder,
     text: Annotated[str | None, typer.Argument(help="Words to look for.")] = None,
     image: Annotated[Path | None, typer.Option(help="A picture to look for, alone or with words.")] = None,
-    where: Annotated[str | None, typer.Option(help='SQL condition, such as "price < 50".')] = None,
+    where: Annotated[str | None, typer.Option(help="Such as \"price < 50 AND colour = 'red'\".")] = None,
     like: Annotated[str | None, typer.Option(help="Id of a product: find others like it.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many results.")] = 10,
     mode: Annotated[str, typer.Option(help="hybrid, vector or text.")] = "hybrid",

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from moonshelf.catalogue import Catalogue, conflicts, overview
-from moonshelf.catalogue.filters import to_sql
+from moonshelf.catalogue.filters import to_condition
 from moonshelf.catalogue.rows import to_json
 from moonshelf.catalogue.upsert import Writer, draft, finished
 from moonshelf.product import Product
@@ -51,12 +51,12 @@ def test_facets_count_every_row_that_passes(shelf):
     assert found.fields["category"][0] == ("things", 34)
     assert dict(found.fields["category"])["things > home"] == 30
     assert dict(found.fields["category"])["things > home > mug"] == 10
-    where = to_sql({"category": ["things > home > mug"], "colour": ["red"]}, price_max=20)
+    where = to_condition({"category": ["things > home > mug"], "colour": ["red"], "price_max": 20})
     assert where is not None
     some = overview.facets(shelf.store, where)
     assert some.total == len(shelf.store.keys_where(where)) == 7
     assert dict(some.fields["colour"]) == {"red": 7} and some.price_max == 18.0
-    none = overview.facets(shelf.store, "price > 1e9")
+    none = overview.facets(shelf.store, to_condition({"price_min": 1e9}))
     assert (none.total, none.price_min, none.fields["brand"]) == (0, None, [])
 
 

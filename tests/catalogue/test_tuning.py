@@ -15,6 +15,7 @@ from moonshelf import cli
 from moonshelf.catalogue import Catalogue, ann
 from moonshelf.catalogue.store import key_of
 from moonshelf.catalogue.tuning import Tuning
+from moonshelf.catalogue.where import parse
 from moonshelf.errors import UserError
 
 ROWS = 3000
@@ -107,7 +108,7 @@ def shelf(tmp_path: Path) -> Catalogue:
 
 
 def exact(shelf: Catalogue, vector: np.ndarray, where: str | None = None) -> list[int]:
-    return [key for key, _ in shelf.store.nearest(vector, 10, where)]
+    return [key for key, _ in shelf.store.nearest(vector, 10, where and parse(where))]
 
 
 def searched(shelf: Catalogue, vector: np.ndarray, where: str | None = None) -> list[int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
-from serviceapp import data_uri
+from serviceapp import data_uri, serving
 
+from moonshelf.catalogue.manifest import writing
 from moonshelf.catalogue.search import Catalogue
 from moonshelf.sampleshop import Shop
 
@@ -75,8 +78,8 @@ def test_filters_and_facets_agree(reader: TestClient, shop: Shop) -> None:
     middle = (facets["price_min"] + facets["price_max"]) / 2
     cheap = post(reader, "search", text="x", mode="vector", limit=100, filters={"price_max": middle})
     dear = post(
-        reader, "search", text="x", mode="vector", limit=100, where=f"price > {middle}",
-        filters={"price_min": middle},
+        reader, "search", text="x", mode="vector", limit=100,
+        filters={"present": ["price"], "none_of": [{"price_max": middle}]},
     )  # fmt: skip
     assert len(cheap["hits"]) + len(dear["hits"]) == facets["total"]
     none = post(reader, "search", text="x", filters={"brand": ["'; DROP TABLE products; --"]}, facets=True)
@@ -90,8 +93,35 @@ def test_filters_and_facets_agree(reader: TestClient, shop: Shop) -> None:
         ({"text": "x", "like": "y"}, 422, "like stands alone"),
         ({"text": "   "}, 400, "the query is empty"),
         ({"like": "no such"}, 400, "no product with the id 'no such'"),
-        ({"text": "x", "where": "price <"}, 400, "cannot be used"),
-        ({"text": "x", "where": "secret = 1"}, 400, "there is no column"),
+        (
+            {"text": "x", "where": "true) OR (true"},
+            422,
+            "where is no longer taken: write its conditions as filters",
+        ),
+        ({"text": "x", "filters": {"secret": ["1"]}}, 422, "filters.secret: Extra inputs"),
+        ({"text": "x", "filters": {"missing": ["vector"]}}, 422, "filters.missing.0"),
+        ({"text": "x", "filters": {"any_of": [{}]}}, 400, "any_of.0 of the filters names nothing"),
+        ({"text": "x", "filters": {"none_of": [{"any_of": [{"brand": ["x"]}]}]}}, 422, "none_of.0.any_of"),
+        (
+            {
+                "text": "x",
+                "filters": {
+                    "any_of": [
+                        {
+                            "brand": ["x"],
+                            "mpn": ["y"],
+                            "gtin": ["1"],
+                            "id": ["2"],
+                            "size": ["3"],
+                            "colour": ["red"],
+                        }
+                    ]
+                    * 20
+                },
+            },
+            400,
+            "at most 100 comparisons",
+        ),
         ({"image": "aGVsbG8="}, 422, "of no known kind"),
         ({"image": data_uri(b"aGVsbG8="), "mode": "text"}, 400, "needs words"),
         ({"text": "x", "limit": 1000}, 422, "less than or equal to 100"),
@@ -103,6 +133,55 @@ def test_a_search_that_cannot_be_made_says_why(
 ) -> None:
     reply = reader.post("/v1/search", json=body)
     assert reply.status_code == status and words in reply.json()["error"]["message"], reply.text
+
+
+def test_filters_say_what_sql_could(reader: TestClient, embedded: Path) -> None:
+    rows = Catalogue.open(embedded).store.scan(["id", "brand", "price", "colour", "attributes"]).to_pylist()
+    brand, colour = rows[0]["brand"], next(row["colour"] for row in rows if row["colour"])
+    key, value = next(iter(json.loads(rows[0]["attributes"]).items()))
+    cases: list[tuple[dict[str, Any], Callable[[Any], bool]]] = [
+        ({"none_of": [{"brand": [brand]}, {"colour": [colour.upper()]}]},
+         lambda row: row["brand"] != brand and row["colour"] != colour),
+        ({"any_of": [{"id": [rows[1]["id"], rows[2]["id"]]}, {"colour": [colour], "price_min": 10}]},
+         lambda row: row["id"] in (rows[1]["id"], rows[2]["id"])
+         or (row["colour"] == colour and (row["price"] or 0) >= 10)),
+        ({"missing": ["brand"]}, lambda row: row["brand"] is None),
+        ({"attributes": {key.upper(): [value.title()]}},
+         lambda row: json.loads(row["attributes"]).get(key) == value),
+        ({"attributes": {"no such": ["x"]}}, lambda row: False),
+    ]  # fmt: skip
+    for filters, passes in cases:
+        found = post(reader, "search", text="x", mode="vector", limit=100, filters=filters, facets=True)
+        expected = {row["id"] for row in rows if passes(row)}
+        assert set(ids(found)) == expected and found["facets"]["total"] == len(expected), filters
+
+
+def test_no_message_holds_a_place_on_the_disk(
+    embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(embedded, tmp_path / "a place" / "shelf")
+    with serving(folder, creative_model=str(tmp_path / "no judge"), deadline_s=2) as client:
+        product = {"id": "n", "title": "a new one"}
+        said = [client.post("/v1/search", json=body) for body in ({"like": "nobody"}, {"text": " "})]
+        shutil.rmtree(folder / "index")
+        said += [client.post("/v1/search", json={"text": "shoe"}), client.get("/v1/catalogue")]
+        said += [client.get("/v1/models"), client.get("/v1/models/other"), client.get("/v1/duplicates")]
+        judged = {
+            "title": "x",
+            "a": {"id": "a", "image": picture("red")},
+            "b": {"id": "b", "image": picture("tan")},
+        }
+        said.append(client.post("/v1/creatives/compare", json=judged))
+        with writing(folder):
+            said.append(client.post("/v1/products", json={"products": [product]}))
+        assert said[-1].status_code == 503 and "FOLDER" in said[-1].text
+        monkeypatch.setattr("os.access", lambda *_, **__: False)
+        said += [client.post("/v1/products", json={"products": [product]}), client.delete("/v1/products/n")]
+        said.append(
+            client.post("/v1/feedback", json={"kind": "note", "subject": {"product": "n"}, "note": "x"})
+        )
+        assert said[-1].status_code == 403 and "FOLDER" in said[-1].text
+    assert [reply.text for reply in said if str(tmp_path) in reply.text or "a place" in reply.text] == []
 
 
 # --------------------------------------------------------------------------------------- products

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from moonshelf.catalogue import ann, conflicts
 from moonshelf.catalogue.conflicts import Conflict
 from moonshelf.catalogue.filters import FIELDS as FILTER_FIELDS
+from moonshelf.catalogue.filters import Condition
 from moonshelf.catalogue.store import Store
 from moonshelf.errors import Problem
 from moonshelf.prompts import CATEGORY_SEPARATOR
@@ -71,8 +72,8 @@ class Overview:
     broken_total: int = 0
 
 
-def facets(store: Store, where: str | None = None) -> Facets:
-    """Counts of the rows that pass `where` (SQL that `filters.to_sql` or `Store.keys_where` approved).
+def facets(store: Store, where: Condition | None = None) -> Facets:
+    """Counts of the rows that pass `where`.
 
     A category counts at each prefix of its path, so that a parent has the sum of what is below it.
     """
@@ -91,11 +92,11 @@ def dashboard(store: Store) -> Overview:
     names = {*_SHORT, *conflicts.COLUMNS, "pictures", "rationale_valid", *_WEIGHTS}
     table = store.scan(sorted(names))
     rows = table.num_rows
-    reasoned = store.count("rationale <> ''")
+    reasoned = store.count(Condition("rationale <> ''"))
     total, some = conflicts.find(table.select(conflicts.COLUMNS), SHOWN)
     broken_total, broken = rejects(store.folder)
     filled = {name: _filled(table[name]) for name in _SHORT} | {
-        name: store.count(f"{name} <> ''") for name in _LONG
+        name: store.count(Condition(f"{name} <> ''")) for name in _LONG
     }
     means = [pc.mean(table[name]).as_py() or 0.0 for name in _WEIGHTS]
     pictured = _true(pc.greater(table["pictures"], 0))
@@ -103,7 +104,7 @@ def dashboard(store: Store) -> Overview:
         products=rows,
         with_picture=pictured,
         reasoned=reasoned,
-        rationales_valid=store.count("rationale <> '' AND rationale_valid"),
+        rationales_valid=store.count(Condition("rationale <> '' AND rationale_valid")),
         model=manifest.model,
         fingerprint=manifest.fingerprint,
         reason=manifest.reason,

@@ -37,7 +37,7 @@ Hits = list[list[tuple[int, float]]]
 @dataclass(frozen=True)
 class Filters:
     """Rows that have, in each field of `any_of` that names values, one of them, and a price within bounds
-    that count as inside; a row without a price passes no bound. As `filters.to_sql`."""
+    that count as inside; a row without a price passes no bound. As `filters.to_condition`."""
 
     any_of: Mapping[str, Sequence[str]] = field(default_factory=dict)
     price_min: float | None = None

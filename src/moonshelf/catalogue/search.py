@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moonshelf.catalogue import ann
+from moonshelf.catalogue.filters import Condition
 from moonshelf.catalogue.manifest import NAME as MANIFEST_NAME
 from moonshelf.catalogue.manifest import Encoder, Manifest
 from moonshelf.catalogue.nearest import AnnIndex, Passing
@@ -102,7 +103,7 @@ class Catalogue:
         self._store: Store | None = None
         self._ann: tuple[tuple[float, int], AnnIndex | None, str] | None = None
         self._loading = threading.Lock()
-        self._filters: OrderedDict[str, _Filter] = OrderedDict()
+        self._filters: OrderedDict[Condition, _Filter] = OrderedDict()
         self._filtering = threading.Lock()
 
     @classmethod
@@ -186,7 +187,7 @@ class Catalogue:
         *,
         like: str | None = None,
         k: int = 10,
-        where: str | None = None,
+        where: str | Condition | None = None,
         mode: str = "hybrid",
         reason: str = "off",
         vector: np.ndarray | None = None,
@@ -195,12 +196,11 @@ class Catalogue:
     ) -> SearchResult:
         """The k best rows for a query (words, or a Product with title, pictures or both), or like a row.
 
-        `where` is an SQL condition over `store.FILTERS`. `mode` hybrid falls back to vector where the query
-        has no words. `vector` is that of the query, (dim,) float32, where somebody else has computed it;
-        `columns` are those of the store that each hit holds; `written` is the weight of what the model wrote
-        beside the record's words, 0 leaves it out. A product whose id, SKU, GTIN or MPN is in the words comes
-        first. Raises UserError for an unusable query, filter
-        or id.
+        `where` is a condition as `where.parse` reads it, or one that is made already. `mode` hybrid falls
+        back to vector where the query has no words. `vector` is that of the query, (dim,) float32, where
+        somebody else has computed it; `columns` are those of the store that each hit holds; `written` is the
+        weight of what the model wrote beside the record's words, 0 leaves it out. A product whose id, SKU,
+        GTIN or MPN is in the words comes first. Raises UserError for an unusable query, filter or id.
         """
         if mode not in MODES:
             raise UserError(f"mode must be one of {', '.join(MODES)}, not '{mode}'.")
@@ -215,6 +215,10 @@ class Catalogue:
             raise UserError("the query is empty: give words or a picture.")
         if mode == "text" and not words:
             raise UserError("mode text needs words in the query.")
+        if isinstance(where, str):
+            from moonshelf.catalogue.where import parse  # brings Lark, which nobody else needs
+
+            where = parse(where)
         allowed = self._filter(where) if where is not None else None
         notes: list[str] = []
         if not len(self.store):
@@ -250,7 +254,7 @@ class Catalogue:
         if query is None:
             rows = self.store.rows([key_of(like or "")], ["id", "vector"]).to_pylist()
             if not rows or rows[0]["id"] != like:
-                raise UserError(f"there is no product with the id '{like}' in {self.folder}.")
+                raise UserError(f"there is no product with the id '{like}'.")
             return np.asarray(rows[0]["vector"], dtype=np.float32)
         from moonshelf import images
 
@@ -265,7 +269,7 @@ class Catalogue:
         return vector
 
     def _nearest(
-        self, vector: np.ndarray, k: int, where: str | None, allowed: _Filter | None
+        self, vector: np.ndarray, k: int, where: Condition | None, allowed: _Filter | None
     ) -> tuple[list[tuple[int, float]], str]:
         index, note = self._index()
         if index is None:
@@ -278,7 +282,7 @@ class Catalogue:
             allowed.index, allowed.passing = index, passing
         return index.search(vector[None], k, passing)[0], note
 
-    def _filter(self, where: str) -> _Filter:
+    def _filter(self, where: Condition) -> _Filter:
         version = self.store.version
         with self._filtering:
             found = self._filters.get(where)

@@ -34,28 +34,19 @@ from lancedb.index import FTS
 from lancedb.query import FullTextQuery, MatchQuery, MultiMatchQuery
 
 from moonshelf import memory
+from moonshelf.catalogue.filters import Condition
 from moonshelf.catalogue.manifest import NAME as MANIFEST_NAME
 from moonshelf.catalogue.manifest import Manifest
 from moonshelf.catalogue.rows import WRITTEN, codes_text, full_text, written_columns
 from moonshelf.errors import UserError, system_error
 
 TABLE = "products"
-# fmt: off
-FILTERS = (  # what --where may name, in the order in which messages list them
-    "id", "title", "brand", "price", "currency", "category", "category_leaf", "colour", "material", "pattern",
-    "gender", "size", "attributes", "reasoned_attributes", "group_id", "gtin", "mpn", "availability",
-    "language", "rationale", "rationale_valid", "description", *(f"written_{name}" for name in WRITTEN),
-)
-# fmt: on
 # Of Lance, in bytes. Its own defaults of 1 GB and 2 GB are filled by the many small files of a long run.
 _CACHE, _READ_AHEAD = 16 << 20, 64 << 20
 os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(_READ_AHEAD))  # its only way in
 _IN = 512  # keys in one IN list
 _UPGRADED = 4_096  # rows at once
 _FEW = 20_000  # rows that are looked up by key rather than by reading all
-_MAX_WHERE, _MAX_TERMS = 20_000, 120  # characters, words and operators outside literals
-_MAX_VALUES = 1_000_000  # characters with the literals, which cost no stack
-_TERM = re.compile(r"[^\W\d]\w*|[^\w\s,]")
 
 WRITTEN_WEIGHT = 0.3  # of what the model wrote in search by words; the record weighs 1
 KEEP_DAYS = 7.0  # versions of the rows, where nobody has said how long
@@ -197,9 +188,9 @@ class Store:
     def __len__(self) -> int:
         return int(self._table.count_rows())
 
-    def count(self, where: str) -> int:
-        """Rows that pass a checked condition."""
-        return int(self._read(lambda: self._table.count_rows(where)))
+    def count(self, where: Condition) -> int:
+        """Rows that pass."""
+        return int(self._read(lambda: self._table.count_rows(where.sql)))
 
     @property
     def columns(self) -> list[str]:
@@ -240,12 +231,12 @@ class Store:
         with self._lock, self._told():
             yield
 
-    def scan(self, columns: Sequence[str], where: str | None = None) -> pa.Table:
-        """Chosen columns of all rows, or of those that pass the filter `where` (checked SQL)."""
+    def scan(self, columns: Sequence[str], where: Condition | None = None) -> pa.Table:
+        """Chosen columns of all rows, or of those that pass `where`."""
 
         def query() -> pa.Table:
             search = self._table.search().select(list(columns))
-            return (search.where(where) if where else search).limit(None).to_arrow()
+            return (search.where(where.sql) if where else search).limit(None).to_arrow()
 
         return self._read(query)
 
@@ -257,7 +248,7 @@ class Store:
         """Rows with these keys, in no particular order; unknown keys are left out."""
         wanted, names = list(keys), list(columns or self.columns)
         parts = [
-            self.scan(names, f"key IN ({','.join(map(str, wanted[i : i + _IN]))})")
+            self.scan(names, Condition(f"key IN ({','.join(map(str, wanted[i : i + _IN]))})"))
             for i in range(0, len(wanted), _IN)
         ]
         return pa.concat_tables(parts) if parts else self._table.schema.empty_table().select(names)
@@ -269,7 +260,7 @@ class Store:
         columns = (table[name].to_pylist() for name in names)
         return {id: (content, record) for id, content, record in zip(*columns, strict=True)}
 
-    def vectors(self, where: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def vectors(self, where: Condition | None = None) -> tuple[np.ndarray, np.ndarray]:
         """(keys (n,) int64, vectors (n, dim) float32), sorted by key."""
         table = self.scan(["key", "vector"], where)
         keys = table["key"].to_numpy()
@@ -299,13 +290,13 @@ class Store:
         hashes = np.frombuffer(bytes.fromhex(digits), "<i8")
         return np.stack([table["key"].to_numpy(), hashes], axis=1)
 
-    def nearest(self, vector: np.ndarray, k: int, where: str | None = None) -> list[tuple[int, float]]:
+    def nearest(self, vector: np.ndarray, k: int, where: Condition | None = None) -> list[tuple[int, float]]:
         """Exact search: (key, cosine) of the k nearest rows, best first."""
 
         def query() -> pa.Table:
             search = self._table.search(vector.astype(np.float32), vector_column_name="vector")
             search = search.distance_type("dot").select(["key", "_distance"]).limit(k)
-            return (search.where(where, prefilter=True) if where else search).to_arrow()
+            return (search.where(where.sql, prefilter=True) if where else search).to_arrow()
 
         table = self._read(query)
         scores = 1.0 - table["_distance"].to_numpy()  # Lance's dot distance is 1 - <a, b>
@@ -314,7 +305,7 @@ class Store:
         )
 
     def full_text(
-        self, text: str, k: int, where: str | None = None, written: float = WRITTEN_WEIGHT
+        self, text: str, k: int, where: Condition | None = None, written: float = WRITTEN_WEIGHT
     ) -> list[tuple[int, float]] | None:
         """(key, BM25) of the k best rows for the words of `text`; None if there is no full-text index.
 
@@ -328,17 +319,19 @@ class Store:
         # As words and nothing else: a plain string in quotes would be read as a phrase, and refused.
         return self._words(MultiMatchQuery(text, names, boosts=[weights[n] for n in names]), k, where)
 
-    def with_code(self, codes: Sequence[str], k: int, where: str | None = None) -> list[tuple[int, float]]:
+    def with_code(
+        self, codes: Sequence[str], k: int, where: Condition | None = None
+    ) -> list[tuple[int, float]]:
         """(key, BM25) of rows that have one of these identifiers, as `rows.code` writes them."""
         if not codes or "codes" not in self._indexed():
             return []
         query = MatchQuery(" ".join(codes), "codes")  # type: ignore[call-arg]  # mypy does not see its defaults
         return self._words(query, k, where)
 
-    def _words(self, query: FullTextQuery, k: int, where: str | None) -> list[tuple[int, float]]:
+    def _words(self, query: FullTextQuery, k: int, where: Condition | None) -> list[tuple[int, float]]:
         def run() -> pa.Table:
             search = self._table.search(query, query_type="fts").select(["key", "_score"]).limit(k)
-            return (search.where(where, prefilter=True) if where else search).to_arrow()
+            return (search.where(where.sql, prefilter=True) if where else search).to_arrow()
 
         table = self._read(run)
         hits = zip(table["key"].to_pylist(), table["_score"].to_pylist(), strict=True)
@@ -352,30 +345,16 @@ class Store:
     def has_full_text(self) -> bool:
         return "text" in self._indexed()
 
-    def keys_where(self, where: str) -> np.ndarray:
-        """Keys (m,) int64 of the rows that pass a filter that a user wrote.
-
-        Raises UserError with the columns one can use. Long chains of operators are refused first: the SQL
-        engine recurses over them and would overflow its stack, which ends the process without an error.
-        """
-        bare = re.sub(r"'(?:[^']|'')*'", " ", where)  # without string literals
-        if not where.strip():
-            reason = "it is empty"
-        elif ";" in bare or "--" in bare or "/*" in bare or "\0" in where:
-            reason = "it must be one condition, without ; or comments"
-        elif re.search(r"[?$]", bare):
-            reason = "it has a placeholder (? or $1) that nothing fills"
-        elif len(bare) > _MAX_WHERE or len(where) > _MAX_VALUES or len(_TERM.findall(bare)) > _MAX_TERMS:
-            reason = "it is too long"
-        else:
-            try:
-                return self.scan(["key"], where)["key"].to_numpy()
-            except Exception as error:  # the SQL engine also panics, with a class of its own
-                reason = _short_reason(str(error.__cause__ or error))
-        raise UserError(
-            f'the filter "{where[:200]}" cannot be used: {reason}. Columns: {", ".join(FILTERS)}. '
-            "Example: price < 50 AND colour = 'red'"
-        )
+    def keys_where(self, where: Condition) -> np.ndarray:
+        """Keys (m,) int64 of the rows that pass. Raises UserError where the folder lacks a column."""
+        try:
+            return self.scan(["key"], where)["key"].to_numpy()
+        except (ValueError, UserError) as error:
+            if not (found := re.search(r"No field named (\w+)", str(error.__cause__ or error))):
+                raise
+            raise UserError(
+                f"this catalogue has no column {found[1]} yet: embed its feed once more to get it."
+            ) from None
 
     # ------------------------------------------------------------------------------------ writing
 
@@ -420,7 +399,7 @@ class Store:
             if self.manifest.keep_days == 0:  # what was written where nobody had said how long
                 self.manifest = replace(self.manifest, keep_days=None)
                 self.manifest.write(self.folder)
-        while self.count("codes IS NULL"):
+        while self.count(Condition("codes IS NULL")):
             search = self._table.search().where("codes IS NULL").select(self.columns).limit(_UPGRADED)
             rows = search.to_arrow().to_pylist()
             for row in rows:
@@ -535,11 +514,6 @@ def _damaged(place: str, error: Exception) -> UserError:
 
 
 def _short_reason(error: str) -> str:
-    """The engine's complaint without its prefixes, source paths and list of internal columns."""
-    if found := re.search(r"No field named ([^.]+)\.", error):
-        return f"there is no column {found[1].strip()}"
+    """The engine's complaint without the places in its own source."""
     line = re.sub(r",? ?/\S+\.rs:\d+(:\d+)?", "", error.split("\n")[0])
-    if found := re.search(r"\(sql parser error: (.+)\)", line):
-        return found[1][:200]
-    line = re.sub(r"^.*(Invalid user input|Invalid input|invalid SQL predicate|Schema error)[:,] ?", "", line)
-    return line.strip().rstrip(".")[:200] or "it is not SQL"
+    return line.strip().rstrip(".")[:200]

@@ -178,16 +178,16 @@ def _errors(app: FastAPI) -> None:
         return _refusal(422, str(error), error.param)
 
     @app.exception_handler(Locked)
-    async def locked(_: Request, error: Locked) -> JSONResponse:
-        return _refusal(503, str(error), retry_after=LOADING_RETRY)
+    async def locked(request: Request, error: Locked) -> JSONResponse:
+        return _refusal(503, _public(request, error), retry_after=LOADING_RETRY)
 
     @app.exception_handler(Unwritable)
-    async def unwritable(_: Request, error: Unwritable) -> JSONResponse:
-        return _refusal(403, str(error))
+    async def unwritable(request: Request, error: Unwritable) -> JSONResponse:
+        return _refusal(403, _public(request, error))
 
     @app.exception_handler(UserError)
-    async def user(_: Request, error: UserError) -> JSONResponse:
-        return _refusal(400, str(error))
+    async def user(request: Request, error: UserError) -> JSONResponse:
+        return _refusal(400, _public(request, error))
 
     @app.exception_handler(Overloaded)
     async def overloaded(_: Request, error: Overloaded) -> JSONResponse:
@@ -204,6 +204,11 @@ def _errors(app: FastAPI) -> None:
     @app.exception_handler(Unavailable)
     async def unavailable(_: Request, error: Unavailable) -> JSONResponse:
         return _refusal(501, str(error))
+
+
+def _public(request: Request, error: Exception) -> str:
+    shelf: Shelf = request.app.state.shelf
+    return shelf.public(str(error))
 
 
 def _path(error: Any) -> str | None:

@@ -15,6 +15,7 @@ from fastapi import Path as PathParam
 from moonshelf.attributes import canonical
 from moonshelf.catalogue import feedback, overview
 from moonshelf.catalogue.duplicates import KINDS, MIN_SCORE, DuplicateReport, Group
+from moonshelf.catalogue.filters import Condition, to_condition
 from moonshelf.catalogue.store import key_of
 from moonshelf.creatives import ranked
 from moonshelf.creatives.pair import Campaign, Pair
@@ -143,7 +144,7 @@ async def search(request: Request, asked: s.SearchRequest) -> s.SearchReply:
         query = await shelf.fetched(Product(id="query", title=asked.text or "", images=pictures), "image")
     elif asked.text is not None or asked.image is not None:
         raise BadInput("like", "like stands alone: leave text and image out")
-    where = shelf.where(asked.filters, asked.where)
+    where = to_condition(asked.filters.model_dump(exclude_defaults=True))
     found = await shelf.search(
         query, like=asked.like, k=asked.offset + asked.limit + 1, where=where, mode=asked.mode,
         reason=asked.reason, deadline=_deadline(request),
@@ -154,12 +155,12 @@ async def search(request: Request, asked: s.SearchRequest) -> s.SearchReply:
     ]
     counted = await _facets(shelf, where) if asked.facets else None
     return s.SearchReply(
-        mode=found.mode, notes=found.notes, hits=hits, offset=asked.offset,
+        mode=found.mode, notes=list(map(shelf.public, found.notes)), hits=hits, offset=asked.offset,
         more=len(found.hits) > asked.offset + asked.limit, facets=counted,
     )  # fmt: skip
 
 
-async def _facets(shelf: Shelf, where: str | None) -> s.Facets:
+async def _facets(shelf: Shelf, where: Condition | None) -> s.Facets:
     found: overview.Facets = await asyncio.to_thread(
         shelf.remembered, "facets", functools.partial(overview.facets, shelf.store), where
     )
@@ -266,8 +267,8 @@ async def duplicates(
     views = await asyncio.to_thread(views_of, shelf.store, [id for group in shown for id in group.ids])
     counts = Counter(group.kind for group in open_groups)
     return r.DuplicatesReply(
-        total=len(wanted), counts={name: counts[name] for name in KINDS}, notes=report.notes, offset=offset,
-        groups=[_group(group, views, said) for group in shown],
+        total=len(wanted), counts={name: counts[name] for name in KINDS}, offset=offset,
+        notes=list(map(shelf.public, report.notes)), groups=[_group(group, views, said) for group in shown],
     )  # fmt: skip
 
 
@@ -407,8 +408,8 @@ async def catalogue(request: Request) -> r.CatalogueReply:
     views = await asyncio.to_thread(views_of, shelf.store, [one.id for one in seen.conflicts])
     return r.CatalogueReply(
         products=seen.products, with_picture=seen.with_picture, reasoned=seen.reasoned,
-        rationales_valid=seen.rationales_valid, model=seen.model, fingerprint=seen.fingerprint,
-        reason=seen.reason, store_version=seen.store_version, index=index, index_note=note,
+        rationales_valid=seen.rationales_valid, model=shelf.name, fingerprint=seen.fingerprint,
+        reason=seen.reason, store_version=seen.store_version, index=index, index_note=shelf.public(note),
         coverage=[r.Coverage(field=f, filled=n, share=n / max(1, seen.products)) for f, n in seen.coverage],
         categories=[s.FacetValue(value=v, count=n) for v, n in seen.categories],
         weights=weights(seen.weights) if seen.weights is not None else None,

@@ -14,8 +14,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from moonshelf.catalogue.filters import COLUMNS, MAX_LOOKUPS
+
 MAX_TEXT = 20_000  # characters of one text
 MAX_FILTER = 100  # values of one filter
+Column = Literal[COLUMNS]  # type: ignore[valid-type]
 # Base64 of the largest picture that the decoder takes (16 MiB), with its data: prefix.
 MAX_IMAGE_TEXT = 23_000_000
 
@@ -193,8 +196,14 @@ Values = Annotated[list[Annotated[str, Field(max_length=500)]], Field(max_length
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class Filters(Strict):
-    """Rows that pass all; of one field any of the values counts. A category covers what is below it."""
+Pairs = Annotated[
+    dict[Annotated[str, Field(min_length=1, max_length=200)], Annotated[Values, Field(min_length=1)]],
+    Field(max_length=MAX_LOOKUPS),
+]
+
+
+class Terms(Strict):
+    """Products that pass all of these; of one field any of the values counts."""
 
     brand: Values = []
     category: Annotated[
@@ -207,8 +216,28 @@ class Filters(Strict):
     size: Values = []
     availability: Values = []
     language: Values = []
+    id: Values = []
+    group_id: Values = []
+    gtin: Values = []
+    mpn: Values = []
+    currency: Values = []
     price_min: Price | None = None
     price_max: Price | None = None
+    attributes: Annotated[
+        Pairs, Field(description="Of the feed, by name: case and spaces do not count.")
+    ] = {}
+    reasoned_attributes: Annotated[Pairs, Field(description="Those that the model wrote, by name.")] = {}
+    rationale_valid: bool | None = None
+    missing: Annotated[list[Column], Field(max_length=MAX_FILTER, description="All of these are empty.")] = []
+    present: Annotated[list[Column], Field(max_length=MAX_FILTER, description="None of these is empty.")] = []
+
+
+class Filters(Terms):
+    """As Terms, and with other sets of terms: of `any_of` at least one passes, of `none_of` none does. A
+    product that lacks a value passes no term on it, and so passes `none_of`. At most 100 comparisons."""
+
+    any_of: Annotated[list[Terms], Field(max_length=20)] = []
+    none_of: Annotated[list[Terms], Field(max_length=20)] = []
 
 
 class SearchRequest(Strict):
@@ -228,12 +257,21 @@ class SearchRequest(Strict):
     image: Image | None = None
     like: Id | None = None
     filters: Filters = Filters()
-    where: str | None = Field(default=None, max_length=20_000, description="SQL condition, for programs.")
     mode: Literal["hybrid", "vector", "text"] = "hybrid"
     reason: Reason = "off"
     offset: int = Field(default=0, ge=0, le=900)
     limit: int = Field(default=24, ge=1, le=100)
     facets: bool = Field(default=False, description="Count the values of the filters' fields too.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_where(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "where" in data:
+            raise ValueError(
+                "where is no longer taken: write its conditions as filters, such as "
+                '{"brand": ["Acme"], "price_max": 50, "none_of": [{"colour": ["red"]}]}'
+            )
+        return data
 
 
 class Why(Reply):

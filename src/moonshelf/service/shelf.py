@@ -20,13 +20,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from cachetools import LRUCache, TTLCache
 
 from moonshelf import images
 from moonshelf.catalogue import ann, upsert
-from moonshelf.catalogue.filters import to_sql
+from moonshelf.catalogue.filters import Condition
 from moonshelf.catalogue.manifest import Encoder
 from moonshelf.catalogue.search import Catalogue, SearchResult, saved_model
 from moonshelf.catalogue.store import Store
@@ -35,7 +36,7 @@ from moonshelf.product import ImageRef, Product
 from moonshelf.service.batcher import Batcher, Kind
 from moonshelf.service.inputs import BadInput
 from moonshelf.service.monitor import Monitor
-from moonshelf.service.schemas import Filters, Reason
+from moonshelf.service.schemas import Reason
 from moonshelf.service.settings import Settings
 from moonshelf.service.views import COLUMNS
 
@@ -74,11 +75,14 @@ class Shelf:
     """The catalogue of `settings.folder` with its model. `open` loads it, `close` ends its threads."""
 
     def __init__(self, settings: Settings, monitor: Monitor) -> None:
-        self.settings, self.monitor = settings, monitor
+        # Whole, so that `public` finds it in messages.
+        self.settings = settings.model_copy(update={"folder": settings.folder.absolute()})
+        self.monitor = monitor
         self.catalogue: Catalogue
         self.model: MoonModel
         self.batcher: Batcher
         self.fetcher: images.Fetcher | None = None
+        self._places: set[str] = set()  # beside the folder's own
         self._cache: LRUCache[bytes, Encoded] = LRUCache(max(1, settings.cache_items))
         self._computed: TTLCache[tuple[Any, ...], Any] = TTLCache(64, ttl=600)
         self._lock = threading.Lock()
@@ -109,7 +113,9 @@ class Shelf:
         encoder = cast(Encoder, self.model)
         self.catalogue = Catalogue.open(settings.folder, encoder)
         self.catalogue.store.manifest.check(encoder, name, settings.folder)
-        self.name = name
+        # Of a folder, clients see its name.
+        self.name = Path(name).name if Path(name).is_dir() else name
+        self._places = {place for place in (name, self.catalogue.store.place) if place != self.name}
         self.writer = upsert.Writer(self.catalogue.store, compact_after=0)
         if settings.remote_hosts:
             from moonshelf.remote import RemoteFetcher
@@ -140,6 +146,14 @@ class Shelf:
     @property
     def store(self) -> Store:
         return self.catalogue.store
+
+    def public(self, text: str) -> str:
+        """A message for callers, who have no business with places on this machine."""
+        folder = self.settings.folder
+        places = {str(folder), str(folder.resolve()), *self._places}
+        for place in sorted(places, key=len, reverse=True):  # one may begin with another
+            text = text.replace(place, "FOLDER")
+        return text
 
     # ------------------------------------------------------------------------------------- encoding
 
@@ -248,7 +262,7 @@ class Shelf:
         *,
         like: str | None,
         k: int,
-        where: str | None,
+        where: Condition | None,
         mode: str,
         reason: Reason,
         deadline: float = math.inf,
@@ -268,15 +282,6 @@ class Shelf:
                 self.catalogue.search, query, like=like, k=k, where=where, mode=mode, vector=vector,
                 columns=COLUMNS,
             )  # fmt: skip
-
-    @staticmethod
-    def where(filters: Filters, condition: str | None) -> str | None:
-        """Structured filters and an SQL condition as one condition; None if there is neither."""
-        values = filters.model_dump(exclude={"price_min", "price_max"}, exclude_defaults=True)
-        structured = to_sql(values, filters.price_min, filters.price_max)
-        if condition is None or not condition.strip():
-            return structured
-        return condition if structured is None else f"({structured}) AND ({condition})"
 
     def remembered(self, name: str, compute: Any, *arguments: Any) -> Any:
         """`compute(*arguments)`, kept for as long as the store does not change."""

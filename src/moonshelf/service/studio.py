@@ -56,7 +56,7 @@ class Studio:
         try:
             self.backend = make_backend(self.name)
         except UserError as error:
-            self.why = str(error)
+            self.why = "this service could not load its judge of creatives: its log says why"
             log.warning("no judge of creatives: %s", error)
             return {}
         return {JUDGE: Kind(self._run, self.budget, handicap=0.5)}
