@@ -27,6 +27,16 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {  # file -> id -> fields
             "images": ["https://cdn.example/1.jpg", "https://cdn.example/1b.jpg"],
         }
     },
+    "bigcommerce.csv": {
+        "55": {
+            "title": "Blue Tee",
+            "brand": "Acme",
+            "price": 20.0,
+            "category": ("Home", "Tees"),
+            "gtin": "4006381333931",
+            "attributes": {"Size": "S"},
+        }
+    },
     "bom-blank.csv": {"1": {"title": "Red mug", "price": 9.9}},
     "brand-entity.csv": {
         "1": {
@@ -94,7 +104,7 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {  # file -> id -> fields
             "category": ("Clothing", "T-shirts"),
             "attributes": {"Color": "Black, Green"},
             "group_id": None,
-            "availability": "instock",
+            "availability": "in_stock",
         }
     },
     "price-min-max.csv": {"1": {"price": 5.0, "currency": None, "extra": {"price_max": "9.00"}}},

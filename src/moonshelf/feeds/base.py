@@ -14,7 +14,7 @@ import codecs
 import gzip
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Self, TypeAlias
@@ -182,6 +182,12 @@ def _currency(code: str) -> str:
     if (known := currency_of(code)) is None:
         raise UserError(f"the currency {code[:40]!r} is not an ISO 4217 code, such as EUR.")
     return known
+
+
+def notes_of(source: Source, more: Iterable[tuple[str, str]] = ()) -> Iterator[Row]:
+    """Remarks on the file that have not been given yet."""
+    for name, text in [*source.take_notes(), *more]:
+        yield note(source.name, name, text)
 
 
 Reader: TypeAlias = Callable[[Source], Iterator[Row]]

@@ -28,8 +28,8 @@ NAMES: dict[str, tuple[str, ...]] = {
         "id", "product id", "item id", "offer id", "article id", "listing id", "uniq id", "handle id", "sku",
         "item sku", "seller sku", "product sku", "variant sku", "product code", "product code sku",
         "item code", "article number", "item number", "artikelnummer", "artikel nr", "artnr", "référence",
-        "reference", "referencia", "riferimento", "artikelnr", "артикул", "custom label", "asin", "uid",
-        "code", "url handle",
+        "reference", "reference #", "referencia", "riferimento", "artikelnr", "артикул", "custom label",
+        "asin", "uid", "code", "url handle",
     ),
     "title": (
         "title", "name", "product name", "product title", "item name", "item title", "product display name",
@@ -41,7 +41,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         "description", "product description", "long description", "item description", "full description",
         "plain description", "desc", "body", "body html", "details", "beschreibung", "produktbeschreibung",
         "descripción", "descripcion", "descrizione", "descrição", "omschrijving", "opis", "beskrivning",
-        "описание", "short description", "rich text description", "about product",
+        "описание", "short description", "summary", "rich text description", "about product",
     ),
     "images": (
         "images", "image", "image link", "image links", "image url", "image urls", "image path",
@@ -55,7 +55,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         "category path", "category", "categories", "product category", "product categories",
         "product category tree", "product type", "google product category", "category name", "breadcrumbs",
         "breadcrumb", "taxonomy", "collection", "collections", "kategorie", "kategorien", "warengruppe",
-        "catégorie", "categorie", "categoría", "categoria", "kategoria", "категория", "ebay category 1 name",
+        "catégorie", "categorie", "categoría", "categoria", "kategoria", "категория", "e bay category 1 name",
         "department", "fb product category", "type", "label",
     ),
     "brand": (
@@ -149,6 +149,15 @@ _LANGUAGES = frozenset(
 )  # fmt: skip; without Indonesian: `category id` is no category in it
 _LOCALISED = frozenset(("title", "description", "category", "link"))
 _LOCALE = re.compile(r"(?P<base>.+?) \(?(?P<language>[a-z]{2})(?: (?P<region>[a-z]{2}))?\)?(?: .+)?")
+_PART = re.compile(r"(?P<base>[a-z ]+?) ?(?P<n>\d{1,2})(?: (?P<kind>[a-z()]+))?")
+_PARTS = frozenset((
+    "attribute", "variation", "option", "product option", "additional info", "feature", "property",
+    "specification", "spec", "custom field", "product attribute",
+))  # fmt: skip
+_KINDS = {
+    "name": "name", "title": "name", "value": "value", "values": "value", "value(s)": "value",
+    "description": "value", "choices": "value",
+}  # fmt: skip
 # Fields by the names that people give them on the command line.
 _ALIASES = {
     "image": "images",
@@ -169,6 +178,7 @@ class Column:
     rank: float = 0  # of several columns for one field, the lowest is tried first
     currency: str | None = None
     language: str | None = None
+    named_by: str | None = None  # the column that holds the attribute's name
     forced: bool = False
 
 
@@ -191,6 +201,13 @@ class Plan:
         return next((column for column in self.columns if column.field == field), None)
 
 
+def kept(names: list[str]) -> str:
+    """What to say about columns that fill nothing."""
+    shown = ", ".join(repr(name[:40]) for name in names[:20])
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return f"kept in `extra`: {shown}{more}; --map FIELD=COLUMN says what a column is"
+
+
 def plan_columns(
     names: Iterable[str],
     fields: Mapping[str, str] | None = None,
@@ -204,11 +221,12 @@ def plan_columns(
     adds the names of a shop's export. Raises UserError if `fields` names what is not there.
     """
     names = list(names)
-    forced = _forced(names, fields or {})
+    forced = forced_fields(names, fields or {})
     found = [
         Column(name, forced[name], -1, forced=True) if name in forced else _column(name, shop)
         for name in names
     ]
+    found = _named(found)
     taken = {column.field for column in found if column.forced and column.field != "additional"}
     found = [
         Column(c.name, "extra") if c.field in taken and c.field != "id" and not c.forced else c for c in found
@@ -219,7 +237,8 @@ def plan_columns(
     return Plan(tuple(found), tuple(notes + said))
 
 
-def _forced(names: list[str], fields: Mapping[str, str]) -> dict[str, str]:
+def forced_fields(names: list[str], fields: Mapping[str, str]) -> dict[str, str]:
+    """Column -> field of `Product`, as the caller says. Raises UserError for what does not exist."""
     forced = {}
     for wanted, target in fields.items():
         field = _ALIASES.get(target.lower(), target)
@@ -283,6 +302,23 @@ def price_column(name: str) -> tuple[int, str | None] | None:
     if text in _LEAST:
         return LEAST + rank, code
     return (_PRICES[text] + rank, code) if text in _PRICES else None
+
+
+def _named(found: list[Column]) -> list[Column]:
+    """Attributes whose names stand in columns of their own: `Attribute 1 name`, `Attribute 1 value(s)`."""
+    parts: dict[tuple[str, str], dict[str, str]] = {}
+    for column in found:
+        if not column.forced and (match := _PART.fullmatch(simple(column.name))):
+            *base, kind = f"{match['base']} {match['kind'] or ''}".split()
+            if " ".join(base) in _PARTS and kind in _KINDS:
+                parts.setdefault((" ".join(base), match["n"]), {})[_KINDS[kind]] = column.name
+    pairs = {pair["value"]: pair["name"] for pair in parts.values() if len(pair) == 2}
+    names = set(pairs.values())
+    return [
+        Column(c.name, "attribute", named_by=pairs[c.name]) if c.name in pairs
+        else Column(c.name, "name") if c.name in names else c
+        for c in found
+    ]  # fmt: skip
 
 
 def _one_currency(found: list[Column], wanted: str | None) -> tuple[list[Column], list[str]]:

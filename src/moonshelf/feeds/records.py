@@ -17,10 +17,12 @@ from moonshelf.errors import UserError
 from moonshelf.feeds import shapes, values
 from moonshelf.feeds.base import Row, Source
 from moonshelf.feeds.build import Draft
-from moonshelf.feeds.columns import Column, Plan, plan_columns, price_column
-from moonshelf.product import MAX_ID
+from moonshelf.feeds.columns import Column, Plan, kept, plan_columns, price_column
+from moonshelf.feeds.shops import Shop, by_name
+from moonshelf.product import MAX_ID, Product
 
 _MAX_PLANS = 1_000
+_MAX_PARENTS = 10_000  # lines whose variants may still come
 _BRAND = ("brand", "brand name", "brand from title")
 
 
@@ -31,8 +33,17 @@ class RecordReader:
     XML have their own names each, and a choice is said with the first record that needs it.
     """
 
-    def __init__(self, source: Source, columns: list[str] | None = None, *, html: bool = True) -> None:
-        self.source, self.html = source, html
+    def __init__(
+        self,
+        source: Source,
+        columns: list[str] | None = None,
+        *,
+        html: bool = True,
+        shop: Shop | None = None,
+    ) -> None:
+        self.source, self.html, self.shop = source, html, shop
+        self.groups: dict[str, str] = {}  # id of a variant -> its parent's, where the shop's export tells
+        self._parents: dict[str, Product] = {}
         self._plans: dict[tuple[str, ...], Plan] = {}
         self.notes: list[tuple[str, str]] = []  # (field, what to say) about the whole file
         # Tables have one header; whether it has an id at all is then a matter of the file, not of the row.
@@ -40,7 +51,7 @@ class RecordReader:
         self._names = frozenset(columns or ())
         self.numbered = self.photos = False
         if columns is not None:
-            self._header = plan = plan_columns(columns, source.fields, currency=source.currency)
+            self._header = plan = plan_columns(columns, source.fields, currency=source.currency, shop=shop)
             self._read_header(columns, plan)
 
     def _read_header(self, columns: list[str], plan: Plan) -> None:
@@ -60,14 +71,12 @@ class RecordReader:
             and not plan.fields & {"title", "description", "price", "gtin"}
         )
         self.notes = [("columns", text) for text in plan.notes]
+        if self.shop is not None:
+            self.notes.insert(0, ("columns", f"read as an export of {self.shop.name}"))
         if self.numbered:
             self.notes.append(("id", "there is no id column: rows are numbered"))
         if plan.unused:
-            shown = ", ".join(repr(name[:40]) for name in plan.unused[:20])
-            more = f" and {len(plan.unused) - 20} more" if len(plan.unused) > 20 else ""
-            self.notes.append(
-                ("columns", f"kept in `extra`: {shown}{more}; --map FIELD=COLUMN says what a column is")
-            )
+            self.notes.append(("columns", kept(plan.unused)))
 
     def plan(self, record: Mapping[str, Any]) -> Plan:
         if self._header is not None and self._names.issuperset(record):
@@ -76,7 +85,7 @@ class RecordReader:
         plan = self._plans.get(names)
         if plan is None:
             fields = {name: target for name, target in self.source.fields.items() if name in record}
-            plan = plan_columns(names, fields, currency=self.source.currency)
+            plan = plan_columns(names, fields, currency=self.source.currency, shop=self.shop)
             if len(self._plans) < _MAX_PLANS:
                 self._plans[names] = plan
         return plan
@@ -93,16 +102,45 @@ class RecordReader:
         for column in plan.columns:
             value = record.get(column.name)
             if not _is_blank(value):
-                self._fill(draft, column, value, later)
+                self._fill(draft, column, value, later, record)
         for value in later:
             self._images(draft, value, "alternate" if draft.images else None)
         if later and draft.images and draft.images[0].role is None:
             draft.images[0] = draft.images[0].model_copy(update={"role": "main"})
         self._identify(draft, plan, record)
         _roles(draft, record)
-        return draft.finish()
+        if self.shop is None:
+            return draft.finish()
+        return self._as_variant(draft, self.shop, record)
 
-    def _fill(self, draft: Draft, column: Column, value: Any, later: list[Any]) -> None:
+    def _as_variant(self, draft: Draft, shop: Shop, record: Mapping[str, Any]) -> Row:
+        """The row of a shop's export: a variant has what it does not say itself from its parent's line."""
+        cells = by_name({name: values.as_text(value) for name, value in record.items()})
+        if group := self.groups.get(draft.values.get("id", "")):
+            draft.values.setdefault("group_id", group)
+        names = [name for name in shop.parent(cells) if name] if shop.parent else []
+        called = shop.child(cells) if shop.child else ""
+        if called:
+            draft.values["group_id"] = called
+            if parent := self._parents.get(called):
+                draft.values["group_id"] = parent.group_id or called
+                for field in ("title", "description", "category", "brand"):
+                    draft.values.setdefault(field, getattr(parent, field))
+                draft.attributes = {**parent.attributes, **draft.attributes}
+                draft.images = draft.images or list(parent.images)
+        elif names and shop.grouped:
+            draft.values.setdefault("group_id", names[0])
+        row = draft.finish()
+        if row.product is not None:
+            for name in names:
+                self._parents[name] = row.product
+            while len(self._parents) > _MAX_PARENTS:
+                del self._parents[next(iter(self._parents))]
+        return row
+
+    def _fill(
+        self, draft: Draft, column: Column, value: Any, later: list[Any], record: Mapping[str, Any]
+    ) -> None:
         """One cell that is not blank; of several columns for one field, the first has it."""
         field = column.field
         if field == "images":
@@ -117,11 +155,17 @@ class RecordReader:
         elif field == "attributes":
             _attributes(draft, value)
         elif field == "attribute":
-            draft.attribute(column.name, value)
+            draft.attribute(values.as_text(record.get(column.named_by or "")) or column.name, value)
+        elif field == "name":
+            pass  # of the attribute in another column
         elif field == "extra":
             _extra(draft, column.name, value)
         elif field in draft.values:
             draft.put(column.name, value)
+        elif field == "category" and self.shop is not None and isinstance(value, str):
+            path, others = self.shop.category(values.plain(value))
+            draft.set(field, path)
+            draft.put("other_categories", others)
         elif field == "price":
             draft.price(value, column.currency)
         elif field == "id" and self.photos:
@@ -147,8 +191,13 @@ class RecordReader:
                     draft.values["id"] = draft.values[name]
                     draft.warn("id", f"there is no id: the {name} serves")
                     return
+            if self.shop is not None and self.shop.numbered:
+                draft.set("id", f"{self.source.path.stem[:100]}#{draft.row}")
+                draft.warn("id", "there is no id: the number of the row serves")
 
     def _images(self, draft: Draft, value: Any, role: str | None = None) -> None:
+        if self.shop is not None and self.shop.slashed and isinstance(value, str):
+            value = re.sub(r"(^|[,;|]\s*)/(?!/)", r"\1", value)
         draft.image_text(value, role)
         names = [
             picture.name for picture in shapes.pictures(value) if isinstance(picture.value, bytes | bytearray)
@@ -162,7 +211,7 @@ def _is_blank(value: Any) -> bool:
 
 
 def _attributes(draft: Draft, value: Any) -> None:
-    found = shapes.attributes(value)
+    found = (values.assigned(value) if isinstance(value, str) else None) or shapes.attributes(value)
     if found is None:
         draft.attribute("attributes", value)
         return

@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from moonshelf.attributes import canonical_key, fold
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds import values
-from moonshelf.feeds.base import Row, Source, set_aside
+from moonshelf.feeds.base import Row, Source, notes_of, set_aside
 from moonshelf.feeds.build import Draft
+from moonshelf.feeds.columns import forced_fields, kept, simple
+from moonshelf.feeds.shops import Shop, by_name
 from moonshelf.feeds.text import Record, Table
 
 MAX_LINES = 5_000  # of one handle; Shopify itself allows 2,048 variants
@@ -38,8 +40,20 @@ _COLUMNS = {
     "google shopping age group": "age_group",
     **{f"option{n} {part}": f"option{n} {part}" for n in (1, 2, 3) for part in ("name", "value")},
 }  # fmt: skip
-_PRODUCT = ("title", "description", "brand", "category", "mpn")
+_PRODUCT = (
+    "title",
+    "description",
+    "brand",
+    "category",
+    "mpn",
+    "link",
+    "availability",
+    "language",
+    "currency",
+)
+_FIELDS = {"id": "handle", "images": "image", "gtin": "barcode"}  # of `Product` -> what a line calls them
 _METAFIELD = re.compile(r"(.{1,100}?) \(product\.metafields\.[^)]*\)")
+_SPECIFIC = re.compile(r"[Cc]:(.{1,100})")  # eBay's item specifics
 # Options that do not change what the picture shows.
 _SIZES = frozenset((
     "size", "sizes", "shoe size", "ring size", "band size", "cup size", "cup", "length", "width", "inseam",
@@ -52,11 +66,63 @@ def read(source: Source) -> Iterator[Row]:
     """Rows of a Shopify export, one per look. Raises UserError if there is no handle or title column."""
     table = Table(source)
     columns = _plan(table.header)
+    for name, field in forced_fields(table.header, source.fields).items():
+        columns = {n: known for n, known in columns.items() if known != _FIELDS.get(field, field)}
+        columns[name] = _FIELDS.get(field, field)
     if not {"handle", "title"} & set(columns.values()):
         raise UserError(f"{source.name} has neither a handle nor a title column: is it a Shopify export?")
+    used = {name for name in table.header if columns.get(name)}
+
+    def line(record: Record) -> Line:
+        known = {columns[name]: cell for name, cell in record.cells.items() if name in used}
+        return Line(record, known, {n: c for n, c in record.cells.items() if n not in used and c.strip()})
+
+    return _read(source, table, line)
+
+
+def read_export(source: Source, table: Table, shop: Shop) -> Iterator[Row]:
+    """Rows of another shop's export in which several lines make one product."""
+    assert shop.line is not None
+    make, forced = shop.line, forced_fields(table.header, source.fields)
+    source.say("columns", f"read as an export of {shop.name}")
+
+    def line(record: Record) -> Line:
+        cells = _Used(by_name(record.cells))
+        known = make(cells)
+        if known.get("category"):
+            path, others = shop.category(known["category"])
+            known |= {"category": " > ".join(path), "other categories": others}
+        known.setdefault("currency", cells.get("currency"))
+        known |= {_FIELDS.get(field, field): record.cells.get(name, "") for name, field in forced.items()}
+        unknown = {
+            name: cell
+            for name, cell in record.cells.items()
+            if cell.strip() and name not in forced and simple(name) not in cells.used
+        }
+        return Line(record, known, unknown)
+
+    return _read(source, table, line)
+
+
+class _Used(dict[str, str]):
+    """Cells that know which of them were asked for."""
+
+    def __init__(self, cells: dict[str, str]) -> None:
+        super().__init__(cells)
+        self.used: set[str] = set()
+
+    def get(self, name: str, default: str = "") -> str:  # type: ignore[override]
+        self.used.add(name)
+        return super().get(name, default)
+
+
+def _read(source: Source, table: Table, make: Callable[[Record], Line]) -> Iterator[Row]:
+    yield from notes_of(source)
     group: list[Line] = []
+    unused: dict[str, None] = {}
     for record in table:
-        line = Line(record, columns)
+        line = make(record)
+        unused |= dict.fromkeys(line.unknown)
         if record.fatal is not None and not group:
             yield set_aside(record.number, record.field, record.fatal)
             continue
@@ -72,6 +138,9 @@ def read(source: Source) -> Iterator[Row]:
             yield set_aside(record.number, "id", "the handle is missing")
     if group:
         yield from _rows(source, group)
+    if unused:
+        source.say("columns", kept(list(unused)))
+    yield from notes_of(source)
 
 
 def _plan(header: list[str]) -> dict[str, str]:
@@ -87,13 +156,10 @@ class Line:
 
     __slots__ = ("fatal", "field", "known", "number", "unknown", "warning")
 
-    def __init__(self, record: Record, columns: dict[str, str]) -> None:
-        self.number, self.field = record.number, record.field
-        self.fatal, self.warning = record.fatal, record.warning
-        self.known = {columns[name]: cell for name, cell in record.cells.items() if columns[name]}
-        self.unknown = {
-            name: cell for name, cell in record.cells.items() if not columns[name] and cell.strip()
-        }
+    def __init__(self, record: Record, known: dict[str, str], unknown: dict[str, str]) -> None:
+        self.number, self.fatal, self.warning = record.number, record.fatal, record.warning
+        self.field = record.field
+        self.known, self.unknown = known, unknown
 
     def get(self, name: str) -> str:
         return self.known.get(name, "").strip()
@@ -121,8 +187,14 @@ def _rows(source: Source, group: list[Line]) -> Iterator[Row]:
             rows.append(set_aside(line.number, "price", reason, first.handle[:100]))
         else:
             variants.append(line)
+    if first.get("parent") and len(variants) > 1:  # its variants are the lines below it
+        variants.remove(first)
+        added += 1
+        for line in variants:
+            if not line.get("price"):
+                line.known["price"] = first.get("price")
     gallery = _gallery([line for line in group if line.fatal is None])
-    options = [first.get(f"option{n} name") for n in (1, 2, 3)]
+    options = [next((name for line in group if (name := line.get(f"option{n} name"))), "") for n in (1, 2, 3)]
     looks = _looks(variants, options)
     own = {
         key: [image for line in lines if (image := line.get("variant image"))] for key, lines in looks.items()
@@ -140,6 +212,8 @@ def _rows(source: Source, group: list[Line]) -> Iterator[Row]:
         for image in dict.fromkeys(pictures):
             draft.image_text(image, "alternate" if draft.images else "main")
         _fill(draft, first, lines, options)
+        if first.get("parent") and len(looks) == 1 and "gtin" not in draft.values:
+            draft.gtin(first.get("barcode"))
         if "title" not in draft.values:
             draft.warn("title", "there is no title: lines of one handle have to follow each other")
         row = draft.finish()
@@ -248,16 +322,17 @@ def _fill(draft: Draft, first: Line, lines: list[Line], options: list[str]) -> N
         text = json.dumps(described, ensure_ascii=False)
         draft.extra["variants"] = draft.cleaned("variants", text, 200_000)
     for name, cell in first.unknown.items():
-        match = _METAFIELD.fullmatch(name)
+        match = _METAFIELD.fullmatch(name) or _SPECIFIC.fullmatch(name)
         # Metafields speak of the product, options of the variant: of two colours the option's is right.
         if match and canonical_key(match[1]) not in {canonical_key(key) for key in draft.attributes}:
             draft.attribute(match[1], cell)
         else:
             draft.put(name, cell)
     draft.put("type", first.get("type"))
+    draft.put("other_categories", first.get("other categories"))
 
 
 def _variant_cells(line: Line) -> dict[str, Any]:
-    skip = {"handle", "title", "description", "brand", "category", "type", "image", "position", "mpn"}
+    skip = {"handle", "parent", "type", "image", "position", "other categories", *_PRODUCT}
     named = {name: value.strip() for name, value in line.known.items() if value.strip() and name not in skip}
     return named | {name: value.strip() for name, value in line.unknown.items()}

@@ -6,15 +6,18 @@ Names that are common in shops' exports are understood (`columns.NAMES`); others
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from moonshelf.errors import Problem
-from moonshelf.feeds.base import Row, Source, note, set_aside
+from moonshelf.feeds import shopify
+from moonshelf.feeds.base import Row, Source, notes_of, set_aside
 from moonshelf.feeds.columns import simple
 from moonshelf.feeds.records import RecordReader
+from moonshelf.feeds.shops import by_name, recognise
 from moonshelf.feeds.text import Table, find_header
 
+_MAX_GROUPS = 500_000  # variants whose parents are kept
 # A handle alone is what a knife has, too.
 _SHOPIFY = frozenset((
     "body (html)", "option1 name", "option1 value", "variant sku", "variant price", "variant barcode",
@@ -29,9 +32,27 @@ _MERCHANT = frozenset((
 
 
 def read(source: Source) -> Iterator[Row]:
-    """Rows of a CSV or TSV file with any column names."""
+    """Rows of a CSV or TSV file with any column names, exports of the common shops among them."""
     table = Table(source)
-    return rows_of(source, table, RecordReader(source, table.header))
+    shop = recognise(table.header)
+    if shop is not None and shop.line is not None:
+        return shopify.read_export(source, table, shop)
+    reader = RecordReader(source, table.header, shop=shop)
+    if shop is not None and shop.members is not None:
+        reader.groups = _groups(source, shop.members)
+    return rows_of(source, table, reader)
+
+
+def _groups(source: Source, members: Callable[[Mapping[str, str]], list[str]]) -> dict[str, str]:
+    """Parent of each variant where the parent's line names its variants; the file is read once for it."""
+    again = Source(source.path, None, source.fields, source.encoding)
+    groups: dict[str, str] = {}
+    for record in Table(again):
+        cells = by_name(record.cells)
+        parent = cells.get("sku", "")
+        if (ids := members(cells)) and parent and len(groups) < _MAX_GROUPS:
+            groups |= {id.strip(): parent for id in (*ids, parent)}
+    return groups
 
 
 def rows_of(
@@ -52,12 +73,6 @@ def rows_of(
             row.problems.insert(0, Problem(record.number, record.field, record.warning, id, fatal=False))
         yield row
     yield from notes_of(source)
-
-
-def notes_of(source: Source, more: Iterable[tuple[str, str]] = ()) -> Iterator[Row]:
-    """Remarks on the file that have not been given yet."""
-    for field, text in [*source.take_notes(), *more]:
-        yield note(source.name, field, text)
 
 
 def detect_table(text: str) -> str:

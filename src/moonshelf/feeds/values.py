@@ -295,9 +295,28 @@ def category(value: Any) -> tuple[str, ...]:
     return tuple(name for part in parts[:20] if (name := clean(part)[0][:200]))
 
 
+_AVAILABLE = {
+    **dict.fromkeys(("1", "yes", "y", "true", "instock"), "in_stock"),
+    **dict.fromkeys(("0", "no", "n", "false", "outofstock"), "out_of_stock"),
+}
+
+
+def assigned(text: str) -> dict[str, str] | None:
+    """Attributes of `color=Red,material=Cotton, wool` or of `Colour:Red:0,Size:M:1`, else None."""
+    for several, sign in ((r",(?=[^=,]+=)", "="), (r",(?=[^:,]+:[^:,]+:)", ":")):
+        parts = [part.split(sign, 1) for part in re.split(several, text)]
+        if all(len(part) == 2 and part[0].strip() for part in parts):
+            pairs = {name.strip(): re.sub(r":\d+(:\d)?$", "", value).strip() for name, value in parts}
+            if sign == "=" or all(re.search(r":\d+(:\d)?$", value) for _, value in parts):
+                return pairs
+    return None
+
+
 def availability(text: str) -> str:
     """`In Stock`, `in_stock` and `https://schema.org/InStock` become `in_stock`."""
     text = text.strip().rsplit("/", 1)[-1]
+    if (known := _AVAILABLE.get(text.lower())) is not None:
+        return known
     return re.sub(r"[\s_\-]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", text)).lower()
 
 
