@@ -154,6 +154,7 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {  # file -> id -> fields
     },
     "titlerow.csv": {"1": {"title": "Mug", "price": 9.9}},
     "ids.csv": {"../../x": {"title": "Path"}, "id with spaces": {"title": "OK"}},
+    "wrapped.json": {"1": {"title": "Mug"}, "2": {"title": "Cup"}},
     "parent0.json": {str(n): {"group_id": None, "price": 9.0} for n in (1, 2, 3)},
 }
 

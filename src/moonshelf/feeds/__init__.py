@@ -27,7 +27,7 @@ DIALECTS: dict[str, Reader] = {
     "meta": meta.read,
     "jsonld": jsonld.read,
     "jsonl": jsonl.read,
-    "json": jsonl.read_array,
+    "json": jsonl.read,
     "csv": tabular.read,
     "parquet": parquet.read,
     "images": folder.read,

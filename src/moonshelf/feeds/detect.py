@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 from moonshelf.errors import UserError
@@ -11,6 +12,10 @@ from moonshelf.feeds.base import FeedBroken, Source
 from moonshelf.feeds.encodings import encoding_of
 
 _HEAD = 1 << 16
+# Not every `@type`: a shop's own record may hold a brand or an offer in schema.org's words.
+_LINKED = re.compile(
+    r"""^[\s\[{]*"@|"@(context|graph)"|"@type"\s*:\s*\[?\s*"[^"]*(Product|ItemList|OfferCatalog|Page)"""
+)
 _FEEDS = frozenset((".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".xml", ".jsonld"))
 
 
@@ -68,7 +73,7 @@ def detect(path: str | os.PathLike[str], encoding: str | None = None) -> str:
 
 
 def _detect_text(path: Path, head: bytes, encoding: str | None) -> str:
-    text = head.decode(encoding or encoding_of(head), "replace").lstrip("\ufeff \t\r\n")
+    text = head.decode(encoding or encoding_of(head), "replace").lstrip("\ufeff\x1e \t\r\n")
     suffix = path.with_suffix("").suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
     if text.startswith("<"):
         start = text[:4096].lower()
@@ -80,12 +85,9 @@ def _detect_text(path: Path, head: bytes, encoding: str | None) -> str:
             return "jsonl"
         if suffix == ".jsonld":
             return "jsonld"
-        if text.startswith("{") and _is_object(text.split("\n", 1)[0]):
-            first = text.split("\n", 1)[0]
-            return "jsonld" if '"@context"' in first or '"@graph"' in first or '"@type"' in first else "jsonl"
-        if any(mark in text for mark in ('"@context"', '"@graph"', '"@type"')):
-            return "jsonld"
-        return "json" if text.startswith("[") else "jsonl"
+        first = text.split("\n", 1)[0]
+        lines = text.startswith("{") and _is_object(first)
+        return "jsonld" if _LINKED.search(first if lines else text) else "jsonl" if lines else "json"
     from moonshelf.feeds.tabular import detect_table
 
     return detect_table(text)

@@ -1,6 +1,6 @@
-"""JSON lines: our own form, which round-trips, and anybody's objects with named values.
+"""JSON: our own form in lines, which round-trips, and anybody's objects with named values.
 
-A line that is a `Product` as it stands (its field names and types) is taken as it stands, apart from the
+A record that is a `Product` as it stands (its field names and types) is taken as it stands, apart from the
 caps and clean-up that every feed gets; anything else goes through the mapping of names in `records`. In
 our form pictures are paths relative to the file.
 """
@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from moonshelf.errors import UserError
+from moonshelf.feeds import json_stream
 from moonshelf.feeds.base import MAX_RECORD, FeedBroken, Row, Source, broken_off, set_aside
 from moonshelf.feeds.build import Draft
 from moonshelf.feeds.records import RecordReader
@@ -29,10 +29,15 @@ _SUFFIXES = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"
 
 
 def read(source: Source) -> Iterator[Row]:
-    """Rows of a JSONL file; empty lines are skipped and not counted."""
+    """Rows of JSON lines, an array, objects, or a wrapper of them; empty lines do not count."""
     reader = RecordReader(source)
-    for number, line in numbered(source):
-        yield line if isinstance(line, Row) else _row(reader, number, line)
+    for number, record in json_stream.records(source):
+        if isinstance(record, Row):
+            yield record
+        elif _is_ours(record) and not source.fields:
+            yield _own(source, number, record)
+        else:
+            yield reader.row(number, record)
 
 
 def numbered(source: Source) -> Iterator[tuple[int, str | Row]]:
@@ -50,15 +55,6 @@ def numbered(source: Source) -> Iterator[tuple[int, str | Row]]:
         yield number + 1, broken_off(number + 1, error)
 
 
-def _row(reader: RecordReader, number: int, line: str) -> Row:
-    record = parse_object(number, line)
-    if isinstance(record, Row):
-        return record
-    if _is_ours(record) and not reader.source.fields:
-        return _own(reader.source, number, record)
-    return reader.row(number, record)
-
-
 def parse_object(number: int, line: str) -> dict[str, Any] | Row:
     """The object of a line, or the row that says why there is none."""
     try:
@@ -74,7 +70,7 @@ def parse_object(number: int, line: str) -> dict[str, Any] | Row:
     return record
 
 
-def _is_ours(record: dict[str, Any]) -> bool:
+def _is_ours(record: Mapping[str, Any]) -> bool:
     """Whether every value has the name and JSON type that `write_jsonl` gives it."""
     if not record.keys() <= _FIELDS or "id" not in record:
         return False
@@ -103,7 +99,7 @@ def _is_image(item: Any) -> bool:
     )
 
 
-def _own(source: Source, number: int, record: dict[str, Any]) -> Row:
+def _own(source: Source, number: int, record: Mapping[str, Any]) -> Row:
     draft = Draft(source, number)
     for name, value in record.items():
         if name == "images":
@@ -168,26 +164,3 @@ def store_image(data: bytes, folder: Path, images: str) -> str:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
     return f"{images}/{name}"
-
-
-def read_array(source: Source) -> Iterator[Row]:
-    """Rows of a JSON file that holds one array of objects. Raises UserError if it is not one."""
-    reader = RecordReader(source)
-    try:
-        data = json.loads(source.read_document().decode("utf-8-sig", "surrogateescape"))
-    except FeedBroken as error:
-        raise UserError(f"{source.name} cannot be read: {error}.") from None
-    except (ValueError, RecursionError):
-        raise UserError(f"{source.name} is not valid JSON.") from None
-    if not isinstance(data, list):
-        raise UserError(
-            f"{source.name} holds no list of products: give JSON lines, a JSON array, or JSON-LD."
-        )
-    for number, record in enumerate(data, 1):
-        if isinstance(record, dict):
-            if _is_ours(record) and not source.fields:
-                yield _own(source, number, record)
-            else:
-                yield reader.row(number, record)
-        else:
-            yield set_aside(number, "row", f"not a JSON object but {type(record).__name__}")
