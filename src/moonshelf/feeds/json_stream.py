@@ -18,7 +18,7 @@ from moonshelf.attributes import fold
 from moonshelf.errors import UserError
 from moonshelf.feeds import shapes
 from moonshelf.feeds.base import MAX_RECORD, FeedBroken, Row, Source, broken_off, set_aside
-from moonshelf.feeds.build import FIELD_OF
+from moonshelf.feeds.columns import FIELD_OF
 from moonshelf.feeds.text import encoding_of
 
 _CHUNK = 1 << 16
@@ -48,6 +48,10 @@ class _Malformed(Exception):
 
 class _Long(_Malformed):
     """One value is too long."""
+
+
+class _Cut(_Malformed):
+    """The file ends within one value, as far as can be told."""
 
 
 class _Text:
@@ -120,7 +124,7 @@ class _Text:
                     where = error.pos - self.at + 1
                     raise _Malformed(f"not JSON: {error.msg} at character {where}") from None
                 if self.ended:
-                    raise self._broken or FeedBroken("the file ends within a record") from None
+                    raise _Cut("not JSON: the file ends within a record") from None
             except ValueError:
                 raise _Malformed("not JSON: a number is too long") from None
             else:
@@ -137,26 +141,31 @@ class _Text:
         raise _Long(f"the record is longer than {limit // 2**20} MiB")
 
     def line(self) -> str:
-        """What is held of the line from here on."""
+        """The line from here on, or the beginning of a very long one."""
+        while self.held.find("\n", self.at) < 0 and len(self.held) - self.at < _AHEAD and not self.ended:
+            self.more()
         return self.held[self.at :].split("\n", 1)[0]
 
-    def skip(self, indent: str | None, begins: str) -> None:
-        """Goes to the next line that begins so. Raises FeedBroken where no line can be told from another."""
-        start = re.escape(indent or "") + (re.escape(begins) if begins in ("{", "[") else r"(?=[^ \t\r\n])")
+    def skip(self, indent: str | None, begins: str) -> bool:
+        """Goes to the next line that begins so, or further left; False, and to the end, if there is none."""
+        width = len(indent or "")
+        start = rf"[ \t]{{0,{width}}}{re.escape(begins)}" if begins in ("{", "[") else ""
         pattern = re.compile(rf"(\n|\r(?!\n)){start}")
-        keep = len(indent or "") + 3
         while True:
             match = pattern.search(self.held, self.at)
             if match:
                 self.at, self.indent = match.start(), ""
-                return
+                return True
             if self.ended:
-                break
-            self.at = max(self.at, len(self.held) - keep)
+                self.at = len(self.held)
+                return False
+            self.at = max(self.at, len(self.held) - width - 3)
             self.more(_AHEAD)
-        if indent is None or self._broken:
-            raise self._broken or FeedBroken("no record can be found after one that is malformed")
-        self.at = len(self.held)
+
+    @property
+    def broken(self) -> FeedBroken | None:
+        """Why the file could not be read to its end."""
+        return self._broken
 
 
 Item = tuple[int, Mapping[str, Any] | Row]
@@ -222,11 +231,17 @@ class _Reader:
             if isinstance(error, _Long) and top and begins == "{":
                 yield from self._long(indent)
                 return
-            if begins == "{" and isinstance(value := shapes.opened(text.line()), dict):  # as Python prints it
+            if begins == "{" and isinstance(
+                value := shapes.opened(text.line().rstrip(", \t\r")), dict
+            ):  # as Python prints it
                 text.at += len(text.line())
             else:
+                found = text.skip(indent, "" if self._lines else begins)
+                if not found and isinstance(error, _Cut):
+                    raise text.broken or FeedBroken("the file ends within a record") from None
                 yield str(error)
-                text.skip(indent if indent is not None or not top else "", "" if self._lines else begins)
+                if not found and indent is None:
+                    raise FeedBroken("no record can be told after one that is malformed") from None
                 return
         self._lines = top and indent == "" and text.on_one_line
         yield from self._of_value(value)
@@ -239,10 +254,9 @@ class _Reader:
                 found = True
                 yield record
         except _Malformed as error:
-            if found:
-                raise FeedBroken(f"an object is malformed ({error})") from None
+            if found or (not self._text.skip(indent, "{") and isinstance(error, _Cut)):
+                raise self._text.broken or FeedBroken(f"an object is malformed ({error})") from None
             yield str(error)
-            self._text.skip(indent or "", "{")
 
     def _of_value(self, value: Any) -> Iterator[Mapping[str, Any] | str]:
         """The record that a value is, or the records that it holds."""
