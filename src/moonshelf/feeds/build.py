@@ -144,14 +144,14 @@ class Draft:
         value = shapes.opened(value)
         if not isinstance(value, (list, tuple, dict)):
             return value
-        found = shapes.categories(value, self.values.get("language"))
-        if not found and value:
-            self.put("category", value)
-        paths = found if found and isinstance(found[0], list) else [found]
-        if len(paths) == 1 and len(found) > 1 and all(_IS_PATH.search(str(part)) for part in found):
-            paths = [[part] for part in found]  # ["A > B", "A > C"]
+        paths = shapes.categories(value, self.values.get("language"))
+        if not paths:
+            self.put("category", value or None)
+            return None
+        if len(paths) == 1 and len(paths[0]) > 1 and all(map(_IS_PATH.search, paths[0])):
+            paths = [[part] for part in paths[0]]  # ["A > B", "A > C"]
         if len(paths) > 1:
-            self.put("other_categories", " | ".join(" > ".join(map(str, path)) for path in paths[1:]))
+            self.put("other_categories", " | ".join(" > ".join(path) for path in paths[1:]))
         return paths[0][0] if len(paths[0]) == 1 else paths[0]
 
     def money(self, value: Any) -> tuple[Any, str | None]:
@@ -163,7 +163,7 @@ class Draft:
         if not found:
             return (value, None) if value else (None, None)
         codes = list(dict.fromkeys(one.currency for one in found))
-        wanted = codes[0]
+        wanted = self.source.currency if self.source.currency in codes else codes[0]
         if len(codes) > 1:
             self.say("price", f"the feed has prices in {', '.join(map(str, codes))}: {wanted} is taken")
             self.put("other_prices", ", ".join(str(one) for one in found if one.currency != wanted))

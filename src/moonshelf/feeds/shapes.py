@@ -357,16 +357,16 @@ def is_picture_name(value: Any) -> bool:
     return isinstance(value, str) and bool(_IMAGE_NAME.search(value.strip()))
 
 
-def categories(value: Any, prefer: str | None = None) -> list[str] | list[list[str]]:
-    """Names of one path from the root to the leaf, or several paths; languages as in `spoken`."""
+def categories(value: Any, prefer: str | None = None) -> list[list[str]]:
+    """Paths as names from the root to the leaf; several where lists lie in a list. Languages as in `spoken`."""
     value = opened(value)
     if _has_languages(value):
         text = spoken(value, prefer, joint=" > ")
-        return [text.text] if text and text.text else []
+        return [[text.text]] if text and text.text else []
     if isinstance(value, (list, tuple)) and value and all(isinstance(item, (list, tuple)) for item in value):
-        return [names for item in value if (names := [n for part in item for n in _category(part, 0)])]
-    parts = value if isinstance(value, (list, tuple)) else [value]
-    return [name for part in parts for name in _category(part, 0)]
+        return [names for item in value if (names := _category(item, 0))]
+    names = _category(value, 0)
+    return [names] if names else []
 
 
 def _has_languages(value: Any) -> bool:
@@ -395,8 +395,8 @@ def _category(value: Any, depth: int) -> list[str]:
         return _category(inner, depth + 1)
     if isinstance(value, (list, tuple)):
         return [name for item in value for name in _category(item, depth + 1)]
-    text = values.as_text(value).strip()
-    return [text] if text else []
+    name = values.as_text(value).strip()
+    return [name] if name else []
 
 
 def attributes(value: Any) -> dict[str, Any] | None:
