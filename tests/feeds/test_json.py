@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moonshelf.errors import UserError
+from moonshelf.feeds.base import Source
 from moonshelf.feeds.json_stream import _Reader, _Text
 
 RECORDS: list[dict[str, Any]] = [
@@ -133,7 +134,8 @@ def test_where_pieces_end_does_not_matter(frame: str, sizes: list[int], chunk: i
             self.at += chunk
             return data[self.at - chunk : self.at]
 
-    found = list(_Reader(None, _Text(Drops())).all())  # type: ignore[arg-type]
+    source = Source(Path("feed"))
+    found = list(_Reader(source, _Text(Drops(), source)).all())  # type: ignore[arg-type]
     assert [one["title"] for one in found if isinstance(one, dict)] == [one["title"] for one in records]
 
 

@@ -8,7 +8,6 @@ again, or the file ends within something that was opened, the feed was not read 
 
 from __future__ import annotations
 
-import codecs
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,7 @@ from moonshelf.errors import UserError
 from moonshelf.feeds import shapes
 from moonshelf.feeds.base import MAX_RECORD, FeedBroken, Row, Source, broken_off, set_aside
 from moonshelf.feeds.columns import FIELD_OF
-from moonshelf.feeds.text import encoding_of
+from moonshelf.feeds.text import Decoder
 
 _CHUNK = 1 << 16
 _AHEAD = 1 << 20  # characters in which an object has to end to be looked at as a whole
@@ -57,16 +56,18 @@ class _Cut(_Malformed):
 class _Text:
     """The file as text, of which the part that is being read is held."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], source: Source) -> None:
         self._file = file
         self._broken: FeedBroken | None = None
         chunk = file.read(_CHUNK)
-        encoding = encoding_of(chunk)
-        errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
-        self._decoder = codecs.getincrementaldecoder(encoding)(errors=errors)
-        self.held, self.at, self.ended = self._decoder.decode(chunk, final=not chunk), 0, not chunk
+        self._decoder = Decoder(chunk, source)
+        self.held, self.at, self.ended = self._decoded(chunk), 0, not chunk
         self.on_one_line = False  # the value read last
         self.indent: str | None = ""  # before the value at hand, or None where it begins within a line
+
+    def _decoded(self, chunk: bytes) -> str:
+        text = self._decoder.decode(chunk, not chunk)
+        return text if text.isascii() else "\n".join(map(self._decoder.mend, text.split("\n")))
 
     def more(self, size: int = _CHUNK) -> None:
         """At least one more character, or the end."""
@@ -79,7 +80,7 @@ class _Text:
             except FeedBroken as error:  # what came before it is read first
                 chunk, self._broken = b"", error
             self.ended = not chunk
-            parts.append(self._decoder.decode(chunk, final=self.ended))
+            parts.append(self._decoded(chunk))
             length += len(parts[-1])
         self.held = "".join(parts)
 
@@ -176,7 +177,7 @@ def records(source: Source) -> Iterator[Item]:
     number = 0
     try:
         with source.open() as file:
-            for found in _Reader(source, _Text(file)).all():
+            for found in _Reader(source, _Text(file, source)).all():
                 number += 1
                 yield number, _numbered(number, found)
     except FeedBroken as error:

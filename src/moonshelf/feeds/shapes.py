@@ -358,7 +358,7 @@ def is_picture_name(value: Any) -> bool:
 
 
 def categories(value: Any, prefer: str | None = None) -> list[list[str]]:
-    """Paths as names from the root to the leaf; several where lists lie in a list. Languages as in `spoken`."""
+    """Paths as names from the root to the leaf; several for lists in a list. Languages as in `spoken`."""
     value = opened(value)
     if _has_languages(value):
         text = spoken(value, prefer, joint=" > ")

@@ -37,57 +37,22 @@ class Mended(str):
     """A line that was not in the text's encoding."""
 
 
-class Lines:
-    """Lines of a text with their ends (`\\n`, `\\r\\n` or `\\r`, all given as `\\n`).
+class Decoder:
+    """Bytes to text; what had to be guessed is said by the source. Wrong bytes of UTF-8 are lone surrogates
+    until `mend` has seen them."""
 
-    A line longer than `limit` characters is given as None and skipped to its end; no more is held. An
-    encoding that had to be guessed is said by the source.
-    """
-
-    def __init__(self, file: IO[bytes], limit: int, source: Source) -> None:
-        self._file, self._limit, self._source = file, limit, source
+    def __init__(self, head: bytes, source: Source) -> None:
+        self._source = source
         self._page: str | None = None  # in which lines that are not UTF-8 are read
-        self._lines = self._read()
+        encoding = source.encoding or encoding_of(head)
+        if source.encoding is None and not encoding.startswith("utf"):
+            source.say("encoding", f"the text is not UTF-8: it is read as {_shown(encoding)}, {_GUESS}")
+        strict = encoding.startswith("utf-8") and source.encoding is None
+        self.decode = codecs.getincrementaldecoder(encoding)(
+            "surrogateescape" if strict else "replace"
+        ).decode
 
-    def __iter__(self) -> Iterator[str | None]:
-        return self
-
-    def __next__(self) -> str | None:
-        return next(self._lines)
-
-    def _read(self) -> Iterator[str | None]:
-        chunk = self._file.read(_CHUNK)
-        encoding = self._source.encoding or encoding_of(chunk)
-        if self._source.encoding is None and not encoding.startswith("utf"):
-            self._source.say("encoding", f"the text is not UTF-8: it is read as {_shown(encoding)}, {_GUESS}")
-        strict = encoding.startswith("utf-8") and self._source.encoding is None
-        decoder = codecs.getincrementaldecoder(encoding)("surrogateescape" if strict else "replace")
-        parts: list[str] = []  # of the line that has not ended yet
-        size, held, skipping = 0, "", False
-        while True:
-            text = held + decoder.decode(chunk, final=not chunk)
-            # A \r at the end may be the first half of \r\n: wait for the next chunk.
-            held = "\r" if chunk and text.endswith("\r") else ""
-            text = text[: len(text) - len(held)]
-            *ended, tail = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-            for piece in ended:
-                line = "".join(parts) + piece if parts else piece
-                if not skipping:
-                    yield self._mend(line + "\n") if len(line) <= self._limit else None
-                parts, size, skipping = [], 0, False
-            if tail and not skipping:
-                parts.append(tail)
-                size += len(tail)
-                if size > self._limit:
-                    yield None
-                    parts, size, skipping = [], 0, True
-            if not chunk:
-                if parts:
-                    yield self._mend("".join(parts))
-                return
-            chunk = self._file.read(_CHUNK)
-
-    def _mend(self, line: str) -> str:
+    def mend(self, line: str) -> str:
         """A line whose bytes are not all UTF-8 in the code page that they are likeliest of."""
         if line.isascii() or not _ESCAPED_BYTE.search(line):
             return line
@@ -100,6 +65,57 @@ class Lines:
     @property
     def page(self) -> str:
         return _shown(self._page or "utf-8")
+
+
+class Lines:
+    """Lines of a text with their ends (`\\n`, `\\r\\n` or `\\r`, all given as `\\n`).
+
+    A line longer than `limit` characters is given as None and skipped to its end; no more is held. An
+    encoding that had to be guessed is said by the source.
+    """
+
+    def __init__(self, file: IO[bytes], limit: int, source: Source) -> None:
+        self._file, self._limit, self._source = file, limit, source
+        self._decoder: Decoder | None = None
+        self._lines = self._read()
+
+    def __iter__(self) -> Iterator[str | None]:
+        return self
+
+    def __next__(self) -> str | None:
+        return next(self._lines)
+
+    def _read(self) -> Iterator[str | None]:
+        chunk = self._file.read(_CHUNK)
+        self._decoder = decoder = Decoder(chunk, self._source)
+        parts: list[str] = []  # of the line that has not ended yet
+        size, held, skipping = 0, "", False
+        while True:
+            text = held + decoder.decode(chunk, final=not chunk)
+            # A \r at the end may be the first half of \r\n: wait for the next chunk.
+            held = "\r" if chunk and text.endswith("\r") else ""
+            text = text[: len(text) - len(held)]
+            *ended, tail = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+            for piece in ended:
+                line = "".join(parts) + piece if parts else piece
+                if not skipping:
+                    yield decoder.mend(line + "\n") if len(line) <= self._limit else None
+                parts, size, skipping = [], 0, False
+            if tail and not skipping:
+                parts.append(tail)
+                size += len(tail)
+                if size > self._limit:
+                    yield None
+                    parts, size, skipping = [], 0, True
+            if not chunk:
+                if parts:
+                    yield decoder.mend("".join(parts))
+                return
+            chunk = self._file.read(_CHUNK)
+
+    @property
+    def page(self) -> str:
+        return self._decoder.page if self._decoder else "utf-8"
 
 
 def _shown(encoding: str) -> str:
