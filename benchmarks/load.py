@@ -45,15 +45,19 @@ class Service:
 
 
 @contextmanager
-def service(folder: Path, **settings: Any) -> Iterator[Service]:
-    """`moonshelf serve` of a catalogue on a free port of loopback, once it is ready; ended by SIGTERM."""
+def service(folder: Path, before: str = "", **settings: Any) -> Iterator[Service]:
+    """`moonshelf serve` of a catalogue on a free port of loopback, once it is ready; ended by SIGTERM.
+
+    `before` is Python that its process runs first.
+    """
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]
     given = {"creative_model": "off", "port": port, "log_level": "warning", **settings}
     flags = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     with tempfile.TemporaryFile() as log:
-        command = [sys.executable, "-m", "moonshelf.cli", "serve", str(folder), *flags]
+        code = f"{before}\nimport sys\nfrom moonshelf.cli import main\nmain()"
+        command = [sys.executable, "-c", code, "serve", str(folder), *flags]
         process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ})
         found = Service(f"http://127.0.0.1:{port}", process)
         try:
@@ -85,7 +89,7 @@ def _wait_until_ready(found: Service, log: Any) -> None:
 
 @dataclass(frozen=True)
 class Call:
-    """One request; `check` gets the decoded reply to a 200 and says whether it is right."""
+    """One request, a POST if it has a body; `check` says whether the decoded reply to a 200 is right."""
 
     path: str
     body: bytes
@@ -149,7 +153,9 @@ async def _load(
             call = calls[place % len(calls)]
             started = time.perf_counter()
             try:
-                reply = await client.post(call.path, content=call.body)
+                reply = await client.request(
+                    "POST" if call.body else "GET", call.path, content=call.body or None
+                )
             except httpx.TransportError:
                 measured.statuses[0] += 1
                 continue

@@ -2,6 +2,8 @@
 
     python benchmarks/serving.py [--callers 1,2,4,8,16,32] [--seconds 5] [--repeats 5] [--minutes 10]
 
+kept      what one caller waits for on a connection that he keeps, against the same service without
+          TCP_NODELAY (Nagle's algorithm, as it was until then). The sides alternate in one run.
 levels    throughput and latency of /v1/embeddings and /v1/search at rising concurrency.
 batching  the service against itself with one item a batch, on mixed lengths (short queries, long texts,
           titles with pictures): throughput at equal p95. The sides alternate in one run, in turned order.
@@ -36,7 +38,7 @@ from moonshelf.doctor import environment
 from moonshelf.product import ImageRef, Product
 from moonshelf.sampleshop import Shop, make_shop
 
-PARTS = ("levels", "batching", "memory", "overload")
+PARTS = ("kept", "levels", "batching", "memory", "overload")
 QUEUE = 32  # items, for the part on overload: small, so that a burst above it is cheap
 BURST = 8  # times the queue
 RECOVERED = 1.2  # times the former p95
@@ -109,6 +111,41 @@ def searches(shop: Shop, address: str, n: int) -> list[Call]:
 
 
 # ---- the parts -------------------------------------------------------------------------------------
+
+NAGLE = """
+import asyncio.base_events, socket
+from moonshelf.service import server
+listener = server.listener
+def as_before(host, port):
+    found = listener(host, port)
+    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+    return found
+server.listener, asyncio.base_events._set_nodelay = as_before, lambda one: None
+"""
+
+
+def kept(options: argparse.Namespace, folder: Path, shop: Shop, embeddings: Embeddings) -> dict[str, Any]:
+    """Median milliseconds of one caller on both sides, by path, and the median of their ratios."""
+    with (
+        service(folder, cache_items=0, **options.settings) as now,
+        service(folder, NAGLE, cache_items=0, **options.settings) as before,
+    ):
+        asked = {
+            "/health": [Call("/health", b"")],
+            "/v1/search": searches(shop, now.address, 64),
+            "/v1/embeddings": embeddings.calls,
+        }
+        found = {}
+        for name, calls in asked.items():
+            took: dict[str, list[float]] = {"now": [], "before": []}
+            for repeat in range(options.repeats):
+                sides = [("now", now), ("before", before)]
+                for side, running in sides if repeat % 2 == 0 else sides[::-1]:
+                    one = load(running.address, calls, 1, options.seconds, first=17 * repeat)
+                    took[side].append(one.quantile(0.5))
+            ratios = [b / n for b, n in zip(took["before"], took["now"], strict=True)]
+            found[name] = {side: float(np.median(ms)) for side, ms in took.items()} | median_ratio(ratios)
+    return found
 
 
 def levels(options: argparse.Namespace, folder: Path, shop: Shop, embeddings: Embeddings) -> dict[str, Any]:
@@ -219,6 +256,13 @@ def overload(options: argparse.Namespace, folder: Path, shop: Shop, embeddings: 
 
 
 def show(results: dict[str, Any], console: Console) -> None:
+    if "kept" in results:
+        table = Table("path, one caller", "p50 ms", "without TCP_NODELAY", "ratio", "95%")
+        for name, row in results["kept"].items():
+            low, high = row["interval"]
+            figures = [f"{row[key]:.2f}" for key in ("now", "before", "ratio")]
+            table.add_row(name, *figures, f"{low:.2f}–{high:.2f}")
+        console.print(table)
     if "levels" in results:
         table = Table("path", "callers", "replies/s", "p50 ms", "p95 ms", "p99 ms", "wrong", "not 200")
         for name, rows in results["levels"].items():
@@ -277,7 +321,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write every figure here")
     options = parser.parse_args()
     options.settings = {"threads": options.threads} if options.threads else {}
-    parts = {"levels": levels, "batching": batching, "memory": memory, "overload": overload}
+    parts = {"kept": kept, "levels": levels, "batching": batching, "memory": memory, "overload": overload}
     if unknown := set(wanted := options.only.split(",")) - set(parts):
         parser.error(f"there is no part {sorted(unknown)[0]}")
     console = Console(width=150)

@@ -40,6 +40,9 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _MAX_URL = 4096  # characters
+_MOMENT = 0.25  # seconds
+_CONNECT_S = 5.0  # for one address
+_RESOLVING = threading.BoundedSemaphore(16)  # look-ups that may hang at a time
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 # Bodies that say they are no picture are not downloaded; all others are judged by their bytes.
@@ -113,8 +116,12 @@ class RemoteFetcher:
         vars(self).update(state)
         self._ssl_context = httpcore2.default_ssl_context() if "https" in self.schemes else None
 
-    def fetch(self, url: str, *, max_bytes: int = images.DEFAULT.max_bytes) -> bytes:
+    def fetch(
+        self, url: str, *, max_bytes: int = images.DEFAULT.max_bytes, gone: threading.Event | None = None
+    ) -> bytes:
         """Bytes of the picture at `url`, at most `max_bytes`; they begin like a picture of a known format.
+
+        Ends soon after another thread sets `gone`; while it connects, at its timeout at the latest.
 
         Raises `ImageError` with a code `remote_…` or `too_many_bytes`; messages name the host only, since
         links may hold keys.
@@ -124,7 +131,7 @@ class RemoteFetcher:
             target = self._parse(url)
             with (
                 _said_plainly(target.host),
-                closing(self._connect(target, deadline, max_bytes)) as connection,
+                closing(self._connect(target, deadline, max_bytes, gone)) as connection,
             ):
                 response = connection.handle_request(_request(target))
                 with closing(response):
@@ -149,8 +156,9 @@ class RemoteFetcher:
             raise ImageError("remote_host", f"{target.host} is not in the list of hosts")
         return target
 
-    def _connect(self, target: _Target, deadline: float, max_bytes: int) -> Any:
-        budget = _Budget(deadline, 2 * max_bytes + 200_000)  # headers, and the framing of chunked bodies
+    def _connect(self, target: _Target, deadline: float, max_bytes: int, gone: threading.Event | None) -> Any:
+        # 200,000: headers, and the framing of chunked bodies
+        budget = _Budget(deadline, 2 * max_bytes + 200_000, gone or threading.Event())
         return httpcore2.HTTPConnection(
             origin=httpcore2.Origin(target.scheme.encode(), target.host.encode(), target.port),
             ssl_context=self._ssl_context,
@@ -261,14 +269,18 @@ def _matches(host: str, allowed: str) -> bool:
 class _Budget:
     """What is left of time and bytes; every wait on the network is cut to it."""
 
-    def __init__(self, deadline: float, max_bytes: int) -> None:
-        self.deadline, self.bytes_left = deadline, max_bytes
+    def __init__(self, deadline: float, max_bytes: int, gone: threading.Event) -> None:
+        self.deadline, self.bytes_left, self.gone = deadline, max_bytes, gone
 
     def seconds(self) -> float:
         left = self.deadline - time.monotonic()
-        if left <= 0:
+        if left <= 0 or self.gone.is_set():
             raise httpcore2.ReadTimeout()
         return left
+
+    def moment(self) -> float:
+        """Seconds until one should look anew whether the picture is still wanted."""
+        return min(self.seconds(), _MOMENT)
 
     def spend(self, count: int) -> None:
         self.bytes_left -= count
@@ -284,14 +296,15 @@ class _Backend(httpcore2.NetworkBackend):
         self._inner = httpcore2.SyncBackend()
 
     def connect_tcp(self, host: str, port: int, *args: Any, **kwargs: Any) -> httpcore2.NetworkStream:
-        addresses = _resolve(host, port, self._budget.seconds())
+        addresses = _resolve(host, port, self._budget)
         for address in addresses:  # one forbidden answer condemns the name, whichever would be dialled
             if not self._check(address):
                 raise ImageError("remote_address", f"{host} leads to an address that is not public")
         failure: Exception = httpcore2.ConnectError()
         for address in addresses[:4]:
             try:
-                stream = self._inner.connect_tcp(str(address), port, timeout=self._budget.seconds())
+                seconds = min(self._budget.seconds(), _CONNECT_S)
+                stream = self._inner.connect_tcp(str(address), port, timeout=seconds)
                 return _Stream(stream, self._budget)
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
@@ -303,9 +316,14 @@ class _Stream(httpcore2.NetworkStream):
         self._inner, self._budget = inner, budget
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        data = self._inner.read(max_bytes, self._budget.seconds())
-        self._budget.spend(len(data))
-        return data
+        while True:
+            moment = self._budget.moment()  # raises it when the time is over
+            try:
+                data = self._inner.read(max_bytes, moment)
+            except httpcore2.ReadTimeout:
+                continue
+            self._budget.spend(len(data))
+            return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._inner.write(buffer, self._budget.seconds())
@@ -324,7 +342,7 @@ class _Stream(httpcore2.NetworkStream):
         return self._inner.get_extra_info(info)
 
 
-def _resolve(host: str, port: int, timeout: float) -> list[Address]:
+def _resolve(host: str, port: int, budget: _Budget) -> list[Address]:
     """Addresses of a host. The system's resolver takes no timeout, so it is waited for from outside."""
     answers: queue.Queue[Any] = queue.Queue()
 
@@ -333,12 +351,18 @@ def _resolve(host: str, port: int, timeout: float) -> list[Address]:
             answers.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         except (OSError, UnicodeError) as error:
             answers.put(error)
+        finally:
+            _RESOLVING.release()
 
+    while not _RESOLVING.acquire(timeout=budget.moment()):
+        pass
     threading.Thread(target=look_up, daemon=True, name="moonshelf-resolve").start()
-    try:
-        answer = answers.get(timeout=timeout)
-    except queue.Empty as error:
-        raise httpcore2.ConnectTimeout() from error
+    while True:
+        try:
+            answer = answers.get(timeout=budget.moment())
+            break
+        except queue.Empty:
+            continue
     if isinstance(answer, Exception):
         raise ImageError("remote_failed", f"the host {host} is not known") from answer
     # A scoped address (fe80::1%eth0) keeps its scope here and is refused like any link-local one.

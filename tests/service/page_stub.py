@@ -25,7 +25,7 @@ from moonshelf.creatives.protocol import QUESTIONS
 from moonshelf.sampleshop import Shop, make_shop
 from moonshelf.service import review_schemas as r
 from moonshelf.service import schemas as s
-from moonshelf.service.guard import HEADERS
+from moonshelf.service.middleware import HEADERS
 
 PAGE = Path(moonshelf.service.__file__).parent / "page"
 NOTE = "A preference of the judge, for triage and as a prior of a test; it foretells no click-through rate."

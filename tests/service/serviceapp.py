@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from moonshelf.service.app import create_app
+from moonshelf.service.server import make_server
 from moonshelf.service.settings import Settings
 
 
@@ -35,11 +34,12 @@ def serving(folder: Path, **settings: Any) -> Iterator[TestClient]:
 
 
 @contextmanager
-def served(app: FastAPI) -> Iterator[str]:
+def served(app: FastAPI, **settings: Any) -> Iterator[str]:
     """The address of an application that a thread serves on a free port of this machine."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2, ws="none")
-        running = uvicorn.Server(config)
+    running, listener = make_server(
+        app, Settings(**{"folder": Path(), "port": 0, "shutdown_s": 3, **settings})
+    )
+    with listener:
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         until(lambda: running.started, thread.is_alive)
@@ -54,7 +54,7 @@ def served(app: FastAPI) -> Iterator[str]:
 def server(folder: Path, **settings: Any) -> Iterator[str]:
     """The real application of a folder behind a real server, once it is ready; gives its address."""
     chosen = {"creative_model": "bytes", "folder": folder, "port": 0, **settings}
-    with served(create_app(Settings(**chosen))) as address:
+    with served(create_app(Settings(**chosen)), **chosen) as address:
         until(lambda: answers(address))
         yield address
 

@@ -96,7 +96,7 @@ def test_added_and_revoked_keys_count_at_once(file: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"keys": [{"name": "x"}]}', "[]", None])
-def test_a_broken_or_missing_file_keeps_the_keys_and_is_logged_once(
+def test_a_broken_or_missing_file_lets_nobody_in_and_is_logged_once(
     file: Path, content: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     ring = KeyRing.load(file)
@@ -106,11 +106,12 @@ def test_a_broken_or_missing_file_keeps_the_keys_and_is_logged_once(
         file.write_text(content, encoding="utf-8")
     with caplog.at_level(logging.ERROR):
         for _ in range(3):
-            assert ring.check(PLAIN) is not None
-    assert len(caplog.records) == 1 and "stay as they were" in caplog.text
+            assert ring.check(PLAIN) is None and ring.broken
+    assert len(caplog.records) == 1 and "no API key is accepted" in caplog.text
     with pytest.raises(UserError, match="file of keys"):
         KeyRing.load(file)
     write_keys(file, [OTHER])  # mended
+    assert ring.check(OTHER_PLAIN) is not None and not ring.broken
     assert ring.check(PLAIN) is None and ring.check(OTHER_PLAIN) is not None
 
 

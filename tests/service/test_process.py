@@ -32,12 +32,15 @@ def free_port() -> int:
 
 
 @contextmanager
-def process(folder: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`moonshelf serve` of a folder, once it is ready."""
+def process(
+    folder: Path, *flags: str, files: int | None = None
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`moonshelf serve` of a folder, once it is ready; it may open so many files."""
     port = free_port()
     command = [sys.executable, "-m", "moonshelf.cli", "serve", str(folder), "--port", str(port)]
+    limited = [] if files is None else ["prlimit", f"--nofile={files}"]
     running = subprocess.Popen(
-        [*command, "--creative-model", "off", *flags], stderr=subprocess.PIPE, text=True,
+        [*limited, *command, "--creative-model", "off", *flags], stderr=subprocess.PIPE, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     address = f"http://127.0.0.1:{port}"

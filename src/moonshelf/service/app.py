@@ -1,4 +1,4 @@
-"""The application: the routes behind their guard, errors in one form, health, metrics, and the page.
+"""The application: the routes behind their middleware, errors in one form, health, metrics, and the page.
 
 The port opens at once and `/ready` says 503 until model and index are loaded; on the way down it says so
 again, and what was taken is finished. Errors follow OpenAI's form, because its clients show them well.
@@ -25,9 +25,10 @@ from moonshelf.catalogue.manifest import Locked, Unwritable
 from moonshelf.errors import UserError
 from moonshelf.service import routes, schemas
 from moonshelf.service.batcher import Expired, Overloaded, Stopped
-from moonshelf.service.guard import Guard, error_body
+from moonshelf.service.body import Refused
 from moonshelf.service.inputs import BadInput
 from moonshelf.service.keys import KeyRing
+from moonshelf.service.middleware import Middleware, error_body
 from moonshelf.service.monitor import CONTENT_TYPE, Monitor
 from moonshelf.service.settings import Settings
 from moonshelf.service.shelf import Shelf
@@ -37,6 +38,7 @@ log = logging.getLogger("moonshelf.service")
 
 PAGE = Path(__file__).parent / "page"
 SHOWN_ERRORS = 3  # fields named in one message
+LONGEST = 500  # characters of what is said of one
 LOADING_RETRY = 2  # seconds
 SHAPES = {"string_type", "dict_type", "list_type", "model_type", "model_attributes_type"}
 
@@ -58,7 +60,7 @@ def create_app(settings: Settings, on_failure: Callable[[Exception], None] | Non
 
     async def start(app: FastAPI) -> None:
         try:
-            await asyncio.to_thread(load)
+            await shelf.pools.run("write", load)
         except Exception as error:
             log.error("the service cannot start: %s", error)
             app.state.phase = "failed"
@@ -72,16 +74,17 @@ def create_app(settings: Settings, on_failure: Callable[[Exception], None] | Non
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(start(app))
         yield
-        ready, app.state.phase = app.state.phase == "ready", "stopping"
-        await loading
-        if ready:
+        phase, app.state.phase = app.state.phase, "stopping"
+        if phase == "ready":
             await shelf.close()
+        loading.cancel()  # nobody waits for a model that is being loaded
 
     app = FastAPI(
         title="Moonshelf", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
         description="Product embeddings with reasons, search, duplicates, and creatives compared.",
     )  # fmt: skip
     app.state.settings, app.state.shelf, app.state.studio = settings, shelf, studio
+    app.state.monitor = monitor
     app.state.phase = "loading"
     app.include_router(routes.router)
     _errors(app)
@@ -93,7 +96,7 @@ def create_app(settings: Settings, on_failure: Callable[[Exception], None] | Non
             allow_headers=["authorization", "content-type", "x-deadline-seconds"],
         )  # fmt: skip
     app.add_middleware(_Unready)
-    app.add_middleware(Guard, settings=settings, monitor=monitor, keys=keys)
+    app.add_middleware(Middleware, settings=settings, monitor=monitor, keys=keys)
     return app
 
 
@@ -177,6 +180,10 @@ def _errors(app: FastAPI) -> None:
     async def bad(_: Request, error: BadInput) -> JSONResponse:
         return _refusal(422, str(error), error.param)
 
+    @app.exception_handler(Refused)
+    async def refused(_: Request, error: Refused) -> JSONResponse:
+        return _refusal(error.status, error.message, error.param, 1 if error.status == 429 else None)
+
     @app.exception_handler(Locked)
     async def locked(request: Request, error: Locked) -> JSONResponse:
         return _refusal(503, _public(request, error), retry_after=LOADING_RETRY)
@@ -202,8 +209,8 @@ def _errors(app: FastAPI) -> None:
         return _refusal(504, str(error))
 
     @app.exception_handler(Unavailable)
-    async def unavailable(_: Request, error: Unavailable) -> JSONResponse:
-        return _refusal(501, str(error))
+    async def unavailable(request: Request, error: Unavailable) -> JSONResponse:
+        return _refusal(501, _public(request, error))
 
 
 def _public(request: Request, error: Exception) -> str:
@@ -214,10 +221,10 @@ def _public(request: Request, error: Exception) -> str:
 def _path(error: Any) -> str | None:
     """The field's path without the names of unions' members, which say nothing to a caller."""
     where = [str(part) for part in error["loc"][1:] if isinstance(part, int) or str(part).isidentifier()]
-    return ".".join(where) or None
+    return ".".join(where)[:LONGEST] or None
 
 
 def _said(error: Any) -> str:
-    message = str(error["msg"]).removeprefix("Value error, ")
+    message = str(error["msg"]).removeprefix("Value error, ")[:LONGEST]
     path = _path(error)
     return f"{path}: {message}" if path else message

@@ -17,6 +17,7 @@ from moonshelf.service.schemas import EmbeddingsRequest, Item, Message, ProductI
 
 _DATA = re.compile(r"data:image/[\w.+-]{1,40};base64,", re.IGNORECASE)
 _WEB = re.compile(r"https?://", re.IGNORECASE)
+_BLANK = re.compile(r"[ \t\r\n]")
 _SPACE = str.maketrans("", "", " \t\r\n")
 
 
@@ -42,7 +43,9 @@ def picture(value: str, param: str) -> ImageRef:
             raise BadInput(param, "the data URI is not of the form data:image/…;base64,…")
         body = value[start.end() :]
     try:
-        data = base64.b64decode(body.translate(_SPACE), validate=True)
+        if _BLANK.search(body):
+            body = body.translate(_SPACE)
+        data = base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError):
         raise BadInput(param, "the picture is neither base64, a data URI nor a web address") from None
     if not data:

@@ -122,11 +122,15 @@ def revoke_key(path: Path, name: str) -> None:
 
 
 class KeyRing:
-    """The keys of a file, read again when the file changes. Safe to use from several threads."""
+    """The keys of a file, read again when the file changes. Safe to use from several threads.
+
+    While the file is gone or cannot be read, `broken` is set and no key is accepted.
+    """
 
     def __init__(self, path: Path, keys: list[Key], stamp: tuple[int, ...] | None) -> None:
         self._path, self._keys, self._stamp = path, tuple(keys), stamp
         self._lock = threading.Lock()
+        self.broken = False
 
     @classmethod
     def load(cls, path: str | Path) -> KeyRing:
@@ -163,9 +167,11 @@ class KeyRing:
                 return
             self._stamp = stamp  # of a broken file too, which is reported once and not at each request
             try:
-                self._keys = tuple(read_keys(self._path))
+                self._keys, self.broken = tuple(read_keys(self._path)), False
             except UserError as error:
-                _log.error("the keys in use stay as they were: %s", error)
+                # Whoever takes the file away wants nobody in, or does not know that a revoked key would stay.
+                self._keys, self.broken = (), True
+                _log.error("no API key is accepted until this is mended: %s", error)
             else:
                 _log.info("keys read again from %s: %d", self._path, len(self._keys))
 
@@ -175,12 +181,13 @@ def _digest(plain: str) -> str:
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:
-    """What tells two states of a file apart; the inode too, since a file's clock may be coarse."""
+    """What tells two states of a file apart; the inode too, since a file's clock may be coarse, and when its
+    rights were changed."""
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
 
 @contextmanager

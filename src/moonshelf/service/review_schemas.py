@@ -38,6 +38,7 @@ class FeedbackRequest(Strict):
 
     @model_validator(mode="after")
     def _fits(self) -> FeedbackRequest:
+        self.subject = {name: value.strip() for name, value in self.subject.items()}  # ids among them
         needed = {"duplicate": {"a", "b"}, "attribute": {"id", "name"}, "search": {"id"}}.get(
             self.kind, set()
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import functools
 from collections import Counter
@@ -20,10 +19,11 @@ from moonshelf.catalogue.store import key_of
 from moonshelf.creatives import ranked
 from moonshelf.creatives.pair import Campaign, Pair
 from moonshelf.errors import Problem, UserError
-from moonshelf.product import Product
+from moonshelf.product import Product, clean_id
 from moonshelf.prompts import read_rationale
 from moonshelf.service import review_schemas as r
 from moonshelf.service import schemas as s
+from moonshelf.service.body import BodyRoute, Held, aside
 from moonshelf.service.inputs import BadInput, picture, product_of, products_of
 from moonshelf.service.settings import Settings
 from moonshelf.service.shelf import Encoded, Shelf
@@ -34,12 +34,13 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": s.ErrorReply, "description": text}
     for status, text in {
         400: "The request cannot be used.", 401: "An API key is needed.", 403: "The key may not do this.",
-        413: "The request is too large.", 422: "A field is wrong: `param` says which.",
+        408: "The body came too slowly.", 413: "The request is too large.",
+        422: "A field is wrong: `param` says which.",
         429: "Too much at once: Retry-After says when to come again.",
         503: "Loading, stopping, or another writer holds the folder.", 504: "The deadline has passed.",
     }.items()
 }  # fmt: skip
-router = APIRouter(prefix="/v1", responses=ERRORS)
+router = APIRouter(prefix="/v1", responses=ERRORS, route_class=BodyRoute)
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": s.ErrorReply, "description": "There is none."}}
 NO_JUDGE: dict[int | str, dict[str, Any]] = {
     501: {"model": s.ErrorReply, "description": "This service has no judge of creatives."}
@@ -55,6 +56,11 @@ def shelf_of(request: Request) -> Shelf:
 
 def _deadline(request: Request) -> float:
     return float(request.state.deadline)
+
+
+def _held(request: Request) -> Held:
+    held: Held = request.state.held
+    return held
 
 
 def _most(given: int, most: int, param: str) -> None:
@@ -97,9 +103,9 @@ async def embeddings(request: Request, asked: s.EmbeddingsRequest) -> s.Embeddin
     dim = asked.dimensions or shelf.model.dim
     if dim > shelf.model.dim:
         raise BadInput("dimensions", f"the model has {shelf.model.dim} dimensions")
-    products = products_of(asked)
+    products = await aside(request, products_of, asked)
     _most(len(products), shelf.settings.max_items, "input")
-    products = [await shelf.fetched(p, f"input.{i}") for i, p in enumerate(products)]
+    products = [await shelf.fetched(p, f"input.{i}", _held(request)) for i, p in enumerate(products)]
     data, read, wrote = [], 0, 0
     for i, one in enumerate(await shelf.encode(products, asked.reason, _deadline(request))):
         if isinstance(one, Problem):
@@ -140,8 +146,9 @@ async def search(request: Request, asked: s.SearchRequest) -> s.SearchReply:
         raise BadInput("text", "give words (text), a picture (image), or the id of a product (like)")
     query = None
     if asked.like is None:
-        pictures = (picture(asked.image, "image"),) if asked.image else ()
-        query = await shelf.fetched(Product(id="query", title=asked.text or "", images=pictures), "image")
+        pictures = (await aside(request, picture, asked.image, "image"),) if asked.image else ()
+        given = Product(id="query", title=asked.text or "", images=pictures)
+        query = await shelf.fetched(given, "image", _held(request))
     elif asked.text is not None or asked.image is not None:
         raise BadInput("like", "like stands alone: leave text and image out")
     where = to_condition(asked.filters.model_dump(exclude_defaults=True))
@@ -161,8 +168,8 @@ async def search(request: Request, asked: s.SearchRequest) -> s.SearchReply:
 
 
 async def _facets(shelf: Shelf, where: Condition | None) -> s.Facets:
-    found: overview.Facets = await asyncio.to_thread(
-        shelf.remembered, "facets", functools.partial(overview.facets, shelf.store), where
+    found: overview.Facets = await shelf.pools.run(
+        "scan", shelf.remembered, "facets", functools.partial(overview.facets, shelf.store), where
     )
     return s.Facets(
         total=found.total, price_min=found.price_min, price_max=found.price_max,
@@ -181,24 +188,30 @@ async def upsert(request: Request, asked: s.UpsertRequest) -> s.UpsertReply:
     """Store products, new or changed. When the reply comes they are durable; bad ones are in `problems`."""
     shelf = shelf_of(request)
     _most(len(asked.products), shelf.settings.max_items, "products")
-    products: list[tuple[int, Product]] = []
-    problems: list[Problem] = []
-    for i, given in enumerate(asked.products):
-        try:
-            product = product_of(given, f"products.{i}")
-            _most(len(product.images), shelf.settings.max_images, f"products.{i}.images")
-            products.append((i + 1, product))
-        except BadInput as error:
-            problems.append(Problem(i + 1, error.param.split(".", 2)[-1], error.message, given.id))
-        except ValueError as error:
-            problems.append(Problem(i + 1, "row", _first_line(error), given.id))
+    products, problems = await aside(request, _products, asked.products, shelf.settings.max_images)
     done, more = Counter[str](), list[Problem]()
     if products:
-        done, more = await shelf.put(products, asked.allow_text_only, _deadline(request))
+        done, more = await shelf.put(products, asked.allow_text_only, _held(request), _deadline(request))
     return s.UpsertReply(
         new=done["new"], changed=done["changed"], metadata_only=done["metadata"], unchanged=done["unchanged"],
         problems=_rows(sorted([*problems, *more], key=lambda one: int(one.row))),
     )  # fmt: skip
+
+
+def _products(given: list[s.ProductIn], max_images: int) -> tuple[list[tuple[int, Product]], list[Problem]]:
+    """Numbered records of an upsert, and what is wrong with the others."""
+    products: list[tuple[int, Product]] = []
+    problems: list[Problem] = []
+    for i, one in enumerate(given):
+        try:
+            product = product_of(one, f"products.{i}")
+            _most(len(product.images), max_images, f"products.{i}.images")
+            products.append((i + 1, product))
+        except BadInput as error:
+            problems.append(Problem(i + 1, error.param.split(".", 2)[-1], error.message, one.id))
+        except ValueError as error:
+            problems.append(Problem(i + 1, "row", _first_line(error), one.id))
+    return products, problems
 
 
 @router.post("/products/delete")
@@ -215,7 +228,8 @@ async def delete_many(request: Request, asked: s.DeleteRequest) -> s.DeleteReply
 async def product(request: Request, id: str) -> s.ProductView:
     """One product as it is stored."""
     shelf = shelf_of(request)
-    rows = await asyncio.to_thread(lambda: shelf.store.rows([key_of(_valid(id))], COLUMNS).to_pylist())
+    id = _valid(id)
+    rows = await shelf.pools.run("read", lambda: shelf.store.rows([key_of(id)], COLUMNS).to_pylist())
     if not rows or rows[0]["id"] != id:
         raise HTTPException(404, f"there is no product with the id {id[:256]}")
     return view(rows[0])
@@ -224,7 +238,8 @@ async def product(request: Request, id: str) -> s.ProductView:
 @router.delete("/products/{id:path}", responses=NOT_FOUND)
 async def delete(request: Request, id: str) -> s.DeleteReply:
     """Remove one product; durable when the reply comes."""
-    if not await shelf_of(request).remove([_valid(id)]):
+    id = _valid(id)
+    if not await shelf_of(request).remove([id]):
         raise HTTPException(404, f"there is no product with the id {id[:256]}")
     return s.DeleteReply(deleted=1, unknown=[])
 
@@ -233,7 +248,7 @@ async def delete(request: Request, id: str) -> s.DeleteReply:
 async def thumbnail(request: Request, key: Annotated[int, PathParam(ge=0, lt=2**63)]) -> Response:
     """A product's first picture: re-encoded when it was stored, small, without metadata."""
     shelf = shelf_of(request)
-    rows = await asyncio.to_thread(lambda: shelf.store.rows([key], ["thumbnail"]).to_pylist())
+    rows = await shelf.pools.run("read", lambda: shelf.store.rows([key], ["thumbnail"]).to_pylist())
     if not rows or rows[0]["thumbnail"] is None:
         raise HTTPException(404, "there is no such picture")
     headers = {"cache-control": "private, max-age=300"}
@@ -254,17 +269,18 @@ async def duplicates(
 ) -> r.DuplicatesReply:
     """Products that may be in the catalogue twice, with the evidence; nothing is merged."""
     shelf = shelf_of(request)
-    report: DuplicateReport = await asyncio.to_thread(
-        shelf.remembered, "duplicates", lambda score: shelf.catalogue.duplicates(min_score=score), min_score
-    )
-    said = await asyncio.to_thread(feedback.latest, shelf.settings.folder, "duplicate")
+    report: DuplicateReport = await shelf.pools.run(
+        "scan", shelf.remembered, "duplicates",
+        lambda score: shelf.catalogue.duplicates(min_score=score), min_score,
+    )  # fmt: skip
+    said = await shelf.pools.run("read", feedback.latest, shelf.settings.folder, "duplicate")
     open_groups = [
         group for group in report.groups
         if reviewed or not all(frozenset((pair.a, pair.b)) in said for pair in group.pairs)
     ]  # fmt: skip
     wanted = [group for group in open_groups if group.kind in (kind or KINDS)]
     shown = wanted[offset : offset + limit]
-    views = await asyncio.to_thread(views_of, shelf.store, [id for group in shown for id in group.ids])
+    views = await shelf.pools.run("read", views_of, shelf.store, [id for group in shown for id in group.ids])
     counts = Counter(group.kind for group in open_groups)
     return r.DuplicatesReply(
         total=len(wanted), counts={name: counts[name] for name in KINDS}, offset=offset,
@@ -288,11 +304,10 @@ def _group(group: Group, views: dict[str, s.ProductView], said: Any) -> r.Duplic
 @router.post("/feedback")
 async def leave_feedback(request: Request, asked: r.FeedbackRequest) -> r.FeedbackReply:
     """Keep what a person says of a result; durable when the reply comes."""
-    entry = await asyncio.to_thread(
-        functools.partial(
-            feedback.add, shelf_of(request).settings.folder, kind=asked.kind, subject=asked.subject,
-            verdict=asked.verdict, note=asked.note, by=request.state.key,
-        )
+    shelf = shelf_of(request)
+    entry = await shelf.pools.run(
+        "write", feedback.add, shelf.settings.folder, kind=asked.kind, subject=asked.subject,
+        verdict=asked.verdict, note=asked.note, by=request.state.key,
     )  # fmt: skip
     return r.FeedbackReply(stored=_review(entry))
 
@@ -305,10 +320,9 @@ async def read_feedback(
     limit: Limit = 50,
 ) -> r.FeedbackList:
     """What people said, newest first."""
-    total, entries = await asyncio.to_thread(
-        functools.partial(
-            feedback.entries, shelf_of(request).settings.folder, kind=kind, limit=limit, offset=offset
-        )
+    shelf = shelf_of(request)
+    total, entries = await shelf.pools.run(
+        "read", feedback.entries, shelf.settings.folder, kind=kind, limit=limit, offset=offset
     )
     return r.FeedbackList(total=total, entries=[_review(entry) for entry in entries])
 
@@ -356,7 +370,7 @@ async def rank(request: Request, asked: r.RankRequest) -> r.RankReply:
         id="request", product_id="product", title=asked.title, interest=tuple(asked.interest),
         creatives=tuple(found),
     )  # fmt: skip
-    ranking = await studio.rank(campaign, asked.budget, _deadline(request))
+    ranking = await studio.rank(campaign, asked.budget, shelf_of(request).pools, _deadline(request))
     text, remarks = None, list[Problem]()
     if asked.export is not None:
         text, remarks = ranked.exported(
@@ -388,9 +402,11 @@ async def _creatives(request: Request, given: list[r.CreativeIn], params: tuple[
     shelf = shelf_of(request)
     made = []
     for one, param in zip(given, params, strict=True):
-        ref = picture(one.image, f"{param}.image")
-        whole = await shelf.fetched(Product(id="creative", images=(ref,)), f"{param}.image")
-        made.append(await asyncio.to_thread(creative, one.id, whole.images[0], one.text, f"{param}.image"))
+        ref = await aside(request, picture, one.image, f"{param}.image")
+        whole = await shelf.fetched(Product(id="creative", images=(ref,)), f"{param}.image", _held(request))
+        made.append(
+            await shelf.pools.run("picture", creative, one.id, whole.images[0], one.text, f"{param}.image")
+        )
     return made
 
 
@@ -401,11 +417,11 @@ async def _creatives(request: Request, given: list[r.CreativeIn], params: tuple[
 async def catalogue(request: Request) -> r.CatalogueReply:
     """Numbers of the whole catalogue: coverage, conflicts between title and picture, what was set aside."""
     shelf = shelf_of(request)
-    seen: overview.Overview = await asyncio.to_thread(
-        shelf.remembered, "dashboard", lambda: overview.dashboard(shelf.store)
+    seen: overview.Overview = await shelf.pools.run(
+        "scan", shelf.remembered, "dashboard", lambda: overview.dashboard(shelf.store)
     )
-    index, note = await asyncio.to_thread(shelf.catalogue.index_state)
-    views = await asyncio.to_thread(views_of, shelf.store, [one.id for one in seen.conflicts])
+    index, note = await shelf.pools.run("read", shelf.catalogue.index_state)
+    views = await shelf.pools.run("read", views_of, shelf.store, [one.id for one in seen.conflicts])
     return r.CatalogueReply(
         products=seen.products, with_picture=seen.with_picture, reasoned=seen.reasoned,
         rationales_valid=seen.rationales_valid, model=shelf.name, fingerprint=seen.fingerprint,
@@ -418,7 +434,7 @@ async def catalogue(request: Request) -> r.CatalogueReply:
             for one in seen.conflicts if one.id in views
         ],
         conflicts_total=seen.conflicts_total, broken=_rows(seen.broken), broken_total=seen.broken_total,
-        feedback=await asyncio.to_thread(feedback.counts, shelf.settings.folder),
+        feedback=await shelf.pools.run("read", feedback.counts, shelf.settings.folder),
     )  # fmt: skip
 
 
@@ -433,12 +449,14 @@ def _rows(problems: list[Problem]) -> list[s.RowProblem]:
 
 
 def _valid(id: str) -> str:
-    """The id, if it can be one at all. Raises UserError."""
+    """The id as it is stored, if it can be one at all. Raises UserError."""
     try:
         id.encode()
+        return clean_id(id)
     except UnicodeEncodeError:
         raise UserError("the id is not valid Unicode") from None
-    return id
+    except ValueError as error:
+        raise HTTPException(404, f"there is no such product: {error}") from None
 
 
 def _first_line(error: ValueError) -> str:

@@ -1,14 +1,11 @@
-"""The process of the service: its log, its server, its end.
-
-Uvicorn serves; on SIGTERM or SIGINT it takes no new connection, waits for the requests in hand, and the
-application then finishes what its queue holds. One process owns the model: more processes are more copies.
+"""The process of the service, from its log to its exit code. One process owns the model: more processes are
+more copies.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import signal
 import sys
 import time
 from typing import Any
@@ -44,11 +41,32 @@ class TextLines(logging.Formatter):
         return line + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
 
 
+class Seldom(logging.Filter):
+    """Lets one message of others' loggers through a second: callers can make uvicorn and asyncio complain as
+    often as they like, such as of bad requests and of too many open files."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.startswith("moonshelf"):
+            return True
+        now, text = time.monotonic(), str(record.msg)[:80]
+        if now - self._said.get(text, -1.0) < 1:
+            return False
+        if len(self._said) > 100:
+            self._said.clear()
+        self._said[text] = now
+        return True
+
+
 def set_up_log(settings: Settings) -> None:
     """Our log to stderr in the chosen form; uvicorn's own access log is off, since it holds queries."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if settings.log_format == "json" else TextLines())
-    for name in ("moonshelf", "uvicorn"):
+    handler.addFilter(Seldom())
+    for name in ("moonshelf", "uvicorn", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(settings.log_level.upper())
@@ -61,9 +79,8 @@ def serve(settings: Settings) -> int:
 
     Store.open(settings.folder)  # what is no catalogue is said before anything heavy is loaded
     try:
-        import uvicorn
-
         from moonshelf.service.app import create_app
+        from moonshelf.service.server import make_server
     except ImportError as error:
         raise UserError(f"the service needs {error.name}: install moonshelf[serve].") from None
     set_up_log(settings)
@@ -74,27 +91,13 @@ def serve(settings: Settings) -> int:
         failures.append(error)
         server.should_exit = True
 
-    config = uvicorn.Config(
-        create_app(settings, failed), host=settings.host, port=settings.port, log_config=None,
-        access_log=False, server_header=False, proxy_headers=False, timeout_keep_alive=30,
-        timeout_graceful_shutdown=max(1, round(settings.shutdown_s)),
-    )  # fmt: skip
-    server = uvicorn.Server(config)
-    # Uvicorn ends in order on a signal and then raises it anew: by then there is nothing left to end.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    try:
-        socket = config.bind_socket()
+    server, socket = make_server(create_app(settings, failed), settings)
+    with socket, server.watched():
         port = socket.getsockname()[1]
         print(f"http://{settings.host}:{port}/ (stop with Ctrl-C)", file=sys.stderr, flush=True)
         server.run([socket])
-    except KeyboardInterrupt:  # uvicorn raises it anew once all is finished
-        pass
-    except SystemExit as error:  # uvicorn's way of saying that the port is taken
-        if error.code:
-            raise UserError(
-                f"{settings.host}:{settings.port} cannot be listened on: is another service there? "
-                "Take another --port."
-            ) from None
     if failures and isinstance(failures[0], UserError):
         raise failures[0]
-    return EXIT_DEFECT if failures else EXIT_OK
+    code = EXIT_DEFECT if failures else EXIT_OK
+    server.leave(code)
+    return code

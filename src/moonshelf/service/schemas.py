@@ -12,19 +12,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from moonshelf.catalogue.filters import COLUMNS, MAX_LOOKUPS
 
 MAX_TEXT = 20_000  # characters of one text
 MAX_FILTER = 100  # values of one filter
+MAX_LIST = 100  # entries of any list or mapping here; of inputs and products `max_items` are taken
 Column = Literal[COLUMNS]  # type: ignore[valid-type]
 # Base64 of the largest picture that the decoder takes (16 MiB), with its data: prefix.
 MAX_IMAGE_TEXT = 23_000_000
 
 Reason = Literal["off", "on", "auto"]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
-Id = Annotated[str, Field(min_length=1, max_length=256)]
+# Outer spaces are no part of an id, wherever it stands: the catalogue keeps it without.
+Id = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(str.strip)]
 Image = Annotated[
     str,
     Field(
@@ -97,7 +99,13 @@ class Item(BaseModel):
         return self
 
 
-Input = Annotated[str, Field(max_length=MAX_IMAGE_TEXT)] | Item
+def _text_or_picture(value: str) -> str:
+    if len(value) > MAX_TEXT and value[:5].lower() != "data:":
+        raise ValueError(f"the text has {len(value):,} characters, at most {MAX_TEXT:,} are taken")
+    return value
+
+
+Input = Annotated[str, Field(max_length=MAX_IMAGE_TEXT), AfterValidator(_text_or_picture)] | Item
 
 
 class EmbeddingsRequest(BaseModel):

@@ -14,6 +14,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -29,6 +30,8 @@ CONFIG = PREFIX + "CONFIG"
 OTHERS = {CONFIG, PREFIX + "ENDPOINT_KEY"}  # variables of ours that are no settings of the service
 # In the environment a list is written with commas, or as JSON.
 Words = Annotated[tuple[str, ...], NoDecode]
+_UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
+_RATE = re.compile(r"(\d{1,6})\s*(?:/|per)\s*(\d{1,6})?\s*(second|minute|hour|day)s?")
 
 
 class Settings(BaseSettings):
@@ -65,7 +68,10 @@ class Settings(BaseSettings):
         default=262_144, ge=1, description="Tokens that wait at most; more get 429."
     )
     deadline_s: float = Field(default=30.0, gt=0, description="Seconds for one request, then 504.")
-    max_body_mb: float = Field(default=64, gt=0, description="Megabytes (2^20 bytes) of one request.")
+    max_body_mb: float = Field(default=32, gt=0, description="Megabytes (2^20 bytes) of one request.")
+    max_bodies_mb: float = Field(
+        default=64, gt=0, description="Megabytes of all large requests in hand; more get 429."
+    )
     max_items: int = Field(default=256, ge=1, description="Inputs or products of one request.")
     max_images: int = Field(default=16, ge=1, description="Creatives, or pictures of one item.")
     cache_items: int = Field(
@@ -75,6 +81,16 @@ class Settings(BaseSettings):
         default="",
         description='Requests of one key, or address without keys, as "600/minute"; empty: no limit.',
     )
+    max_connections: int = Field(default=1000, ge=1, description="Connections of all callers together.")
+    max_address_connections: int = Field(
+        default=256, ge=1, description="Connections of one address; trusted proxies may have more."
+    )
+    client_s: float = Field(
+        default=10.0,
+        gt=0,
+        description="Seconds that a caller may take for a header, and between two pieces of a body.",
+    )
+    idle_s: int = Field(default=30, ge=1, description="Seconds after a reply until an idle connection ends.")
     remote_hosts: Words = Field(
         default=(),
         description="Hosts from which pictures are fetched, *.shop.example for all below; empty: off.",
@@ -148,14 +164,7 @@ class Settings(BaseSettings):
     @classmethod
     def _rate(cls, rate: str) -> str:
         if rate:
-            from limits import parse_many
-
-            try:
-                wrong = any(limit.amount < 1 for limit in parse_many(rate))
-            except ValueError:
-                wrong = True
-            if wrong:
-                raise ValueError(f"{rate!r} is no rate: write it as 600/minute, or as 10/second;600/minute")
+            parse_rates(rate)
         return rate
 
     @model_validator(mode="after")
@@ -170,6 +179,29 @@ class Settings(BaseSettings):
     def shown(self) -> dict[str, Any]:
         """All settings as JSON values, for the start of the log; passwords inside addresses are left out."""
         return {name: _without_password(value) for name, value in self.model_dump(mode="json").items()}
+
+
+@dataclass(frozen=True)
+class Rate:
+    """At most `amount` requests within `seconds`."""
+
+    amount: int
+    seconds: int
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def parse_rates(text: str) -> list[Rate]:
+    """Rates such as "600/minute", "10 per second" or both, with a semicolon between. Raises ValueError."""
+    found = []
+    for one in re.split(r"[;,|]", text) if text.strip() else []:
+        parts = _RATE.fullmatch(one.strip().lower())
+        if parts is None or not int(parts[1]) or not int(parts[2] or 1):
+            raise ValueError(f"{text!r} is no rate: write it as 600/minute, or as 10/second;600/minute")
+        found.append(Rate(int(parts[1]), int(parts[2] or 1) * _UNITS[parts[3]], one.strip()))
+    return found
 
 
 def load_settings(

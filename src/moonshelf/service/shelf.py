@@ -1,9 +1,10 @@
 """What the routes call: one catalogue and one model for many callers at once. Nothing here knows HTTP.
 
-Pictures are decoded and texts cut into tokens in one thread, in small portions, so that a large request does
-not keep a small one waiting; the model computes in the batcher's thread; reads of the store run in threads of
-the event loop; writes are gathered, and whatever arrived while one commit was written goes into the next.
-A reply to an upsert or a removal is given after the commit that holds it.
+Pictures are decoded, texts cut into tokens, links fetched and the store read in threads of their own kind
+(`pools`), in small portions, so that a large request does not keep a small one waiting; the model computes in
+the batcher's thread; writes are gathered, and whatever arrived while one commit was written goes into the
+next. A reply to an upsert or a removal is given after the commit that holds it. Work whose caller has gone
+ends at the next picture.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import hashlib
 import json
 import logging
 import math
+import re
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -34,8 +35,10 @@ from moonshelf.catalogue.store import Store
 from moonshelf.errors import Problem, UserError
 from moonshelf.product import ImageRef, Product
 from moonshelf.service.batcher import Batcher, Kind
+from moonshelf.service.body import Held
 from moonshelf.service.inputs import BadInput
 from moonshelf.service.monitor import Monitor
+from moonshelf.service.pools import Pools
 from moonshelf.service.schemas import Reason
 from moonshelf.service.settings import Settings
 from moonshelf.service.views import COLUMNS
@@ -43,14 +46,26 @@ from moonshelf.service.views import COLUMNS
 if TYPE_CHECKING:
     from moonshelf.model.engine import Row, Written
     from moonshelf.model.modeling import MoonModel
+    from moonshelf.service.fetching import Fetching
 
 log = logging.getLogger("moonshelf.service")
 
+ABSOLUTE = re.compile(r"(?<![\w/:.<>-])/(?:[^\s/'\",:;]+/)+[^\s'\",:;]*")  # a path, no part of an address
 REASONS: tuple[Reason, ...] = ("off", "on", "auto")
 PORTION = 16  # products that are prepared at a time
 # Seconds that direct queries may pass work that takes longer; ours.
 HANDICAP = {"off": 0.0, "auto": 0.2, "on": 0.3, "judge": 0.5}
 DRAFTS_AGAIN = 3  # times that an upsert is drafted anew because another writer was quicker
+
+
+Numbered = tuple[int, tuple[Product, str]]
+
+
+def batched_by_picture(numbered: Sequence[Numbered]) -> Iterator[list[Numbered]]:
+    """Texts together, since tokens are quicker made of many; each product with pictures by itself."""
+    if texts := [one for one in numbered if not one[1][0].images]:
+        yield texts
+    yield from ([one] for one in numbered if one[1][0].images)
 
 
 @dataclass(frozen=True)
@@ -81,12 +96,12 @@ class Shelf:
         self.catalogue: Catalogue
         self.model: MoonModel
         self.batcher: Batcher
-        self.fetcher: images.Fetcher | None = None
+        self.fetching: Fetching | None = None
         self._places: set[str] = set()  # beside the folder's own
         self._cache: LRUCache[bytes, Encoded] = LRUCache(max(1, settings.cache_items))
         self._computed: TTLCache[tuple[Any, ...], Any] = TTLCache(64, ttl=600)
         self._lock = threading.Lock()
-        self._preparing = ThreadPoolExecutor(1, thread_name_prefix="moonshelf-prepare")
+        self.pools = Pools()
         self._changes: list[_Change] = []
         self._flushing: asyncio.Task[None] | None = None
 
@@ -118,9 +133,9 @@ class Shelf:
         self._places = {place for place in (name, self.catalogue.store.place) if place != self.name}
         self.writer = upsert.Writer(self.catalogue.store, compact_after=0)
         if settings.remote_hosts:
-            from moonshelf.remote import RemoteFetcher
+            from moonshelf.service.fetching import Fetching
 
-            self.fetcher = RemoteFetcher(hosts=settings.remote_hosts)
+            self.fetching = Fetching(settings.remote_hosts, self.pools)
         if not (settings.folder / "index" / "index.json").exists() and len(self.catalogue):
             with suppress(UserError):  # another writes, or we may not: the store is searched exactly
                 ann.build(settings.folder)
@@ -137,11 +152,11 @@ class Shelf:
         self.monitor.watch_queue(lambda: self.batcher.waiting)
 
     async def close(self) -> None:
-        """Finish what was taken, for at most `shutdown_s` seconds."""
+        """Finish what was taken. Whoever runs this bounds its time: see `server`."""
         if self._flushing is not None:
             await self._flushing
         await asyncio.to_thread(self.batcher.close, self.settings.shutdown_s)
-        self._preparing.shutdown(wait=False, cancel_futures=True)
+        self.pools.close()
 
     @property
     def store(self) -> Store:
@@ -153,7 +168,7 @@ class Shelf:
         places = {str(folder), str(folder.resolve()), *self._places}
         for place in sorted(places, key=len, reverse=True):  # one may begin with another
             text = text.replace(place, "FOLDER")
-        return text
+        return ABSOLUTE.sub("FILE", text)
 
     # ------------------------------------------------------------------------------------- encoding
 
@@ -176,12 +191,13 @@ class Shelf:
 
         Raises Overloaded, Expired or Stopped.
         """
-        loop = asyncio.get_running_loop()
         results: dict[int, Encoded | Problem] = {}
         waiting: list[tuple[int, bytes, Row]] = []
         for start in range(0, len(products), PORTION):
             part = products[start : start + PORTION]
-            found = await loop.run_in_executor(self._preparing, self._prepare, part, reason)
+            # Decoding may take long: searches by words must not wait behind it.
+            kind = "picture" if any(product.images for product in part) else "text"
+            found = await self.pools.run_while_wanted(kind, self._prepare, part, reason)
             for place, (key, one) in enumerate(found, start):
                 if isinstance(one, Encoded | Problem):
                     results[place] = one
@@ -208,7 +224,7 @@ class Shelf:
         return [results[place] for place in range(len(products))]
 
     def _prepare(
-        self, products: Sequence[Product], reason: Reason
+        self, products: Sequence[Product], reason: Reason, gone: threading.Event
     ) -> list[tuple[bytes, Encoded | Problem | Row]]:
         """For each product its key and, from the cache, its vector, else a row for the model."""
         from moonshelf.model.engine import read_rows
@@ -224,9 +240,12 @@ class Shelf:
                 if cached is not None:
                     found[i] = cached
             missing = [(i, (product, "")) for i, product in enumerate(products) if i not in found]
-            rows, problems = read_rows(self.model, missing, reason) if missing else ([], [])
-            found |= {row.index: row for row in rows}
-            found |= {int(problem.row) - 1: problem for problem in problems}
+            for one in batched_by_picture(missing):
+                if gone.is_set():
+                    raise asyncio.CancelledError
+                rows, problems = read_rows(self.model, one, reason)
+                found |= {row.index: row for row in rows}
+                found |= {int(problem.row) - 1: problem for problem in problems}
         return [(keys[i], found[i]) for i in range(len(products))]
 
     def _key(self, product: Product, reason: Reason) -> bytes:
@@ -236,7 +255,7 @@ class Shelf:
             digest.update(hashlib.sha256(ref.data or b"").digest())
         return digest.digest()
 
-    async def fetched(self, product: Product, param: str) -> Product:
+    async def fetched(self, product: Product, param: str, held: Held) -> Product:
         """The product with its pictures' bytes inside. Raises BadInput where one cannot be fetched."""
         if len(product.images) > self.settings.max_images:
             raise BadInput(
@@ -245,14 +264,17 @@ class Shelf:
             )
         if all(ref.data is not None for ref in product.images):
             return product
+        found = await self._fetch(product.images, held)
         try:
-            refs = [await asyncio.to_thread(self._bytes, ref) for ref in product.images]
+            refs = [ImageRef(data=images.read_bytes(ref, fetcher=found)) for ref in product.images]
         except images.ImageError as error:
             raise BadInput(param, str(error)) from None
         return product.model_copy(update={"images": tuple(refs)})
 
-    def _bytes(self, ref: ImageRef) -> ImageRef:
-        return ref if ref.data is not None else ImageRef(data=images.read_bytes(ref, fetcher=self.fetcher))
+    async def _fetch(self, refs: Sequence[ImageRef], held: Held) -> images.Fetcher | None:
+        """What the links among references lead to, or why not; None where nothing is fetched."""
+        urls = [ref.url for ref in refs if ref.url is not None]
+        return await self.fetching.fetch(urls, held) if self.fetching is not None and urls else None
 
     # ------------------------------------------------------------------------------------ searching
 
@@ -278,8 +300,8 @@ class Shelf:
                 raise BadInput("image" if query.images else "text", encoded.reason)
             vector = encoded.written.vector
         with self.monitor.stage("search"):
-            return await asyncio.to_thread(
-                self.catalogue.search, query, like=like, k=k, where=where, mode=mode, vector=vector,
+            return await self.pools.run(
+                "read", self.catalogue.search, query, like=like, k=k, where=where, mode=mode, vector=vector,
                 columns=COLUMNS,
             )  # fmt: skip
 
@@ -297,7 +319,11 @@ class Shelf:
     # -------------------------------------------------------------------------------------- writing
 
     async def put(
-        self, products: Sequence[tuple[int, Product]], allow_text_only: bool, deadline: float = math.inf
+        self,
+        products: Sequence[tuple[int, Product]],
+        allow_text_only: bool,
+        held: Held,
+        deadline: float = math.inf,
     ) -> tuple[Counter[str], list[Problem]]:
         """Store numbered products; returns counts by what was done, and what was wrong with which.
 
@@ -313,8 +339,12 @@ class Shelf:
             if numbers[product.id] != number:
                 why = f"product {numbers[product.id]} of the request has the same id and counts"
                 problems.append(Problem(number, "id", why, product.id))
+        read = self.model.prompt.max_images
+        found = await self._fetch([ref for one in todo.values() for ref in one.images[:read]], held)
         for _ in range(DRAFTS_AGAIN):
-            drafts, refused = await asyncio.to_thread(self._drafts, todo, numbers, reason, allow_text_only)
+            drafts, refused = await self.pools.run_while_wanted(
+                "picture", self._drafts, todo, numbers, reason, allow_text_only, found
+            )
             problems += refused
             model_reads = [one for one in drafts if one.state in ("new", "changed")]
             rows = []
@@ -349,14 +379,22 @@ class Shelf:
         return done, problems
 
     def _drafts(
-        self, todo: Mapping[str, Product], numbers: Mapping[str, int], reason: Reason, allow_text_only: bool
+        self,
+        todo: Mapping[str, Product],
+        numbers: Mapping[str, int],
+        reason: Reason,
+        allow_text_only: bool,
+        found: images.Fetcher | None,
+        gone: threading.Event,
     ) -> tuple[list[upsert.Draft], list[Problem]]:
         known = self.writer.hashes_of(todo)
         drafts, problems = [], []
         for id, product in todo.items():
+            if gone.is_set():
+                raise asyncio.CancelledError
             try:
                 one = upsert.draft(
-                    product, self.model.prompt, reason, known.get(id), fetcher=self.fetcher,
+                    product, self.model.prompt, reason, known.get(id), fetcher=found,
                     allow_text_only=allow_text_only,
                 )  # fmt: skip
             except upsert.Refused as error:
@@ -388,7 +426,7 @@ class Shelf:
             together = self._together()
             try:
                 with self.monitor.stage("write"):
-                    committed = await asyncio.to_thread(self._store, together)
+                    committed = await self.pools.run("write", self._store, together)
             except Exception as error:
                 for change in together:
                     if not change.done.done():
@@ -399,7 +437,7 @@ class Shelf:
                     change.done.set_result(committed)
             if self.writer.due and not self._changes:
                 with suppress(UserError):  # another process writes: next time
-                    await asyncio.to_thread(self.writer.compact)
+                    await self.pools.run("write", self.writer.compact)
 
     def _store(self, together: Sequence[_Change]) -> upsert.Committed:
         """One commit for all, and the index in memory brought up to it."""

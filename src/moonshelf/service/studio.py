@@ -7,7 +7,6 @@ works. Rankings ask pair after pair through the same queue, from a thread of the
 from __future__ import annotations
 
 import asyncio
-import functools
 import hashlib
 import logging
 import math
@@ -23,6 +22,7 @@ from moonshelf.errors import UserError
 from moonshelf.product import ImageRef
 from moonshelf.service.batcher import Batcher, Kind
 from moonshelf.service.inputs import BadInput
+from moonshelf.service.pools import Pools
 
 if TYPE_CHECKING:
     from moonshelf.creatives.judging import Backend
@@ -90,7 +90,9 @@ class Studio:
         judgement: Judgement = await asyncio.wrap_future(future)
         return judgement
 
-    async def rank(self, campaign: Campaign, budget: int | None, deadline: float = math.inf) -> Ranking:
+    async def rank(
+        self, campaign: Campaign, budget: int | None, pools: Pools, deadline: float = math.inf
+    ) -> Ranking:
         """An order of the creatives. Raises as `compare`, and UserError for a budget that is too small."""
         from moonshelf.creatives.ranking import rank
 
@@ -106,7 +108,7 @@ class Studio:
             return [future.result() for future in asked]
 
         try:
-            ranking = await asyncio.to_thread(functools.partial(rank, campaign, ask, budget=budget))
+            ranking: Ranking = await pools.run("rank", rank, campaign, ask, budget=budget)
         except asyncio.CancelledError:
             gone.set()
             for future in asked:

@@ -12,19 +12,21 @@ import asyncio
 import ipaddress
 import json
 import logging
+import math
 import time
 import uuid
+from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any
 
-from limits import parse_many
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
+from cachetools import LRUCache
 
+from moonshelf.memory import give_back
+from moonshelf.service.body import SMALL, Bodies, Gone, Held, Refused, Scan, read, too_large
 from moonshelf.service.keys import KeyRing
 from moonshelf.service.monitor import Monitor
-from moonshelf.service.settings import Settings, is_loopback
+from moonshelf.service.settings import Rate, Settings, is_loopback, parse_rates
 
 log = logging.getLogger("moonshelf.service")
 
@@ -35,8 +37,10 @@ ASGI = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 DEADLINE_HEADER = b"x-deadline-seconds"
 OPEN = ("/health", "/ready")
+MAX_CALLERS = 10_000  # whose requests are counted; of more the longest unheard are forgotten
 _TYPES = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found",
+    408: "timeout",
     413: "too_large", 422: "invalid_request_error", 429: "overloaded", 500: "internal_error",
     501: "unavailable", 503: "unavailable", 504: "timeout",
 }  # fmt: skip
@@ -61,20 +65,34 @@ def error_body(status: int, message: str, param: str | None = None) -> dict[str,
     return {"error": {"message": message, "type": kind, "param": param, "code": None}}
 
 
-class TooLarge(Exception):
-    """The body is longer than allowed. Whatever the application makes of it, the reply is ours."""
+class Rates:
+    """Requests of each caller within windows of time, by a clock that nobody turns back."""
+
+    def __init__(self, rate: str) -> None:
+        self.rates = parse_rates(rate)
+        self._hits: LRUCache[tuple[str, Rate], deque[float]] = LRUCache(MAX_CALLERS)
+
+    def refused(self, who: str) -> tuple[Rate, int] | None:
+        """The rate that a request of `who` breaks and the seconds until it would not; None: it is counted."""
+        now = time.monotonic()
+        for rate in self.rates:
+            hits = self._hits.setdefault((who, rate), deque(maxlen=rate.amount))
+            if len(hits) == rate.amount and (left := hits[0] + rate.seconds - now) > 0:
+                return rate, math.ceil(left)
+            hits.append(now)
+        return None
 
 
-class Guard:
-    """ASGI middleware; `app` is what it guards."""
+class Middleware:
+    """ASGI; `app` is what it stands before."""
 
     def __init__(self, app: ASGI, settings: Settings, monitor: Monitor, keys: KeyRing | None) -> None:
         self.app, self.settings, self.monitor, self.keys = app, settings, monitor, keys
-        self.max_body = int(settings.max_body_mb * 2**20)
+        self.bodies = Bodies(int(settings.max_bodies_mb * 2**20))
+        self.given_back = 0.0  # when memory was last
         self.proxies = [ipaddress.ip_network(one) for one in settings.trusted_proxies]
-        self.limits = parse_many(settings.rate_limit) if settings.rate_limit else []
+        self.rates = Rates(settings.rate_limit)
         self.local = keys is None and not settings.allow_open  # then the host is loopback, see Settings
-        self.limiter = MovingWindowRateLimiter(MemoryStorage())
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -118,6 +136,9 @@ class Guard:
             assert self.keys is not None
             scheme, _, given = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
             key = self.keys.check(given.strip()) if scheme.lower() == "bearer" else None
+            if self.keys.broken:
+                await reply.error(503, "the file of API keys cannot be read: nobody is let in until it can")
+                return False
             if key is None:
                 # Guesses count against the address, so that they cannot be tried without end.
                 if not await self._within(f"address {who}", reply):
@@ -134,13 +155,7 @@ class Guard:
             if not key.may("write") and _writes(scope["method"], path):
                 await reply.error(403, f"the key {key.name} may read, but not change anything")
                 return False
-        if not await self._within(who, reply):
-            return False
-        declared = headers.get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self.max_body:
-            await reply.error(413, self._too_large())
-            return False
-        return True
+        return await self._within(who, reply)
 
     def _needs_key(self, path: str) -> bool:
         if self.keys is None:
@@ -149,16 +164,13 @@ class Guard:
 
     async def _within(self, who: str, reply: _Reply) -> bool:
         """Whether the caller keeps the rate; else the refusal has been sent."""
-        for limit in self.limits:
-            if not self.limiter.hit(limit, who):
-                until = self.limiter.get_window_stats(limit, who).reset_time
-                wait = max(1, int(until - time.time()) + 1)
-                self.monitor.dropped("rate limit")
-                await reply.error(
-                    429, f"more than {limit} requests: try again in {wait} s", {b"retry-after": b"%d" % wait}
-                )
-                return False
-        return True
+        if (broken := self.rates.refused(who)) is None:
+            return True
+        rate, wait = broken
+        self.monitor.dropped("rate limit")
+        why = f"more than {rate} requests: try again in {wait} s"
+        await reply.error(429, why, {b"retry-after": b"%d" % wait})
+        return False
 
     def _address(self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes]) -> str:
         """The caller's address: where a trusted proxy calls, the last one it forwards that is none itself."""
@@ -177,41 +189,78 @@ class Guard:
             return False
         return any(found in network for network in self.proxies)
 
-    def _too_large(self) -> str:
-        return f"the request is larger than {self.settings.max_body_mb:g} MB, the most that is taken"
-
     # --------------------------------------------------------------------------------- the work itself
 
     async def _run(
         self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes], receive: Receive, reply: _Reply
     ) -> None:
         seconds = self._deadline(headers)
-        scope["state"]["deadline"] = time.monotonic() + seconds
-        body = _Body(receive, self.max_body, reply, self._too_large())
-        work = asyncio.ensure_future(self.app(scope, body.receive, reply.send))
-        gone = asyncio.ensure_future(body.gone.wait())
+        held = Held(self.bodies)
+        scope["state"].update(deadline=time.monotonic() + seconds, held=held)
         try:
-            await asyncio.wait({work, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                left = gone.done()
-                work.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await work
-                self.monitor.dropped("caller left" if left else "deadline")
-                if left:
-                    reply.status = 499  # nobody hears it; nginx's code, for the log
-                else:
-                    await reply.error(504, f"the deadline of {seconds:g} s has passed")
-                return
-            await work
-        except Exception:
-            log.exception("a request failed", extra={"request_id": reply.request_id})
+            async with asyncio.timeout(seconds) as limit:
+                await self._answer(scope, headers, receive, reply, held)
+        except Exception as error:
+            await self._failed(error, reply, seconds if limit.expired() else None)
+        except asyncio.CancelledError:  # by the server, when the time after SIGTERM is over
+            await reply.error(503, "the service is stopping")
+        finally:
+            held.give_back()
+            self._trim(held.bytes)
+
+    async def _failed(self, error: Exception, reply: _Reply, late: float | None) -> None:
+        """Answer what went wrong; `late` is the deadline in seconds, where it has passed."""
+        if late is not None:
+            self.monitor.dropped("deadline")
+            await reply.error(504, f"the deadline of {late:g} s has passed")
+        elif isinstance(error, Gone):
+            self.monitor.dropped("caller left")
+            reply.status = 499  # nobody hears it; nginx's code, for the log
+        elif isinstance(error, Refused):
+            # What is still to come of the body need not be read: the connection ends with the reply.
+            headers = {b"connection": b"close"} if error.status in (408, 413) else {}
+            headers |= {b"retry-after": b"1"} if error.status == 429 else {}
+            await reply.error(error.status, error.message, headers, error.param)
+        else:
+            log.error("a request failed", exc_info=error, extra={"request_id": reply.request_id})
             why = f"something went wrong here; the log has it under request id {reply.request_id}"
             await reply.error(500, why)
+
+    async def _answer(
+        self, scope: Any, headers: dict[bytes, bytes], receive: Receive, reply: _Reply, held: Held
+    ) -> None:
+        """Read the body, then let the application answer. Raises Gone for a caller who hangs up meanwhile."""
+        declared = headers.get(b"content-length", b"0")
+        if declared.isdigit() and int(declared[:20]) > self.settings.max_body_mb * 2**20:
+            raise too_large(self.settings.max_body_mb)
+        scan = Scan(self.settings.max_items)
+        waiting = [await read(receive, scan, held, self.settings.max_body_mb, self.settings.client_s)]
+        del scan
+        gone = asyncio.ensure_future(_until_gone(receive))
+
+        async def body() -> Message:
+            if waiting:
+                return {"type": "http.request", "body": waiting.pop(), "more_body": False}
+            await gone
+            return {"type": "http.disconnect"}
+
+        work = asyncio.ensure_future(self.app(scope, body, reply.send))
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise Gone
+            await work
         finally:
-            work.cancel()
             gone.cancel()
-            body.close()
+            work.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await work
+
+    def _trim(self, size: int) -> None:
+        """Give the memory of large requests back to the system, once a second at most."""
+        if size > SMALL and time.monotonic() - self.given_back > 1:
+            self.given_back = time.monotonic()
+            asyncio.get_running_loop().run_in_executor(None, give_back)
 
     def _deadline(self, headers: dict[bytes, bytes]) -> float:
         """Seconds for the request: what the caller asks for, but never more than the setting."""
@@ -239,15 +288,8 @@ class _Reply:
     def __init__(self, send: Send, request_id: str) -> None:
         self._send, self.request_id = send, request_id
         self.status, self.begun = 0, False
-        self.refusal = ""  # why the body was refused, once it was: no other reply counts
 
     async def send(self, message: Message) -> None:
-        if self.refusal and not self.begun:
-            refusal, self.refusal = self.refusal, ""
-            await self.error(413, refusal)
-            self.refusal = refusal
-        if self.refusal:
-            return
         if message["type"] == "http.response.start":
             self.begun, self.status = True, message["status"]
             extra = [*HEADERS, (b"x-request-id", self.request_id.encode())]
@@ -256,11 +298,17 @@ class _Reply:
             message = {**message, "headers": [*kept, *extra]}
         await self._send(message)
 
-    async def error(self, status: int, message: str, headers: dict[bytes, bytes] | None = None) -> None:
+    async def error(
+        self,
+        status: int,
+        message: str,
+        headers: dict[bytes, bytes] | None = None,
+        param: str | None = None,
+    ) -> None:
         """An error in our form; nothing if a reply was begun, which then ends early."""
         if self.begun:
             return
-        body = json.dumps(error_body(status, message)).encode()
+        body = json.dumps(error_body(status, message, param)).encode()
         given = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         start = {
             "type": "http.response.start",
@@ -271,35 +319,6 @@ class _Reply:
         await self.send({"type": "http.response.body", "body": body})
 
 
-class _Body:
-    """The request as it comes in, capped; once it is whole, waits for the caller to hang up."""
-
-    def __init__(self, receive: Receive, most: int, reply: _Reply, refusal: str) -> None:
-        self._receive, self._left, self._reply, self._refusal = receive, most, reply, refusal
-        self.gone = asyncio.Event()
-        self._watch: asyncio.Future[None] | None = None
-
-    async def receive(self) -> Message:
-        if self._watch is not None:  # the body was read to its end: all that can follow is the end
-            await self.gone.wait()
-            return {"type": "http.disconnect"}
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            self.gone.set()
-            return message
-        self._left -= len(message.get("body", b""))
-        if self._left < 0:
-            self._reply.refusal = self._refusal
-            raise TooLarge
-        if not message.get("more_body", False):
-            self._watch = asyncio.ensure_future(self._wait())
-        return message
-
-    async def _wait(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self.gone.set()
-
-    def close(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

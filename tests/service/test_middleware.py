@@ -276,3 +276,55 @@ def test_it_is_not_ready_before_it_is(embedded: Path, monkeypatch: pytest.Monkey
         assert reply.status_code == 503 and reply.headers["retry-after"] == "2"
         wait.set()
         assert ready(client).post("/v1/embeddings", json=EMBED).status_code == 200
+
+
+def test_a_clock_that_is_put_back_changes_no_rate(embedded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(embedded, rate_limit="2 per 1 second") as client:
+        assert [client.get("/v1/models").status_code for _ in range(3)] == [200, 200, 429]
+        now = time.time
+        monkeypatch.setattr(time, "time", lambda: now() - 3600)
+        time.sleep(1.05)
+        assert client.get("/v1/models").status_code == 200
+
+
+def test_no_key_is_accepted_while_their_file_is_gone(embedded: Path, tmp_path: Path) -> None:
+    key = add_key(tmp_path / "keys.json", "one")
+    with serving(embedded, keys_file=tmp_path / "keys.json") as client:
+        assert client.get("/v1/models", headers=bearer(key)).status_code == 200
+        (tmp_path / "keys.json").rename(tmp_path / "away.json")
+        reply = client.get("/v1/models", headers=bearer(key))
+        assert reply.status_code == 503 and "file of API keys" in reply.text
+        (tmp_path / "away.json").rename(tmp_path / "keys.json")
+        assert client.get("/v1/models", headers=bearer(key)).status_code == 200
+
+
+def test_outer_spaces_are_no_part_of_an_id(folder: Path) -> None:
+    with serving(folder) as client:
+        for id in ("  S 1 ", "\tS 1\n", "S 1"):
+            product = {"id": id, "title": "a spaced shoe"}
+            done = client.post("/v1/products", json={"products": [product]}).json()
+            assert done["new"] + done["unchanged"] == 1, done
+            assert client.get("/v1/products/%20S%201%20").json()["id"] == "S 1"
+            assert client.post("/v1/search", json={"like": id}).status_code == 200
+        assert client.post("/v1/products/delete", json={"ids": [" S 1"]}).json()["deleted"] == 1
+        assert client.get("/v1/products/S%201").status_code == 404
+        pair = {"kind": "duplicate", "subject": {"a": " x ", "b": "y"}, "verdict": "reject"}
+        assert client.post("/v1/feedback", json=pair).json()["stored"]["subject"]["a"] == "x"
+
+
+def test_no_error_names_a_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from moonshelf.catalogue import feedback
+    from moonshelf.errors import UserError
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise UserError(f"{folder / 'lance' / 'x'} is damaged, as is '/srv/data/some.file': make it anew.")
+
+    with serving(folder) as client:
+        monkeypatch.setattr(feedback, "add", broken)
+        body = {"kind": "note", "subject": {"id": "x"}, "note": "y"}
+        for path, given in (("search", {"like": "unknown"}), ("feedback", body)):
+            reply = client.post(f"/v1/{path}", json=given)
+            assert reply.status_code == 400
+            said = reply.json()["error"]["message"]
+            assert str(folder.parent) not in said and "/srv" not in said, said
+        assert "unknown" in client.post("/v1/search", json={"like": "unknown"}).text
