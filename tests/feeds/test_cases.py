@@ -154,6 +154,15 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {  # file -> id -> fields
     },
     "titlerow.csv": {"1": {"title": "Mug", "price": 9.9}},
     "ids.csv": {"../../x": {"title": "Path"}, "id with spaces": {"title": "OK"}},
+    "xml-images.xml": {
+        "1": {
+            "images": [f"https://cdn.example/{name}.jpg" for name in "abc"],
+            "category": ("Home", "Mugs"),
+            "price": 9.9,
+        },
+        "2": {"images": ["https://cdn.example/d.jpg", "https://cdn.example/e.jpg"]},
+        "3": {"title": "Green mug", "images": ["https://cdn.example/f.jpg"], "price": 9.9, "currency": "EUR"},
+    },
     "wrapped.json": {"1": {"title": "Mug"}, "2": {"title": "Cup"}},
     "parent0.json": {str(n): {"group_id": None, "price": 9.0} for n in (1, 2, 3)},
 }
