@@ -36,6 +36,7 @@ class PromptSpec(BaseModel):
 
     instruction: str = ""  # put before the pictures; empty for the starter
     text_fields: tuple[str, ...] = ("title",)  # of the product, in this order, joined by a newline
+    lower: bool = False  # fold capitals in the text: a small vocabulary need not hold every word twice
     max_text_chars: int = 400
     max_images: int = 4
     min_pixels: int = 96 * 96
@@ -45,7 +46,8 @@ class PromptSpec(BaseModel):
     def text_of(self, product: Product) -> str:
         """The text that the model reads: cleaned, with reserved tokens broken up, capped in length."""
         parts = [clean_text(str(getattr(product, field) or "")) for field in self.text_fields]
-        return "\n".join(part for part in parts if part)[: self.max_text_chars].strip()
+        text = "\n".join(part for part in parts if part)[: self.max_text_chars].strip()
+        return text.lower() if self.lower else text
 
 
 def clean_text(text: str) -> str:

@@ -26,6 +26,7 @@ class MoonConfig(BaseModel):
     taps: tuple[int, ...] = ()  # decoder layers (0-based, their outputs) that FIRE reads, in the order of use
     layer_scale: float = 0.1  # initial lambda of FIRE; CaiT uses 0.1 for networks of up to 18 layers
     mlp_ratio: float = 2.0
+    words: int = Field(default=0, ge=0)  # rows of the word path's table, one a token; 0: no word path
 
     @model_validator(mode="after")
     def _consistent(self) -> MoonConfig:

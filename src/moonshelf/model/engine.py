@@ -376,9 +376,13 @@ def _encode_batch(model: MoonModel, rows: list[Row], reason: Reason, labels: Ten
     if reason == "on":
         return write(model, batch, reading, gone=lambda i: rows[i].gone)
     e = reading.states[torch.arange(len(rows)), batch.emb]
-    read = reading.states, batch.rationale_mask
+    read = batch.input_ids, reading.states, batch.rationale_mask
     if not any(row.given for row in rows):
-        read = reading.states[:, :1], torch.zeros(len(rows), 1, dtype=torch.bool, device=model.device)
+        read = (
+            batch.input_ids[:, :1],
+            reading.states[:, :1],
+            torch.zeros(len(rows), 1, dtype=torch.bool, device=model.device),
+        )
     vectors, weights = model.head(e, reading, batch, read)
     vectors = normalise(vectors)
     results = [
@@ -444,12 +448,15 @@ def write(
     rationale = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
     counts = torch.tensor([len(s) for s in states], device=model.device)
     mask = torch.arange(rationale.shape[1], device=model.device)[None] < counts[:, None]
+    think, end = model.prepare.think, model.prepare.end_think
+    bodies = [torch.tensor([think, *d.ids, end], device=model.device) for d in decoded]
+    ids = torch.nn.utils.rnn.pad_sequence(bodies, batch_first=True)
     e = torch.stack([d.final for d in decoded])
-    vectors, weights = model.head(e, reading, batch, (rationale, mask))
+    vectors, weights = model.head(e, reading, batch, (ids, rationale, mask))
     numbers = normalise(vectors).cpu().numpy(), weights.float().cpu().numpy()
-    bodies = model.processor.tokenizer.batch_decode([d.ids for d in decoded])
+    texts = model.processor.tokenizer.batch_decode([d.ids for d in decoded])
     results = []
-    for i, (body, d) in enumerate(zip(bodies, decoded, strict=True)):
+    for i, (body, d) in enumerate(zip(texts, decoded, strict=True)):
         text = f"{THINK}{body}{END_THINK}"
         valid = d.closed and read_rationale(text) is not None
         results.append(Written(numbers[0][i], numbers[1][i], text, valid, d.ids, d.closed))

@@ -46,6 +46,7 @@ from moonshelf.model.fusion import ModalityFusion
 from moonshelf.model.lookup import Lookup
 from moonshelf.model.precision import Precision, computing_in, resolve, without_gradients
 from moonshelf.model.processing import ADDED_TOKENS, Batch, MoonProcessor, Preprocessor, register
+from moonshelf.model.words import WordPath
 from moonshelf.prompts import PromptSpec
 
 if TYPE_CHECKING:
@@ -78,24 +79,32 @@ class MoonHead(nn.Module):
         self.config = config
         self.fusion = ModalityFusion(config) if config.fusion else None
         self.fire = Fire(config) if config.fire else None
+        self.words = WordPath(config) if config.words else None
         self.norm = nn.LayerNorm(config.hidden)
         self.project = nn.Linear(config.hidden, config.dim, bias=False)
 
     def forward(
-        self, e: Tensor, reading: Reading, batch: Batch, rationale: tuple[Tensor, Tensor]
+        self, e: Tensor, reading: Reading, batch: Batch, rationale: tuple[Tensor, Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """`e` (B, d), `rationale` = states (B, T, d) and mask (B, T) -> vectors (B, dim), weights (B, 3)."""
+        """`e` (B, d) -> vectors (B, dim), modality weights (B, 3).
+
+        `rationale` holds token ids (B, T), their states (B, T, d) and a mask (B, T).
+        """
         z, weights = e, e.new_zeros(len(e), 3)
         if self.fusion is not None:
             signals = {
                 "image": (reading.raw, batch.image_mask),
                 "text": (reading.raw, batch.text_mask),
-                "rationale": rationale,
+                "rationale": rationale[1:],
             }
             z, weights = self.fusion(e, signals)
         if self.fire is not None:
             z = self.fire(z, reading.taps, batch.image_mask | batch.text_mask)
-        return self.project(self.norm(z)), weights
+        vectors = self.project(self.norm(z))
+        if self.words is not None:
+            text = batch.input_ids, reading.states, batch.text_mask
+            vectors = vectors + self.words(e, {"text": text, "rationale": rationale})
+        return vectors, weights
 
 
 class _PatchProjection(nn.Conv3d):
@@ -240,7 +249,9 @@ class MoonModel(nn.Module):
         """
         reading = self.read(batch, visual)
         e = reading.states[torch.arange(len(batch.emb), device=batch.emb.device), batch.emb]
-        vectors, weights = self.head(e, reading, batch, (reading.states, batch.rationale_mask))
+        vectors, weights = self.head(
+            e, reading, batch, (batch.input_ids, reading.states, batch.rationale_mask)
+        )
         return vectors, weights, reading
 
     # ---- use -----------------------------------------------------------------------------------

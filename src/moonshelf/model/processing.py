@@ -125,6 +125,8 @@ class Preprocessor:
 
     def text_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of cleaned product texts or rationale bodies, many at once."""
+        if self.prompt.lower:
+            texts = [text.lower() for text in texts]
         return self.processor.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
 
     def pixels(self, pictures: Sequence[Image.Image]) -> tuple[np.ndarray, np.ndarray]:

@@ -19,12 +19,16 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import time
+from collections import Counter, defaultdict
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
+import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from safetensors import SafetensorError, safe_open
@@ -46,7 +50,16 @@ from moonshelf.training.data import (
     stream,
     vocabulary_texts,
 )
-from moonshelf.training.objective import Asked, Objective, contrast, everywhere, taught_tokens, whole_batch
+from moonshelf.training.objective import (
+    Asked,
+    Labels,
+    Objective,
+    TaughtTexts,
+    contrast,
+    everywhere,
+    taught_tokens,
+    whole_batch,
+)
 from moonshelf.training.pairs import Item, leaf
 from moonshelf.training.plot import plot
 from moonshelf.training.recipe import Recipe
@@ -55,6 +68,8 @@ from moonshelf.training.tracking import Bar, Tracker
 from moonshelf.training.validation import validate
 from moonshelf.training.views import Views
 
+KEY_WEIGHT = {"category": 8.0, "colour": 8.0}  # of the keys whose values are contrasted; ours
+MOST_LABELS = 256
 EARLY = ("direct", "direct", "pair", "direct")
 LATE = ("direct", "reasoned", "pair", "direct", "reasoned", "direct")
 
@@ -77,6 +92,8 @@ class ColdStart:
         if recipe.validation:
             held_out = load_source(SourceSpec(feed=recipe.validation), data)
             self.validation = spread(held_out, recipe.validation_items)
+        self.values = values_of_keys(self.items) if recipe.label_weight else {}
+        self.texts = read_texts(data / recipe.texts) if recipe.texts else None
         self.queue = Queue(recipe.queue)
         self.step, self.spent, self.best, self.stale = 0, 0.0, -1.0, 0
         self.written: dict[str, tuple[int, list[int]]] = {}  # what the model wrote for an item, and when
@@ -142,6 +159,7 @@ class ColdStart:
         )
         world = self.accelerator.num_processes
         dtype = resolve(r.precision, self.accelerator.device)
+        texts = self._draw_texts()
         own = [self._own_rationales(chunk, dtype) for chunk in chunks]
         tokens = max(1, sum(everywhere(sum(taught_tokens(chunk) for chunk in chunks))))
 
@@ -150,7 +168,7 @@ class ColdStart:
                 (r.seed * 1_000_003 + self.step) * 4099 + i * world + self.accelerator.process_index
             )
             with computing_in(dtype, self.model.backbone):
-                return self.objective(chunks[i], own[i])
+                return self.objective(chunks[i], own[i], texts if i == 0 else None)
 
         if len(chunks) == 1:
             outputs = [read(0)]
@@ -162,14 +180,15 @@ class ColdStart:
         leaves, everyone, starts = whole_batch(vectors, asked)
         scale = outputs[0][2].detach().requires_grad_()
         queue = self.queue if self.progress() >= r.queue_from else Queue(0)
-        terms = contrast(draw.kind, leaves, everyone, scale, r, self.model.config.matryoshka, queue)
+        dims, labels = self.model.config.matryoshka, self._draw_labels(everyone.items)
+        terms = contrast(draw.kind, leaves, everyone, scale, r, dims, queue, labels)
         torch.stack(list(terms.values())).sum().backward()
         start = starts[self.accelerator.process_index]
         likelihood = torch.zeros((), device=scale.device)
         for i in range(len(chunks)):
             last = i == len(chunks) - 1
             with self.accelerator.no_sync(self.objective) if not last else nullcontext():
-                found, written, temperature = outputs[0] if len(chunks) == 1 else read(i)
+                found, written, temperature, taught = outputs[0] if len(chunks) == 1 else read(i)
                 # Processes' gradients are averaged; each has the whole batch's with respect to its vectors.
                 chained = [
                     (found[name] * world * leaf_.grad[start : start + len(found[name])]).sum()
@@ -177,6 +196,9 @@ class ColdStart:
                     if leaf_.grad is not None
                 ]
                 total = torch.stack(chained).sum() + r.sft_weight * written * world / tokens
+                if texts is not None and i == 0:
+                    total = total + r.texts_weight * taught
+                    terms["texts"] = r.texts_weight * taught.detach()
                 if last and scale.grad is not None:
                     total = total + temperature * scale.grad
                 self.accelerator.backward(total)
@@ -186,6 +208,32 @@ class ColdStart:
             terms["sft"] = r.sft_weight * sum(everywhere(float(likelihood))) / torch.tensor(float(tokens))
         self.queue.push(leaves["direct"], everyone.items)
         return {name: term.detach() for name, term in terms.items()}
+
+    def _draw_texts(self) -> TaughtTexts | None:
+        """This step's and process's share of the taught texts."""
+        if self.texts is None:
+            return None
+        key = f"{self.recipe.seed}/{self.step}/{self.accelerator.process_index}/texts"
+        places = random.Random(key).sample(range(len(self.texts.texts)), self.recipe.texts_batch)
+        return TaughtTexts([self.texts.texts[p] for p in places], self.texts.vectors[places].float())
+
+    @torch.no_grad()
+    def _draw_labels(self, items: list[Item]) -> Labels | None:
+        """All values of one key, drawn by how many products state it, with the vectors of their names."""
+        if not self.values:
+            return None
+        rng = random.Random(f"{self.recipe.seed}/{self.step}/labels")
+        keys = list(self.values)
+        key = rng.choices(keys, [KEY_WEIGHT.get(key, 1.0) for key in keys])[0]
+        own = [leaf(item.category) if key == "category" else item.facts.get(key, "") for item in items]
+        names = self.values[key]
+        if len(names) > MOST_LABELS:
+            names = list(dict.fromkeys([*filter(None, own), *rng.sample(names, MOST_LABELS)]))[:MOST_LABELS]
+        place = {name: n for n, name in enumerate(names)}
+        emb, views = self.model.prepare.emb, Views(self.model, (np.zeros((0, 0)), np.zeros((0, 3), int)))
+        with computing_in(resolve(self.recipe.precision, self.accelerator.device), self.model.backbone):
+            vectors = views.vectors([(ids, [], [emb]) for ids in self.model.prepare.text_ids(names)])
+        return Labels(vectors.float(), torch.tensor([place.get(name, -1) for name in own]))
 
     def _own_rationales(self, draw: Draw, dtype: torch.dtype) -> list[list[int]]:
         """What the model writes for the draw's products now, or wrote at most `refresh` steps ago."""
@@ -367,6 +415,26 @@ class ColdStart:
             self.queue.push(
                 vectors[kept].to(self.accelerator.device), [by_id[state["queue"][i]] for i in kept]
             )
+
+
+def values_of_keys(items: list[Item]) -> dict[str, list[str]]:
+    """The values of each key that enough products state, category names among them."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for item in items:
+        for key, value in {**item.facts, "category": leaf(item.category)}.items():
+            counts[key][value] += 1
+    known = {key: sorted(v for v, n in found.items() if v and n >= 3) for key, found in counts.items()}
+    return {key: names for key, names in known.items() if len(names) > 4}
+
+
+def read_texts(path: Path) -> TaughtTexts:
+    """Texts and vectors of a Parquet file with the columns `text` and `vector`, kept as float16."""
+    if not path.is_file():
+        raise UserError(f"texts: {path} is not there: research/starter/teach_words.py writes such a file.")
+    table = pq.read_table(path, columns=["text", "vector"])
+    flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    vectors = torch.from_numpy(np.array(flat, np.float16).reshape(len(table), -1))
+    return TaughtTexts(table["text"].to_pylist(), vectors)
 
 
 def train_cold_start(recipe: Recipe, data: Path) -> Path:

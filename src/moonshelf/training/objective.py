@@ -17,15 +17,32 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from moonshelf.model.modeling import MoonModel
 from moonshelf.training.contrastive import Queue, Temperature, info_nce
-from moonshelf.training.data import Draw, answered, same
+from moonshelf.training.data import Draw, Row, answered, same
 from moonshelf.training.pairs import Item, Query
 from moonshelf.training.recipe import Recipe
 from moonshelf.training.views import Views
 
 Vectors = dict[str, Tensor]  # by name: phrases, titles, queries, direct, reasoned; each (B, dim)
+
+
+@dataclass
+class TaughtTexts:
+    """Texts with what a sentence encoder says of them, (n, d) float32."""
+
+    texts: list[str]
+    vectors: Tensor
+
+
+@dataclass
+class Labels:
+    """Vectors (N, d) of all values of one key, and each product's place among them (B,), -1 if unknown."""
+
+    vectors: Tensor
+    places: Tensor
 
 
 @dataclass
@@ -54,8 +71,10 @@ class Objective(nn.Module):
         self.temperature = Temperature(recipe.temperature)
         self.temperature.log_scale.requires_grad_(recipe.learn_temperature)
 
-    def forward(self, draw: Draw, own: Sequence[list[int]] = ()) -> tuple[Vectors, Tensor, Tensor]:
-        """Vectors, summed cross-entropy of the taught rationales, and the inverse temperature.
+    def forward(
+        self, draw: Draw, own: Sequence[list[int]] = (), texts: TaughtTexts | None = None
+    ) -> tuple[Vectors, Tensor, Tensor, Tensor]:
+        """Vectors, summed cross-entropy of the taught rationales, inverse temperature, loss of `texts`.
 
         `own` holds the bodies that the model wrote, for `reasoned` draws.
         """
@@ -86,7 +105,37 @@ class Objective(nn.Module):
                     if body
                 ]
             )
-        return {name: v.float() for name, v in found.items()}, likelihood, self.temperature()
+        taught = likelihood.new_zeros(())
+        if texts is not None:
+            rows: list[Row] = [(ids, [], [emb]) for ids in prepare.text_ids(texts.texts)]
+            taught = text_loss(views.vectors(rows).float(), texts.vectors.to(self.model.device))
+        return {name: v.float() for name, v in found.items()}, likelihood, self.temperature(), taught
+
+
+def text_loss(vectors: Tensor, wanted: Tensor) -> Tensor:
+    """Distance of n direct vectors (n, d) to a sentence encoder's (n, d), singly and in their similarities.
+
+    Pointwise cosine is what NanoVDR found best for small students; similarities within the batch keep apart
+    what the encoder keeps apart. The weight of the second (10) is ours.
+    """
+    a, b = F.normalize(vectors, dim=-1), F.normalize(wanted, dim=-1)
+    return 1 - (a * b).sum(-1).mean() + 10 * F.mse_loss(a @ a.T, b @ b.T)
+
+
+def label_loss(vectors: Tensor, labels: Labels, scale: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Cross-entropy of each product's value among all values of its key, mean over Matryoshka sizes.
+
+    Vectors of the values take no gradient: the names stay where the text side has put them.
+    """
+    known = labels.places >= 0
+    if not bool(known.any()):
+        return vectors.new_zeros(())
+    wanted = labels.places[known].to(vectors.device)
+    losses = []
+    for dim in dims:
+        a, b = (F.normalize(x[:, :dim].float(), dim=-1) for x in (vectors[known], labels.vectors))
+        losses.append(F.cross_entropy(scale * a @ b.T, wanted))
+    return torch.stack(losses).mean()
 
 
 def taught_tokens(draw: Draw) -> int:
@@ -102,6 +151,7 @@ def contrast(
     recipe: Recipe,
     dims: tuple[int, ...],
     queue: Queue,
+    labels: Labels | None = None,
 ) -> dict[str, Tensor]:
     """Weighted InfoNCE terms of a whole batch; items of `queue` are further negatives."""
     items, past = asked.items, queue.items
@@ -112,8 +162,15 @@ def contrast(
         beyond = queue.vectors if past_mask is not None else None
         return info_nce(vectors[a], vectors[b], scale, mask, dims, beyond=beyond, beyond_same=past_mask)
 
+    def labelled(*sides: str) -> dict[str, Tensor]:
+        if labels is None:
+            return {}
+        found = [label_loss(vectors[side], labels, scale, dims) for side in sides]
+        return {"label": recipe.label_weight * torch.stack(found).mean()}
+
     if kind == "direct":
         return {
+            **labelled("direct", "titles"),
             "title": recipe.intra_weight * nce("titles", "direct", twins, past_twins),
             "phrase": nce("phrases", "direct", told, past_told),
             "text": recipe.text_weight * nce("phrases", "titles", told),
@@ -121,6 +178,7 @@ def contrast(
     wanted, past_wanted = (answered(asked.queries, items, others) for others in (items, past))
     sides = ("direct", "reasoned") if kind == "reasoned" else ("direct",)
     terms = {
+        **labelled(*sides),
         "query": torch.stack([nce("queries", side, wanted, past_wanted) for side in sides]).mean(),
         "phrase": torch.stack([nce("phrases", side, told, past_told) for side in sides]).mean(),
     }
