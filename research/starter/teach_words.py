@@ -41,6 +41,7 @@ from moonshelf.errors import UserError
 from moonshelf.model.modeling import MoonHead, MoonModel
 from moonshelf.model.processing import ADDED_TOKENS, MoonProcessor
 from moonshelf.product import Product
+from moonshelf.training.cold_start import read_texts
 from moonshelf.training.data import SourceSpec, load_source
 from moonshelf.training.objective import text_loss
 from moonshelf.training.pairs import Item
@@ -51,7 +52,7 @@ COMBINED = (
     "Color", "Pattern", "Material", "Fabric", "Furniture/Fixture material", "Shape", "Style",
     "Jewelry material", "Neckline", "Sleeve length type", "Target gender",
 )  # fmt: skip
-MOST = 300  # characters of a text
+MOST = 160  # characters: longer texts are left out, they cost most and say least
 
 
 # ---- texts ----
@@ -61,8 +62,8 @@ def corpus(data: Path, seed: int = 0) -> list[str]:
     """Distinct texts of the training splits, the taxonomy, and combinations of its values and names."""
     rng = random.Random(seed)
     parts = (_feeds(data, rng), _titles(data), _pairs(data), _taxonomy(data / "taxonomy", rng))
-    cleaned = (re.sub(r"<[^>]+>|\s+", " ", text).strip()[:MOST] for part in parts for text in part)
-    return [text for text in dict.fromkeys(cleaned) if text]
+    cleaned = (re.sub(r"<[^>]+>|\s+", " ", text).strip() for part in parts for text in part)
+    return [text for text in dict.fromkeys(cleaned) if 0 < len(text) <= MOST]
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -75,7 +76,7 @@ def _feeds(data: Path, rng: random.Random) -> Iterator[str]:
             path = row.get("category_path") or []
             steps = path if isinstance(path, list) else [step.strip() for step in path.split(">")]
             facts = {k: str(v) for k, v in json.loads(row["attributes"] or "{}").items() if len(str(v)) < 40}
-            yield from (row["title"] or "", (row.get("description") or "")[:200], " > ".join(steps), *steps)
+            yield from (row["title"] or "", (row.get("description") or "")[:150], " > ".join(steps), *steps)
             yield from facts.values()
             if steps and facts:
                 yield f"{facts.get('baseColour') or rng.choice(list(facts.values()))} {steps[-1]}"
@@ -96,13 +97,13 @@ def _titles(data: Path) -> Iterator[str]:
 def _pairs(data: Path) -> Iterator[str]:
     for row in _rows(data / "relevance/crowdflower.parquet"):
         if row["split"] != "validation":
-            yield from (row["query"], row["title"], (row["description"] or "")[:200])
+            yield from (row["query"], row["title"], (row["description"] or "")[:150])
     for path in sorted((data / "matching").glob("*-train.parquet")):
         for row in _rows(path):
             for side in ("left", "right"):
                 record = json.loads(row[side])
                 yield str(record.get("title") or record.get("name") or "")
-                yield str(record.get("description") or "")[:200]
+                yield str(record.get("description") or "")[:150]
 
 
 def _taxonomy(folder: Path, rng: random.Random) -> Iterator[str]:
@@ -149,6 +150,13 @@ class Encoder:
         """(n, 384) float32."""
         with torch.autocast("cpu", torch.bfloat16):
             return self.model.encode(texts, batch_size=256, normalize_embeddings=True, convert_to_numpy=True)
+
+
+def write_texts(path: Path, texts: list[str], vectors: np.ndarray) -> None:
+    """Columns `text` and `vector`, as the cold start reads them."""
+    flat = pa.array(vectors.astype(np.float16).ravel())
+    column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+    pq.write_table(pa.table({"text": texts, "vector": column}), path, compression="zstd")
 
 
 def components(vectors: np.ndarray, dims: int) -> tuple[np.ndarray, np.ndarray]:
@@ -355,19 +363,19 @@ def run(
 ) -> None:
     """Make a model with words and texts that it can go on learning from."""
     out.mkdir(parents=True, exist_ok=True)
-    texts = corpus(data, seed)
+    encoder, kept = Encoder(), out / "encoded.parquet"
+    if not kept.exists():  # the longest step, and the same for every vocabulary
+        texts = corpus(data, seed)
+        typer.echo(f"{len(texts):,} texts to encode")
+        write_texts(kept, texts, encoder(texts))
+    made_before = read_texts(kept)
+    texts, encoded = made_before.texts, made_before.vectors.float().numpy()
     typer.echo(f"{len(texts):,} texts")
-    encoder, kept = Encoder(), out / "encoded.npy"
-    if not (kept.exists() and len(np.load(kept, mmap_mode="r")) == len(texts)):
-        np.save(kept, encoder(texts).astype(np.float16))
-    encoded = np.load(kept).astype(np.float32)
     start = MoonModel.from_pretrained(model)
     mean, directions = components(encoded[::4], start.dim)
     wanted = (encoded - mean) @ directions
     wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
-    table = pa.table({"text": texts, "vector": pa.FixedSizeListArray.from_arrays(
-        pa.array(wanted.astype(np.float16).ravel()), wanted.shape[1])})  # fmt: skip
-    pq.write_table(table, out / "texts.parquet", compression="zstd")
+    write_texts(out / "texts.parquet", texts, wanted)
     tokenizer, tokens = extend(start.processor.tokenizer, texts, vocabulary)
     words = [decoders.ByteLevel().decode([token]).strip() or "." for token in tokens]
     ids = tokenizer([text.lower() for text in texts], add_special_tokens=False)["input_ids"]
