@@ -45,8 +45,10 @@ def tiny_tokenizer() -> Qwen2TokenizerFast:
 
 
 def tiny_qwen3(tokenizer: Qwen2TokenizerFast) -> MoonModel:
-    """Qwen3-VL, hidden 64, two layers, with a language head of its own: rationales end at different steps."""
-    built = build_starter(tokenizer, hidden=64, layers=2, vision_hidden=64, vision_depth=2, prompt=PROMPT)
+    """Qwen3-VL, hidden 64, two layers, word path, own language head: rationales end at different steps."""
+    built = build_starter(
+        tokenizer, hidden=64, layers=2, vision_hidden=64, vision_depth=2, prompt=PROMPT, words=len(tokenizer)
+    )
     return liven(built)
 
 
@@ -89,7 +91,7 @@ def liven(model: MoonModel) -> MoonModel:
     backbone.lm_head = nn.Linear(model.config.hidden, model.vocabulary, bias=False)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if weight.dim() > 1 and "gate" not in name:
+            if weight.dim() > 1 and ("gate" not in name or "words" in name):
                 spread = 1.0 if "embed_tokens" in name else weight[0].numel() ** -0.5
                 weight.copy_(torch.randn(weight.shape, generator=generator) * spread)
         backbone.lm_head.weight[model.prepare.end_think] *= 3.0

@@ -397,6 +397,8 @@ def test_only_broken_rows_still_give_an_answer(model: MoonModel) -> None:
 def test_a_broken_model_is_an_error_that_names_a_product(fresh: MoonModel, mode: Any, value: float) -> None:
     with torch.no_grad():
         fresh.head.project.weight.fill_(value)
+        if fresh.head.words is not None:
+            fresh.head.words.table.weight.fill_(value)
     with pytest.raises(EncodingError, match=r"'shoe-1'.*doctor"):
         fresh.encode([Product(id="shoe-1", title="red shoe")], reason=mode, on_error="report")
 
@@ -494,4 +496,6 @@ def test_a_copy_of_a_model_is_independent(model: MoonModel, products: list[Produ
     twin = copy.deepcopy(model)
     with torch.no_grad():
         twin.head.project.weight.mul_(-1)
+        if twin.head.words is not None:
+            twin.head.words.table.weight.mul_(-1)
     np.testing.assert_allclose(twin.encode(products).vectors, -model.encode(products).vectors, atol=1e-6)

@@ -17,6 +17,7 @@ from moonshelf.model.configuration import MODALITIES, MoonConfig, default_taps
 from moonshelf.model.fire import Fire
 from moonshelf.model.fusion import ModalityFusion
 from moonshelf.model.modeling import normalise
+from moonshelf.model.words import WordPath
 
 D, HEADS, BATCH, LENGTH = 16, 4, 5, 7
 CONFIG = MoonConfig(hidden=D, dim=8, matryoshka=(8, 4), heads=HEADS, taps=(1, 0))
@@ -237,3 +238,46 @@ def test_matryoshka_prefixes_are_unit_vectors_of_the_same_numbers() -> None:
     assert short.shape == (3, 64)
     torch.testing.assert_close(short, vectors[:, :64] / vectors[:, :64].norm(dim=1, keepdim=True))
     torch.testing.assert_close(normalise(normalise(vectors), 64), short)
+
+
+# ---- the word path ----
+
+WORDS = CONFIG.model_copy(update={"words": 30})
+
+
+def word_inputs(seed: int = 3) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor, Tensor]]]:
+    """States at `<emb>`, and ids, states and masks of both sources; row 0 has no text, row 1 no rationale."""
+    generator = torch.Generator().manual_seed(seed)
+    e, found = torch.randn(BATCH, D, generator=generator), {}
+    for row, source in enumerate(("text", "rationale")):
+        mask = torch.rand(BATCH, LENGTH, generator=generator) < 0.6
+        mask[row] = False
+        ids = torch.randint(0, 30, (BATCH, LENGTH), generator=generator)
+        found[source] = ids, torch.randn(BATCH, LENGTH, D, generator=generator), mask
+    return e, found
+
+
+def test_the_word_path_is_its_equation() -> None:
+    module = randomised(WordPath(WORDS), 5).eval()
+    w, (e, words) = Weights(module), word_inputs()
+    found = module(e, words).detach().numpy()
+    table = w.values["table.weight"]
+    for row in range(BATCH):
+        gates = np.exp(w.linear("gate", w.norm("norm", e[row].double().numpy())))
+        wanted = np.zeros(WORDS.dim)
+        for gate, source in zip(gates, ("text", "rationale"), strict=True):
+            ids, states, mask = (x[row][words[source][2][row]] for x in words[source])
+            if not mask.any():
+                continue
+            read = [w.norm(f"norms.{source}", x.double().numpy()) for x in states]
+            shares = softmax([float(w.linear(f"scores.{source}", x)[0]) for x in read])
+            wanted += gate * sum(a * table[i] for a, i in zip(shares, ids.tolist(), strict=True))
+        np.testing.assert_allclose(found[row], wanted, atol=1e-4)
+
+
+def test_the_word_path_starts_as_the_mean_of_the_words() -> None:
+    module, (e, words) = WordPath(WORDS).eval(), word_inputs()
+    found, table = module(e, words), module.table.weight
+    for row in range(BATCH):
+        means = [table[ids[row][mask[row]]].mean(0) for ids, _, mask in words.values() if mask[row].any()]
+        torch.testing.assert_close(found[row], torch.stack(means).sum(0))

@@ -7,11 +7,15 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from moonshelf import MoonModel
+from moonshelf import MoonModel, Product
 from moonshelf.errors import UserError
+from moonshelf.model.modeling import normalise
 from moonshelf.sampleshop import iter_products
 from moonshelf.shell import flags
 from moonshelf.training.cold_start import ColdStart
@@ -229,3 +233,41 @@ def test_flags_become_fields_and_mistakes_are_one_sentence(tmp_path: Path) -> No
         flags(["lr", "3"])
     with pytest.raises(UserError, match=r"missing\.jsonl"):
         ColdStart(Recipe(sources=[SourceSpec(feed="missing.jsonl")], out=str(tmp_path / "o")), tmp_path)
+
+
+def taught(folder: Path, dim: int = 256) -> str:
+    texts = [f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in ("shoe", "mug", "lamp")]
+    vectors = np.random.default_rng(0).normal(size=(len(texts), dim)).astype(np.float16)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), dim)
+    pq.write_table(pa.table({"text": texts, "vector": column}), folder / "texts.parquet")
+    return str(folder / "texts.parquet")
+
+
+def test_texts_are_learnt_from_a_sentence_encoder(shop: Path, tmp_path: Path) -> None:
+    changes = {"texts": taught(tmp_path), "texts_batch": 9, "texts_weight": 20.0, "lr": 3e-3}
+    changes |= {"steps": 12, "validation": None}
+    run = ColdStart(recipe(tmp_path / "run", **changes), shop)
+    products = [Product(id=text, title=text) for text in run.texts.texts]
+    wanted = normalise(run.texts.vectors.float())
+
+    def near() -> float:
+        found = torch.from_numpy(run.model.encode(products).vectors)
+        return float((found * wanted).sum(-1).mean())
+
+    before = near()
+    run.run()
+    assert near() > before + 0.05
+
+
+def test_texts_that_are_not_there_are_one_sentence(shop: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.parquet is not there"):
+        ColdStart(recipe(tmp_path / "run", texts="nowhere.parquet"), shop)
+
+
+def test_a_prompt_may_fold_capitals_wherever_text_is_read(trained: ColdStart) -> None:
+    model = trained.model
+    folded = MoonModel(
+        model.backbone, model.processor, model.config, model.prompt.model_copy(update={"lower": True})
+    )
+    assert folded.prompt.text_of(Product(id="1", title="Red SHOE")) == "red shoe"
+    assert folded.prepare.text_ids(["Red SHOE"]) == model.prepare.text_ids(["red shoe"])

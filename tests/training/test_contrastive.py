@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from moonshelf.training.contrastive import MAX_SCALE, Queue, Temperature, info_nce
+from moonshelf.training.objective import Labels, label_loss, text_loss
 
 
 def reference(a: np.ndarray, b: np.ndarray, scale: float, same: np.ndarray) -> float:
@@ -79,3 +81,30 @@ def test_the_queue_forgets_the_oldest() -> None:
     off = Queue(0)
     off.push(torch.ones(2, 4), ["a", "b"])
     assert not off.items and not len(off.vectors)
+
+
+def test_a_value_is_told_from_all_values_of_its_key_and_unknown_ones_are_passed_over() -> None:
+    rng = np.random.default_rng(2)
+    a, names = rng.normal(size=(4, 8)), rng.normal(size=(5, 8))
+    places, losses = [3, -1, 0, 4], []
+    for dim in (8, 4):
+        left, right = (x[:, :dim] / np.linalg.norm(x[:, :dim], axis=1, keepdims=True) for x in (a, names))
+        logits = 7.0 * left @ right.T
+        shares = np.log(np.exp(logits).sum(1)) - logits[range(4), places]
+        losses.append(shares[[0, 2, 3]].mean())
+    vectors = torch.tensor(a, requires_grad=True)
+    labels = Labels(torch.tensor(names, requires_grad=True), torch.tensor(places))
+    loss = label_loss(vectors, labels, torch.tensor(7.0), (8, 4))
+    assert float(loss) == pytest.approx(np.mean(losses), rel=1e-5)
+    unknown = Labels(labels.vectors, torch.full((4,), -1))
+    assert float(label_loss(vectors, unknown, torch.tensor(7.0), (8, 4))) == 0
+
+
+def test_a_text_is_taught_by_direction_and_by_its_neighbours() -> None:
+    rng = np.random.default_rng(3)
+    a, b = (torch.tensor(rng.normal(size=(6, 5))) for _ in range(2))
+    assert float(text_loss(3 * b, b)) == pytest.approx(0, abs=1e-12)
+    unit = [x.numpy() / np.linalg.norm(x.numpy(), axis=1, keepdims=True) for x in (a, b)]
+    pointwise = 1 - (unit[0] * unit[1]).sum(1).mean()
+    pairs = ((unit[0] @ unit[0].T - unit[1] @ unit[1].T) ** 2).mean()
+    assert float(text_loss(a, b)) == pytest.approx(pointwise + 10 * pairs)

@@ -1,8 +1,8 @@
 """The word path: static embeddings of what is read and written, straight into the vector.
 
 A small decoder does not learn from a few thousand products what words mean, and its states lose what it has
-just written (docs/experiments.md). A table of static embeddings distilled from a sentence encoder (as model2vec
-does it) knows words from the start, in the encoder's own space. The equations are ours:
+just written (docs/experiments.md). Static embeddings distilled from a sentence encoder, as model2vec makes
+them, know words from the start, in the encoder's own space. The equations are ours:
 
     s_m = sum_t a_t S[id_t],  a_t = softmax over t in m of (w_m . LN(x_t)),   m in text, rationale
     v   = W_p LN(z_K) + sum_m g_m s_m,   g_m = exp(u_m . LN(e) + b_m)
