@@ -124,3 +124,8 @@ def test_marks_of_exports_are_no_part_of_a_name() -> None:
     names = ["*Title", "g:description", "Product ID [Non Editable]", "Custom label (SKU)", "Product UPC/EAN"]
     fields = {column.name: column.field for column in plan_columns(names).columns}
     assert list(fields.values()).count("extra") == 0
+
+
+def test_a_price_with_its_currency_goes_before_the_lowest_of_a_range(tmp_path: Path) -> None:
+    path = h.write(tmp_path / "f.csv", "id,title,price_min,price_eur\n1,Mug,4,5\n")
+    assert [(p.price, p.currency) for p in h.products(path)] == [(5.0, "EUR")]

@@ -19,7 +19,6 @@ and committed is the same code, and this process is the only one that writes.
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -283,16 +282,13 @@ def _rows(
     """
     if not isinstance(feed, str | Path):
         return ((number, item) for number, item in enumerate(feed, 1)), lambda: None, None
-    from moonshelf.feeds import DIALECTS, open_feed
+    from moonshelf.feeds import open_feed, started
 
     dialect, source = open_feed(feed, options.dialect, images_root=options.images_root, **options.reading)
-    rows = DIALECTS[dialect](source)
-    first = next(rows, None)  # an unusable feed raises here, before anything is written
-    if first is None:
-        raise UserError(f"{source.name} holds no records.")
+    rows = started(dialect, source)  # an unusable feed raises here, before anything is written
 
     def flat() -> Iterator[tuple[int | str, Product | Problem]]:
-        for row in itertools.chain((first,), rows):
+        for row in rows:
             for problem in row.problems:
                 yield row.number, problem
             if row.product is not None:

@@ -50,6 +50,8 @@ def open_feed(
     root = check_path(images_root) if images_root is not None else None
     source = Source(path, root, fields, encoding, currency)
     dialect = dialect or detect(path, source.encoding)
+    if fields and dialect in ("images", "jsonld"):
+        raise UserError(f"the dialect '{dialect}' has no columns that could be mapped.")
     if path.is_dir() != (dialect == "images"):
         kind = "a folder" if path.is_dir() else "a file"
         raise UserError(f"{path.name} is {kind}, which the dialect '{dialect}' does not read.")
@@ -69,11 +71,18 @@ def read_rows(
     name, source = open_feed(
         path, dialect, images_root=images_root, fields=fields, encoding=encoding, currency=currency
     )
-    rows = DIALECTS[name](source)
-    first = next(rows, None)  # so that an unusable file raises here and not in the caller's loop
-    if first is None:
-        raise UserError(f"{source.name} holds no records.")
-    return chain((first,), rows)
+    return started(name, source)
+
+
+def started(dialect: str, source: Source) -> Iterator[Row]:
+    """Rows of a source; an unusable file raises UserError here and not in the caller's loop."""
+    rows = DIALECTS[dialect](source)
+    head = []
+    for row in rows:
+        head.append(row)
+        if row.records:
+            return chain(head, rows)
+    raise UserError(f"{source.name} holds no records.")  # remarks on the file are none
 
 
 def read_feed(

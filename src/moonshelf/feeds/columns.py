@@ -324,10 +324,11 @@ def _named(found: list[Column]) -> list[Column]:
 def _one_currency(found: list[Column], wanted: str | None) -> tuple[list[Column], list[str]]:
     """Price columns of one currency stay; those in others fill nothing."""
     prices = [column for column in found if column.field == "price"]
-    codes = list(dict.fromkeys(c.currency for c in sorted(prices, key=lambda c: c.forced, reverse=True)))
     if not prices:
         return found, []
-    code = wanted if wanted in codes else (None if None in codes else codes[0])
+    codes = list(dict.fromkeys(c.currency for c in prices))
+    likeliest = min(prices, key=lambda c: (c.rank, c.currency is not None))
+    code = wanted if wanted is not None and wanted in codes else likeliest.currency
     notes = []
     named = [c for c in codes if c]
     if len(codes) > 1:
