@@ -36,8 +36,8 @@ _PARAMETERS = frozenset((
     "property", "properties", "specification", "specifications", "characteristics",
 ))  # fmt: skip
 _MARKUP = frozenset((
-    "a", "b", "br", "center", "div", "em", "font", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "html", "i", "li",
-    "ol", "p", "small", "span", "strong", "sub", "sup", "table", "tbody", "td", "th", "tr", "u", "ul",
+    "a", "b", "br", "center", "div", "em", "font", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "html", "i",
+    "li", "ol", "p", "small", "span", "strong", "sub", "sup", "table", "tbody", "td", "th", "tr", "u", "ul",
 ))  # fmt: skip
 _PROSE = frozenset(("content", "summary", "description", "title"))
 _MAX_DEPTH = 40
