@@ -129,3 +129,15 @@ def test_marks_of_exports_are_no_part_of_a_name() -> None:
 def test_a_price_with_its_currency_goes_before_the_lowest_of_a_range(tmp_path: Path) -> None:
     path = h.write(tmp_path / "f.csv", "id,title,price_min,price_eur\n1,Mug,4,5\n")
     assert [(p.price, p.currency) for p in h.products(path)] == [(5.0, "EUR")]
+
+
+def test_records_without_a_header_are_mapped_too(tmp_path: Path) -> None:
+    path = h.write(tmp_path / "f.jsonl", '{"id": "1", "Wortlaut": "Mug"}\n{"id": "2", "title": "Cup"}\n')
+    found = h.products(path, fields={"wortlaut": "title", "Nie": "brand"})
+    assert [product.title for product in found] == ["Mug", "Cup"]
+    assert "no record has the column 'Nie'" in notes(path, fields={"Nie": "brand"})
+
+
+def test_what_cannot_be_mapped_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="mapped"):
+        h.products(h.write(tmp_path / "f.jsonld", h.JSONLD), fields={"x": "title"})

@@ -177,3 +177,26 @@ def test_text_of_any_value() -> None:
     assert values.as_text(None) == ""
     assert values.availability("https://schema.org/OutOfStock") == "out_of_stock"
     assert values.category("A > B > ") == ("A", "B")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A > B > C", [["A", "B", "C"]]),
+        ("Home >> Mugs", [["Home", "Mugs"]]),
+        ("Home / Mugs", [["Home", "Mugs"]]),
+        ("Home | Mugs", [["Home", "Mugs"]]),
+        ("Home > Mugs | Sale > Mugs", [["Home", "Mugs"], ["Sale", "Mugs"]]),
+        ("Home > Mugs; Sale", [["Home", "Mugs"], ["Sale"]]),
+        ("Home, Home > Mugs", [["Home"], ["Home", "Mugs"]]),
+        ("Food, Beverages & Tobacco > Tea", [["Food, Beverages & Tobacco", "Tea"]]),
+        ("Default Category/Men/Tops,Default Category/Men", [["Men", "Tops"], ["Men"]]),
+        ("Home/Kitchen/Mugs", [["Home", "Kitchen", "Mugs"]]),
+        ("/Categories/Mugs", [["Categories", "Mugs"]]),
+        ("Tees/Shirts", [["Tees/Shirts"]]),
+        ("24/7/365", [["24/7/365"]]),
+        ("", []),
+    ],
+)
+def test_paths_of_categories(text: str, expected: list[list[str]]) -> None:
+    assert values.paths(text) == expected

@@ -52,6 +52,8 @@ def open_feed(
     dialect = dialect or detect(path, source.encoding)
     if fields and dialect in ("images", "jsonld"):
         raise UserError(f"the dialect '{dialect}' has no columns that could be mapped.")
+    if encoding and dialect in ("images", "parquet", "merchant-xml"):
+        raise UserError(f"the dialect '{dialect}' says its own encoding: leave it out.")
     if path.is_dir() != (dialect == "images"):
         kind = "a folder" if path.is_dir() else "a file"
         raise UserError(f"{path.name} is {kind}, which the dialect '{dialect}' does not read.")

@@ -140,10 +140,13 @@ class Draft:
         return found.text
 
     def path(self, value: Any) -> Any:
-        """The first path of a category that is a list or mapping, or a text that prints one."""
+        """One path of a category: the longest of a text, the first of a list or mapping."""
         value = shapes.opened(value)
         if not isinstance(value, (list, tuple, dict)):
-            return value
+            paths = values.paths(values.plain(self.cleaned("category", value)))
+            best = max(paths, key=len, default=[])
+            self.put("other_categories", " | ".join(" > ".join(path) for path in paths if path is not best))
+            return best
         paths = shapes.categories(value, self.values.get("language"))
         if not paths:
             self.put("category", value or None)

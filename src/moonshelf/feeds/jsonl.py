@@ -38,6 +38,7 @@ def read(source: Source) -> Iterator[Row]:
             yield _own(source, number, record)
         else:
             yield reader.row(number, record)
+    yield from reader.ending()
 
 
 def numbered(source: Source) -> Iterator[tuple[int, str | Row]]:

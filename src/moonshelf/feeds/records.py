@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from moonshelf.attributes import fold
 from moonshelf.errors import UserError
 from moonshelf.feeds import shapes, values
-from moonshelf.feeds.base import Row, Source
+from moonshelf.feeds.base import Row, Source, note
 from moonshelf.feeds.build import Draft
 from moonshelf.feeds.columns import Column, Plan, kept, plan_columns, price_column
 from moonshelf.feeds.shops import Shop, by_name
@@ -44,6 +44,7 @@ class RecordReader:
         self.source, self.html, self.shop = source, html, shop
         self.groups: dict[str, str] = {}  # id of a variant -> its parent's, where the shop's export tells
         self._parents: dict[str, Product] = {}
+        self._unseen = set(source.fields)
         self._plans: dict[tuple[str, ...], Plan] = {}
         self.notes: list[tuple[str, str]] = []  # (field, what to say) about the whole file
         # Tables have one header; whether it has an id at all is then a matter of the file, not of the row.
@@ -84,11 +85,21 @@ class RecordReader:
         names = tuple(record)
         plan = self._plans.get(names)
         if plan is None:
-            fields = {name: target for name, target in self.source.fields.items() if name in record}
+            fields = {
+                name: target
+                for name, target in self.source.fields.items()
+                if name in record or fold(name) in map(fold, names)
+            }
+            self._unseen -= fields.keys()
             plan = plan_columns(names, fields, currency=self.source.currency, shop=self.shop)
             if len(self._plans) < _MAX_PLANS:
                 self._plans[names] = plan
         return plan
+
+    def ending(self) -> Iterator[Row]:
+        """What is to say when all records of JSON or XML are read: columns that were named and never seen."""
+        for name in sorted(self._unseen):
+            yield note(self.source.name, "columns", f"no record has the column {name!r} that was mapped")
 
     def row(self, number: int, record: Mapping[str, Any]) -> Row:
         draft = Draft(self.source, number)

@@ -285,14 +285,36 @@ def gtin(text: str) -> str:
 
 
 def category(value: Any) -> tuple[str, ...]:
-    """Path from the root to the leaf, of `A > B > C`, `A/B/C` with spaces around, or a list."""
+    """Path from the root to the leaf, of a list or of the text of one path or several (`paths`)."""
     if isinstance(value, (list, tuple)):
         parts = [as_text(part) for part in value]
     else:
-        text = plain(as_text(value))
-        separator = next((s for s in (">", "›", "»", "|", " / ", "::") if s in text), None)
-        parts = text.split(separator) if separator else [text]
+        parts = max(paths(plain(as_text(value))), key=len, default=[])
     return tuple(name for part in parts[:20] if (name := clean(part)[0][:200]))
+
+
+def paths(text: str) -> list[list[str]]:
+    """Categories of a text, each from its root: `A > B > C`, `A / B`, `/A/B`, `A > B | A > C`.
+
+    A comma may be part of a name (`Food, Beverages & Tobacco > Tea`), so it separates only paths of one root.
+    """
+    several: list[str] = [text]
+    levels = next((sign for sign in (">", "›", "»") if sign in text), "")
+    if levels:
+        for sign in ("\n", "|", ";", ","):
+            cells = [cell.strip() for cell in text.split(sign) if cell.strip()]
+            roots = {cell.split(levels)[0].strip().lower() for cell in cells}
+            if len(cells) > 1 and (sign != "," or len(roots) == 1):
+                several = cells
+                break
+    elif text.lower().startswith("default category/"):  # Magento's root, which says nothing
+        several, levels = text.split(","), "/"
+    elif re.fullmatch(r"/?(?:\w[^/\d]+/){2,}\w[^/]+|/[^/]+(?:/[^/]+)*", text):
+        levels = "/"
+    else:
+        levels = next((sign for sign in ("|", " / ", "::") if sign in text), "\0")
+    found = [[name.strip() for name in cell.split(levels) if name.strip()] for cell in several]
+    return [path[path[0].lower() == "default category" and len(path) > 1 :] for path in found if path]
 
 
 _AVAILABLE = {

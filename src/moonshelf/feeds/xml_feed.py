@@ -71,6 +71,7 @@ def read(source: Source, prepare: Prepare) -> Iterator[Row]:
         return
     if number == 0:
         raise UserError(f"{source.name} holds no <item> or <entry>: is it a product feed?")
+    yield from reader.ending()
 
 
 def _reason(error: Exception) -> str:
