@@ -20,7 +20,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,7 +41,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from moonshelf import containers, memory
+from moonshelf import containers, files, memory
 from moonshelf.containers import FORMATS, Contents, Limits
 from moonshelf.errors import ImageError, UserError
 
@@ -223,19 +222,12 @@ def perceptual_hash(picture: Image.Image) -> int | None:
 
 def _read_file(path: str, limits: Limits) -> bytes:
     name = _short(path)
-    # O_NONBLOCK: opening a pipe without a writer must not hang before fstat can refuse it.
-    flags = (
-        os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    )
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # before opening: devices act when they are opened
-            raise ImageError("not_a_file", f"{name} is not a regular file")
-        with open(os.open(path, flags), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ImageError("not_a_file", f"{name} is not a regular file")
-            _check_bytes(status.st_size, limits)
-            data = file.read(limits.max_bytes + 1)
+        data = files.read_regular(path, limits.max_bytes)
+    except files.Irregular:
+        raise ImageError("not_a_file", f"{name} is not a regular file") from None
+    except files.TooLarge:
+        raise _too_many_bytes(limits) from None
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise ImageError("missing_file", f"there is no file {name}") from error
     except OSError as error:
@@ -248,7 +240,11 @@ def _check_bytes(size: int, limits: Limits) -> None:
     if size == 0:
         raise ImageError("empty", "the image is empty (0 bytes)")
     if size > limits.max_bytes:
-        raise ImageError("too_many_bytes", f"the image has more than {limits.max_bytes:,} bytes")
+        raise _too_many_bytes(limits)
+
+
+def _too_many_bytes(limits: Limits) -> ImageError:
+    return ImageError("too_many_bytes", f"the image has more than {limits.max_bytes:,} bytes")
 
 
 def _short(path: str) -> str:

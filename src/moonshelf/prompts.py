@@ -16,8 +16,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from moonshelf.product import Product
 
@@ -29,19 +30,23 @@ _RESERVED = re.compile(r"<\|[^|<>]*\|>|</?think>|<emb>", re.IGNORECASE)
 _SPACE = re.compile(r"\s+")
 
 
+MAX_PIXELS = 1 << 24  # of one picture as the model reads it; Qwen's own default is below 13 million
+TextField = Literal["title", "description", "brand", "group_id", "gtin", "mpn", "availability", "language"]
+
+
 class PromptSpec(BaseModel):
     """How a product becomes a prompt. Saved as `prompt.json` beside the weights."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    instruction: str = ""  # put before the pictures; empty for the starter
-    text_fields: tuple[str, ...] = ("title",)  # of the product, in this order, joined by a newline
+    instruction: str = Field(default="", max_length=20_000)  # before the pictures; empty for the starter
+    text_fields: tuple[TextField, ...] = ("title",)  # of the product, in this order, joined by a newline
     lower: bool = False  # fold capitals in the text: a small vocabulary need not hold every word twice
-    max_text_chars: int = 400
-    max_images: int = 4
-    min_pixels: int = 96 * 96
-    max_pixels: int = 160 * 160
-    max_rationale_tokens: int = 64
+    max_text_chars: int = Field(default=400, ge=0, le=100_000)
+    max_images: int = Field(default=4, ge=0, le=100)
+    min_pixels: int = Field(default=96 * 96, gt=0, le=MAX_PIXELS)
+    max_pixels: int = Field(default=160 * 160, gt=0, le=MAX_PIXELS)
+    max_rationale_tokens: int = Field(default=64, ge=0, le=8_192)
 
     def text_of(self, product: Product) -> str:
         """The text that the model reads: cleaned, with reserved tokens broken up, capped in length."""

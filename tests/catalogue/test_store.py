@@ -185,6 +185,23 @@ def test_rows_at_another_place(shelf, tmp_path, address):
     assert len(result.hits) == 33 and "no index yet" in result.notes[0]
 
 
+def test_a_manifest_leads_nowhere_unasked(shelf, tmp_path, monkeypatch):
+    """Not to a folder, not to the network, until the user names the place."""
+    monkeypatch.setattr("lancedb.connect", lambda *_, **__: pytest.fail("it was opened"))
+    manifest = json.loads((shelf.folder / "manifest.json").read_text())
+    for place in ("/", str(tmp_path), "s3://bucket/shelf", "file:///tmp", "../other"):
+        (shelf.folder / "manifest.json").write_text(json.dumps(manifest | {"place": place}))
+        with pytest.raises(UserError, match=r"outside of its folder.*MOONSHELF_PLACES"):
+            Store.open(shelf.folder)
+    monkeypatch.undo()
+    place = str(tmp_path / "bucket")
+    (shelf.folder / "manifest.json").write_text(json.dumps(manifest))
+    Store.open(shelf.folder).copy_to(place)
+    (shelf.folder / "manifest.json").write_text(json.dumps(manifest | {"place": place}))
+    monkeypatch.setenv("MOONSHELF_PLACES", f"s3://other {place}")
+    assert len(Store.open(shelf.folder)) == 30
+
+
 def test_a_writer_that_was_there_before_the_move_is_told(shelf, tmp_path):
     writer = Writer(Store.open(shelf.folder))
     run("move", shelf.folder, tmp_path / "bucket")

@@ -20,13 +20,12 @@ from moonshelf.benchmark import peers
 from moonshelf.benchmark.contract import BOTH, IMAGE, TEXT
 from moonshelf.benchmark.peers import Peer, QuerySide, TwoTowers
 from moonshelf.errors import UserError
-from moonshelf.model.files import read_json
+from moonshelf.model.files import items_of, read_json
 from moonshelf.model.stock import (
     Clip,
     array,
     check_folder,
     image_processor,
-    keys_of,
     load_model,
     pick_device,
     pixel_side,
@@ -162,7 +161,7 @@ class OpenClipPeer(TwoTowers):
         if not any((folder / weights).is_file() for weights in OPEN_CLIP_WEIGHTS):
             raise UserError(f"{folder.name!r} has no {OPEN_CLIP_WEIGHTS[0]}, and no other kind is read")
         for key in ("hf_model_name", "trust_remote_code"):
-            if key in set(keys_of(read_json(folder / "open_clip_config.json"))):
+            if key in dict(items_of(read_json(folder / "open_clip_config.json"))):
                 raise UserError(
                     f"open_clip_config.json in {folder.name!r} has {key}: it would fetch or run more"
                 )

@@ -16,7 +16,6 @@ each row; rows that are gone or changed are left out, new and changed ones are a
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 import uuid
 from collections.abc import Callable
@@ -26,12 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from moonshelf.catalogue.index_spec import Spec
-from moonshelf.catalogue.manifest import check_place, replace_durably, sync_folder, write_json, writing
+from moonshelf.catalogue.manifest import check_place, writing
 from moonshelf.catalogue.nearest import FLAT_ROWS, AnnIndex, inside
 from moonshelf.catalogue.store import Store
 from moonshelf.errors import UserError
+from moonshelf.files import read_json, replace_durably, sync_folder, write_json
 
 FORMAT = 2  # 1 kept keys inside the FAISS file
 
@@ -157,8 +158,8 @@ def _save(path: Path, array: np.ndarray) -> None:
 def read_info(folder: Path) -> dict[str, Any] | None:
     """What `index/index.json` of a catalogue says, unchecked; None without one that can be read."""
     try:
-        record = json.loads((folder / "index" / "index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = read_json(folder / "index" / "index.json")
+    except UserError:
         return None
     return record if isinstance(record, dict) else None
 
@@ -172,15 +173,15 @@ def load(store: Store) -> tuple[AnnIndex | None, str]:
     home = store.folder / "index"
     advice = f"searching the store exactly, which is slower; run `moonshelf index {store.folder}`"
     for _ in range(2):  # a second time if a swap removed a file between the two reads
+        if not (home / "index.json").exists():
+            return None, f"no index yet: {advice}"
         try:
-            record = json.loads((home / "index.json").read_text(encoding="utf-8"))
+            record = read_json(home / "index.json")
             if record["format"] != FORMAT:
                 return None, f"the index has format {record['format']}, not {FORMAT}: {advice}"
-            info = IndexInfo(**record)
-            spec = Spec(**info.spec)
-        except FileNotFoundError:
-            return None, f"no index yet: {advice}"
-        except (ValueError, TypeError, KeyError):
+            info = TypeAdapter(IndexInfo).validate_python(record)
+            spec = TypeAdapter(Spec).validate_python(info.spec)
+        except (UserError, ValueError, TypeError, KeyError):  # pydantic's error is a ValueError
             return None, f"the index cannot be read: {advice}"
         ours = store.manifest
         theirs = (info.fingerprint, info.dim, info.preprocessing)
@@ -195,18 +196,36 @@ def load(store: Store) -> tuple[AnnIndex | None, str]:
         try:
             if any(_sha256(home / Path(name).name) != digest for name, digest in files):
                 return None, f"the index file is damaged: {advice}"
-            rows: np.ndarray = np.load(home / Path(info.rows_file).name, allow_pickle=False)
+            # Mapped, so that a header cannot ask for more than the file has.
+            rows = np.array(np.load(home / Path(info.rows_file).name, mmap_mode="r", allow_pickle=False))
             kept = None
             if spec.rescored:  # read where a shortlist needs it; the mapping outlives a swap of the file
                 kept = np.load(home / Path(info.vectors_file).name, mmap_mode="r", allow_pickle=False)
             first = spec.read(str(home / Path(info.file).name))
         except (FileNotFoundError, IsADirectoryError):
             continue
+        except (OSError, ValueError, RuntimeError, MemoryError):  # of NumPy and FAISS
+            return None, f"the index file is damaged: {advice}"
+        if not _consistent(info, spec, first, rows, kept):
+            return None, f"the index does not fit its own index.json: {advice}"
         index = AnnIndex(first, np.ascontiguousarray(rows[:, 0]), spec, kept)
         if info.store_version != store.version:
             index = _caught_up(index, rows, store)
         return index, index.advice(store.folder)
     return None, f"the index file is missing: {advice}"
+
+
+def _consistent(info: IndexInfo, spec: Spec, first: Any, rows: np.ndarray, kept: np.ndarray | None) -> bool:
+    """Whether all parts are of the same rows, in order of their keys, and of the kind that was recorded."""
+    empty = spec.empty(info.dim)
+    return (
+        rows.shape == (info.rows, 2)
+        and rows.dtype == np.int64
+        and bool((np.diff(rows[:, 0]) > 0).all())
+        and (kept is None or (kept.shape == (info.rows, info.dim) and kept.dtype == np.float16))
+        and isinstance(first, type(empty))
+        and (first.ntotal, first.d, first.metric_type) == (info.rows, empty.d, empty.metric_type)
+    )
 
 
 def _caught_up(index: AnnIndex, then: np.ndarray, store: Store) -> AnnIndex:

@@ -17,12 +17,14 @@ compared exactly with vectors kept in half precision beside the index, read from
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 faiss: Any = import_module("faiss")  # its stubs lag behind the library
 
@@ -30,6 +32,7 @@ SCANS = ("flat", "sq8", "prefix", "binary")  # first passes that look at every r
 KINDS = (*SCANS, "hnsw", "hnsw-sq8", "ivf-pq", "ivf-sq8")
 LINKS, EF_BUILD, EF_SEARCH = 24, 100, 128
 _BLOCK = 65_536  # rows that are converted at once
+_TABLES = 256 << 20  # bytes that FAISS may derive from a file, such as tables of distances
 _TRAIN_A_LIST = 64  # rows a cell's centre is learnt from; FAISS warns below 39
 _TRAIN_ROWS = 16_384  # at least, where there are as many
 
@@ -39,13 +42,15 @@ class Spec:
     """An index to be built, and how it is searched. `effort` is HNSW's ef or IVF's probes, 0 for a scan."""
 
     kind: str
-    links: int = 0
-    ef_build: int = 0
-    lists: int = 0
-    code: int = 0
-    dims: int = 0
-    effort: int = 0
-    shortlist: int = 0  # rows compared exactly, for each one wanted; 0: the first pass is final
+    links: Annotated[int, Field(ge=0, le=512)] = 0
+    ef_build: Annotated[int, Field(ge=0, le=65_536)] = 0
+    lists: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    code: Annotated[int, Field(ge=0, le=65_536)] = 0
+    dims: Annotated[int, Field(ge=0, le=65_536)] = 0
+    effort: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    shortlist: Annotated[int, Field(ge=0, le=10_000)] = (
+        0  # rows compared exactly, for each one wanted; 0: the first pass is final
+    )
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -146,6 +151,8 @@ class Spec:
         (faiss.write_index_binary if self.kind == "binary" else faiss.write_index)(index, path)
 
     def read(self, path: str) -> Any:
+        """Raises RuntimeError for a file that FAISS cannot read, or whose sizes no file of its length has."""
+        faiss.set_deserialization_vector_byte_limit(2 * os.path.getsize(path) + _TABLES)
         return (faiss.read_index_binary if self.kind == "binary" else faiss.read_index)(path)
 
 

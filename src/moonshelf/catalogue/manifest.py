@@ -1,5 +1,4 @@
-"""What a catalogue folder says about itself, and the two habits that keep it whole: files replaced
-atomically, and one writer at a time.
+"""What a catalogue folder says about itself, and one writer at a time.
 
 A folder holds `manifest.json` (which model, preprocessing and mode its vectors come from),
 `products.lance` (the rows, unless `place` names another place for them), `index/` (a cache), `run.json` and
@@ -10,24 +9,38 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from moonshelf.errors import UserError
+from moonshelf.files import (
+    MAX_JSON,
+    read_json,
+    read_regular,
+    replace_durably,
+    sync_folder,
+    write_atomic,
+    write_json,
+    wrong_settings,
+)
 from moonshelf.product import Product
 from moonshelf.prompts import PromptSpec
+
+__all__ = ["replace_durably", "sync_folder", "write_atomic", "write_json"]  # as others know them from here
 
 FORMAT = 1
 NAME = "manifest.json"
 _PROBE = 64 * 1024  # bytes that a place must take before anything is computed
+PLACES = "MOONSHELF_PLACES"  # environment variable
 _POLL_SECONDS = 0.02  # between two looks at a lock that another holds
 
 
@@ -53,12 +66,12 @@ class Manifest:
 
     model: str
     fingerprint: str
-    dim: int
+    dim: Annotated[int, Field(gt=0, le=65_536)]
     preprocessing: str
-    reason: str = "off"
+    reason: Annotated[str, Field(pattern="^(off|on|auto)$")] = "off"
     format: int = FORMAT
     place: str = ""
-    keep_days: float | None = None
+    keep_days: Annotated[float, Field(ge=0, le=36_500)] | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -71,23 +84,23 @@ class Manifest:
     def read(cls, folder: Path) -> Manifest:
         """Raises UserError if the folder is no catalogue, or one of another format."""
         path = folder / NAME
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            known = {f.name for f in fields(cls)}
-            manifest = cls(**{key: value for key, value in record.items() if key in known})
-            manifest._validate()
-        except FileNotFoundError:
+        if folder.is_file():
+            raise UserError(f"{folder} is a file: name the folder that `moonshelf embed` made.")
+        if not path.exists():
             raise UserError(
                 f"{folder} is not a catalogue (it has no {NAME}): make one with "
                 f"`moonshelf embed FEED -o {folder}`."
-            ) from None
-        except NotADirectoryError:
-            raise UserError(f"{folder} is a file: name the folder that `moonshelf embed` made.") from None
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-        except (ValueError, TypeError, AttributeError, RecursionError):
+            )
+        try:
+            record = read_json(path)
+            known = {f.name for f in fields(cls)}
+            if isinstance(record, dict):  # what a later version adds is no concern of this one
+                record = {key: value for key, value in record.items() if key in known}
+            manifest = TypeAdapter(cls).validate_python(record)
+        except (UserError, ValidationError) as error:
+            why = str(error if isinstance(error, UserError) else wrong_settings(path, error)).rstrip(".")
             raise UserError(
-                f"{path} is damaged: take it from a copy, or embed the feed again into an empty folder."
+                f"{path} is damaged ({why}): take it from a copy, or embed the feed again into an empty folder."
             ) from None
         if manifest.format != FORMAT:
             raise UserError(
@@ -96,14 +109,14 @@ class Manifest:
             )
         return manifest
 
-    def _validate(self) -> None:
-        """Raises ValueError for a value that no version has written."""
-        texts = (self.model, self.fingerprint, self.preprocessing, self.reason, self.place)
-        days = self.keep_days is None or (isinstance(self.keep_days, int | float) and self.keep_days >= 0)
-        if not (all(isinstance(text, str) for text in texts) and type(self.dim) is int and self.dim > 0):
-            raise ValueError
-        if not days or self.reason not in ("off", "on", "auto"):
-            raise ValueError
+    def check_allowed(self, folder: Path) -> None:
+        """Refuse a place of the rows that nobody on this machine has named: a manifest is a file that anybody
+        may have written, and must not make us read other folders or dial out."""
+        if self.place and self.place not in allowed_places():
+            raise UserError(
+                f"{folder} keeps its products at {self.place}, outside of its folder: if that is yours, "
+                f"allow it with the environment variable {PLACES}={self.place} (spaces part several)."
+            )
 
     def write(self, folder: Path) -> None:
         write_json(folder / NAME, asdict(self))
@@ -124,6 +137,32 @@ class Manifest:
         )
 
 
+def allowed_places() -> set[str]:
+    """Places of rows that this user moved a catalogue to, or that the environment names."""
+    found = os.environ.get(PLACES, "").split()
+    with suppress(OSError, ValueError, RuntimeError):
+        found += read_regular(_places_file(), MAX_JSON).decode().splitlines()
+    return set(found)
+
+
+def remember_place(place: str) -> None:
+    """Allow a place from now on, for whoever asked for it by `moonshelf store move`."""
+    if place not in (known := allowed_places()):
+        try:
+            _places_file().parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(_places_file(), "".join(f"{one}\n" for one in sorted({*known, place})).encode())
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"that {place} is allowed cannot be noted ({error}): set the environment variable "
+                f"{PLACES}={place} instead."
+            ) from None
+
+
+def _places_file() -> Path:
+    home = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(home) if home else Path.home() / ".config") / "moonshelf" / "places"
+
+
 def preprocessing(prompt: PromptSpec) -> str:
     """Hash (16 hex digits) of everything that turns a product into the model's input."""
     return hashlib.sha256(prompt.model_dump_json().encode()).hexdigest()[:16]
@@ -138,34 +177,6 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:  # a source tree that was not installed
             continue
     return found
-
-
-def write_json(path: Path, record: Any) -> None:
-    write_atomic(path, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` so that a reader, or a process after a crash, sees the old bytes or the new ones."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(data)
-    replace_durably(temporary, path)
-
-
-def replace_durably(temporary: Path, path: Path) -> None:
-    """Rename a finished file over `path` of the same folder; file first, then the folder's entry."""
-    with open(temporary, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class Locked(UserError):

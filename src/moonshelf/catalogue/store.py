@@ -151,6 +151,7 @@ class Store:
                 )
             create.write(folder)
         manifest = Manifest.read(folder)
+        manifest.check_allowed(folder)
         place = manifest.place or str(folder)
         db = connect(place)
         try:

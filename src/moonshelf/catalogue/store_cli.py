@@ -99,7 +99,7 @@ def move(
     """
     from dataclasses import replace
 
-    from moonshelf.catalogue.manifest import writing
+    from moonshelf.catalogue.manifest import remember_place, writing
 
     _open(folder)
     place = place if "://" in place else str(Path(place).resolve())
@@ -107,6 +107,7 @@ def move(
         store = _open(folder)
         text = store.has_full_text
         store.copy_to(place)
+        remember_place(place)
         replace(store.manifest, place=place).write(folder)
         moved = _open(folder)
         if text:

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from moonshelf.creatives.model_backend import ADAPTER, PACKAGED, CreativeConfig
+from moonshelf.creatives.model_backend import ADAPTER, PACKAGED, CreativeConfig, write_config
 from moonshelf.errors import UserError
+from moonshelf.files import read_settings
 from moonshelf.model import files
 
 SETTINGS = "adapter_config.json"
@@ -72,7 +72,7 @@ def average(selectors: Sequence[str | Path], out: Path, weights: Sequence[float]
     out.mkdir(parents=True, exist_ok=True)
     save_file(mean, out / ADAPTER, metadata={"format": "pt"})
     shutil.copyfile(folders[0] / SETTINGS, out / SETTINGS)
-    (out / "creative.json").write_text(config.model_dump_json(indent=1) + "\n")
+    write_config(out, config)
 
 
 def _shares(weights: Sequence[float], count: int) -> list[float]:
@@ -85,10 +85,9 @@ def _shares(weights: Sequence[float], count: int) -> list[float]:
 
 
 def _config(folder: Path) -> CreativeConfig:
-    try:
-        config = CreativeConfig.model_validate_json((folder / "creative.json").read_text())
-    except (OSError, ValidationError):
-        raise UserError(f"{str(folder)!r} is no creative selector of this version.") from None
+    if not (folder / "creative.json").exists():
+        raise UserError(f"{str(folder)!r} is no creative selector of this version.")
+    config = read_settings(CreativeConfig, folder / "creative.json")
     if config.base is None:
         raise UserError(f"{folder.name!r} is a whole model: only adapters of one base are averaged.")
     return config

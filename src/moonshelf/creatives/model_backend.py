@@ -10,15 +10,14 @@ one prefill, its reasons are written on the cache, `<answer>` is fed, and two lo
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -28,6 +27,7 @@ from moonshelf.creatives.describe import ASKS_A_BATCH, Described, Side, opine
 from moonshelf.creatives.judging import Ask, Opinion
 from moonshelf.creatives.prompt import ANSWER, CreativePrompt, read_assessment
 from moonshelf.errors import UserError
+from moonshelf.files import read_settings, write_atomic
 from moonshelf.model import files
 from moonshelf.model.decode import Decoded, Pick, decode, greedy, repeat_rows
 from moonshelf.model.engine import load_picture
@@ -42,13 +42,30 @@ ADAPTER = "adapter_model.safetensors"
 class CreativeConfig(BaseModel):
     """`creative.json` of a selector's folder."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     base: str | None = None  # embedding model that the adapter belongs to; None: the folder is a whole model
     base_fingerprint: str = ""
     prompt: CreativePrompt = CreativePrompt()
-    temperature: float = 1.0  # of the averaged logit, fitted on validation
+    # Of the averaged logit, fitted on validation; below 0 every verdict would be turned round.
+    temperature: float = Field(default=1.0, ge=0.01, le=100)
     trained_on: str = ""  # what the figures may be said of, e.g. "simulated campaigns"
+
+
+def write_config(folder: Path, config: CreativeConfig) -> None:
+    """`creative.json`, and the manifest anew: the folder's other files are written already."""
+    write_atomic(folder / "creative.json", f"{config.model_dump_json(indent=1)}\n".encode())
+    files.write_manifest(folder)
+
+
+class _Adapter(BaseModel):
+    """What is used of PEFT's `adapter_config.json`."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    r: int = Field(gt=0, le=4_096)
+    lora_alpha: float = Field(gt=0, le=65_536)
+    trainable_token_indices: list[Annotated[int, Field(ge=0, le=4_000_000)]] | None = None
 
 
 class CreativeModel:
@@ -102,9 +119,7 @@ class CreativeModel:
         `merge` False leaves an adapter away: whoever trains it on puts it in himself.
         """
         place = PACKAGED if str(folder) == "starter" else Path(folder)
-        try:
-            config = CreativeConfig.model_validate_json((place / "creative.json").read_text())
-        except OSError:
+        if not (place / "creative.json").exists():
             why = (
                 "this installation comes without the packaged selector"
                 if place == PACKAGED
@@ -113,11 +128,17 @@ class CreativeModel:
             raise UserError(
                 f"{why}. Train one with `moonshelf train recipes/creative-sft-starter.yaml` and give its "
                 "folder, or take another --backend."
-            ) from None
-        except ValidationError as error:
-            raise UserError(f"creative.json in {place.name!r} is not one of this version: {error}") from None
+            )
+        config = read_settings(CreativeConfig, place / "creative.json")
+        files.check_safety(place)
+        files.verify_manifest(place)
         moon = load_base(config.base or str(place), download, precision)
         if config.base:
+            if moon.source is not None and not config.base_fingerprint:
+                raise UserError(
+                    f"creative.json in {place.name!r} does not say which weights of {config.base!r} the "
+                    "adapter belongs to (base_fingerprint): export it anew."
+                )
             if config.base_fingerprint and moon.fingerprint != config.base_fingerprint:
                 raise UserError(
                     f"the adapter in {place.name!r} belongs to the model {config.base_fingerprint}, but "
@@ -308,24 +329,32 @@ def merge_adapter(backbone: torch.nn.Module, folder: Path) -> None:
 
     The files are PEFT's.
     """
+    settings = read_settings(_Adapter, folder / "adapter_config.json")
     try:
-        settings = json.loads((folder / "adapter_config.json").read_text())
         tensors = load_file(folder / ADAPTER)
-    except (OSError, ValueError, SafetensorError) as error:
+        _merge(backbone, settings, tensors)
+    except (OSError, SafetensorError) as error:
         raise UserError(f"the adapter in {folder.name!r} cannot be read: {error}") from None
-    scale = settings["lora_alpha"] / settings["r"]
+    except (KeyError, IndexError, RuntimeError, AttributeError) as error:
+        reason = (str(error).strip("'\"").splitlines() or [type(error).__name__])[0]
+        raise UserError(f"the adapter in {folder.name!r} does not fit this backbone: {reason}.") from None
+
+
+def _merge(backbone: torch.nn.Module, settings: _Adapter, tensors: dict[str, Tensor]) -> None:
+    scale = settings.lora_alpha / settings.r
     modules = dict(backbone.named_modules())
-    rows = settings.get("trainable_token_indices")
     for name, values in tensors.items():
+        if not bool(values.isfinite().all()):
+            raise RuntimeError(f"{name} holds numbers that are not finite")
         if name.endswith(".trainable_tokens_delta"):  # PEFT calls them a delta; they are the rows themselves
             embedding: Any = backbone.get_input_embeddings()  # type: ignore[operator]
-            embedding.weight[rows] = values.float()
+            embedding.weight[settings.trainable_token_indices] = values.float()
     for name, a in tensors.items():
         if not name.endswith(".lora_A.weight"):
             continue
         place = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
         b = tensors[name.replace(".lora_A.", ".lora_B.")]
         if place not in modules:
-            raise UserError(f"the adapter in {folder.name!r} does not fit this backbone: it has no {place}.")
+            raise KeyError(f"it has no {place}")
         weight: Any = modules[place].weight
         weight += scale * (b.float().flatten(1) @ a.float().flatten(1)).view_as(weight)

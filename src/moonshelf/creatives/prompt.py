@@ -31,7 +31,7 @@ import re
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moonshelf.creatives.protocol import KEYS, QUESTIONS, VERDICT, Answer, Assessment, Finding
-from moonshelf.prompts import clean_text
+from moonshelf.prompts import MAX_PIXELS, clean_text
 
 ANSWER = "<answer>"  # plain text: a tokenizer needs no new token for it
 _MARKS = re.compile(r"[;:/,]+")
@@ -54,20 +54,22 @@ class CreativePrompt(BaseModel):
     instruction: str = (
         ""  # empty for the starter, which was taught the task; INSTRUCTION for a stock backbone
     )
-    labels: tuple[str, ...] = Field(default=("K", "M", "R", "T"), min_length=2)  # one token each
+    labels: tuple[str, ...] = Field(
+        default=("K", "M", "R", "T"), min_length=2, max_length=26
+    )  # one token each
     # The first image always has the first label. For a backbone that is too small to bind names drawn anew:
     # the starter's answers stayed evenly spread over all four (docs/experiments.md).
     fixed_labels: bool = False
     # Each image is described alone, and the pair compared by those words (`describe`); else all in one go.
     describe_first: bool = False
     overlays: bool = False  # words on each image, where they are known, stand after it
-    max_title_chars: int = 160
-    max_interests: int = 4
-    max_interest_chars: int = 60
-    max_overlay_chars: int = 60  # of one image
-    min_pixels: int = 96 * 96
-    max_pixels: int = 256 * 256  # an image; words on it must stay legible
-    max_rationale_tokens: int = 224
+    max_title_chars: int = Field(default=160, ge=0, le=100_000)
+    max_interests: int = Field(default=4, ge=0, le=1_000)
+    max_interest_chars: int = Field(default=60, ge=0, le=100_000)
+    max_overlay_chars: int = Field(default=60, ge=0, le=100_000)  # of one image
+    min_pixels: int = Field(default=96 * 96, gt=0, le=MAX_PIXELS)
+    max_pixels: int = Field(default=256 * 256, gt=0, le=MAX_PIXELS)  # words on it must stay legible
+    max_rationale_tokens: int = Field(default=224, ge=0, le=8_192)
 
     def words(self, title: str, interest: tuple[str, ...]) -> str:
         """The text before the images; `title` and `interest` are cleaned already."""

@@ -27,7 +27,13 @@ from transformers import Trainer, TrainingArguments
 
 from moonshelf.creatives import outcomes
 from moonshelf.creatives.data import Example, Work, draw, load_examples, make_descriptions, make_work
-from moonshelf.creatives.model_backend import ADAPTER, CreativeConfig, CreativeModel, load_base
+from moonshelf.creatives.model_backend import (
+    ADAPTER,
+    CreativeConfig,
+    CreativeModel,
+    load_base,
+    write_config,
+)
 from moonshelf.creatives.policy import (
     VerdictPolicy,
     answer_loss,
@@ -39,6 +45,7 @@ from moonshelf.creatives.policy import (
 from moonshelf.creatives.prompt import INSTRUCTION, write_assessment, write_description
 from moonshelf.creatives.recipe import SftRecipe
 from moonshelf.creatives.selector import fit_temperature, judge, mean_probability
+from moonshelf.errors import UserError
 from moonshelf.model import files
 from moonshelf.model.precision import resolve
 from moonshelf.training.adapters import add_lora, freeze, lighten, merged_state, targets
@@ -200,7 +207,10 @@ def adapt(
     freeze(moon, recipe.freeze)
     if adapter is not None and (adapter / ADAPTER).exists():
         settings = files.read_json(adapter / "adapter_config.json")
-        lora, tokens = Lora(**settings["moonshelf"]), settings.get("trainable_token_indices") or ()
+        try:
+            lora, tokens = Lora(**settings["moonshelf"]), settings.get("trainable_token_indices") or ()
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"the adapter in {adapter.name!r} was not trained by this version.") from None
     if lora is not None:
         add_lora(moon, lora, tokens)
         creative.lora, creative.tokens = lora, list(tokens)
@@ -254,7 +264,7 @@ def export(creative: CreativeModel, folder: Path, dtype: torch.dtype = torch.flo
     else:
         creative.moon.save_pretrained(folder, state=merged_state(creative.moon))
         config = config.model_copy(update={"base": None, "base_fingerprint": ""})
-    (folder / "creative.json").write_text(config.model_dump_json(indent=1) + "\n")
+    write_config(folder, config)
 
 
 def run(trainer: Any, recipe: Any, creative: CreativeModel, data: Path, name: str) -> Path:
@@ -294,7 +304,7 @@ def calibrate(folder: Path, examples: Sequence[Example]) -> float:
     judged = judge(creative, [example.pair for example in examples], temperature=1.0, near_half=0.0)
     temperature, _ = fit_temperature(judged, [example.target for example in examples])
     config = creative.config.model_copy(update={"temperature": round(temperature, 4)})
-    (folder / "creative.json").write_text(config.model_dump_json(indent=1) + "\n")
+    write_config(folder, config)
     return temperature
 
 

@@ -6,27 +6,35 @@ both. Constants here are ours unless a line names its precedent.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MODALITIES = ("image", "text", "rationale")  # order of the modality weights everywhere
 
 
+Size = Annotated[int, Field(gt=0, le=65_536)]
+
+
 class MoonConfig(BaseModel):
     """Shape of the head over a backbone of hidden size `hidden`."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    hidden: int = Field(gt=0)
-    dim: int = 256  # MOON3.0's dimension
-    matryoshka: tuple[int, ...] = (256, 128, 64)
-    heads: int = 4  # of fusion and of FIRE
+    hidden: Size
+    dim: Size = 256  # MOON3.0's dimension
+    matryoshka: tuple[Size, ...] = Field(default=(256, 128, 64), min_length=1, max_length=32)
+    heads: int = Field(default=4, gt=0, le=1_024)  # of fusion and of FIRE
     fusion: bool = True
     fire: bool = True
     modality_dropout: float = Field(default=0.15, ge=0, lt=1)  # in training, each modality of the fusion
-    taps: tuple[int, ...] = ()  # decoder layers (0-based, their outputs) that FIRE reads, in the order of use
-    layer_scale: float = 0.1  # initial lambda of FIRE; CaiT uses 0.1 for networks of up to 18 layers
-    mlp_ratio: float = 2.0
-    words: int = Field(default=0, ge=0)  # rows of the word path's table, one a token; 0: no word path
+    # Decoder layers (0-based, their outputs) that FIRE reads, in the order of use.
+    taps: tuple[Annotated[int, Field(ge=0, lt=512)], ...] = Field(default=(), max_length=64)
+    # Initial lambda of FIRE; CaiT uses 0.1 for networks of up to 18 layers.
+    layer_scale: float = Field(default=0.1, ge=0, le=10)
+    mlp_ratio: float = Field(default=2.0, gt=0, le=32)
+    # Rows of the word path's table, one a token; 0: no word path.
+    words: int = Field(default=0, ge=0, le=4_000_000)
 
     @model_validator(mode="after")
     def _consistent(self) -> MoonConfig:

@@ -3,7 +3,9 @@
 A model is data that strangers hand around, so a folder is taken only if every file is of a kind that we
 write (safetensors, JSON, text), matches the SHA-256 in `manifest.json`, and if its configuration holds no
 key that could name code: an allow-list taken from the configuration class, because remote code has run
-through `config.json` before, even where remote code was switched off. Nothing here imports torch.
+through `config.json` before, even where remote code was switched off. Files that a file of the folder names
+lie in the folder itself, where the manifest covers them, and numbers are what a model can have: sizes decide
+what is allocated before any weight is read. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshelf.errors import UserError
+from moonshelf.files import read_json, write_json
 
 STARTER = Path(__file__).parents[1] / "starter"
 MANIFEST = "manifest.json"
@@ -24,7 +27,7 @@ MODULE = "moonshelf.model.sentence_transformer.MoonModule"
 # Rewritten by tools that save a card or a SentenceTransformer: checked by what they say, not by hash.
 UNHASHED = {MANIFEST, "README.md", "modules.json", "config_sentence_transformers.json"}
 # Files that do not change a vector stay out of the fingerprint.
-COSMETIC = {*UNHASHED, "golden.json"}
+COSMETIC = {*UNHASHED, "golden.json", "creative.json"}
 SUFFIXES = {".safetensors", ".json", ".txt", ".md", ".jinja"}
 
 # Keys of stock checkpoints of all ages that today's configuration classes no longer list.
@@ -34,6 +37,8 @@ _LEGACY_KEYS = {
     "spatial_patch_size", "tie_word_embeddings", "tokens_per_second", "torch_dtype", "transformers_version",
     "use_cache", "use_sliding_window", "vision_token_id",
 }  # fmt: skip
+# Read by others than us, or by pydantic: not searched for keys.
+_DATA = ("golden.json", "vocab.json", "tokenizer.json", "labels.json")
 # Known to the classes, but they choose code (kernels, quantisers), which is not for a file to do.
 _CODE_KEYS = {
     "auto_map",
@@ -42,6 +47,19 @@ _CODE_KEYS = {
     "attn_implementation",
     "experts_implementation",
 }
+# Least and greatest of the numbers of `config.json` and `preprocessor_config.json`, those that cost memory or
+# make numbers that are none. Every other one lies between -1 and a billion.
+_BOUNDS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("hidden_size", "out_hidden_size", "head_dim", "window_size"), (1, 65_536)),
+    **dict.fromkeys(("num_hidden_layers", "depth"), (1, 512)),
+    **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "num_heads"), (1, 1_024)),
+    **dict.fromkeys(("patch_size", "temporal_patch_size", "spatial_merge_size", "merge_size"), (1, 128)),
+    **dict.fromkeys(("in_channels", "in_chans"), (1, 16)),
+    **dict.fromkeys(("attention_dropout", "initializer_range"), (0, 1)),
+    "intermediate_size": (1, 1_000_000), "vocab_size": (1, 4_000_000),
+    "num_position_embeddings": (1, 1_000_000), "rms_norm_eps": (1e-12, 0.1), "rope_theta": (1, 1e12),
+    "rescale_factor": (1e-6, 1), "image_std": (1e-3, 10), "image_mean": (-10, 10),
+}  # fmt: skip
 
 
 def find(name: str, download: bool) -> Path:
@@ -59,16 +77,6 @@ def find(name: str, download: bool) -> Path:
     return Path(snapshot_download(name, allow_patterns=[f"*{suffix}" for suffix in sorted(SUFFIXES)]))
 
 
-def read_json(path: Path) -> Any:
-    """Parsed JSON, or a `UserError` that names the file."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"the model in {path.parent.name!r} has no {path.name}: fetch it again.") from None
-    except ValueError as error:
-        raise UserError(f"{path.name} in {path.parent.name!r} is not valid JSON: fetch it again.") from error
-
-
 # ---- manifest --------------------------------------------------------------------------------------
 
 
@@ -83,14 +91,20 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Files of the folder; hidden ones (.git, .cache of a download) are nobody's and never read."""
+    """Files of the folder; hidden ones (.git, .cache of a download) are nobody's and never read.
+
+    Raises `UserError` for what is neither a file nor a folder: a pipe would be waited for without end."""
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
+        if path.is_file():
             yield path
+        elif not path.is_dir() or path.is_symlink():
+            raise UserError(f"{path.name} in {folder.name!r} is neither a file nor a folder: remove it.")
 
 
 def write_manifest(folder: Path) -> None:
-    (folder / MANIFEST).write_text(json.dumps({"sha256": hashes(folder)}, indent=1) + "\n")
+    write_json(folder / MANIFEST, {"sha256": hashes(folder)})
 
 
 def verify_manifest(folder: Path) -> None:
@@ -132,7 +146,7 @@ def check_safety(folder: Path) -> None:
     For saved models and for stock checkpoints; a stock one may hold pictures and licences beside the
     weights, so only kinds that can carry code or pickled objects are refused there.
     """
-    saved = (folder / "moon.json").is_file()
+    saved = any((folder / name).is_file() for name in ("moon.json", "creative.json"))
     unsafe = {
         ".bin",
         ".pt",
@@ -154,17 +168,17 @@ def check_safety(folder: Path) -> None:
                 f"the model in {folder.name!r} holds {path.name!r}: only {', '.join(sorted(SUFFIXES))} files "
                 "are taken, because other kinds can run code when they are loaded; delete it."
             )
-        if suffix == ".json" and path.name not in (
-            "golden.json",
-            "vocab.json",
-            "tokenizer.json",
-            "labels.json",
-        ):
-            for key in _keys(read_json(path)):
+        if suffix == ".json" and path.name not in _DATA:
+            content = read_json(path)
+            if path.name.endswith(".index.json"):
+                _check_index(folder, path, content)
+            for key, value in items_of(content):
                 if key in _CODE_KEYS or key.startswith("_attn"):
                     raise UserError(
                         f"{path.name} in {folder.name!r} has the key {key!r}, which can name code: remove it."
                     )
+                if key.endswith(("_file", "_files")):
+                    _check_name(folder, path, value)
     if (folder / "modules.json").is_file():
         modules = read_json(folder / "modules.json")
         if not isinstance(modules, list) or [m.get("type") for m in modules if isinstance(m, dict)] != [
@@ -175,14 +189,34 @@ def check_safety(folder: Path) -> None:
             )
 
 
-def _keys(value: Any) -> Iterator[str]:
+def items_of(value: Any) -> Iterator[tuple[str, Any]]:
+    """Every key of parsed JSON with its value, at any depth."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield str(key)
-            yield from _keys(inner)
+            yield str(key), inner
+            yield from items_of(inner)
     elif isinstance(value, list):
         for inner in value:
-            yield from _keys(inner)
+            yield from items_of(inner)
+
+
+def _check_index(folder: Path, path: Path, index: Any) -> None:
+    names = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(names, dict) or not names:
+        raise UserError(f"{path.name} in {folder.name!r} lists no weights: fetch the model again.")
+    for name in {str(value) for value in names.values()}:
+        _check_name(folder, path, name, ".safetensors")
+
+
+def _check_name(folder: Path, path: Path, name: Any, suffix: str = "") -> None:
+    """A file that another one names is one of the folder's own, by its plain name."""
+    for one in name if isinstance(name, list) else [name]:
+        plain = isinstance(one, str) and one == Path(one).name and one.endswith(suffix)
+        if one is not None and not (plain and (folder / one).is_file()):
+            raise UserError(
+                f"{path.name} in {folder.name!r} names the file {one!r}, which is none of this folder's "
+                f"{suffix or 'own'} files: fetch the model again."
+            )
 
 
 def check_config(folder: Path) -> None:
@@ -195,6 +229,9 @@ def check_config(folder: Path) -> None:
 
     known = AutoConfig.for_model(kind).to_dict()
     common = _LEGACY_KEYS | known["text_config"].keys()  # older checkpoints keep the text's keys at the top
+    for name in ("text_config", "vision_config"):
+        if not isinstance(config.get(name, {}), dict):
+            raise UserError(f"config.json in {folder.name!r} has no usable {name}: fetch the model again.")
     parts = {
         "": (config, common | known.keys()),
         "text_config": (config.get("text_config", {}), common),
@@ -207,4 +244,20 @@ def check_config(folder: Path) -> None:
             raise UserError(
                 f"config.json{where} in {folder.name!r} has the unknown key {unknown[0]!r}: remove it if the "
                 "model does not need it, or update Moonshelf."
+            )
+    for file in ("config.json", "preprocessor_config.json"):
+        if (folder / file).is_file():
+            for key, value in items_of(read_json(folder / file)):
+                _check_numbers(folder, file, key, value)
+
+
+def _check_numbers(folder: Path, file: str, key: str, value: Any) -> None:
+    low, high = _BOUNDS.get(key, (-1, 1e9))
+    for one in value if isinstance(value, list) else [value]:
+        if isinstance(one, bool) or not isinstance(one, int | float):
+            continue
+        if not low <= one <= high:
+            raise UserError(
+                f"{file} in {folder.name!r} has {key}: {one}, which lies outside of {low:,} to {high:,}: "
+                "fetch the model again."
             )

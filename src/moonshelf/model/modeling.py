@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -23,15 +24,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from pydantic import BaseModel, ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
+    AutoConfig,
     PreTrainedModel,
     Qwen2_5_VLForConditionalGeneration,
     Qwen3VLForConditionalGeneration,
@@ -39,6 +40,7 @@ from transformers import (
 from transformers.utils import logging
 
 from moonshelf.errors import UserError
+from moonshelf.files import read_settings
 from moonshelf.model import files
 from moonshelf.model.configuration import MoonConfig, default_taps
 from moonshelf.model.fire import Fire
@@ -57,7 +59,6 @@ BACKBONES: dict[str, type[PreTrainedModel]] = {
     "qwen3_vl": Qwen3VLForConditionalGeneration,
     "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,
 }
-Settings = TypeVar("Settings", bound=BaseModel)
 
 
 @dataclass
@@ -319,9 +320,16 @@ class MoonModel(nn.Module):
         files.check_safety(folder)
         if verify:
             files.verify_manifest(folder)
-        config = _settings(MoonConfig, folder / "moon.json")
-        prompt = _settings(PromptSpec, folder / "prompt.json")
-        model = cls(_load_backbone(folder), MoonProcessor.from_pretrained(str(folder)), config, prompt)
+        config = read_settings(MoonConfig, folder / "moon.json")
+        prompt = read_settings(PromptSpec, folder / "prompt.json")
+        backbone = _load_backbone(folder)
+        text = backbone.config.text_config
+        if config.hidden != text.hidden_size or max(config.taps, default=0) >= text.num_hidden_layers:
+            raise UserError(f"moon.json in {folder.name!r} does not fit the backbone in config.json.")
+        try:
+            model = cls(backbone, MoonProcessor.from_pretrained(str(folder)), config, prompt)
+        except Exception as error:  # transformers and tokenizers have no one class for a broken file
+            raise _unusable("the tokenizer or image processor", folder, error) from error
         try:
             head = {k: v.float() for k, v in load_file(folder / "head.safetensors").items()}
             model.head.load_state_dict(head)
@@ -329,8 +337,13 @@ class MoonModel(nn.Module):
             raise UserError(
                 f"head.safetensors in {folder.name!r} is missing or does not fit moon.json."
             ) from error
+        for name, weights in head.items():
+            if not bool(weights.isfinite().all()):
+                raise UserError(f"head.{name} in {folder.name!r} holds numbers that are not finite.")
         labels = folder / "labels.json"
         model.labels = files.read_json(labels) if labels.exists() else []
+        if not isinstance(model.labels, list) or not all(isinstance(one, str) for one in model.labels):
+            raise UserError(f"labels.json in {folder.name!r} is no list of words: fetch the model again.")
         model.source, model.precision = folder, precision
         return model.eval()
 
@@ -410,14 +423,6 @@ def normalise(vectors: Tensor, dim: int | None = None) -> Tensor:
     return F.normalize(vectors[..., :dim].float(), dim=-1)
 
 
-def _settings(kind: type[Settings], path: Path) -> Settings:
-    """A pydantic model from a JSON file of a saved folder."""
-    try:
-        return kind.model_validate(files.read_json(path))
-    except ValidationError as error:
-        raise UserError(f"{path.name} in {path.parent.name!r} is not one of this version: {error}") from error
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No progress bars for files that take a second, unless the user's program turned them off anyway."""
@@ -435,15 +440,50 @@ def _load_backbone(folder: Path) -> PreTrainedModel:
     family = BACKBONES[files.read_json(folder / "config.json")["model_type"]]
     try:
         with _quiet():
-            backbone = family.from_pretrained(
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            _check_weights(folder, family, config)
+            backbone, found = family.from_pretrained(
                 folder,
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
                 dtype=torch.float32,
                 attn_implementation="sdpa",
+                output_loading_info=True,
             )
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"the weights in {folder.name!r} cannot be read: {error}") from error
+    except UserError:
+        raise
+    except Exception as error:  # transformers has no one class for a broken file
+        raise _unusable("the weights", folder, error) from error
+    if missing := sorted(found["missing_keys"]):  # they would be random
+        raise UserError(f"the weights in {folder.name!r} lack {missing[0]}: fetch the model again.")
     register(type(backbone.config))
     return backbone
+
+
+def _check_weights(folder: Path, family: Any, config: Any) -> None:
+    """The files hold about as many weights as the configuration says: what it says is what is allocated."""
+    index = folder / "model.safetensors.index.json"
+    names = {"model.safetensors"}
+    if not (folder / "model.safetensors").is_file() and index.is_file():
+        names = set(files.read_json(index)["weight_map"].values())
+    held = tensors = 0
+    for name in names:
+        with safe_open(folder / name, "pt") as file:
+            shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
+        tensors += len(shapes)
+        held += sum(map(math.prod, shapes))
+    if config.text_config.num_hidden_layers + config.vision_config.depth > tensors:
+        raise UserError(f"config.json in {folder.name!r} names more layers than there are weights.")
+    with torch.device("meta"):
+        said = sum(parameter.numel() for parameter in family(config).parameters())
+    if said > 1.1 * held + 1e6:
+        raise UserError(
+            f"config.json in {folder.name!r} describes {said:,} weights, the files hold {held:,}: fetch the "
+            "model again."
+        )
+
+
+def _unusable(what: str, folder: Path, error: Exception) -> UserError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return UserError(f"{what} in {folder.name!r} cannot be read: {reason.replace(str(folder), folder.name)}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moonshelf.errors import UserError
-from moonshelf.model.files import read_json
+from moonshelf.model.files import items_of, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +80,13 @@ def check_folder(folder: Path, config: str = "config.json") -> None:
     parts = [folder]
     if (folder / "modules.json").is_file():
         modules = read_json(folder / "modules.json")
-        parts += [folder / m["path"] for m in modules if isinstance(m, dict) and m.get("path")]
+        for m in modules if isinstance(modules, list) else []:
+            path = m.get("path") if isinstance(m, dict) else None
+            if path and not (isinstance(path, str) and path == Path(path).name != ".."):
+                raise UserError(
+                    f"modules.json in {folder.name!r} names {path!r}, which is none of its folders"
+                )
+            parts += [folder / path] if path else []
     if not any(any(part.glob("*.safetensors")) for part in parts):
         raise UserError(f"{folder.name!r} has no weights as safetensors, and no other kind is read")
     for part in parts:
@@ -90,22 +96,11 @@ def check_folder(folder: Path, config: str = "config.json") -> None:
                 f"{folder.name!r} keeps {pickles[0]} as a pickle, which can run code: make safetensors of it"
             )
         if (part / "config.json").is_file():
-            for key in keys_of(read_json(part / "config.json")):
+            for key, _ in items_of(read_json(part / "config.json")):
                 if key in _CODE_KEYS or key.lstrip("_").startswith("attn_implementation"):
                     raise UserError(
                         f"config.json in {folder.name!r} has the key {key!r}, which can choose code"
                     )
-
-
-def keys_of(value: Any) -> Iterator[str]:
-    """Every key of parsed JSON, at any depth."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield str(key)
-            yield from keys_of(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from keys_of(inner)
 
 
 def load_model(auto: Any, folder: Path, **options: Any) -> tuple[Any, str, set[str]]:
