@@ -370,6 +370,8 @@ def _tiff(data: bytes, limits: Limits) -> Contents:
     check_size(size, limits)
     if value.get(259, 1) not in _TIFF_CODECS:
         raise ImageError("corrupt", f"the TIFF is compressed by method {value[259]}, which is not taken")
+    if value.get(277, 1) > 6:
+        raise ImageError("corrupt", f"the TIFF has {value[277]} samples a pixel")
     wide, high = value.get(322) or size[0], value.get(323) or min(value.get(278) or size[1], size[1])
     across, down = -(-size[0] // wide), -(-size[1] // high)
     if across * down > _TIFF_KEPT[324]:

@@ -1,10 +1,11 @@
-"""A selector's folder that somebody else wrote or changed: one sentence, before its base loads."""
+"""A selector's folder that somebody else wrote or changed: one sentence, before it is merged."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,13 @@ from moonshelf.model import files
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(model_backend, "load_base", lambda *_: pytest.fail("the base was loaded"))
+    base = SimpleNamespace(
+        source=tmp_path,
+        fingerprint=json.loads((PACKAGED / "creative.json").read_text())["base_fingerprint"],
+        backbone=None,
+    )
+    monkeypatch.setattr(model_backend, "load_base", lambda *_: base)
+    monkeypatch.setattr(model_backend, "merge_adapter", lambda *_: pytest.fail("the adapter was merged"))
     return Path(shutil.copytree(PACKAGED, tmp_path / "selector"))
 
 

@@ -131,7 +131,6 @@ class CreativeModel:
             )
         config = read_settings(CreativeConfig, place / "creative.json")
         files.check_safety(place)
-        files.verify_manifest(place)
         moon = load_base(config.base or str(place), download, precision)
         if config.base:
             if moon.source is not None and not config.base_fingerprint:
@@ -144,8 +143,9 @@ class CreativeModel:
                     f"the adapter in {place.name!r} belongs to the model {config.base_fingerprint}, but "
                     f"{config.base!r} is {moon.fingerprint}: take the model that it was trained on."
                 )
-            if merge:
-                merge_adapter(moon.backbone, place)
+        files.verify_manifest(place)  # what says more of a mistake was said before
+        if config.base and merge:
+            merge_adapter(moon.backbone, place)
         model = cls(moon, config, name=str(folder))
         model.folder, model.told = place, {} if merge else None
         return model
