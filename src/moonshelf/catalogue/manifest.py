@@ -100,7 +100,7 @@ class Manifest:
         except (UserError, ValidationError) as error:
             why = str(error if isinstance(error, UserError) else wrong_settings(path, error)).rstrip(".")
             raise UserError(
-                f"{path} is damaged ({why}): take it from a copy, or embed the feed again into an empty folder."
+                f"{path} is damaged ({why}): take it from a copy, or embed the feed into an empty folder."
             ) from None
         if manifest.format != FORMAT:
             raise UserError(
