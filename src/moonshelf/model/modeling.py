@@ -437,7 +437,7 @@ def _quiet() -> Iterator[None]:
 
 def _load_backbone(folder: Path) -> PreTrainedModel:
     files.check_config(folder)
-    family = BACKBONES[files.read_json(folder / "config.json")["model_type"]]
+    family: Any = BACKBONES[files.read_json(folder / "config.json")["model_type"]]
     try:
         with _quiet():
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -458,7 +458,7 @@ def _load_backbone(folder: Path) -> PreTrainedModel:
     if missing := sorted(found["missing_keys"]):  # they would be random
         raise UserError(f"the weights in {folder.name!r} lack {missing[0]}: fetch the model again.")
     register(type(backbone.config))
-    return backbone
+    return cast(PreTrainedModel, backbone)
 
 
 def _check_weights(folder: Path, family: Any, config: Any) -> None:
