@@ -59,6 +59,8 @@ class Told:
     compared: list[r.CompareRequest] = field(default_factory=list)
     reasons: str = "the product is large and whole"
     abstained: str = ""
+    judge: str = "the stub"
+    conflicts: int = 6
 
 
 @cache
@@ -203,6 +205,10 @@ def stub(state: Told) -> FastAPI:
         state.feedback.append(entry)
         return r.FeedbackReply(stored=entry)
 
+    @app.get("/v1/creatives")
+    async def judge() -> r.JudgeReply:
+        return r.JudgeReply(judge=state.judge, why="" if state.judge else "it was started without a judge")
+
     @app.post("/v1/creatives/compare")
     async def compare(asked: r.CompareRequest) -> r.CompareReply:
         state.compared.append(asked)
@@ -226,10 +232,11 @@ def stub(state: Told) -> FastAPI:
                 r.RankedCreative(id=id, strength=1.0 - i, interval=(0.4 - i, 1.6 - i), p_best=w / sum(weight))
                 for i, (id, w) in enumerate(zip(ids, weight, strict=True))
             ],
-            winner=ids[0], clear=False, identical=[g for g in images.values() if len(g) > 1], unjudged=[],
+            winner=None if state.abstained else ids[0], clear=False,
+            identical=[g for g in images.values() if len(g) > 1], unjudged=ids if state.abstained else [],
             pairs=[
-                r.PairView(a=ids[1], b=ids[0], verdict=ids[0], p=0.3, abstained="", flags=[],
-                           findings=_findings(state))
+                r.PairView(a=ids[1], b=ids[0], verdict=None if state.abstained else ids[0], p=0.3,
+                           abstained=state.abstained, flags=[], findings=_findings(state))
             ],
             problems=[], judge="the stub", note=f"Judged by the stub. {NOTE}",
             export=f"{asked.export} at {asked.base_rate}" if asked.export else None,
@@ -253,11 +260,14 @@ def stub(state: Told) -> FastAPI:
             conflicts=[
                 r.Conflict(product=p, field="colour", feed=p.attributes.get("colour", ""),
                            model=p.reasoned_attributes.get("colour", ""))
-                for p in differ[:6]
+                for p in differ[: state.conflicts]
             ],
             conflicts_total=len(differ),
-            broken=[s.RowProblem(row=4, id="p9", field="images", reason="the JPEG is cut short", fatal=True)],
-            broken_total=1, feedback={"duplicate": 2},
+            broken=[
+                s.RowProblem(row=i, id=f"p{i}", field="images", reason="the JPEG is cut short", fatal=True)
+                for i in range(state.conflicts + 1)
+            ],
+            broken_total=state.conflicts + 1, feedback={"duplicate": 2},
         )  # fmt: skip
 
     app.mount("/static", StaticFiles(directory=PAGE), name="static")

@@ -357,6 +357,73 @@ def test_on_a_phone_nothing_is_wider_and_filters_are_a_drawer(browser: Any, home
         expect(page.get_by_role("button", name="remove this filter")).to_have_count(1)
 
 
+def test_a_few_tabs_lead_to_the_first_result(page: Any) -> None:
+    page.goto("/#/search?q=bag")
+    expect(page.locator(".results .card").first).to_be_visible()
+    skip = page.get_by_role("link", name="Skip to the results")
+    page.get_by_role("searchbox").focus()
+    for _ in range(6):
+        page.keyboard.press("Tab")
+        if skip.evaluate("(link) => link === document.activeElement"):
+            break
+    expect(skip).to_be_focused()
+    expect(skip).to_be_in_viewport()
+    page.keyboard.press("Enter")
+    expect(page.locator(".results .card h3 a").first).to_be_focused()
+
+
+def test_cards_show_the_feed_first_and_mark_what_is_the_models(page: Any, state: Told) -> None:
+    first = state.products[0]
+    first.attributes = {"Color": "Navy Blue", "size": "M", "fit": "wide"}
+    first.reasoned_attributes = {"colour": "green", "size": "m", "neck": "round", "category": "Handbags"}
+    page.goto(f"/#/search?q={first.title}")
+    expect(page.locator(".results .card").first.locator(".chip")).to_have_text(
+        ["Color: Navy Blue", "size: M", "fit: wide", "model says Color: green", "model says neck: round"]
+    )
+    expect(page.locator(".results .card").first.locator(".chip.model")).to_have_count(2)
+
+
+def test_on_a_phone_no_table_breaks_its_words(browser: Any, home: str, state: Told) -> None:
+    for page in opened(browser, home, viewport={"width": 390, "height": 844}):
+        page.goto("/#/product/p00001")
+        cells = page.locator("table.attributes tbody :is(th, td):not(:empty)")
+        expect(cells.first).to_be_visible()
+        widths = cells.evaluate_all("(all) => all.map((one) => one.getBoundingClientRect().width)")
+        assert len(widths) > 8 and min(widths) > 300, "one column a row"
+        expect(page.get_by_role("table").get_by_role("rowheader").first).to_be_visible()
+        expect(page.get_by_role("columnheader", name="Feed")).to_have_count(1)
+
+
+def test_a_picture_that_has_not_come_is_held_by_its_title(page: Any, state: Told) -> None:
+    held: list[Any] = []
+    page.route("**/v1/thumbnails/**", lambda route: held.append(route))
+    page.goto("/#/search?q=bag")
+    card = page.locator(".results .card").first
+    expect(card.locator(".wait")).to_have_text(card.locator("h3").inner_text())
+    square = card.locator(".wait").bounding_box()
+    assert square is not None and square["width"] == pytest.approx(square["height"], abs=1) and held
+    page.unroute("**/v1/thumbnails/**")  # lets those go on that it held
+    expect(card.locator(".wait")).to_have_count(0)
+
+
+def test_the_catalogue_is_short_on_a_phone_and_shows_more(browser: Any, home: str, state: Told) -> None:
+    for product in state.products:
+        product.reasoned_attributes["colour"] = "no such colour"
+    state.conflicts = 50
+    for page in opened(browser, home, viewport={"width": 390, "height": 844}):
+        page.goto("/#/catalogue")
+        rows = page.locator(".conflicts > li")
+        expect(rows).to_have_count(6)
+        expect(page.locator("table.broken tbody tr")).to_have_count(6)
+        assert page.evaluate("document.documentElement.scrollHeight") < 6000
+        section = page.locator("section", has=page.locator(".conflicts"))
+        section.get_by_role("button", name="Show 6 more").click()
+        expect(rows).to_have_count(12)
+        expect(rows.nth(6).get_by_role("link")).to_be_focused()
+        path = page.locator(".bars th:has(.above)").first
+        assert re.fullmatch(r"\S.* \S+ › .*", path.text_content() or ""), path.text_content()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(browser: Any, home: str, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python", reason="the extra dev brings axe")

@@ -14,7 +14,7 @@ pytest.importorskip("playwright", reason="the extra dev brings playwright")
 pytest.importorskip("fastapi", reason="the extra serve brings fastapi")
 pytest.register_assert_rewrite("page_browser", "page_stub")
 
-from page_browser import expect, files, give, needs_chromium, photo  # noqa: E402
+from page_browser import expect, files, give, needs_chromium, opened, photo  # noqa: E402
 from page_stub import Failure, Told, group  # noqa: E402
 
 from moonshelf.service.schemas import ProductView  # noqa: E402
@@ -261,3 +261,43 @@ def test_hostile_text_is_only_ever_read(page: Any, state: Told) -> None:
     expect(page.get_by_role("table")).to_contain_text(HOSTILE[0])
     assert page.evaluate("window.pwned") is None
     expect(page.locator("iframe, main script, main svg:not(.icon), [onerror], [onload]")).to_have_count(0)
+
+
+def test_a_ranking_without_a_verdict_has_no_places(page: Any, state: Told) -> None:
+    state.abstained = "the images differ in nothing that it was asked about"
+    page.goto("/#/creatives")
+    page.locator("#creative-files").set_input_files(files((200, 30, 30), (30, 30, 200), (9, 99, 9)))
+    page.get_by_role("button", name="Rank 3 images").click()
+    expect(page.locator(".verdict-box h2")).to_have_text("No verdict: the images are in no order")
+    expect(page.locator(".places figure")).to_have_count(3)
+    expect(page.locator(".places .place")).to_have_count(0)
+    expect(page.locator("ul.places")).to_have_count(1)
+    expect(page.get_by_text("How sure the order is")).to_have_count(0)
+
+
+def test_without_a_judge_the_form_says_so(page: Any, state: Told) -> None:
+    state.judge = ""
+    page.goto("/#/creatives")
+    expect(page.get_by_role("status").get_by_text("Nothing can be compared here")).to_be_visible()
+    page.locator("#creative-files").set_input_files(files((200, 30, 30), (30, 30, 200)))
+    expect(page.get_by_role("button", name="Compare")).to_be_disabled()
+    expect(page.locator("#start-hint")).to_have_text("This service has no judge.")
+
+
+def test_a_phone_gets_few_groups_at_once(browser: Any, home: str, state: Told) -> None:
+    one = state.groups[0].members
+    state.groups = [group("variant", a, b) for a in one for b in state.products[2:9]]
+    for page in opened(browser, home, viewport={"width": 390, "height": 844}):
+        page.goto("/#/duplicates")
+        expect(page.locator(".group")).to_have_count(5)
+        page.get_by_role("button", name="More groups (9)").click()
+        expect(page.locator(".group")).to_have_count(10)
+
+
+def test_duplicates_open_on_a_kind_that_has_some(page: Any, state: Told) -> None:
+    state.groups = [group for group in state.groups if group.kind != "duplicate"]
+    page.goto("/#/duplicates")
+    expect(page.locator(".group")).to_have_count(1)
+    expect(page.get_by_role("link", name="Variants")).to_have_attribute("aria-current", "page")
+    page.get_by_role("link", name="Duplicates", exact=False).nth(1).click()  # asked for, it is shown
+    expect(page.get_by_text("Nothing is left to review here.")).to_be_visible()

@@ -152,6 +152,11 @@ class FindingView(Reply):
     reason_b: str
 
 
+class JudgeReply(Reply):
+    judge: str = Field(description="Its name; empty where this service has none.")
+    why: str = Field(description="Why it has none.")
+
+
 class CompareReply(Reply):
     verdict: Literal["a", "b"] | None = Field(description="None where the judge abstains.")
     winner: str | None = Field(description="Id of the preferred creative.")

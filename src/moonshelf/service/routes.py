@@ -337,6 +337,13 @@ def _review(entry: Any) -> r.Review:
 # -------------------------------------------------------------------------------------- creatives
 
 
+@router.get("/creatives")
+async def judge(request: Request) -> r.JudgeReply:
+    """The judge of this service, or why it has none."""
+    studio: Studio = request.app.state.studio
+    return r.JudgeReply(judge=studio.judge, why="" if studio.judge else studio.why)
+
+
 @router.post("/creatives/compare", responses=NO_JUDGE)
 async def compare(request: Request, asked: r.CompareRequest) -> r.CompareReply:
     """Which of two images a shopper would rather click, how sure the judge is, and why."""

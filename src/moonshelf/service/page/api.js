@@ -1,7 +1,7 @@
 // Talking to the service: one function for requests, one sentence for every way in which they fail, the API key
 // (kept in sessionStorage only), and pictures, which are fetched with the key where there is one.
 
-import { h } from "./dom.js";
+import { h, outside } from "./dom.js";
 
 const STORED = "moonshelf-key";
 
@@ -116,15 +116,19 @@ export function thumbnail(product, { size = 192, lazy = true } = {}) {
   if (!/^\/v1\/thumbnails\/[\w-]+\.jpg$/.test(product.thumbnail ?? "")) return none();
   const alt = product.title ? `Picture of ${product.title}` : "Picture of a product without a title";
   const image = h("img", { alt, width: size, height: size, decoding: "async", loading: lazy ? "lazy" : "eager" });
-  image.addEventListener("error", () => image.replaceWith(none()), { once: true });
+  // Until it has come, its place says what it will show: below the fold that may be long.
+  const wait = h("span", { class: "wait", "aria-hidden": "true" }, outside(product.title || "A picture"));
+  const frame = h("span", { class: "thumb" }, image, wait);
+  image.addEventListener("load", () => wait.remove(), { once: true });
+  image.addEventListener("error", () => frame.replaceWith(none()), { once: true });
   const url = address(product.thumbnail);
-  if (headers().Authorization) blobOf(url, image, none);
+  if (headers().Authorization) blobOf(url, image, () => frame.replaceWith(none()));
   else image.src = url;
-  return image;
+  return frame;
 }
 
 /** With a key: an <img> cannot send it, so the bytes are fetched, shown as a blob: and let go once shown. */
-async function blobOf(url, image, none) {
+async function blobOf(url, image, failed) {
   try {
     let reply = await fetch(url, { headers: headers() });
     if (reply.status === 429) {
@@ -139,6 +143,6 @@ async function blobOf(url, image, none) {
     image.loading = "eager"; // a lazy one that never comes into view would hold its blob for ever
     image.src = held;
   } catch {
-    image.replaceWith(none());
+    failed();
   }
 }

@@ -2,11 +2,12 @@
 // broken, and what state the index is in.
 
 import { request, thumbnail } from "./api.js";
-import { count, fill, h, leaves, outside, path, percent, say, unseen } from "./dom.js";
+import { count, few, fill, h, leaves, outside, path, percent, say, table, unseen } from "./dom.js";
 import { load, productLink, shares, skeletons, stop } from "./parts.js";
 import { arbiter } from "./product.js";
 
 const MOST = 12; // categories before "all"
+const FEW = 6; // conflicts, and rows that were set aside, before "more"
 const SAID = { duplicate: "duplicates", creative: "creatives", attribute: "attributes", search: "search results", note: "notes" };
 
 export function catalogue(main) {
@@ -61,9 +62,9 @@ function categories(reply) {
   const found = leaves(reply.categories);
   const most = Math.max(...found.map((one) => one.count));
   const rows = found.map((one) => [one.value, one.count / most, one.count.toLocaleString("en-GB"), `#/search?${new URLSearchParams({ q: one.value.split(" > ").pop(), category: one.value })}`]);
-  const table = bars("Category", "Products", rows.slice(0, MOST));
-  if (rows.length <= MOST) return table;
-  const box = h("div", null, table, h("button", { type: "button", class: "link", onclick: () => { fill(box, bars("Category", "Products", rows)); box.querySelectorAll("a")[MOST].focus(); } }, `All ${rows.length} categories`));
+  const first = bars("Category", "Products", rows.slice(0, MOST));
+  if (rows.length <= MOST) return first;
+  const box = h("div", null, first, h("button", { type: "button", class: "link", onclick: () => { fill(box, bars("Category", "Products", rows)); box.querySelectorAll("a")[MOST].focus(); } }, `All ${rows.length} categories`));
   return box;
 }
 
@@ -80,20 +81,24 @@ function conflicts(reply) {
   if (!reply.conflicts.length) return nothing("None were found.");
   return [
     h("p", { class: "intro" }, "The title or the feed says one thing, the model wrote another after seeing the picture. Either may be wrong."),
-    h("ul", { class: "conflicts" }, reply.conflicts.map((one) => h("li", null, thumbnail(one.product, { size: 96 }),
+    few(h("ul", { class: "conflicts" }), reply.conflicts.map((one) => h("li", null, thumbnail(one.product, { size: 96 }),
       h("div", null, h("h3", null, h("a", { href: productLink(one.product.id) }, outside(one.product.title || one.product.id))),
         h("dl", { class: "sides" }, h("div", null, h("dt", null, outside(one.field), ", feed"), h("dd", null, outside(one.feed))), h("div", null, h("dt", null, outside(one.field), ", model"), h("dd", null, outside(one.model)))),
-        arbiter(one.product.id, one.field, one.feed, one.model))))),
+        arbiter(one.product.id, one.field, one.feed, one.model)))), FEW),
     reply.conflicts_total > reply.conflicts.length && h("p", { class: "small" }, `The first ${reply.conflicts.length} of ${reply.conflicts_total.toLocaleString("en-GB")}.`),
   ];
 }
 
 function broken(reply) {
   if (!reply.broken.length) return nothing("Nothing: every row and picture could be used.");
+  const id = (one) => (one.id ? outside(one.id) : h("span", { class: "muted" }, "–", unseen("none")));
+  const whole = table({ class: "broken" }, ["Row", "Id", "Field", "What is wrong", "Outcome"],
+    reply.broken.map((one) => ({ cells: [String(one.row), id(one), outside(one.field), outside(one.reason), one.fatal ? "set aside" : "taken without it"] })));
+  const body = whole.querySelector("tbody");
+  const rows = [...body.children];
+  const [, more] = few(fill(body), rows, FEW);
   return [
-    h("div", { class: "scroll", role: "region", "aria-label": "Rows that were set aside", tabindex: 0 }, h("table", null,
-      h("thead", null, h("tr", null, ["Row", "Id", "Field", "What is wrong", "Outcome"].map((word) => h("th", { scope: "col" }, word)))),
-      h("tbody", null, reply.broken.map((one) => h("tr", null, h("td", null, String(one.row)), h("td", null, one.id ? outside(one.id) : h("span", { class: "muted" }, "–", unseen("none"))), h("td", null, outside(one.field)), h("td", null, outside(one.reason)), h("td", null, one.fatal ? "set aside" : "taken without it")))))),
+    h("div", { class: "scroll", role: "region", "aria-label": "Rows that were set aside", tabindex: 0 }, whole), more,
     reply.broken_total > reply.broken.length && h("p", { class: "small" }, `The first ${reply.broken.length} of ${reply.broken_total.toLocaleString("en-GB")}.`),
   ];
 }

@@ -2,7 +2,7 @@
 // a ranking. What was given stays while the page is open, so that a look at another view costs nothing.
 
 import { request } from "./api.js";
-import { count, fill, h, icon, say } from "./dom.js";
+import { count, fill, h, icon, outside, say } from "./dom.js";
 import { load, skeletons, stop, failure } from "./parts.js";
 import { prepared, receive } from "./picture.js";
 import { compared, letterOf, ranked } from "./verdict.js";
@@ -19,6 +19,8 @@ export function creatives(main) {
   const interest = h("textarea", { id: "interest", rows: 3, value: kept.interest, "aria-describedby": "interest-hint", oninput: () => { kept.interest = interest.value; } });
   const start = h("button", { class: "primary" });
   const hint = h("span", { class: "small", id: "start-hint" });
+  const judge = h("div");
+  let off = false; // this service has no judge
   const result = h("section", { class: "verdict-box", "aria-label": "Verdict" });
   const form = h("form", { class: "review", onsubmit: (event) => { event.preventDefault(); ask(); } },
     h("div", { class: "images" }, tiles,
@@ -29,7 +31,13 @@ export function creatives(main) {
       h("div", { class: "row" }, start, hint)));
   main.append(h("h1", null, "Which image should run?"),
     h("p", { class: "lead" }, "Give the images of one product. The judge compares them two by two, in both orders, and says which one it prefers, how sure it is, and why."),
-    form, problem, result);
+    judge, form, problem, result);
+  request("v1/creatives", { signal: control.signal }).then((reply) => {
+    off = !reply.judge;
+    if (!off) return;
+    fill(judge, h("p", { class: "note near", role: "status", id: "no-judge" }, "Nothing can be compared here: ", outside(reply.why), "."));
+    showImages();
+  }, () => { /* a comparison itself says what is wrong */ });
   receive(form, take, control.signal);
 
   async function take(files) {
@@ -74,9 +82,9 @@ export function creatives(main) {
       h("input", { type: "text", maxlength: 1000, value: image.text, placeholder: "Words on it", "aria-label": `Words on image ${letterOf(i)}, if any`, oninput: (event) => { image.text = event.target.value; } }))));
     tiles.hidden = !kept.images.length;
     const enough = kept.images.length >= 2;
-    start.disabled = !enough;
+    start.disabled = off || !enough;
     start.textContent = kept.images.length > 2 ? `Rank ${kept.images.length} images` : "Compare";
-    hint.textContent = enough ? "" : "It takes two images.";
+    hint.textContent = off ? "This service has no judge." : enough ? "" : "It takes two images.";
     if (kept.result) show(kept.result);
     else {
       stop(result);

@@ -54,7 +54,7 @@ export const outside = (text, props) => h("bdi", props, text);
 /** A category path: its last part, and small beside it what is above. */
 export function path(text) {
   const parts = text.split(" > ");
-  return [outside(parts.pop()), parts.length > 0 && h("span", { class: "small above" }, " ", outside(parts.join(" › ")))];
+  return [outside(parts.pop()), parts.length > 0 && [" ", h("span", { class: "small above" }, outside(parts.join(" › ")))]];
 }
 
 /** Categories that have none below them: the service counts a category at every level of its path. */
@@ -62,6 +62,32 @@ export const leaves = (counted) => counted.filter(({ value }) => !counted.some((
 
 /** Words that only a screen reader gets. */
 export const unseen = (...text) => h("span", { class: "hidden" }, ...text);
+
+/** A table that stands as it is where there is room, and with one column a row on a phone, where `stack` of
+ *  app.css takes it apart. The roles say that it still is a table. A row is cells, the first its heading. */
+export function table(props, names, rows) {
+  return h("table", { ...props, class: `${props.class} stack`, role: "table" },
+    h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, names.map((name) => h("th", { scope: "col", role: "columnheader" }, name)))),
+    h("tbody", { role: "rowgroup" }, rows.map(({ cells, ...more }) => h("tr", { ...more, role: "row" },
+      cells.map((cell, i) => (i ? h("td", { role: "cell", "data-name": typeof names[i] === "string" ? names[i] : null }, cell) : h("th", { scope: "row", role: "rowheader" }, cell)))))));
+}
+
+/** The first of many pieces, and a button for the next ones. */
+export function few(box, pieces, most) {
+  const foot = h("div", { class: "more-row" });
+  const more = () => {
+    const shown = box.children.length;
+    box.append(...pieces.slice(shown, shown + most));
+    const left = pieces.length - box.children.length;
+    fill(foot, left > 0 && h("button", { type: "button", onclick: more }, `Show ${Math.min(most, left)} more of ${left}`));
+    if (!shown) return;
+    const first = box.children[shown];
+    if (!first.querySelector("a, button")) first.tabIndex = -1;
+    (first.querySelector("a, button") || first).focus({ preventScroll: true });
+  };
+  more();
+  return [box, foot];
+}
 
 /** A link to a web address of the catalogue, or its plain text where it is anything else. */
 export function safeLink(address, text) {

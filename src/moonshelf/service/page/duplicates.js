@@ -5,9 +5,9 @@
 import { request, thumbnail } from "./api.js";
 import { count, fill, h, outside, price, say, unseen } from "./dom.js";
 import { evidence, reviewed } from "./evidence.js";
-import { feedback, load, productLink, skeletons, stop, toast } from "./parts.js";
+import { chips, feedback, load, productLink, skeletons, stop, toast } from "./parts.js";
 
-const PAGE = 20;
+const page = () => (window.matchMedia("(max-width: 46rem)").matches ? 5 : 20); // groups: one fills two screens of a phone
 const KINDS = { duplicate: ["Duplicates", "one identifier, or nothing that speaks against it"], variant: ["Variants", "one model in another colour, size or material"], similar: ["Look alike", "by picture and title alone, without an identifier"] };
 const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
 const keyOf = (group) => group.members.map((member) => member.id).join("\n");
@@ -33,7 +33,8 @@ export function duplicates(main, place) {
   main.append(h("h1", null, "Is it in the catalogue twice?"), tabs, about,
     h("div", { class: "options" }, h("label", { class: "field" }, "Cosine at least ", score), h("label", { class: "tick" }, all, h("span", null, "Show reviewed groups too")), h("label", { class: "tick wide-only" }, keys, h("span", null, "Keys: ", legend))), notes, box);
 
-  const kind = () => (KINDS[params.get("kind")] ? params.get("kind") : "duplicate");
+  let chosen = "duplicate"; // where the address names no kind: the first that holds something
+  const kind = () => (KINDS[params.get("kind")] ? params.get("kind") : chosen);
 
   function go(changes) {
     const next = new URLSearchParams(params);
@@ -45,7 +46,7 @@ export function duplicates(main, place) {
   }
 
   const fetched = (offset, signal) => {
-    const query = new URLSearchParams({ kind: kind(), offset, limit: PAGE, reviewed: params.get("reviewed") === "1" });
+    const query = new URLSearchParams({ kind: kind(), offset, limit: page(), reviewed: params.get("reviewed") === "1" });
     if (params.get("min")) query.set("min_score", params.get("min"));
     return request(`v1/duplicates?${query}`, { signal });
   };
@@ -64,7 +65,15 @@ export function duplicates(main, place) {
     fill(notes);
     load(box, {
       skeleton: skeletons(3, "group"),
-      work: async (signal) => { await flush(); hidden.clear(); return fetched(0, signal); },
+      work: async (signal) => {
+        await flush();
+        hidden.clear();
+        const reply = await fetched(0, signal);
+        const other = Object.keys(KINDS).find((name) => reply.counts[name]);
+        if (KINDS[params.get("kind")] || reply.total || !other) return reply;
+        chosen = other;
+        return fetched(0, signal);
+      },
       show: (reply) => {
         showTabs(reply.counts);
         fill(notes, reply.notes.length > 0 && h("ul", { class: "notes" }, reply.notes.map((note) => h("li", null, outside(note)))));
@@ -122,13 +131,11 @@ export function duplicates(main, place) {
   }
 
   function side(member, letter, differing) {
-    const all = { ...member.reasoned_attributes, ...member.attributes };
     return h("li", { class: "member" }, thumbnail(member),
       h("div", null,
         h("h3", null, h("span", { class: "letter" }, letter), " ", h("a", { href: productLink(member.id) }, outside(member.title || "Without a title"))),
         h("p", { class: "small" }, outside(member.id), member.brand && [" · ", outside(member.brand)], member.price !== null && [" · ", price(member.price, member.currency)]),
-        h("ul", { class: "chips", "aria-label": "Attributes" }, Object.entries(all).slice(0, 8).map(([key, value]) =>
-          h("li", { class: differing.has(key.toLowerCase()) ? "chip wrong" : "chip" }, h("span", { class: "key" }, outside(key)), unseen(":"), " ", outside(value), differing.has(key.toLowerCase()) && [h("span", { class: "mark", "aria-hidden": "true" }, " ✗"), unseen(" differs")])))));
+        chips(member, 8, (name) => ({ differs: differing.has(name.toLowerCase()) }))));
   }
 
   // -------------------------------------------------------------------------------------- verdicts

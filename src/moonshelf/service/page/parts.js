@@ -89,14 +89,42 @@ export async function feedback(kind, subject, verdict, note = "") {
 // ------------------------------------------------------------------------------------------- pieces
 
 export const chip = (name, value, props = {}) =>
-  h("li", { class: "chip", ...props }, name && [h("span", { class: "key" }, outside(name)), unseen(": "), " "], outside(value));
+  h("li", { class: props.differs ? "chip wrong" : "chip" }, h("span", { class: "key" }, outside(name)), unseen(": "), " ", outside(value), props.differs && [h("span", { class: "mark", "aria-hidden": "true" }, " ✗"), unseen(" differs")]);
 
-export function chips(attributes, most = Infinity) {
-  const all = Object.entries(attributes || {});
-  if (!all.length) return null;
-  const left = all.length - most;
-  return h("ul", { class: "chips", "aria-label": "What the model wrote" },
-    all.slice(0, most).map(([name, value]) => chip(name, most < Infinity ? value.split(" > ").pop() : value)),
+/** Names and values of attributes, folded as far as is safe: case, spaces, color and colour. */
+export const folded = (text) => text.toLowerCase().replace(/[\s_-]+/g, " ").trim().replace(/\bcolor\b/g, "colour").replace(/^base ?colour$/, "colour");
+
+/** One value may be more precise than the other: "navy" and "navy blue" agree. */
+export function agree(a, b) {
+  const words = (text) => new Set(folded(text).split(/[^\p{L}\p{N}]+/u).filter(Boolean));
+  const [x, y] = [words(a), words(b)];
+  const within = (one, other) => [...one].every((word) => other.has(word));
+  return within(x, y) || within(y, x);
+}
+
+/** What feed and model say of a product: [{name, feed, model}], in the feed's order. */
+export function said(product) {
+  const rows = new Map();
+  for (const [name, value] of Object.entries(product.attributes || {})) rows.set(folded(name), { name, feed: value });
+  for (const [name, value] of Object.entries(product.reasoned_attributes || {})) rows.set(folded(name), { ...(rows.get(folded(name)) || { name }), model: value });
+  return [...rows.values()];
+}
+
+/** The attributes of a product, the feed's first; what the model alone says, or says otherwise, is marked as its
+ *  own. Where not all fit, both have a part. `props` gives more properties of a chip by its name. */
+export function chips(product, most, props = () => ({})) {
+  const rows = said(product);
+  const feed = rows.filter((one) => one.feed !== undefined).map((one) => [one.name, one.feed]);
+  const own = rows.filter((one) => one.model !== undefined && (one.feed === undefined || !agree(one.feed, one.model)) && !(folded(one.name) === "category" && product.category && agree(product.category, one.model)));
+  own.sort((a, b) => (a.feed === undefined) - (b.feed === undefined)); // what contradicts the feed comes first
+  if (!feed.length && !own.length) return null;
+  const first = Math.min(feed.length, Math.max(most - own.length, Math.ceil(most / 2)));
+  const rest = own.slice(0, most - first);
+  const left = feed.length + own.length - first - rest.length;
+  const last = (value) => value.split(" > ").pop();
+  return h("ul", { class: "chips", "aria-label": "Attributes" },
+    feed.slice(0, first).map(([name, value]) => chip(name, last(value), props(name))),
+    rest.map(({ name, model }) => h("li", { class: "chip model" }, h("span", { class: "by" }, "model"), unseen(" says "), " ", h("span", { class: "key" }, outside(name)), unseen(": "), " ", outside(last(model)))),
     left > 0 && h("li", { class: "chip more" }, `${left} more`));
 }
 
@@ -131,7 +159,7 @@ export function card(product, { hit, mode, place, judged, compact = false } = {}
     h("div", { class: "body" },
       h("h3", null, h("a", { href: productLink(product.id) }, outside(title))),
       h("p", { class: "small" }, cost && h("b", { class: "price" }, cost), cost && product.brand && " · ", product.brand && outside(product.brand)),
-      !compact && chips(product.reasoned_attributes, 5),
+      !compact && chips(product, 5),
       !compact && product.rationale_valid === false && h("p", { class: "small warn" }, "The rationale broke its format."),
       !compact && shares(product.weights),
       hit && h("p", { class: "small why" }, place && `${place}. `, reasons(hit.why), mode === "hybrid" && h("span", { class: "muted" }, ` · ${SCORES.hybrid} ${hit.score.toFixed(4)}`)),

@@ -2,8 +2,8 @@
 // like it.
 
 import { request, thumbnail } from "./api.js";
-import { fill, h, outside, price, safeLink, say, unseen } from "./dom.js";
-import { card, feedback, likeLink, load, shares, skeletons, stop, toast } from "./parts.js";
+import { fill, h, outside, price, safeLink, say, table, unseen } from "./dom.js";
+import { agree, card, feedback, likeLink, load, said, shares, skeletons, stop, toast } from "./parts.js";
 
 export function product(main, place) {
   const box = h("div");
@@ -47,30 +47,18 @@ function page(found) {
       h("p", { class: "row" }, h("a", { class: "button", href: likeLink(found.id) }, "Search for more like this"))));
 }
 
-/** Both lists of attributes as one table. Names are folded as far as is safe: case, spaces, color and colour. */
+/** Both lists of attributes as one table. */
 function attributes(found) {
-  const fold = (text) => text.toLowerCase().replace(/[\s_-]+/g, " ").trim().replace(/\bcolor\b/g, "colour").replace(/^base ?colour$/, "colour");
-  const rows = new Map();
-  for (const [name, value] of Object.entries(found.attributes)) rows.set(fold(name), { name, feed: value });
-  for (const [name, value] of Object.entries(found.reasoned_attributes)) rows.set(fold(name), { ...(rows.get(fold(name)) || { name }), model: value });
-  if (!rows.size) return h("p", { class: "muted" }, "Neither the feed nor the model names an attribute.");
-  const said = (value) => (value === undefined ? h("span", { class: "muted" }, "–", unseen("nothing")) : outside(value));
-  return h("div", { class: "scroll", role: "region", "aria-label": "Attributes", tabindex: 0 }, h("table", { class: "attributes" },
-    h("thead", null, h("tr", null, ["Attribute", "Feed", "Model", ""].map((word) => h("th", { scope: "col" }, word || unseen("Agreement"))))),
-    h("tbody", null, [...rows].map(([, { name, feed, model }]) => {
-      const differ = feed !== undefined && model !== undefined && !agree(fold(feed), fold(model));
+  const rows = said(found);
+  if (!rows.length) return h("p", { class: "muted" }, "Neither the feed nor the model names an attribute.");
+  const shown = (value) => (value === undefined ? h("span", { class: "muted" }, "–", unseen("nothing")) : outside(value));
+  return h("div", { class: "scroll", role: "region", "aria-label": "Attributes", tabindex: 0 },
+    table({ class: "attributes" }, ["Attribute", "Feed", "Model", unseen("Agreement")], rows.map(({ name, feed, model }) => {
       const both = feed !== undefined && model !== undefined;
-      return h("tr", { class: differ ? "differs" : null }, h("th", { scope: "row" }, outside(name)), h("td", null, said(feed)), h("td", null, said(model)),
-        h("td", null, differ ? arbiter(found.id, name, feed, model) : both && h("span", { class: "mark good" }, h("span", { "aria-hidden": "true" }, "✓ "), "agree")));
-    }))));
-}
-
-/** One value may be more precise than the other: "navy" and "navy blue" agree. */
-function agree(a, b) {
-  const words = (text) => new Set(text.split(/[^\p{L}\p{N}]+/u).filter(Boolean));
-  const [x, y] = [words(a), words(b)];
-  const within = (one, other) => [...one].every((word) => other.has(word));
-  return within(x, y) || within(y, x);
+      const differ = both && !agree(feed, model);
+      const verdict = differ ? arbiter(found.id, name, feed, model) : both && h("span", { class: "mark good" }, h("span", { "aria-hidden": "true" }, "✓ "), "agree");
+      return { class: differ ? "differs" : null, cells: [outside(name), shown(feed), shown(model), verdict] };
+    })));
 }
 
 /** Feed and model say different things: who is right is for a person to say. */

@@ -37,7 +37,9 @@ export function search(main, place) {
   const results = h("div", { class: "results" });
   const intro = h("div", { class: "start" });
   const found = h("section", { class: "found", "aria-labelledby": "results-title" }, h("h2", { class: "hidden", id: "results-title" }, "Results"), h("div", { class: "found-head" }, line, facets.button), facets.chips, notes, results);
-  const layout = h("div", { class: "shelf" }, facets.home, found);
+  // After the form and before some thirty boxes of filters: from the words a few tabs lead to the first result.
+  const skip = h("a", { class: "skip", href: "#results", onclick: (event) => { event.preventDefault(); results.querySelector("a[href]:not([tabindex])")?.focus(); } }, "Skip to the results");
+  const layout = h("div", { class: "shelf" }, skip, facets.home, found);
   main.append(h("h1", null, "Find a product"), box, problem, intro, layout);
   receive(box, take, control.signal);
 

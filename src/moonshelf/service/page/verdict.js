@@ -1,7 +1,7 @@
 // What the judge said of creatives: the images with the preferred one marked in words, the probability, reasons by
 // question, intervals, and what a person makes of it: another choice, a note, an export.
 
-import { fill, h, number, outside, percent } from "./dom.js";
+import { fill, h, number, outside, percent, table } from "./dom.js";
 import { download, failure, feedback, toast } from "./parts.js";
 
 export const letterOf = (i) => (i < 26 ? String.fromCharCode(65 + i) : `#${i + 1}`);
@@ -34,18 +34,19 @@ export function ranked(reply, context) {
   const name = namer(context.images);
   const images = new Map(context.images.map((image) => [image.id, image]));
   const best = reply.order[0];
-  const heading = reply.winner && reply.clear ? `${name(reply.winner)} is preferred` : reply.winner ? `${name(reply.winner)} leads, but not clearly` : "No image is the best";
+  const none = !reply.pairs.some((pair) => pair.verdict);
+  const placed = (id, i) => (none ? "" : reply.unjudged.includes(id) ? "no place" : `${i + 1}.`);
+  const heading = none ? "No verdict: the images are in no order" : reply.winner && reply.clear ? `${name(reply.winner)} is preferred` : reply.winner ? `${name(reply.winner)} leads, but not clearly` : "No image is the best";
   return [
     h("h2", { tabindex: -1 }, heading),
-    h("p", { class: "lead" }, reply.clear && best
+    h("p", { class: "lead" }, none ? "The judge abstained on every pair. Test them, or ask with more searches of shoppers." : reply.clear && best
       ? `The chance that it is the best for this judge is ${percent(best.p_best)}.`
       : "No creative is clearly the best. Test the first few, or ask with more searches of shoppers."),
     foot(reply),
     reply.identical.length > 0 && h("ul", { class: "notes" }, reply.identical.map((group) => h("li", null, `${list(group.map(name))} are one and the same image, and share a place.`))),
-    reply.unjudged.length > 0 && h("p", { class: "note" }, `No comparison with ${list(reply.unjudged.map(name))} has a verdict: the place says nothing.`),
-    h("ol", { class: "places" }, reply.order.map((one, i) => h("li", null, figure(images.get(one.id) || { id: one.id }, name, one.id === reply.winner ? "preferred" : "", `${i + 1}.`)))),
-    h("h3", null, "How sure the order is"),
-    strengths(reply.order, name),
+    !none && reply.unjudged.length > 0 && h("p", { class: "note" }, `No comparison with ${list(reply.unjudged.map(name))} has a verdict: the place says nothing.`),
+    h(none ? "ul" : "ol", { class: "places" }, reply.order.map((one, i) => h("li", null, figure(images.get(one.id) || { id: one.id }, name, one.id === reply.winner ? "preferred" : "", placed(one.id, i))))),
+    !none && [h("h3", null, "How sure the order is"), strengths(reply.order, name)],
     h("h3", null, "Pair by pair"),
     reply.pairs.map((pair) => {
       const [a, b] = [name(pair.a), name(pair.b)];
@@ -81,12 +82,11 @@ function odds(p, a, b) {
 function questions(findings, a, b) {
   if (!findings.length) return h("p", { class: "muted" }, "This judge gives no reasons.");
   const answer = { "A>B": [a, "for"], "A<B": [b, "for"], "A=B": ["even", "even"], yes: ["yes", "even"], no: ["no", "even"] };
-  return h("div", { class: "scroll", role: "region", "aria-label": `Reasons for ${a} and ${b}`, tabindex: 0 }, h("table", { class: "reasons" },
-    h("thead", null, h("tr", null, ["Question", "Speaks for", `In ${a} it saw`, `In ${b} it saw`].map((word) => h("th", { scope: "col" }, word)))),
-    h("tbody", null, findings.map((one) => {
+  return h("div", { class: "scroll", role: "region", "aria-label": `Reasons for ${a} and ${b}`, tabindex: 0 },
+    table({ class: "reasons" }, ["Question", "Speaks for", `In ${a} it saw`, `In ${b} it saw`], findings.map((one) => {
       const [word, look] = answer[one.answer] || [one.answer, "even"];
-      return h("tr", null, h("th", { scope: "row" }, outside(one.asks || one.question)), h("td", null, h("span", { class: `answer ${look}` }, outside(word))), h("td", null, outside(one.reason_a || "–")), h("td", null, outside(one.reason_b || "–")));
-    }))));
+      return { cells: [outside(one.asks || one.question), h("span", { class: `answer ${look}` }, outside(word)), outside(one.reason_a || "–"), outside(one.reason_b || "–")] };
+    })));
 }
 
 function strengths(order, name) {
