@@ -66,6 +66,7 @@ def test_one_of_several_currencies_is_chosen_and_said(tmp_path: Path) -> None:
     path = h.write(tmp_path / "f.csv", "sku,name,price-USD,price-EUR\nA,Mug,5,4\nB,Cup,,3\n")
     assert [(p.price, p.currency) for p in h.products(path)] == [(5.0, "USD"), (None, None)]
     assert "USD is taken" in notes(path)
+    assert [(p.row, p.field) for p in h.problems(path) if p.row == 2] == [(2, "price")]
     assert [(p.price, p.currency) for p in h.products(path, currency="eur")] == [(4.0, "EUR"), (3.0, "EUR")]
     with pytest.raises(UserError, match="ISO 4217"):
         h.products(path, currency="MIN")

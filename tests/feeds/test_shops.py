@@ -177,6 +177,10 @@ def test_an_export_is_read_whole(tmp_path: Path, name: str) -> None:
     assert {id: {f: found[id][f] for f in fields} for id, fields in wanted.items()} == wanted
     report = check_feed(path, decode_images=False)
     assert f"read as an export of {shop}" in report.notes
+    header = next(note for note in [*report.notes, ""] if note.startswith("kept") or not note)
+    assert not {"'Title'", "'Name'", "'name'", "'Product Name'", "'SKU'", "'Price'", "'price'"} & set(
+        header.replace(";", ",").removeprefix("kept in `extra`: ").split(", ")
+    )
     assert (report.set_aside, report.rows) == (0, sum(row.records for row in h.rows(path)))
 
 
@@ -190,6 +194,15 @@ def test_every_shop_has_an_export_here() -> None:
 def test_other_tables_are_no_exports(text: str) -> None:
     header = next(line for line in text.splitlines() if not line.startswith("#"))
     assert recognise(header.replace(";", ",").split(",")) is None
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["ID,SKU,Name,Regular price,Categories,Images", "ID,Type,SKU,Name,Categories", "Name,Type,SKU,Published"],
+)
+def test_a_part_of_an_export_is_recognised(header: str) -> None:
+    shop = recognise(header.split(","))
+    assert shop is not None and shop.name == "WooCommerce"
 
 
 def test_columns_of_an_export_can_be_named(tmp_path: Path) -> None:

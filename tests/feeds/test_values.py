@@ -194,6 +194,7 @@ def test_text_of_any_value() -> None:
         ("Home/Kitchen/Mugs", [["Home", "Kitchen", "Mugs"]]),
         ("/Categories/Mugs", [["Categories", "Mugs"]]),
         ("Tees/Shirts", [["Tees/Shirts"]]),
+        ("Home/Tees;Home/Sale", [["Home", "Tees"], ["Home", "Sale"]]),
         ("24/7/365", [["24/7/365"]]),
         ("", []),
     ],

@@ -105,6 +105,7 @@ LEAST = 9  # rank of the lowest price of a range
 _LEAST = frozenset(
     ("price min", "min price", "minimum price", "price from", "from price", "lowest price", "low price")
 )
+_PRICED = re.compile("|".join(sorted({name.split()[-1] for name in _PRICES} | {"price", "prix"})))
 _TAXES = {"incl": 0, "included": 0, "including": 0, "gross": 0, "ttc": 0, "brutto": 0,
           "excl": 3, "excluded": 3, "excluding": 3, "net": 3, "ht": 3, "netto": 3}  # fmt: skip
 _NO_MATTER = frozenset(("in", "tax", "taxes", "vat", "mwst", "tva", "iva", "value"))
@@ -287,6 +288,8 @@ def _column(name: str, shop: Shop | None) -> Column:
 
 def price_column(name: str) -> tuple[int, str | None] | None:
     """(rank, currency) if a column holds a price that a shopper pays; the lowest rank is the likeliest."""
+    if not _PRICED.search(name.lower()):
+        return None
     code, rank, words = None, 0, []
     for word in re.findall(
         r"[^\s_\-/().:,\[\]]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.removeprefix("g:"))
@@ -337,7 +340,8 @@ def _one_currency(found: list[Column], wanted: str | None) -> tuple[list[Column]
     chosen = [c for c in prices if c.currency == code]
     if all(c.rank >= LEAST for c in chosen):
         notes.append(f"the price is the lowest of a range ('{chosen[0].name}')")
-    return [Column(c.name, "extra") if c.field == "price" and c.currency != code else c for c in found], notes
+    others = {c.name: c.currency for c in prices if c.currency != code}
+    return [Column(c.name, "extra", currency=others[c.name]) if c.name in others else c for c in found], notes
 
 
 def _one_language(found: list[Column]) -> tuple[list[Column], list[str]]:

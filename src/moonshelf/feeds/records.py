@@ -118,6 +118,11 @@ class RecordReader:
             self._images(draft, value, "alternate" if draft.images else None)
         if later and draft.images and draft.images[0].role is None:
             draft.images[0] = draft.images[0].model_copy(update={"role": "main"})
+        if "price" not in draft.values:
+            for column in plan.columns:
+                if column.field == "extra" and column.currency and not _is_blank(record.get(column.name)):
+                    draft.warn("price", f"there is a price in {column.currency}, but not in the one taken")
+                    break
         self._identify(draft, plan, record)
         _roles(draft, record)
         if self.shop is None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from moonshelf.attributes import canonical_key, fold
@@ -84,11 +84,13 @@ def read_export(source: Source, table: Table, shop: Shop) -> Iterator[Row]:
     """Rows of another shop's export in which several lines make one product."""
     assert shop.line is not None
     make, forced = shop.line, forced_fields(table.header, source.fields)
+    used: set[str] = set()
     source.say("columns", f"read as an export of {shop.name}")
 
     def line(record: Record) -> Line:
         cells = _Used(by_name(record.cells))
         known = make(cells)
+        used.update(cells.used)
         if known.get("category"):
             path, others = shop.category(known["category"])
             known |= {"category": " > ".join(path), "other categories": others}
@@ -101,7 +103,7 @@ def read_export(source: Source, table: Table, shop: Shop) -> Iterator[Row]:
         }
         return Line(record, known, unknown)
 
-    return _read(source, table, line)
+    return _read(source, table, line, used)
 
 
 class _Used(dict[str, str]):
@@ -116,7 +118,10 @@ class _Used(dict[str, str]):
         return super().get(name, default)
 
 
-def _read(source: Source, table: Table, make: Callable[[Record], Line]) -> Iterator[Row]:
+def _read(
+    source: Source, table: Table, make: Callable[[Record], Line], used: Collection[str] = ()
+) -> Iterator[Row]:
+    """Rows of lines that follow each other; columns `used` in some line are not said to be unused."""
     yield from notes_of(source)
     group: list[Line] = []
     unused: dict[str, None] = {}
@@ -138,8 +143,8 @@ def _read(source: Source, table: Table, make: Callable[[Record], Line]) -> Itera
             yield set_aside(record.number, "id", "the handle is missing")
     if group:
         yield from _rows(source, group)
-    if unused:
-        source.say("columns", kept(list(unused)))
+    if left := [name for name in unused if simple(name) not in used]:
+        source.say("columns", kept(left))
     yield from notes_of(source)
 
 

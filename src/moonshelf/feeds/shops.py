@@ -24,6 +24,7 @@ class Shop:
     name: str
     marks: frozenset[str]  # columns that tell this export
     least: int  # of them have to be there
+    together: tuple[frozenset[str], ...] = ()  # or all of one of these
     columns: Mapping[str, str] = field(default_factory=dict)  # column -> what it fills here
     several: str = ""  # separates categories in one cell
     levels: str = ">"  # separates the levels of a category
@@ -58,7 +59,11 @@ class Shop:
 def recognise(names: Iterable[str]) -> Shop | None:
     """The shop whose export has these columns, or None."""
     have = {simple(name) for name in names}
-    found = [(len(have & shop.marks), shop) for shop in SHOPS if len(have & shop.marks) >= shop.least]
+    found = [
+        (len(have & shop.marks), shop)
+        for shop in SHOPS
+        if len(have & shop.marks) >= shop.least or any(names <= have for names in shop.together)
+    ]
     return max(found, key=lambda item: item[0])[1] if found else None
 
 
@@ -255,7 +260,13 @@ SHOPS = (
             "attribute 1 name", "attribute 1 value(s)", "allow customer reviews?", "date sale price starts",
         )),
         2,
-        {"type": "extra", "parent": "group_id", "brands": "brand", "tax class": "extra", "position": "extra"},
+        (
+            frozenset(("regular price", "categories")),
+            frozenset(("type", "sku", "name", "categories")),
+            frozenset(("type", "sku", "name", "published")),
+        ),
+        columns={"type": "extra", "parent": "group_id", "brands": "brand", "tax class": "extra",
+                 "position": "extra"},
         several=",",
         child=_woo_parent,
         parent=_woo_names,
@@ -269,7 +280,7 @@ SHOPS = (
             "base image label", "thumbnail image",
         )),
         3,
-        {
+        columns={
             "product type": "extra", "additional attributes": "attributes", "store view code": "extra",
             "country of manufacture": "extra", "small image": "extra", "thumbnail image": "extra",
         },
@@ -288,7 +299,7 @@ SHOPS = (
             "meta keywords", "wholesale price", "text when in stock",
         )),
         2,
-        {"status": "extra", "feature(name:value:position)": "attributes"},
+        columns={"status": "extra", "feature(name:value:position)": "attributes"},
         several=",",
         levels="/",
         root="home",
@@ -343,7 +354,7 @@ SHOPS = (
             "materials", "tags",
         )),
         3,
-        {"materials": "attribute", "tags": "extra"},
+        columns={"materials": "attribute", "tags": "extra"},
         numbered=True,
     ),
     Shop(
@@ -354,7 +365,8 @@ SHOPS = (
             "main image url", "standard price", "other image url1", "parent sku", "parentage level",
         )),
         3,
-        {"external product id": "gtin", "feed product type": "category", "external product id type": "extra",
+        columns={"external product id": "gtin", "feed product type": "category",
+                 "external product id type": "extra",
          "item type": "category", "item type keyword": "category", "your price": "price"},
         child=_amazon_parent,
         parent=_amazon_names,
@@ -375,7 +387,7 @@ SHOPS = (
         "Akeneo",
         frozenset(("family", "groups", "enabled", "family variant", "parent", "categories")),
         3,
-        {"parent": "group_id", "family": "extra", "groups": "extra", "picture": "images"},
+        columns={"parent": "group_id", "family": "extra", "groups": "extra", "picture": "images"},
         several=",",
         child=lambda cells: cells.get("parent", ""),
         parent=_akeneo_names,

@@ -307,6 +307,8 @@ def paths(text: str) -> list[list[str]]:
             if len(cells) > 1 and (sign != "," or len(roots) == 1):
                 several = cells
                 break
+    elif ";" in text and all("/" in cell for cell in text.split(";") if cell.strip()):
+        several, levels = text.split(";"), "/"
     elif text.lower().startswith("default category/"):  # Magento's root, which says nothing
         several, levels = text.split(","), "/"
     elif re.fullmatch(r"/?(?:\w[^/\d]+/){2,}\w[^/]+|/[^/]+(?:/[^/]+)*", text):
