@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo serve test test-all parity-vllm bench lint clean
+.PHONY: demo serve test test-all parity-vllm bench lint docs wheel clean
 
 demo: .venv/.core
 	$(BIN)/moonshelf demo --out demo
@@ -27,6 +27,12 @@ bench: .venv/.dev
 lint: .venv/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q
+
+wheel: .venv/bin/uv
+	$(BIN)/uv build --wheel --python $(BIN)/python --out-dir dist
+
 # uv installs several times faster than pip, but does not read pip's settings: hand it pip's find-links.
 .venv/bin/uv:
 	$(PYTHON) -m venv .venv && $(BIN)/python -m pip install -q --disable-pip-version-check uv
@@ -46,6 +52,9 @@ UV_INSTALL = $(UV_PIP) $(BIN)/python
 
 .venv/.scale: pyproject.toml | .venv/bin/uv
 	$(UV_INSTALL) -e '.[scale]' && touch $@
+
+.venv/.docs: pyproject.toml | .venv/bin/uv
+	$(UV_PIP) $(BIN)/python --group docs && touch $@
 
 # The published torchvision, torchaudio and torchcodec are built for CUDA and fail to load beside a CPU torch. Of the
 # first the part in Python is enough, once it does not ask for its compiled half.
