@@ -376,6 +376,20 @@ def test_time_is_capped_for_the_whole_fetch(servers, fetcher, reply):
     assert time.monotonic() - started < 1.5
 
 
+@pytest.mark.parametrize("slow", ["name", "silence", "body"])
+def test_a_fetch_that_nobody_waits_for_ends(servers, fetcher, monkeypatch, slow):
+    shop, _ = servers
+    shop.routes["/slow"] = drip(b"x", answer(Content_Length="100000") if slow == "body" else b"")
+    if slow == "name":
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: time.sleep(3))
+    gone = threading.Event()
+    threading.Timer(0.3, gone.set).start()
+    started, patient = time.monotonic(), fetcher(timeout=20)
+    url = f"http://shop.test:{shop.port}/slow"
+    assert code_of(lambda: patient.fetch(url, gone=gone)) == "remote_timeout"
+    assert time.monotonic() - started < 2
+
+
 def test_a_slow_name_server_is_not_waited_for(fetcher, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(1.5))
     started = time.monotonic()
