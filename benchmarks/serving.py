@@ -98,15 +98,16 @@ def searches(shop: Shop, address: str, n: int) -> list[Call]:
     """Calls of /v1/search whose right replies are those to the same call alone."""
     texts = [query.text for query in shop.queries if query.text]
     calls = []
-    for i in range(n):
-        body = {"text": f"{texts[i % len(texts)]} {i}", "limit": 10}
-        alone = httpx.post(f"{address}/v1/search", json=body, timeout=60).raise_for_status().json()
-        ids = [hit["product"]["id"] for hit in alone["hits"]]
-        calls.append(
-            Call.of(
-                "/v1/search", body, lambda reply, ids=ids: [h["product"]["id"] for h in reply["hits"]] == ids
-            )
-        )
+    with httpx.Client(base_url=address, timeout=60) as client:
+        for i in range(n):
+            body = {"text": f"{texts[i % len(texts)]} {i}", "limit": 10}
+            alone = client.post("/v1/search", json=body).raise_for_status().json()
+            ids = [hit["product"]["id"] for hit in alone["hits"]]
+
+            def check(reply: Any, ids: list[str] = ids) -> bool:
+                return [hit["product"]["id"] for hit in reply["hits"]] == ids
+
+            calls.append(Call.of("/v1/search", body, check))
     return calls
 
 
