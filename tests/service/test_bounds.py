@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,33 @@ def large_picture(size: int) -> str:
 PICTURE, SMALLER = large_picture(15 << 20), large_picture(4 << 20)
 
 
+def blank(mode: str, width: int, height: int, form: str, **given: Any) -> str:
+    """A picture of one colour: few bytes, many pixels."""
+    written = io.BytesIO()
+    Image.new(mode, (width, height)).save(written, form, **given)
+    return base64.b64encode(written.getvalue()).decode()
+
+
+@cache
+def blanks() -> tuple[str, ...]:
+    return (
+        blank("L", 7000, 7000, "PNG"), blank("RGBA", 5000, 5000, "PNG"), blank("P", 7000, 7000, "GIF"),
+        blank("RGB", 6000, 8000, "JPEG"), blank("RGB", 5000, 5000, "WEBP"), blank("I;16", 4000, 4000, "PNG"),
+    )  # fmt: skip
+
+
+def hollow(chance: random.Random, address: str) -> None:
+    """Pictures that are large only when they are decoded."""
+    pictures = [chance.choice(blanks()) for _ in range(4)]
+    given: Any = {"input": [{"text": "x", "image": one} for one in pictures]}
+    if chance.random() < 0.5:
+        given = {
+            "products": [{"id": f"h{i}", "title": "x", "images": [one]} for i, one in enumerate(pictures)]
+        }
+    path = "embeddings" if "input" in given else "products"
+    httpx.post(f"{address}/v1/{path}", content=json.dumps(given), headers=JSON, timeout=60)
+
+
 def largest(chance: random.Random, address: str) -> None:
     """As much as fits: a picture of the most bytes that are decoded, several, or what is none."""
     pictures = chance.choice(([PICTURE], [SMALLER] * 5, ["QUJD" * 2_000_000] * 3))
@@ -137,7 +165,13 @@ def raw(chance: random.Random, address: str) -> None:
         one.recv(1000)
 
 
-KINDS: tuple[Callable[[random.Random, str], None], ...] = (random_request, random_request, raw, largest)
+KINDS: tuple[Callable[[random.Random, str], None], ...] = (
+    random_request,
+    random_request,
+    raw,
+    largest,
+    hollow,
+)
 
 
 # ---- what it costs ---------------------------------------------------------------------------------
@@ -183,6 +217,7 @@ def attack(bounded: tuple[int, str], seconds: float, seed: int) -> tuple[float, 
             sent[place] += 1
 
     with another(address, pid) as told:
+        blanks()
         before = memory(pid, "VmRSS")
         reset(pid)
         until_when = time.monotonic() + seconds
