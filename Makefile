@@ -14,11 +14,11 @@ test: .venv/.dev lint
 	$(BIN)/python -m pytest
 
 test-all: .venv/.dev .venv/.scale lint
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -m ""
 
 # The real vLLM on the CPU, by a repackage of others, in an environment of its own: 3.5 GB, minutes.
 parity-vllm: .venv/.dev .vllm/.done
-	VLLM_PYTHON=.vllm/bin/python $(BIN)/python -m pytest -m slow -s tests/test_parity_vllm.py
+	VLLM_PYTHON=.vllm/bin/python $(BIN)/python -m pytest -m slow -s tests/research/test_parity_vllm.py
 
 # Half an hour on two quiet cores; what is measured stays in bench/ and is not measured again.
 bench: .venv/.dev

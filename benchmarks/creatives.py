@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from moonshelf.creatives.simulator import pairs, simulate
 from paired import CLOCKS, median_seconds, paired, save
 from rich.console import Console
 from rich.table import Table
@@ -25,7 +26,6 @@ from moonshelf.creatives.baselines import make_backend
 from moonshelf.creatives.judging import Backend
 from moonshelf.creatives.pair import Pair
 from moonshelf.creatives.selector import judge
-from moonshelf.creatives.simulator import pairs, simulate
 
 PARTS = ("pairs", "rank")
 

@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from moonshelf.sampleshop import iter_products
 from paired import CLOCKS, median_seconds, paired
 from rich.console import Console
 from rich.table import Table
@@ -46,7 +47,6 @@ from moonshelf.model.modeling import MoonModel, normalise
 from moonshelf.model.precision import resolve
 from moonshelf.model.writers import Generated
 from moonshelf.product import ImageRef, Product
-from moonshelf.sampleshop import iter_products
 
 PARTS = ("one-pass", "alone", "direct", "prefill", "memory")
 

@@ -24,6 +24,8 @@ from typing import Any
 
 import torch
 from engine import flops, once, twice
+from moonshelf.sampleshop import iter_products
+from moonshelf.training.estimate import PUBLISHED
 from paired import median_seconds, paired
 from rich.console import Console
 from rich.table import Table
@@ -35,8 +37,6 @@ from moonshelf.model.configuration import MoonConfig, default_taps
 from moonshelf.model.modeling import MoonModel
 from moonshelf.model.processing import MoonProcessor
 from moonshelf.prompts import PromptSpec
-from moonshelf.sampleshop import iter_products
-from moonshelf.training.estimate import PUBLISHED
 from moonshelf.training.starter import CHAT_TEMPLATE, SPECIAL_TOKENS
 
 WRITTEN = 32

@@ -36,13 +36,13 @@ from moonshelf.training.tracking import quiet_dependencies
 quiet_dependencies()
 
 from datasets import Dataset  # noqa: E402  (after its telemetry is off)
+from moonshelf.sampleshop import iter_products  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 
 from moonshelf.feeds import write_jsonl  # noqa: E402
 from moonshelf.model.modeling import MoonModel  # noqa: E402
 from moonshelf.model.precision import computing_in, resolve  # noqa: E402
 from moonshelf.product import ImageRef, Product  # noqa: E402
-from moonshelf.sampleshop import iter_products  # noqa: E402
 from moonshelf.training.cold_start import ColdStart  # noqa: E402
 from moonshelf.training.data import Sampler, SourceSpec, open_source, stream  # noqa: E402
 from moonshelf.training.joint import JointTrainer  # noqa: E402

@@ -135,8 +135,6 @@ def test_mistakes_are_one_line_and_exit_code_2(
         (["compare", folder / "page.png", folder / "dark.png", "--backend", "bytes"], "web page"),
         (["rank", folder, "--backend", "astrology"], "there is no backend 'astrology'"),
         (["rank", folder / "none", "--backend", "bytes"], "no file or folder"),
-        (["evaluate", "--backend", "bytes"], "--simulated"),
-        (["evaluate", folder, "--simulated", 3], "--simulated"),
         (
             ["export", folder, "--to", "fax", "--backend", "bytes"],
             "--to takes plan, meta, google, csv, bandit",
@@ -198,21 +196,11 @@ def test_a_damaged_ranking_file_says_so(tmp_path: Path, text: str) -> None:
     assert isinstance(done.exception, UserError) and "rank --json" in str(done.exception)
 
 
-def test_simulated_campaigns_are_read_back_as_drawn(tmp_path: Path) -> None:
-    done = call("simulate", "--out", tmp_path / "drawn", "-n", 3, "--split", "test", "--json")
-    assert json.loads(done.stdout) == {
-        "rows": 3, "folder": str(tmp_path / "drawn"), "split": "test", "seed": 0, "simulated": True,
-    }  # fmt: skip
-    from moonshelf.creatives.adapters import read_creatives
-    from moonshelf.creatives.simulator import simulate
-
-    read = list(read_creatives(tmp_path / "drawn"))
-    for row, drawn in zip(read, simulate(3, split="test"), strict=True):
-        assert row.true_rates == drawn.true_rates and row.source == drawn.source == "simulated"  # type: ignore[union-attr]
-        assert [c.facts for c in row.creatives] == [c.facts for c in drawn.creatives]  # type: ignore[union-attr]
-    assert call("simulate", "--out", tmp_path / "pairs", "-n", 2, "--pairs").exit_code == EXIT_OK
-    pairs = list(read_creatives(tmp_path / "pairs"))
-    assert all(pair.assessment is not None and pair.true_rates for pair in pairs)  # type: ignore[union-attr]
+def test_evaluate_without_data_scores_the_sample(told: Told, tmp_path: Path) -> None:
+    words = ["evaluate", "--backend", "bytes", "--limit", 6, "--no-explanations", "--interest", "true"]
+    record = json.loads(call(*words, "--out", tmp_path / "out", "--json").stdout)
+    assert record["simulated"] and record["sources"] == {"simulated": 6}
+    assert any(line["backend"] == "all that can be seen" for line in record["lines"])
 
 
 def test_evaluate_own_data_and_count_again(told: Told, folder: Path, tmp_path: Path) -> None:
@@ -238,18 +226,6 @@ def test_evaluate_own_data_and_count_again(told: Told, folder: Path, tmp_path: P
     again = call("evaluate", "--out", out, "--recompute", "--backend", "starter")
     assert again.exit_code == EXIT_OK and len(told.asks) == asked
     assert "told" in again.output and "label ceiling" in again.output
-
-
-@pytest.mark.parametrize(("interest", "counted"), [("true", False), ("true,none", True)])
-def test_other_interests_that_nothing_is_counted_for_are_said(
-    tmp_path: Path, interest: str, counted: bool
-) -> None:
-    words = ["evaluate", "--simulated", 16, "--other-interest", 1, "--backend", "bytes", "--no-explanations"]
-    done = call(*words, "--interest", interest, "--out", tmp_path / "out", "--json")
-    assert done.exit_code == EXIT_OK, done.output
-    names = [line["name"] for line in json.loads(done.stdout)["lines"]]
-    assert any("both of two pairs" in name for name in names) == counted
-    assert ("no couple is counted" in done.stderr) != counted
 
 
 def test_the_demo_ranks_explains_and_resumes(

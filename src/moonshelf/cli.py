@@ -16,11 +16,11 @@ import typer
 
 from moonshelf.catalogue.store_cli import app as store_app
 from moonshelf.creative_cli import app as creative_app
-from moonshelf.engine_cli import export, parity
+from moonshelf.engine_cli import export
 from moonshelf.errors import EXIT_PARTIAL, EXIT_USAGE, UserError
 from moonshelf.service.keys_cli import app as keys_app
 from moonshelf.shell import Commands, Currency, Encoding, Json, MapColumns, flags, print_json, reading, say
-from moonshelf.training_cli import ablate, average, mine, train
+from moonshelf.training_cli import mine, train
 
 app = typer.Typer(
     name="moonshelf",
@@ -40,11 +40,8 @@ app.add_typer(store_app, name="store")
 FREE = {"allow_extra_args": True, "ignore_unknown_options": True}  # flags that are fields of a recipe
 
 app.command()(export)
-app.command()(parity)
 app.command(context_settings=FREE)(train)
-app.command(context_settings=FREE)(ablate)
 app.command()(mine)
-creative_app.command()(average)
 
 # Commands go here, one function each, about 30 lines at most: check, embed, index, search, duplicates,
 # evaluate, serve, demo, doctor; those about creatives, training and other engines are in files of their own.
@@ -53,12 +50,11 @@ creative_app.command()(average)
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo"),
-    products: Annotated[int, typer.Option(min=12, max=5000, help="Products to draw.")] = 160,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the shop.")] = 7,
+    products: Annotated[int, typer.Option(min=12, max=160, help="So many of the sample shop.")] = 160,
     model: Annotated[str, typer.Option(help="Name or folder of a model.")] = "starter",
     reason: Annotated[str, typer.Option(help="Write a rationale first: off, on or auto.")] = "on",
 ) -> None:
-    """Draw a shop, embed it, search it, count what is right, and write a page that shows it all.
+    """Embed the sample shop, search it, count what is right, and write a page that shows it all.
 
     A second run redoes only what changed.
     """
@@ -67,10 +63,8 @@ def demo(
     started = time.perf_counter()  # before the libraries load: the demo says how long a user waited
     from moonshelf.demo import run_demo
 
-    command = (
-        f"moonshelf demo --out {out} --products {products} --seed {seed} --model {model} --reason {reason}"
-    )
-    run_demo(out, products=products, seed=seed, model=model, reason=reason, command=command, started=started)
+    command = f"moonshelf demo --out {out} --products {products} --model {model} --reason {reason}"
+    run_demo(out, products=products, model=model, reason=reason, command=command, started=started)
 
 
 @app.command()
@@ -434,7 +428,7 @@ def serve(
     model: ModelName = None,
     creative_model: Annotated[str | None, typer.Option(help="Judge of creatives, or off.")] = None,
     sample: Annotated[
-        bool, typer.Option("--sample", help="Draw and embed a small shop there first, if nothing is there.")
+        bool, typer.Option("--sample", help="Embed the sample shop there first, if nothing is there.")
     ] = False,
 ) -> None:
     """Serve a catalogue: embeddings, search, upserts, duplicates, creatives, and a page for people.

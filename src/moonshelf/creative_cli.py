@@ -1,4 +1,4 @@
-"""`moonshelf creative …`: compare two creatives, rank several, evaluate selectors, draw campaigns.
+"""`moonshelf creative …`: compare two creatives, rank several, evaluate selectors.
 
 Thin functions, as in `cli`: flags are parsed, one room is called, the result is printed. Every import of a
 room happens inside its command.
@@ -7,7 +7,7 @@ room happens inside its command.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,8 +26,6 @@ app = typer.Typer(
 # What a selector is held against where nothing else is said; `first` says what `second` says.
 BASELINES = ("random", "second", "bytes", "text", "title", "interest")
 TOGETHER = 16  # campaigns whose pairs are judged together, so that a model's batches are full
-TUNING = 400  # at most so many drawn campaigns of the validation split on which temperatures are fitted: on
-# lots of 400 the shipped selector's comes out between 1.14 and 1.42, so exact figures want --validation
 
 Title = Annotated[str, typer.Option(help="Title of the product.")]
 Interest = Annotated[list[str] | None, typer.Option(help="What the shopper searched for; may be repeated.")]
@@ -35,12 +33,7 @@ BackendName = Annotated[
     str,
     typer.Option(help="Judge: starter, a folder, openai:URL#MODEL, or a baseline such as random or bytes."),
 ]
-OtherInterest = Annotated[
-    float,
-    typer.Option(min=0, max=1, help="Share of every second drawn campaign that repeats the one before."),
-]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")]
-Split = Literal["train", "validation", "test"]
 
 
 @app.command()
@@ -184,17 +177,12 @@ def export(
 @app.command()
 def evaluate(
     data: Annotated[
-        Path | None, typer.Argument(help="Campaigns or pairs with clicks or labels; none needs --simulated.")
+        Path | None, typer.Argument(help="Campaigns or pairs with clicks or labels; default: the sample's.")
     ] = None,
     backend: Annotated[
         list[str] | None,
         typer.Option(help="Judge, ours first; may be repeated. Default: starter, baselines."),
     ] = None,
-    simulated: Annotated[
-        int | None, typer.Option(min=2, help="Score on so many drawn campaigns, which training never saw.")
-    ] = None,
-    creatives: Annotated[int, typer.Option(min=2, help="Of a drawn campaign; over 2 are ranked too.")] = 2,
-    other_interest: OtherInterest = 0.0,
     validation: Annotated[
         Path | None, typer.Option(help="Other products' pairs, on which temperatures are fitted.")
     ] = None,
@@ -216,29 +204,23 @@ def evaluate(
     """Score selectors of creatives, baselines beside them: accuracy, bias by place, calibration, reasons.
 
     Every pair is judged in both orders by each backend; an interrupted run goes on. Beside every accuracy
-    stands the label ceiling, and figures of drawn campaigns are marked as simulated. With --other-interest
-    drawn creatives come back, shown to shoppers who ask for something else, so that the interest is tested.
+    stands the label ceiling, and figures of drawn campaigns are marked as simulated.
     """
+    from moonshelf import sample
     from moonshelf.benchmark import creative_evaluate as evaluation
-    from moonshelf.benchmark.creative_figures import TURNED
 
     problems: list[Problem] = []
     if recompute:
         report = evaluation.recompute(out)
     else:
-        source = data if simulated is None else simulated
-        if source is None or (data is not None and simulated is not None):
-            raise UserError("name a file of creatives to score on, or --simulated and a number of campaigns.")
-        chosen, campaigns, problems = _scored(
-            source, creatives, pairs, limit, seed, other_interest=other_interest
-        )
+        chosen, campaigns, problems = _scored(data or sample.CAMPAIGNS, pairs, limit, seed)
         report = evaluation.evaluate(
             chosen,
             [_backend(name, seed) for name in backend or ["starter", *BASELINES]],
             out,
             interest=[one.strip() for one in interest.split(",") if one.strip()],  # type: ignore[misc]
             campaigns=campaigns,
-            validation=_validation(validation, simulated, pairs, seed),
+            validation=_scored(validation, pairs, None, seed)[0] if validation else None,
             explanations=explanations,
             seed=seed,
             progress=not json,
@@ -255,99 +237,17 @@ def evaluate(
         console.width = max(console.width, 120)
         show(report, console)
         console.print(f"report: {out / 'report.html'}", highlight=False, markup=False)
-    if other_interest and not any(TURNED in line.name for line in report.lines):
-        say(
-            "--other-interest: no couple is counted. That takes decisive pairs with the same pictures and "
-            "different winners, and two kinds of --interest: draw more campaigns, or leave --interest away."
-        )
     if any(problem.fatal for problem in problems):
         raise typer.Exit(EXIT_PARTIAL)
 
 
 @app.command()
-def simulate(
-    out: Annotated[Path, typer.Option(help="Folder for the campaigns and their images.")],
-    n: Annotated[int, typer.Option("-n", "--campaigns", min=1, help="Campaigns to draw.")] = 100,
-    split: Annotated[str, typer.Option(help="train, validation or test, which share no product.")] = "train",
-    creatives: Annotated[int, typer.Option(min=2, max=50, help="Creatives of a campaign.")] = 2,
-    pairs: Annotated[bool, typer.Option("--pairs", help="Write pairs with their true reasons.")] = False,
-    other_interest: OtherInterest = 0.0,
-    seed: Seed = 0,
-    json: Json = False,
-) -> None:
-    """Draw campaigns with known truth: images, impressions, clicks, true rates; all marked as simulated."""
-    from moonshelf.creatives import simulator
-    from moonshelf.creatives.adapters import write_campaigns
-
-    drawn = simulator.simulate(
-        n, creatives=creatives, seed=seed, split=split, other_interest=other_interest,  # type: ignore[arg-type]
-    )  # fmt: skip
-    rows: Any = (pair for campaign in drawn for pair in simulator.pairs(campaign)) if pairs else drawn
-    written = write_campaigns(out, rows)
-    if json:
-        print_json({"rows": written, "folder": str(out), "split": split, "seed": seed, "simulated": True})
-    else:
-        print(f"{written:,} simulated {'pairs' if pairs else 'campaigns'} written to {out}")
-
-
-@app.command()
-def attack(
-    backend: Annotated[
-        str, typer.Option(help="Judge to attack, as for compare; gullible obeys all that reaches it.")
-    ] = "starter",
-    rounds: Annotated[int, typer.Option(min=1, help="Pairs that each attack is tried on.")] = 1,
-    told: Annotated[bool, typer.Option("--told", help="The feed says what is drawn on the images.")] = False,
-    seed: Seed = 0,
-    json: Json = False,
-) -> None:
-    """Try hostile titles, queries and words on images: how often do they turn a verdict?
-
-    Exit code 3 where more than 5% of all attacks succeed, or any that spoofs a tag.
-    """
-    from moonshelf.creatives import injection
-
-    judge = injection.Gullible(seed, rounds) if backend == "gullible" else _backend(backend, seed)
-    report = injection.run(judge, seed, rounds=rounds, told=told)
-    print_json(report.as_dict()) if json else print(report)
-    if not report.passed:
-        raise typer.Exit(EXIT_PARTIAL)
-
-
-@app.command()
-def replay(
-    data: Annotated[
-        Path, typer.Option(help="Folder with ctr_online.txt: composed creatives with their rates.")
-    ],
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds; a policy sees clicks after each.")] = 15,
-    impressions: Annotated[int, typer.Option(min=1, help="Impressions of a round.")] = 20_000,
-    replicates: Annotated[int, typer.Option(min=2, help="Draws that the intervals are over.")] = 20,
-    seed: Seed = 0,
-    json: Json = False,
-) -> None:
-    """Replay A/B tests on known rates: what a prior saves, and how good a selector must be for that."""
-    from moonshelf.creatives import replay_study
-    from moonshelf.creatives.published import read_elements
-
-    record = replay_study.study(
-        read_elements(data), rounds=rounds, impressions=impressions, replicates=replicates, seed=seed
-    )
-    if json:
-        return print_json(record)
-    from rich.console import Console
-
-    console = Console()
-    console.width = max(console.width, 120)
-    replay_study.show(record, console)
-
-
-@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for all that the demo makes.")] = Path("creative-demo"),
-    products: Annotated[int, typer.Option(min=4, max=500, help="Products to draw.")] = 8,
+    products: Annotated[int, typer.Option(min=4, max=12, help="So many of the sample's.")] = 8,
     backend: BackendName = "starter",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the campaigns.")] = 7,
 ) -> None:
-    """Draw campaigns, rank and explain their creatives, count what is right, and write a page that shows it.
+    """Rank and explain the sample's creatives, count what is right, and write a page that shows it.
 
     A second run goes on where the first stopped.
     """
@@ -356,7 +256,7 @@ def demo(
     started = time.perf_counter()  # before the libraries load: the demo says how long a user waited
     from moonshelf.creative_demo import run_demo
 
-    run_demo(out, products=products, backend=backend, seed=seed, command=_command(), started=started)
+    run_demo(out, products=products, backend=backend, command=_command(), started=started)
 
 
 # ------------------------------------------------------------------------------------------ what they share
@@ -433,49 +333,25 @@ def _ranked(
 
 
 def _scored(
-    source: Path | int,
-    creatives: int,
-    preset: str | None,
-    limit: int | None,
-    seed: int,
-    split: Split = "test",
-    other_interest: float = 0.0,
+    source: Path, preset: str | None, limit: int | None, seed: int
 ) -> tuple[list[Pair], list[Campaign], list[Problem]]:
-    """Pairs to judge, of a file or drawn, with the campaigns that they come from."""
-    from moonshelf.creatives import simulator
+    """Pairs to judge of a file or folder, with the campaigns that they come from."""
+    from moonshelf.creatives import known
     from moonshelf.creatives.builders import PRESETS, build_pairs
 
     if preset is not None and preset not in PRESETS:
         raise UserError(f"--pairs takes {', '.join(PRESETS)}, not {preset!r}.")
-    found: list[Pair] = []
-    problems: list[Problem] = []
-    if isinstance(source, int):
-        campaigns = list(
-            simulator.simulate(
-                source, creatives=creatives, seed=seed, split=split, other_interest=other_interest
-            )
-        )
-    else:
-        campaigns, found, problems = _read(source)
+    campaigns, found, problems = _read(source)
+    plain = []
     for campaign in campaigns:
-        if campaign.source == simulator.SOURCE and preset is None:
-            found += simulator.pairs(campaign)  # with their true reasons
-    filtered = [one for one in campaigns if one.source != simulator.SOURCE or preset is not None]
-    made, dropped = build_pairs(filtered, identical="tie", seed=seed, **PRESETS[preset or "creative4u"])
+        if preset is None and known.is_known(*campaign.creatives):
+            found += known.pairs(campaign)  # with their true reasons
+        else:
+            plain.append(campaign)
+    made, dropped = build_pairs(plain, identical="tie", seed=seed, **PRESETS[preset or "creative4u"])
     for reason, number in dropped.items():
         say(f"{number:,} pairs left out: {reason}")
     return (found + made)[:limit], campaigns, problems
-
-
-def _validation(
-    given: Path | None, simulated: int | None, preset: str | None, seed: int
-) -> list[Pair] | None:
-    """Pairs of other products; drawn campaigns bring their own, from the validation split."""
-    if given is not None:
-        return _scored(given, 2, preset, None, seed)[0]
-    if simulated is not None:
-        return _scored(min(simulated, TUNING), 2, preset, None, seed, "validation")[0]
-    return None
 
 
 def _deliver(text: str, out: Path | None) -> None:

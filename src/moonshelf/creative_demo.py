@@ -1,7 +1,7 @@
-"""The demo of creatives: campaigns are drawn, ranked and explained, and a page shows it with pictures.
+"""The demo of creatives: drawn campaigns are ranked and explained, and a page shows it with pictures.
 
-The campaigns come from the simulator's test split, so their true click rates are known and no selector has
-seen their products. Everything goes to one folder: `campaigns/` (as `moonshelf creative simulate` writes it),
+The campaigns are the package's sample, of the simulator's test split, so their true click rates are known and
+no selector has seen their products. Everything goes to one folder: `campaigns/` (a copy of them),
 `rankings.jsonl`, `report.html`, and `run.json`, by which a second run knows its own folder. All figures are
 of a simulation, and say so.
 """
@@ -20,20 +20,21 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from moonshelf import sample
 from moonshelf.benchmark.creative_report import write_demo_report
 from moonshelf.catalogue.manifest import versions, write_json
 from moonshelf.creatives import baselines
 from moonshelf.creatives.adapters import FILE, read_creatives, write_campaigns
 from moonshelf.creatives.judging import Backend
+from moonshelf.creatives.known import pairs
 from moonshelf.creatives.outcomes import DECISIVE, p_greater
 from moonshelf.creatives.pair import Campaign
 from moonshelf.creatives.ranking import Ranking, rank_many
 from moonshelf.creatives.ranking_metrics import RankingScore, normalised_regret, score_ranking
 from moonshelf.creatives.show import CAVEAT, show_judgement, show_ranking
-from moonshelf.creatives.simulator import pairs, simulate
 from moonshelf.steps import RECORD, Steps, claim
 
-CREATIVES = 4  # of a campaign
+SEED = 7  # of what the judge draws
 PART = 8  # campaigns whose pairs are judged together; what a killed run keeps comes in such parts
 RANKINGS = "rankings.jsonl"
 
@@ -54,7 +55,6 @@ def run_demo(
     *,
     products: int,
     backend: str = "starter",
-    seed: int = 7,
     console: Console | None = None,
     command: str = "",
     started: float | None = None,
@@ -65,27 +65,27 @@ def run_demo(
     """
     started = time.perf_counter() if started is None else started
     console = console or Console()
-    judge = baselines.make_backend(backend, seed=seed)
-    settings = {"products": products, "creatives": CREATIVES, "backend": backend, "seed": seed}
+    judge = baselines.make_backend(backend, seed=SEED)
+    settings = {"products": products, "backend": backend}
     kept = _claim(out, settings | {"fingerprint": getattr(judge, "fingerprint", "")})
     stays = "" if backend.startswith("openai:") else "; nothing leaves this machine"
     plan = (
-        f"The demo draws {products} products with {CREATIVES} creatives each, lets {judge.name} compare them "
+        f"The demo takes {products} drawn products with their creatives, lets {judge.name} compare these "
         "in pairs and give its reasons, ranks them, counts how often the pick is right, and writes a page. "
         f"Everything is simulated and goes to {out}/{stays}.\n"
     )
     console.print(Text(plan), soft_wrap=True)
     steps = Steps(console, total=4)
 
-    with steps.step("draw") as said:
-        campaigns = _campaigns(out / "campaigns", products, seed)
+    with steps.step("campaigns") as said:
+        campaigns = _campaigns(out / "campaigns", products)
         impressions = sum(one.impressions or 0 for c in campaigns for one in c.creatives)
         said.append(
             f"{len(campaigns)} campaigns, {sum(len(c.creatives) for c in campaigns)} creatives, "
             f"{impressions:,} simulated impressions"
         )
     with steps.step("rank") as said:
-        rankings = _rankings(out / RANKINGS, campaigns, judge, seed, kept)
+        rankings = _rankings(out / RANKINGS, campaigns, judge, kept)
         comparisons = sum(len(one.comparisons) for one in rankings)
         silent = sum(one.abstained for one in rankings)
         said.append(f"{comparisons} pairs compared in both orders, {silent} without a verdict")
@@ -146,15 +146,14 @@ def _claim(out: Path, settings: dict[str, Any]) -> bool:
     return same
 
 
-def _campaigns(folder: Path, products: int, seed: int) -> list[Campaign]:
-    """The campaigns, drawn and read back from disk, as anybody's would be."""
-    write_campaigns(folder, simulate(products, creatives=CREATIVES, seed=seed, split="test", per_product=1))
+def _campaigns(folder: Path, products: int) -> list[Campaign]:
+    """The first campaigns of the sample, written and read back from disk, as anybody's would be."""
+    drawn = [row for row in read_creatives(sample.CAMPAIGNS) if isinstance(row, Campaign)]
+    write_campaigns(folder, drawn[:products])
     return [row for row in read_creatives(folder / FILE) if isinstance(row, Campaign)]
 
 
-def _rankings(
-    path: Path, campaigns: Sequence[Campaign], judge: Backend, seed: int, kept: bool
-) -> list[Ranking]:
+def _rankings(path: Path, campaigns: Sequence[Campaign], judge: Backend, kept: bool) -> list[Ranking]:
     """Rankings in the order of the campaigns; those that a run with the same settings left are kept."""
     known: dict[str, Ranking] = {}
     if kept and path.is_file():
@@ -168,7 +167,7 @@ def _rankings(
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         file.writelines(known[one.id].model_dump_json() + "\n" for one in campaigns if one.id in known)
         for start in range(0, len(missing), PART):
-            for one in rank_many(missing[start : start + PART], judge, seed=seed):
+            for one in rank_many(missing[start : start + PART], judge, seed=SEED):
                 known[one.campaign_id] = one
                 file.write(one.model_dump_json() + "\n")
             file.flush()

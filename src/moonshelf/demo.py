@@ -1,4 +1,4 @@
-"""The demo: a shop is drawn, checked, embedded, searched and scored, and a page shows all of it.
+"""The demo: the sample shop is checked, embedded, searched and scored, and a page shows all of it.
 
 Each step calls what the command of that name calls. The shop comes with its truth, so what the model
 writes and finds can be counted. Everything goes to one folder: `shop/` (the feed, its pictures, the
@@ -38,13 +38,13 @@ from moonshelf.feeds.check import check_feed
 from moonshelf.model import files
 from moonshelf.model.modeling import MoonModel
 from moonshelf.product import ImageRef, Product
-from moonshelf.sampleshop import Query, Shop, iter_truth, make_shop, write_shop
+from moonshelf.sample import Query, Shop, truth_record, write_shop
+from moonshelf.sample import shop as sample_shop
 from moonshelf.steps import RECORD, Steps, claim
 
-TRAINING_SEED = 1000  # of recipes/cold-start-starter.yaml: that shop is not new to the starter
 SEARCHES = {"text": 3, "image": 3, "composed": 2}
 NOTES = (
-    "The products are drawn by a program, so every figure is counted against a known truth. It is an easier "
+    "The products were drawn by a program, so every figure is counted against a known truth. It is an easier "
     "world than yours, and the starter has learned from other products of the same program: what it does on "
     "real photos is what the command “moonshelf evaluate” measures.",
 )
@@ -65,7 +65,6 @@ def run_demo(
     out: Path,
     *,
     products: int,
-    seed: int,
     model: str = "starter",
     reason: str = "on",
     console: Console | None = None,
@@ -79,30 +78,31 @@ def run_demo(
     """
     started = time.perf_counter() if started is None else started
     console = console or Console()
-    _check_options(model, seed, reason)
+    _check_options(model, reason)
+    sample = sample_shop(products)
     home = out / "catalogue"
     catalogue = Catalogue.create(home, model)
     moon = cast(MoonModel, catalogue.model)
-    settings = {"products": products, "seed": seed, "model": model, "reason": reason}
+    settings = {"products": products, "model": model, "reason": reason}
     _claim(out, moon.fingerprint, settings, console)
     plan = (
-        f"The demo draws a shop of {products} products, checks its feed, lets the model "
+        f"The demo takes a drawn shop of {products} products, checks its feed, lets the model "
         f"{'write about and ' if reason != 'off' else ''}embed each, builds an index, searches, looks for "
         f"duplicates, counts how much is right, and writes a page. Everything goes to {out}/; nothing "
         "leaves this machine."
     )
     console.print(Text(plan), soft_wrap=True)
-    console.print(Text(f"Model {model}, fingerprint {moon.fingerprint}, reasoning {reason}, seed {seed}.\n"))
+    console.print(Text(f"Model {model}, fingerprint {moon.fingerprint}, reasoning {reason}.\n"))
     steps = Steps(console, total=8)
 
-    with steps.step("draw") as said:
-        shop, drawn = _shop(out / "shop", products, seed)
+    with steps.step("shop") as said:
+        shop, written = _shop(out / "shop", sample)
         feed = out / "shop" / "products.jsonl"
         groups, pictures = {t.group for t in shop.truth.values()}, sum(len(p.images) for p in shop.products)
         said.append(
             f"{len(shop.products)} products of {len(groups)} designs in "
             f"{len({t.category for t in shop.truth.values()})} categories, {pictures} photos, "
-            f"{len(shop.queries)} queries" + ("" if drawn else " (drawn before)")
+            f"{len(shop.queries)} queries" + ("" if written else " (there already)")
         )
     with steps.step("check") as said:
         checked = check_feed(feed, rejects=out / "shop" / "rejects.jsonl")
@@ -148,7 +148,7 @@ def run_demo(
         page.mistakes = showcase.mistakes(shop, rows) if reason != "off" else []
         page.notes = list(NOTES)
         page.steps = list(steps.done)
-        page.facts = _facts(command, model, moon, reason, seed, feed)
+        page.facts = _facts(command, model, moon, reason, feed)
         page.next_command = f'{_program()} search {home} "{_unseen(shop, asked)}"'
         size = report.write(page, out / "report.html")
         said.append(f"report.html, {size / 1e6:.1f} MB, with {len(page.cards)} products")
@@ -161,11 +161,9 @@ def run_demo(
 # ---- the folder --------------------------------------------------------------------------------------
 
 
-def _check_options(model: str, seed: int, reason: str) -> None:
+def _check_options(model: str, reason: str) -> None:
     if reason not in REASONS:
         raise UserError(f"--reason takes {', '.join(REASONS)}, not '{reason}'.")
-    if seed == TRAINING_SEED:
-        raise UserError(f"the starter was trained on the shop of seed {seed}: choose another --seed.")
     if model == "starter" and not (files.STARTER / "moon.json").is_file():
         raise UserError(
             "this installation comes without the starter model: install a release, or name the folder of a "
@@ -183,29 +181,24 @@ def _claim(out: Path, fingerprint: str, settings: dict[str, Any], console: Conso
     write_json(out / RECORD, {"command": "demo", "config": settings, "fingerprint": fingerprint})
 
 
-def _shop(folder: Path, products: int, seed: int) -> tuple[Shop, bool]:
-    """The shop as it stands on disk, and whether it had to be drawn.
+def _shop(folder: Path, sample: Shop) -> tuple[Shop, bool]:
+    """The shop as it stands on disk, and whether it had to be written.
 
     The truth is written last, so a folder with the right truth is a whole one.
     """
-    truths = {truth.id: truth for truth in iter_truth(products, seed)}
-    expected = [
-        [id, list(t.category), dict(t.attributes), t.group, list(t.omitted)] for id, t in truths.items()
-    ]
     try:
-        lines = _lines(folder / "truth.jsonl")
-        drawn = [[x["id"], x["category"], x["attributes"], x["group"], x["omitted"]] for x in lines]
-    except (OSError, ValueError, KeyError, TypeError):
-        drawn = None
-    if drawn != expected:
+        there = _lines(folder / "truth.jsonl") == [truth_record(truth) for truth in sample.truth.values()]
+    except (OSError, ValueError):
+        there = False
+    if not there:
         shutil.rmtree(folder, ignore_errors=True)
-        write_shop(make_shop(products, seed, n_queries=max(12, products // 2)), folder)
+        write_shop(sample, folder)
     queries = []
     for row in _lines(folder / "queries.jsonl"):
         image = ImageRef(path=str(folder / row["image"])) if "image" in row else None
         queries.append(Query(row["id"], row["text"], image, row["relevance"]))
     listed = [item for item in read_feed(folder / "products.jsonl") if isinstance(item, Product)]
-    return Shop(listed, truths, queries, seed), drawn != expected
+    return Shop(listed, sample.truth, queries), not there
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -216,9 +209,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _lead(shop: Shop, reason: str) -> str:
-    looked = (
-        f"Moonshelf drew a shop of {len(shop.products)} products and looked at photos and title of each. "
-    )
+    looked = f"Moonshelf looked at photos and title of {len(shop.products)} products of a drawn shop. "
     if reason == "off":
         return looked + "It put both into one vector. This page shows what it finds, and where it is wrong."
     return (
@@ -243,7 +234,7 @@ def _program() -> str:
     return "moonshelf" if shutil.which("moonshelf") else os.path.relpath(sys.argv[0])
 
 
-def _facts(command: str, model: str, moon: MoonModel, reason: str, seed: int, feed: Path) -> dict[str, str]:
+def _facts(command: str, model: str, moon: MoonModel, reason: str, feed: Path) -> dict[str, str]:
     import hashlib
 
     import torch
@@ -253,7 +244,7 @@ def _facts(command: str, model: str, moon: MoonModel, reason: str, seed: int, fe
         "Command": command,
         "Model": f"{model}, fingerprint {moon.fingerprint}, vectors of {moon.dim} numbers",
         "Reasoning": {"off": "off", "on": "on: a rationale for each product"}.get(reason, reason),
-        "Shop": f"seed {seed}, feed SHA-256 {hashlib.sha256(feed.read_bytes()).hexdigest()[:16]}",
+        "Shop": f"feed SHA-256 {hashlib.sha256(feed.read_bytes()).hexdigest()[:16]}",
         "Machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
         "Versions": ", ".join(f"{name} {version}" for name, version in found.items()),
     }
@@ -271,7 +262,6 @@ def _finish(
         "command": "demo",
         "config": settings,
         "fingerprint": fingerprint,
-        "seed": settings["seed"],
         "versions": versions(),
         "steps": [{"name": name, "done": what, "seconds": round(took, 2)} for name, what, took in steps],
         "seconds": round(seconds, 2),

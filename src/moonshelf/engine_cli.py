@@ -1,4 +1,4 @@
-"""Commands about other engines: `export` a model to them, and `parity` with them."""
+"""The command about other engines: `export` a model to them."""
 
 from __future__ import annotations
 
@@ -33,43 +33,3 @@ def export(
         print_json({"folder": str(out), "fingerprint": loaded.fingerprint, "serve": command})
     else:
         print(f"written to {out}; serve it, in vLLM's own environment, with:\n{command}")
-
-
-def parity(
-    model: Annotated[str, typer.Argument(help="Folder of a model, or 'starter'.")] = "starter",
-    engines: Annotated[
-        str,
-        typer.Option(help="Of ours, transformers, vllm:URL or vllm:EXPORT; all are compared with the first."),
-    ] = "ours,transformers",
-    dtypes: Annotated[str, typer.Option(help="Precisions of ours and transformers.")] = "float32",
-    feed: Annotated[str | None, typer.Option(help="Feed to compare on; default: the sample shop.")] = None,
-    products: Annotated[int, typer.Option(min=1, help="How many products.")] = 24,
-    tolerance: Annotated[float, typer.Option(min=0, help="Of one number of a unit vector.")] = 1e-4,
-    against: Annotated[Path | None, typer.Option(help="Results that an earlier run saved.")] = None,
-    save: Annotated[Path | None, typer.Option(help="Keep the results, for a later version.")] = None,
-    dialect: Annotated[str | None, typer.Option(help="Dialect of the feed; default: detected.")] = None,
-    images_root: Annotated[str | None, typer.Option(help="Folder that image paths start from.")] = None,
-    columns: MapColumns = None,
-    encoding: Encoding = None,
-    currency: Currency = None,
-    json: Json = False,
-) -> None:
-    """Say whether engines, precisions or versions make the same of the same products.
-
-    Compares tokens of the prompt, pixels, tokens of the rationale, and vectors; names the first stage that
-    differs and the product. Exits with 0 if all agree, 2 if not.
-    """
-    from moonshelf import parity as rooms
-    from moonshelf.export import load
-
-    how = reading(columns, encoding, currency)
-    chosen, precisions = ([x.strip() for x in text.split(",") if x.strip()] for text in (engines, dtypes))
-    report = rooms.parity(
-        load(model), rooms.products_of(feed, products, dialect, images_root, **how), chosen, precisions,
-        tolerance=tolerance, against=against, save=save, name=model,
-    )  # fmt: skip
-    if json:
-        print_json(report.as_dict())
-    else:
-        print("\n".join(rooms.lines(report)))
-    raise typer.Exit(report.exit_code)

@@ -1,4 +1,4 @@
-"""Commands about training: `train` by a recipe, `ablate` its parts, `average` selectors, `mine` negatives."""
+"""Commands about training: `train` by a recipe, `mine` negatives."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from moonshelf.errors import EXIT_PARTIAL, UserError
-from moonshelf.shell import Currency, Encoding, Json, MapColumns, flags, print_json, reading, say
+from moonshelf.shell import Currency, Encoding, Json, MapColumns, flags, print_json, reading
 
 
 def train(
@@ -27,7 +27,7 @@ def train(
     from moonshelf.training.recipe import STAGES, JointRecipe, load_recipe
 
     settings = load_recipe(recipe, {**STAGES, **selector.STAGES}, **flags(context.args))
-    trial, judged = "moonshelf doctor", "moonshelf creative evaluate --simulated 200 --backend"
+    trial, judged = "moonshelf doctor", "moonshelf creative evaluate --backend"
     try:
         if dry_run:
             if isinstance(settings, selector.SftRecipe | selector.GrpoRecipe):
@@ -56,90 +56,6 @@ def train(
     except ImportError as error:
         raise UserError(f"training needs {error.name}: install moonshelf[train].") from None
     print(f"model saved in {folder}; try: {trial} {folder}")
-
-
-def ablate(
-    context: typer.Context,
-    what: Annotated[str, typer.Argument(help="A model to test, or a YAML file of arms to train.")],
-    data: Annotated[Path, typer.Option(help="Folder that feeds are relative to.")] = Path("."),
-    out: Annotated[Path | None, typer.Option(help="Folder for results; for arms runs/ablations.")] = None,
-    feed: Annotated[str, typer.Option(help="Products to test a model on.")] = "sampleshop",
-    products: Annotated[int | None, typer.Option(min=2, help="How many products to measure.")] = None,
-    rationales: Annotated[
-        str | None, typer.Option(help="Of own,none,empty,random,title,other,catalogue.")
-    ] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Name of an arm; may be repeated.")] = None,
-) -> None:
-    """Say what reasoning and each part of the method are worth.
-
-    A model: its rationales are replaced by empty, random or another product's. A YAML file: arms are trained
-    one after the other, each without a part; a killed call goes on. Its fields are flags: --seeds "[0, 1]".
-    """
-    from moonshelf.training.tracking import quiet_dependencies
-
-    quiet_dependencies()
-    try:
-        from moonshelf.benchmark import ablations
-
-        wanted = [x.strip() for x in rationales.split(",") if x.strip()] if rationales else None
-        if what.endswith((".yaml", ".yml")):
-            fields = {**flags(context.args), "products": products, "rationales": wanted}
-            place = out or Path("runs/ablations")
-            plan, done = ablations.run_plan(
-                Path(what), data, place, only=only or (), overrides=fields, say=say
-            )
-            print(ablations.markdown(plan, done))
-            if any(run.error for run in done):
-                raise typer.Exit(EXIT_PARTIAL)
-            return
-        if context.args:
-            raise UserError(f"{context.args[0]!r} is no option for the test of a model.")
-        print(ablations.ablate_model(what, feed, data, out, products=products, rationales=wanted, say=say))
-    except ImportError as error:
-        raise UserError(f"ablations need {error.name}: install moonshelf[train].") from None
-
-
-def average(
-    selectors: Annotated[list[str], typer.Argument(help="Folders of selectors trained from one start.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the averaged selector.")],
-    weights: Annotated[
-        str | None, typer.Option(help="One a selector, as in 1,1,2; without, all count alike.")
-    ] = None,
-    validation: Annotated[
-        Path | None, typer.Option(help="Pairs of other products, on which the temperature is fitted.")
-    ] = None,
-    simulated: Annotated[
-        int | None, typer.Option(min=20, help="Fit it on so many drawn validation campaigns instead.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the drawn campaigns.")] = 2,
-    json: Json = False,
-) -> None:
-    """Average the adapters of selectors, such as two runs of GRPO and the CoT-SFT that they started from.
-
-    What a run gained is mostly kept, what it unlearnt mostly given back, at no cost when the result is used.
-    """
-    from moonshelf.creatives.averaging import average as run
-
-    if (validation is None) == (simulated is None):
-        raise UserError("an average needs a temperature of its own: give --validation or --simulated.")
-    try:
-        shares = [float(one) for one in weights.split(",")] if weights else None
-    except ValueError:
-        raise UserError(f"--weights {weights!r} is no list of numbers such as 1,1,2.") from None
-    try:
-        from moonshelf.creatives.data import load_examples
-        from moonshelf.creatives.recipe import PairSource
-        from moonshelf.creatives.training import calibrate
-    except ImportError as error:
-        raise UserError(f"averaging needs {error.name}: install moonshelf[train].") from None
-    source = PairSource(feed=validation, simulated=simulated, split="validation", seed=seed)
-    examples = load_examples(source, Path("."))
-    run(selectors, out, shares)
-    temperature = calibrate(out, examples)
-    if json:
-        print_json({"folder": str(out), "temperature": temperature, "validation_pairs": len(examples)})
-    else:
-        print(f"selector saved in {out}, temperature {temperature:.3f} by {len(examples):,} pairs")
 
 
 def mine(

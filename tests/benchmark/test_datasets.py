@@ -133,7 +133,7 @@ def test_a_title_of_hidden_words_alone_still_is_a_text():
 
 
 def test_the_sample_shop_asks_what_the_shop_knows():
-    from moonshelf.sampleshop import make_shop
+    from research.synthetic.shop import make_shop
 
     dataset = shared_sets.sample_shop(shop=make_shop(24, photos=1, size=64, n_queries=24))
     names = {task.name for task in dataset.tasks}

@@ -25,7 +25,7 @@ from moonshelf.benchmark.report import (
     write,
 )
 from moonshelf.benchmark.tasks import Result
-from moonshelf.sampleshop import iter_truth
+from research.synthetic.shop import iter_truth
 
 XSS = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> {{ 7 * 7 }}"
 JPEG = data_uri(b"\xff\xd8\xff\xd9")

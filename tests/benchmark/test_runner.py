@@ -19,7 +19,7 @@ from moonshelf.benchmark.runner import evaluate
 from moonshelf.cli import app
 from moonshelf.errors import UserError
 from moonshelf.product import ImageRef, Product
-from moonshelf.sampleshop import make_shop
+from research.synthetic.shop import make_shop
 
 
 @pytest.fixture(scope="module")

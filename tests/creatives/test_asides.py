@@ -6,16 +6,18 @@ import random
 import re
 from typing import Literal
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moonshelf.creatives.asides import texts, with_asides
-from moonshelf.creatives.attacks import attacks
-from moonshelf.creatives.claims import all_phrases, read_query
+from moonshelf.creatives.known import asked_anew
 from moonshelf.creatives.pair import Pair
 from moonshelf.creatives.safety import clean
-from moonshelf.creatives.simulator import assess, pairs, simulate
+from research.studies.attacks import attacks
+from research.synthetic.campaigns.claims import all_phrases, read_query
+from research.synthetic.campaigns.simulator import assess, pairs, simulate
 
 # Words that any English text has; what remains carries a meaning.
 FUNCTION_WORDS = {"colour", "every", "never", "only", "this", "with", "your"}
@@ -46,21 +48,24 @@ def test_asides_share_no_word_with_reserved_wordings(split: Literal["validation"
 def test_asides_change_no_truth_and_are_not_cut_away(drawn: list[Pair], seed: int) -> None:
     rng = random.Random(seed)
     pair = drawn[seed % len(drawn)]
-    changed = with_asides(pair, rng, True)
+    changed = with_asides(pair, rng)
     assert len(changed.title) > len(pair.title) and pair.title in changed.title
     assert [read_query(query) for query in changed.interest] == [read_query(query) for query in pair.interest]
     assert assess(changed) == assess(pair) == pair.assessment
     kept, flags = clean(changed.title)
     assert not flags and pair.title in kept
-    assert with_asides(pair, random.Random(seed), True) == changed
+    assert with_asides(pair, random.Random(seed)) == changed
 
 
-def test_only_plain_queries_are_worded_anew(drawn: list[Pair]) -> None:
+def test_only_queries_that_ask_for_nothing_are_worded_anew(drawn: list[Pair]) -> None:
     rng = random.Random(0)
     seen = {"plain": 0, "anew": 0}
-    for pair in drawn * 30:
-        for before, after in zip(pair.interest, with_asides(pair, rng, True).interest, strict=True):
-            if read_query(before).kind == "nothing":
+    anew = np.random.default_rng(0)
+    for pair in (asked_anew(pair, anew) for pair in drawn * 60):
+        asks = {read_query(query).kind for query in pair.interest}
+        for before, after in zip(pair.interest, with_asides(pair, rng).interest, strict=True):
+            assert read_query(after) == read_query(before)
+            if asks == {"nothing"}:
                 seen["plain" if before == after else "anew"] += 1
             else:
                 assert before == after
@@ -68,10 +73,11 @@ def test_only_plain_queries_are_worded_anew(drawn: list[Pair]) -> None:
 
 
 def test_queries_of_real_shoppers_are_left_alone(drawn: list[Pair]) -> None:
-    pair = drawn[0].model_copy(update={"interest": ("kids rucksack", "school bag")})
-    assert all(with_asides(pair, random.Random(k), False).interest == pair.interest for k in range(20))
+    side = drawn[0].a.model_copy(update={"known": {}})
+    pair = drawn[0].model_copy(update={"interest": ("kids rucksack", "school bag"), "a": side, "b": side})
+    assert all(with_asides(pair, random.Random(k)).interest == pair.interest for k in range(20))
 
 
 def test_a_pair_without_a_title_gets_one(drawn: list[Pair]) -> None:
     bare = drawn[0].model_copy(update={"title": ""})
-    assert with_asides(bare, random.Random(1), True).title
+    assert with_asides(bare, random.Random(1)).title

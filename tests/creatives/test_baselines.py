@@ -26,7 +26,6 @@ from moonshelf.creatives.baselines import (
     make_baseline,
     text_share,
 )  # fmt: skip
-from moonshelf.creatives.injection import draw_words
 from moonshelf.creatives.judging import Ask
 from moonshelf.creatives.pair import Campaign, Creative, Pair
 from moonshelf.creatives.pointwise import CARD, PointwiseHead
@@ -34,6 +33,7 @@ from moonshelf.creatives.selector import judge
 from moonshelf.errors import UserError
 from moonshelf.images import decode
 from moonshelf.product import ImageRef, Product
+from research.studies.injection import draw_words
 from tiny import picture
 
 

@@ -47,12 +47,13 @@ from moonshelf.creatives.reason_to_select import (
 from moonshelf.creatives.recipe import STAGES, GrpoRecipe, PairSource, SftRecipe
 from moonshelf.creatives.rewards import REWARDS
 from moonshelf.creatives.selector import judge
-from moonshelf.creatives.simulator import assess_truth, pairs, simulate, truth
 from moonshelf.creatives.training import export, reason_tokens, resume_from, start, train_sft
 from moonshelf.errors import UserError
 from moonshelf.model.decode import Decoded, greedy
 from moonshelf.product import ImageRef
 from moonshelf.training.recipe import Lora, load_recipe
+from research.synthetic.campaigns.simulator import pairs, simulate
+from research.synthetic.campaigns.simulator import told as truth_of
 
 PROMPT = CreativePrompt(max_pixels=64 * 64, min_pixels=32 * 32, max_rationale_tokens=12)
 LORA = Lora(r=4, alpha=8, vision=("qkv", "proj", "linear_fc1", "linear_fc2"))
@@ -74,7 +75,7 @@ def feed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def examples(feed: Path) -> list[Example]:
-    return load_examples(PairSource(feed=feed), Path())
+    return load_examples(PairSource(feed=str(feed)), Path())
 
 
 @pytest.fixture(scope="module")
@@ -165,8 +166,7 @@ def test_a_description_is_one_side_of_the_reasons(selector: CreativeModel, examp
             told = {f.question: getattr(f, side) for f in example.pair.assessment.findings}
             # what it says of the queries is about those that were drawn for this row
             query, creative = said.pop("query"), work.asks[row].first
-            asked = truth(creative, work.asks[row].interest)
-            assert query == assess_truth(asked, asked)["query"].reason_a
+            assert query == truth_of(creative, work.asks[row].interest)["query"].reason
             del told["query"]
             assert said == {question: reason for question, reason in told.items() if reason}
     assert any(work.asks[i].interest != examples[i // 2].pair.interest for i in range(6))
@@ -704,7 +704,7 @@ def test_a_feed_without_outcomes_says_so(tmp_path: Path) -> None:
             for c in simulate(2, seed=4) for p in pairs(c)]  # fmt: skip
     write_campaigns(tmp_path, [p.model_copy(update={"source": "shop"}) for p in bare])
     with pytest.raises(UserError, match="no pair has counts"):
-        load_examples(PairSource(feed=tmp_path), Path())
+        load_examples(PairSource(feed=str(tmp_path)), Path())
 
 
 def test_rewards_pay_the_posterior_and_nothing_for_broken_reasons() -> None:

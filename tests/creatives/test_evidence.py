@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from moonshelf.creatives.evidence import check, check_assessment, claims, readable
 from moonshelf.creatives.protocol import Assessment, Finding
-from moonshelf.creatives.simulator import pairs, simulate
+from research.synthetic.campaigns.simulator import pairs, simulate
 
 FACTS = {
     "claim": "warm",

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from moonshelf.model import engine, files
 from moonshelf.model.modeling import MoonModel
 from moonshelf.product import Product
-from moonshelf.sampleshop import iter_products
+from research.synthetic.shop import iter_products
 
 pytestmark = pytest.mark.skipif(not (files.STARTER / "moon.json").is_file(), reason="no starter is shipped")
 

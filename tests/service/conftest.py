@@ -15,17 +15,18 @@ from serviceapp import server, serving
 
 from moonshelf import MoonModel, Product
 from moonshelf.catalogue.search import Catalogue
-from moonshelf.sampleshop import Shop, make_shop
+from moonshelf.sample import Shop
+from moonshelf.sample import shop as sample_shop
 
 if TYPE_CHECKING:
     from fastapi.testclient import TestClient
 
-PRODUCTS, SEED = 24, 5
+PRODUCTS = 24
 
 
 @pytest.fixture(scope="session")
 def shop() -> Shop:
-    return make_shop(PRODUCTS, SEED, n_queries=6)
+    return sample_shop(PRODUCTS)
 
 
 @pytest.fixture(scope="session")

@@ -21,8 +21,8 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 import moonshelf.service
+from moonshelf import sample
 from moonshelf.creatives.protocol import QUESTIONS
-from moonshelf.sampleshop import Shop, make_shop
 from moonshelf.service import review_schemas as r
 from moonshelf.service import schemas as s
 from moonshelf.service.middleware import HEADERS
@@ -64,13 +64,13 @@ class Told:
 
 
 @cache
-def _shop(n: int, seed: int) -> Shop:
-    return make_shop(n, seed=seed, photos=1, size=240, n_queries=0)
+def _shop(n: int) -> sample.Shop:
+    return sample.shop(n)
 
 
-def told(n: int = 30, seed: int = 7) -> Told:
+def told(n: int = 30) -> Told:
     """The sample shop's first products, and groups of duplicates of each kind."""
-    shop = _shop(n, seed)
+    shop = _shop(n)
     views, pictures = [], {}
     for number, product in enumerate(shop.products):
         data = product.images[0].data

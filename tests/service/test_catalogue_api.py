@@ -16,7 +16,7 @@ from serviceapp import data_uri, serving
 
 from moonshelf.catalogue.manifest import writing
 from moonshelf.catalogue.search import Catalogue
-from moonshelf.sampleshop import Shop
+from moonshelf.sample import Shop
 
 
 def post(client: TestClient, path: str, **body: Any) -> dict[str, Any]:

@@ -16,7 +16,6 @@ import torch
 from moonshelf import MoonModel, Product
 from moonshelf.errors import UserError
 from moonshelf.model.modeling import normalise
-from moonshelf.sampleshop import iter_products
 from moonshelf.shell import flags
 from moonshelf.training.cold_start import ColdStart
 from moonshelf.training.contrastive import Queue
@@ -24,6 +23,7 @@ from moonshelf.training.data import Draw, SourceSpec, prepare
 from moonshelf.training.objective import taught_tokens
 from moonshelf.training.recipe import Recipe, load_recipe
 from moonshelf.training.views import Views
+from research.synthetic.shop import iter_products
 
 SMALL = {
     "hidden": 64, "layers": 2, "vision_hidden": 64, "vision_depth": 2, "vocabulary": 500, "batch": 8,

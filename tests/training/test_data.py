@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from moonshelf import MoonModel, Product
 from moonshelf.feeds import write_jsonl
 from moonshelf.product import ImageRef
-from moonshelf.sampleshop import iter_products
 from moonshelf.training.data import Sampler, Source, SourceSpec, answered, open_source, prepare, same
 from moonshelf.training.pairs import Item, Query
+from research.synthetic.shop import iter_products
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,7 @@ def worker(rank: int, world: int, port: int, shop: Path, out: Path) -> None:
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     from moonshelf.feeds import write_jsonl
-    from moonshelf.sampleshop import iter_products
+    from research.synthetic.shop import iter_products
 
     if not torch.distributed.is_gloo_available():
         pytest.skip("this build of torch has no gloo")

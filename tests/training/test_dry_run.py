@@ -10,9 +10,9 @@ import pytest
 from moonshelf import MoonModel
 from moonshelf.errors import UserError
 from moonshelf.feeds import write_jsonl
-from moonshelf.sampleshop import iter_products
 from moonshelf.training.dry_run import show
 from moonshelf.training.recipe import JointRecipe, Recipe
+from research.synthetic.shop import iter_products
 
 
 @pytest.fixture
@@ -24,17 +24,15 @@ def shop(tmp_path: Path) -> Path:
 def test_a_cold_start_from_nothing(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = Recipe.model_validate(
         {
-            "sources": [{"feed": "shop.jsonl", "weight": 3}, {"feed": "sampleshop", "weight": 1}], "chunk": 4,
+            "sources": [{"feed": "shop.jsonl", "weight": 3}, {"feed": "sample", "weight": 1}], "chunk": 4,
             "validation": "shop.jsonl", "out": str(shop / "run"), "vocabulary": 500, "batch": 12,
         }
     )  # fmt: skip
     show(recipe, shop)
     said = capsys.readouterr().out
     assert "shop.jsonl: 10 items, 10 with attributes, 10 with several pictures, 75% of what is drawn" in said
-    assert "2,000 products will be drawn" in said and "validation: 10 of 10 items" in said
-    assert "12 products in chunks of 4 with gradient caching" in said
-    assert "visual tokens]" in said and "<think>category" in said and "</think><emb>" in said
-    assert "| **peak**" in said
+    assert "sample: 160 items" in said and "validation: 10 of 10 items" in said
+    assert "3,000 steps of 12 products in chunks of 4" in said and "M parameters are trained" in said
     assert not (shop / "run").exists()
 
 
@@ -44,7 +42,7 @@ def test_a_joint_run_of_a_folder(model: MoonModel, shop: Path, capsys: pytest.Ca
         JointRecipe(model=str(shop / "start"), sources=[{"feed": "shop.jsonl"}], products=3, rollouts=5), shop
     )
     said = capsys.readouterr().out
-    assert "3 products, 5 rollouts each" in said and "| **peak**" in said
+    assert "3 products, 5 rollouts each" in said and "M parameters are trained" in said
 
 
 def test_nothing_to_train_on_is_one_sentence(tmp_path: Path) -> None:

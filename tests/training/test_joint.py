@@ -17,7 +17,6 @@ pytest.importorskip("trl", reason="the joint stage needs moonshelf[train]")
 from moonshelf import MoonModel, Product
 from moonshelf.errors import UserError
 from moonshelf.feeds import write_jsonl
-from moonshelf.sampleshop import iter_products
 from moonshelf.training import trainer as trainers
 from moonshelf.training.adapters import add_lora, freeze, lighten, merged_state, quantise, without_lora
 from moonshelf.training.contrastive import info_nce
@@ -28,6 +27,7 @@ from moonshelf.training.joint_run import arguments, train_joint
 from moonshelf.training.policy import Policy, Rollouts
 from moonshelf.training.recipe import JointRecipe, Lora
 from moonshelf.training.views import Views
+from research.synthetic.shop import iter_products
 
 
 @pytest.fixture(scope="module")

@@ -279,7 +279,7 @@ def test_a_neighbour_that_fits_as_well_as_the_own_pair_is_left_out_by_the_margin
 
 
 def test_the_sample_shop_gives_other_products_of_the_same_leaf(tmp_path: Path) -> None:
-    from moonshelf.sampleshop import iter_products
+    from research.synthetic.shop import iter_products
 
     feed = list(iter_products(100, seed=3, photos=1, size=48))
     found, report = run(tmp_path, feed, num_negatives=3, **NO_MARGIN)

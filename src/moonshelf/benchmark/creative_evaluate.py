@@ -28,7 +28,6 @@ from moonshelf.benchmark.creative_figures import (
     truth_of,
 )
 from moonshelf.benchmark.creative_record import CreativeReport, Head, Kept, Trial
-from moonshelf.benchmark.creative_simulated import drawn, edited
 from moonshelf.creatives import selector
 from moonshelf.creatives.judging import Backend
 from moonshelf.creatives.outcomes import Prior, fit_prior
@@ -61,8 +60,8 @@ def evaluate(
     `result.json`, `results.csv`, `report.md` and `report.html` into `out`.
 
     `interest` says under which interests: the pair's own (always), another campaign's, none. `campaigns` with
-    more than two creatives are ranked. `explanations` adds controls and, where the reasons can be tested by
-    editing (`editor`, by default for drawn pairs), edits, on the first `checked` pairs each. Pairs without
+    more than two creatives are ranked. `explanations` adds controls and, with an `editor` that can test the
+    reasons by editing what they name, edits, on the first `checked` pairs each. Pairs without
     counts and label are left out, with a note. Raises UserError for inputs that cannot be scored, and where
     `out` holds another run.
     """
@@ -106,7 +105,7 @@ def evaluate(
                 run.judge(name, some)
             if explanations:
                 run.controls(scored[:checked])
-                trials += run.edits(scored, editor or _editor(scored), checked)
+                trials += run.edits(scored, editor, checked)
             run.rankings(rankable)
             report.about.append(run.about)
     record.write_trials(trials, out)
@@ -275,10 +274,6 @@ class _Run:
 
     def _quietly(self, pairs: Sequence[Pair]) -> list[Judgement]:
         return selector.judge(self.backend, pairs, seed=self.seed, temperature=self.temperature)
-
-
-def _editor(pairs: Sequence[Pair]) -> reasons.Editor | None:
-    return edited if all(drawn(pair) for pair in pairs) else None
 
 
 def _check(pairs: Sequence[Pair], backends: Sequence[Backend], validation: Sequence[Pair]) -> None:

@@ -17,11 +17,11 @@ from moonshelf.benchmark.creative_figures import Evidence, rates_of
 from moonshelf.benchmark.creative_record import PICTURES, picture_name
 from moonshelf.benchmark.creative_simulated import drawn
 from moonshelf.benchmark.report import data_uri
+from moonshelf.creatives.known import assess
 from moonshelf.creatives.outcomes import posterior, stratum
 from moonshelf.creatives.pair import Campaign, Creative, Pair
 from moonshelf.creatives.protocol import QUESTIONS, Assessment, Judgement
 from moonshelf.creatives.ranking import Comparison, Ranking
-from moonshelf.creatives.simulator import assess
 from moonshelf.product import ImageRef
 
 SIDE = 320  # pixels of the longer side of a picture

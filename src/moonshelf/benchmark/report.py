@@ -21,7 +21,7 @@ from moonshelf.prompts import CATEGORY_SEPARATOR, clean_text, read_rationale
 if TYPE_CHECKING:
     from jinja2 import Template
 
-    from moonshelf.sampleshop import Truth
+    from moonshelf.sample import Truth
 
 GRADES = {3: "exactly what was asked", 2: "close", 1: "related", 0: "not asked for"}
 MARKS = {"right": "✓", "wrong": "✗", "unjudged": "", "missing": "–"}

@@ -29,7 +29,7 @@ from moonshelf.benchmark.views import (
 from moonshelf.product import Product
 
 if TYPE_CHECKING:
-    from moonshelf.sampleshop import Shop
+    from moonshelf.sample import Shop
 
 
 def fashion(data: Path, limit: int | None = None, fit_rows: int = 2000) -> Dataset:
@@ -163,13 +163,13 @@ def flipkart(data: Path, limit: int | None = None, fit_rows: int = 2000) -> Data
 def sample_shop(
     data: Path | None = None, limit: int | None = None, fit_rows: int = 0, shop: Shop | None = None
 ) -> Dataset:
-    """The drawn shop: graded queries, and every attribute by reading.
+    """The sample shop: graded queries, and every attribute by reading.
 
-    `limit` is its number of products, 120 by default; `shop` is one that was drawn already.
+    `limit` is its number of products, by default all; `shop` is another one.
     """
-    from moonshelf.sampleshop import make_shop
+    from moonshelf import sample
 
-    shop = shop or make_shop(n_products=limit or 120)
+    shop = shop or sample.shop(min(limit or sample.SIZE, sample.SIZE))
     gallery = [view(p, text=True, image=True) for p in shop.products]
     keys, tasks = [p.id for p in gallery], list[Task]()
     for modality, name, reads in (

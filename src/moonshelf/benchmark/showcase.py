@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from moonshelf.catalogue.search import SearchResult
     from moonshelf.model.modeling import MoonModel
     from moonshelf.product import ImageRef, Product
-    from moonshelf.sampleshop import Query, Shop, Truth
+    from moonshelf.sample import Query, Shop, Truth
 
 COLUMNS = (
     "id", "title", "vector", "rationale", "rationale_valid", "weight_image", "weight_text",

@@ -31,7 +31,7 @@ from moonshelf.creatives.records import (
     plain_id,
 )
 from moonshelf.errors import Problem, UserError
-from moonshelf.feeds import folder, values
+from moonshelf.feeds import folder, parquet, values
 from moonshelf.feeds.base import FeedBroken, Row, Source
 from moonshelf.feeds.detect import check_path
 from moonshelf.feeds.encodings import encoding_of
@@ -103,6 +103,8 @@ def sniff(path: Path) -> str:
             head = file.read(_HEAD)
     except (FeedBroken, OSError) as error:
         raise UserError(f"{path.name} cannot be read: {error}.") from None
+    if head[:4] == b"PAR1":
+        return "parquet"
     if head[:2] in (b"\xff\xd8", b"\x89P", b"GI", b"PK", b"%P"):
         raise UserError(
             f"{path.name} is no table of creatives: name a CSV or JSONL file, or a folder of pictures."
@@ -143,6 +145,31 @@ def read_jsonl(reading: Reading) -> Iterator[Item]:
             yield from record.problems
         else:
             yield from _record(reading, number, record)
+
+
+def read_parquet(reading: Reading) -> Iterator[Item]:
+    """Our own rows with their pictures inside: `record` is the JSON, `images` are its creatives' in order."""
+    with parquet.opened(reading.source) as file:
+        types = {field.name: str(field.type) for field in file.schema_arrow}
+        if types.get("record") != "string" or not types.get("images", "").startswith("list<"):
+            raise UserError(f"{reading.source.name} is Parquet, but has no columns record and images.")
+        for number, row in parquet.numbered(reading.source, file, 32, ["record", "images"]):
+            if isinstance(row, Row):
+                yield from row.problems
+                continue
+            record = parse_object(number, row["record"] or "")
+            if isinstance(record, Row):
+                yield from record.problems
+                continue
+            for creative, data in zip(_creatives_of(record), row["images"] or (), strict=False):
+                creative["image"] = data
+            yield from _record(reading, number, record)
+
+
+def _creatives_of(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The creatives of a campaign's or a pair's record that can be given a picture, in order."""
+    rows = record.get("creatives") if "creatives" in record else [record.get("a"), record.get("b")]
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
 def read_json(reading: Reading) -> Iterator[Item]:
@@ -366,6 +393,7 @@ def read_folder(reading: Reading) -> Iterator[Item]:
 FORMATS: dict[str, Callable[[Reading], Iterator[Any]]] = {
     "jsonl": read_jsonl,
     "json": read_json,
+    "parquet": read_parquet,
     "csv": read_table,
     "images": read_folder,
     "creative-ranking": published.read_list,

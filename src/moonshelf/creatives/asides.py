@@ -3,10 +3,10 @@
 Feeds put them there ("also in teal", article numbers, foreign languages, keywords), and so do people who
 mean harm. A small model that never saw any in training describes other things than it sees as soon as they
 stand in its prompt (docs/experiments.md). They change no truth: an aside is a sentence of its own, and a
-query is worded anew only where it names a product and no wish. To teach by random text that text can be
-beside the point is our choice. The pools are general; they share no word of meaning with the injection suite
-(`attacks`) and none with the wordings that validation and test have for themselves (`claims`), so that both
-stay tests. A test of ours compares them.
+query is worded anew only where it is known that shoppers ask for nothing. To teach by random text that text
+can be beside the point is our choice. The pools are general; they share no word of meaning with the suite of
+attacks and none with the wordings that drawn campaigns of validation and test have for themselves, so that
+both stay tests. A test of ours compares them.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ import random
 import re
 from collections.abc import Sequence
 
-from moonshelf.creatives.claims import read_query
+from moonshelf.creatives.known import NOTHING_ASKED
 from moonshelf.creatives.pair import Pair
-from moonshelf.sampleshop.spec import COLOURS
 
-PLAIN_QUERIES = 0.5  # share of the queries without a wish that are worded anew, in a pair with asides
+PLAIN_QUERIES = 0.5  # share of the queries that are worded anew, where nothing is asked for
 
 _REMARKS = (
     "Ships in {n} days", "exchange within {n} days", "only {n} left in stock", "now {n}% off",
@@ -57,7 +56,10 @@ _WORDS = {
     "syllable": "ba ven tor li sum ka dre mo fin pol ush ne gar ti zo hal rin qua ske bo",
 }  # fmt: skip
 _POOLS: dict[str, Sequence[str]] = {name: words.split() for name, words in _WORDS.items()}
-_POOLS["colour"] = tuple(COLOURS)
+_POOLS["colour"] = (
+    "black", "white", "grey", "beige", "brown", "tan", "red", "maroon", "pink", "orange", "yellow", "green",
+    "olive", "teal", "blue", "navy blue", "purple", "lavender", "gold", "silver", "copper",
+)  # fmt: skip
 _POOLS |= {"year": ("2019", "2023", "2027"), "n": ("2", "3", "7", "14", "30", "50")}
 _QUERIES = (
     "{noun}", "{adjective} {noun} for {name}", "gifts under {n} euro", "{name} {name}",
@@ -73,8 +75,8 @@ _JOINED = (
 _BLANK = re.compile(r"\{(\w+)\}")
 
 
-def with_asides(pair: Pair, rng: random.Random, drawn: bool) -> Pair:
-    """The pair with one or two asides at its title and, if it is a drawn one, some plain queries worded anew.
+def with_asides(pair: Pair, rng: random.Random) -> Pair:
+    """The pair with one or two asides at its title and, if nothing is asked for, some queries worded anew.
 
     What is true of the pair stays so: its assessment and its outcome are those it had. Of real shoppers'
     queries nobody here knows which are plain.
@@ -82,8 +84,9 @@ def with_asides(pair: Pair, rng: random.Random, drawn: bool) -> Pair:
     aside = _aside(rng)
     if rng.random() < 0.3:
         aside = f"{aside}. {_aside(rng)}"
+    plain = pair.a.known.get("query") == pair.b.known.get("query") == NOTHING_ASKED
     interest = tuple(
-        _query(rng) if drawn and _plain(query) and rng.random() < PLAIN_QUERIES else query
+        _filled(rng.choice(_QUERIES), rng) if plain and rng.random() < PLAIN_QUERIES else query
         for query in pair.interest
     )
     title = rng.choice(_JOINED).format(title=pair.title, aside=aside) if pair.title else aside
@@ -97,18 +100,6 @@ def _aside(rng: random.Random) -> str:
         return " ".join(words + [rng.choice(_POOLS["colour"])] * rng.randint(0, 2))
     text = _filled(rng.choice(_REMARKS if kind < 0.6 else _SENTENCES), rng)
     return text if rng.random() < 0.5 else text[:1].upper() + text[1:]
-
-
-def _query(rng: random.Random) -> str:
-    while True:
-        query = _filled(rng.choice(_QUERIES), rng)
-        if _plain(query):
-            return query
-
-
-def _plain(query: str) -> bool:
-    """Whether it begins with no word for a wish that the simulator knows."""
-    return read_query(query).kind == "nothing"
 
 
 def _filled(text: str, rng: random.Random) -> str:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL.Image import Image
 
-from moonshelf import images
+from moonshelf import images, sample
+from moonshelf.creatives import known
 from moonshelf.creatives.asides import with_asides
 from moonshelf.creatives.judging import Ask
 from moonshelf.creatives.model_backend import CreativeModel
@@ -86,38 +86,29 @@ def load_examples(source: PairSource, data: Path) -> list[Example]:
     """Pairs of a source that say something: counts of both creatives, or a label."""
     from moonshelf.creatives.adapters import read_creatives
     from moonshelf.creatives.builders import build_pairs
-    from moonshelf.creatives.simulator import SOURCE, simulate
-    from moonshelf.creatives.simulator import pairs as drawn_pairs
 
-    rows: Iterable[Any]
-    if source.simulated is not None:
-        rows = simulate(
-            source.simulated, seed=source.seed, split=source.split, other_interest=source.other_interest
-        )
-    else:
-        rows = read_creatives(data / (source.feed or ""))
     found: list[Pair] = []
-    for row in rows:
+    for row in read_creatives(sample.CAMPAIGNS if source.feed == "sample" else data / source.feed):
         if isinstance(row, Pair):
             found.append(row)
         elif isinstance(row, Campaign):
             # Every pair is taken: a toss-up teaches that it is one. Reasons of drawn ones are known.
-            drawn = row.source == SOURCE
-            found += drawn_pairs(row) if drawn else build_pairs([row], min_gap=None, identical="tie")[0]
+            drawn = known.is_known(*row.creatives)
+            found += known.pairs(row) if drawn else build_pairs([row], min_gap=None, identical="tie")[0]
         else:
             print(row, file=sys.stderr)
     examples = [Example(pair, target) for pair in found if (target := _target(pair)) is not None]
     if not examples:
-        raise UserError(f"{source.feed or 'simulation'}: no pair has counts of both creatives, or a label.")
+        raise UserError(f"{source.feed}: no pair has counts of both creatives, or a label.")
     return examples
 
 
 def _target(pair: Pair) -> float | None:
     if pair.a.sha256 and pair.a.sha256 == pair.b.sha256:
         return 0.5  # whatever chance made of the clicks
-    known = posterior(pair)
-    if known is not None or pair.label is None:
-        return known
+    by_clicks = posterior(pair)
+    if by_clicks is not None or pair.label is None:
+        return by_clicks
     return {"A": LABEL_TRUST, "B": 1 - LABEL_TRUST, "tie": 0.5}[pair.label]
 
 
@@ -156,36 +147,32 @@ def make_work(
 
     `no_interest`, `no_overlays` and `asides` are the shares of pairs that are shown without queries, without
     the words on the images, and with words beside the point. Without its queries a pair's reasons are known
-    only if it is a simulated one.
+    only if it is a drawn one.
     `taught` False: no bodies. `shown` False: no images, for comparisons by words; known reasons stay so.
     """
-    from moonshelf.creatives.simulator import SOURCE, assess
-
     rng, beside = random.Random(key), random.Random(f"{key}/asides")
     asks: list[Ask] = []
     bodies: list[str] = []
     targets: list[float] = []
     places: list[tuple[int, ...]] = []
     pictures: list[Image] = []
-    known: list[Assessment | None] = []
+    truths: list[Assessment | None] = []
     for example, at in _seen(model, examples, pictures) if shown else ((one, -1) for one in examples):
         pair = example.pair
-        drawn = pair.source == SOURCE
-        if pair.interest and (shown or drawn) and rng.random() < no_interest:
-            pair = pair.model_copy(update={"interest": ()})
-            pair = pair.model_copy(update={"assessment": assess(pair) if drawn else None})
-        title, interest = _words(with_asides(pair, beside, drawn) if beside.random() < asides else pair)
+        if pair.interest and (shown or known.is_known(pair.a, pair.b)) and rng.random() < no_interest:
+            pair = known.without_interest(pair)
+        title, interest = _words(with_asides(pair, beside) if beside.random() < asides else pair)
         bare = rng.random() < no_overlays
         for swapped in (False, True):
             one = pair.swapped() if swapped else pair
             labels = model.prompt.draw_labels(key, pair.id, str(swapped))
             said = ("", "") if bare else (_overlay(one.a), _overlay(one.b))
             asks.append(Ask(pair.id, title, interest, one.a, one.b, labels, said))
-            known.append(one.assessment)
+            truths.append(one.assessment)
             bodies.append(write_assessment(one.assessment, labels) if taught and one.assessment else "")
             targets.append(1 - example.target if swapped else example.target)
             places.append(() if not shown else (at + 1, at) if swapped else (at, at + 1))
-    return _work(model, asks, bodies, targets, places, pictures, known)
+    return _work(model, asks, bodies, targets, places, pictures, truths)
 
 
 def make_descriptions(
@@ -199,8 +186,6 @@ def make_descriptions(
     (docs/experiments.md). `asides` is the share of rows with words beside the point. Pairs without reasons
     give no rows; raises `UserError` where none has any.
     """
-    from moonshelf.creatives.simulator import SOURCE, asked_anew
-
     rng = np.random.default_rng(list(key.encode()))
     beside = random.Random(f"{key}/asides")
     asks: list[Ask] = []
@@ -212,10 +197,9 @@ def make_descriptions(
         raise UserError("describe_steps needs pairs with reasons: set it to 0 for this feed.")
     for example, at in _seen(model, told, pictures):
         for offset, pair in enumerate((example.pair, example.pair.swapped())):
-            drawn = pair.source == SOURCE
-            pair = asked_anew(pair, rng) if drawn else pair
+            pair = known.asked_anew(pair, rng)
             assert pair.assessment is not None
-            title, interest = _words(with_asides(pair, beside, drawn) if beside.random() < asides else pair)
+            title, interest = _words(with_asides(pair, beside) if beside.random() < asides else pair)
             said = "" if rng.random() < no_overlays else _overlay(pair.a)
             asks.append(Ask(pair.id, title, interest, pair.a, pair.a, model.prompt.alone, (said, said)))
             bodies.append(write_description(pair.assessment))

@@ -18,6 +18,15 @@ Identifier = Annotated[str, AfterValidator(clean_id)]
 Stratum = Literal["decisive", "weak", "toss-up"]
 
 
+class Known(BaseModel):
+    """What is known of a drawn creative in respect of one question."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    worth: float = Field(default=0.0, ge=-20, le=20)  # what it adds to the log click-through rate
+    reason: str = ""  # what is there, in a few words
+
+
 class Creative(BaseModel):
     """One advertising image; `facts` is known about it: construction truth, or detectors' findings."""
 
@@ -30,6 +39,8 @@ class Creative(BaseModel):
     clicks: int | None = Field(default=None, ge=0)
     text: str = ""  # words drawn on the image, where known
     facts: dict[str, str] = Field(default_factory=dict)
+    known: dict[str, Known] = Field(default_factory=dict)  # by question, and for what belongs to none
+    known_otherwise: tuple[Known, ...] = ()  # about the query, under each of the `other_interests`
 
     @model_validator(mode="after")
     def _counts(self) -> Creative:
@@ -55,6 +66,7 @@ class _Shown(BaseModel):
     title: str = ""
     category: tuple[str, ...] = ()
     interest: tuple[str, ...] = ()  # the product's high-frequency queries, or one shopper's
+    other_interests: tuple[tuple[str, ...], ...] = ()  # under which the truth is known too, see `known`
     exposure: dict[str, str] = Field(default_factory=dict)  # slot, dates, audience, randomised …
     source: str = ""  # data set; starts with "simulated" for drawn ones
 

@@ -6,7 +6,6 @@ precedent; Creative4U states the two stages and none of their numbers.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -16,21 +15,11 @@ from moonshelf.training.recipe import Run
 
 
 class PairSource(BaseModel):
-    """Where pairs come from: a file that `read_creatives` takes, or campaigns that are drawn."""
+    """Where pairs come from: a file or folder that `read_creatives` takes, or `sample`, the package's own."""
 
     model_config = ConfigDict(extra="forbid")
 
-    feed: Path | None = None
-    simulated: int | None = Field(default=None, ge=1)  # campaigns of two creatives
-    split: Literal["train", "validation", "test"] = "train"
-    seed: int = 0
-    other_interest: float = Field(default=0.0, ge=0, le=1)  # see `simulator.simulate`
-
-    @model_validator(mode="after")
-    def _one(self) -> PairSource:
-        if (self.feed is None) == (self.simulated is None):
-            raise ValueError("a source of pairs is either a feed or so many simulated campaigns")
-        return self
+    feed: str
 
 
 class _Selector(Run):

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from moonshelf import images
-from moonshelf.creatives.pair import Campaign, Creative, Pair
+from moonshelf.creatives.pair import Campaign, Creative, Known, Pair
 from moonshelf.errors import Problem
 from moonshelf.feeds import values
 from moonshelf.feeds.base import MAX_TITLE, Source
@@ -121,7 +121,17 @@ class CreativeDraft:
         text = self.text("text", more.pop("text", None))
         facts = self.mapping("facts", more.pop("facts", None))
         given = {"impressions": shown, "clicks": clicks, "text": text, "facts": facts, "sha256": digest}
+        given |= self._known(more.pop("known", None), more.pop("known_otherwise", None))
         return checked(Creative, id=plain_id(name), image=ref, **given)
+
+    def _known(self, by_question: Any, otherwise: Any) -> dict[str, Any]:
+        """The truth of a drawn creative, of which nothing is kept if a part of it cannot be read."""
+        try:
+            known = {str(key): Known(**one) for key, one in (by_question or {}).items()}
+            return {"known": known, "known_otherwise": tuple(Known(**one) for one in otherwise or ())}
+        except (AttributeError, TypeError, ValidationError):
+            self.warn("known", "not a worth and a reason for each question, so it was left out")
+            return {}
 
     def _read(self, ref: ImageRef) -> str:
         """SHA-256 of an image that is on this machine, after a look at its header."""
@@ -169,6 +179,7 @@ class CreativeDraft:
             "title": self.text("title", row.get("title")),
             "category": values.category(row.get("category") or ()),
             "interest": self.queries(row.get("interest") or ()),
+            "other_interests": tuple(map(self.queries, _listed(row.get("other_interests")))),
             "exposure": self.mapping("exposure", row.get("exposure")),
             "source": self.text("source", row.get("source"), 200),
         }
@@ -255,6 +266,10 @@ def count(value: Any, name: str) -> int | None:
             name, "the number is negative" if number < 0 else f"more than {MAX_COUNT:,} is a mistake"
         )
     return int(number)
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    return value[:MAX_QUERIES] if isinstance(value, list | tuple) else ()
 
 
 def _decoded(value: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""A drawn shop as a catalogue, for those who want to see the service before they have embedded a feed."""
+"""The sample shop as a catalogue, for those who want to see the service before they have embedded a feed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from pathlib import Path
 from moonshelf.catalogue.manifest import NAME as MANIFEST
 from moonshelf.catalogue.search import Catalogue
 from moonshelf.errors import UserError
+from moonshelf.sample import SIZE, shop, write_shop
 
-PRODUCTS, SEED = 160, 7  # as `moonshelf demo` draws them
 
-
-def make_sample(folder: Path, model: str = "starter", products: int = PRODUCTS, seed: int = SEED) -> bool:
-    """Draw a shop into `folder`/shop and embed it with its rationales; False if a catalogue is there already.
+def make_sample(folder: Path, model: str = "starter", products: int = SIZE) -> bool:
+    """Write the shop into `folder`/shop and embed it with its rationales; False if a catalogue is there.
 
     Raises UserError for a folder that holds other files.
     """
@@ -20,9 +19,7 @@ def make_sample(folder: Path, model: str = "starter", products: int = PRODUCTS, 
         return False
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} holds other files: name a new or an empty folder for the sample shop.")
-    from moonshelf.sampleshop import make_shop, write_shop
-
-    write_shop(make_shop(products, seed, n_queries=12), folder / "shop")
+    write_shop(shop(products), folder / "shop")
     catalogue = Catalogue.create(folder, model)
     catalogue.embed(folder / "shop" / "products.jsonl", reason="on", progress=True)
     catalogue.index()

@@ -16,18 +16,13 @@ from torch import Tensor, nn
 
 from moonshelf.errors import UserError
 from moonshelf.model.modeling import MoonModel
-from moonshelf.model.precision import resolve
 from moonshelf.training.recipe import JointRecipe, Lora, Recipe
-from moonshelf.training.tower_cache import TowerCache
 
 _OURS = (".lora_", ".trainable_tokens_", ".weight.")  # of adapters, and of four-bit weights
 
 
 def adapt(model: MoonModel, recipe: Recipe | JointRecipe) -> None:
-    """What a recipe says of the weights: frozen parts, adapters, four bits, a cache of a frozen tower.
-
-    The model is on its device.
-    """
+    """What a recipe says of the weights: frozen parts, adapters, four bits; the model is on its device."""
     freeze(model, recipe.freeze)
     if recipe.lora and recipe.lora.quantise:
         quantise(model, recipe.lora)
@@ -37,8 +32,6 @@ def adapt(model: MoonModel, recipe: Recipe | JointRecipe) -> None:
         model.backbone.gradient_checkpointing_enable()
     if recipe.precision != "float32":
         lighten(model)
-    if recipe.tower_cache:
-        TowerCache(model, recipe.tower_cache, resolve(recipe.precision, model.device))
 
 
 def freeze(model: MoonModel, prefixes: Sequence[str]) -> None:

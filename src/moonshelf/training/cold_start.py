@@ -61,7 +61,6 @@ from moonshelf.training.objective import (
     whole_batch,
 )
 from moonshelf.training.pairs import Item, leaf
-from moonshelf.training.plot import plot
 from moonshelf.training.recipe import Recipe
 from moonshelf.training.starter import build_starter, build_tokenizer
 from moonshelf.training.tracking import Bar, Tracker
@@ -281,7 +280,7 @@ class ColdStart:
         began = time.monotonic() - self.spent
         draws = stream(
             self.model, self.sampler, self._kind, r.batch, first=self.step, seed=r.seed, mix=r.query_mix,
-            hide=r.hide, fixed=r.tower_cache is not None,
+            hide=r.hide,
             share=(self.accelerator.process_index, self.accelerator.num_processes),
         )  # fmt: skip
         with Bar("cold start", main) as bar:
@@ -315,8 +314,6 @@ class ColdStart:
                 self._validate(tracker)
             self.save()
         tracker.close()
-        if main and self.step:
-            plot(self.out / "log.jsonl")
         return self.model.eval()
 
     def _say(self) -> None:

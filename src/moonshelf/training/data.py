@@ -14,9 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +22,7 @@ from PIL import Image, ImageEnhance
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from moonshelf import sample
 from moonshelf.errors import UserError
 from moonshelf.feeds import read_feed
 from moonshelf.model.engine import load_picture
@@ -35,7 +34,7 @@ from moonshelf.training.pairs import Item, Query, items_of, join_photos, named, 
 
 
 class SourceSpec(BaseModel):
-    """One source of items: a feed (with a feed of extra photos of its groups), or `sampleshop`."""
+    """One source of items: a feed, with a feed of extra photos of its groups; `sample` is the package's."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -44,34 +43,20 @@ class SourceSpec(BaseModel):
     behaviour: str | None = None  # log of queries and what was chosen for them, see `behaviour`
     negatives: str | None = None  # what `moonshelf mine` wrote for this feed
     weight: float = Field(default=1.0, ge=0)
-    products: int = 2000  # of the sample shop
-    seed: int = 1000  # of the sample shop; the demo and the tests use others
 
 
 def load_source(spec: SourceSpec, root: Path) -> list[Item]:
     """Items with at least one picture and something to say about it, a title or attributes."""
     name = spec.feed
-    if name == "sampleshop":
-        products: Iterator[Any] = iter(_shop(spec.products, spec.seed))
-    else:
-        path = root / name
-        if not path.exists():
-            raise UserError(f"training feed {name!r} is not in {root}: give the folder with --data.")
-        products = read_feed(path)
-    items = [i for p in products if isinstance(p, Product) for i in items_of(p, name)]
+    path = sample.PRODUCTS if name == "sample" else root / name
+    if not path.exists():
+        raise UserError(f"training feed {name!r} is not in {root}: give the folder with --data.")
+    items = [i for p in read_feed(path) if isinstance(p, Product) for i in items_of(p, name)]
     if spec.photos:  # known things that people take pictures of: the name is what they are asked for
         items = [named(item) for item in items]
         photos = [p for p in read_feed(root / spec.photos) if isinstance(p, Product)]
         items += list(join_photos(items, photos))
     return [i for i in items if i.images and (i.rationale or i.title)]
-
-
-@lru_cache(maxsize=2)
-def _shop(products: int, seed: int) -> tuple[Product, ...]:
-    """Drawn once a process: it takes minutes, and the stages of an ablation ask for the same again."""
-    from moonshelf.sampleshop import iter_products
-
-    return tuple(iter_products(products, seed=seed, photos=3, size=224))
 
 
 Asked = Mapping[tuple[str, str], Sequence[tuple[Query, float]]]  # (source, item id) -> real queries, weights
@@ -215,7 +200,6 @@ def prepare(
     first: int = 0,
     asked: Asked | None = None,
     hide: float = HIDE,
-    fixed: bool = False,
 ) -> Draw:
     """Decode, augment and tokenise. Items whose pictures are broken are dropped.
 
@@ -226,7 +210,6 @@ def prepare(
 
     Of the share `hide` of items the pictures, and of half of these the title too, are hidden after the
     rationale was written: a vector that sees all that the rationale was read from never learns to read it.
-    With `fixed` a product's crops are the same at each draw.
     """
     pictures: list[Image.Image] = []
     kept: list[tuple[Item, random.Random, list[int], list[int], Query | None]] = []
@@ -244,11 +227,10 @@ def prepare(
                 loaded = [loaded[0], load_picture(real.image, model.prompt.max_pixels)]
             except Exception:  # as above
                 real = None
-        cut = random.Random(f"{item.source}/{item.id}") if fixed else rng
         if kind != "direct" and len(loaded) == 1:
-            views = [augment(loaded[0], cut), augment(loaded[0], cut, least=0.6)]
+            views = [augment(loaded[0], rng), augment(loaded[0], rng, least=0.6)]
         else:
-            views = [augment(picture, cut) for picture in loaded]
+            views = [augment(picture, rng) for picture in loaded]
         places = list(range(len(pictures), len(pictures) + len(views)))
         own, view = (places, []) if kind == "direct" else (places[:1], places[1:])
         pictures += views
@@ -377,7 +359,7 @@ def _known(item: Item, title: str) -> str:
 def stream(
     model: MoonModel, sampler: Sampler, kinds: Callable[[int], str], batch: int, *,
     first: int = 0, seed: int = 0, mix: tuple[float, float, float] = QUERY_MIX, hide: float = HIDE,
-    fixed: bool = False, share: tuple[int, int] = (0, 1),
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[Draw]:  # fmt: skip
     """Prepared batches of the steps `first`, `first` + 1, …, one ahead of the caller in a second thread.
 
@@ -393,7 +375,7 @@ def stream(
             def work() -> Draw:
                 items = sampler.draw(size, random.Random(key), kind == "pair")
                 start, stop = (len(items) * (share[0] + n) // share[1] for n in (0, 1))
-                return prepare(model, items[start:stop], kind, key, mix, start, sampler.asked, hide, fixed)
+                return prepare(model, items[start:stop], kind, key, mix, start, sampler.asked, hide)
 
             return pool.submit(work)
 

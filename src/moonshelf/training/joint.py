@@ -106,7 +106,6 @@ class JointTrainer(RolloutTrainer):
         items = [drawn[place % len(drawn)] for place in places]
         draw = prepare(
             moon, items, "joint", key, recipe.query_mix, places[0], self.sampler.asked,
-            fixed=recipe.tower_cache is not None,
         )  # fmt: skip
         rng = random.Random(f"{key}/{places[0]}")
         if len(draw.items) != len(items):

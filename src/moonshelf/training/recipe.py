@@ -64,7 +64,6 @@ class _Products(Run):
     validation_items: int = Field(default=400, ge=1)
     query_mix: tuple[float, float, float] = QUERY_MIX  # image, text, multimodal: MOON's 12:3:2
     queue: int = Field(default=512, ge=0)  # items of past steps that are negatives too
-    tower_cache: str | None = None  # a file for what a frozen vision tower gives; crops are then drawn once
 
 
 class Recipe(_Products):

@@ -32,7 +32,6 @@ from trl import GRPOConfig, GRPOTrainer
 from moonshelf.errors import UserError
 from moonshelf.memory import keep_freed
 from moonshelf.training.adapters import without_lora
-from moonshelf.training.plot import plot
 from moonshelf.training.tracking import Bar, Tracker
 
 COLLAPSED_AFTER = 25  # steps in a row without a signal
@@ -250,12 +249,9 @@ class Watch(TrainerCallback):
         keep_freed()
         with self.bar:
             self.trainer.train(resume_from_checkpoint=last_checkpoint(folder)[0])
-        first = self.trainer.accelerator.is_main_process
-        if first and not self.measure:
+        if self.trainer.accelerator.is_main_process and not self.measure:
             self.export()
         self.tracker.close()
-        if first:
-            plot(Path(self.recipe.out) / "log.jsonl")
 
 
 def last_checkpoint(folder: Path) -> tuple[str | None, int]:

@@ -1,0 +1,130 @@
+"""What is known of drawn creatives, and what follows from it for a pair of them.
+
+Of a drawn creative it is known, question by question, what it shows (in words) and how much that adds to the
+logarithm of its click-through rate. The true answers about a pair follow from both sides, and so does the
+best that eyes can do. Only a simulation knows such things (`research/synthetic` draws them); whatever is
+measured by them says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+
+from moonshelf.creatives.pair import Campaign, Creative, Known, Pair
+from moonshelf.creatives.protocol import KEYS, QUESTIONS, Answer, Assessment, Finding, Side
+
+TIE = 0.03  # a question is even where the two sides differ by no more (log rate)
+UNSEEN = 0.087  # standard deviation of a log rate that no picture shows, as measured on alimama_aes
+NOTHING_ASKED = Known(reason="nothing asked")  # of the question about the query, without one
+ASPECTS = tuple(question.key for question in QUESTIONS if question.compares)
+
+
+def is_known(*creatives: Creative) -> bool:
+    """Whether the truth of them all is known, for every question that compares."""
+    return all(set(ASPECTS) <= set(one.known) for one in creatives)
+
+
+def visible_rate(creative: Creative) -> float:
+    """Click-through rate by all that can be seen of a creative whose truth is known."""
+    return min(0.5, math.exp(sum(one.worth for one in creative.known.values())))
+
+
+def gap(pair: Pair) -> float:
+    """Difference of the log rates of A and B as far as it can be seen."""
+    a, b = (sum(known.worth for known in one.known.values()) for one in (pair.a, pair.b))
+    return a - b
+
+
+def assess(pair: Pair) -> Assessment:
+    """True answers, evidence and verdict of a pair whose truth is known.
+
+    `verdict` is None where nothing that can be seen speaks for a side.
+    """
+    a, b = pair.a.known, pair.b.known
+    answers: dict[str, Answer] = {key: _compared(a[key].worth - b[key].worth) for key in ASPECTS}
+    reasons = {key: (a[key].reason, b[key].reason) for key in ASPECTS}
+    identical = bool(pair.a.sha256) and pair.a.sha256 == pair.b.sha256
+    answers["same"] = _yes(identical)
+    answers["similar"] = _yes(identical or all(of_a == of_b for of_a, of_b in reasons.values()))
+    findings = []
+    for key in KEYS:
+        of_a, of_b = reasons.get(key, ("", ""))
+        findings.append(Finding(question=key, answer=answers[key], reason_a=of_a, reason_b=of_b))
+    assessment = Assessment(findings=tuple(findings))
+    return assessment.model_copy(update={"verdict": _verdict(assessment, gap(pair))})
+
+
+def _compared(difference: float) -> Answer:
+    return "A=B" if abs(difference) <= TIE + 1e-9 else "A>B" if difference > 0 else "A<B"
+
+
+def _verdict(assessment: Assessment, gap: float) -> Side | None:
+    """The higher rate; where rates are even the rubric, then the query, then whatever difference there is."""
+    signs = {"A>B": 1.0, "A<B": -1.0}
+    lean = gap if abs(gap) > TIE else assessment.rubric() or signs.get(assessment["query"].answer, gap)
+    return None if abs(lean) < 1e-9 else "A" if lean > 0 else "B"
+
+
+def _yes(so: bool) -> Literal["yes", "no"]:
+    return "yes" if so else "no"
+
+
+def pairs(campaign: Campaign) -> Iterator[Pair]:
+    """All pairs of a campaign whose truth is known, with assessment and true rates."""
+    shared = {name: getattr(campaign, name) for name in (
+        "product_id", "title", "category", "interest", "other_interests", "exposure", "source",
+    )}  # fmt: skip
+    for i, j in combinations(range(len(campaign.creatives)), 2):
+        rates = campaign.true_rates
+        pair = Pair(
+            id=f"{campaign.id}-{i}-{j}",
+            a=campaign.creatives[i],
+            b=campaign.creatives[j],
+            true_rates=(rates[i], rates[j]) if rates else None,
+            **shared,
+        )
+        yield pair.model_copy(update={"assessment": assess(pair)})
+
+
+def without_interest(pair: Pair) -> Pair:
+    """The same pair shown to shoppers who ask for nothing, with the reasons that hold then, where known."""
+    bare = pair.model_copy(update={"interest": ()})
+    if not is_known(pair.a, pair.b):
+        return bare.model_copy(update={"assessment": None})
+    return _asked(bare, NOTHING_ASKED, NOTHING_ASKED)
+
+
+def asked_anew(pair: Pair, rng: np.random.Generator) -> Pair:
+    """The same pictures shown to shoppers who ask for other things, with the reasons that hold then.
+
+    The outcome belongs to other shoppers and is taken out. A pair of which no other interest is known stays
+    as it is.
+    """
+    count, sides = len(pair.other_interests), (pair.a, pair.b)
+    if not (count and is_known(*sides) and all(len(one.known_otherwise) == count for one in sides)):
+        return pair
+    i = int(rng.integers(count))
+    made = pair.model_copy(
+        update={
+            "interest": pair.other_interests[i],
+            "a": pair.a.model_copy(update={"impressions": None, "clicks": None}),
+            "b": pair.b.model_copy(update={"impressions": None, "clicks": None}),
+            "true_rates": None,
+        }
+    )
+    return _asked(made, pair.a.known_otherwise[i], pair.b.known_otherwise[i])
+
+
+def _asked(pair: Pair, a: Known, b: Known) -> Pair:
+    """The pair with another truth about the query."""
+    sides = {
+        name: one.model_copy(update={"known": one.known | {"query": query}})
+        for name, one, query in (("a", pair.a, a), ("b", pair.b, b))
+    }
+    pair = pair.model_copy(update=sides)
+    return pair.model_copy(update={"assessment": assess(pair)})
