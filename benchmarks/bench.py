@@ -121,10 +121,6 @@ LINES = [
         lambda r: _interval(r["results"]["contrast"]), 1.0,
     ),
     Line(
-        "Cold start with a frozen tower, its features from disk against computed", "training",
-        lambda r: _interval(r["results"]["frozen"]), 1.0,
-    ),
-    Line(
         "Filtered search of a million rows against FAISS HNSW without a filter, p50", "index",
         lambda r: _filtered(r, clusters=False), 2.0, least=False,
         tried="[scale.md](scale.md) has it by the share of rows that pass; one in a hundred is the dearest.",

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from moonshelf.creatives.simulator import pairs, simulate
+import checkout  # noqa: F401
 from paired import CLOCKS, median_seconds, paired, save
 from rich.console import Console
 from rich.table import Table
@@ -26,6 +26,7 @@ from moonshelf.creatives.baselines import make_backend
 from moonshelf.creatives.judging import Backend
 from moonshelf.creatives.pair import Pair
 from moonshelf.creatives.selector import judge
+from research.synthetic.campaigns.simulator import pairs, simulate
 
 PARTS = ("pairs", "rank")
 

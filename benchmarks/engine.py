@@ -32,9 +32,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import checkout  # noqa: F401
 import numpy as np
 import torch
-from moonshelf.sampleshop import iter_products
 from paired import CLOCKS, median_seconds, paired
 from rich.console import Console
 from rich.table import Table
@@ -47,6 +47,7 @@ from moonshelf.model.modeling import MoonModel, normalise
 from moonshelf.model.precision import resolve
 from moonshelf.model.writers import Generated
 from moonshelf.product import ImageRef, Product
+from research.synthetic.shop import iter_products
 
 PARTS = ("one-pass", "alone", "direct", "prefill", "memory")
 

@@ -22,10 +22,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import checkout  # noqa: F401
 import torch
 from engine import flops, once, twice
-from moonshelf.sampleshop import iter_products
-from moonshelf.training.estimate import PUBLISHED
 from paired import median_seconds, paired
 from rich.console import Console
 from rich.table import Table
@@ -38,6 +37,8 @@ from moonshelf.model.modeling import MoonModel
 from moonshelf.model.processing import MoonProcessor
 from moonshelf.prompts import PromptSpec
 from moonshelf.training.starter import CHAT_TEMPLATE, SPECIAL_TOKENS
+from research.studies.estimate import PUBLISHED
+from research.synthetic.shop import iter_products
 
 WRITTEN = 32
 PROMPT = PromptSpec(min_pixels=224 * 224, max_pixels=448 * 448, max_rationale_tokens=WRITTEN)

@@ -27,16 +27,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import checkout  # noqa: F401
 import httpx
 import numpy as np
 from load import Call, Measured, burst, load, service
-from moonshelf.sampleshop import Shop, make_shop
 from paired import median_ratio
 from rich.console import Console
 from rich.table import Table
 
 from moonshelf.doctor import environment
 from moonshelf.product import ImageRef, Product
+from moonshelf.sample import Shop
+from research.synthetic.shop import make_shop
 
 PARTS = ("kept", "levels", "batching", "memory", "overload")
 QUEUE = 32  # items, for the part on overload: small, so that a burst above it is cheap

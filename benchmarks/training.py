@@ -9,8 +9,6 @@ contrast    steps of the cold start's direct batches without rationales (title, 
             other) against SentenceTransformerTrainer on title and photo, MultipleNegativesRankingLoss; the
             same model, pictures from files, batch and optimiser steps, decoding included.
 cold-start  the same with everything that the cold start's first quarter does: rationales and queries too.
-frozen      that cold start with a frozen vision tower: its features from a file that has them all
-            (`tower_cache`), against computing them.
 
 Ratios are theirs to ours; the joint step's aim is the other way round, and so given too. How: `paired`.
 """
@@ -26,6 +24,7 @@ from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
+import checkout  # noqa: F401
 import torch
 from paired import CLOCKS, paired, save
 from rich.console import Console
@@ -36,7 +35,6 @@ from moonshelf.training.tracking import quiet_dependencies
 quiet_dependencies()
 
 from datasets import Dataset  # noqa: E402  (after its telemetry is off)
-from moonshelf.sampleshop import iter_products  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 
 from moonshelf.feeds import write_jsonl  # noqa: E402
@@ -48,6 +46,7 @@ from moonshelf.training.data import Sampler, SourceSpec, open_source, stream  # 
 from moonshelf.training.joint import JointTrainer  # noqa: E402
 from moonshelf.training.joint_run import arguments  # noqa: E402
 from moonshelf.training.recipe import JointRecipe, Recipe  # noqa: E402
+from research.synthetic.shop import iter_products  # noqa: E402
 
 Side = Callable[[], Any]
 
@@ -161,7 +160,6 @@ def cold_start(
     def steps() -> None:
         draws = stream(
             run.model, run.sampler, lambda step: kinds[step % len(kinds)], options.batch,
-            fixed=recipe.tower_cache is not None,
         )  # fmt: skip
         for _, draw in zip(range(options.steps), draws, strict=False):
             run.optimiser.zero_grad(set_to_none=True)
@@ -170,15 +168,6 @@ def cold_start(
             run.optimiser.step()
 
     return steps, run.model.device
-
-
-def frozen_sides(options: argparse.Namespace, folder: Path) -> tuple[Side, Side, dict[str, Any]]:
-    """The first run of `paired`, which does not count, fills the file: its draws are those of all others."""
-    still = {"freeze": ("backbone.model.visual",)}
-    ours, _ = cold_start(options, folder, True, tower_cache=str(folder / "tower.sqlite"), **still)
-    theirs, _ = cold_start(options, folder, True, **still)
-    facts = {"batch": options.batch, "steps": options.steps, "products": options.batch * options.steps}
-    return ours, theirs, facts | {"aim": "> 1"}
 
 
 def cold_sides(
@@ -242,9 +231,7 @@ def main() -> None:
     )
     parser.add_argument("--model", default="starter")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument(
-        "--only", default="joint,contrast,cold-start,frozen", help="parts, with commas between them"
-    )
+    parser.add_argument("--only", default="joint,contrast,cold-start", help="parts, with commas between them")
     parser.add_argument("--products", type=int, default=16, help="of a joint step")
     parser.add_argument("--rollouts", type=int, default=4, help="of a product")
     parser.add_argument("--batch", type=int, default=32, help="of the cold start")
@@ -261,8 +248,6 @@ def main() -> None:
             with console.status(part), redirect_stdout(None):
                 if part == "joint":
                     ours, theirs, facts = joint_sides(options, folder)
-                elif part == "frozen":
-                    ours, theirs, facts = frozen_sides(options, folder)
                 else:
                     ours, theirs, facts = cold_sides(options, folder, products, part == "cold-start")
                 results[part] = paired(ours, theirs, options.repeats, CLOCKS[options.clock]) | facts

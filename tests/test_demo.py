@@ -22,7 +22,7 @@ from moonshelf.model.modeling import MoonModel
 from moonshelf.prompts import PromptSpec
 from moonshelf.training.starter import build_starter, build_tokenizer
 
-PRODUCTS, SEED = 12, 3
+PRODUCTS = 16
 
 
 def make_model(folder: Path, seed: int = 0) -> str:
@@ -56,8 +56,6 @@ def first(model, tmp_path_factory):
         str(out),
         "--products",
         str(PRODUCTS),
-        "--seed",
-        str(SEED),
         "--model",
         model,
     ]
@@ -68,7 +66,7 @@ def first(model, tmp_path_factory):
 
 def again(out: Path, model: str, **changes) -> str:
     console = Console(record=True, width=200, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
-    run_demo(out, console=console, **{"products": PRODUCTS, "seed": SEED, "model": model, **changes})
+    run_demo(out, console=console, **{"products": PRODUCTS, "model": model, **changes})
     return console.export_text()
 
 
@@ -76,7 +74,7 @@ def test_each_step_says_what_it_did_and_the_end_where_things_are(first, model):
     out, text = first
     steps = re.findall(r"^(\d)/8 (\w+) +[\d.]+ s  (.+)$", text, re.M)
     assert [name for _, name, _ in steps] == [
-        "draw", "check", "embed", "index", "search", "duplicates", "figures", "report",
+        "shop", "check", "embed", "index", "search", "duplicates", "figures", "report",
     ]  # fmt: skip
     assert f"{PRODUCTS} products" in steps[0][2] and f"{PRODUCTS} new" in steps[2][2]
     for path in ("report.html", "catalogue", "shop/products.jsonl"):
@@ -88,12 +86,16 @@ def test_the_page_shows_the_figures_of_the_record(first):
     out, text = first
     page = (out / "report.html").read_text(encoding="utf-8")
     record = json.loads((out / "run.json").read_text())
-    assert record["command"] == "demo" and record["config"]["seed"] == SEED and record["fingerprint"] in page
+    assert (
+        record["command"] == "demo"
+        and record["config"]["products"] == PRODUCTS
+        and record["fingerprint"] in page
+    )
     assert record["results"] and page.count("data:image/jpeg;base64,") > 20 and len(page) < 8e6
     for result in record["results"]:
         if result["metric"] == "R@1" and result["encoder"] == "moonshelf reasoned":
             assert f"{100 * result['value']:.0f} %" in page
-    shown = re.search(r"(\S+ %) \[.+Words: the first of 12 results is exactly right", text)
+    shown = re.search(r"(\S+ %) \[.+Words: the first of 16 results is exactly right", text)
     words = next(r for r in record["results"] if (r["task"], r["metric"]) == ("text → product", "R@1"))
     assert shown and words["gallery"] == PRODUCTS and words["chance"] > 0
 
@@ -115,7 +117,7 @@ def test_a_second_run_reads_nothing_anew(first, model, monkeypatch):
     )
     before = (out / "shop" / "truth.jsonl").stat().st_mtime_ns
     text = again(out, model)
-    assert "(drawn before)" in text and f"0 new, 0 changed, {PRODUCTS} unchanged" in text
+    assert "(there already)" in text and f"0 new, 0 changed, {PRODUCTS} unchanged" in text
     assert sum(asked) == 0 and (out / "shop" / "truth.jsonl").stat().st_mtime_ns == before
 
 
@@ -126,15 +128,15 @@ def test_direct_vectors_alone_and_another_model(first, model, tmp_path):
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "by reading what was written" not in page and "reasoned vectors" not in page
     text = again(out, make_model(tmp_path / "other", seed=1), reason="off")
-    assert "made by another model" in text and f"{PRODUCTS} new" in text and "(drawn before)" in text
+    assert "made by another model" in text and f"{PRODUCTS} new" in text and "(there already)" in text
 
 
 def test_what_it_refuses(model, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "STARTER", tmp_path / "no starter")
     with pytest.raises(UserError, match=r"without the starter model.*--model"):
         again(tmp_path / "a", "starter")
-    with pytest.raises(UserError, match="trained on the shop of seed 1000"):
-        again(tmp_path / "a", model, seed=1000)
+    with pytest.raises(UserError, match="the sample has 160 products"):
+        again(tmp_path / "a", model, products=161)
     with pytest.raises(UserError, match="off, on, auto"):
         again(tmp_path / "a", model, reason="maybe")
     assert not (tmp_path / "a").exists()

@@ -154,7 +154,7 @@ def main(
         if validation is None:
             validation = Path(folder) / "validation.parquet"
             write_creatives(validation, simulate(simulated or 0, seed=seed, split="validation"))
-        examples = load_examples(PairSource(feed=str(validation)), Path("."))
+        examples = load_examples(PairSource(feed=validation), Path("."))
     average(selectors, out, shares)
     temperature = calibrate(out, examples)
     if json:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from moonshelf.errors import UserError
-from moonshelf.shell import Currency, Encoding, Json, MapColumns, print_json, reading
+from moonshelf.shell import Json, print_json
 
 ENGINES = ("vllm",)
 

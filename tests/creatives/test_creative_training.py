@@ -75,7 +75,7 @@ def feed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def examples(feed: Path) -> list[Example]:
-    return load_examples(PairSource(feed=str(feed)), Path())
+    return load_examples(PairSource(feed=feed), Path())
 
 
 @pytest.fixture(scope="module")
@@ -704,7 +704,7 @@ def test_a_feed_without_outcomes_says_so(tmp_path: Path) -> None:
             for c in simulate(2, seed=4) for p in pairs(c)]  # fmt: skip
     write_campaigns(tmp_path, [p.model_copy(update={"source": "shop"}) for p in bare])
     with pytest.raises(UserError, match="no pair has counts"):
-        load_examples(PairSource(feed=str(tmp_path)), Path())
+        load_examples(PairSource(feed=tmp_path), Path())
 
 
 def test_rewards_pay_the_posterior_and_nothing_for_broken_reasons() -> None:

@@ -88,7 +88,7 @@ def load_examples(source: PairSource, data: Path) -> list[Example]:
     from moonshelf.creatives.builders import build_pairs
 
     found: list[Pair] = []
-    for row in read_creatives(sample.CAMPAIGNS if source.feed == "sample" else data / source.feed):
+    for row in read_creatives(sample.CAMPAIGNS if source.feed == Path("sample") else data / source.feed):
         if isinstance(row, Pair):
             found.append(row)
         elif isinstance(row, Campaign):

@@ -6,6 +6,7 @@ precedent; Creative4U states the two stages and none of their numbers.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -19,7 +20,7 @@ class PairSource(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    feed: str
+    feed: Path
 
 
 class _Selector(Run):
