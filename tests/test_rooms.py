@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "moonshelf"
-LINES, MODULES = (46_000, 22_000), (220, 115)  # of the package: ceiling, target
+LINES, MODULES = (50_000, 22_000), (240, 115)  # of the package: ceiling, target
 LONGEST = 500  # lines of a file
 LONG = {"moonshelf.catalogue.store": 520}  # files that are longer still
 CROWD = 15  # files directly in a folder
@@ -32,21 +32,21 @@ class Room(NamedTuple):
 
 NOUNS = (
     "product", "attributes", "identifiers", "prompts", "avif", "containers", "images", "remote", "errors",
-    "plaintext", "memory",
+    "files", "plaintext", "memory",
 )  # fmt: skip
 # From the bottom up: a room imports what stands above its own line here, and nothing below.
 ROOMS = {
-    "nouns": Room(3_000, 1_050, NOUNS),
+    "nouns": Room(3_500, 1_050, NOUNS),
     "shell": Room(400, 0, ("shell", "steps", "endpoints")),
-    "feeds": Room(6_000, 2_400),
+    "feeds": Room(6_500, 2_400),
     "sample": Room(150, 150),
-    "model": Room(3_000, 2_000),
-    "training": Room(4_500, 2_300),
-    "catalogue": Room(6_500, 2_200),
-    "creatives": Room(7_500, 5_000),
+    "model": Room(3_500, 2_000),
+    "training": Room(5_000, 2_300),
+    "catalogue": Room(7_000, 2_200),
+    "creatives": Room(8_000, 5_000),
     "benchmark": Room(11_500, 2_500),
     "talk": Room(900, 700, ("doctor", "demo", "creative_demo", "export")),
-    "service": Room(4_000, 2_300),
+    "service": Room(5_000, 2_300),
     "cli": Room(1_500, 900, ("creative_cli", "engine_cli", "training_cli", "cli")),
 }
 # Circles that are left, closed by imports inside of functions; the first is the façade `MoonModel.encode`.
@@ -56,7 +56,8 @@ CIRCLES = [
     [f"moonshelf.creatives.{name}" for name in ("baselines", "pointwise")],
 ]
 CROWDS = {
-    "": 26, "benchmark": 53, "catalogue": 26, "creatives": 34, "feeds": 26, "service": 18, "training": 22,
+    "": 28, "benchmark": 53, "catalogue": 28, "creatives": 36, "feeds": 28, "model": 18, "service": 26,
+    "training": 22,
 }  # fmt: skip
 
 
