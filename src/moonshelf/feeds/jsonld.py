@@ -3,7 +3,8 @@
 Takes `Product`, its subtypes and `ProductGroup` wherever they stand (a list, an `@graph`, an `ItemList`, the
 `mainEntity` of a page), resolves references by `@id`, and gives variants what their group says. A group is
 given as its variants, or as one product if it has none. A node is visited once, so references in a circle
-end. Products that are merely named as similar or related are left out.
+end. Products that are merely named as similar or related are left out. What an offer names as `itemOffered`
+is a product; inside the offers of another one it is a variant of that.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
 
@@ -19,21 +21,34 @@ from moonshelf.feeds import values
 from moonshelf.feeds.base import FeedBroken, Row, Source, set_aside
 from moonshelf.feeds.build import Draft
 from moonshelf.feeds.encodings import encoding_of
+from moonshelf.feeds.offers import Choice, choose, flat
 
 Node = dict[str, Any]
 _PRODUCTS = frozenset(
-    ("product", "individualproduct", "productmodel", "someproducts", "vehicle", "car", "book")
+    (
+        "product",
+        "individualproduct",
+        "productmodel",
+        "someproducts",
+        "productcollection",
+        "vehicle",
+        "car",
+        "motorcycle",
+        "dietarysupplement",
+        "drug",
+        "book",
+    )
 )
 _NOT_OURS = frozenset((
     "isRelatedTo", "isSimilarTo", "isAccessoryOrSparePartFor", "isConsumableFor", "review", "reviews",
-    "itemReviewed", "predecessorOf", "successorOf", "itemOffered",
+    "itemReviewed", "predecessorOf", "successorOf",
 ))  # fmt: skip
 _GTINS = ("gtin", "gtin13", "gtin14", "gtin12", "gtin8")
 _ATTRIBUTES = ("color", "material", "pattern", "size", "weight", "width", "height", "depth")
 _KNOWN = frozenset((
     "@id", "@type", "@context", "name", "description", "image", "brand", "manufacturer", "category", "offers",
     "sku", "productID", "mpn", "url", "inLanguage", "additionalProperty", "audience", "hasVariant",
-    "isVariantOf", "productGroupID", "inProductGroupWithID", *_GTINS, *_ATTRIBUTES, *_NOT_OURS,
+    "isVariantOf", "productGroupID", "inProductGroupWithID", "identifier", *_GTINS, *_ATTRIBUTES, *_NOT_OURS,
 ))  # fmt: skip
 _OWN = frozenset((  # of a group: not passed on to its variants
     "@id", "@type", "hasVariant", "sku", "productID", "productGroupID", "variesBy", "mpn", *_GTINS,
@@ -53,21 +68,34 @@ def read(source: Source) -> Iterator[Row]:
     if text.lstrip("\ufeff \t\r\n").startswith("<"):
         for position, block in enumerate(_blocks(text), 1):
             try:
-                documents.append(json.loads(block, strict=False))
+                documents.append(_parsed(block))
             except (ValueError, RecursionError):
                 number += 1
                 yield set_aside(number, "row", f"JSON-LD block {position} of the page is not valid JSON")
     else:
         try:
-            documents.append(json.loads(text, strict=False))
+            documents.append(_parsed(text))
         except (ValueError, RecursionError) as error:
             where = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
             raise UserError(f"{source.name} is not valid JSON{where}.") from None
-    for node, group, index in _products(documents):
+    index: dict[str, Node] = {}
+    for found in _products(documents, index):
         number += 1
-        yield _row(source, number, node, group, index)
+        yield _row(source, number, found, index)
     if number == 0:
         raise UserError(f"{source.name} holds no schema.org Product.")
+
+
+_VOCABULARY = re.compile(r"^(https?://(www\.)?schema\.org/|schema:)")
+
+
+def _parsed(text: str) -> Any:
+    """JSON whose names are without the vocabulary's prefix. Raises ValueError, RecursionError."""
+
+    def plain(pairs: list[tuple[str, Any]]) -> Node:
+        return {_VOCABULARY.sub("", name): value for name, value in pairs}
+
+    return json.loads(text, strict=False, object_pairs_hook=plain)
 
 
 class _Blocks(HTMLParser):
@@ -126,31 +154,85 @@ def _walk(documents: list[Any]) -> Iterator[tuple[Node, bool]]:
             ]
 
 
-def _products(documents: list[Any]) -> Iterator[tuple[Node, Node | None, dict[str, Node]]]:
-    """Product nodes in document order, each with the group it is a variant of, and all nodes by `@id`."""
-    index: dict[str, Node] = {}
+@dataclass(slots=True)
+class _Found:
+    """A product with what stands around it."""
+
+    node: Node
+    group: Node | None = None  # that it is a variant of
+    offers: list[Node] = field(default_factory=list)  # that name it as what they offer
+
+
+def _products(documents: list[Any], index: dict[str, Node]) -> list[_Found]:
+    """Product nodes in document order. `index` takes all nodes by their `@id`."""
     nodes: list[Node] = []
+    offering: list[Node] = []
     for node, variant in _walk(documents):
         if len(node) == 1 and "@id" in node:
             continue  # a reference
         if isinstance(name := node.get("@id"), str):
             index.setdefault(name, node)
+        if "itemOffered" in node:
+            offering.append(node)
         kinds = _types(node)
         if kinds & _PRODUCTS or "productgroup" in kinds or (variant and not kinds):
             nodes.append(node)
-    group_of: dict[int, Node] = {}  # by identity: nodes need not have an @id
+    found = {id(node): _Found(node) for node in nodes}  # by identity: nodes need not have an @id
+    expanded: set[int] = set()
+    for offer in offering:
+        for value in _listed(offer["itemOffered"]):
+            item = _resolve(value, index)
+            if item is not None and id(item) in found:
+                found[id(item)].offers.append(offer)
     for node in nodes:
+        if id(node) not in found:
+            continue
         for value in _listed(node.get("hasVariant")):
-            variant_node = _resolve(value, index)
-            if variant_node is not None and "productgroup" not in _types(variant_node):
-                group_of.setdefault(id(variant_node), node)
+            item = _resolve(value, index)
+            if item is not None and id(item) in found and "productgroup" not in _types(item):
+                _join(found[id(item)], node, expanded)
         group = _resolve(node.get("isVariantOf"), index)
         if group is not None and group is not node and "productgroup" not in _types(node):
-            group_of.setdefault(id(node), group)
-    expanded = {id(group) for group in group_of.values()}
-    for node in nodes:
-        if not ("productgroup" in _types(node) and id(node) in expanded):
-            yield node, group_of.get(id(node)), index
+            _join(found[id(node)], group, expanded)
+        for offered in flat(_listed(node.get("offers")), lambda value: _resolve(value, index)):
+            for value in _listed(offered.get("itemOffered")):
+                item = _resolve(value, index)
+                if item is None or item is node or id(item) not in found:
+                    continue
+                if _is_same(item, node):
+                    del found[id(item)]  # the product once more
+                else:
+                    _join(found[id(item)], node, expanded)
+                    expanded.add(id(node))
+    return [
+        one
+        for key, one in found.items()
+        if key not in expanded or (one.group is None and not _has_variants(one.node, found))
+    ]
+
+
+def _join(variant: _Found, group: Node, expanded: set[int]) -> None:
+    if variant.group is None and variant.node is not group:
+        variant.group = group
+        if "productgroup" in _types(group):
+            expanded.add(id(group))
+
+
+def _has_variants(group: Node, found: dict[int, _Found]) -> bool:
+    return any(one.group is group for one in found.values())
+
+
+def _is_same(item: Node, node: Node) -> bool:
+    """Whether an offer names the product that it belongs to once more."""
+    own = _names(item)
+    return bool(own & _names(node)) or (not own and item.get("name") in (None, node.get("name")))
+
+
+def _names(node: Node) -> set[str]:
+    """What identifies a product."""
+    return {
+        text for name in ("@id", "sku", "productID", "mpn", *_GTINS) if (text := _text(node.get(name), {}))
+    }
 
 
 def _listed(value: Any) -> list[Any]:
@@ -178,13 +260,18 @@ def _text(value: Any, index: dict[str, Node]) -> str:
     return ""
 
 
-def _row(source: Source, number: int, node: Node, group: Node | None, index: dict[str, Node]) -> Row:
+def _row(source: Source, number: int, found: _Found, index: dict[str, Node]) -> Row:
     draft = Draft(source, number)
+    node, group = found.node, found.group
     merged = dict(node)
     if group is not None:
         merged = {name: value for name, value in group.items() if name not in _OWN} | merged
         owner = next(
-            (text for name in ("productGroupID", "@id", "name") if (text := _text(group.get(name), index))),
+            (
+                text
+                for name in ("productGroupID", "sku", "@id", "name")
+                if (text := _text(group.get(name), index))
+            ),
             "",
         )
         draft.set("group_id", owner)
@@ -192,18 +279,20 @@ def _row(source: Source, number: int, node: Node, group: Node | None, index: dic
         draft.set(
             "group_id", _text(merged.get("inProductGroupWithID") or merged.get("productGroupID"), index)
         )
-    offers = [
-        offer for value in _listed(merged.get("offers")) if (offer := _resolve(value, index)) is not None
-    ]
-    offer = offers[0] if offers else {}
+    given = _listed(node.get("offers")) or found.offers or _listed(merged.get("offers"))
+    choice = choose(
+        given, lambda value: _resolve(value, index), lambda value: _text(value, index), source.currency
+    )
+    offer = choice.offer
 
     def get(name: str) -> str:
         return _text(merged.get(name), index)
 
     names = ("sku", "productID", "productGroupID", "@id", *_GTINS, "mpn", "url")
-    draft.set(
-        "id", next((text for name in names if (text := get(name))), "") or _text(offer.get("sku"), index)
-    )
+    candidates = (*(get(name) for name in names), *(_text(offer.get(name), index) for name in names))
+    for text in (*candidates, get("identifier")):
+        if "id" not in draft.values:
+            draft.set("id", text)
     draft.set("title", get("name"))
     draft.set("description", get("description"))
     draft.set("brand", get("brand") or get("manufacturer"))
@@ -215,7 +304,7 @@ def _row(source: Source, number: int, node: Node, group: Node | None, index: dic
     )
     category = [_text(part, index) for part in _listed(merged.get("category"))]
     draft.set("category", category if len(category) > 1 else "".join(category))
-    _price(draft, offer, index)
+    _price(draft, choice, index)
     for value in _listed(merged.get("image")):
         image = _resolve(value, index)
         address = value if image is None else image.get("contentUrl") or image.get("url") or image.get("@id")
@@ -231,18 +320,21 @@ def _language(value: Any) -> str:
     return values.as_text(first.get("@language")) if isinstance(first, dict) else ""
 
 
-def _price(draft: Draft, offer: Node, index: dict[str, Node]) -> None:
-    specification = next(iter(_listed(offer.get("priceSpecification"))), None)
-    inner = _resolve(specification, index) or {}
-    for place in (offer, inner):
-        amount = next(
-            (text for key in ("price", "lowPrice", "minPrice") if (text := _text(place.get(key), index))), ""
-        )
-        if amount:
-            draft.set("currency", _text(place.get("priceCurrency") or offer.get("priceCurrency"), index))
-            draft.price(amount)
-            break
-    draft.set("availability", _text(offer.get("availability"), index))
+def _price(draft: Draft, choice: Choice, index: dict[str, Node]) -> None:
+    if (price := choice.price) is not None:
+        if price.penalty == 4:
+            draft.warn("price", "only a list price is given, which may not be what a shopper pays")
+        elif price.penalty > 1:
+            draft.warn("price", "the price is not one that everybody pays today, but there is no other")
+        if choice.others:
+            draft.say(
+                "price", f"there are offers in {', '.join(choice.others)} too: {price.currency} is taken"
+            )
+        draft.set("currency", price.currency)
+        draft.price(price.amount)
+        draft.put("list_price", price.list_price)
+        draft.put("highest_price", choice.highest if choice.highest != price.amount else "")
+    draft.set("availability", _text(choice.offer.get("availability"), index))
 
 
 def _describe(draft: Draft, merged: Node, index: dict[str, Node]) -> None:
