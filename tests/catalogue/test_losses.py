@@ -136,7 +136,7 @@ def test_a_disk_that_fails_while_a_feed_is_read(tmp_path, monkeypatch):
 
     plain = base.Source.open
     monkeypatch.setattr(base.Source, "open", lambda source: base._Plain(Failing(plain(source).read())))
-    with pytest.raises(UserError, match=r"up to row 3 .*Input/output error"):
+    with pytest.raises(UserError, match="Input/output error"):
         ours.embed(tmp_path / "feed.csv", allow_removals=True)
     assert len(titles(ours)) == 4
 

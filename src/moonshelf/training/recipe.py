@@ -159,7 +159,7 @@ def load_recipe(path: Path, stages: Mapping[str, type[Any]] = STAGES, **override
         if stage not in stages:
             raise UserError(f"recipe {path}: there is no stage {stage!r}: choose from {', '.join(stages)}.")
         return stages[stage].model_validate(values)
-    except (OSError, yaml.YAMLError, TypeError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError) as error:
         raise UserError(f"recipe {path} cannot be read: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
