@@ -372,6 +372,9 @@ def search(
     record_only: Annotated[
         bool, typer.Option("--record-only", help="Look for words in the record, not in what the model wrote.")
     ] = False,
+    details: Annotated[
+        bool, typer.Option("--details", help="Say of each hit what the model wrote, and where it comes from.")
+    ] = False,
     model: ModelName = None,
     json: Json = False,
 ) -> None:
@@ -390,7 +393,7 @@ def search(
 
     from moonshelf.catalogue.tables import show_hits
 
-    show_hits(result, Console())
+    show_hits(result, Console(), details)
 
 
 @app.command()

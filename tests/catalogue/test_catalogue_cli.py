@@ -127,3 +127,30 @@ def test_pictures_at_web_addresses_are_off(run, tmp_path):
     write_jsonl([product(0, images=(ImageRef(url="https://example.com/a.jpg"),))], feed)
     report = json.loads(run("embed", feed, "-o", tmp_path / "shelf", "--json", code=EXIT_PARTIAL).stdout)
     assert "fetching is off" in report["problems"][0]["reason"]
+
+
+@pytest.mark.parametrize("width", [80, 40])
+def test_a_hit_is_one_line_with_its_whole_id(tmp_path, run, monkeypatch, capsys, width):
+    from rich.console import Console
+
+    from moonshelf.catalogue.search import Catalogue
+    from moonshelf.catalogue.tables import show_hits
+
+    ids = ["p0", "SKU-" + "7" * 60, "ﬁle/日本-1"]
+    products = [
+        product(i, id=id, title="a red [bold]mug[/] " + "of much text " * 9) for i, id in enumerate(ids)
+    ]
+    shelf = Catalogue.create(tmp_path / "shelf", FakeModel())
+    shelf.embed(products, reason="on")
+    result = shelf.search("red mug")
+    for terminal in (True, False):
+        show_hits(result, Console(force_terminal=terminal, width=width))
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[1] for line in lines[:3]] == [hit.id for hit in result.hits]
+        assert all("EUR" in line and ("[bold]" in line or terminal) for line in lines[:3])
+        assert not terminal or max(len(line) for line in lines[:3] if "777" not in line) <= max(width, 64)
+    show_hits(result, Console(), details=True)
+    said = capsys.readouterr().out
+    assert said.count("wrote: category:") == 3 and said.count("ranks: ") == 3
+    for id in ids:  # as it is printed it can be used
+        assert len(json.loads(run("search", tmp_path / "shelf", "--like", id, "--json").stdout)["hits"]) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from moonshelf.catalogue.search import SearchResult
     from moonshelf.catalogue.tuning import Tuning
 
+_ID_CELLS, _PRICE_CELLS, _LEAST_TITLE = 24, 12, 12  # widths of columns; longer ids push their own line
 _HEADINGS = {
     "duplicate": "Duplicates: one identifier",
     "similar": "Similar looks: for a person to judge",
@@ -66,31 +68,44 @@ def show_embed(report: EmbedReport, folder: str, console: Console) -> None:
         console.print(Text(f"All {total:,} remarks are in {folder}/rejects.jsonl."), soft_wrap=True)
 
 
-def show_hits(result: SearchResult, console: Console) -> None:
-    table = Table(box=None, pad_edge=False)
-    for name, justify in (("score", "right"), ("id", "left"), ("title", "left"), ("price", "right")):
-        table.add_column(name, justify=justify, no_wrap=name == "score")  # type: ignore[arg-type]
-    table.add_column("rationale")
-    table.add_column("why", no_wrap=True)
-    for hit in result.hits:
+def show_hits(result: SearchResult, console: Console, details: bool = False) -> None:
+    """A line a hit with its whole id, so that it can be copied; on a terminal titles are cut to fit.
+
+    `details` adds what the model wrote, the category, the link, and the ranks in the lists.
+    """
+    ids = [printable(hit.product["id"]) for hit in result.hits]
+    wide = min(_ID_CELLS, max(map(cell_len, ids), default=0))
+    for hit, id in zip(result.hits, ids, strict=True):
         product = hit.product
-        price = "" if product["price"] is None else f"{product['price']:g} {product['currency'] or ''}"
-        rationale = (product["rationale"] or "").removeprefix(THINK).removesuffix(END_THINK)
-        ranks = [
-            f"{name} {hit.why[f'{name}_rank']}" for name in ("vector", "text") if f"{name}_rank" in hit.why
-        ]
-        table.add_row(
-            f"{hit.score:.4f}",
-            plain(product["id"], 40),
-            plain(product["title"], 80),
-            plain(price),
-            plain(rationale, 120),
-            ", ".join(ranks),
+        price = (
+            "" if product["price"] is None else f"{product['price']:g} {product['currency'] or ''}".strip()
         )
-    if result.hits:
-        console.print(table)
+        start = f"{hit.score:.4f}  {id}{' ' * (wide - cell_len(id))}  "
+        title = plain(product["title"]).plain
+        if console.is_terminal:
+            room = max(_LEAST_TITLE, console.width - cell_len(start) - _PRICE_CELLS)
+            title = set_cell_size(
+                title if cell_len(title) <= room else f"{set_cell_size(title, room - 1)}…", room
+            )
+        print(f"{start}{title}  {plain(price).plain}".rstrip())
+        if details:
+            ranks = [
+                f"{name} {hit.why[f'{name}_rank']}"
+                for name in ("code", "vector", "text")
+                if f"{name}_rank" in hit.why
+            ]
+            wrote = (product["rationale"] or "").removeprefix(THINK).removesuffix(END_THINK)
+            said = {"category": product["category"], "wrote": wrote, "link": product["link"]}
+            for name, value in (*said.items(), ("ranks", ", ".join(ranks))):
+                if value:
+                    print(f"        {name}: {plain(value, 400).plain}")
     for note in result.notes or ([] if result.hits else ["nothing found"]):
-        console.print(plain(f"Note: {note}.", 400), style="dim")
+        console.print(plain(f"Note: {note}.", 400), style="dim", soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """A text letter for letter, but for what would move a terminal's cursor or turn its direction."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def show_tuning(tuning: Tuning, chosen: dict[str, Any], console: Console) -> None:
