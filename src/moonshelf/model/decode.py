@@ -19,6 +19,7 @@ from torch import Tensor
 
 from moonshelf.model.lookup import followers
 from moonshelf.model.modeling import Reading
+from moonshelf.model.repeats import Repeats
 
 if TYPE_CHECKING:
     from moonshelf.model.modeling import MoonModel
@@ -62,28 +63,40 @@ def decode(
     fed: bool = True,
     pick: Pick = greedy,
     gone: Callable[[int], bool] | None = None,
+    repeats: Repeats | None = None,
 ) -> list[Decoded]:
     """Write between `<think>` and `</think>` for each row of a batch that was read with its cache kept.
 
     `fed`: the last token of each row is `<think>` and was read in the prefill; else it is fed first.
     A row goes through: tokens … `</think>` and the tokens of `after` (at least one) in one pass, gone. At the
     prompt's `max_rationale_tokens` the closing token is forced. `gone` says of a row of the batch whether
-    nobody waits for it any more: it leaves at the next pass, and what is returned for it means nothing.
+    nobody waits for it any more: it leaves at the next pass, and what is returned for it means nothing. With
+    `repeats` a row that begins to repeat itself takes back what it wrote of that and closes the pair instead.
 
     A greedy choice is guessed ahead where few rows are left: a pass checks several tokens as quickly as one
     there. What is written is the same, but for ties within rounding.
     """
     prepare, device, n = model.prepare, model.device, len(batch.emb)
     banned = banned_tokens(model)
+
+    def chosen(logits: Tensor) -> tuple[list[int], list[int]]:
+        """The next token of each position, and the one that would close the pair there."""
+        logits = logits.float() + banned
+        closing = [prepare.end_think] * len(logits)
+        if repeats is not None:
+            semicolon = logits[:, repeats.semicolon] > logits[:, prepare.end_think]
+            closing = torch.where(semicolon, repeats.semicolon, prepare.end_think).tolist()
+        return pick(logits).tolist(), closing
+
     lines = [_Line() for _ in range(n)]
     guesser = _Guesser(model, batch, after) if pick is greedy else None
     attention, cache = batch.attention.long(), reading.cache
     position = attention.sum(1) + reading.deltas[:, 0]
     if fed:
         last = reading.states[torch.arange(n, device=device), batch.emb]
-        first = pick(model.logits(last).float() + banned).tolist()
-        for line, state, token in zip(lines, last, first, strict=True):
+        for line, state, token, close in zip(lines, last, *chosen(model.logits(last)), strict=True):
             line.states.append(state)
+            line.closing.append(close)
             line.token = token
     else:
         for line in lines:
@@ -110,14 +123,14 @@ def decode(
             use_cache=True,
             **{model.cache_name: cache},
         ).last_hidden_state
-        choices = pick(model.logits(states[real]).float() + banned).tolist()
+        choices = list(zip(*chosen(model.logits(states[real])), strict=True))
         stay, used, begin = [], [], 0
         for place, (row, feed) in enumerate(zip(active, feeds, strict=True)):
             choice, begin = choices[begin : begin + len(feed)], begin + len(feed)
             if gone is not None and gone(row):
                 lines[row].leave(states[place, 0])
                 continue
-            taken = _take(model, lines[row], feed, choice, states[place], len(after))
+            taken = _take(model, lines[row], feed, choice, states[place], len(after), repeats)
             if lines[row].final is None:
                 stay.append(place)
                 used.append(taken)
@@ -133,6 +146,11 @@ def decode(
                 attention[:, -width:] *= torch.arange(width, device=device)[None] < read[:, None]
             position = position + read
         active = [active[place] for place in stay]
+        for place, row in enumerate(active):
+            if back := lines[row].back:  # what was taken back stays in the cache, unseen too
+                attention[place, attention[place].nonzero()[-back:]] = 0
+                position[place] -= back
+                lines[row].back = 0
     return [line.decoded() for line in lines]
 
 
@@ -143,8 +161,15 @@ class _Line:
     token: int = 0
     ids: list[int] = field(default_factory=list)
     states: list[Tensor] = field(default_factory=list)
+    closing: list[int] = field(default_factory=list)  # after each number of tokens, what closes the pair
     truncated: bool = False
     final: Tensor | None = None
+    back: int = 0  # tokens that were taken back in this pass
+
+    def take_back(self, kept: int, token: int) -> None:
+        self.back = len(self.ids) - kept
+        self.ids, self.states = self.ids[:kept], self.states[: kept + 1]
+        self.closing, self.token = self.closing[: kept + 1], token
 
     def leave(self, state: Tensor) -> None:
         self.states.append(state)
@@ -156,12 +181,18 @@ class _Line:
 
 
 def _take(
-    model: MoonModel, line: _Line, feed: list[int], choice: list[int], states: Tensor, following: int
+    model: MoonModel,
+    line: _Line,
+    feed: list[int],
+    choice: list[tuple[int, int]],
+    states: Tensor,
+    following: int,
+    repeats: Repeats | None,
 ) -> int:
     """Take what was fed as far as the choices agree with it; returns how many tokens that were.
 
-    `choice[i]` (and `states[i]`) come from token i, whose right follower it is; `following` is how many
-    tokens stand after `</think>`.
+    `choice[i]` (and `states[i]`) come from token i, whose right follower it is, with the one that would close
+    the pair; `following` is how many tokens stand after `</think>`.
     """
     prepare, limit = model.prepare, model.prompt.max_rationale_tokens
     for place, token in enumerate(feed):
@@ -171,7 +202,12 @@ def _take(
             return len(feed)
         if token != prepare.think:
             line.ids.append(token)
-        line.token = choice[place]
+        line.token, close = choice[place]
+        line.closing.append(close)
+        if repeats is not None and (found := repeats.kept(line.ids, line.token)) is not None:
+            kept, ends = found
+            line.take_back(kept, prepare.end_think if ends else line.closing[kept])
+            return place + 1
         if len(line.ids) >= limit and line.token != prepare.end_think:
             line.token, line.truncated = prepare.end_think, True
         if place + 1 == len(feed) or feed[place + 1] != line.token:

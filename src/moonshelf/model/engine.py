@@ -30,6 +30,7 @@ from moonshelf import images
 from moonshelf.errors import Problem
 from moonshelf.model.decode import Pick, decode, greedy, reserved_tokens
 from moonshelf.model.modeling import Reading, normalise
+from moonshelf.model.repeats import Repeats
 from moonshelf.product import Product
 from moonshelf.prompts import END_THINK, THINK, read_rationale
 
@@ -441,9 +442,13 @@ def write(
     """Decode the rationales of a batch on its cache and compute the reasoned vectors.
 
     `fed`: the last token of each row is `<think>` and was read in the prefill; else it is fed first. At the
-    limit `</think>` is forced and the rationale counts as invalid. `gone`: see `decode`.
+    limit `</think>` is forced and the rationale counts as invalid. A greedy rationale does not repeat itself
+    (`repeats`). `gone`: see `decode`.
     """
-    decoded = decode(model, batch, reading, [model.prepare.emb], fed=fed, pick=pick, gone=gone)
+    repeats = Repeats(model.processor.tokenizer, model.prepare.end_think) if pick is greedy else None
+    decoded = decode(
+        model, batch, reading, [model.prepare.emb], fed=fed, pick=pick, gone=gone, repeats=repeats
+    )
     states = [d.states for d in decoded]
     rationale = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
     counts = torch.tensor([len(s) for s in states], device=model.device)
