@@ -142,3 +142,17 @@ def test_records_without_a_header_are_mapped_too(tmp_path: Path) -> None:
 def test_what_cannot_be_mapped_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="mapped"):
         h.products(h.write(tmp_path / "f.jsonld", h.JSONLD), fields={"x": "title"})
+
+
+def test_a_decimal_comma_in_a_feed_tells_what_a_point_is(tmp_path: Path) -> None:
+    path = h.write(tmp_path / "f.csv", "id;title;price_eur\n1;Mug;12,5\n2;Cup;1.299\n")
+    assert [p.price for p in h.products(path)] == [12.5, 1299.0]
+
+
+def test_a_second_column_of_one_name_serves_where_the_first_is_blank(tmp_path: Path) -> None:
+    path = h.write(
+        tmp_path / "f.csv",
+        "id,title,price,price,image,image\n1,Mug,,5,http://e.example/1,http://e.example/2\n",
+    )
+    (product,) = h.products(path)
+    assert (product.price, len(product.images)) == (5.0, 2)

@@ -48,6 +48,13 @@ def test_the_encoding_is_told_from_few_words(encoding: str, words: str) -> None:
     assert data.decode(encoding_of(data)) == text
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_a_mark_whatever_the_script(tmp_path: Path, encoding: str) -> None:
+    text = "id;title\n" + "".join(f"{n};Красная кружка большая\n" for n in range(50))
+    found = h.products(h.write(tmp_path / "f.csv", text, encoding))
+    assert (len(found), found[9].title) == (50, "Красная кружка большая")
+
+
 def test_a_guess_is_said_and_can_be_replaced(tmp_path: Path) -> None:
     path = h.write(tmp_path / "f.csv", "id,title\n1,Bőr cipő\n", "cp1250")
     assert any("windows-1252" in note and "--encoding" in note for note in check_feed(path).notes)

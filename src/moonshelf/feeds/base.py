@@ -89,6 +89,8 @@ class Source:
         self.name = path.name
         self.images_root = os.path.abspath(images_root or (path if path.is_dir() else path.parent))
         self.fields = dict(fields or {})
+        # Decimal signs of prices: where all are commas, `1.299` is 1299.
+        self.decimals: set[str] = set()
         self.said: set[str] = set()  # remarks on the whole feed
         self.notes: list[tuple[str, str]] = []  # (field, remark) of those that a reader has not given yet
         self.encoding = _encoding(encoding) if encoding else None

@@ -182,7 +182,9 @@ class Draft:
         if value is None or (isinstance(value, float) and value != value) or not str(value).strip():
             return
         try:
-            amount, written = values.price(value)
+            amount, written = values.price(value, comma=self.source.decimals == {","})
+            if isinstance(value, str) and (sign := re.search(r"\d([.,])\d\d?(?!\d)", value)):
+                self.source.decimals.add(sign[1])
         except ValueError as error:
             reason = str(error)
             if reason.startswith("negative"):

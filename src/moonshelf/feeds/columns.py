@@ -95,11 +95,12 @@ _NUMBERED_IMAGE = re.compile(
 )
 # What may stand in the name of a price column, with how likely it is what a shopper pays now.
 _PRICES = {
-    "price": 0, "current price": 1, "price amount": 1, "amount": 1, "our price": 1, "selling price": 1,
-    "preis": 1, "prix": 1, "precio": 1, "prezzo": 1, "prijs": 1, "preço": 1, "cena": 1, "pris": 1, "цена": 1,
-    "verkaufspreis": 1, "prix de vente": 1, "final price": 1, "discounted price": 2, "sale price": 2,
-    "sales price": 2, "special price": 2, "offer price": 2, "regular price": 4, "standard price": 4,
-    "start price": 4, "base price": 4, "list price": 5, "retail price": 6, "mrp": 6,
+    "price": 0, "current price": 1, "price amount": 1, "amount": 1, "our price": 1, "price new": 1,
+    "new price": 1, "selling price": 1, "preis": 1, "prix": 1, "precio": 1, "prezzo": 1, "prijs": 1,
+    "preço": 1, "cena": 1, "pris": 1, "цена": 1, "verkaufspreis": 1, "prix de vente": 1, "final price": 1,
+    "discounted price": 2, "sale price": 2, "sales price": 2, "special price": 2, "offer price": 2,
+    "regular price": 4, "standard price": 4, "start price": 4, "base price": 4, "list price": 5,
+    "retail price": 6, "mrp": 6,
 }  # fmt: skip
 LEAST = 9  # rank of the lowest price of a range
 _LEAST = frozenset(
@@ -291,9 +292,8 @@ def price_column(name: str) -> tuple[int, str | None] | None:
     if not _PRICED.search(name.lower()):
         return None
     code, rank, words = None, 0, []
-    for word in re.findall(
-        r"[^\s_\-/().:,\[\]]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.removeprefix("g:"))
-    ):
+    name = re.sub(r" \(\d+\)'*$", "", name.removeprefix("g:"))  # a second column of one name
+    for word in re.findall(r"[^\s_\-/().:,\[\]]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)):
         found = values.currency(word) if not word.isalpha() or len(word) == 3 else None
         if found and code is None and not (found in _WORDS and word.islower()):
             code = found

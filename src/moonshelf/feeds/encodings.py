@@ -62,8 +62,10 @@ def encoding_of(head: bytes) -> str:
             return name
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and (len(head) < 8 or b"\0" in head):
         return "utf-16"  # text with ASCII in it has zero bytes; without, two stray bytes lead it
-    pairs = head[: len(head) // 2 * 2][:4096]
-    if len(pairs) >= 8:
+    for pairs in (head[:64], head[:4096]):  # the header may be all that is ASCII
+        pairs = pairs[: len(pairs) // 2 * 2]
+        if len(pairs) < 8:
+            break
         even, odd = pairs[::2].count(0), pairs[1::2].count(0)
         half = len(pairs) // 2
         if odd > 0.4 * half and even < 0.05 * half:

@@ -24,8 +24,8 @@ _SYMBOLS: dict[str, str | None] = {
     "MEX$": "MXN", "ZŁ": "PLN", "ZL": "PLN", "KČ": "CZK", "KC": "CZK", "FT": "HUF", "RM": "MYR", "RP": "IDR",
     "₱": "PHP", "R": "ZAR", "S/": "PEN", "LEI": "RON", "LEU": "RON", "ЛВ": "BGN", "SFR": "CHF", "KSH": "KES",
     "₦": "NGN", "₵": "GHS", "GH₵": "GHS", "AED": "AED", "SR": "SAR", "QR": "QAR", "KR": None, "KRONER": None,
-    "KRONOR": None, "FR": None, "DH": None, "DHS": None, "DIN": None, "PESOS": None, "SKR": "SEK",
-    "NKR": "NOK", "DKR": "DKK", "IKR": "ISK",
+    "KRONOR": None, "FR": None, "DH": None, "DHS": None, "DIN": None, "PESOS": None, "ريال": None,
+    "درهم": None, "دينار": None, "جنيه": None, "SKR": "SEK", "NKR": "NOK", "DKR": "DKK", "IKR": "ISK",
 }  # fmt: skip
 _RETIRED = frozenset(("BGN", "HRK", "ANG", "SLL", "ZWL", "CUC", "VEF", "LTL", "LVL", "EEK", "SKK"))
 _THREE_DECIMALS = frozenset(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"))
@@ -97,12 +97,13 @@ _PLAIN = str.maketrans({
 })  # fmt: skip
 
 
-def price(value: Any) -> tuple[float, str | None]:
+def price(value: Any, *, comma: bool = False) -> tuple[float, str | None]:
     """Amount and ISO 4217 code (None if not written or not clear) of `12,99 EUR`, `US $1,299.00`, `.99`, 5.0.
 
     One separator before exactly three digits groups thousands if a currency is written (`1.299 EUR`), but
-    `1.299` alone is a machine's decimal fraction. Raises ValueError for ranges, several amounts and unknown
-    words; so do negative prices, with a reason that begins with "negative".
+    `1.299` alone is a machine's decimal fraction, unless other prices of the feed have a decimal `comma`.
+    Raises ValueError for ranges, several amounts and unknown words; so do negative prices, with a reason that
+    begins with "negative".
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         amount = _as_float(value)
@@ -124,7 +125,7 @@ def price(value: Any) -> tuple[float, str | None]:
         beside = _beside(before, after)
         if beside is not None:
             code, named = beside
-            amount_read = _number(number[0], code, named)
+            amount_read = _number(number[0], code, named or comma)
             if amount_read is not None and amount_read < 1e12:
                 return amount_read, code
     raise ValueError(f"the price {written!r} is not understood")
