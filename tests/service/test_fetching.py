@@ -43,7 +43,7 @@ def hanging_host(says: bytes = b"") -> Iterator[tuple[int, list[socket.socket]]]
 def fetches(folder: Path, port: int, **settings: Any) -> Iterator[TestClient]:
     """An application that may fetch from this machine."""
     with serving(folder, remote_hosts=("127.0.0.1", "localhost"), **settings) as client:
-        fetcher = client.app.state.shelf.fetching._fetcher  # type: ignore[attr-defined]
+        fetcher = client.app.state.service.fetching._fetcher  # type: ignore[attr-defined]
         from ipaddress import ip_network
 
         fetcher.allow_networks = [ip_network("127.0.0.0/8"), ip_network("::1/128")]

@@ -135,7 +135,7 @@ def test_a_defect_is_logged_and_not_shown(
         async def broken(*_: Any, **__: Any) -> None:
             raise ZeroDivisionError("the secret of the house")
 
-        monkeypatch.setattr(app.state.shelf, "encode", broken)
+        monkeypatch.setattr(app.state.service, "encode", broken)
         with caplog.at_level(logging.ERROR, "moonshelf.service"):
             reply = client.post("/v1/embeddings", json=EMBED)
         assert reply.status_code == 500
@@ -148,7 +148,7 @@ class Stuck:
     """Holds the model's thread until let go."""
 
     def __init__(self, app: Any) -> None:
-        self.kind = app.state.shelf.batcher.kinds["off"]
+        self.kind = app.state.service.batcher.kinds["off"]
         self.go, self.asked = threading.Event(), []  # type: ignore[var-annotated]
         self.inside = threading.Event()
         run = self.kind.run
@@ -257,16 +257,16 @@ def test_it_is_not_ready_before_it_is(embedded: Path, monkeypatch: pytest.Monkey
     from serviceapp import ready
 
     from moonshelf.service.app import create_app
+    from moonshelf.service.catalogue_service import CatalogueService
     from moonshelf.service.settings import Settings
-    from moonshelf.service.shelf import Shelf
 
-    wait, load = threading.Event(), Shelf.open
+    wait, load = threading.Event(), CatalogueService.open
 
-    def slow(self: Shelf, extra: Any) -> None:
+    def slow(self: CatalogueService, extra: Any) -> None:
         assert wait.wait(20)
         load(self, extra)
 
-    monkeypatch.setattr(Shelf, "open", slow)
+    monkeypatch.setattr(CatalogueService, "open", slow)
     with TestClient(
         create_app(Settings(folder=embedded, creative_model="off")), "http://localhost"
     ) as client:

@@ -95,8 +95,14 @@ def test_while_a_picture_host_hangs(running: Running) -> None:
 @pytest.mark.parametrize(
     ("module", "owner", "name", "path", "body"),
     [
-        ("service.shelf", "Shelf", "_prepare", "embeddings", {"input": "a"}),
-        ("service.shelf", "Shelf", "_store", "products", {"products": [{"id": "x", "title": "y"}]}),
+        ("service.catalogue_service", "CatalogueService", "_prepare", "embeddings", {"input": "a"}),
+        (
+            "service.catalogue_service",
+            "CatalogueService",
+            "_store",
+            "products",
+            {"products": [{"id": "x", "title": "y"}]},
+        ),
         ("catalogue.search", "Catalogue", "search", "search", {"text": "a", "mode": "text"}),
     ],
 )
@@ -112,7 +118,7 @@ def test_while_a_thread_hangs(
 
 @pytest.mark.slow
 def test_while_the_model_is_loaded(running: Running) -> None:
-    stuck = STUCK.format(module="service.shelf", owner="Shelf", name="open")
+    stuck = STUCK.format(module="service.catalogue_service", owner="CatalogueService", name="open")
     process, address = running(before=stuck, ready=False)
 
     def alive() -> bool:

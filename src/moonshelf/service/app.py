@@ -26,13 +26,13 @@ from moonshelf.errors import UserError
 from moonshelf.service import routes, schemas
 from moonshelf.service.batcher import Expired, Overloaded, Stopped
 from moonshelf.service.body import Refused
+from moonshelf.service.catalogue_service import CatalogueService
+from moonshelf.service.creative_service import CreativeService, Unavailable
 from moonshelf.service.inputs import BadInput
 from moonshelf.service.keys import KeyRing
 from moonshelf.service.middleware import Middleware, error_body
 from moonshelf.service.monitor import CONTENT_TYPE, Monitor
 from moonshelf.service.settings import Settings
-from moonshelf.service.shelf import Shelf
-from moonshelf.service.studio import Studio, Unavailable
 
 log = logging.getLogger("moonshelf.service")
 
@@ -51,16 +51,16 @@ def create_app(settings: Settings, on_failure: Callable[[Exception], None] | Non
     """
     monitor = Monitor()
     keys = KeyRing.load(settings.keys_file) if settings.keys_file is not None else None
-    shelf = Shelf(settings, monitor)
-    studio = Studio(settings.creative_model, settings.batch_tokens)
+    service = CatalogueService(settings, monitor)
+    judging = CreativeService(settings.creative_model, settings.batch_tokens)
 
     def load() -> None:
-        shelf.open(studio.open())
-        studio.attach(shelf.batcher)
+        service.open(judging.open())
+        judging.attach(service.batcher)
 
     async def start(app: FastAPI) -> None:
         try:
-            await shelf.pools.run("write", load)
+            await service.pools.run("write", load)
         except Exception as error:
             log.error("the service cannot start: %s", error)
             app.state.phase = "failed"
@@ -68,7 +68,7 @@ def create_app(settings: Settings, on_failure: Callable[[Exception], None] | Non
                 on_failure(error)
         else:
             app.state.phase = "ready"
-            log.info("ready", extra={"products": len(shelf.catalogue), "model": shelf.name})
+            log.info("ready", extra={"products": len(service.catalogue), "model": service.name})
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -76,14 +76,14 @@ def create_app(settings: Settings, on_failure: Callable[[Exception], None] | Non
         yield
         phase, app.state.phase = app.state.phase, "stopping"
         if phase == "ready":
-            await shelf.close()
+            await service.close()
         loading.cancel()  # nobody waits for a model that is being loaded
 
     app = FastAPI(
         title="Moonshelf", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
         description="Product embeddings with reasons, search, duplicates, and creatives compared.",
     )  # fmt: skip
-    app.state.settings, app.state.shelf, app.state.studio = settings, shelf, studio
+    app.state.settings, app.state.service, app.state.judging = settings, service, judging
     app.state.monitor = monitor
     app.state.phase = "loading"
     app.include_router(routes.router)
@@ -131,8 +131,10 @@ def _around(app: FastAPI, monitor: Monitor) -> None:
     async def ready(response: Response) -> schemas.Ready:
         """Requests are answered."""
         if app.state.phase == "ready":
-            shelf: Shelf = app.state.shelf
-            return schemas.Ready(status="ready", queued=shelf.batcher.waiting, products=len(shelf.catalogue))
+            service: CatalogueService = app.state.service
+            return schemas.Ready(
+                status="ready", queued=service.batcher.waiting, products=len(service.catalogue)
+            )
         response.status_code = 503
         status = "stopping" if app.state.phase == "stopping" else "loading"
         return schemas.Ready(status=status, queued=0, products=0)  # type: ignore[arg-type]
@@ -214,8 +216,8 @@ def _errors(app: FastAPI) -> None:
 
 
 def _public(request: Request, error: Exception) -> str:
-    shelf: Shelf = request.app.state.shelf
-    return shelf.public(str(error))
+    service: CatalogueService = request.app.state.service
+    return service.public(str(error))
 
 
 def _path(error: Any) -> str | None:

@@ -200,7 +200,7 @@ async def aside(request: Request, function: Callable[..., Any], /, *args: Any) -
     """`function(*args)`; in a thread for a large request, so that others are answered in between."""
     if request.state.held.bytes <= SMALL:
         return function(*args)
-    pools: Pools = request.app.state.shelf.pools
+    pools: Pools = request.app.state.service.pools
     return await pools.run("parse", function, *args)
 
 

@@ -1,4 +1,4 @@
-"""The routes below /v1: each takes a request apart, calls shelf or studio, and puts a reply together."""
+"""The routes below /v1: each takes a request apart, calls one of the two services, and puts a reply together."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from moonshelf.prompts import read_rationale
 from moonshelf.service import review_schemas as r
 from moonshelf.service import schemas as s
 from moonshelf.service.body import BodyRoute, Held, aside
+from moonshelf.service.catalogue_service import CatalogueService, Encoded
+from moonshelf.service.creative_service import CreativeService, creative
 from moonshelf.service.inputs import BadInput, picture, product_of, products_of
 from moonshelf.service.settings import Settings
-from moonshelf.service.shelf import Encoded, Shelf
-from moonshelf.service.studio import Studio, creative
 from moonshelf.service.views import COLUMNS, findings, view, views_of, weights
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -49,9 +49,9 @@ Limit = Annotated[int, Query(ge=1, le=100)]
 Offset = Annotated[int, Query(ge=0, le=1_000_000)]
 
 
-def shelf_of(request: Request) -> Shelf:
-    shelf: Shelf = request.app.state.shelf
-    return shelf
+def service_of(request: Request) -> CatalogueService:
+    service: CatalogueService = request.app.state.service
+    return service
 
 
 def _deadline(request: Request) -> float:
@@ -74,20 +74,20 @@ def _most(given: int, most: int, param: str) -> None:
 @router.get("/models")
 async def models(request: Request) -> s.ModelsReply:
     """The served model, in OpenAI's form."""
-    return s.ModelsReply(data=[_card(shelf_of(request))])
+    return s.ModelsReply(data=[_card(service_of(request))])
 
 
 @router.get("/models/{id:path}", responses=NOT_FOUND)
 async def model(request: Request, id: str) -> s.ModelCard:
     """The served model, if that is its name."""
-    card = _card(shelf_of(request))
+    card = _card(service_of(request))
     if id != card.id:
         raise HTTPException(404, f"this service has the model {card.id}, not {id[:200]}")
     return card
 
 
-def _card(shelf: Shelf) -> s.ModelCard:
-    return s.ModelCard(id=shelf.name, dimensions=shelf.model.dim, fingerprint=shelf.model.fingerprint)
+def _card(service: CatalogueService) -> s.ModelCard:
+    return s.ModelCard(id=service.name, dimensions=service.model.dim, fingerprint=service.model.fingerprint)
 
 
 @router.post("/embeddings", responses=NOT_FOUND)
@@ -97,23 +97,23 @@ async def embeddings(request: Request, asked: s.EmbeddingsRequest) -> s.Embeddin
     `dimensions` cuts a vector to its first numbers and makes it a unit vector again, which the model was
     trained for (Matryoshka). Model names are compared: a client that expects another model gets an error.
     """
-    shelf = shelf_of(request)
-    if asked.model not in (None, "", shelf.name):
-        raise HTTPException(404, f"this service has the model {shelf.name}, not {asked.model}")
-    dim = asked.dimensions or shelf.model.dim
-    if dim > shelf.model.dim:
-        raise BadInput("dimensions", f"the model has {shelf.model.dim} dimensions")
+    service = service_of(request)
+    if asked.model not in (None, "", service.name):
+        raise HTTPException(404, f"this service has the model {service.name}, not {asked.model}")
+    dim = asked.dimensions or service.model.dim
+    if dim > service.model.dim:
+        raise BadInput("dimensions", f"the model has {service.model.dim} dimensions")
     products = await aside(request, products_of, asked)
-    _most(len(products), shelf.settings.max_items, "input")
-    products = [await shelf.fetched(p, f"input.{i}", _held(request)) for i, p in enumerate(products)]
+    _most(len(products), service.settings.max_items, "input")
+    products = [await service.fetched(p, f"input.{i}", _held(request)) for i, p in enumerate(products)]
     data, read, wrote = [], 0, 0
-    for i, one in enumerate(await shelf.encode(products, asked.reason, _deadline(request))):
+    for i, one in enumerate(await service.encode(products, asked.reason, _deadline(request))):
         if isinstance(one, Problem):
             raise BadInput(f"input.{i}", one.reason)
         read, wrote = read + one.read_tokens, wrote + one.written.tokens
         data.append(_embedding(i, one, dim, asked.encoding_format))
     usage = s.Usage(prompt_tokens=read, completion_tokens=wrote, total_tokens=read + wrote)
-    return s.EmbeddingsReply(data=data, model=shelf.name, usage=usage)
+    return s.EmbeddingsReply(data=data, model=service.name, usage=usage)
 
 
 def _embedding(index: int, one: Encoded, dim: int, form: str) -> s.Embedding:
@@ -141,18 +141,18 @@ def _embedding(index: int, one: Encoded, dim: int, form: str) -> s.Embedding:
 @router.post("/search", responses=NOT_FOUND)
 async def search(request: Request, asked: s.SearchRequest) -> s.SearchReply:
     """Products by words, a picture, both, or like another; filtered, with counts for the filters."""
-    shelf = shelf_of(request)
+    service = service_of(request)
     if asked.text is None and asked.image is None and asked.like is None:
         raise BadInput("text", "give words (text), a picture (image), or the id of a product (like)")
     query = None
     if asked.like is None:
         pictures = (await aside(request, picture, asked.image, "image"),) if asked.image else ()
         given = Product(id="query", title=asked.text or "", images=pictures)
-        query = await shelf.fetched(given, "image", _held(request))
+        query = await service.fetched(given, "image", _held(request))
     elif asked.text is not None or asked.image is not None:
         raise BadInput("like", "like stands alone: leave text and image out")
     where = to_condition(asked.filters.model_dump(exclude_defaults=True))
-    found = await shelf.search(
+    found = await service.search(
         query, like=asked.like, k=asked.offset + asked.limit + 1, where=where, mode=asked.mode,
         reason=asked.reason, deadline=_deadline(request),
     )  # fmt: skip
@@ -160,16 +160,16 @@ async def search(request: Request, asked: s.SearchRequest) -> s.SearchReply:
         s.SearchHit(score=hit.score, why=s.Why(**hit.why), product=view(hit.product))  # type: ignore[arg-type]
         for hit in found.hits[asked.offset : asked.offset + asked.limit]
     ]
-    counted = await _facets(shelf, where) if asked.facets else None
+    counted = await _facets(service, where) if asked.facets else None
     return s.SearchReply(
-        mode=found.mode, notes=list(map(shelf.public, found.notes)), hits=hits, offset=asked.offset,
+        mode=found.mode, notes=list(map(service.public, found.notes)), hits=hits, offset=asked.offset,
         more=len(found.hits) > asked.offset + asked.limit, facets=counted,
     )  # fmt: skip
 
 
-async def _facets(shelf: Shelf, where: Condition | None) -> s.Facets:
-    found: overview.Facets = await shelf.pools.run(
-        "scan", shelf.remembered, "facets", functools.partial(overview.facets, shelf.store), where
+async def _facets(service: CatalogueService, where: Condition | None) -> s.Facets:
+    found: overview.Facets = await service.pools.run(
+        "scan", service.remembered, "facets", functools.partial(overview.facets, service.store), where
     )
     return s.Facets(
         total=found.total, price_min=found.price_min, price_max=found.price_max,
@@ -186,12 +186,12 @@ async def _facets(shelf: Shelf, where: Condition | None) -> s.Facets:
 @router.post("/products")
 async def upsert(request: Request, asked: s.UpsertRequest) -> s.UpsertReply:
     """Store products, new or changed. When the reply comes they are durable; bad ones are in `problems`."""
-    shelf = shelf_of(request)
-    _most(len(asked.products), shelf.settings.max_items, "products")
-    products, problems = await aside(request, _products, asked.products, shelf.settings.max_images)
+    service = service_of(request)
+    _most(len(asked.products), service.settings.max_items, "products")
+    products, problems = await aside(request, _products, asked.products, service.settings.max_images)
     done, more = Counter[str](), list[Problem]()
     if products:
-        done, more = await shelf.put(products, asked.allow_text_only, _held(request), _deadline(request))
+        done, more = await service.put(products, asked.allow_text_only, _held(request), _deadline(request))
     return s.UpsertReply(
         new=done["new"], changed=done["changed"], metadata_only=done["metadata"], unchanged=done["unchanged"],
         problems=_rows(sorted([*problems, *more], key=lambda one: int(one.row))),
@@ -217,19 +217,19 @@ def _products(given: list[s.ProductIn], max_images: int) -> tuple[list[tuple[int
 @router.post("/products/delete")
 async def delete_many(request: Request, asked: s.DeleteRequest) -> s.DeleteReply:
     """Remove products by id; durable when the reply comes."""
-    shelf = shelf_of(request)
-    _most(len(asked.ids), shelf.settings.max_items, "ids")
+    service = service_of(request)
+    _most(len(asked.ids), service.settings.max_items, "ids")
     ids = list(dict.fromkeys(asked.ids))
-    gone = set(await shelf.remove(ids))
+    gone = set(await service.remove(ids))
     return s.DeleteReply(deleted=len(gone), unknown=[id for id in ids if id not in gone])
 
 
 @router.get("/products/{id:path}", responses=NOT_FOUND)
 async def product(request: Request, id: str) -> s.ProductView:
     """One product as it is stored."""
-    shelf = shelf_of(request)
+    service = service_of(request)
     id = _valid(id)
-    rows = await shelf.pools.run("read", lambda: shelf.store.rows([key_of(id)], COLUMNS).to_pylist())
+    rows = await service.pools.run("read", lambda: service.store.rows([key_of(id)], COLUMNS).to_pylist())
     if not rows or rows[0]["id"] != id:
         raise HTTPException(404, f"there is no product with the id {id[:256]}")
     return view(rows[0])
@@ -239,7 +239,7 @@ async def product(request: Request, id: str) -> s.ProductView:
 async def delete(request: Request, id: str) -> s.DeleteReply:
     """Remove one product; durable when the reply comes."""
     id = _valid(id)
-    if not await shelf_of(request).remove([id]):
+    if not await service_of(request).remove([id]):
         raise HTTPException(404, f"there is no product with the id {id[:256]}")
     return s.DeleteReply(deleted=1, unknown=[])
 
@@ -247,8 +247,8 @@ async def delete(request: Request, id: str) -> s.DeleteReply:
 @router.get("/thumbnails/{key}.jpg", response_class=Response, responses=NOT_FOUND)
 async def thumbnail(request: Request, key: Annotated[int, PathParam(ge=0, lt=2**63)]) -> Response:
     """A product's first picture: re-encoded when it was stored, small, without metadata."""
-    shelf = shelf_of(request)
-    rows = await shelf.pools.run("read", lambda: shelf.store.rows([key], ["thumbnail"]).to_pylist())
+    service = service_of(request)
+    rows = await service.pools.run("read", lambda: service.store.rows([key], ["thumbnail"]).to_pylist())
     if not rows or rows[0]["thumbnail"] is None:
         raise HTTPException(404, "there is no such picture")
     headers = {"cache-control": "private, max-age=300"}
@@ -268,23 +268,25 @@ async def duplicates(
     limit: Limit = 20,
 ) -> r.DuplicatesReply:
     """Products that may be in the catalogue twice, with the evidence; nothing is merged."""
-    shelf = shelf_of(request)
-    report: DuplicateReport = await shelf.pools.run(
-        "scan", shelf.remembered, "duplicates",
-        lambda score: shelf.catalogue.duplicates(min_score=score), min_score,
+    service = service_of(request)
+    report: DuplicateReport = await service.pools.run(
+        "scan", service.remembered, "duplicates",
+        lambda score: service.catalogue.duplicates(min_score=score), min_score,
     )  # fmt: skip
-    said = await shelf.pools.run("read", feedback.latest, shelf.settings.folder, "duplicate")
+    said = await service.pools.run("read", feedback.latest, service.settings.folder, "duplicate")
     open_groups = [
         group for group in report.groups
         if reviewed or not all(frozenset((pair.a, pair.b)) in said for pair in group.pairs)
     ]  # fmt: skip
     wanted = [group for group in open_groups if group.kind in (kind or KINDS)]
     shown = wanted[offset : offset + limit]
-    views = await shelf.pools.run("read", views_of, shelf.store, [id for group in shown for id in group.ids])
+    views = await service.pools.run(
+        "read", views_of, service.store, [id for group in shown for id in group.ids]
+    )
     counts = Counter(group.kind for group in open_groups)
     return r.DuplicatesReply(
         total=len(wanted), counts={name: counts[name] for name in KINDS}, offset=offset,
-        notes=list(map(shelf.public, report.notes)), groups=[_group(group, views, said) for group in shown],
+        notes=list(map(service.public, report.notes)), groups=[_group(group, views, said) for group in shown],
     )  # fmt: skip
 
 
@@ -304,9 +306,9 @@ def _group(group: Group, views: dict[str, s.ProductView], said: Any) -> r.Duplic
 @router.post("/feedback")
 async def leave_feedback(request: Request, asked: r.FeedbackRequest) -> r.FeedbackReply:
     """Keep what a person says of a result; durable when the reply comes."""
-    shelf = shelf_of(request)
-    entry = await shelf.pools.run(
-        "write", feedback.add, shelf.settings.folder, kind=asked.kind, subject=asked.subject,
+    service = service_of(request)
+    entry = await service.pools.run(
+        "write", feedback.add, service.settings.folder, kind=asked.kind, subject=asked.subject,
         verdict=asked.verdict, note=asked.note, by=request.state.key,
     )  # fmt: skip
     return r.FeedbackReply(stored=_review(entry))
@@ -320,9 +322,9 @@ async def read_feedback(
     limit: Limit = 50,
 ) -> r.FeedbackList:
     """What people said, newest first."""
-    shelf = shelf_of(request)
-    total, entries = await shelf.pools.run(
-        "read", feedback.entries, shelf.settings.folder, kind=kind, limit=limit, offset=offset
+    service = service_of(request)
+    total, entries = await service.pools.run(
+        "read", feedback.entries, service.settings.folder, kind=kind, limit=limit, offset=offset
     )
     return r.FeedbackList(total=total, entries=[_review(entry) for entry in entries])
 
@@ -340,18 +342,18 @@ def _review(entry: Any) -> r.Review:
 @router.get("/creatives")
 async def judge(request: Request) -> r.JudgeReply:
     """The judge of this service, or why it has none."""
-    studio: Studio = request.app.state.studio
-    return r.JudgeReply(judge=studio.judge, why="" if studio.judge else studio.why)
+    judging: CreativeService = request.app.state.judging
+    return r.JudgeReply(judge=judging.judge, why="" if judging.judge else judging.why)
 
 
 @router.post("/creatives/compare", responses=NO_JUDGE)
 async def compare(request: Request, asked: r.CompareRequest) -> r.CompareReply:
     """Which of two images a shopper would rather click, how sure the judge is, and why."""
-    studio: Studio = request.app.state.studio
+    judging: CreativeService = request.app.state.judging
     a, b = await _creatives(request, [asked.a, asked.b], ("a", "b"))
     words = {"title": asked.title, "interest": tuple(asked.interest)}
     pair = Pair(id="pair", product_id="product", a=a, b=b, **words)  # type: ignore[arg-type]
-    judged = await studio.compare(pair, _deadline(request))
+    judged = await judging.compare(pair, _deadline(request))
     sides: dict[str | None, tuple[Literal["a", "b"] | None, str | None]] = {
         "A": ("a", a.id), "B": ("b", b.id), None: (None, None),
     }  # fmt: skip
@@ -359,14 +361,14 @@ async def compare(request: Request, asked: r.CompareRequest) -> r.CompareReply:
     return r.CompareReply(
         verdict=verdict, winner=winner, p=judged.p, p_first=judged.p_first, p_second=judged.p_second,
         abstained=judged.abstained, flags=list(judged.flags), findings=findings(judged.assessment),
-        judge=studio.judge, note=studio.note,
+        judge=judging.judge, note=judging.note,
     )  # fmt: skip
 
 
 @router.post("/creatives/rank", responses=NO_JUDGE)
 async def rank(request: Request, asked: r.RankRequest) -> r.RankReply:
     """An order of two or more images of one product, from comparisons of pairs."""
-    studio: Studio = request.app.state.studio
+    judging: CreativeService = request.app.state.judging
     settings: Settings = request.app.state.settings
     _most(len(asked.creatives), settings.max_images, "creatives")
     if len({one.id for one in asked.creatives}) != len(asked.creatives):
@@ -377,7 +379,7 @@ async def rank(request: Request, asked: r.RankRequest) -> r.RankReply:
         id="request", product_id="product", title=asked.title, interest=tuple(asked.interest),
         creatives=tuple(found),
     )  # fmt: skip
-    ranking = await studio.rank(campaign, asked.budget, shelf_of(request).pools, _deadline(request))
+    ranking = await judging.rank(campaign, asked.budget, service_of(request).pools, _deadline(request))
     text, remarks = None, list[Problem]()
     if asked.export is not None:
         text, remarks = ranked.exported(
@@ -401,18 +403,18 @@ async def rank(request: Request, asked: r.RankRequest) -> r.RankReply:
         ],
         winner=ranking.winner, clear=ranking.clear, identical=[list(group) for group in ranking.identical],
         unjudged=list(ranking.unjudged), pairs=pairs, problems=[remark.reason for remark in remarks],
-        judge=studio.judge, note=studio.note, export=text,
+        judge=judging.judge, note=judging.note, export=text,
     )  # fmt: skip
 
 
 async def _creatives(request: Request, given: list[r.CreativeIn], params: tuple[str, ...]) -> list[Any]:
-    shelf = shelf_of(request)
+    service = service_of(request)
     made = []
     for one, param in zip(given, params, strict=True):
         ref = await aside(request, picture, one.image, f"{param}.image")
-        whole = await shelf.fetched(Product(id="creative", images=(ref,)), f"{param}.image", _held(request))
+        whole = await service.fetched(Product(id="creative", images=(ref,)), f"{param}.image", _held(request))
         made.append(
-            await shelf.pools.run("picture", creative, one.id, whole.images[0], one.text, f"{param}.image")
+            await service.pools.run("picture", creative, one.id, whole.images[0], one.text, f"{param}.image")
         )
     return made
 
@@ -423,16 +425,16 @@ async def _creatives(request: Request, given: list[r.CreativeIn], params: tuple[
 @router.get("/catalogue")
 async def catalogue(request: Request) -> r.CatalogueReply:
     """Numbers of the whole catalogue: coverage, conflicts between title and picture, what was set aside."""
-    shelf = shelf_of(request)
-    seen: overview.Overview = await shelf.pools.run(
-        "scan", shelf.remembered, "dashboard", lambda: overview.dashboard(shelf.store)
+    service = service_of(request)
+    seen: overview.Overview = await service.pools.run(
+        "scan", service.remembered, "dashboard", lambda: overview.dashboard(service.store)
     )
-    index, note = await shelf.pools.run("read", shelf.catalogue.index_state)
-    views = await shelf.pools.run("read", views_of, shelf.store, [one.id for one in seen.conflicts])
+    index, note = await service.pools.run("read", service.catalogue.index_state)
+    views = await service.pools.run("read", views_of, service.store, [one.id for one in seen.conflicts])
     return r.CatalogueReply(
         products=seen.products, with_picture=seen.with_picture, reasoned=seen.reasoned,
-        rationales_valid=seen.rationales_valid, model=shelf.name, fingerprint=seen.fingerprint,
-        reason=seen.reason, store_version=seen.store_version, index=index, index_note=shelf.public(note),
+        rationales_valid=seen.rationales_valid, model=service.name, fingerprint=seen.fingerprint,
+        reason=seen.reason, store_version=seen.store_version, index=index, index_note=service.public(note),
         coverage=[r.Coverage(field=f, filled=n, share=n / max(1, seen.products)) for f, n in seen.coverage],
         categories=[s.FacetValue(value=v, count=n) for v, n in seen.categories],
         weights=weights(seen.weights) if seen.weights is not None else None,
@@ -441,7 +443,7 @@ async def catalogue(request: Request) -> r.CatalogueReply:
             for one in seen.conflicts if one.id in views
         ],
         conflicts_total=seen.conflicts_total, broken=_rows(seen.broken), broken_total=seen.broken_total,
-        feedback=await shelf.pools.run("read", feedback.counts, shelf.settings.folder),
+        feedback=await service.pools.run("read", feedback.counts, service.settings.folder),
     )  # fmt: skip
 
 

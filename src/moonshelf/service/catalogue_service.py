@@ -86,7 +86,7 @@ class _Change:
     done: asyncio.Future[upsert.Committed]
 
 
-class Shelf:
+class CatalogueService:
     """The catalogue of `settings.folder` with its model. `open` loads it, `close` ends its threads."""
 
     def __init__(self, settings: Settings, monitor: Monitor) -> None:

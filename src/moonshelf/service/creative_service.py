@@ -38,7 +38,7 @@ class Unavailable(Exception):
     """The service has no judge; the message says why."""
 
 
-class Studio:
+class CreativeService:
     """The judge of creatives, by the name of a backend; `off` is none."""
 
     def __init__(self, name: str, budget: int) -> None:
