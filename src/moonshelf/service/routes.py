@@ -1,4 +1,4 @@
-"""The routes below /v1: each takes a request apart, calls one of the two services, and puts a reply together."""
+"""The routes below /v1: each takes a request apart, calls one of two services, and puts a reply together."""
 
 from __future__ import annotations
 
