@@ -18,6 +18,7 @@ import helpers as h
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_shops import CASES as EXPORTS
 
 from moonshelf.errors import UserError
 from moonshelf.feeds import DIALECTS, read_rows
@@ -248,3 +249,39 @@ def test_any_bytes_end_in_rows_or_one_sentence(dialect: str, data: bytes) -> Non
             list(read_rows(path, dialect))
         except UserError as error:
             assert "\n" not in str(error)
+
+
+@fuzz
+@given(st.sampled_from(sorted(EXPORTS)), st.data())
+def test_a_damaged_export_has_an_outcome_for_each_record(name: str, data: st.DataObject) -> None:
+    """Rows lost, out of order, twice; cells blank or foreign; columns gone; another delimiter and encoding."""
+    lines = list(csv.reader(io.StringIO(EXPORTS[name][0]), delimiter=delimiter_of(EXPORTS[name][0])))
+    header = next(
+        at for at, line in enumerate(lines) if len(line) > 5 and all(line[:3]) and "=" not in line[1]
+    )
+    head, rows = lines[header], [line for line in lines[header + 1 :] if line]
+    rows = data.draw(st.lists(st.sampled_from(rows), min_size=1, max_size=12))
+    gone = data.draw(st.sets(st.integers(0, len(head) - 1), max_size=3))
+    cells = [
+        [data.draw(CELLS) if data.draw(st.integers(0, 9)) == 0 else cell for cell in line] for line in rows
+    ]
+    table = [[cell for at, cell in enumerate(line) if at not in gone] for line in [head, *cells]]
+    out = io.StringIO()
+    delimiter = data.draw(st.sampled_from(",;\t"))
+    csv.writer(out, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL).writerows(table)
+    encoding = data.draw(st.sampled_from(("utf-8", "utf-16", "cp1252")))
+    with tempfile.TemporaryDirectory() as folder:
+        path = h.write(Path(folder) / "feed.csv", out.getvalue().encode(encoding, "replace"))
+        try:
+            found = list(read_rows(path, "csv"))
+        except UserError as error:
+            assert "\n" not in str(error)
+            return
+        for row in found:
+            fatal = [problem for problem in row.problems if problem.fatal]
+            assert len(fatal) == (row.product is None and row.records > 0)
+        assert sum(row.records for row in found) == len(filled(table[1:]))
+
+
+def delimiter_of(text: str) -> str:
+    return max(",;\t", key=text.count)
