@@ -38,7 +38,7 @@ COLUMNS = (  # what a condition may name, in the order in which messages list th
 # fmt: on
 SIGNS = ("=", "!=", "<", "<=", ">", ">=")
 MAX_COMPARISONS, MAX_DEPTH, MAX_VALUES, MAX_SQL = 100, 20, 1_000, 1_000_000
-MAX_LOOKUPS = 10  # of attributes by key: each reads the JSON of every row
+MAX_LOOKUPS = 4  # of attributes by key: each reads the JSON of every row
 MAX_PATTERN = 500  # characters of a LIKE
 _META = re.compile(r"[\\.+*?()|\[\]{}^$#&~-]")  # signs of the engine's regular expressions
 _PATHS = 20  # in one expression: the engine refuses those that compile to more than 10 MB
