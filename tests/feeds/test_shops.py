@@ -61,6 +61,7 @@ Color,COLOR,#ff0000:Red;#0000ff:Blue,Acme
 h1,Variant,,,,,T-R,,,0,,,,3,,,,#ff0000:Red,
 h1,Variant,,,,,T-B,,,0,,,,3,,,,#0000ff:Blue,
 h2,Product,Mug,,https://e.example/mug.jpg,,,,5,,true,PERCENT,0,InStock,,,,,
+,Product,Mug,,https://e.example/mug.jpg,,M-3,,6,,true,PERCENT,0,InStock,,,,,
 """
 ETSY = f"""\
 TITLE,DESCRIPTION,PRICE,CURRENCY_CODE,QUANTITY,TAGS,MATERIALS,IMAGE1,IMAGE2,VARIATION 1 TYPE,VARIATION 1 NAME,\
@@ -83,6 +84,11 @@ Add,TEE,15687,/Clothing/Tees,Tee,,Color=Red;Blue,,,{I}1.jpg|{I}2.jpg,1000,Acme,C
 ,TEE-R,,,,Variation,Color=Red,4006381333931,20.00,Red={I}red.jpg,,,
 ,TEE-B,,,,Variation,Color=Blue,,21.00,,,,
 Add,MUG,20696,/Home/Mugs,Mug,,,,5.00,{I}mug.jpg,1000,,
+"""
+EBAY_OLD = f"""\
+*Action(SiteID=US|Country=US|Currency=USD|Version=1193),*Category,*Title,*Description,*StartPrice,PicURL,CustomLabel
+Add,15687,Mug,<p>A mug</p>,5.00,{I}mug.jpg,M-1
+Add,15687,Mug,<p>Another</p>,6.00,{I}mug2.jpg,M-2
 """
 EBAY_REPORT = """\
 Item number,Title,Variation details,Custom label (SKU),Available quantity,Format,Currency,Start price,\
@@ -137,6 +143,7 @@ CASES: dict[str, tuple[str, str, dict[str, dict[str, Any]]]] = {
                    "attributes": {"Color": "Red"}},
         "h1:blue": {"price": 20.0, "attributes": {"Color": "Blue"}},
         "h2": {"title": "Mug", "price": 5.0},
+        "M-3": {"title": "Mug", "price": 6.0},
     }),
     "etsy": (ETSY, "Etsy", {
         "TEE": {"title": "Tee", "price": 20.0, "currency": "EUR", "images": urls("1.jpg", "2.jpg"),
@@ -153,6 +160,10 @@ CASES: dict[str, tuple[str, str, dict[str, dict[str, Any]]]] = {
                     "group_id": "TEE", "brand": "Acme", "attributes": {"Color": "Red", "Material": "Cotton"}},
         "TEE:blue": {"title": "Tee", "price": 21.0, "images": urls("1.jpg", "2.jpg")},
         "MUG": {"title": "Mug", "price": 5.0, "images": urls("mug.jpg")},
+    }),
+    "ebay-old": (EBAY_OLD, "eBay", {
+        "M-1": {"title": "Mug", "price": 5.0, "currency": "USD", "images": urls("mug.jpg"), "description": "A mug"},
+        "M-2": {"title": "Mug", "price": 6.0},
     }),
     "ebay-report": (EBAY_REPORT, "eBay", {
         "1100": {"title": "Mug", "price": 5.0, "currency": "USD", "category": ("Home", "Mugs")},

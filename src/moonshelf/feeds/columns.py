@@ -293,7 +293,7 @@ def price_column(name: str) -> tuple[int, str | None] | None:
         return None
     code, rank, words = None, 0, []
     name = re.sub(r" \(\d+\)'*$", "", name.removeprefix("g:"))  # a second column of one name
-    for word in re.findall(r"[^\s_\-/().:,\[\]]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)):
+    for word in re.findall(r"[^\s_\-/().:,*\[\]]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)):
         found = values.currency(word) if not word.isalpha() or len(word) == 3 else None
         if found and code is None and not (found in _WORDS and word.islower()):
             code = found

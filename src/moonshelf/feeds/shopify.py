@@ -85,6 +85,7 @@ def read_export(source: Source, table: Table, shop: Shop) -> Iterator[Row]:
     assert shop.line is not None
     make, forced = shop.line, forced_fields(table.header, source.fields)
     used: set[str] = set()
+    action = re.search(r"Currency=([A-Z]{3})", " ".join(table.header))  # in eBay's first column
     source.say("columns", f"read as an export of {shop.name}")
 
     def line(record: Record) -> Line:
@@ -94,7 +95,7 @@ def read_export(source: Source, table: Table, shop: Shop) -> Iterator[Row]:
         if known.get("category"):
             path, others = shop.category(known["category"])
             known |= {"category": " > ".join(path), "other categories": others}
-        known.setdefault("currency", cells.get("currency"))
+        known.setdefault("currency", cells.get("currency") or (action[1] if action else ""))
         known |= {_FIELDS.get(field, field): record.cells.get(name, "") for name, field in forced.items()}
         unknown = {
             name: cell
@@ -131,7 +132,8 @@ def _read(
         if record.fatal is not None and not group:
             yield set_aside(record.number, record.field, record.fatal)
             continue
-        if group and (not line.handle or line.handle == group[0].handle) and len(group) < MAX_LINES:
+        same = group and (not line.handle or line.handle == group[0].handle) and not line.get("starts")
+        if same and len(group) < MAX_LINES:
             group.append(line)
             continue
         if group:
@@ -338,6 +340,6 @@ def _fill(draft: Draft, first: Line, lines: list[Line], options: list[str]) -> N
 
 
 def _variant_cells(line: Line) -> dict[str, Any]:
-    skip = {"handle", "parent", "type", "image", "position", "other categories", *_PRODUCT}
+    skip = {"handle", "parent", "starts", "type", "image", "position", "other categories", *_PRODUCT}
     named = {name: value.strip() for name, value in line.known.items() if value.strip() and name not in skip}
     return named | {name: value.strip() for name, value in line.unknown.items()}

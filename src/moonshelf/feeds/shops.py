@@ -104,6 +104,7 @@ def _assigned(text: str, several: str, sign: str) -> list[tuple[str, str]]:
 def _squarespace(cells: Cells) -> dict[str, str]:
     return {
         "handle": _first(cells, "product id", "product url") if cells.get("title") else "",
+        "starts": "yes" if cells.get("title") else "",
         "title": cells.get("title", ""),
         "description": cells.get("description", ""),
         "category": cells.get("categories", ""),
@@ -133,8 +134,9 @@ def _wix(cells: Cells) -> dict[str, str]:
         for name in _first(cells, "product image url", "media", "media url").split(";")
     ]
     return {
-        "handle": _first(cells, "handle id", "handle"),
+        "handle": _first(cells, "handle id", "handle", "sku" if kind == "product" else "handle"),
         "parent": "yes" if kind == "product" else "",
+        "starts": "yes" if kind == "product" else "",
         "title": cells.get("name", ""),
         "description": _first(cells, "description", "plain description"),
         "brand": cells.get("brand", ""),
@@ -159,6 +161,7 @@ def _bigcommerce_old(cells: Cells) -> dict[str, str]:
     return {
         "handle": _first(cells, "product id", "product code sku"),
         "parent": "yes",
+        "starts": "yes",
         "title": cells.get("product name", ""),
         "description": cells.get("product description", ""),
         "brand": cells.get("brand name", ""),
@@ -187,6 +190,7 @@ def _bigcommerce(cells: Cells) -> dict[str, str]:
     return {
         "handle": _first(cells, "id", "sku"),
         "parent": "yes",
+        "starts": "yes",
         "title": cells.get("name", ""),
         "description": cells.get("description", ""),
         "brand": _first(cells, "brand name", "brand"),
@@ -216,6 +220,7 @@ def _ebay(cells: Cells) -> dict[str, str]:
     if not child:
         line |= {
             "parent": "yes",
+            "starts": "yes",
             "title": cells.get("title", ""),
             "description": cells.get("description", ""),
             "brand": cells.get("c:brand", ""),
@@ -377,7 +382,7 @@ SHOPS = (
         frozenset((
             "custom label (sku)", "item number", "variation details", "e bay category 1 name", "relationship",
             "relationship details", "item photo url", "p:epid", "available quantity", "listing site",
-            "start price", "condition id", "category id",
+            "start price", "condition id", "category id", "pic url", "custom label",
         )),
         3,
         levels=">",
