@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from torch.nn import functional as F
 from transformers import Qwen3VLVisionConfig, Qwen3VLVisionModel
 
 from moonshelf.errors import EXIT_USAGE, UserError
+from moonshelf.files import replace_durably, write_atomic
 from moonshelf.model.precision import Precision, computing_in, resolve
 from research.starter.teachers import TEACHERS, ask
 from research.starter.tower_data import Eye, Pictures, Targets, batches
@@ -184,13 +184,12 @@ def save(tower: Qwen3VLVisionModel, out: Path, notes: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     weights = {name: value.contiguous() for name, value in tower.state_dict().items()}
     save_file(weights, out / "model.part", metadata={"format": "pt"})
-    os.replace(out / "model.part", out / "model.safetensors")
+    replace_durably(out / "model.part", out / "model.safetensors")
     for name, text in (
         ("config.json", tower.config.to_json_string()),
         ("teacher.json", json.dumps(notes, indent=1)),
     ):
-        (out / f"{name}.part").write_text(text, encoding="utf-8")
-        os.replace(out / f"{name}.part", out / name)
+        write_atomic(out / name, text.encode())
 
 
 def feeds_in(path: Path) -> list[Path]:

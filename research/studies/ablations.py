@@ -44,6 +44,7 @@ from moonshelf.benchmark.interventions import (
     row,
 )
 from moonshelf.errors import EXIT_PARTIAL, UserError
+from moonshelf.files import write_atomic
 from moonshelf.model.modeling import MoonModel
 from moonshelf.shell import flags, say
 from moonshelf.training.data import SourceSpec, load_source, spread
@@ -266,8 +267,8 @@ def run_plan(
 
     def finished() -> list[Done]:
         names = [run.name for run in runs if run.name in done]
-        _write(out / "results.jsonl", "".join(lines[name] + "\n" for name in names))
-        _write(out / "table.md", markdown(plan, [done[name] for name in names]) + "\n")
+        write_atomic(out / "results.jsonl", "".join(lines[name] + "\n" for name in names).encode())
+        write_atomic(out / "table.md", f"{markdown(plan, [done[name] for name in names])}\n".encode())
         return [done[name] for name in names]
 
     for run in runs:
@@ -308,7 +309,7 @@ def _do(
         say(f"{run.name}: {error}")
         return result
     result.minutes, result.fingerprint = (time.monotonic() - began) / 60, model.fingerprint
-    _write(_file(out, run), json.dumps(result.as_dict()))
+    write_atomic(_file(out, run), json.dumps(result.as_dict()).encode())
     return result
 
 
@@ -330,12 +331,6 @@ def _saved(plan: Plan, run: Run, out: Path) -> Done | None:
 def _keys(plan: Plan, run: Run) -> list[str]:
     """What the result of a run depends on: recipes, and what was measured."""
     return [*run.keys, f"{plan.products} products, {', '.join(plan.rationales)}"]
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 # ---- table ---------------------------------------------------------------------------------------------
@@ -444,8 +439,8 @@ def ablate_model(
     table = interventions.markdown(study)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        _write(out / "study.json", json.dumps(study.as_dict()))
-        _write(out / "table.md", table + "\n")
+        write_atomic(out / "study.json", json.dumps(study.as_dict()).encode())
+        write_atomic(out / "table.md", f"{table}\n".encode())
     return table
 
 

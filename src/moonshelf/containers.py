@@ -120,6 +120,8 @@ def _jpeg(data: bytes, limits: Limits) -> Contents:
     if not frame or not scans:
         raise ImageError("corrupt", "the JPEG is damaged or cut short")
     height, width, components = struct.unpack_from(">HHB", frame, 2)
+    if components not in (1, 3, 4):
+        raise ImageError("corrupt", f"the JPEG has {components} components")
     check_size((width, height), limits)
     if width * height * scans > 20 * limits.max_pixels:
         raise ImageError("too_many_scans", f"the JPEG has {scans} scans of {width}×{height} pixels")

@@ -81,8 +81,8 @@ def read_settings(kind: type[Settings], path: Path) -> Settings:
 
 def wrong_settings(path: Path, error: ValidationError) -> UserError:
     first = error.errors(include_url=False)[0]
-    field = ".".join(map(str, first["loc"])) or "the whole"
-    reason = first["msg"].removeprefix("Value error, ")
+    field = ".".join(map(str, first["loc"]))[:100] or "the whole"
+    reason = first["msg"].removeprefix("Value error, ")[:300]
     return UserError(
         f"{path.name} in {path.absolute().parent.name!r} is not one of this version: {field}: {reason}."
     )
@@ -113,7 +113,7 @@ def write_json(path: Path, record: Any) -> None:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace `path` so that a reader, or a process after a crash, sees the old bytes or the new ones."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(data)
     replace_durably(temporary, path)
 

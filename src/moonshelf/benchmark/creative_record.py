@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -25,6 +24,7 @@ from moonshelf.benchmark.points import typed
 from moonshelf.creatives.pair import Campaign, Creative, Pair
 from moonshelf.creatives.protocol import Judgement
 from moonshelf.errors import UserError
+from moonshelf.files import write_atomic
 from moonshelf.product import ImageRef
 
 FORMAT = 1
@@ -308,6 +308,4 @@ def read_trials(out: Path) -> list[Trial]:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(temporary, path)
+    write_atomic(path, text.encode())

@@ -22,6 +22,7 @@ from moonshelf.benchmark.points import typed
 from moonshelf.benchmark.predictions import Predictions
 from moonshelf.benchmark.scoring import Scored
 from moonshelf.errors import UserError
+from moonshelf.files import write_atomic
 
 RESULT = "result.json"
 PACKAGES = (
@@ -79,10 +80,8 @@ def bootstrap_settings() -> dict[str, Any]:
 def save(report: Report, out: Path) -> Path:
     """Write `out/result.json`, whole or not at all."""
     out.mkdir(parents=True, exist_ok=True)
-    temporary = out / f".{RESULT}.{os.getpid()}.tmp"
     body = json.dumps(report.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-    temporary.write_text(body + "\n", encoding="utf-8")
-    os.replace(temporary, out / RESULT)
+    write_atomic(out / RESULT, f"{body}\n".encode())
     return out / RESULT
 
 

@@ -44,8 +44,9 @@ class CreativeConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    base: str | None = None  # embedding model that the adapter belongs to; None: the folder is a whole model
-    base_fingerprint: str = ""
+    # Embedding model that the adapter belongs to; None: the folder is a whole model.
+    base: str | None = Field(default=None, max_length=500)
+    base_fingerprint: str = Field(default="", max_length=64)
     prompt: CreativePrompt = CreativePrompt()
     # Of the averaged logit, fitted on validation; below 0 every verdict would be turned round.
     temperature: float = Field(default=1.0, ge=0.01, le=100)

@@ -118,8 +118,9 @@ def verify_manifest(folder: Path) -> None:
     found = hashes(folder)
     wrong = sorted(name for name in listed.keys() | found.keys() if listed.get(name) != found.get(name))
     if wrong:
+        named = ", ".join(name[:80] for name in wrong[:3])
         raise UserError(
-            f"the model in {folder.name!r} does not match its {MANIFEST}: {', '.join(wrong[:3])} missing, "
+            f"the model in {folder.name!r} does not match its {MANIFEST}: {named} missing, "
             "changed or unlisted; fetch the model again, or save it anew if you changed it yourself."
         )
 
@@ -175,7 +176,8 @@ def check_safety(folder: Path) -> None:
             for key, value in items_of(content):
                 if key in _CODE_KEYS or key.startswith("_attn"):
                     raise UserError(
-                        f"{path.name} in {folder.name!r} has the key {key!r}, which can name code: remove it."
+                        f"{path.name} in {folder.name!r} has the key {key[:80]!r}, which can name code: "
+                        "remove it."
                     )
                 if key.endswith(("_file", "_files")):
                     _check_name(folder, path, value)
@@ -214,8 +216,8 @@ def _check_name(folder: Path, path: Path, name: Any, suffix: str = "") -> None:
         plain = isinstance(one, str) and one == Path(one).name and one.endswith(suffix)
         if one is not None and not (plain and (folder / one).is_file()):
             raise UserError(
-                f"{path.name} in {folder.name!r} names the file {one!r}, which is none of this folder's "
-                f"{suffix or 'own'} files: fetch the model again."
+                f"{path.name} in {folder.name!r} names the file {str(one)[:80]!r}, which is none of this "
+                f"folder's {suffix or 'own'} files: fetch the model again."
             )
 
 
@@ -224,7 +226,9 @@ def check_config(folder: Path) -> None:
     config = read_json(folder / "config.json")
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind not in MODEL_TYPES:
-        raise UserError(f"backbone type {kind!r} is not supported: use one of {', '.join(MODEL_TYPES)}.")
+        raise UserError(
+            f"backbone type {str(kind)[:80]!r} is not supported: use one of {', '.join(MODEL_TYPES)}."
+        )
     from transformers import AutoConfig
 
     known = AutoConfig.for_model(kind).to_dict()
@@ -242,8 +246,8 @@ def check_config(folder: Path) -> None:
         if unknown:
             where = f" ({name})" if name else ""
             raise UserError(
-                f"config.json{where} in {folder.name!r} has the unknown key {unknown[0]!r}: remove it if the "
-                "model does not need it, or update Moonshelf."
+                f"config.json{where} in {folder.name!r} has the unknown key {unknown[0][:80]!r}: remove it if "
+                "the model does not need it, or update Moonshelf."
             )
     for file in ("config.json", "preprocessor_config.json"):
         if (folder / file).is_file():
@@ -258,6 +262,6 @@ def _check_numbers(folder: Path, file: str, key: str, value: Any) -> None:
             continue
         if not low <= one <= high:
             raise UserError(
-                f"{file} in {folder.name!r} has {key}: {one}, which lies outside of {low:,} to {high:,}: "
-                "fetch the model again."
+                f"{file} in {folder.name!r} has {key[:80]}: {str(one)[:40]}, which lies outside of "
+                f"{low:,} to {high:,}: fetch the model again."
             )

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from moonshelf.errors import UserError
+from moonshelf.files import write_atomic
 
 SERVICES = ("tensorboard", "wandb", "trackio")
 
@@ -230,9 +231,7 @@ def _cut(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    temporary.replace(path)
+    write_atomic(path, "".join(kept).encode())
 
 
 def _plain(value: Any) -> Any:
