@@ -246,8 +246,8 @@ def check_config(folder: Path) -> None:
         if unknown:
             where = f" ({name})" if name else ""
             raise UserError(
-                f"config.json{where} in {folder.name!r} has the unknown key {unknown[0][:80]!r}: remove it if "
-                "the model does not need it, or update Moonshelf."
+                f"config.json{where} in {folder.name!r} has the unknown key {unknown[0][:80]!r}: remove it "
+                "if the model does not need it, or update Moonshelf."
             )
     for file in ("config.json", "preprocessor_config.json"):
         if (folder / file).is_file():
