@@ -140,7 +140,7 @@ def _folder(
             use(work / "copy")
             return "used"
         except UserError as error:
-            assert len(str(error)) < 1_000 and "Traceback" not in str(error)
+            assert len(str(error)) < 1_500 and "Traceback" not in str(error)
             return "refused"
 
     return one

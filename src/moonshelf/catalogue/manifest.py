@@ -64,13 +64,13 @@ class Manifest:
     how long versions of the rows outlive compaction, None where nobody has said (see `Store.compact`).
     """
 
-    model: str
-    fingerprint: str
+    model: Annotated[str, Field(max_length=1_000)]
+    fingerprint: Annotated[str, Field(max_length=100)]
     dim: Annotated[int, Field(gt=0, le=65_536)]
-    preprocessing: str
+    preprocessing: Annotated[str, Field(max_length=100)]
     reason: Annotated[str, Field(pattern="^(off|on|auto)$")] = "off"
     format: int = FORMAT
-    place: str = ""
+    place: Annotated[str, Field(max_length=500)] = ""
     keep_days: Annotated[float, Field(ge=0, le=36_500)] | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
