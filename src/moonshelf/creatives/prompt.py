@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -46,17 +47,18 @@ INSTRUCTION = (
 )
 
 
+Label = Annotated[str, Field(min_length=1, max_length=20)]
+
+
 class CreativePrompt(BaseModel):
     """How a pair becomes a prompt. Saved in `creative.json` beside the weights."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    instruction: str = (
-        ""  # empty for the starter, which was taught the task; INSTRUCTION for a stock backbone
-    )
-    labels: tuple[str, ...] = Field(
-        default=("K", "M", "R", "T"), min_length=2, max_length=26
-    )  # one token each
+    # Empty for the starter, which was taught the task; INSTRUCTION for a stock backbone.
+    instruction: str = Field(default="", max_length=20_000)
+    # One token each.
+    labels: tuple[Label, ...] = Field(default=("K", "M", "R", "T"), min_length=2, max_length=26)
     # The first image always has the first label. For a backbone that is too small to bind names drawn anew:
     # the starter's answers stayed evenly spread over all four (docs/experiments.md).
     fixed_labels: bool = False
