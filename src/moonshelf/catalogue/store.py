@@ -52,6 +52,8 @@ WRITTEN_WEIGHT = 0.3  # of what the model wrote in search by words; the record w
 KEEP_DAYS = 7.0  # versions of the rows, where nobody has said how long
 _MOST_SIZE, _LITTLE, _MOST_VERSIONS = 5, 64 << 20, 5_000  # times the rows' bytes; bytes that are always taken
 
+_OF_LANCE = re.compile(r"^lance error|Lance file|^Invalid input|protobuf|encoding|Arrow error", re.IGNORECASE)
+
 T = TypeVar("T")
 
 
@@ -222,10 +224,13 @@ class Store:
         """Errors of the table's files as UserErrors."""
         try:
             yield
-        except (RuntimeError, ValueError) as error:
-            if not re.search(r"^lance error|Lance file", str(error)):
+        except BaseException as error:
+            # A panic of Lance's is no `Exception`, and its other errors have no class of their own.
+            panic = type(error).__name__ == "PanicException"
+            if not (panic or (isinstance(error, RuntimeError | ValueError) and _OF_LANCE.search(str(error)))):
                 raise
-            raise _damaged(self.place, error) from error
+            known = error if isinstance(error, Exception) else RuntimeError(str(error))
+            raise _damaged(self.place, known) from error
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
