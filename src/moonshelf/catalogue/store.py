@@ -226,7 +226,7 @@ class Store:
             yield
         except BaseException as error:
             # A panic of Lance's is no `Exception`, and its other errors have no class of their own.
-            panic = type(error).__name__ == "PanicException"
+            panic = "Panic" in type(error).__name__
             if not (panic or (isinstance(error, RuntimeError | ValueError) and _OF_LANCE.search(str(error)))):
                 raise
             known = error if isinstance(error, Exception) else RuntimeError(str(error))
