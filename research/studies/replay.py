@@ -27,9 +27,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import optimize, stats
 
-from moonshelf.creatives.bandit import BanditPrior
 from moonshelf.creatives.outcomes import MAX_WEIGHT, MIN_WEIGHT
-from moonshelf.creatives.pair import Campaign
 from moonshelf.creatives.published import Elements
 from moonshelf.creatives.ranking import Floats
 from moonshelf.errors import UserError
@@ -48,15 +46,6 @@ class Belief:
 
     means: Floats
     weight: float
-
-    @classmethod
-    def of(cls, prior: BanditPrior, ids: Sequence[str]) -> Belief:
-        """An exported prior, in the order of a table's ids. Raises UserError if one is missing."""
-        arms = {arm.id: arm for arm in prior.arms}
-        missing = [name for name in ids if name not in arms]
-        if missing:
-            raise UserError(f"the prior of {prior.campaign_id} has no creative {missing[0]}")
-        return cls(np.array([arms[name].mean for name in ids]), prior.scale.weight)
 
 
 @dataclass(frozen=True)
@@ -403,32 +392,3 @@ def _normal_scores(values: Floats | np.ndarray) -> Floats:
     """Standardised normal quantiles of the ranks; equal values share one."""
     scores = stats.norm.ppf((stats.rankdata(values) - 0.5) / len(values))
     return np.asarray((scores - scores.mean()) / scores.std())
-
-
-def campaign_trials(
-    campaigns: Sequence[Campaign], priors: Sequence[BanditPrior], *, name: str = "selector"
-) -> list[Trial]:
-    """Campaigns with true rates (or observed ones), each with the prior that a selector's ranking gives.
-
-    Raises UserError for a campaign without rates or prior. The flat belief has the prior's base rate and
-    weight, so that the two differ by the order alone.
-    """
-    by_campaign = {prior.campaign_id: prior for prior in priors}
-    trials = []
-    for campaign in campaigns:
-        prior = by_campaign.get(campaign.id)
-        rates: tuple[float | None, ...] = campaign.true_rates or tuple(c.rate for c in campaign.creatives)
-        if prior is None or None in rates:
-            raise UserError(f"campaign {campaign.id} lacks a prior, or rates for a replay")
-        ids = tuple(creative.id for creative in campaign.creatives)
-        known = np.array(rates, np.float64)
-        trials.append(
-            Trial(
-                ids, known,
-                beliefs={
-                    name: Belief.of(prior, ids),
-                    "flat": Belief(np.full(len(ids), prior.base_rate), prior.scale.weight),
-                },
-            )
-        )  # fmt: skip
-    return trials

@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from moonshelf.creatives.builders import PRESETS, build_pairs, pair_id, split_by_product
+from moonshelf.creatives.builders import PRESETS, build_pairs, pair_id
 from moonshelf.creatives.outcomes import gap, posterior, stratum
 from moonshelf.creatives.pair import Campaign, Creative
-from moonshelf.errors import UserError
 from moonshelf.product import ImageRef
 
 
@@ -134,63 +133,3 @@ def test_long_ids_still_make_an_id() -> None:
     assert pair_id(long, long, long) != pair_id(long, long, "y" * 256)
     assert len(pair_id(long, long, long)) <= 120
     assert pair_id("c", "a", "b") == "c:a:b"
-
-
-def products(n: int, seed: int = 0) -> list[Campaign]:
-    return [
-        campaign(
-            f"c{i}",
-            creative("a", 60, 2000, picture(seed + 2 * i)),
-            creative("b", 20, 2000, picture(seed + 2 * i + 1)),
-        )
-        for i in range(n)
-    ]
-
-
-def test_a_product_is_in_one_split_and_stays_there() -> None:
-    pairs, _ = build_pairs(products(60))
-    split = split_by_product(pairs, seed=3, same_picture=-1)
-    assert list(split.parts) == ["train", "validation", "test"]
-    assert sum(map(len, split.parts.values())) == 60 and not split.dropped
-    home = {p.product_id: name for name, part in split.parts.items() for p in part}
-    assert 36 <= sum(name == "train" for name in home.values()) <= 58
-    fewer = split_by_product(pairs[:30], seed=3, same_picture=-1)
-    assert all(home[p.product_id] == name for name, part in fewer.parts.items() for p in part)
-    assert split_by_product(pairs, seed=4, same_picture=-1).parts != split.parts
-
-
-def test_a_picture_of_the_test_split_leaves_training() -> None:
-    """Another product shows the same picture, a little larger: other bytes, the same look."""
-    pairs, _ = build_pairs(products(40))
-    clean = split_by_product(pairs, {"train": 0.7, "test": 0.3})
-    assert not clean.dropped and clean.not_compared == 0
-    inside = clean.parts["test"][0]
-    number = int(inside.product_id[1:])
-    copies = [
-        campaign(
-            f"copy{i}",
-            creative("a", 60, 2000, picture(2 * number, 96)),
-            creative("b", 20, 2000, picture(900 + i)),
-        )
-        for i in range(6)
-    ]
-    more = pairs + build_pairs(copies)[0]
-    split = split_by_product(more, {"train": 0.7, "test": 0.3})
-    assert split.dropped and set(split.dropped) == {"train: a picture of test"}
-    assert inside in split.parts["test"]
-    assert not any(p.product_id.startswith("copy") for p in split.parts["train"])
-    assert sum(map(len, split.parts.values())) + sum(split.dropped.values()) == len(more)
-
-
-def test_images_that_cannot_be_read_are_kept_and_counted() -> None:
-    pairs, _ = build_pairs(
-        [campaign(f"c{i}", creative("a", 60, 2000), creative(f"b{i}", 20, 2000)) for i in range(5)]
-    )
-    split = split_by_product(pairs, {"train": 1})
-    assert len(split.parts["train"]) == 5 and split.not_compared == 6
-
-
-def test_shares_must_be_positive() -> None:
-    for shares in ({}, {"train": 0.0}, {"train": 0.5, "test": -0.5}):
-        with pytest.raises(UserError, match="positive"):
-            split_by_product([], shares)

@@ -27,7 +27,6 @@ from moonshelf.creatives.ranking_metrics import (
     normalised_regret,
     score_ranking,
     score_strengths,
-    simulated_ctr,
 )
 from moonshelf.errors import UserError
 from moonshelf.product import ImageRef
@@ -281,8 +280,6 @@ def test_scores_of_a_ranking() -> None:
     assert wrong.kendall == pytest.approx(-1 / 3)
     assert wrong.regret == pytest.approx(2 / 3)
     assert wrong.top1 == 0
-    assert simulated_ctr([right, wrong]) == pytest.approx(0.02)
-    assert simulated_ctr([right, wrong], [3, 1]) == pytest.approx(0.025)
     assert normalised_regret([right, wrong]) == pytest.approx(0.02 / 0.02)
     tied = score_strengths("c", {"a": 1.0, "b": 1.0, "c": 1.0}, {"a": 0.03, "b": 0.02, "c": 0.01})
     assert (tied.kendall, tied.top1, tied.picked_rate) == (None, pytest.approx(1 / 3), pytest.approx(0.02))

@@ -2,23 +2,15 @@
 
 Each creative gets a Beta(alpha, beta). Its mean follows the Bradley–Terry strength, base · exp(slope ·
 strength), scaled so that the creatives' mean is the base rate; alpha + beta is a number of
-pseudo-impressions, the same for all. Slope and weight are ours and come from validation campaigns with
-clicks: the two under which these are most likely (beta-binomial). A selector that knows nothing gets slope 0,
-which is a flat prior, and one that is often wrong gets a small weight, so that clicks soon overrule it. A
-prior says where to begin; it is no forecast of a click-through rate.
+pseudo-impressions, the same for all. Slope and weight are ours. Slope 0 is a flat prior, and a small weight
+is soon overruled by clicks. A prior says where to begin; it is no forecast of a click-through rate.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
-from scipy import optimize, special
 
-from moonshelf.creatives.outcomes import MAX_WEIGHT, MIN_WEIGHT
-from moonshelf.creatives.pair import Campaign
 from moonshelf.creatives.ranking import Floats, Ranking
 from moonshelf.errors import UserError
 
@@ -89,53 +81,4 @@ def bandit_prior(ranking: Ranking, *, base_rate: float, scale: PriorScale = UNCA
             ArmPrior(id=name, alpha=float(mean * scale.weight), beta=float((1 - mean) * scale.weight))
             for name, mean in zip(ranking.order, means, strict=True)
         ),
-    )
-
-
-def calibrate_prior(
-    rankings: Sequence[Ranking], campaigns: Sequence[Campaign], *, name: str = ""
-) -> PriorScale:
-    """Slope and weight under which the clicks of validation campaigns are most likely.
-
-    Each campaign's base rate is its own pooled rate. Creatives without impressions are left out. Raises
-    UserError where no campaign has two creatives with impressions and at least one click.
-    """
-    known = {campaign.id: campaign for campaign in campaigns}
-    rows: list[tuple[Floats, Floats, Floats]] = []
-    for ranking in rankings:
-        campaign = known.get(ranking.campaign_id)
-        if campaign is None:
-            raise UserError(f"there is no campaign {ranking.campaign_id} for its ranking")
-        seen = [c for c in campaign.creatives if c.impressions and c.id in ranking.strengths]
-        if len(seen) > 1 and any(c.clicks for c in seen):
-            rows.append(
-                (
-                    np.array([ranking.strengths[c.id] for c in seen]),
-                    np.array([c.clicks for c in seen], np.float64),
-                    np.array([c.impressions for c in seen], np.float64),
-                )
-            )
-    if not rows:
-        raise UserError("no ranked campaign has clicks: calibrate on campaigns with impressions and clicks")
-
-    def loss(at: Floats) -> float:
-        slope, weight = float(at[0]), math.exp(float(at[1]))
-        total = 0.0
-        for strengths, clicks, shown in rows:
-            base = min(float(clicks.sum() / shown.sum()), HIGHEST)
-            mean = prior_means(strengths, base, slope)
-            a, b = mean * weight, (1 - mean) * weight
-            total -= float((special.betaln(a + clicks, b + shown - clicks) - special.betaln(a, b)).sum())
-        return total
-
-    bounds = [(0.0, MAX_SLOPE), (math.log(MIN_WEIGHT), math.log(MAX_WEIGHT))]
-    grid = [np.array([s, math.log(w)]) for s in (0.0, 0.05, 0.2, 0.6) for w in (50, 500, 5000)]
-    start = min(grid, key=loss)
-    found = optimize.minimize(loss, start, method="L-BFGS-B", bounds=bounds)
-    best = found.x if found.fun <= loss(start) else start
-    size = f"{len(rows)} campaigns"
-    return PriorScale(
-        slope=float(best[0]),
-        weight=math.exp(float(best[1])),
-        calibrated_on=f"{name}: {size}" if name else size,
     )

@@ -74,11 +74,6 @@ def score_strengths(
     )
 
 
-def simulated_ctr(scores: Sequence[RankingScore], weights: Sequence[float] | None = None) -> float:
-    """Mean rate of the picks over campaigns, weighted by traffic where given (VAM-HBM's sCTR)."""
-    return float(np.average([score.picked_rate for score in scores], weights=weights))
-
-
 def normalised_regret(scores: Sequence[RankingScore]) -> float:
     """Regret of the picks as a share of that of random picks, over campaigns; nan if there is none to avoid.
 

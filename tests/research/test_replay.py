@@ -1,4 +1,4 @@
-"""Bandit priors and the replay: what a good prior saves, and how a bad one is left behind."""
+"""The replay of A/B tests: what a good prior saves, and how a bad one is left behind."""
 
 from __future__ import annotations
 
@@ -12,27 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from moonshelf.creatives.bandit import (
-    MAX_SLOPE,
-    UNCALIBRATED,
-    BanditPrior,
-    PriorScale,
-    bandit_prior,
-    calibrate_prior,
-    prior_means,
-)
-from moonshelf.creatives.pair import Campaign, Creative
 from moonshelf.creatives.published import Elements, read_elements
-from moonshelf.creatives.ranking import Ranking
 from moonshelf.errors import UserError
-from moonshelf.product import ImageRef
 from research.studies.replay import (
     COLD,
     Belief,
     Outcome,
     Policy,
     Trial,
-    campaign_trials,
     difference,
     element_trials,
     flat,
@@ -50,98 +37,12 @@ AES = Path(__file__).parents[3] / "shared" / "data" / "alimama_aes"
 EASY = np.array([0.01, 0.012, 0.011, 0.05, 0.009, 0.01, 0.013, 0.008])
 
 
-def ranking(strengths: dict[str, float], name: str = "c") -> Ranking:
-    order = tuple(sorted(strengths, key=lambda key: -strengths[key]))
-    even = {key: 1 / len(order) for key in order}
-    return Ranking(
-        campaign_id=name, order=order, strengths=strengths, p_best=even,
-        intervals={key: (value, value) for key, value in strengths.items()},
-    )  # fmt: skip
-
-
 def trials(beliefs: dict[str, Belief], rates: np.ndarray = EASY, n: int = 20) -> list[Trial]:
     return [Trial(tuple(map(str, range(len(rates)))), rates, beliefs=beliefs)] * n
 
 
 def end(outcomes: list[Outcome]) -> dict[str, float]:
     return {one.policy.name: float(one.normalised[:, -1].mean()) for one in outcomes}
-
-
-# ------------------------------------------------------------------------------------------- the prior
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(-30, 30), min_size=1, max_size=20), st.floats(0.001, 0.5), st.floats(0, MAX_SLOPE))
-def test_prior_means_keep_the_order_and_the_base_rate(
-    strengths: list[float], base: float, slope: float
-) -> None:
-    values = np.array(strengths)
-    means = prior_means(values, base, slope)
-    assert ((means >= 0) & (means < 1)).all()
-    assert means.mean() <= base * (1 + 1e-9)
-    order = np.argsort(values)
-    assert (np.diff(means[order]) >= -1e-15).all()
-    assert np.allclose(prior_means(values, base, 0.0), base)
-
-
-def test_a_prior_is_a_beta_of_the_stated_weight() -> None:
-    prior = bandit_prior(
-        ranking({"a": 1.0, "b": -1.0}), base_rate=0.02, scale=PriorScale(slope=0.5, weight=400)
-    )
-    a, b = prior.arms
-    assert (a.id, b.id) == ("a", "b")
-    assert a.alpha + a.beta == pytest.approx(400)
-    assert a.mean / b.mean == pytest.approx(np.e)
-    assert (a.mean + b.mean) / 2 == pytest.approx(0.02)
-    assert BanditPrior.model_validate_json(prior.model_dump_json()) == prior
-    assert "not a forecast" in json.loads(prior.model_dump_json())["note"]
-    for wrong in (0.0, 1.0, float("nan")):
-        with pytest.raises(UserError, match="base rate"):
-            bandit_prior(ranking({"a": 0.0}), base_rate=wrong)
-
-
-def drawn(slope: float, weight: float, n: int = 150, seed: int = 0) -> tuple[list[Ranking], list[Campaign]]:
-    rng = np.random.default_rng(seed)
-    rankings, campaigns = [], []
-    for at in range(n):
-        strengths = rng.normal(0, 1, 5)
-        mean = prior_means(strengths, 0.03, slope)
-        rates = rng.beta(mean * weight, (1 - mean) * weight)
-        clicks = rng.binomial(3000, rates)
-        rankings.append(ranking({str(k): float(v) for k, v in enumerate(strengths)}, f"c{at}"))
-        campaigns.append(
-            Campaign(
-                id=f"c{at}", product_id="p",
-                creatives=tuple(
-                    Creative(id=str(k), image=ImageRef(data=b"x"), impressions=3000, clicks=int(v))
-                    for k, v in enumerate(clicks)
-                ),
-            )
-        )  # fmt: skip
-    return rankings, campaigns
-
-
-def test_calibration_finds_what_the_clicks_were_drawn_from() -> None:
-    scale = calibrate_prior(*drawn(0.3, 1000), name="simulated: beta-binomial")
-    assert scale.slope == pytest.approx(0.3, abs=0.05)
-    assert 600 < scale.weight < 1800
-    assert scale.calibrated_on == "simulated: beta-binomial: 150 campaigns"
-    assert calibrate_prior(*drawn(0.0, 1000, seed=1)).slope < 0.05
-
-
-def test_calibration_needs_clicks() -> None:
-    rankings, campaigns = drawn(0.3, 1000, n=1)
-    bare = campaigns[0].model_copy(
-        update={"creatives": tuple(Creative(id=c.id, image=c.image) for c in campaigns[0].creatives)}
-    )
-    with pytest.raises(UserError, match="no ranked campaign has clicks"):
-        calibrate_prior(rankings, [bare])
-    with pytest.raises(UserError, match="no campaign c0"):
-        calibrate_prior(rankings, [])
-    assert UNCALIBRATED.calibrated_on == ""
-
-
-# ------------------------------------------------------------------------------------------ the replay
 
 
 def test_every_bandit_beats_uniform_on_an_easy_table() -> None:
@@ -211,26 +112,6 @@ def test_a_selector_that_knows_nothing_and_knows_it_begins_flat() -> None:
     assert np.ptp(overconfident.means) > 0
     with pytest.raises(ValueError):
         noise_for(10, 0.4)
-
-
-def test_campaigns_are_replayed_with_the_prior_of_their_ranking() -> None:
-    rates = (0.01, 0.03, 0.02)
-    campaign = Campaign(
-        id="c", product_id="p", true_rates=rates,
-        creatives=tuple(Creative(id=name, image=ImageRef(data=b"x")) for name in "abc"),
-    )  # fmt: skip
-    prior = bandit_prior(
-        ranking({"a": -1.0, "b": 1.0, "c": 0.0}), base_rate=0.02, scale=PriorScale(slope=0.5, weight=300)
-    )
-    (trial,) = campaign_trials([campaign], [prior])
-    assert trial.rates.tolist() == list(rates)
-    assert trial.beliefs["selector"].means.argmax() == 1
-    assert trial.beliefs["flat"].weight == trial.beliefs["selector"].weight == 300
-    policies = [Policy("thompson", "flat"), Policy("thompson", "selector")]
-    warm = end(replay([trial] * 30, policies, rounds=5, impressions=300))
-    assert warm["thompson + selector"] < warm["thompson + flat"]
-    with pytest.raises(UserError, match="lacks a prior"):
-        campaign_trials([campaign], [])
 
 
 def test_what_cannot_be_replayed_is_said() -> None:
