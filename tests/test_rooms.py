@@ -38,7 +38,7 @@ NOUNS = (
 ROOMS = {
     "nouns": Room(3_500, 1_050, NOUNS),
     "shell": Room(400, 0, ("shell", "steps", "endpoints")),
-    "feeds": Room(6_500, 2_400),
+    "feeds": Room(7_500, 2_400),
     "sample": Room(150, 150),
     "model": Room(3_500, 2_000),
     "training": Room(5_000, 2_300),
