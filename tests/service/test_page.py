@@ -424,11 +424,13 @@ def test_the_catalogue_is_short_on_a_phone_and_shows_more(browser: Any, home: st
         assert re.fullmatch(r"\S.* \S+ › .*", path.text_content() or ""), path.text_content()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(browser: Any, home: str, scheme: str) -> None:
+@pytest.mark.parametrize(
+    ("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390)]
+)
+def test_axe_finds_nothing(browser: Any, home: str, scheme: str, width: int) -> None:
     axe = pytest.importorskip("axe_playwright_python", reason="the extra dev brings axe")
     source = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
-    for page in opened(browser, home, color_scheme=scheme):
+    for page in opened(browser, home, color_scheme=scheme, viewport={"width": width, "height": 800}):
         for view in VIEWS:
             page.goto("/" + view)
             expect(page.locator("main h1")).to_be_visible()
