@@ -7,6 +7,7 @@ from pathlib import Path
 import helpers as h
 import pytest
 
+from moonshelf.errors import UserError
 from moonshelf.feeds.check import check_feed
 from moonshelf.feeds.encodings import encoding_of
 
@@ -77,3 +78,9 @@ def test_lines_of_another_encoding_are_mended_and_said(tmp_path: Path, place: in
 def test_prices_are_decoded_before_they_are_read(tmp_path: Path) -> None:
     path = h.write(tmp_path / "f.csv", "id;title;price\n1;Tasse;12,99 €\n2;Mug;£5\n", "cp1252")
     assert [(p.price, p.currency) for p in h.products(path)] == [(12.99, "EUR"), (5.0, "GBP")]
+
+
+@pytest.mark.parametrize("name", ["nope", "base64", "rot13", "undefined", "zlib", "idna", "x\0y"])
+def test_an_encoding_that_does_not_exist_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="no encoding"):
+        h.products(h.write(tmp_path / "f.csv", "id,title\n1,Mug\n"), encoding=name)

@@ -172,9 +172,10 @@ class Source:
 
 def _encoding(name: str) -> str:
     try:
-        b"".decode(name)
+        b"text".decode(name, "replace")  # some codecs, such as base64, are of no text
+        codecs.getincrementaldecoder(name)("replace").decode(b"text\n", final=True)
         return codecs.lookup(name).name
-    except (LookupError, ValueError):
+    except (LookupError, ValueError, TypeError):
         raise UserError(
             f"there is no encoding {name[:40]!r} of text: try utf-8, windows-1252 or utf-16."
         ) from None
