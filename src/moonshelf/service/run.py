@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from moonshelf.errors import EXIT_DEFECT, EXIT_OK, UserError
+from moonshelf.memory import share_heaps
 from moonshelf.service.settings import Settings
 
 FIELDS = ("method", "route", "status", "ms", "key", "request_id", "products", "model", "settings")
@@ -83,6 +84,7 @@ def serve(settings: Settings) -> int:
         from moonshelf.service.server import make_server
     except ImportError as error:
         raise UserError(f"the service needs {error.name}: install moonshelf[serve].") from None
+    share_heaps()
     set_up_log(settings)
     logging.getLogger("moonshelf.service").info("settings", extra={"settings": settings.shown()})
     failures: list[Exception] = []

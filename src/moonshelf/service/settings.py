@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     deadline_s: float = Field(default=30.0, gt=0, description="Seconds for one request, then 504.")
     max_body_mb: float = Field(default=32, gt=0, description="Megabytes (2^20 bytes) of one request.")
     max_bodies_mb: float = Field(
-        default=64, gt=0, description="Megabytes of all large requests in hand; more get 429."
+        default=40, gt=0, description="Megabytes of all large requests in hand; more get 429."
     )
     max_items: int = Field(default=256, ge=1, description="Inputs or products of one request.")
     max_images: int = Field(default=16, ge=1, description="Creatives, or pictures of one item.")
