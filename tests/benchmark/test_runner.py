@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 import moonshelf
 from moonshelf.benchmark import datasets, predictions, record, runner, significance
 from moonshelf.benchmark.baselines import Moon, TfIdf
+from moonshelf.benchmark.contract import Result
 from moonshelf.benchmark.runner import evaluate
 from moonshelf.cli import app
 from moonshelf.errors import UserError
@@ -288,3 +290,12 @@ def test_peers_of_packages_give_unit_vectors_of_what_they_read():
     assert not only[0, 384:].any()
     same_photo = image.encode(shop.products[:1]).vectors[0]
     np.testing.assert_allclose(full.vectors[0, 384:] * np.sqrt(2), same_photo, atol=1e-5)
+
+
+def test_few_rows_are_no_error():
+    """An interval from chance to far above it says nothing against the model; one about chance does."""
+    few = Result("d", "t", "image", "ranking", "R@1", "ours", 0.3, low=0.1, high=0.5, n=35, chance=0.2)
+    many = replace(few, value=0.2, low=0.19, high=0.21, n=1000)
+    assert few.at_chance and few.too_few and not runner._suspicious(few)
+    assert many.at_chance and not many.too_few and runner._suspicious(many)
+    assert not replace(few, low=0.25).too_few

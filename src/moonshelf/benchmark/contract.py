@@ -68,6 +68,9 @@ class Versus:
         return self.p is not None and self.p < 0.05
 
 
+CLEAR = 0.1  # above chance; an interval that reaches as far cannot say that a figure is at chance
+
+
 @dataclass(frozen=True)
 class Result:
     """One figure with everything needed to judge it; `value` is None where the encoder cannot do it."""
@@ -104,6 +107,12 @@ class Result:
         if self.value is None or self.low is None or self.chance is None or self.n < 30:
             return False
         return self.low <= self.chance + 1e-9
+
+    @property
+    def too_few(self) -> bool:
+        """At chance for all that is known, but so few values that it may be far above it as well."""
+        far = self.high is not None and self.chance is not None and self.high > self.chance + CLEAR
+        return self.at_chance and far
 
 
 class Named(Protocol):

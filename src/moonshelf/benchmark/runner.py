@@ -338,6 +338,7 @@ def _suspicious(result: Result) -> bool:
         result.method != "rationale"
         and result.view != "text, hidden"  # a control: nothing that would tell is left in the words
         and result.at_chance
+        and not result.too_few
     )
 
 

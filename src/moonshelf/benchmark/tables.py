@@ -53,6 +53,9 @@ def show(report: Report, console: Console) -> None:
     for problem in report.problems[:10]:
         reason = escape(f"{problem.get('id') or ''} {problem['reason']}")
         console.print(f"set aside: {reason}", highlight=False)
+    ours = {encoder["name"] for encoder in report.encoders if encoder.get("ours")}
+    if few := sum(result.too_few for result in report.results if result.encoder in ours):
+        console.print(f"note: too few rows to say of {few} figures (†) whether they are above chance")
     for error in report.errors:
         console.print(f"[red]error: {escape(error)}[/red]", highlight=False)
 
