@@ -145,6 +145,8 @@ class Source:
         value = value.strip()
         if "\0" in value or any(ord(c) < 32 for c in value):
             raise ValueError("an image reference holds control characters")
+        if any("\ud800" <= c <= "\udfff" for c in value):
+            raise ValueError("an image reference is not valid text")
         head = value.split(":", 1)[0].lower() if ":" in value else ""
         if value.startswith("//"):
             value, head = "https:" + value, "https"

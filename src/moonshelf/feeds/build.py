@@ -241,6 +241,7 @@ class Draft:
     def image_text(self, value: Any, role: str | None = None) -> None:
         """Pictures of a value of any shape: paths, addresses, bytes, or mappings with one of them."""
         for picture in shapes.pictures(value):
+            picture.role = values.clean(picture.role)[0] if picture.role else None
             if isinstance(picture.value, (bytes, bytearray)):
                 self.image(ImageRef(data=bytes(picture.value), role=picture.role or role))
             elif isinstance(picture.value, str):
@@ -253,6 +254,16 @@ class Draft:
                 self.warn("images", "an image has neither bytes nor a path")
             else:
                 self.warn("images", f"an image cannot be read from {type(picture.value).__name__}")
+
+    def held(self) -> str:
+        """All text that the product holds so far."""
+        fields = [
+            values.as_text(list(value) if isinstance(value, tuple) else value)
+            for value in self.values.values()
+        ]
+        pairs = [text for pair in (*self.attributes.items(), *self.extra.items()) for text in pair]
+        pictures = [text for ref in self.images for text in (ref.url, ref.path, ref.role) if text]
+        return "\n".join([*fields, *pairs, *pictures])
 
     def finish(self) -> Row:
         """The row: a product with its warnings, or warnings and one fatal problem."""

@@ -125,6 +125,7 @@ class RecordReader:
                     break
         self._identify(draft, plan, record)
         _roles(draft, record)
+        _keep_rest(draft, plan, record)
         if self.shop is None:
             return draft.finish()
         return self._as_variant(draft, self.shop, record)
@@ -219,7 +220,7 @@ class RecordReader:
             picture.name for picture in shapes.pictures(value) if isinstance(picture.value, bytes | bytearray)
         ]
         if any(names):  # an ImageRef with bytes has no name: keep it beside the picture
-            draft.extra["image_names"] = json.dumps(names, ensure_ascii=False)
+            draft.extra["image_names"] = values.clean(json.dumps(names, ensure_ascii=False))[0]
 
 
 def _is_blank(value: Any) -> bool:
@@ -253,6 +254,20 @@ def _extra(draft: Draft, name: str, value: Any) -> None:
             draft.put(str(key), content)
     else:
         draft.put(name, value)
+
+
+def _keep_rest(draft: Draft, plan: Plan, record: Mapping[str, Any]) -> None:
+    """Lists and mappings of which a field took only a part stay whole in `extra`."""
+    held: str | None = None
+    for column in plan.columns:
+        value = record.get(column.name)
+        if column.field == "extra" or column.name in draft.extra or isinstance(value, int | float):
+            continue
+        value = shapes.opened(value)
+        if isinstance(value, list | tuple | Mapping):
+            held = draft.held() if held is None else held
+            if any(word not in held for word in shapes.leaves(value)):
+                draft.put(column.name, value)
 
 
 def _roles(draft: Draft, record: Mapping[str, Any]) -> None:

@@ -235,6 +235,21 @@ class Money:
     currency: str | None = None
 
 
+_NO_WORD = re.compile(r"[\W\d_]*|[a-z]{2,3}([-_][A-Za-z]{2,4})?|[A-Z]{3}")
+
+
+def leaves(value: Any, depth: int = 0) -> Iterator[str]:
+    """Words that a value holds anywhere, but for its keys, numbers, languages and currencies."""
+    if isinstance(value, Mapping) and depth < 50:
+        for item in value.values():
+            yield from leaves(item, depth + 1)
+    elif isinstance(value, (list, tuple)) and depth < 50:
+        for item in value:
+            yield from leaves(item, depth + 1)
+    elif isinstance(value, str) and not _NO_WORD.fullmatch(value.strip()):
+        yield value.strip()
+
+
 def money(value: Any) -> list[Money]:
     """Amounts of a number, a text, a mapping of amount and currency, or a list of them."""
     return list(_money(value, None, 0))

@@ -39,7 +39,6 @@ _MARKUP = frozenset((
     "a", "b", "br", "center", "div", "em", "font", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "html", "i",
     "li", "ol", "p", "small", "span", "strong", "sub", "sup", "table", "tbody", "td", "th", "tr", "u", "ul",
 ))  # fmt: skip
-_PROSE = frozenset(("content", "summary", "description", "title"))
 _MAX_DEPTH = 40
 _MAX_ELEMENTS = 20_000  # of one item
 _HEAD = 1 << 20  # bytes in which the name of the items is looked for
@@ -199,30 +198,23 @@ def _add(values: dict[str, Any], name: str, value: Any) -> None:
 
 def _value(element: Element) -> Any:
     """Text; with attributes or elements inside, a mapping of them, the text under `value`."""
-    name = _split(element.tag)[1]
     text = (element.text or "").strip()
     children = [child for child in element if isinstance(child.tag, str)]
     inner = {_local(child.tag) for child in children}
-    if children and (inner <= _MARKUP or (name in _PROSE and not _is_structured(inner))):
+    if children and inner <= _MARKUP:
         return " ".join("".join(element.itertext()).split())
     values: dict[str, Any] = {}
     for child in children:
         _add(values, _split(child.tag)[1], _value(child))
     for key, value in element.attrib.items():
-        if value.strip() and _split(key)[1] not in values:
-            values[_split(key)[1]] = value.strip()
+        _add(values, _split(key)[1], value.strip())
     if values.get("nil") == "true":
         return None
     if text:
         if not values:
             return text
-        values["value"] = text
+        _add(values, "value", text)
     return values
-
-
-def _is_structured(names: set[str]) -> bool:
-    """Whether the elements inside a text are its parts or languages, not its markup."""
-    return bool(names) and names <= shapes.LANGUAGES | {"language", "value", "text", "translation"}
 
 
 def _split(tag: Any) -> tuple[str, str]:
