@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -411,6 +412,26 @@ def test_nothing_in_a_table_stops_the_rest(shop: Path, junk: list[list[str]]) ->
     path = table(shop / "t.csv", header, fine[0], *junk, fine[1])
     read, _ = split(path)
     assert "good" in {row.product_id for row in read}
+
+
+@pytest.mark.parametrize("kind", ["rows", "table", "list", "sides", "folder"])
+@pytest.mark.parametrize("start", ["inside", "beside", "below"])
+def test_a_relative_path_reads_what_the_absolute_one_does(
+    shop: Path, kind: str, start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shop / "both.png").write_bytes(png(4, (20, 10)))
+    (shop / "other").mkdir()
+    made = {
+        "rows": lambda: write(shop / "rows.jsonl", good()),
+        "table": lambda: write(shop / "t.csv", "product_id,image", "p,0.png", "p,1.png"),
+        "list": lambda: write(shop / "l.txt", "7\t0.png\t1\t900\t30", "7\t1.png\t1\t900\t10"),
+        "sides": lambda: write(shop / "s.json", [{"id": "9", "image": "both.png", "target": "left"}]),
+        "folder": lambda: shop,
+    }[kind]()  # fmt: skip
+    absolute = split(made)
+    assert absolute[0]
+    monkeypatch.chdir({"inside": shop, "beside": shop.parent, "below": shop / "other"}[start])
+    assert split(Path(os.path.relpath(made))) == absolute
 
 
 # ------------------------------------------------------------------------------------------ pictures

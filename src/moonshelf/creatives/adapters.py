@@ -386,7 +386,7 @@ def read_folder(reading: Reading) -> Iterator[Item]:
             row["id"] = row["id"] if names.count(row["id"]) == 1 else os.path.basename(row["image"])
         draft = reading.draft(number)
         creatives, _ = draft.creatives(rows)
-        name = values.clean("/".join(parts) or root.resolve().name)[0] or "creatives"
+        name = values.clean("/".join(parts) or root.name)[0] or "creatives"
         yield from draft.campaign(name, name, creatives, source=values.clean(root.name)[0])
 
 

@@ -85,7 +85,8 @@ class Source:
         encoding: str | None = None,
         currency: str | None = None,
     ) -> None:
-        self.path = path
+        # Absolute, so that a picture found below it is not looked for below it once more.
+        self.path = path = Path(os.path.abspath(path))
         self.name = path.name
         self.images_root = os.path.abspath(images_root or (path if path.is_dir() else path.parent))
         self.fields = dict(fields or {})
