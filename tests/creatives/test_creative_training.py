@@ -19,6 +19,7 @@ from tiny import tiny_qwen3
 pytest.importorskip("trl", reason="training needs moonshelf[train]")
 
 from moonshelf import MoonModel
+from moonshelf.creatives import describe as describing_first
 from moonshelf.creatives.adapters import write_campaigns
 from moonshelf.creatives.baselines import make_backend
 from moonshelf.creatives.data import Example, draw, load_examples, make_descriptions, make_work
@@ -50,6 +51,7 @@ from moonshelf.creatives.selector import judge
 from moonshelf.creatives.training import export, reason_tokens, resume_from, start, train_sft
 from moonshelf.errors import UserError
 from moonshelf.model.decode import Decoded, greedy
+from moonshelf.model.processing import Batch
 from moonshelf.product import ImageRef
 from moonshelf.training.recipe import Lora, load_recipe
 from research.synthetic.campaigns.simulator import pairs, simulate
@@ -137,6 +139,38 @@ def test_an_opinion_does_not_depend_on_the_batch(selector: CreativeModel) -> Non
     for one, other in zip(together, alone, strict=True):
         assert one.p == pytest.approx(other.p, abs=1e-5)
         assert one.abstained == other.abstained
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_what_rounding_could_turn_is_decided_without_company(
+    selector: CreativeModel, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    """Many tokens are level, and logits differ a little by the shape of the batch, as kernels' do."""
+    model = describing(selector) if first else CreativeModel(selector.moon, selector.config)
+    asked = [p for c in simulate(3, creatives=3, seed=8, same=0, alike=0) for p in pairs(c)]
+    asks = [Ask(p.id, p.title, p.interest, p.a, p.b, ("K", "M"), (p.a.text, p.b.text)) for p in asked]
+    weight = model.moon.backbone.lm_head.weight
+
+    def logits(states: torch.Tensor) -> torch.Tensor:
+        level = weight[torch.arange(len(weight)) // 64 * 64]
+        noise = torch.sin(torch.arange(len(weight)) * (1.0 + 7 * seen[0]))
+        noise[model.moon.prepare.end_think] = -1e7  # it writes as much as it may
+        return states @ level.T + 1e-5 * noise
+
+    seen = [0]
+    read = model.moon.read
+
+    def reading(batch: Batch, *rest: object, **more: object) -> object:
+        seen[0] = len(batch.emb)
+        return read(batch, *rest, **more)
+
+    monkeypatch.setattr(model.moon, "logits", logits)
+    monkeypatch.setattr(model.moon, "read", reading)
+    written: list[list[str]] = []
+    for size in (1, 2, len(asks)):
+        parts = [asks[i : i + size] for i in range(0, len(asks), size)]
+        written.append([one.raw for part in parts for one in model.opinions(part)])
+    assert written[0] == written[1] == written[2]
 
 
 def test_the_complement_is_exact_for_the_model_too(selector: CreativeModel) -> None:
@@ -329,10 +363,11 @@ def test_each_image_is_described_once_and_compared_by_that(
     def write(alone: list[Ask], places: list[tuple[int, ...]], *_: object) -> list[Decoded]:
         assert all(len(where) == 1 for where in places)
         shown.extend(ask.first.id for ask in alone)
-        none, ids = torch.zeros(1), model.moon.prepare.ids
-        return [Decoded(ids(known[ask.first.id]), True, none[:, None], none) for ask in alone]
+        none, ids = torch.zeros(2, 64), model.moon.prepare.ids
+        return [Decoded(ids(known[ask.first.id]), True, none, none[0]) for ask in alone]
 
     monkeypatch.setattr(model, "write", write)
+    monkeypatch.setattr(describing_first, "TIE", 0.0)  # nothing was chosen here
     opinions = model.opinions(asks)
     assert sorted(shown) == sorted(known)
     for one, opinion in zip(asked, opinions, strict=True):

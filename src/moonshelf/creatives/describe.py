@@ -26,7 +26,7 @@ from moonshelf.creatives.judging import Ask, Opinion
 from moonshelf.creatives.prompt import read_assessment, read_description, write_comparison
 from moonshelf.creatives.protocol import QUESTIONS, Assessment
 from moonshelf.errors import UserError
-from moonshelf.model.decode import Decoded, Pick
+from moonshelf.model.decode import Decoded, Pick, banned_tokens, greedy
 from moonshelf.product import ImageRef
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ COMPARED = [i for i, question in enumerate(QUESTIONS) if question.compares]
 PASSES = len(COMPARED) + 1  # these always suffice: each settles one label more; two or three mostly do
 ASKS_A_BATCH = 32  # rows that are read and written together; ours, measured flat from 16 to 64 on two cores
 REMEMBERED = 10_000  # descriptions: a few MiB
+# Logits of one row in different batches differ by rounding, measured in float32 by up to 1.6e-5. Of two tokens
+# nearer than this the row is read once more by itself, so that what else is judged beside it decides nothing.
+TIE = 1e-3
 
 Key = TypeVar("Key")
 Side = dict[str, str]  # what is said of one creative, by question
@@ -178,7 +181,27 @@ def _described(
     with model.moon.inferring():
         seen = model.see_pixels(*model.moon.prepare.pixels(pictures))
         written = model.write([alone[i] for i in usable], [where[:1] for where in places], seen, pick)
-    return dict(zip([keys[i] for i in usable], read_written(model, written), strict=True))
+        near = near_ties(model, written) if pick is greedy else []
+    found = dict(zip([keys[i] for i in usable], read_written(model, written), strict=True))
+    for key in (keys[usable[n]] for n in near):
+        found |= _described(model, {key: asks[key]}, likeliest)
+    return found
+
+
+def likeliest(logits: Tensor) -> Tensor:
+    """`greedy` for a row by itself: nothing is guessed ahead, for guesses follow from what was written before."""
+    return greedy(logits)
+
+
+def near_ties(model: CreativeModel, written: Sequence[Decoded]) -> list[int]:
+    """Places of rows in which some token was chosen by less than `TIE`."""
+    banned = banned_tokens(model.moon)
+    near = []
+    for n, one in enumerate(written):  # one at a time, for a large vocabulary fills the memory
+        best = (model.moon.logits(one.states[:-1]).float() + banned).topk(2).values
+        if float((best[:, 0] - best[:, 1]).min()) < TIE:
+            near.append(n)
+    return near
 
 
 def _parts(rows: list[Any]) -> Iterator[list[Any]]:
@@ -229,20 +252,35 @@ def read_written(model: CreativeModel, written: Sequence[Decoded]) -> list[tuple
 def compare(model: CreativeModel, asks: Sequence[Ask], form: Form) -> tuple[Tensor, Tensor]:
     """Choices (R, 7), long, and the states (R, d) at `<answer>` that follow them; no image is looked at."""
     picked = torch.zeros(form.heads.shape[:2], dtype=torch.long)  # even
-    n = torch.arange(len(asks))
+    final: dict[int, Tensor] = {}
+    near: list[int] = []
+    left = list(range(len(asks)))  # rows whose choices still change
     for last in range(PASSES):
         bodies, slots = form.fill(picked)
-        tails = [model.tail(body) for body in bodies]
-        batch, _ = model.batch(asks, tails, [()] * len(asks), None)
+        tails = [model.tail(bodies[r]) for r in left]
+        batch, _ = model.batch([asks[r] for r in left], tails, [()] * len(left), None)
         states = model.moon.read(batch).states
         think = batch.emb.cpu() + 1 - torch.tensor([len(tail) for tail in tails])
+        n = torch.arange(len(left))
         # The state at `<think>` speaks of the body's first token.
-        spoken = states[n[:, None], think[:, None] + slots]
-        likely = model.moon.logits(spoken).float().cpu().gather(2, form.heads).argmax(-1)
-        if torch.equal(likely, picked) or last == PASSES - 1:
+        spoken = states[n[:, None], think[:, None] + slots[left]]
+        likely = model.moon.logits(spoken).float().cpu().gather(2, form.heads[left])
+        best = likely.topk(2)
+        settled = (best.indices[..., 0] == picked[left]).all(1) | (last == PASSES - 1)
+        tied = (best.values[..., 0] - best.values[..., 1] < TIE).any(1)
+        for i, r in enumerate(left):
+            if settled[i]:
+                final[r] = states[i, batch.emb[i]]
+            else:
+                picked[r] = best.indices[i, :, 0]
+        near += [r for r, done, tie in zip(left, settled, tied, strict=True) if done and tie]
+        left = [r for r, done in zip(left, settled, strict=True) if not done]
+        if not left:
             break
-        picked = likely
-    return picked, states[n, batch.emb]
+    for r in near if len(asks) > 1 else []:
+        alone = compare(model, [asks[r]], Form(model, [asks[r]], [form.evidence[r]]))
+        picked[r], final[r] = alone[0][0], alone[1][0]
+    return picked, torch.stack([final[r] for r in range(len(asks))])
 
 
 def _common(choices: list[list[int]]) -> int:

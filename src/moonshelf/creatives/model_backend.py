@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from moonshelf import images
-from moonshelf.creatives.describe import ASKS_A_BATCH, Described, Side, opine
+from moonshelf.creatives.describe import ASKS_A_BATCH, Described, Side, likeliest, near_ties, opine
 from moonshelf.creatives.judging import Ask, Opinion
 from moonshelf.creatives.prompt import ANSWER, CreativePrompt, read_assessment
 from moonshelf.errors import UserError
@@ -112,11 +112,12 @@ class CreativeModel:
         cls,
         folder: str | Path = "starter",
         download: bool = False,
-        precision: Precision = "auto",
+        precision: Precision = "float32",
         merge: bool = True,
     ) -> CreativeModel:
         """Load `starter` (the packaged selector) or a folder; `UserError` says what is wrong with one.
 
+        In bfloat16 it is quicker, but a probability then depends on the pairs that are judged beside it.
         `merge` False leaves an adapter away: whoever trains it on puts it in himself.
         """
         place = PACKAGED if str(folder) == "starter" else Path(folder)
@@ -247,10 +248,11 @@ class CreativeModel:
                 pixels, grid = self.moon.prepare.pixels(pictures)
                 seen = self.see_pixels(pixels, grid)
                 if not self.reasons:
-                    states, decoded = self._at_once(chosen, places, seen), []
+                    states, decoded, near = self._at_once(chosen, places, seen), [], []
                 else:
                     decoded = self.write(chosen, places, seen, pick)
                     states = torch.stack([d.final for d in decoded])
+                    near = near_ties(self, decoded) if pick is greedy else []
                 p = self.answer_logits(states, chosen).softmax(-1)[:, 0].cpu().tolist()
             bodies = self.moon.processor.tokenizer.batch_decode([d.ids for d in decoded])
             for n, (i, likely) in enumerate(zip(usable, p, strict=True)):
@@ -258,6 +260,8 @@ class CreativeModel:
                 if decoded:
                     assessment = read_assessment(bodies[n], asks[i].labels) if decoded[n].closed else None
                     results[i] = Opinion(likely, assessment, bodies[n], len(decoded[n].ids))
+            for n in near:
+                (results[usable[n]],) = self.opinions([chosen[n]], likeliest)
         return [result for result in results if result is not None]
 
     def _at_once(

@@ -141,9 +141,10 @@ def _judge_part(
             if wanted and not case.stop:
                 asked += case.asks(seed, seen, labels, bare)
         asked.sort(key=lambda one: one.content)
-        opinions = backend.opinions([one.ask for one in asked]) if asked else []
-        for one, opinion in zip(asked, opinions, strict=True):
-            one.case.answers[one.place] = opinion
+        once = {one.content: one.ask for one in asked}
+        opinions = dict(zip(once, backend.opinions(list(once.values())), strict=True)) if once else {}
+        for one in asked:
+            one.case.answers[one.place] = opinions[one.content]
     return [_close(case, temperature, near_half) for case in cases]
 
 
