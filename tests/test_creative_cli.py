@@ -64,8 +64,10 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
 
 
 def image(path: Path, light: int, seed: int = 0) -> Path:
-    noise = np.random.default_rng(seed).integers(light, light + 40, (32, 32, 3)).astype(np.uint8)
-    Image.fromarray(noise).save(path)
+    """Coloured blocks of their own; finer ones would be noise, and the same ones a copy."""
+    rng = np.random.default_rng([seed, light])
+    blocks = rng.integers(light, light + 40, (4, 4, 3)).astype(np.uint8)
+    Image.fromarray(blocks).resize((32, 32), Image.Resampling.NEAREST).save(path)
     return path
 
 
@@ -101,7 +103,8 @@ def test_compare_as_json(told: Told, folder: Path) -> None:
     done = call("compare", folder / "dark.png", folder / "bright.png", "--json")
     said = json.loads(done.stdout)
     assert (said["verdict"], said["judge"], said["abstained"]) == ("B", "told", "")
-    assert said["p"] == pytest.approx(0.1) and len(said["assessment"]["findings"]) == 9
+    assert said["p"] == pytest.approx(0.1)
+    assert len(said["assessment"]["findings"]) == 7, "neither a title nor an interest is asked about"
     other = json.loads(call("compare", folder / "bright.png", folder / "dark.png", "--json").stdout)
     assert said["p"] + other["p"] == 1
 

@@ -13,12 +13,14 @@ from moonshelf.creatives.model_backend import CreativeModel
 from moonshelf.creatives.pair import Pair
 from moonshelf.creatives.protocol import Judgement
 from moonshelf.creatives.selector import judge
-from moonshelf.creatives.simulator import pairs, simulate
+from research.synthetic.campaigns.simulator import pairs, simulate
 
 
 @lru_cache(maxsize=1)
 def starter() -> CreativeModel:
-    torch.set_num_threads(1)  # as all tests with a model: threads that wait for each other slow a busy machine
+    torch.set_num_threads(
+        1
+    )  # as all tests with a model: threads that wait for each other slow a busy machine
     backend = make_backend("starter")
     assert isinstance(backend, CreativeModel)
     return backend

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moonshelf.creatives.evidence import check, check_assessment, claims, readable
+from moonshelf.creatives.evidence import check, check_assessment, claims, ground, grounded, named, readable
 from moonshelf.creatives.protocol import Assessment, Finding
 from research.synthetic.campaigns.simulator import pairs, simulate
 
@@ -90,3 +90,57 @@ def test_reasons_for_people_claim_what_the_written_ones_do() -> None:
 )
 def test_any_words_can_be_read(question: str, reason: str) -> None:
     assert all(len(claim) == 2 for claim in claims(question, reason))
+
+
+@pytest.mark.parametrize(
+    ("title", "values"),
+    [
+        ("Charcoal Tee", {"grey"}),
+        ("Navy Blue Bag, off-white", {"navy blue", "white"}),
+        ("Bordeaux-red boots", {"maroon", "red"}),
+        ("Reduced price: greyhound print, blueberry jam", set()),
+        ("RAINPROOF jackets", {"waterproof"}),
+        ("", set()),
+    ],
+)
+def test_values_that_a_text_names(title: str, values: set[str]) -> None:
+    assert named(title) == values
+
+
+@pytest.mark.parametrize(
+    ("question", "reason", "title", "kept", "dropped"),
+    [
+        ("title", "shows grey titled maroon no", "Leather bag", "shows grey", 1),
+        ("title", "shows grey titled maroon no", "Burgundy bag", "shows grey titled maroon no", 0),
+        ("title", "shows grey (titled blue: no)", "Navy blue bag", "shows grey", 1),
+        ("title", "shows red and says cotton titled wool no", "Bag", "shows red", 1),
+        ("title", "shows grey titled maroon no", "", "shows grey", 0),
+        (
+            "query",
+            "says warm wants warm yes and shows red wants large no",
+            "Bag",
+            "says warm wants warm yes",
+            1,
+        ),
+        ("query", "says nothing wants large no", "Bag", "nothing asked", 1),
+        ("text", "clear words titled maroon", "Bag", "clear words titled maroon", 0),
+    ],
+)
+def test_claims_of_title_and_interest_are_held_against_them(
+    question: str, reason: str, title: str, kept: str, dropped: int
+) -> None:
+    side, out = grounded({question: reason}, title, ("cosy bag", "winter coat"))
+    assert side == {question: kept} and len(out) == dropped
+
+
+@pytest.mark.parametrize("title", ["", "Leather bag"])
+@pytest.mark.parametrize("interest", [(), ("red bag",)])
+def test_what_was_not_given_is_not_asked(title: str, interest: tuple[str, ...]) -> None:
+    (pair,) = [pair for campaign in simulate(1, seed=4) for pair in pairs(campaign)]
+    assert pair.assessment is not None
+    found, _ = ground(pair.assessment, title, interest)
+    assert ("title" in found, "query" in found) == (bool(title), bool(interest))
+    assert found.swapped().swapped() == found and "wants" not in str(found["text"])
+    assert ground(found, title, interest) == (found, [])
+    with pytest.raises(ValueError, match="may be missing"):
+        Assessment(findings=found.findings[1:])

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from moonshelf.creatives import phrases, safety
+from moonshelf.creatives import copies, phrases, safety
 from moonshelf.creatives.safety import MAX_TEXT, clean, clean_all, instruction_like
 from moonshelf.images import decode
 from moonshelf.product import ImageRef
@@ -201,30 +201,30 @@ def coded(image, kind="JPEG", **options):
 
 def test_a_picture_of_nothing_is_blank():
     assert (
-        safety.is_blank(flat()) and safety.is_blank(flat(noise=6)) and safety.is_blank(flat((255, 255, 255)))
+        copies.is_blank(flat()) and copies.is_blank(flat(noise=6)) and copies.is_blank(flat((255, 255, 255)))
     )
-    assert safety.is_blank(decode(coded(flat(noise=8), quality=30)))
+    assert copies.is_blank(decode(coded(flat(noise=8), quality=30)))
     dot = flat()
     dot.paste((0, 0, 0), (0, 0, 2, 2))
-    assert safety.is_blank(dot)
+    assert copies.is_blank(dot)
     product = flat()
     product.paste((0, 0, 0), (90, 70, 110, 90))
-    assert not safety.is_blank(product) and not safety.is_blank(decode(picture(1)))
+    assert not copies.is_blank(product) and not copies.is_blank(decode(picture(1)))
 
 
 def test_identical_pictures_by_their_pixels_and_nearly_identical_ones():
     one = decode(picture(3))
     again = decode(coded(one, "PNG", compress_level=1))
-    assert safety.near_identical(one, again)
+    assert copies.near_identical(one, again)
     copy = decode(coded(one.resize((240, 192), Image.Resampling.LANCZOS), quality=92))
-    assert not safety.near_identical(one, copy)  # blocks of colour: scaling moves their edges
+    assert not copies.near_identical(one, copy)  # blocks of colour: scaling moves their edges
     smooth = Image.fromarray(np.add.outer(np.arange(160), np.arange(200)).astype(np.uint8)).convert("RGB")
-    assert safety.near_identical(smooth, decode(coded(smooth, quality=90)))
-    assert not safety.near_identical(one, decode(picture(4)))
+    assert copies.near_identical(smooth, decode(coded(smooth, quality=90)))
+    assert not copies.near_identical(one, decode(picture(4)))
     badge = smooth.copy()
     badge.paste((255, 0, 0), (0, 0, 14, 14))
-    assert not safety.near_identical(smooth, badge)
-    assert not safety.near_identical(flat((200, 30, 30)), flat((30, 30, 200)))
+    assert not copies.near_identical(smooth, badge)
+    assert not copies.near_identical(flat((200, 30, 30)), flat((30, 30, 200)))
 
 
 def shown(image):
@@ -260,3 +260,18 @@ def test_an_installed_ocr_reads_drawn_words():
             safety.quarantine([safety.read_overlay(shown(draw_words(flat(size=(320, 320)), words)))])
             == verdict
         )
+
+
+@pytest.mark.parametrize(
+    ("overlay", "left"),
+    [
+        ("waterproof", "waterproof"),
+        ("Waterproof Backpack", ""),
+        ("new | backpack, waterproof!", "new"),
+        ("buy waterproof backpack now", "buy now"),
+        ("100%  warm | sale", "100%  warm | sale"),
+        ("", ""),
+    ],
+)
+def test_words_that_repeat_a_query_are_left_out(overlay: str, left: str) -> None:
+    assert safety.unrepeated(overlay, ("waterproof backpack", "warm")) == left

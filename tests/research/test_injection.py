@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from moonshelf import images
-from moonshelf.creatives import safety
+from moonshelf.creatives import copies, safety
 from moonshelf.creatives.baselines import make_baseline
 from research.studies import injection
 from research.studies.attacks import attacks
@@ -93,7 +93,7 @@ def test_metadata_changes_the_file_and_not_the_pixels():
     for attack in (a for a in attacks() if a.where == "metadata" and not a.text.startswith("alt")):
         hit = base.carry(attack, "A", told=False)
         assert hit.a.image != base.pair.a.image and hit.b == base.pair.b
-        assert safety.near_identical(images.load(hit.a.image), images.load(base.pair.a.image))
+        assert copies.near_identical(images.load(hit.a.image), images.load(base.pair.a.image))
 
 
 def test_a_report_counts_and_prints():

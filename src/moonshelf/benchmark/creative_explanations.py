@@ -56,7 +56,7 @@ def agreement_figures(pairs: Sequence[Pair], judgements: Sequence[Judgement]) ->
     """
     if not explains(judgements):
         return []
-    valid: _Rows = _Rows()
+    valid, untrue = _Rows(), _Rows()
     rubric, silent, written, mirror, whole = _Rows(), _Rows(), _Rows(), _Rows(), _Rows()
     for pair, judgement in zip(pairs, judgements, strict=True):
         if not was_asked(judgement):
@@ -65,6 +65,7 @@ def agreement_figures(pairs: Sequence[Pair], judgements: Sequence[Judgement]) ->
             valid.add(found is not None, pair)
             if found is None:
                 continue
+            untrue.add(len(judgement.dropped), pair)
             score = found.rubric()
             silent.add(score == 0, pair)
             if score:
@@ -73,7 +74,7 @@ def agreement_figures(pairs: Sequence[Pair], judgements: Sequence[Judgement]) ->
                 written.add(_agrees(1 if found.verdict == "A" else -1, p), pair)
         first, second = _orders(judgement)
         if first is not None and second is not None:
-            same = [first[key].answer == second[key].answer for key in KEYS]
+            same = [first[key].answer == second[key].answer for key in KEYS if key in first and key in second]
             mirror.add(float(np.mean(same)), pair)
             whole.add(all(same), pair)
     return [
@@ -83,6 +84,7 @@ def agreement_figures(pairs: Sequence[Pair], judgements: Sequence[Judgement]) ->
         written.figure("written verdict agrees with the read one"),
         mirror.figure("same answers in the other order"),
         whole.figure("all answers the same in the other order"),
+        untrue.figure("claims left out", "of what title and interest do not say, a pair"),
     ]
 
 
@@ -123,20 +125,22 @@ def question_figures(
             if pair.assessment is None or found is None:
                 continue
             for key in KEYS:
+                if key not in found or key not in pair.assessment:
+                    continue
                 truth = pair.assessment[key].answer
                 right[key].add(found[key].answer == truth, pair)
                 answers[key].update((truth, pair.assessment[key].swapped().answer))
     if not right[KEYS[0]].values:
         return []
-    constant = {key: max(found.values()) / found.total() for key, found in answers.items()}
+    constant = {key: max(found.values()) / found.total() for key, found in answers.items() if found}
     together = _Rows()
     for key in COMPARED:
         together.values += right[key].values
         together.clusters += right[key].clusters
-    mean = float(np.mean([constant[key] for key in COMPARED]))
+    mean = float(np.mean([constant[key] for key in COMPARED if key in constant]))
     return [
         (together.figure("all aspects"), mean),
-        *((right[key].figure(key), constant[key]) for key in KEYS),
+        *((right[key].figure(key), constant[key]) for key in KEYS if key in constant),
     ]
 
 
@@ -251,7 +255,8 @@ def named_factor(judgement: Judgement, seed: int = 0) -> tuple[Side, str] | None
     if judgement.verdict is None or first is None or second is None:
         return None
     wanted = "A>B" if judgement.verdict == "A" else "A<B"
-    named = [key for key in COMPARED if first[key].answer == second[key].answer == wanted]
+    both = [key for key in COMPARED if key in first and key in second]
+    named = [key for key in both if first[key].answer == second[key].answer == wanted]
     if not named:
         return None
     digest = hashlib.sha256(f"{seed} {judgement.pair_id}".encode()).digest()

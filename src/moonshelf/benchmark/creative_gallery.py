@@ -287,8 +287,10 @@ def _reasons(said: Assessment | None, truth: Assessment | None) -> list[Reason]:
         return []
     found = []
     for question in QUESTIONS:
+        if question.key not in said:
+            continue
         finding = said[question.key]
-        known = truth[question.key].answer if truth else None
+        known = truth[question.key].answer if truth and question.key in truth else None
         right = known == finding.answer
         found.append(
             Reason(

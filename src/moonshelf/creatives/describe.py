@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from moonshelf.creatives.evidence import SOUGHT, readable
+from moonshelf.creatives.evidence import SOUGHT, grounded, readable
 from moonshelf.creatives.judging import Ask, Opinion
 from moonshelf.creatives.prompt import read_assessment, read_description, write_comparison
-from moonshelf.creatives.protocol import QUESTIONS, Assessment
+from moonshelf.creatives.protocol import QUESTIONS, Assessment, unasked
 from moonshelf.errors import UserError
 from moonshelf.model.decode import Decoded, Pick, banned_tokens, greedy
 from moonshelf.product import ImageRef
@@ -36,7 +36,7 @@ COMPARED = [i for i, question in enumerate(QUESTIONS) if question.compares]
 PASSES = len(COMPARED) + 1  # these always suffice: each settles one label more; two or three mostly do
 ASKS_A_BATCH = 32  # rows that are read and written together; ours, measured flat from 16 to 64 on two cores
 REMEMBERED = 10_000  # descriptions: a few MiB
-# Logits of one row in different batches differ by rounding, measured in float32 by up to 1.6e-5. Of two tokens
+# Logits of one row in different batches differ by rounding, by up to 1.6e-5 in float32. Of two tokens
 # nearer than this the row is read once more by itself, so that what else is judged beside it decides nothing.
 TIE = 1e-3
 
@@ -63,6 +63,10 @@ class Form:
         # (R, 7, 3): the token that tells each choice from the others
         heads = [[one[n] for one in choices] for choices, n in zip(self.words, self.starts, strict=True)]
         self.heads = torch.tensor(heads)[:, None].expand(-1, len(COMPARED), -1)
+        # (R, 7): nothing was given that the question asks about, so that neither is better
+        self.unasked = torch.tensor(
+            [[QUESTIONS[i].key in unasked(ask.title, ask.interest) for i in COMPARED] for ask in asks]
+        )
         gates = [_gates(ask, *both) for ask, both in zip(asks, evidence, strict=True)]
         answers = {said: prepare.ids(f" {said}") for said in ("no", "yes")}
         self.gates = [[answers[said] for said in row] for row in gates]
@@ -120,7 +124,7 @@ def _inferred(tokenizer: Any, text: str) -> list[tuple[int, int]]:
 def choices(assessment: Assessment) -> list[int]:
     """The answers of an assessment to the seven aspects, A being the first, as a form counts them."""
     order = {"A=B": 0, "A>B": 1, "A<B": 2}
-    return [order[assessment.findings[i].answer] for i in COMPARED]
+    return [order[assessment[QUESTIONS[i].key].answer] for i in COMPARED]
 
 
 def sides(assessment: Assessment) -> tuple[Side, Side]:
@@ -148,15 +152,22 @@ def opine(model: CreativeModel, asks: Sequence[Ask], pick: Pick) -> list[Opinion
     for rows in _parts([i for i, both in enumerate(keys) if found.keys() >= set(both)]):
         chosen = [asks[i] for i in rows]
         said = [(found[keys[i][0]], found[keys[i][1]]) for i in rows]
-        form = Form(model, chosen, [(first[0], second[0]) for first, second in said])
+        checked = [
+            [grounded(side, ask.title, ask.interest) for side, _ in two]
+            for ask, two in zip(chosen, said, strict=True)
+        ]
+        form = Form(model, chosen, [(first[0], second[0]) for first, second in checked])
         with model.moon.inferring():
             picked, final = compare(model, chosen, form)
             likely = model.answer_logits(final, chosen).softmax(-1)[:, 0].cpu().tolist()
         bodies = form.fill(picked)[0]
         texts = model.moon.processor.tokenizer.batch_decode(bodies)
-        for i, p, body, text, ((_, kept), (_, too)) in zip(rows, likely, bodies, texts, said, strict=True):
+        for i, p, body, text, ((_, kept), (_, too)), ((_, one), (_, other)) in zip(
+            rows, likely, bodies, texts, said, checked, strict=True
+        ):
             assessment = read_assessment(text, asks[i].labels) if kept and too else None
-            results[i] = Opinion(p, readable(assessment) if assessment else None, text, len(body))
+            shown = readable(assessment) if assessment else None
+            results[i] = Opinion(p, shown, text, len(body), tuple(dict.fromkeys((*one, *other))))
     return results
 
 
@@ -189,7 +200,7 @@ def _described(
 
 
 def likeliest(logits: Tensor) -> Tensor:
-    """`greedy` for a row by itself: nothing is guessed ahead, for guesses follow from what was written before."""
+    """`greedy` for a row by itself: nothing is guessed ahead, since guesses follow from earlier rows."""
     return greedy(logits)
 
 
@@ -265,6 +276,7 @@ def compare(model: CreativeModel, asks: Sequence[Ask], form: Form) -> tuple[Tens
         # The state at `<think>` speaks of the body's first token.
         spoken = states[n[:, None], think[:, None] + slots[left]]
         likely = model.moon.logits(spoken).float().cpu().gather(2, form.heads[left])
+        likely[form.unasked[left]] = torch.tensor([0.0, -torch.inf, -torch.inf])  # even
         best = likely.topk(2)
         settled = (best.indices[..., 0] == picked[left]).all(1) | (last == PASSES - 1)
         tied = (best.values[..., 0] - best.values[..., 1] < TIE).any(1)

@@ -9,9 +9,10 @@ is not known refutes nothing. The vocabulary is ours, the reward and the evaluat
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
-from moonshelf.creatives.protocol import Assessment
+from moonshelf.creatives.protocol import Assessment, unasked
 
 Claim = tuple[str, str]  # fact, value
 
@@ -26,6 +27,59 @@ SOUGHT = re.compile(
     r"(?P<seen>(?:says|shows|shown) .+?)"
     r"(?: \(?(?P<who>wants|titled) (?P<sought>.+?):? (?P<met>yes|no)\)?)?(?= and | /|,|$)"
 )
+_NOTHING = {"title": "", "query": "nothing asked"}
+# Words for what the selector looks for in titles and queries; ours, English. A phrase may stand for several.
+_SYNONYMS = {
+    "black": "jet, ebony, onyx",
+    "white": "off white, snow, ivory",
+    "grey": "gray, charcoal, anthracite, slate, graphite, ash",
+    "beige": "cream, sand, ecru, ivory, oatmeal, nude",
+    "brown": "chocolate, chestnut, espresso, mocha, walnut, cognac",
+    "tan": "camel, caramel, cognac, khaki, nude",
+    "red": "scarlet, crimson, ruby, cherry",
+    "maroon": "burgundy, wine, bordeaux, oxblood, dark red",
+    "pink": "rose, blush, fuchsia, magenta, rose gold, light pink",
+    "orange": "apricot, tangerine, rust, coral",
+    "yellow": "mustard, lemon",
+    "green": "emerald, mint, sage, forest green",
+    "olive": "khaki, army green, olive green",
+    "teal": "petrol, turquoise, aqua",
+    "blue": "azure, cobalt, royal blue, sky blue, light blue, indigo",
+    "navy blue": "navy, midnight blue, marine, dark blue",
+    "purple": "violet, plum, aubergine",
+    "lavender": "lilac, mauve, light purple",
+    "gold": "golden, brass, rose gold",
+    "silver": "chrome, silvery",
+    "copper": "bronze, rose gold",
+    "metal": "steel, stainless steel, aluminium, aluminum, titanium, iron, brass, metallic",
+    "wood": "wooden, oak, walnut, beech, bamboo, pine",
+    "wool": "woollen, woolen, merino, cashmere",
+    "knit": "knitted, knitwear",
+    "ceramic": "porcelain, earthenware",
+    "plastic": "acrylic, polycarbonate",
+    "patent leather": "patent",
+    "waterproof": "rainproof, water resistant, weatherproof",
+    "lightweight": "light, ultralight, featherweight",
+    "breathable": "airy",
+    "warm": "winter, cosy, cozy, thermal, insulated",
+    "handmade": "handcrafted, hand made",
+    "durable": "sturdy, rugged, heavy duty",
+    "gift": "present",
+    "recycled": "eco friendly, sustainable",
+    "stain resistant": "stain proof",
+    "anti slip": "non slip, slip resistant",
+    "comfortable": "comfy, comfort",
+    "dishwasher safe": "dishwasher",
+    "uv protection": "uv, uv400, uv protected",
+    "large": "big, oversized, xl, xxl",
+    "washable": "machine wash",
+    "organic": "bio",
+}
+_VALUES: dict[str, set[str]] = {}  # phrase -> what it stands for, the longest phrase first
+for _value, _others in _SYNONYMS.items():
+    for _said in (_value, *_others.split(", ")):
+        _VALUES.setdefault(_said, set()).add(_value)
+_VALUES = dict(sorted(_VALUES.items(), key=lambda entry: -len(entry[0])))
 _PLACES = {"centred": "centre", "left": "left", "right": "right"}
 _TRUTHS = {"off topic ": "irrelevant", "untrue ": "false"}
 _PROPS = {"no props": "none", "few props": "few", "clutter": "clutter"}
@@ -62,6 +116,71 @@ def readable(assessment: Assessment) -> Assessment:
         for finding in assessment.findings
     ]
     return assessment.model_copy(update={"findings": tuple(findings)})
+
+
+def grounded(
+    side: Mapping[str, str], title: str, interest: Sequence[str]
+) -> tuple[dict[str, str], list[str]]:
+    """Reasons of one picture by question, as far as title and interest bear them out; and what was left out.
+
+    "shows grey titled red no" needs a red in the title: without one "shows grey" remains, which is true or
+    false of the picture alone. "says nothing wants large no" needs a large in some query, and goes whole.
+    """
+    kept, dropped = dict(side), list[str]()
+    for question, given in (("title", (title,)), ("query", tuple(interest))):
+        parts = []
+        for part in side[question].split(" and ") if side.get(question) else ():
+            found = SOUGHT.fullmatch(part)
+            if found is None or not found["met"] or _mentioned(found["sought"], given):
+                parts.append(part)
+                continue
+            if any(given):
+                dropped.append(
+                    f"the {'title' if question == 'title' else 'interest'} names no {found['sought']}"
+                )
+            if question == "title" and found["seen"].startswith("shows "):
+                parts.append(found["seen"])
+        if question in side:
+            kept[question] = " and ".join(parts) or _NOTHING[question]
+    return kept, dropped
+
+
+def ground(assessment: Assessment, title: str, interest: Sequence[str]) -> tuple[Assessment, list[str]]:
+    """The same for both sides of an assessment, without the questions about what was not given."""
+    assessment = assessment.without(unasked(title, interest))
+    findings, dropped = [], list[str]()
+    for finding in assessment.findings:
+        reasons = {}
+        for name in ("reason_a", "reason_b"):
+            kept, out = grounded({finding.question: getattr(finding, name)}, title, interest)
+            dropped += out
+            reasons[name] = kept[finding.question] if out else getattr(finding, name)
+        findings.append(finding.model_copy(update=reasons))
+    return assessment.model_copy(update={"findings": tuple(findings)}), dropped
+
+
+def _mentioned(value: str, texts: Sequence[str]) -> bool:
+    """Whether one of the texts names a colour, a material or a quality, in its word or a known synonym."""
+    if value in _SYNONYMS:
+        return any(value in named(text) for text in texts)
+    return any(_phrase(value).search(text) for text in texts)
+
+
+def named(text: str) -> set[str]:
+    """Values that a text names, each phrase once: "navy blue" is no blue, and "off white" no second white."""
+    found = set[str]()
+    for phrase, values in _VALUES.items():  # the longest first
+        text, hits = _phrase(phrase).subn(" | ", text)
+        if hits:
+            found |= values
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _phrase(words: str) -> re.Pattern[str]:
+    """A phrase as whole words in either number, written in one, with a hyphen or with a space."""
+    joined = r"[\s-]?".join(map(re.escape, words.split()))
+    return re.compile(rf"(?<!\w){joined}(?:e?s)?(?!\w)", re.IGNORECASE)
 
 
 def _answered(part: str) -> list[Claim]:

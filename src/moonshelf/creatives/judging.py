@@ -37,6 +37,7 @@ class Opinion:
     assessment: Assessment | None = None  # None where the backend gives no reasons, or broke the format
     raw: str = ""  # as written, for a person to read; never parsed for the verdict
     tokens: int = 0
+    dropped: tuple[str, ...] = ()  # claims that were taken out of the reasons, as `Judgement` has them
 
 
 class Backend(Protocol):

@@ -9,6 +9,7 @@ either keeps them or is invalid, and an invalid assessment abstains.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,7 +43,13 @@ QUESTIONS: tuple[Question, ...] = (
     Question("background", "Whose background sets the product off better?"),
 )
 KEYS: tuple[str, ...] = tuple(question.key for question in QUESTIONS)
+NEEDS = ("title", "query")  # questions that are asked only where there is a title, or an interest
 VERDICT = "Which one would this shopper rather click?"  # the tenth: the answer, not a line of the reasons
+
+
+def unasked(title: str, interest: Sequence[str]) -> frozenset[str]:
+    """Keys of the questions about what was not given."""
+    return frozenset(key for key, given in (("title", title), ("query", interest)) if not given)
 
 
 class Finding(BaseModel):
@@ -74,7 +81,7 @@ class Finding(BaseModel):
 
 
 class Assessment(BaseModel):
-    """Answers to the nine questions in their order, and the verdict that was written after them."""
+    """Answers to the questions that were asked, in their order, and the verdict written after them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -83,12 +90,27 @@ class Assessment(BaseModel):
 
     @model_validator(mode="after")
     def _complete(self) -> Assessment:
-        if tuple(finding.question for finding in self.findings) != KEYS:
-            raise ValueError(f"an assessment answers {', '.join(KEYS)}, each once and in this order")
+        told = tuple(finding.question for finding in self.findings)
+        if told != tuple(key for key in KEYS if key in told or key not in NEEDS):
+            raise ValueError(
+                f"an assessment answers {', '.join(KEYS)}, each once and in this order; "
+                f"only {' and '.join(NEEDS)} may be missing"
+            )
         return self
 
     def __getitem__(self, key: str) -> Finding:
-        return self.findings[KEYS.index(key)]
+        """Raises KeyError for a question that was not asked."""
+        for finding in self.findings:
+            if finding.question == key:
+                return finding
+        raise KeyError(key)
+
+    def __contains__(self, key: str) -> bool:
+        return any(finding.question == key for finding in self.findings)
+
+    def without(self, keys: Collection[str]) -> Assessment:
+        """The same without the answers to some questions of `NEEDS`."""
+        return self.model_copy(update={"findings": tuple(f for f in self.findings if f.question not in keys)})
 
     def swapped(self) -> Assessment:
         """The same assessment with the names A and B exchanged; twice gives the assessment back."""
@@ -117,6 +139,7 @@ class Judgement(BaseModel):
     assessment: Assessment | None = None  # A shown first
     mirrored: Assessment | None = None  # A shown second, in terms of A and B all the same
     tokens: int = 0  # written, both orders
+    dropped: tuple[str, ...] = ()  # claims about title or interest that these do not bear out: no reasons
 
     @property
     def verdict(self) -> Side | None:

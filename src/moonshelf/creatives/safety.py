@@ -42,7 +42,6 @@ from moonshelf.creatives.phrases import (
     SQUEEZED,
     TOGETHER,
 )
-from moonshelf.images import perceptual_hash
 from moonshelf.product import ImageRef
 from moonshelf.prompts import clean_text
 
@@ -51,9 +50,8 @@ if TYPE_CHECKING:
 
 MAX_TEXT = 300  # characters of one field; marketplaces cap titles at 150 to 250
 _MAX_RAW = 4_000  # of what is looked at
-BLANK_LEVELS, BLANK_SHARE = 12, 0.002  # a pixel of a blank picture; the share of others that it may have
-SAME_BITS, SAME_LEVELS = 2, 10.0  # of the perceptual hash; of a 64×64 version, in its worst place
 
+REPEATED = "words that repeat a query were left out on image"
 OVERLAY = "the words on the image read like an instruction"
 OCR_SIDE = 1024  # pixels that OCR is shown
 
@@ -65,6 +63,7 @@ _HTML = re.compile(
 )
 _SELECTORS = re.compile("[\ufe00-\ufe0f]{2,}|[\U000e0100-\U000e01ef]+")  # data can ride on them
 _MARKS = re.compile("([\u0300-\u036f]{2})[\u0300-\u036f]+")
+_TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _LATIN = re.compile(r"[a-zA-Z]")
 _LOOKALIKE = str.maketrans(
@@ -99,6 +98,29 @@ def clean_all(texts: Iterable[str], labels: Sequence[str] = ()) -> tuple[tuple[s
     return tuple(text for text, _ in done if text), tuple(
         sorted({flag for _, flags in done for flag in flags})
     )
+
+
+def unrepeated(overlay: str, queries: Sequence[str]) -> str:
+    """Words on an image without those that merely say a query again; lines are parted by `|`.
+
+    "waterproof" answers somebody who looks for a waterproof backpack; "waterproof backpack" and "buy
+    waterproof backpack now" answer whoever looks for whatever stands there, and say nothing of the picture.
+    Words of a query that are all in one line go from it. One word cannot be told from a claim, and stays.
+    """
+    lines = before = [" ".join(line.split()) for line in overlay.split("|")]
+    for query in queries:
+        asked = _tokens(query)
+        if len(asked) > 1:
+            lines = [_without(line, asked) if asked <= _tokens(line) else line for line in lines]
+    return overlay if lines == before else " | ".join(line for line in lines if _tokens(line))
+
+
+def _tokens(text: str) -> set[str]:
+    return {word.casefold() for word in _TOKEN.findall(text)}
+
+
+def _without(line: str, words: set[str]) -> str:
+    return " ".join(_TOKEN.sub(lambda hit: "" if hit[0].casefold() in words else hit[0], line).split())
 
 
 def instruction_like(text: str) -> bool:
@@ -219,32 +241,6 @@ def _capped(text: str, cap: int, found: set[str]) -> str:
 
 
 # ------------------------------------------------------------------------------------------------- pictures
-
-
-def is_blank(image: Image) -> bool:
-    """Whether a picture shows nothing: nearly all of it within a few levels of one colour."""
-    small = np.asarray(image.convert("RGB").resize((128, 128)), np.int16).reshape(-1, 3)
-    distant = np.abs(small - np.median(small, axis=0)).max(axis=1) > BLANK_LEVELS
-    return bool(distant.mean() < BLANK_SHARE)
-
-
-def near_identical(a: Image, b: Image) -> bool:
-    """Whether one picture looks like a re-encoded or scaled copy of the other.
-
-    The perceptual hash alone does not see a small badge or another colour, so the worst place of a small
-    version has to agree as well. Pictures of which one is cropped are not noticed.
-    """
-    one, two = perceptual_hash(a), perceptual_hash(b)
-    if (one is None) != (two is None) or (
-        one is not None and two is not None and _bits(one, two) > SAME_BITS
-    ):
-        return False
-    levels = [np.asarray(image.convert("RGB").resize((64, 64)), np.float32) for image in (a, b)]
-    return bool(np.abs(levels[0] - levels[1]).max() <= SAME_LEVELS)
-
-
-def _bits(one: int, two: int) -> int:
-    return (one ^ two).bit_count()
 
 
 def quarantine(words: Iterable[str]) -> str:

@@ -2,12 +2,13 @@
 
 Every pair is asked in both orders under labels of their own. The probability is the mean of the two orders'
 log-odds, divided by the temperature that validation gave; so judge(A, B) and judge(B, A) add up to one, to
-the last bit, whatever the backend. A judgement abstains, and says why, when an image cannot be read or is
-blank, when both are the same picture, when words on one are instructions, when a title is nothing else (a
-product that never had one is judged by the rest), when the backend's answer is unusable, when the orders
-disagree, or when the probability is near one half. Suspicious words in title or interest are taken out before
-the backend sees them; then a canary asks once more without any words, and if the winner changes the words
-decided and the judgement abstains.
+the last bit, whatever the backend. A judgement abstains, and says why, when an image cannot be read, is
+blank or noise, when both are one picture or one is a part of the other, when words on one are instructions,
+when a title is nothing else (a product that never had one is judged by the rest), when the backend's answer
+is unusable, when the orders disagree, or when the probability is near one half. Suspicious words in title or
+interest, and words on an image that merely repeat a query, are taken out before the backend sees them. Where
+words were suspicious a canary asks once more without any, and if the winner changes the judgement abstains.
+What a reason claims of title or interest is held against them, and goes where they do not say it.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from moonshelf import images
+from moonshelf.creatives.copies import SIDE, is_blank, is_noise, one_is_a_copy
+from moonshelf.creatives.evidence import ground
 from moonshelf.creatives.judging import Ask, Backend, Opinion
 from moonshelf.creatives.pair import Pair
 from moonshelf.creatives.prompt import CreativePrompt
 from moonshelf.creatives.protocol import Assessment, Judgement
-from moonshelf.creatives.safety import clean, is_blank, near_identical, quarantine, read_overlay
+from moonshelf.creatives.safety import REPEATED, clean, quarantine, read_overlay, unrepeated
 from moonshelf.product import ImageRef
 
 NEAR_HALF = 0.05  # ours: nearer to one half than this there is no verdict
@@ -75,13 +78,15 @@ def judge(
 
 def _look(ref: ImageRef) -> _Seen:
     try:
-        picture = images.load(ref, max_side=128)
+        picture = images.load(ref, max_side=SIDE)
     except images.ImageError as error:
         return _Seen(problem=f"cannot be read: {error}")
     size = "x".join(map(str, picture.size))
     digest = hashlib.sha256(size.encode() + picture.tobytes()).hexdigest()
     if is_blank(picture):
         return _Seen(digest, "is blank", picture)
+    if is_noise(picture):
+        return _Seen(digest, "is noise", picture)
     return _Seen(digest, "", picture, read_overlay(ref))
 
 
@@ -168,9 +173,13 @@ def _open(pair: Pair, seen: dict[ImageRef, _Seen], overlays: bool) -> _Case:
         cleaned, found = clean(text)
         words.append(cleaned)
         flags += found
-    if not stop and near_identical(seen[pair.a.image].picture, seen[pair.b.image].picture):
-        stop = "both are the same image"
+    if not stop:
+        stop = one_is_a_copy(seen[pair.a.image].picture, seen[pair.b.image].picture)
     one, two, title, *asked = words
+    for side, words_on in (("A", one), ("B", two)):
+        if unrepeated(words_on, asked) != words_on:
+            flags.append(f"{REPEATED} {side}")
+    one, two = unrepeated(one, asked), unrepeated(two, asked)
     if not stop and not title and clean(pair.title)[1]:
         stop = "the title is nothing but suspicious words"
     interest = tuple(text for text in asked if text)
@@ -213,15 +222,18 @@ def _close(case: _Case, temperature: float, near_half: float) -> Judgement:
                 case.flags.append("the words decide: without them the other image wins")
                 if not why and len(case.flags) > 1:
                     why = "suspicious words decide it"
+    dropped = [*first.dropped, *second.dropped]
+    reasons: list[Assessment | None] = [first.assessment, second.assessment]
+    for place, said in enumerate(reasons):
+        if said is not None:
+            reasons[place], out = ground(said, case.title, case.interest)
+            dropped += out
     return Judgement(
         pair_id=case.pair.id, p=p, p_first=p_first, p_second=p_second, abstained=why, flags=tuple(case.flags),
-        assessment=first.assessment, mirrored=_back(second.assessment),
+        assessment=reasons[0], mirrored=reasons[1].swapped() if reasons[1] is not None else None,
         tokens=sum(opinion.tokens for opinion in case.answers.values()),
+        dropped=tuple(dict.fromkeys(dropped)),
     )  # fmt: skip
-
-
-def _back(assessment: Assessment | None) -> Assessment | None:
-    return assessment.swapped() if assessment is not None else None
 
 
 def mean_probability(p_first: float, p_other: float, temperature: float = 1.0) -> float:

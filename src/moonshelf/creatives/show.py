@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from moonshelf.creatives.pair import Campaign, Creative, Pair
-from moonshelf.creatives.protocol import QUESTIONS, Assessment, Judgement
+from moonshelf.creatives.protocol import KEYS, QUESTIONS, Assessment, Judgement
 from moonshelf.creatives.ranking import Ranking
 from moonshelf.errors import Problem
 
@@ -42,6 +42,10 @@ def show_judgement(
         console.print(_questions(judgement.assessment))
     elif judgement.verdict is not None:
         console.print(Text(f"{judge} gives no reasons.", "dim"))
+    if judgement.dropped:
+        console.print(
+            Text(f"Left out of the reasons, being untrue: {plain('; '.join(judgement.dropped))}.", "dim")
+        )
     for flag in judgement.flags:
         console.print(Text(f"Look at this: {plain(flag)}", "yellow"))
     if explain:
@@ -62,7 +66,8 @@ def _questions(assessment: Assessment) -> Table:
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     for name in ("", "speaks for", "A", "B"):
         table.add_column(name)
-    for question, finding in zip(QUESTIONS, assessment.findings, strict=True):
+    for finding in assessment.findings:
+        question = QUESTIONS[KEYS.index(finding.question)]
         answer = _WORD.get(finding.answer, finding.answer)
         table.add_row(
             question.key if question.compares else f"{question.key}?",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moonshelf.catalogue.store import Store, key_of
-from moonshelf.creatives.protocol import QUESTIONS, Assessment
+from moonshelf.creatives.protocol import KEYS, QUESTIONS, Assessment
 from moonshelf.service.review_schemas import FindingView
 from moonshelf.service.schemas import ProductView, Weights
 
@@ -62,13 +62,13 @@ def findings(assessment: Assessment | None) -> list[FindingView]:
         return []
     return [
         FindingView(
-            question=question.key,
-            asks=question.asks,
+            question=finding.question,
+            asks=QUESTIONS[KEYS.index(finding.question)].asks,
             answer=finding.answer,
             reason_a=finding.reason_a,
             reason_b=finding.reason_b,
         )
-        for question, finding in zip(QUESTIONS, assessment.findings, strict=True)
+        for finding in assessment.findings
     ]
 
 
