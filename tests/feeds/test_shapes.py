@@ -217,3 +217,10 @@ def test_categories_in_every_shape(tmp_path: Path, value: Any, expected: Any, pr
 def test_attributes_in_every_shape(tmp_path: Path, value: Any, printed: Any) -> None:
     product = read(tmp_path, attributes=printed(value) if printed else value)
     assert product.attributes == {"Color": "Red", "Sizes": "S, M"}
+
+
+@pytest.mark.parametrize("blank", ["", None, "N/A", "none"])
+def test_an_id_that_is_blank_in_json_is_taken_from_the_sku_and_said(tmp_path: Path, blank: Any) -> None:
+    path = h.write(tmp_path / "f.json", json.dumps([{"id": blank, "sku": "S1", "title": "Mug"}]))
+    assert [product.id for product in h.products(path)] == ["S1"]
+    assert [problem.field for problem in h.problems(path)] == ["id"]

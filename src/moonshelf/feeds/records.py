@@ -19,6 +19,7 @@ from moonshelf.feeds.base import Row, Source, note
 from moonshelf.feeds.build import Draft
 from moonshelf.feeds.columns import Column, Plan, kept, plan_columns, price_column
 from moonshelf.feeds.shops import Shop, by_name
+from moonshelf.identifiers import is_placeholder
 from moonshelf.product import MAX_ID, Product
 
 _MAX_PLANS = 1_000
@@ -199,7 +200,7 @@ class RecordReader:
             draft.set("id", f"{self.source.path.stem[:100]}#{draft.row}")
         elif "id" in draft.values:
             columns = [column for column in plan.columns if column.field == "id"]
-            filled = [column for column in columns if not _is_blank(record.get(column.name))]
+            filled = [column for column in columns if _may_be_id(record.get(column.name))]
             if filled and filled[0] is not columns[0]:
                 draft.warn("id", f"'{columns[0].name}' is blank: '{filled[0].name}' serves as the id")
         else:
@@ -221,6 +222,11 @@ class RecordReader:
         ]
         if any(names):  # an ImageRef with bytes has no name: keep it beside the picture
             draft.extra["image_names"] = values.clean(json.dumps(names, ensure_ascii=False))[0]
+
+
+def _may_be_id(value: Any) -> bool:
+    text = values.as_text(value).strip()
+    return text.isdigit() or not is_placeholder(text)
 
 
 def _is_blank(value: Any) -> bool:
