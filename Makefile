@@ -33,12 +33,13 @@ docs: .venv/.docs
 wheel: .venv/bin/uv
 	$(BIN)/uv build --wheel --python $(BIN)/python --out-dir dist
 
-# uv installs several times faster than pip, but does not read pip's settings: hand it pip's find-links.
+# uv installs several times faster than pip, but does not read pip's settings: hand it pip's find-links. Nor does it
+# compile: without that, every process of the tests compiles torch anew where Python may not write beside it.
 .venv/bin/uv:
 	$(PYTHON) -m venv .venv && $(BIN)/python -m pip install -q --disable-pip-version-check uv
 
 UV_PIP = UV_FIND_LINKS="$$($(BIN)/python -m pip config get global.find-links 2>/dev/null || true)" \
-	$(BIN)/uv pip install -q --python
+	$(BIN)/uv pip install -q --compile-bytecode --python
 UV_INSTALL = $(UV_PIP) $(BIN)/python
 
 .venv/.core: pyproject.toml | .venv/bin/uv
