@@ -380,11 +380,12 @@ def search(
 ) -> None:
     """Search a catalogue by words, a picture, both, or a product to be like."""
     from moonshelf.catalogue.search import Catalogue, make_query
+    from moonshelf.catalogue.store import WRITTEN_WEIGHT
 
     query = make_query(text, image)
-    weight = {"written": 0.0} if record_only else {}
+    written = 0.0 if record_only else WRITTEN_WEIGHT
     result = Catalogue.open(folder, model).search(
-        query, like=like, k=k, where=where, mode=mode, reason=reason, **weight
+        query, like=like, k=k, where=where, mode=mode, reason=reason, written=written
     )
     if json:
         print_json(result.as_dict())

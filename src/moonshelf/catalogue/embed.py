@@ -75,12 +75,12 @@ def embed_feed(
     check_place(out)
     out.mkdir(parents=True, exist_ok=True)
     with writing(out):
-        manifest = Manifest.of(model, name, options.reason or "off")
+        manifest = Manifest.of(model, name, options.mode)
         store = Store.open(out, create=manifest)
         store.manifest.check(model, name, out)
         store.upgrade()
         if store.manifest.reason != options.reason:
-            store.manifest = replace(store.manifest, reason=options.reason)
+            store.manifest = replace(store.manifest, reason=options.mode)
             store.manifest.write(out)
         with open(out / "rejects.jsonl", "w", encoding="utf-8") as rejects:
             run = make(store, model, options, rejects, on_commit)
@@ -188,7 +188,7 @@ class _Here(Run):
     def work(self) -> Iterator[None]:
         stream = self.model.encode_iter(
             self._changed(),
-            reason=self.options.reason,
+            reason=self.options.mode,
             batch_tokens=self.options.batch_tokens,
             on_error="report",
         )
@@ -224,7 +224,7 @@ class _Here(Run):
             one = draft(
                 product,
                 self.model.prompt,
-                self.options.reason,
+                self.options.mode,
                 self.known.get(product.id),
                 fetcher=self.fetcher,
                 root=self.root,

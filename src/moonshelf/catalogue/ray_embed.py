@@ -284,7 +284,7 @@ class Worker:
                 one = draft(
                     product,
                     self.model.prompt,
-                    self.options.reason,
+                    self.options.mode,
                     self.known.get(product.id),
                     fetcher=self.fetcher,
                     root=self.root,
@@ -307,7 +307,7 @@ class Worker:
             return
         out = self.model.encode(
             [one.product for _, one in waiting],
-            reason=self.options.reason,
+            reason=self.options.mode,
             batch_tokens=self.options.batch_tokens,
             on_error="report",
         )

@@ -95,6 +95,11 @@ class Options:
     allow_removals: bool = False  # any number may go
 
     @property
+    def mode(self) -> str:
+        """The reasoning mode of a run, once `embed.checked` has filled in the folder's."""
+        return self.reason or "off"
+
+    @property
     def reading(self) -> dict[str, Any]:
         """How the feed is read, as `feeds.read_feed` takes it."""
         return {"fields": self.fields, "encoding": self.encoding, "currency": self.currency}

@@ -323,7 +323,8 @@ class Store:
             return None
         names = [name for name, weight in weights.items() if name in indexed and weight > 0]
         # As words and nothing else: a plain string in quotes would be read as a phrase, and refused.
-        return self._words(MultiMatchQuery(text, names, boosts=[weights[n] for n in names]), k, where)
+        query = MultiMatchQuery(text, names, boosts=[weights[n] for n in names])  # type: ignore[call-arg]
+        return self._words(query, k, where)
 
     def with_code(
         self, codes: Sequence[str], k: int, where: Condition | None = None
