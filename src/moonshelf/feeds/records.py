@@ -267,7 +267,7 @@ def _keep_rest(draft: Draft, plan: Plan, record: Mapping[str, Any]) -> None:
     held: str | None = None
     for column in plan.columns:
         value = record.get(column.name)
-        if column.field == "extra" or column.name in draft.extra or isinstance(value, int | float):
+        if column.field == "extra" or isinstance(value, int | float):
             continue
         value = shapes.opened(value)
         if isinstance(value, list | tuple | Mapping):
