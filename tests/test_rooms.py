@@ -18,7 +18,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "moonshelf"
 LINES, MODULES = (50_000, 22_000), (240, 115)  # of the package: ceiling, target
 LONGEST = 500  # lines of a file
-LONG = {"moonshelf.catalogue.store": 520}  # files that are longer still
+LONG = {"moonshelf.catalogue.store": 600}  # files that are longer still
 CROWD = 15  # files directly in a folder
 
 
@@ -49,6 +49,10 @@ ROOMS = {
     "service": Room(5_000, 2_300),
     "cli": Room(1_500, 900, ("creative_cli", "engine_cli", "training_cli", "cli")),
 }
+# Rooms that do not know each other, whatever their order: the first never imports the second.
+APART = (
+    ("model", "feeds"), ("training", "catalogue"), ("catalogue", "training"), ("creatives", "catalogue"),
+)  # fmt: skip
 # Circles that are left, closed by imports inside of functions; the first is the façade `MoonModel.encode`.
 CIRCLES = [
     [f"moonshelf.model.{name}" for name in ("decode", "engine", "golden", "modeling")],
@@ -158,6 +162,7 @@ def test_imports_point_one_way() -> None:
             if other.split(".")[0] == "moonshelf" and rest in {m.split(".")[1] for m, _ in inside()}:
                 used = room_of(rest)
                 assert order[used] <= order[room], f"{module} ({room}) imports {other} ({used})"
+                assert (room, used) not in APART, f"{module} ({room}) imports {other} ({used})"
 
 
 def circles() -> list[list[str]]:

@@ -41,7 +41,6 @@ def test_both_stages_and_a_kill_in_between(tmp_path: Path) -> None:
     assert whole.returncode == 0, output
     assert "11 negatives in the batch, 24 in the queue" in output and "gradient caching" in output
     folder = tmp_path / "runs" / "cold-start-smoke"
-    assert (folder / "curves.svg").read_text().startswith("<svg")
 
     killed = moonshelf(*cold, "--out", "runs/killed", cwd=tmp_path)
     other = tmp_path / "runs" / "killed"
