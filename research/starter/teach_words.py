@@ -247,7 +247,7 @@ def fit_table(
     """Static embeddings (V, d) whose mean over a text's tokens comes near its vector in `wanted` (n, d)."""
     counts = np.bincount(np.concatenate(ids), minlength=len(start)) + 1
     rarity = 1e-3 / (1e-3 + counts / counts.sum())  # smooth inverse frequency, Arora et al. 2017
-    bag = nn.EmbeddingBag(*start.shape, mode="mean")
+    bag = nn.EmbeddingBag(len(start), start.shape[1], mode="mean")
     bag.weight.data = torch.from_numpy((start * rarity[:, None]).astype(np.float32))
     optimiser = torch.optim.Adam(bag.parameters(), lr=rate)
     rng, size = np.random.default_rng(0), 1024
@@ -273,7 +273,8 @@ def fit_table(
 def with_words(model: MoonModel, tokenizer: Qwen2Tokenizer, tokens: list[str], table: Tensor) -> MoonModel:
     """The model over the new vocabulary, each new token's embedding the mean of its old pieces'."""
     old, text_of = model.processor.tokenizer, decoders.ByteLevel()
-    known, before = old.get_vocab(), model.backbone.get_input_embeddings().weight.detach().clone()
+    backbone: Any = model.backbone
+    known, before = old.get_vocab(), backbone.get_input_embeddings().weight.detach().clone()
     rows = torch.empty(len(tokenizer), before.shape[1])
     for token, place in tokenizer.get_vocab().items():
         pieces = [known[token]] if token in known else old(text_of.decode([token]))["input_ids"]
