@@ -210,7 +210,8 @@ def measure_sql(rows: int, dim: int) -> list[dict[str, Any]]:
 
     from moonshelf.catalogue import Catalogue
     from moonshelf.catalogue.manifest import Manifest
-    from moonshelf.catalogue.store import Store, schema
+    from moonshelf.catalogue.rows import schema
+    from moonshelf.catalogue.store import Store
     from moonshelf.catalogue.where import parse
 
     form = schema(dim)

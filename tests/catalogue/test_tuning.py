@@ -95,7 +95,7 @@ def shelf(tmp_path: Path) -> Catalogue:
     row = catalogue.store.scan(catalogue.store.columns).to_pylist()[0]
     import pyarrow as pa
 
-    from moonshelf.catalogue.store import schema
+    from moonshelf.catalogue.rows import schema
 
     drawn = clustered(np.random.default_rng(3), 1500, DIM)
     rows = [

@@ -32,9 +32,9 @@ from moonshelf import images
 from moonshelf.catalogue.embed import prepared
 from moonshelf.catalogue.known import Known
 from moonshelf.catalogue.manifest import Encoder
+from moonshelf.catalogue.rows import schema
 from moonshelf.catalogue.run import Options, Run
 from moonshelf.catalogue.search import load_model
-from moonshelf.catalogue.store import schema
 from moonshelf.catalogue.upsert import Draft, Refused, draft, finished, kept
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds.parts import Item, Part

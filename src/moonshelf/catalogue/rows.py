@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from moonshelf.attributes import canonical, fold
 from moonshelf.identifiers import is_placeholder
 from moonshelf.images import perceptual_hash
@@ -30,6 +32,53 @@ _CODES = frozenset((  # names under which feeds give identifiers beside those of
 ))  # fmt: skip
 _SEPARATORS = re.compile(r"[\W_]+")
 _WORDS_OF_A_CODE = 4  # "AB 12 34 56" is looked for as one
+
+
+def schema(dim: int) -> pa.Schema:
+    text = pa.string()
+    return pa.schema(
+        [
+            pa.field("id", text, nullable=False),
+            pa.field("key", pa.int64(), nullable=False),
+            pa.field("vector", pa.list_(pa.float32(), dim), nullable=False),
+            pa.field("content_hash", text, nullable=False),
+            pa.field("record_hash", text, nullable=False),
+            ("reason", text),
+            ("rationale", text),
+            ("rationale_valid", pa.bool_()),
+            ("reasoned_attributes", text),  # JSON of the rationale's pairs, canonical keys
+            ("weight_image", pa.float32()),
+            ("weight_text", pa.float32()),
+            ("weight_rationale", pa.float32()),
+            ("tokens", pa.int32()),
+            ("title", text),
+            ("description", text),
+            ("brand", text),
+            ("price", pa.float64()),
+            ("currency", text),
+            ("category", text),  # path joined with " > "
+            ("category_leaf", text),
+            ("attributes", text),  # JSON as in the feed
+            ("colour", text),  # canonical values of the attributes that people filter by
+            ("material", text),
+            ("pattern", text),
+            ("gender", text),
+            ("size", text),
+            ("group_id", text),
+            ("gtin", text),
+            ("mpn", text),
+            ("link", text),
+            ("availability", text),
+            ("language", text),
+            ("pictures", pa.int32()),  # pictures that the model read
+            ("thumbnail", pa.binary()),  # JPEG, re-encoded, no metadata
+            ("picture_hash", pa.int64()),  # perceptual hash of the first picture
+            ("text", text),  # what full-text search reads of the record
+            ("written", text),  # … and of the rationale
+            ("codes", text),  # identifiers as `rows.code` has them
+            *((f"written_{name}", text) for name in WRITTEN),  # the rationale's, for filters
+        ]
+    )
 
 
 def metadata_of(product: Product) -> dict[str, Any]:

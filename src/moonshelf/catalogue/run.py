@@ -21,7 +21,8 @@ import pyarrow as pa
 
 from moonshelf.catalogue.known import Known, Seen
 from moonshelf.catalogue.manifest import Encoder
-from moonshelf.catalogue.store import Store, key_of, schema
+from moonshelf.catalogue.rows import schema
+from moonshelf.catalogue.store import Store, key_of
 from moonshelf.catalogue.upsert import with_record
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds.base import END

@@ -37,7 +37,7 @@ from moonshelf import memory
 from moonshelf.catalogue.filters import Condition
 from moonshelf.catalogue.manifest import NAME as MANIFEST_NAME
 from moonshelf.catalogue.manifest import Manifest
-from moonshelf.catalogue.rows import WRITTEN, codes_text, full_text, written_columns
+from moonshelf.catalogue.rows import codes_text, full_text, schema, written_columns
 from moonshelf.errors import UserError, system_error
 
 TABLE = "products"
@@ -55,53 +55,6 @@ _MOST_SIZE, _LITTLE, _MOST_VERSIONS = 5, 64 << 20, 5_000  # times the rows' byte
 _OF_LANCE = re.compile(r"^lance error|Lance file|^Invalid input|protobuf|encoding|Arrow error", re.IGNORECASE)
 
 T = TypeVar("T")
-
-
-def schema(dim: int) -> pa.Schema:
-    text = pa.string()
-    return pa.schema(
-        [
-            pa.field("id", text, nullable=False),
-            pa.field("key", pa.int64(), nullable=False),
-            pa.field("vector", pa.list_(pa.float32(), dim), nullable=False),
-            pa.field("content_hash", text, nullable=False),
-            pa.field("record_hash", text, nullable=False),
-            ("reason", text),
-            ("rationale", text),
-            ("rationale_valid", pa.bool_()),
-            ("reasoned_attributes", text),  # JSON of the rationale's pairs, canonical keys
-            ("weight_image", pa.float32()),
-            ("weight_text", pa.float32()),
-            ("weight_rationale", pa.float32()),
-            ("tokens", pa.int32()),
-            ("title", text),
-            ("description", text),
-            ("brand", text),
-            ("price", pa.float64()),
-            ("currency", text),
-            ("category", text),  # path joined with " > "
-            ("category_leaf", text),
-            ("attributes", text),  # JSON as in the feed
-            ("colour", text),  # canonical values of the attributes that people filter by
-            ("material", text),
-            ("pattern", text),
-            ("gender", text),
-            ("size", text),
-            ("group_id", text),
-            ("gtin", text),
-            ("mpn", text),
-            ("link", text),
-            ("availability", text),
-            ("language", text),
-            ("pictures", pa.int32()),  # pictures that the model read
-            ("thumbnail", pa.binary()),  # JPEG, re-encoded, no metadata
-            ("picture_hash", pa.int64()),  # perceptual hash of the first picture
-            ("text", text),  # what full-text search reads of the record
-            ("written", text),  # … and of the rationale
-            ("codes", text),  # identifiers as `rows.code` has them
-            *((f"written_{name}", text) for name in WRITTEN),  # the rationale's, for filters
-        ]
-    )
 
 
 def key_of(id: str) -> int:

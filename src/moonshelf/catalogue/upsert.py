@@ -27,9 +27,10 @@ from moonshelf.catalogue.rows import (
     full_text,
     metadata_of,
     picture_columns,
+    schema,
     written_columns,
 )
-from moonshelf.catalogue.store import Store, key_of, schema
+from moonshelf.catalogue.store import Store, key_of
 from moonshelf.errors import UserError
 from moonshelf.product import ImageRef, Product
 from moonshelf.prompts import PromptSpec
