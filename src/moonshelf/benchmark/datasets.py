@@ -106,8 +106,8 @@ _CARDS = (
         "validation of the shared set", "Flipkart products, Kaggle", flipkart, True, published=False,
     ),
     Card(
-        "sampleshop", "a shop that the package draws: graded queries, every attribute known", "Apache-2.0",
-        "120 products unless --limit says", "drawn", "this package", sample_shop, True, published=False,
+        "sampleshop", "a drawn shop: graded queries, every attribute known", "Apache-2.0",
+        "160 products unless --limit says", "drawn", "this package", sample_shop, True, published=False,
         needs_data=False,
     ),
     Card(
