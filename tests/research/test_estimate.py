@@ -137,7 +137,7 @@ def test_activations_are_what_autograd_saves(family: str, checkpointing: bool, w
             raw = backbone.get_input_embeddings()(ids)
             reading = Reading(states, raw, [found[i] for i in taps], torch.zeros(rows, 1))
             nothing = torch.zeros_like(attention, dtype=torch.bool)
-            head(states[:, -1], reading, batch, (states, nothing))
+            head(states[:, -1], reading, batch, (ids, states, nothing))
     shape = Shape.of(config)
     assert tower.bytes == pytest.approx(patches * shape.saved_a_patch(width, checkpointing), rel=0.2)
     assert language.bytes == pytest.approx(rows * length * shape.saved_a_token(width, checkpointing), rel=0.2)
