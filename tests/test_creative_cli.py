@@ -140,7 +140,7 @@ def test_mistakes_are_one_line_and_exit_code_2(
         (["rank", folder / "none", "--backend", "bytes"], "no file or folder"),
         (
             ["export", folder, "--to", "fax", "--backend", "bytes"],
-            "--to takes plan, meta, google, csv, bandit",
+            "--to takes plan, csv, bandit",
         ),
         (["export", folder, "--backend", "bytes"], "base rate"),
     ):
@@ -177,8 +177,8 @@ def test_rank_keeps_going_past_bad_rows(told: Told, folder: Path) -> None:
 def test_export_of_a_ranking_file_and_of_its_source_are_one(told: Told, folder: Path) -> None:
     ranked = folder / "ranking.json"
     ranked.write_text(call("rank", folder, "--json").stdout)
-    for to, more in (("plan", []), ("bandit", []), ("csv", []), ("meta", ["--link", "https://shop.example"])):
-        words = ["--to", to, "--base-rate", 0.02, *more]
+    for to in ("plan", "bandit", "csv"):
+        words = ["--to", to, "--base-rate", 0.02]
         from_file, fresh = call("export", ranked, *words), call("export", folder, *words)
         assert from_file.exit_code == fresh.exit_code == EXIT_OK, from_file.output
         assert from_file.stdout == fresh.stdout

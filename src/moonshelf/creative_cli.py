@@ -128,7 +128,7 @@ def rank(
 @app.command()
 def export(
     source: Annotated[Path, typer.Argument(help="What `rank --json` printed, or what `rank` takes.")],
-    to: Annotated[str, typer.Option(help="plan, meta, google, csv or bandit.")] = "plan",
+    to: Annotated[str, typer.Option(help="plan, csv or bandit.")] = "plan",
     out: Annotated[Path | None, typer.Option(help="File to write; default: stdout.")] = None,
     title: Title = "",
     interest: Interest = None,
@@ -144,15 +144,11 @@ def export(
         str | None, typer.Option(help="plan: id of what runs today; default: the first.")
     ] = None,
     daily: Annotated[int | None, typer.Option(help="plan: impressions a day.")] = None,
-    link: Annotated[str, typer.Option(help="meta: address that the ad leads to.")] = "",
-    top: Annotated[int, typer.Option(min=1, help="meta, google and csv: creatives of a campaign.")] = 10,
-    json: Annotated[
-        bool, typer.Option("--json", help="A plan as JSON; other forms but CSV always are.")
-    ] = False,
+    top: Annotated[int, typer.Option(min=1, help="csv: creatives of a campaign.")] = 10,
+    json: Annotated[bool, typer.Option("--json", help="A plan as JSON; priors always are.")] = False,
 ) -> None:
-    """Turn a ranking into a test plan, assets for Meta or Google, a CSV, or a bandit's priors."""
+    """Turn a ranking into a test plan, a CSV, or a bandit's priors."""
     from moonshelf.creatives import ranked
-    from moonshelf.creatives.show import show_problems
 
     if to not in ranked.EXPORTS:
         raise UserError(f"--to takes {', '.join(ranked.EXPORTS)}, not {to!r}.")
@@ -162,14 +158,7 @@ def export(
     else:
         both, problems = _ranked(source, title, interest, _backend(backend, seed), None, seed)
     plan = {"lift": lift, "power": power, "arms": arms, "control": control, "daily": daily}
-    text, remarks = ranked.exported(
-        both, to, base_rate=base_rate, link=link, top=top, plan=plan, as_json=json
-    )
-    if remarks:
-        from rich.console import Console
-
-        show_problems(remarks, Console(stderr=True))
-    _deliver(text, out)
+    _deliver(ranked.exported(both, to, base_rate=base_rate, top=top, plan=plan, as_json=json), out)
     if any(problem.fatal for problem in problems):
         raise typer.Exit(EXIT_PARTIAL)
 

@@ -1,23 +1,18 @@
-"""Exports: sample sizes that hold, plans, platforms' limits, and cells that are no formulas."""
+"""Exports: sample sizes that hold, plans, and cells that are no formulas."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from scipy import stats
 
-from moonshelf.creatives import export
 from moonshelf.creatives.export import (
     Plan,
     experiment_plan,
-    google_display_lint,
-    meta_asset_feed,
     plan_markdown,
     ranking_csv,
     sample_size,
@@ -25,7 +20,6 @@ from moonshelf.creatives.export import (
 )
 from moonshelf.creatives.pair import Campaign, Creative
 from moonshelf.creatives.protocol import Judgement
-from moonshelf.creatives.ranked import exported
 from moonshelf.creatives.ranking import Ranking, rank
 from moonshelf.errors import UserError
 from moonshelf.product import ImageRef
@@ -33,7 +27,7 @@ from moonshelf.product import ImageRef
 NAMES = ("a", "b", "c", "d")
 
 
-def campaign(names: tuple[str, ...] = NAMES, clicks: bool = True, web: bool = False) -> Campaign:
+def campaign(names: tuple[str, ...] = NAMES, clicks: bool = True) -> Campaign:
     counts = {"impressions": 1000, "clicks": 20} if clicks else {}
     return Campaign(
         id="=c",
@@ -42,7 +36,7 @@ def campaign(names: tuple[str, ...] = NAMES, clicks: bool = True, web: bool = Fa
         creatives=tuple(
             Creative(
                 id=name,
-                image=ImageRef(url=f"https://shop.test/{name}.jpg") if web else ImageRef(data=name.encode()),
+                image=ImageRef(data=name.encode()),
                 **counts,
             )
             for name in names
@@ -138,7 +132,7 @@ def test_a_plan_says_what_is_weak_about_it() -> None:
             experiment_plan(ranking, of, base_rate=0.01, **wrong)
 
 
-def test_identical_images_are_one_arm_and_one_asset() -> None:
+def test_identical_images_are_one_arm() -> None:
     same = ImageRef(data=b"x")
     of = Campaign(
         id="c", product_id="p", title="Shoe",
@@ -150,8 +144,6 @@ def test_identical_images_are_one_arm_and_one_asset() -> None:
     )  # fmt: skip
     ranking = ranked(of)
     assert [arm.id for arm in experiment_plan(ranking, of, base_rate=0.02, arms=3).arms] == ["a", "c"]
-    feed, _ = meta_asset_feed(ranking, of, link="https://shop.test")
-    assert len(feed["asset_feed_spec"]["images"]) == 2
     alone = Campaign(id="c", product_id="p", creatives=of.creatives[:2])
     with pytest.raises(UserError, match="nothing to test"):
         experiment_plan(ranked(alone), alone, base_rate=0.02)
@@ -177,83 +169,3 @@ def test_a_ranking_of_other_creatives_is_refused() -> None:
     ranking = ranked(campaign())
     with pytest.raises(UserError, match="rank them again"):
         ranking_csv([(campaign(("a", "b", "c")), ranking)])
-
-
-def test_an_asset_feed_keeps_metas_limits() -> None:
-    of = campaign(tuple("abcdefghijkl"), web=True)
-    ranking = ranked(of)
-    feed, problems = meta_asset_feed(
-        ranking, of, link="https://shop.test/p", bodies=["Light."], hashes={"a": "h1"}
-    )
-    spec = feed["asset_feed_spec"]
-    assert not problems
-    assert len(spec["images"]) == 10
-    assert spec["images"][0] == {"hash": "h1"}
-    assert spec["images"][1] == {"url": "https://shop.test/b.jpg"}
-    assert spec["titles"] == [{"text": "Running shoe"}]
-    assert spec["ad_formats"] == ["SINGLE_IMAGE"]
-    assert "asset_customization_rules" not in spec and "descriptions" not in spec
-    for wrong in (
-        {"link": "shop"}, {"titles": ["x"] * 6}, {"titles": ["x" * 256]}, {"bodies": ["x" * 1025]},
-        {"actions": []}, {"top": 11},
-        {**dict.fromkeys(("titles", "bodies", "descriptions"), ["x"] * 5), "actions": ["A"] * 5},
-    ):  # fmt: skip
-        with pytest.raises(UserError):
-            meta_asset_feed(ranking, of, **{"link": "https://shop.test", **wrong})
-
-
-def test_local_images_are_listed_for_upload() -> None:
-    of = campaign()
-    feed, problems = meta_asset_feed(ranked(of), of, link="https://shop.test", top=2)
-    assert [image["hash"] for image in feed["asset_feed_spec"]["images"]] == ["UPLOAD a", "UPLOAD b"]
-    assert [(problem.id, problem.fatal) for problem in problems] == [("a", False), ("b", False)]
-
-
-def creative(name: str, size: tuple[int, int], kind: str = "JPEG") -> Creative:
-    file = io.BytesIO()
-    Image.new("RGB", size, (90, 120, 30)).save(file, kind)
-    return Creative(id=name, image=ImageRef(data=file.getvalue()))
-
-
-def test_googles_checklist() -> None:
-    texts = {
-        "headlines": ["Short"],
-        "long_headline": "A longer one",
-        "descriptions": ["Light"],
-        "business": "Shop",
-    }
-    good = [creative("wide", (1200, 628)), creative("square", (300, 300), "PNG")]
-    assert google_display_lint(good, **texts) == []
-    found = google_display_lint(
-        [creative("odd", (640, 480)), creative("small", (191, 100)), creative("webp", (300, 300), "WEBP"),
-         Creative(id="bad", image=ImageRef(data=b"no image"))],
-        **{**texts, "headlines": ["x" * 31], "business": ""},
-    )  # fmt: skip
-    about = [(problem.row, problem.field) for problem in found]
-    assert about == [
-        ("odd", "image"), ("small", "image"), ("webp", "image"), ("bad", "image"), ("ad", "images"),
-        ("ad", "headlines"), ("ad", "business name"),
-    ]  # fmt: skip
-    assert all(problem.fatal for problem in found)
-    remote = google_display_lint([Creative(id="r", image=ImageRef(url="https://x.test/a.jpg"))], **texts)
-    assert remote and not any(problem.fatal for problem in remote)
-    many = google_display_lint([good[0]] * 16 + [good[1]], **texts)
-    assert [problem.field for problem in many] == ["images"]
-    assert len(export.GUARDRAILS) >= 4
-
-
-def test_googles_assets_are_the_best_images_with_what_they_break() -> None:
-    pictures = (creative("wide", (1200, 628)), creative("odd", (640, 480)), creative("square", (400, 400)))
-    of = Campaign(
-        id="c", product_id="p", title="A shoe for running on all kinds of roads", creatives=pictures
-    )
-    text, problems = exported([(of, ranked(of))], "google", top=2)
-    (assets,) = json.loads(text)
-    assert [one["creative"] for one in assets["images"]] == ["wide", "odd"]
-    assert assets["headlines"] == []  # the title has more than 30 characters
-    assert assets["long_headline"] == of.title
-    assert [one["field"] for one in assets["problems"]] == [one.field for one in problems]
-    about = {(one.row, one.field) for one in problems}
-    assert {("c", "headlines"), ("c", "descriptions"), ("c", "business name")} <= about
-    assert ("c", "long headline") not in about
-    assert [one.row for one in problems if one.field == "image"] == ["odd"]

@@ -238,7 +238,7 @@ def stub(state: Told) -> FastAPI:
                 r.PairView(a=ids[1], b=ids[0], verdict=None if state.abstained else ids[0], p=0.3,
                            abstained=state.abstained, flags=[], findings=_findings(state))
             ],
-            problems=[], judge="the stub", note=f"Judged by the stub. {NOTE}",
+            judge="the stub", note=f"Judged by the stub. {NOTE}",
             export=f"{asked.export} at {asked.base_rate}" if asked.export else None,
         )  # fmt: skip
 

@@ -1,9 +1,8 @@
-"""What leaves with a ranking: a test plan, Meta's asset feed, Google's checklist, a CSV.
+"""What leaves with a ranking: a test plan and a CSV.
 
 Nothing here decides anything: a ranking is triage, and the test decides. Sample sizes are the textbook ones
 for two proportions (pooled variance under no difference, separate ones under the difference looked for), two
-sided, with the level shared out over the comparisons with the control (Bonferroni). Limits of the platforms
-are theirs, as documented in 2026; what breaks them is listed, and an asset feed that breaks them is refused.
+sided, with the level shared out over the comparisons with the control (Bonferroni).
 """
 
 from __future__ import annotations
@@ -12,18 +11,16 @@ import csv
 import io
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from scipy import stats
 
 from moonshelf.creatives.pair import Campaign, Creative
 from moonshelf.creatives.ranking import Ranking
-from moonshelf.errors import Problem, UserError
-from moonshelf.images import ImageError, probe, read_bytes
+from moonshelf.errors import UserError
 from moonshelf.plaintext import csv_field, escaped, shown, table
 
 Allocation = Literal["equal", "control"]
@@ -249,181 +246,6 @@ def write_csv(
         raise UserError(f"{path} cannot be written: {error.strerror or 'I/O error'}") from None
 
 
-# ------------------------------------------------------------------------------------------------ Meta
-
-META_COUNTS = {"images": 10, "titles": 5, "bodies": 5, "descriptions": 5, "call_to_action_types": 5}
-META_LENGTHS = {"titles": 255, "bodies": 1024, "descriptions": 255}
-META_ASSETS = 30  # all of one feed, its format and link among them
-
-
-def meta_asset_feed(
-    ranking: Ranking,
-    campaign: Campaign,
-    *,
-    link: str,
-    titles: Sequence[str] = (),
-    bodies: Sequence[str] = (),
-    descriptions: Sequence[str] = (),
-    actions: Sequence[str] = ("SHOP_NOW",),
-    hashes: Mapping[str, str] | None = None,
-    top: int = META_COUNTS["images"],
-) -> tuple[dict[str, Any], list[Problem]]:
-    """An `asset_feed_spec` for Dynamic Creative (no customisation rules) with the best-ranked images.
-
-    Images at a web address go by it, others by the hash that Meta's image library gave (`hashes`, by creative
-    id); one that has neither is entered by its file name and listed as a problem, to be uploaded first. The
-    title defaults to the campaign's. Raises UserError for what breaks Meta's limits.
-    """
-    creatives = _same(ranking, campaign)
-    if not link.startswith(("https://", "http://")):
-        raise UserError(f"the link {shown(link)} is no web address: it begins with https://")
-    if not 1 <= top <= META_COUNTS["images"]:
-        raise UserError(f"an asset feed holds 1 to {META_COUNTS['images']} images, not {top}")
-    texts: dict[str, list[str]] = {
-        "titles": [*titles] or [campaign.title], "bodies": [*bodies], "descriptions": [*descriptions],
-    }  # fmt: skip
-    for name, values in texts.items():
-        texts[name] = values = [shown(value, 10_000) for value in values if value.strip()]
-        if len(values) > META_COUNTS[name]:
-            raise UserError(f"{len(values)} {name} are too many: an asset feed holds {META_COUNTS[name]}")
-        for number, value in enumerate(values, 1):
-            if len(value) > META_LENGTHS[name]:
-                raise UserError(
-                    f"number {number} of {name} has {len(value)} characters, at most {META_LENGTHS[name]}"
-                )
-    if not 1 <= len(actions) <= META_COUNTS["call_to_action_types"]:
-        raise UserError("an asset feed has 1 to 5 calls to action, such as SHOP_NOW")
-    problems, images = [], []
-    for name in _different(ranking)[:top]:
-        image = creatives[name].image
-        if hashes and name in hashes:
-            images.append({"hash": hashes[name]})
-        elif image.url is not None:
-            images.append({"url": image.url})
-        else:
-            file = Path(image.path).name if image.path else name
-            images.append({"hash": f"UPLOAD {file}"})
-            reason = f"upload {shown(file)} to the ad account's image library and put its hash here"
-            problems.append(Problem(name, "image", reason, name, fatal=False))
-    total = len(images) + sum(map(len, texts.values())) + len(actions) + 2
-    if total > META_ASSETS:
-        raise UserError(f"{total} assets are too many: an asset feed holds {META_ASSETS}, take fewer texts")
-    spec: dict[str, Any] = {"images": images}
-    spec |= {name: [{"text": value} for value in values] for name, values in texts.items() if values}
-    spec |= {
-        "link_urls": [{"website_url": link}],
-        "call_to_action_types": [*actions],
-        "ad_formats": ["SINGLE_IMAGE"],
-    }
-    return {"asset_feed_spec": spec}, problems
-
-
-# ---------------------------------------------------------------------------------------------- Google
-
-GOOGLE_BYTES = 5120 * 1024
-GOOGLE_IMAGES = 15
-GOOGLE_HEADLINE = 30  # characters
-GOOGLE_SHAPES = {"landscape (1.91:1)": (1.91, 600, 314), "square (1:1)": (1.0, 300, 300)}
-GOOGLE_TOLERANCE = 0.01  # of the ratio of the sides
-
-
-def google_display_lint(
-    creatives: Sequence[Creative],
-    *,
-    headlines: Sequence[str] = (),
-    long_headline: str = "",
-    descriptions: Sequence[str] = (),
-    business: str = "",
-) -> list[Problem]:
-    """What a responsive display ad of these creatives and texts lacks or breaks; empty if nothing.
-
-    Fatal problems stop the ad or the asset, others are advice. An image at a web address is not fetched, and
-    said to be unchecked. Sizes are of the file, before EXIF turns it.
-    """
-    found: list[Problem] = []
-    shapes = dict.fromkeys(GOOGLE_SHAPES, 0)
-    unchecked = 0
-    if len(creatives) > GOOGLE_IMAGES:
-        found.append(Problem("ad", "images", f"{len(creatives)} images, at most {GOOGLE_IMAGES}"))
-    for creative in creatives:
-        if creative.image.url is not None:
-            unchecked += 1
-            found.append(Problem(creative.id, "image", "not fetched, so not checked", creative.id, False))
-            continue
-        try:
-            data = read_bytes(creative.image)
-            width, height, kind = probe(data)
-        except ImageError as error:
-            found.append(Problem(creative.id, "image", str(error), creative.id))
-            continue
-        if kind not in ("JPEG", "PNG", "GIF"):
-            found.append(Problem(creative.id, "image", f"is {kind}; JPEG, PNG or GIF is taken", creative.id))
-        if len(data) > GOOGLE_BYTES:
-            found.append(Problem(creative.id, "image", "is larger than 5,120 KB", creative.id))
-        fits = [
-            name
-            for name, (ratio, _, _) in GOOGLE_SHAPES.items()
-            if abs(width / height / ratio - 1) <= GOOGLE_TOLERANCE
-        ]
-        if not fits:
-            reason = f"{width}×{height} is neither 1.91:1 nor 1:1: crop it"
-            found.append(Problem(creative.id, "image", reason, creative.id))
-            continue
-        _, least_width, least_height = GOOGLE_SHAPES[fits[0]]
-        if width < least_width or height < least_height:
-            reason = f"{width}×{height} is smaller than {least_width}×{least_height}"
-            found.append(Problem(creative.id, "image", reason, creative.id))
-        else:
-            shapes[fits[0]] += 1
-    for name, count in shapes.items():
-        if not count:
-            where = ", unless one of those not checked is" if unchecked else ""
-            found.append(Problem("ad", "images", f"no usable {name} image{where}", fatal=not unchecked))
-    found += _google_texts("headlines", headlines, 5, GOOGLE_HEADLINE)
-    found += _google_texts("long headline", [long_headline] if long_headline else [], 1, 90)
-    found += _google_texts("descriptions", descriptions, 5, 90)
-    found += _google_texts("business name", [business] if business else [], 1, 25)
-    return found
-
-
-def google_display_assets(
-    ranking: Ranking, campaign: Campaign, *, top: int = GOOGLE_IMAGES
-) -> tuple[dict[str, Any], list[Problem]]:
-    """The best-ranked images for a responsive display ad, and what the checklist finds about them.
-
-    Only what the catalogue knows is filled in: the title as long headline, and as headline where it is short
-    enough. Descriptions and the business's name are the advertiser's to write, and listed as missing.
-    """
-    creatives = _same(ranking, campaign)
-    best = [creatives[name] for name in _different(ranking)[:top]]
-    title = shown(campaign.title, 10_000)
-    headlines = [title] if 0 < len(title) <= GOOGLE_HEADLINE else []
-    found = google_display_lint(best, headlines=headlines, long_headline=title)
-    problems = [replace(one, row=campaign.id) if one.id is None else one for one in found]  # the ad's own
-    assets = {
-        "images": [{"creative": one.id, "image": one.image.name} for one in best],
-        "headlines": headlines,
-        "long_headline": title,
-        "problems": [problem.as_dict() for problem in problems],
-    }
-    return assets, problems
-
-
-def _google_texts(name: str, texts: Sequence[str], most: int, length: int) -> list[Problem]:
-    found = []
-    if not texts:
-        found.append(Problem("ad", name, "is missing"))
-    if len(texts) > most:
-        found.append(Problem("ad", name, f"{len(texts)} are too many, at most {most}"))
-    for number, text in enumerate(texts, 1):
-        if not text.strip():
-            found.append(Problem("ad", name, f"number {number} is empty"))
-        elif len(text) > length:
-            reason = f"number {number} has {len(text)} characters, at most {length}"
-            found.append(Problem("ad", name, reason))
-    return found
-
-
 # ---------------------------------------------------------------------------------------------- shared
 
 
@@ -440,15 +262,6 @@ def _same(ranking: Ranking, campaign: Campaign) -> dict[str, Creative]:
 
 def _twins(ranking: Ranking, name: str) -> tuple[str, ...]:
     return next((group for group in ranking.identical if name in group), ())
-
-
-def _different(ranking: Ranking) -> list[str]:
-    """Ids best first, one of each image."""
-    found: list[str] = []
-    for name in ranking.order:
-        if not set(_twins(ranking, name)) & set(found):
-            found.append(name)
-    return found
 
 
 def pooled_rate(campaign: Campaign) -> float:

@@ -14,20 +14,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from moonshelf.creatives.bandit import bandit_prior
-from moonshelf.creatives.export import (
-    experiment_plan,
-    google_display_assets,
-    meta_asset_feed,
-    plan_markdown,
-    pooled_rate,
-    ranking_csv,
-)
+from moonshelf.creatives.export import experiment_plan, plan_markdown, pooled_rate, ranking_csv
 from moonshelf.creatives.pair import Campaign
 from moonshelf.creatives.ranking import Ranking
-from moonshelf.errors import Problem, UserError
+from moonshelf.errors import UserError
 from moonshelf.feeds.base import MAX_DOCUMENT
 
-EXPORTS = ("plan", "meta", "google", "csv", "bandit")
+EXPORTS = ("plan", "csv", "bandit")
 
 
 def to_records(both: Sequence[tuple[Campaign, Ranking]]) -> list[dict[str, Any]]:
@@ -84,34 +77,24 @@ def exported(
     to: str,
     *,
     base_rate: float | None = None,
-    link: str = "",
     top: int = 10,
     plan: Mapping[str, Any] | None = None,
     as_json: bool = False,
-) -> tuple[str, list[Problem]]:
-    """The text of one of `EXPORTS`, and what has to be seen to. `plan` goes to `experiment_plan`.
+) -> str:
+    """The text of one of `EXPORTS`. `plan` goes to `experiment_plan`, `top` to the CSV.
 
-    A plan is Markdown unless `as_json`; the other forms are JSON lists. Raises UserError.
+    A plan is Markdown unless `as_json`; priors are a JSON list. Raises UserError.
     """
     if to == "csv":
-        return ranking_csv(both, top), []
-    problems: list[Problem] = []
-    records: list[Any] = []
-    for campaign, ranking in both:
-        if to == "plan":
-            records.append(experiment_plan(ranking, campaign, base_rate=base_rate, **plan or {}))
-        elif to == "meta":
-            spec, remarks = meta_asset_feed(ranking, campaign, link=link, top=top)
-            records.append({"campaign_id": campaign.id, **spec})
-            problems += remarks
-        elif to == "google":
-            assets, remarks = google_display_assets(ranking, campaign, top=top)
-            records.append({"campaign_id": campaign.id, **assets})
-            problems += remarks
-        else:
-            rate = pooled_rate(campaign) if base_rate is None else base_rate
-            records.append(bandit_prior(ranking, base_rate=rate))
-    if to == "plan" and not as_json:
-        return "\n\n".join(plan_markdown(one).strip() for one in records) + "\n", problems
-    plain = [one if isinstance(one, dict) else one.model_dump(mode="json") for one in records]
-    return json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n", problems
+        return ranking_csv(both, top)
+    if to == "plan":
+        plans = [experiment_plan(ranking, one, base_rate=base_rate, **plan or {}) for one, ranking in both]
+        if not as_json:
+            return "\n\n".join(plan_markdown(one).strip() for one in plans) + "\n"
+        records: list[Any] = [one.model_dump(mode="json") for one in plans]
+    else:
+        records = []
+        for one, ranking in both:
+            rate = pooled_rate(one) if base_rate is None else base_rate
+            records.append(bandit_prior(ranking, base_rate=rate).model_dump(mode="json"))
+    return json.dumps(records, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -133,13 +133,12 @@ class RankRequest(CreativesRequest):
     budget: Annotated[int, Field(ge=1, le=200)] | None = Field(
         default=None, description="Comparisons at most."
     )
-    export: Literal["plan", "meta", "csv", "bandit"] | None = Field(
+    export: Literal["plan", "csv", "bandit"] | None = Field(
         default=None, description="Put the order into this form too, as `moonshelf creative export` does."
     )
     base_rate: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         default=None, description="Usual click-through rate, which a plan and a bandit's priors need."
     )
-    link: Annotated[str, Field(max_length=2000)] = Field(default="", description="meta: where the ad leads.")
 
 
 class FindingView(Reply):
@@ -196,7 +195,7 @@ class RankReply(Reply):
     identical: list[list[str]]
     unjudged: list[str]
     pairs: list[PairView]
-    problems: list[str]
+    problems: list[str] = Field(default=[], description="Always empty; goes in the next version.")
     judge: str
     note: str
     export: str | None = None

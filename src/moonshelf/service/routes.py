@@ -380,11 +380,9 @@ async def rank(request: Request, asked: r.RankRequest) -> r.RankReply:
         creatives=tuple(found),
     )  # fmt: skip
     ranking = await judging.rank(campaign, asked.budget, service_of(request).pools, _deadline(request))
-    text, remarks = None, list[Problem]()
+    text = None
     if asked.export is not None:
-        text, remarks = ranked.exported(
-            [(campaign, ranking)], asked.export, base_rate=asked.base_rate, link=asked.link
-        )
+        text = ranked.exported([(campaign, ranking)], asked.export, base_rate=asked.base_rate)
     pairs = [
         r.PairView(
             a=one.a, b=one.b, verdict={"A": one.a, "B": one.b}.get(one.judgement.verdict or ""),
@@ -402,8 +400,8 @@ async def rank(request: Request, asked: r.RankRequest) -> r.RankReply:
             for id in ranking.order
         ],
         winner=ranking.winner, clear=ranking.clear, identical=[list(group) for group in ranking.identical],
-        unjudged=list(ranking.unjudged), pairs=pairs, problems=[remark.reason for remark in remarks],
-        judge=judging.judge, note=judging.note, export=text,
+        unjudged=list(ranking.unjudged), pairs=pairs, judge=judging.judge,
+        note=judging.note, export=text,
     )  # fmt: skip
 
 

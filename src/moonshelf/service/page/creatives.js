@@ -8,7 +8,7 @@ import { prepared, receive } from "./picture.js";
 import { compared, letterOf, ranked } from "./verdict.js";
 
 const MOST = 16; // images that one review takes, as the service does by default
-const kept = { images: [], title: "", interest: "", result: null, extra: { rate: "", link: "" } };
+const kept = { images: [], title: "", interest: "", result: null, extra: { rate: "" } };
 
 export function creatives(main) {
   const control = new AbortController();

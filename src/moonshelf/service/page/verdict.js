@@ -6,8 +6,8 @@ import { download, failure, feedback, toast } from "./parts.js";
 
 export const letterOf = (i) => (i < 26 ? String.fromCharCode(65 + i) : `#${i + 1}`);
 const FORMS = [
-  ["plan", "Test plan", "md", "text/markdown"], ["meta", "Meta asset feed", "json", "application/json"],
-  ["csv", "CSV", "csv", "text/csv"], ["bandit", "Bandit priors", "json", "application/json"],
+  ["plan", "Test plan", "md", "text/markdown"], ["csv", "CSV", "csv", "text/csv"],
+  ["bandit", "Bandit priors", "json", "application/json"],
 ];
 
 /** A reply about two images. */
@@ -126,7 +126,6 @@ function decision(reply, winner, context, name) {
 function exports(reply, context) {
   const problem = h("div");
   const rate = h("input", { type: "number", id: "base-rate", min: 0.001, max: 99, step: "any", inputmode: "decimal", placeholder: "2", value: context.extra.rate, oninput: () => { context.extra.rate = rate.value; } });
-  const link = h("input", { type: "url", id: "ad-link", maxlength: 2000, placeholder: "https://", value: context.extra.link, oninput: () => { context.extra.link = link.value; } });
   const missing = (field, text) => {
     fill(problem, failure(text));
     field.focus();
@@ -136,15 +135,12 @@ function exports(reply, context) {
     const share = Number(rate.value) / 100;
     fill(problem);
     if (["plan", "bandit"].includes(form) && !(share > 0 && share < 1)) return missing(rate, `${word}: say what share of impressions is usually clicked, in percent, such as 2.`);
-    if (form === "meta" && !/^https?:\/\/./.test(link.value)) return missing(link, `${word}: say where the ad leads, an address that begins with https://.`);
     button.disabled = true;
     try {
-      const more = form === "meta" ? { link: link.value } : form === "csv" ? {} : { base_rate: share };
-      const found = await context.exported({ export: form, ...more });
+      const found = await context.exported({ export: form, ...(form === "csv" ? {} : { base_rate: share }) });
       if (typeof found.export !== "string") throw new Error("The service gave no export.");
       download(`creatives-${form}.${ending}`, found.export, type);
       toast(`${word} downloaded.`, { time: 2500 });
-      fill(problem, found.problems.length > 0 && h("ul", { class: "notes" }, found.problems.map((text) => h("li", null, outside(text)))));
     } catch (error) {
       fill(problem, failure(`${word}: ${error.message}`));
     } finally {
@@ -154,7 +150,6 @@ function exports(reply, context) {
   const whole = h("button", { type: "button", onclick: () => download("creatives-reply.json", `${JSON.stringify(reply, null, 2)}\n`, "application/json") }, "Reply as JSON");
   return h("div", { class: "exports" }, h("h3", null, "Take it away"),
     h("div", { class: "row wrap" },
-      h("label", { class: "field" }, "Usual click rate, % ", rate, h("span", { class: "small" }, " for plan and priors")),
-      h("label", { class: "field" }, "Ad leads to ", link, h("span", { class: "small" }, " for Meta"))),
+      h("label", { class: "field" }, "Usual click rate, % ", rate, h("span", { class: "small" }, " for plan and priors"))),
     h("div", { class: "row wrap" }, FORMS.map(one), whole), problem);
 }
