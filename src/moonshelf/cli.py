@@ -32,6 +32,10 @@ app = typer.Typer(
 )
 
 CatalogueFolder = Annotated[Path, typer.Argument(help="Folder that `moonshelf embed` made.")]
+VectorWeight = Annotated[
+    float | None,
+    typer.Option("--vector-weight", help="Of vectors beside words, 0 to 1, instead of measured."),
+]
 
 app.add_typer(creative_app, name="creative")
 app.add_typer(keys_app, name="keys")
@@ -326,12 +330,15 @@ def index(
         bool, typer.Option("--all", help="Measure dearer kinds too, for the table.")
     ] = False,
     forget: Annotated[bool, typer.Option(help="Drop what was chosen: flat, above 50,000 rows HNSW.")] = False,
+    weight: VectorWeight = None,
     json: Json = False,
 ) -> None:
     """Build the vector and full-text indexes of a catalogue; both can always be built again.
 
-    What --target-recall has chosen is kept when the index is built again.
+    Measures too, without labels, how far vectors can be trusted beside words in search. What --target-recall
+    has chosen and --vector-weight has set is kept when the index is built again.
     """
+    from moonshelf.catalogue.fusion import Fusion
     from moonshelf.catalogue.search import Catalogue
 
     tuning = None
@@ -341,7 +348,7 @@ def index(
         tuning = Tuning(target_recall, k, max_mb, max_ms, all_kinds, say=say)
     elif all_kinds or max_mb is not None or max_ms is not None:
         raise UserError("--max-mb, --max-ms and --all go with --target-recall.")
-    info = Catalogue.open(folder).index(tuning, forget=forget)
+    info = Catalogue.open(folder).index(tuning, forget=forget, vector_weight=weight)
     if json:
         print_json(info.as_dict())
         return
@@ -355,6 +362,7 @@ def index(
         show_tuning(tuning, info.spec, console)
     kind = f"{info.kind}, chosen for recall {info.tuned['target']:g}" if info.tuned else info.kind
     print(f"{info.rows:,} products indexed ({kind}) in {info.seconds:.1f} s, in {folder}/index.")
+    print(Fusion.read(info.as_dict()))
 
 
 @app.command()
@@ -375,6 +383,7 @@ def search(
     details: Annotated[
         bool, typer.Option("--details", help="Say of each hit what the model wrote, and where it comes from.")
     ] = False,
+    weight: VectorWeight = None,
     model: ModelName = None,
     json: Json = False,
 ) -> None:
@@ -385,7 +394,7 @@ def search(
     query = make_query(text, image)
     written = 0.0 if record_only else WRITTEN_WEIGHT
     result = Catalogue.open(folder, model).search(
-        query, like=like, k=k, where=where, mode=mode, reason=reason, written=written
+        query, like=like, k=k, where=where, mode=mode, reason=reason, written=written, vector_weight=weight
     )
     if json:
         print_json(result.as_dict())

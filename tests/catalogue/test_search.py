@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from moonshelf.catalogue import Catalogue, ann
 from moonshelf.catalogue.filters import Condition
-from moonshelf.catalogue.search import RRF_K, reciprocal_rank_fusion
+from moonshelf.catalogue.fusion import SAFE
 from moonshelf.catalogue.store import Store, key_of
 from moonshelf.catalogue.where import parse
 from moonshelf.errors import UserError
@@ -78,25 +78,21 @@ def test_filters_agree_with_a_scan(shelf, model, where):
     assert {hit.id for hit in by_text.hits} <= set(expected)
 
 
-def test_hybrid_scores_are_the_sum_of_reciprocal_ranks(shelf):
+def test_hybrid_scores_are_weighted_means_of_scaled_scores(shelf):
     result = shelf.search("blue boot", k=N)
     assert result.mode == "hybrid" and result.notes == []
+    best = max(hit.why.get("bm25", 0) for hit in result.hits)
+    cosines = [hit.why["cosine"] for hit in result.hits if "cosine" in hit.why]
     for hit in result.hits:
-        ranks = [hit.why[name] for name in ("vector_rank", "text_rank") if name in hit.why]
-        assert hit.score == pytest.approx(sum(1 / (RRF_K + rank) for rank in ranks))
+        words = hit.why.get("bm25", 0) / best
+        near = (hit.why.get("cosine", min(cosines)) - min(cosines)) / (max(cosines) - min(cosines))
+        assert hit.score == pytest.approx((1 - SAFE) * words + SAFE * near, abs=1e-4)
     assert [hit.score for hit in result.hits] == sorted((hit.score for hit in result.hits), reverse=True)
     assert "boot" in result.hits[0].product["title"] and "blue" in result.hits[0].product["title"]
     vector_only = shelf.search("blue boot", k=N, mode="vector").hits
     assert {h.id: h.why["vector_rank"] for h in vector_only} == {
         h.id: h.why["vector_rank"] for h in result.hits if "vector_rank" in h.why
     }
-
-
-def test_reciprocal_rank_fusion_by_hand():
-    fused = reciprocal_rank_fusion([[7, 3, 5], [3, 9]])
-    assert [key for key, _ in fused] == [3, 7, 9, 5]
-    assert dict(fused) == pytest.approx({3: 1 / 62 + 1 / 61, 7: 1 / 61, 9: 1 / 62, 5: 1 / 63})
-    assert reciprocal_rank_fusion([]) == [] and reciprocal_rank_fusion([[], []]) == []
 
 
 def test_picture_and_both(shelf, model):

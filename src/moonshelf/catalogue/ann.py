@@ -37,6 +37,7 @@ from moonshelf.files import read_json, replace_durably, sync_folder, write_json
 FORMAT = 2  # 1 kept keys inside the FAISS file
 
 Chosen = tuple[AnnIndex, dict[str, Any]]
+Weigh = Callable[[Store, AnnIndex, np.ndarray], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class IndexInfo:
     vectors_file: str = ""  # of kinds that compare a shortlist: the vectors in half precision
     vectors_sha256: str = ""
     tuned: dict[str, Any] | None = None  # what `tuning` measured when it chose this index
+    fusion: dict[str, Any] | None = None  # fields of `fusion.Fusion`
     format: int = FORMAT
 
     def as_dict(self) -> dict[str, Any]:
@@ -72,11 +74,13 @@ def build(
     flat_rows: int = FLAT_ROWS,
     choose: Callable[[np.ndarray, np.ndarray], Chosen] | None = None,
     forget: bool = False,
+    weigh: Weigh | None = None,
 ) -> IndexInfo:
     """Build both indexes of a catalogue, full text in the store and vectors beside it, and swap them in.
 
     `choose` makes the vector index of keys (n,) and vectors (n, dim), with a record of why. Without it, what
     was chosen earlier is built again, unless it is to be forgotten; else flat up to `flat_rows`, then HNSW.
+    `weigh` says how much the vectors count in search, of the store, the index made and its keys.
     """
     started = time.perf_counter()
     folder = Path(folder)
@@ -97,6 +101,7 @@ def build(
         else:
             spec, tuned = (None, None) if forget else _chosen_earlier(folder, store, len(keys))
             index = AnnIndex.of(keys, vectors, flat_rows, spec)
+        weighed = weigh(store, index, keys) if weigh is not None else None
         home = folder / "index"
         home.mkdir(exist_ok=True)
         tag = uuid.uuid4().hex[:12]
@@ -125,6 +130,7 @@ def build(
             vectors_file=kept_name,
             vectors_sha256=_sha256(home / kept_name) if kept_name else "",
             tuned=tuned,
+            fusion=weighed,
         )
         write_json(home / "index.json", info.as_dict())
         for old in home.iterdir():  # the swap is done: the former index and leftovers of killed builds

@@ -1,9 +1,8 @@
 """Search over a catalogue folder: words, a picture, both, or "more like this one".
 
-With words in the query two lists are made, the nearest vectors and the best full-text matches, and fused
-by reciprocal rank (k = 60, the constant of the original paper): a row's score is the sum of 1 / (60 + rank)
-over the lists it is in. Ranks need no common scale, and each hit says which rank it had in which list. Where
-the words name an identifier, the products that have it are a third list, which puts them first.
+With words in the query two lists are made, the nearest vectors and the best full-text matches, and fused by
+their scores with the weights that `index` found for this catalogue (see `fusion`). Each hit says which rank
+it had in which list. Products that have an identifier which the words name come first.
 
 The vector list comes from the FAISS index; where it is missing or damaged, the store is searched exactly and
 the result says so. A filter's rows are remembered until the store changes: reading them is most of its cost.
@@ -20,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moonshelf.catalogue import ann
+from moonshelf.catalogue import ann, fusion
 from moonshelf.catalogue.filters import Condition
+from moonshelf.catalogue.fusion import DEPTH, PICTURED, SAFE, Fusion, fuse
 from moonshelf.catalogue.manifest import NAME as MANIFEST_NAME
 from moonshelf.catalogue.manifest import Encoder, Manifest
 from moonshelf.catalogue.nearest import AnnIndex, Passing
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from moonshelf.catalogue.tuning import Tuning
 
 MODES = ("hybrid", "vector", "text")
-RRF_K = 60
-DEPTH = 100  # entries of each list that take part in the fusion
 MAX_K = 1_000
 FILTERS_KEPT = 32  # each with up to 10 MB of vectors beside its rows: see `nearest`
 FILTER_ROWS_KEPT = 4_000_000  # of all filters together, 16 bytes each
@@ -47,7 +45,7 @@ SHOWN = ("id", "title", "brand", "price", "currency", "category", "group_id", "l
 
 @dataclass
 class Hit:
-    """One result. `score` orders the list: fused rank score, cosine or BM25, by the result's mode."""
+    """One result. `score` orders the list: fused score, cosine or BM25, by the result's mode."""
 
     id: str
     score: float
@@ -80,15 +78,6 @@ class _Filter:
     passing: Passing | None = None
 
 
-def reciprocal_rank_fusion(lists: Sequence[Sequence[int]], k: int = RRF_K) -> list[tuple[int, float]]:
-    """(key, score) of all keys in the ranked `lists`, best first; equal scores in order of key."""
-    scores: dict[int, float] = {}
-    for ranked in lists:
-        for rank, key in enumerate(ranked, 1):
-            scores[key] = scores.get(key, 0.0) + 1.0 / (k + rank)
-    return sorted(scores.items(), key=lambda item: (-item[1], item[0]))
-
-
 class Catalogue:
     """A catalogue folder: `open` it, then `search`, `embed`, `index`, `duplicates`.
 
@@ -102,6 +91,7 @@ class Catalogue:
         self._model: Encoder | None = None
         self._store: Store | None = None
         self._ann: tuple[tuple[float, int], AnnIndex | None, str] | None = None
+        self._fusion: tuple[float, Fusion | None] = (-1.0, None)
         self._loading = threading.Lock()
         self._filters: OrderedDict[Condition, _Filter] = OrderedDict()
         self._filtering = threading.Lock()
@@ -168,10 +158,25 @@ class Catalogue:
         self._store = Store.open(self.folder)
         return report
 
-    def index(self, tuning: Tuning | None = None, *, forget: bool = False) -> ann.IndexInfo:
+    def index(
+        self, tuning: Tuning | None = None, *, forget: bool = False, vector_weight: float | None = None
+    ) -> ann.IndexInfo:
         """Build the vector and full-text indexes anew: by measurement with `tuning`, else as chosen by an
-        earlier one unless that is to be forgotten."""
-        return ann.build(self.folder, choose=tuning.choose if tuning is not None else None, forget=forget)
+        earlier one unless that is to be forgotten. What vectors weigh in search is `vector_weight` (0 to 1),
+        or what was set earlier, or measured (`fusion.measure`)."""
+        _check_weight(vector_weight)
+
+        def weigh(store: Store, index: AnnIndex, keys: np.ndarray) -> dict[str, Any]:
+            if vector_weight is not None:
+                return Fusion(vector_weight, fusion.SET).as_dict()
+            earlier = None if forget else Fusion.read(ann.read_info(self.folder))
+            if earlier is not None and earlier.why == fusion.SET:
+                return earlier.as_dict()
+            return fusion.measure(store, index, keys, lambda: self.model).as_dict()
+
+        return ann.build(
+            self.folder, choose=tuning.choose if tuning is not None else None, forget=forget, weigh=weigh
+        )
 
     def duplicates(self, **options: Any) -> DuplicateReport:
         """Pairs and groups that may be one product; see `duplicates.find`."""
@@ -193,19 +198,23 @@ class Catalogue:
         vector: np.ndarray | None = None,
         columns: Sequence[str] = SHOWN,
         written: float = WRITTEN_WEIGHT,
+        vector_weight: float | None = None,
     ) -> SearchResult:
         """The k best rows for a query (words, or a Product with title, pictures or both), or like a row.
 
         `where` is a condition as `where.parse` reads it, or one that is made already. `mode` hybrid falls
         back to vector where the query has no words. `vector` is that of the query, (dim,) float32, where
         somebody else has computed it; `columns` are those of the store that each hit holds; `written` is the
-        weight of what the model wrote beside the record's words, 0 leaves it out. A product whose id, SKU,
-        GTIN or MPN is in the words comes first. Raises UserError for an unusable query, filter or id.
+        weight of what the model wrote beside the record's words, 0 leaves it out. `vector_weight`, 0 to 1, is
+        the vectors' in mode hybrid, by default that of the index, and at least a half where the query has a
+        picture. A product whose id, SKU, GTIN or MPN is in the words comes first. Raises UserError for an
+        unusable query, filter or id.
         """
         if mode not in MODES:
             raise UserError(f"mode must be one of {', '.join(MODES)}, not '{mode}'.")
         if not 1 <= k <= MAX_K:
             raise UserError(f"k must lie between 1 and {MAX_K}, not {k}.")
+        _check_weight(vector_weight)
         if (query is None) == (like is None):
             raise UserError("give either a query (words, a picture or both) or the id of a product (like).")
         if isinstance(query, str):
@@ -248,7 +257,17 @@ class Catalogue:
                 by_vector = [hit for hit in by_vector if hit[0] != key_of(like)]
             by_vector = by_vector[:depth]
         used = mode if mode != "hybrid" else "hybrid" if words and by_text else "vector"
-        return SearchResult(self._hits(by_vector, by_text, by_code, used, k, columns), used, notes)
+        if used == "hybrid":
+            if vector_weight is None:
+                vector_weight, note = self._vector_weight()
+                notes += [note] if note else []
+                if query is not None and query.images:
+                    vector_weight = max(vector_weight, PICTURED)
+            best = fuse(by_vector, by_text, vector_weight, [key for key, _ in by_code])
+        else:
+            best = by_vector if used == "vector" else by_text
+        hits = self._hits(best[:k], by_vector, by_text, by_code, columns)
+        return SearchResult(hits, used, notes)
 
     def _vector(self, query: Product | None, like: str | None, reason: str) -> np.ndarray:
         if query is None:
@@ -333,13 +352,24 @@ class Catalogue:
         note = self._index()[1]
         return ann.read_info(self.folder), note
 
+    def _vector_weight(self) -> tuple[float, str]:
+        """What the index says, or the default and a note where it says nothing."""
+        path = self.folder / "index" / "index.json"
+        modified = path.stat().st_mtime if path.exists() else 0.0
+        if self._fusion[0] != modified:
+            self._fusion = (modified, Fusion.read(ann.read_info(self.folder)))
+        found = self._fusion[1]
+        if found is not None or not modified:  # without an index a note has said what to do
+            return found.weight if found is not None else SAFE, ""
+        advice = f"how much vectors find here was not measured: they weigh {SAFE:g}; run"
+        return SAFE, f"{advice} `moonshelf index {self.folder}`"
+
     def _hits(
         self,
+        best: list[tuple[int, float]],
         by_vector: list[tuple[int, float]],
         by_text: list[tuple[int, float]],
         by_code: list[tuple[int, float]],
-        mode: str,
-        k: int,
         columns: Sequence[str],
     ) -> list[Hit]:
         why: dict[int, dict[str, float | int]] = {}
@@ -348,12 +378,6 @@ class Catalogue:
                 why.setdefault(key, {}).update({f"{name}_rank": rank, measure: round(score, 6)})
         for rank, (key, _) in enumerate(by_code, 1):
             why.setdefault(key, {})["code_rank"] = rank
-        if mode == "hybrid":
-            lists = (by_vector, by_text, by_code)
-            best = reciprocal_rank_fusion([[key for key, _ in ranked] for ranked in lists])
-        else:
-            best = by_vector if mode == "vector" else by_text
-        best = best[:k]
         table = self.store.rows([key for key, _ in best], ["key", *columns])
         rows = {row["key"]: row for row in table.to_pylist()}
         hits = []
@@ -362,6 +386,11 @@ class Catalogue:
                 product = {name: rows[key][name] for name in columns}
                 hits.append(Hit(product["id"], score, why[key], product))
         return hits
+
+
+def _check_weight(weight: float | None) -> None:
+    if weight is not None and not 0 <= weight <= 1:
+        raise UserError(f"the weight of the vectors must lie between 0 and 1, not {weight:g}.")
 
 
 def _first(by_code: list[tuple[int, float]], by_text: list[tuple[int, float]]) -> list[tuple[int, float]]:

@@ -314,7 +314,7 @@ class ProductView(Reply):
 
 
 class SearchHit(Reply):
-    score: float = Field(description="Orders the list: fused rank score, cosine or BM25, by `mode`.")
+    score: float = Field(description="Orders the list: fused score, cosine or BM25, by `mode`.")
     why: Why
     product: ProductView
 
