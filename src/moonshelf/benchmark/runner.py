@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moonshelf.benchmark import calibration, compression, predictions, record
-from moonshelf.benchmark.baselines import Moon, make_peers
+from moonshelf.benchmark.baselines import Moon, TwoTowerBaseline, make_peers
 from moonshelf.benchmark.cache import EmbeddingCache, Timing
 from moonshelf.benchmark.contract import asking, check_vectors, why_not
 from moonshelf.benchmark.datasets import select
@@ -107,10 +107,20 @@ def evaluate(
         "baseline": baseline, "limit": limit, "fit_rows": fit_rows, "download": download,
         "batch_tokens": batch_tokens, "gate_rows": GATE_ROWS, "bootstrap": record.bootstrap_settings(),
     }  # fmt: skip
-    passed_over: list[str] = []
-    for name, read in chosen.items():
+
+    def read(name: str) -> Dataset:
         say(f"{name}: reading")
-        dataset = read(data, limit=limit, fit_rows=fit_rows, **({"download": True} if download else {}))
+        extra = {"download": True} if download else {}
+        return chosen[name](data, limit=limit, fit_rows=fit_rows, **extra)
+
+    ready: dict[str, Dataset] = {}
+    for learner in (encoder for encoder in encoders if isinstance(encoder, TwoTowerBaseline)):
+        ready = {name: read(name) for name in chosen}  # all first: it learns once, from the whole suite
+        say(f"{learner.name}: learning")
+        learner.fit([product for one in ready.values() for product in one.training], suite)
+    passed_over: list[str] = []
+    for name in chosen:
+        dataset = ready.pop(name) if ready else read(name)
         passed_over += [task.name for task in dataset.tasks]
         dataset.tasks = [task for task in dataset.tasks if wanted(task, tasks)]
         if dataset.tasks:

@@ -65,7 +65,7 @@ def fashion(data: Path, limit: int | None = None, fit_rows: int = 2000) -> Datas
     )
     return Dataset(
         "fashion", "believed MIT, photos the brands'", note, tasks, [p.title for p in train], split.files,
-        split.problems,
+        split.problems, training=train,
     )  # fmt: skip
 
 
@@ -154,7 +154,9 @@ def flipkart(data: Path, limit: int | None = None, fit_rows: int = 2000) -> Data
     tasks = labelling("flipkart", "department", "category", 0, products, train, fit, frozenset())
     note = "titles alone, without the long descriptions, unless the model's prompt reads those"
     texts = [p.title for p in train]
-    return Dataset("flipkart", "believed CC BY-SA 4.0", note, tasks, texts, split.files, split.problems)
+    return Dataset(
+        "flipkart", "believed CC BY-SA 4.0", note, tasks, texts, split.files, split.problems, training=train
+    )
 
 
 # ---- the sample shop -------------------------------------------------------------------------------

@@ -57,6 +57,7 @@ class Dataset:
     files: dict[str, str] = field(default_factory=dict)  # path under the data folder -> SHA-256
     problems: list[Problem] = field(default_factory=list)
     not_run: dict[str, str] = field(default_factory=dict)  # task that the data cannot give -> why
+    training: list[Product] = field(default_factory=list)  # the training split, for peers that learn
 
 
 class Split:
