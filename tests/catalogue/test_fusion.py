@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moonshelf.catalogue import Catalogue
-from moonshelf.catalogue.fusion import LITTLE, MIN_ROWS, PICTURED, SAFE, Fusion, fuse
+from moonshelf.catalogue.fusion import MIN_ROWS, PICTURED, SAFE, Fusion, fuse
 from moonshelf.errors import UserError
 from moonshelf.product import Product
 
@@ -70,7 +70,7 @@ def found(catalogue: Catalogue) -> Fusion:
 
 def test_search_goes_by_words_where_vectors_are_random(random):
     fusion = found(random)
-    assert fusion.why == "measured" and fusion.weight <= LITTLE and fusion.words > fusion.vectors
+    assert fusion.why == "measured" and fusion.weight == 0 and fusion.words > fusion.vectors
     assert "vectors know little of these products: search goes by words" in str(fusion)
     words = random.search("aalpha abeta", mode="text", k=20)
     fused = random.search("aalpha abeta", k=20)
@@ -82,6 +82,14 @@ def test_search_goes_by_vectors_where_these_know_what_words_do_not(knowing):
     assert fusion.why == "measured" and fusion.weight > SAFE and fusion.vectors > fusion.words
     hits = knowing.search("calpha", k=20).hits
     assert {hit.product["category"] for hit in hits} == {"kindc"}
+
+
+@pytest.mark.parametrize(
+    ("weight", "vectors", "little"), [(0.2, 0.1, True), (0.15, 0.5, False), (0.6, 0.1, False)]
+)
+def test_little_is_said_of_vectors_far_below_words_that_weigh_little(weight, vectors, little):
+    fusion = Fusion(weight, "measured", 200, 0.6, vectors, 0.6)
+    assert ("know little" in str(fusion)) is little
 
 
 def test_a_measurement_can_be_repeated_and_is_stored(knowing):

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 DEPTH = 100  # entries of each list that take part in the fusion
 SAFE = 0.2  # weight of the vectors where nothing was measured
 PICTURED = 0.5  # their least weight where the query has a picture, which words do not see
-LITTLE = 0.15  # a measured weight up to which the report says that vectors know little
+LITTLE = 0.5  # of the words' agreement: vectors that reach less know little
 MEASURED, SET = "measured", "as it was set"
 MIN_ROWS = 100
 _QUERIES, _FEWEST, _DRAWN = 200, 64, 2_000
@@ -70,6 +70,10 @@ class Fusion:
         except (KeyError, TypeError):
             return None
 
+    @property
+    def knows_little(self) -> bool:
+        return self.why == MEASURED and self.weight <= SAFE and self.vectors < LITTLE * self.words
+
     def __str__(self) -> str:
         weights = f"vectors weigh {self.weight:g} in search, words {1 - self.weight:g}"
         if self.why != MEASURED:
@@ -78,7 +82,7 @@ class Fusion:
             f"agreement {self.words:.2f} by words, {self.vectors:.2f} by vectors, {self.fused:.2f} by both"
         )
         little = "the vectors know little of these products: search goes by words; "
-        return f"{little if self.weight <= LITTLE else ''}{weights} ({self.queries} queries: {found})."
+        return f"{little if self.knows_little else ''}{weights} ({self.queries} queries: {found})."
 
 
 def fuse(
