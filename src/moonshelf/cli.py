@@ -32,10 +32,7 @@ app = typer.Typer(
 )
 
 CatalogueFolder = Annotated[Path, typer.Argument(help="Folder that `moonshelf embed` made.")]
-VectorWeight = Annotated[
-    float | None,
-    typer.Option("--vector-weight", help="Of vectors beside words, 0 to 1, instead of measured."),
-]
+VectorWeight = Annotated[float | None, typer.Option("--vector-weight", help="0 to 1; else as measured.")]
 
 app.add_typer(creative_app, name="creative")
 app.add_typer(keys_app, name="keys")
