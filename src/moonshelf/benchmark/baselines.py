@@ -45,6 +45,8 @@ KINDS = ("st", "clip", "openclip", "image", "qwen-vl", "openai", "openai-vl", "c
 # Of two-tower: its vectors, its seed, the contrastive loss, the fit, and how many training products at most.
 WIDTH, SEED = 256, 0
 TEMPERATURE = 0.05
+# Other rates (3e-4, 3e-3), lengths (15, 60, 120) and decays were not better in all four recalls on a held-out
+# fifth of 2,496 products of the fashion training split.
 EPOCHS, BATCH, RATE, DECAY = 30, 512, 1e-3, 1e-2
 MOST = 12_000  # training products; a seeded sample of more
 
