@@ -28,9 +28,9 @@ import numpy as np
 from scipy import optimize, stats
 
 from moonshelf.creatives.outcomes import MAX_WEIGHT, MIN_WEIGHT
-from moonshelf.creatives.published import Elements
 from moonshelf.creatives.ranking import Floats
 from moonshelf.errors import UserError
+from research.synthetic.elements import Elements
 
 ROUNDS, IMPRESSIONS, REPLICATES = 15, 20_000, 20
 SLICES = 100  # shares of a round that a policy gives out one after another

@@ -22,7 +22,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from moonshelf.creatives.published import Elements, read_elements
 from moonshelf.errors import UserError
 from moonshelf.shell import Json, print_json
 from research.script import app_of, start
@@ -44,6 +43,7 @@ from research.studies.replay import (
     replay,
     simulated_belief,
 )
+from research.synthetic.elements import Elements, read_elements
 
 ACCURACIES = (0.5, 0.55, 0.6, 0.65, 0.7, 0.8, 0.9, 1.0)
 BELIEVED = 0.75  # what an overconfident selector is taken for

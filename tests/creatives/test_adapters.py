@@ -20,14 +20,11 @@ from PIL import Image
 from moonshelf.creatives.adapters import FILE, read_creatives, write_campaigns
 from moonshelf.creatives.pair import Campaign, Creative, Pair
 from moonshelf.creatives.protocol import KEYS, QUESTIONS, Assessment, Finding
-from moonshelf.creatives.published import read_elements
 from moonshelf.creatives.records import MAX_COUNT, Refused, count
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds.base import MAX_TITLE
 from moonshelf.images import decode, load
 from moonshelf.product import ImageRef
-
-DATA = Path(__file__).parents[3] / "shared" / "data" / "alimama_aes"
 
 
 def png(seed: int, size: tuple[int, int] = (8, 8)) -> bytes:
@@ -544,37 +541,3 @@ def test_caig_layouts(shop: Path) -> None:
     assert load(pair.a.image).tobytes() == whole.crop((0, 0, 10, 10)).tobytes()
     assert load(pair.b.image).tobytes() == whole.crop((10, 0, 20, 10)).tobytes()
     assert [p.row for p in problems] == [2]
-
-
-def test_elements_of_composed_creatives(tmp_path: Path) -> None:
-    write(tmp_path / "ctr_online.txt", "10000\t 0 0 0 0 0 \t0.02", "10001\t 0 1 2 0 1 \t0.03")
-    write(tmp_path / "tree_constraint.txt", "a, 1, 2", "1 1", "c, 2, 3", "1 0 0", "0 1 1")
-    found = read_elements(tmp_path)
-    assert found.names[1] == "background" and found.ids == ("10000", "10001")
-    assert found.choices.tolist() == [[0, 0, 0, 0, 0], [0, 1, 2, 0, 1]] and found.rates.tolist() == [
-        0.02,
-        0.03,
-    ]
-    assert found.sizes == (1, 2, 3, 1, 2)
-    assert [(name, matrix.shape) for name, matrix in found.constraints] == [
-        ("background", (1, 2)),
-        ("text colour", (2, 3)),
-    ]
-    write(tmp_path / "ctr_online.txt", "10000\t 0 0 0 0 0 \t1.02")
-    with pytest.raises(UserError, match="line 1"):
-        read_elements(tmp_path)
-    write(tmp_path / "ctr_online.txt", "1 0 0 0 0 0 0.5")
-    write(tmp_path / "tree_constraint.txt", "a, 1, 2", "1 1 1")
-    with pytest.raises(UserError, match="constraints"):
-        read_elements(tmp_path)
-    with pytest.raises(UserError, match="cannot be read"):
-        read_elements(tmp_path / "none")
-
-
-@pytest.mark.skipif(not DATA.is_dir(), reason="the data set of composed creatives is not here")
-def test_the_published_elements() -> None:
-    found = read_elements(DATA)
-    assert len(found.ids) == 200 and found.sizes == (1, 2, 5, 8, 5)
-    assert 0.01 < found.rates.min() < found.rates.max() < 0.04
-    colours = dict(found.constraints)["text colour"]
-    assert all(colours[background, colour] for background, colour in found.choices[:, [1, 3]])

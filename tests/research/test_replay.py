@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from moonshelf.creatives.published import Elements, read_elements
 from moonshelf.errors import UserError
 from research.studies.replay import (
     COLD,
@@ -30,6 +29,7 @@ from research.studies.replay import (
     simulated_belief,
 )
 from research.studies.replay_study import show, study
+from research.synthetic.elements import Elements, read_elements
 
 pytestmark = pytest.mark.research
 

@@ -28,9 +28,9 @@ import numpy as np
 
 from moonshelf.creatives.known import ASPECTS as ASPECTS
 from moonshelf.creatives.known import TIE as TIE
-from moonshelf.creatives.published import read_elements
 from moonshelf.errors import UserError
 from research.synthetic.campaigns.claims import SIZE, Ask, read_query
+from research.synthetic.elements import read_elements
 
 BASE = -3.99  # mean log click-through rate of alimama_aes: 1.85 %
 

@@ -68,11 +68,6 @@ class Spec:
     def rescored(self) -> bool:
         return self.kind not in ("flat", "hnsw")
 
-    @property
-    def structure(self) -> tuple[Any, ...]:
-        """Equal where only the way of searching differs, so that nothing has to be built anew."""
-        return self.kind, self.links, self.ef_build, self.lists, self.code, self.dims
-
     def memory(self, rows: int, dim: int) -> int:
         """Bytes in memory, by arithmetic; the vectors read by memory map are not among them."""
         # HNSW: twice the links on the lowest level, above it 1/links of the rows; an offset and a level.

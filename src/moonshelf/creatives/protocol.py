@@ -15,7 +15,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Compared = Literal["A>B", "A=B", "A<B"]
 Answer = Literal["yes", "no", "A>B", "A=B", "A<B"]
 Side = Literal["A", "B"]
 MIRROR: dict[str, Answer] = {"yes": "yes", "no": "no", "A>B": "A<B", "A=B": "A=B", "A<B": "A>B"}
