@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import warnings
 from itertools import combinations
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.integrate import IntegrationWarning, quad
+from scipy.special import betainc, expit, log_expit
 
 from moonshelf.creatives.outcomes import (
     JEFFREYS,
@@ -53,6 +56,43 @@ def exact(a: tuple[int, int], b: tuple[int, int]) -> float:
 @pytest.mark.parametrize(("a", "b"), list(combinations(COUNTS, 2)))
 def test_the_integral_is_the_exact_sum(a: tuple[int, int], b: tuple[int, int]) -> None:
     assert p_greater(a, b, UNIFORM) == pytest.approx(exact(a, b), abs=1e-8)
+
+
+EXTREME = [
+    (0, 0), (1, 1), (0, 1000), (1, 10), (0, 10**6), (10**6, 10**6), (3, 3 * 10**6), (5_000_000, 10**7),
+    (5_002_000, 10**7), (0, 10**7),
+]  # fmt: skip
+
+
+def quadrature(a: tuple[int, int], b: tuple[int, int], prior: Prior) -> float:
+    """P(A > B) by adaptive quadrature over the log-odds of A, whose density is taken relative to its mode."""
+    (p, q), of_b = ((prior.alpha + clicks, prior.beta + n - clicks) for clicks, n in (a, b))
+    mode, wide = math.log(p / q), math.sqrt(1 / p + 1 / q)
+    peak = p * log_expit(mode) + q * log_expit(-mode)
+
+    def density(t: float) -> float:
+        return math.exp(p * log_expit(t) + q * log_expit(-t) - peak)
+
+    low, high = mode - 10 * wide - 45 / p, mode + 10 * wide + 45 / q
+    ends = {
+        math.log(x / y) + k * math.sqrt(1 / x + 1 / y) for x, y in ((p, q), of_b) for k in (-8, -3, 0, 3, 8)
+    }
+    how = {
+        "epsabs": 0, "epsrel": 1e-13, "limit": 3000, "points": sorted(t for t in ends if low < t < high),
+    }  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", IntegrationWarning)  # 1e-13 is the last that float64 gives
+        above = quad(lambda t: density(t) * betainc(*of_b, expit(t)), low, high, **how)[0]
+        return above / quad(density, low, high, **how)[0]
+
+
+@pytest.mark.parametrize(
+    ("prior", "most"),
+    [(JEFFREYS, 1e-10), (Prior(3, 97), 1e-10), (Prior(0.02, 1.98), 1e-9), (Prior(0.01, 10), 1e-7)],
+)
+def test_extreme_counts_agree_with_adaptive_quadrature(prior: Prior, most: float) -> None:
+    for a, b in combinations(EXTREME, 2):
+        assert p_greater(a, b, prior) == pytest.approx(quadrature(a, b, prior), abs=most), (a, b)
 
 
 @pytest.mark.parametrize("prior", [JEFFREYS, Prior(3, 97), Prior(0.2, 0.2)])
@@ -142,6 +182,9 @@ def test_a_prior_of_too_little_is_a_weak_one() -> None:
     assert fit_prior([creative("a", 0, 100), creative("b", 0, 100), creative("c", 0, 100)]) == JEFFREYS
     same = fit_prior(creative(str(i), 10, 1000) for i in range(9))  # less spread than chance
     assert same.alpha + same.beta == pytest.approx(MAX_WEIGHT)
+    counts = [(0, 10**5)] * 5 + [(250, 500)]  # rates that differ as no prior can say
+    rare = fit_prior(creative(str(i), *one) for i, one in enumerate(counts))
+    assert rare.alpha == 0.01 and rare.beta < 3
 
 
 def test_the_ceiling_is_what_the_true_order_reaches() -> None:

@@ -17,15 +17,16 @@ from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
+from scipy.special import betainc, betaincc, betaincinv, ndtr
 
 from moonshelf.creatives.pair import Creative, Pair, Stratum
 from moonshelf.creatives.protocol import Side
 
 STRATA: tuple[Stratum, ...] = ("decisive", "weak", "toss-up")
 DECISIVE, WEAK = 0.95, 0.75
-_PANELS, _NODES = 96, 12  # of each posterior's support; 1e-9 at worst on the tests' grid
-_TAIL = 42.0  # the support ends where the density has fallen by e^42
+_NODES, _REACH = 80, 7.5  # of the integral over a normal variable, and how many deviations it spans
 MIN_WEIGHT, MAX_WEIGHT = 2.0, 10_000.0  # impressions that a fitted prior may be worth (ours)
+_LEAST = 0.01  # of a fitted prior's two numbers: with less, quantiles of the rate are below the least float
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,15 @@ def fit_prior(creatives: Iterable[Creative]) -> Prior:
     correlation = (spread - within) / (total - float((shown**2).sum()) / total - within)
     weight = 1 / correlation - 1 if correlation > 0 else MAX_WEIGHT
     weight = min(max(weight, MIN_WEIGHT), MAX_WEIGHT)
-    return Prior(float(mean * weight), float((1 - mean) * weight))
+    return Prior(*(max(float(share * weight), _LEAST) for share in (mean, 1 - mean)))
 
 
 def p_greater(a: tuple[int, int], b: tuple[int, int], prior: Prior = JEFFREYS) -> float:
-    """P(rate A > rate B) from (clicks, impressions) of each; exact to about 1e-9.
+    """P(rate A > rate B) from (clicks, impressions) of each.
 
-    `p_greater(a, b) + p_greater(b, a)` is exactly 1. Raises ValueError on impossible counts.
+    Measured against adaptive quadrature up to 10 million impressions: within 1e-10 for priors of 0.5 and
+    more, 1e-7 from 0.01. `p_greater(a, b) + p_greater(b, a)` is exactly 1. Raises ValueError on impossible
+    counts.
     """
     for clicks, impressions in (a, b):
         if not 0 <= clicks <= impressions:
@@ -83,63 +86,24 @@ def p_greater(a: tuple[int, int], b: tuple[int, int], prior: Prior = JEFFREYS) -
 
 
 def _p_greater(a: tuple[int, int], b: tuple[int, int], prior: Prior) -> float:
-    """∫ f_A(t) F_B(t) dt over the log-odds t, in which both posteriors are smooth and log-concave.
-
-    Panels of Gauss–Legendre nodes over the union of both supports; F_B is summed over whole panels, and
-    within a panel it is the integral of the polynomial through the nodes.
-    """
-    shapes = [(prior.alpha + clicks, prior.beta + shown - clicks) for clicks, shown in (a, b)]
-    edges = np.unique(np.concatenate([np.linspace(*_support(*shape), _PANELS + 1) for shape in shapes]))
-    nodes, weights, running = _rule()
-    half = np.diff(edges)[:, None] / 2  # (panels, 1)
-    t = edges[:-1, None] + half * (1 + nodes)  # (panels, nodes)
-    f_a, f_b = (np.exp(_log_density(t, *shape)) * half for shape in shapes)  # not normalised
-    mass_a, mass_b = f_a @ weights, f_b @ weights  # (panels,)
-    below = np.concatenate(([0.0], np.cumsum(mass_b)[:-1]))[:, None] + f_b @ running
-    p = float(((f_a * below) @ weights).sum()) / float(mass_a.sum() * mass_b.sum())
-    return min(max(p, 0.0), 1.0)
-
-
-def _log_density(t: np.ndarray, alpha: float, beta: float) -> np.ndarray:
-    """Log density of a Beta variable's log-odds, up to a constant: zero at its mode."""
-    mode = math.log(alpha / beta)
-    # log of x = 1 / (1 + e^-t) and of 1 − x, minus their values at the mode
-    x = -np.logaddexp(0.0, -t) + math.log1p(beta / alpha)
-    rest = -np.logaddexp(0.0, t) + math.log1p(math.exp(mode))
-    return np.asarray(alpha * x + beta * rest)
-
-
-def _support(alpha: float, beta: float) -> tuple[float, float]:
-    """Where the density of the log-odds is above e^-`_TAIL` of its peak; it is log-concave."""
-    mode = math.log(alpha / beta)
-    ends = []
-    for sign in (-1.0, 1.0):
-        inside, outside = 0.0, math.sqrt(1 / alpha + 1 / beta)
-        while float(_log_density(np.asarray(mode + sign * outside), alpha, beta)) > -_TAIL:
-            inside, outside = outside, 2 * outside
-        for _ in range(8):
-            middle = (inside + outside) / 2
-            if float(_log_density(np.asarray(mode + sign * middle), alpha, beta)) > -_TAIL:
-                inside = middle
-            else:
-                outside = middle
-        ends.append(mode + sign * outside)
-    return ends[0], ends[1]
+    """The mean of the wider posterior's distribution function over quantiles of the narrower one, which is
+    smooth; the other way round it would be a step."""
+    of_a, of_b = ((prior.alpha + clicks, prior.beta + shown - clicks) for clicks, shown in (a, b))
+    levels, weights = _quantiles()
+    if sum(1 / n for n in of_a) < sum(1 / n for n in of_b):  # variance of the log-odds, about
+        below = betainc(*of_b, betaincinv(*of_a, levels))
+    else:
+        below = betaincc(*of_a, betaincinv(*of_b, levels))
+    return min(max(float(below @ weights), 0.0), 1.0)
 
 
 @lru_cache(maxsize=1)
-def _rule() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Gauss–Legendre nodes and weights on [-1, 1], and the (nodes, nodes) matrix that takes values at the
-    nodes to the integrals from -1 to each node."""
+def _quantiles() -> tuple[np.ndarray, np.ndarray]:
+    """Levels in (0, 1) and weights that add up to 1: Gauss–Legendre nodes of a normal variable, whose tails
+    reach as far as a posterior's; even nodes in the level itself leave 1e-6."""
     nodes, weights = np.polynomial.legendre.leggauss(_NODES)
-    basis = np.polynomial.legendre.legvander(nodes, _NODES - 1)  # value of polynomial j at node i
-    integrals = np.stack(
-        [
-            np.polynomial.legendre.legval(nodes, np.polynomial.legendre.legint([0.0] * j + [1.0], lbnd=-1))
-            for j in range(_NODES)
-        ]
-    )
-    return nodes, weights, np.linalg.solve(basis.T, integrals)
+    normal = weights * np.exp(-((_REACH * nodes) ** 2) / 2)
+    return ndtr(_REACH * nodes), normal / normal.sum()
 
 
 def posterior(pair: Pair, prior: Prior = JEFFREYS) -> float | None:
