@@ -426,7 +426,8 @@ def _right(p: Floats, truth: Floats) -> Floats:
 
 def _share(p: Floats) -> Floats:
     """1 where A is favoured, 0 where B is, ½ for neither."""
-    return (np.sign(p - 0.5) + 1) / 2
+    # One rounding step off a half, p and 1 - p would fall on different sides of it.
+    return (np.sign(np.round(p - 0.5, 12)) + 1) / 2
 
 
 def _kept(rows: int, coverage: float) -> int:
