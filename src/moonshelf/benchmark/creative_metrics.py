@@ -69,6 +69,11 @@ class Cases:
             judged=np.array([not j.abstained for j in judgements], bool),
         )
 
+    def __post_init__(self) -> None:
+        # One rounding step off a half, p and 1 - p would fall on different sides of it.
+        for name in ("truth", "p", "first", "second"):
+            object.__setattr__(self, name, np.round(getattr(self, name), 12))
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -426,8 +431,7 @@ def _right(p: Floats, truth: Floats) -> Floats:
 
 def _share(p: Floats) -> Floats:
     """1 where A is favoured, 0 where B is, ½ for neither."""
-    # One rounding step off a half, p and 1 - p would fall on different sides of it.
-    return (np.sign(np.round(p - 0.5, 12)) + 1) / 2
+    return (np.sign(p - 0.5) + 1) / 2
 
 
 def _kept(rows: int, coverage: float) -> int:
