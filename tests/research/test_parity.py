@@ -167,8 +167,9 @@ def test_a_catalogue_embedded_with_a_writer(model: MoonModel, server: Told, tmp_
         assert rows[id]["rationale"] == ours.rationales[i]
         assert rows[id]["vector"] == pytest.approx(ours.vectors[i].tolist(), abs=1e-5)
     assert json.loads((tmp_path / "shelf" / "run.json").read_text())["config"]["writer"] == server.url
+    direct = Catalogue.create(tmp_path / "direct", cast(Any, model))
     with pytest.raises(UserError, match="set reason to on"):
-        shelf.embed(PRODUCTS, writer=server.url)
+        direct.embed(PRODUCTS, writer=server.url)
 
 
 def test_a_catalogue_embedded_in_another_precision(model: MoonModel, tmp_path: Path) -> None:
