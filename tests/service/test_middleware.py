@@ -177,7 +177,7 @@ def test_a_deadline_ends_the_waiting_and_frees_the_work(embedded: Path) -> None:
         thread.join(20)
         assert first[0].status_code == 200 and stuck.asked == [1]  # the late one was never computed
         told, until = 'moonshelf_dropped_total{reason="cancelled"} 1.0', time.monotonic() + 10
-        while told not in client.get("/metrics").text:  # counted when its turn comes, after the first one's reply
+        while told not in client.get("/metrics").text:  # counted when its turn comes, after the first's reply
             assert time.monotonic() < until
             time.sleep(0.05)
 
