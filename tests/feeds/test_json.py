@@ -162,3 +162,11 @@ def test_a_large_file_is_read_in_little_memory(tmp_path: Path, around: tuple[str
     count, megabytes = map(int, done.stdout.split() or [0, 0])
     assert count == 9_000, done.stderr[-500:]
     assert megabytes < 60  # of 72 MB
+
+
+def test_records_that_python_printed_with_bytes_in_them_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "feed.jsonl"
+    path.write_text(
+        "{b'id': b'1', b'title': b'Mug', 'extra note': {b'x': b'y'}}\n{'id': '2', 'title': 'Cup'}\n"
+    )
+    assert [(p.id, p.title) for p in h.products(path)] == [("1", "Mug"), ("2", "Cup")]

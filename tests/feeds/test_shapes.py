@@ -37,6 +37,11 @@ def read(tmp_path: Path, **record: Any) -> Product:
         ("{'a': nan, 'b': True, 'c': Decimal('9.90')}", {"a": None, "b": True, "c": "9.90"}),
         (r"['C:\dir\q.jpg', 'it\'s']", ["C:\\dir\\q.jpg", "it's"]),
         ('"[\\"a\\"]"', ["a"]),  # printed twice
+        (
+            "{b'title': b'Mug', 1: ('a', {'b'}), 'picture': b'\\xff\\xd8'}",
+            {"title": "Mug", "1": ["a", ["b"]], "picture": b"\xff\xd8"},
+        ),
+        ("['a', ..., 1j]", ["a", "Ellipsis", "1j"]),
         ("[]", []),
     ],
 )

@@ -108,8 +108,6 @@ def opened(value: Any, *, numbers: bool = False) -> Any:
     if len(text) < 2 or _CLOSES.get(text[0]) != text[-1]:
         return value
     found = _parsed(text)
-    if isinstance(found, (tuple, set)):
-        found = list(found) if isinstance(found, tuple) else sorted(found, key=repr)
     if not isinstance(found, (list, dict)) or (not numbers and found and _only_numbers(found)):
         return value
     return found
@@ -124,9 +122,25 @@ def _parsed(text: str) -> Any:
     if len(text) > _MAX_PRINTED or not re.search("['\"]", text):
         return None
     try:
-        return ast.literal_eval(_TOKEN.sub(_as_python, text))
+        return _as_json(ast.literal_eval(_TOKEN.sub(_as_python, text)))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
+
+
+def _as_json(value: Any) -> Any:
+    """What Python prints and JSON cannot, as JSON has it: names are texts, and bytes that hold text are."""
+    if isinstance(value, dict):
+        return {str(_as_json(name)): _as_json(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_json(inner) for inner in value]
+    if isinstance(value, set):
+        return [_as_json(inner) for inner in sorted(value, key=repr)]
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return value  # a picture
+    return value if value is None or isinstance(value, (str, bool, int, float)) else str(value)
 
 
 def _as_python(match: re.Match[str]) -> str:
