@@ -170,3 +170,11 @@ def test_records_that_python_printed_with_bytes_in_them_are_read(tmp_path: Path)
         "{b'id': b'1', b'title': b'Mug', 'extra note': {b'x': b'y'}}\n{'id': '2', 'title': 'Cup'}\n"
     )
     assert [(p.id, p.title) for p in h.products(path)] == [("1", "Mug"), ("2", "Cup")]
+
+
+def test_a_language_tag_of_broken_unicode_is_mended(tmp_path: Path) -> None:
+    title = [{"language_tag": "\ud800", "value": "Mug"}, {"language_tag": "de\ud800", "value": "Becher"}]
+    path = tmp_path / "feed.json"
+    path.write_text(json.dumps([{"id": "1", "title": title}]))
+    (product,) = h.products(path)
+    assert product.title == "Mug" and len(product.content_hash()) == 64

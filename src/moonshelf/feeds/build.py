@@ -127,16 +127,16 @@ class Draft:
             self.warn(field, "a list or mapping of this shape is not understood: it is kept in `extra`")
             self.put(field, value)
             return None
-        if found.language:
-            self.values.setdefault("language", found.language.replace("_", "-"))
+        taken = values.clean(found.language or "")[0]  # a tag is text of the feed too
+        if taken:
+            self.values.setdefault("language", taken.replace("_", "-"))
         if found.others:
-            others = ", ".join(sorted(found.others)[:20])
-            said = (
-                f"the feed has texts in several languages: {found.language} is taken, {others} are in `extra`"
-            )
+            others = {values.clean(tag)[0]: text for tag, text in found.others.items()}
+            listed = ", ".join(sorted(others)[:20])
+            said = f"the feed has texts in several languages: {taken} is taken, {listed} are in `extra`"
             self.say("language", said)
-            for language, text in found.others.items():
-                self.put(f"{field} ({language})", text)
+            for tag, text in others.items():
+                self.put(f"{field} ({tag})", text)
         return found.text
 
     def path(self, value: Any) -> Any:
