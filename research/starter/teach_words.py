@@ -43,7 +43,7 @@ from moonshelf.model.processing import ADDED_TOKENS, MoonProcessor
 from moonshelf.product import Product
 from moonshelf.training.cold_start import read_texts
 from moonshelf.training.data import SourceSpec, load_source
-from moonshelf.training.objective import text_loss
+from moonshelf.training.losses import text_loss
 from moonshelf.training.pairs import Item
 from moonshelf.training.starter import CHAT_TEMPLATE, SPECIAL_TOKENS
 

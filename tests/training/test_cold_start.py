@@ -18,8 +18,8 @@ from moonshelf.errors import UserError
 from moonshelf.model.modeling import normalise
 from moonshelf.shell import flags
 from moonshelf.training.cold_start import ColdStart
-from moonshelf.training.contrastive import Queue
 from moonshelf.training.data import Draw, SourceSpec, prepare
+from moonshelf.training.losses import CrossBatchMemory
 from moonshelf.training.objective import taught_tokens
 from moonshelf.training.recipe import Recipe, load_recipe
 from moonshelf.training.views import Views
@@ -104,7 +104,7 @@ def test_a_run_can_go_on_from_a_finished_model(shop: Path, tmp_path: Path, train
 
 def gradients(run: ColdStart, draw: Draw) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     run.optimiser.zero_grad(set_to_none=True)
-    run.queue = Queue(0)
+    run.queue = CrossBatchMemory(0)
     terms = run.losses(draw)
     return terms, {n: p.grad.clone() for n, p in run.objective.named_parameters() if p.grad is not None}
 

@@ -19,11 +19,11 @@ from moonshelf.errors import UserError
 from moonshelf.feeds import write_jsonl
 from moonshelf.training import trainer as trainers
 from moonshelf.training.adapters import add_lora, freeze, lighten, merged_state, quantise, without_lora
-from moonshelf.training.contrastive import info_nce
 from moonshelf.training.data import Sampler, open_source, same
 from moonshelf.training.grpo import grpo_loss
 from moonshelf.training.joint import JointTrainer
 from moonshelf.training.joint_run import arguments, train_joint
+from moonshelf.training.losses import info_nce
 from moonshelf.training.policy import Policy, Rollouts
 from moonshelf.training.recipe import JointRecipe, Lora
 from moonshelf.training.views import Views

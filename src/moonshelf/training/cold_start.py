@@ -39,7 +39,6 @@ from moonshelf.errors import UserError
 from moonshelf.model.modeling import MoonModel
 from moonshelf.model.precision import computing_in, resolve
 from moonshelf.training.adapters import adapt, merged_state
-from moonshelf.training.contrastive import Queue
 from moonshelf.training.data import (
     Draw,
     Sampler,
@@ -50,9 +49,9 @@ from moonshelf.training.data import (
     stream,
     vocabulary_texts,
 )
+from moonshelf.training.losses import CrossBatchMemory, Labels
 from moonshelf.training.objective import (
     Asked,
-    Labels,
     Objective,
     TaughtTexts,
     contrast,
@@ -93,7 +92,7 @@ class ColdStart:
             self.validation = spread(held_out, recipe.validation_items)
         self.values = values_of_keys(self.items) if recipe.label_weight else {}
         self.texts = read_texts(data / recipe.texts) if recipe.texts else None
-        self.queue = Queue(recipe.queue)
+        self.queue = CrossBatchMemory(recipe.queue)
         self.step, self.spent, self.best, self.stale = 0, 0.0, -1.0, 0
         self.written: dict[str, tuple[int, list[int]]] = {}  # what the model wrote for an item, and when
         self.model = self._new_model()
@@ -178,7 +177,7 @@ class ColdStart:
         asked = Asked.of(draw)
         leaves, everyone, starts = whole_batch(vectors, asked)
         scale = outputs[0][2].detach().requires_grad_()
-        queue = self.queue if self.progress() >= r.queue_from else Queue(0)
+        queue = self.queue if self.progress() >= r.queue_from else CrossBatchMemory(0)
         dims, labels = self.model.config.matryoshka, self._draw_labels(everyone.items)
         terms = contrast(draw.kind, leaves, everyone, scale, r, dims, queue, labels)
         torch.stack(list(terms.values())).sum().backward()

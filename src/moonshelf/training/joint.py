@@ -33,7 +33,6 @@ from moonshelf.model.engine import Written, write
 from moonshelf.model.modeling import MoonModel, normalise
 from moonshelf.model.precision import computing_in, resolve
 from moonshelf.prompts import read_rationale
-from moonshelf.training.contrastive import Queue, info_nce
 from moonshelf.training.data import (
     Draw,
     Sampler,
@@ -42,6 +41,7 @@ from moonshelf.training.data import (
     same,
 )
 from moonshelf.training.grpo import advantages, total
+from moonshelf.training.losses import CrossBatchMemory, info_nce
 from moonshelf.training.objective import everywhere
 from moonshelf.training.pairs import Item
 from moonshelf.training.policy import Policy, Rollouts, Scored
@@ -55,7 +55,7 @@ class JointTrainer(RolloutTrainer):
     """One process's share: `recipe.products` products with `recipe.rollouts` rationales each a step."""
 
     def __init__(self, moon: MoonModel, recipe: JointRecipe, sampler: Sampler, args: GRPOConfig) -> None:
-        self.sampler, self.queue = sampler, Queue(recipe.queue)
+        self.sampler, self.queue = sampler, CrossBatchMemory(recipe.queue)
         self.rollouts: Rollouts  # of the step
         self._done: tuple[Tensor, list[Item]] | None = None  # of the last step, for the queue
         policy = Policy(moon, resolve(recipe.precision, moon.device), recipe.sampling_temperature)

@@ -17,11 +17,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from moonshelf.model.modeling import MoonModel
-from moonshelf.training.contrastive import Queue, Temperature, info_nce
 from moonshelf.training.data import Draw, Row, answered, same
+from moonshelf.training.losses import (
+    CrossBatchMemory,
+    Labels,
+    Temperature,
+    info_nce,
+    label_loss,
+    text_loss,
+)
 from moonshelf.training.pairs import Item, Query
 from moonshelf.training.recipe import Recipe
 from moonshelf.training.views import Views
@@ -35,14 +41,6 @@ class TaughtTexts:
 
     texts: list[str]
     vectors: Tensor
-
-
-@dataclass
-class Labels:
-    """Vectors (N, d) of all values of one key, and each product's place among them (B,), -1 if unknown."""
-
-    vectors: Tensor
-    places: Tensor
 
 
 @dataclass
@@ -112,32 +110,6 @@ class Objective(nn.Module):
         return {name: v.float() for name, v in found.items()}, likelihood, self.temperature(), taught
 
 
-def text_loss(vectors: Tensor, wanted: Tensor) -> Tensor:
-    """Distance of n direct vectors (n, d) to a sentence encoder's (n, d), singly and in their similarities.
-
-    Pointwise cosine is what NanoVDR found best for small students; similarities within the batch keep apart
-    what the encoder keeps apart. The weight of the second (10) is ours.
-    """
-    a, b = F.normalize(vectors, dim=-1), F.normalize(wanted, dim=-1)
-    return 1 - (a * b).sum(-1).mean() + 10 * F.mse_loss(a @ a.T, b @ b.T)
-
-
-def label_loss(vectors: Tensor, labels: Labels, scale: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Cross-entropy of each product's value among all values of its key, mean over Matryoshka sizes.
-
-    Vectors of the values take no gradient: the names stay where the text side has put them.
-    """
-    known = labels.places >= 0
-    if not bool(known.any()):
-        return vectors.new_zeros(())
-    wanted = labels.places[known].to(vectors.device)
-    losses = []
-    for dim in dims:
-        a, b = (F.normalize(x[:, :dim].float(), dim=-1) for x in (vectors[known], labels.vectors))
-        losses.append(F.cross_entropy(scale * a @ b.T, wanted))
-    return torch.stack(losses).mean()
-
-
 def taught_tokens(draw: Draw) -> int:
     """Tokens of the draw's rationales that the model is to write, each `</think>` included."""
     return sum(len(body) + 1 for _, _, body in draw.taught if body)
@@ -150,7 +122,7 @@ def contrast(
     scale: Tensor,
     recipe: Recipe,
     dims: tuple[int, ...],
-    queue: Queue,
+    queue: CrossBatchMemory,
     labels: Labels | None = None,
 ) -> dict[str, Tensor]:
     """Weighted InfoNCE terms of a whole batch; items of `queue` are further negatives."""

@@ -92,7 +92,7 @@ class Recipe(_Products):
     reasoned_from: float = Field(
         default=0.25, ge=0, le=1
     )  # share after which the model's own rationales join
-    label_weight: float = Field(default=0.5, ge=0)  # product <-> its value among all values of a key
+    label_weight: float = Field(default=0.0, ge=0)  # product <-> its value among all values of a key
     texts: str | None = None  # Parquet of `text` and `vector`: what a sentence encoder says of product texts
     texts_batch: int = Field(default=128, ge=2)  # of them, a step
     texts_weight: float = Field(default=1.0, ge=0)

@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from moonshelf.training.contrastive import MAX_SCALE, Queue, Temperature, info_nce
-from moonshelf.training.objective import Labels, label_loss, text_loss
+from moonshelf.training.losses import (
+    MAX_SCALE,
+    CrossBatchMemory,
+    Labels,
+    Temperature,
+    info_nce,
+    label_loss,
+    text_loss,
+)
 
 
 def reference(a: np.ndarray, b: np.ndarray, scale: float, same: np.ndarray) -> float:
@@ -73,12 +80,12 @@ def test_items_of_past_steps_are_negatives_of_the_left_side_unless_masked() -> N
 
 
 def test_the_queue_forgets_the_oldest() -> None:
-    queue = Queue(3)
+    queue = CrossBatchMemory(3)
     queue.push(torch.zeros(2, 4), ["a", "b"])
     queue.push(torch.ones(2, 4, requires_grad=True), ["c", "d"])
     assert queue.items == ["b", "c", "d"]
     assert queue.vectors[:, 0].tolist() == [0.0, 1.0, 1.0] and not queue.vectors.requires_grad
-    off = Queue(0)
+    off = CrossBatchMemory(0)
     off.push(torch.ones(2, 4), ["a", "b"])
     assert not off.items and not len(off.vectors)
 
