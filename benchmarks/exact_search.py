@@ -26,8 +26,8 @@ from paired import CLOCKS, paired
 from rich.console import Console
 from rich.table import Table
 
-from moonshelf.benchmark import exact
 from moonshelf.doctor import environment
+from moonshelf.evaluation.statistics import exact
 
 AIM = 1 / 1.5
 PARTS = ("search", "places")

@@ -31,7 +31,7 @@ CANNOT = {  # what a line holds -> why it is not run here
     r"^curl ": "tests/service/test_serving_docs.py runs it against a service",
     r"^accelerate ": "it needs several GPUs",
     r"python benchmarks/|python -m research\.": "it measures or makes something for minutes to hours",
-    r"mteb_model": "tests/benchmark/test_mteb.py runs mteb's tasks; its command needs the extra",
+    r"mteb_model": "tests/evaluation/test_mteb.py runs mteb's tasks; its command needs the extra",
     r"moonshelf serve ": "it serves until it is stopped: see tests/service/test_process.py",
     r"s3://|--ray": "it needs a bucket or a cluster: see tests/catalogue/test_ray.py",
     r"--url |--writer ": "it needs a server: see test_remote_index.py and test_parity.py",

@@ -13,10 +13,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from moonshelf import cli
-from moonshelf.benchmark.baselines import Moon
 from moonshelf.catalogue import Catalogue
 from moonshelf.demo import run_demo
 from moonshelf.errors import UserError
+from moonshelf.evaluation.encoders.baselines import Moon
 from moonshelf.model import files
 from moonshelf.model.modeling import MoonModel
 from moonshelf.prompts import PromptSpec
@@ -150,7 +150,7 @@ def test_what_it_refuses(model, tmp_path, monkeypatch):
 
 
 def test_reported_vectors_are_those_of_the_catalogue(first, model):
-    from moonshelf.benchmark.showcase import OnShelf
+    from moonshelf.evaluation.report.showcase import OnShelf
     from moonshelf.feeds import read_feed
 
     out, _ = first

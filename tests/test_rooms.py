@@ -42,8 +42,8 @@ ROOMS = {
     "model": Room(3_200, 2_000),
     "training": Room(4_500, 2_300),
     "catalogue": Room(6_000, 2_200),
-    "creatives": Room(7_200, 5_000),
-    "benchmark": Room(11_500, 2_500),
+    "evaluation": Room(8_440, 2_500),
+    "creatives": Room(9_830, 5_000),
     "talk": Room(800, 700, ("doctor", "demo", "creative_demo", "export")),
     "service": Room(4_200, 2_300),
     "cli": Room(1_100, 900, ("creative_cli", "engine_cli", "training_cli", "cli")),
@@ -59,7 +59,7 @@ CIRCLES = [
     [f"moonshelf.creatives.{name}" for name in ("baselines", "pointwise")],
 ]
 CROWDS = {
-    "": 25, "benchmark": 53, "catalogue": 24, "creatives": 35, "feeds": 26, "model": 17, "service": 22,
+    "": 25, "catalogue": 24, "creatives": 35, "feeds": 26, "model": 17, "service": 22,
     "training": 22,
 }  # fmt: skip
 

@@ -32,8 +32,18 @@ import typer
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from moonshelf.benchmark import interventions, metrics
-from moonshelf.benchmark.interventions import (
+from moonshelf.errors import EXIT_PARTIAL, UserError
+from moonshelf.evaluation.statistics import metrics
+from moonshelf.files import write_atomic
+from moonshelf.model.modeling import MoonModel
+from moonshelf.shell import flags, say
+from moonshelf.training.data import SourceSpec, load_source, spread
+from moonshelf.training.pairs import Item
+from moonshelf.training.recipe import JointRecipe, Recipe, load_recipe
+from moonshelf.training.tracking import quiet_dependencies
+from research.script import app_of, start
+from research.studies import interventions
+from research.studies.interventions import (
     RATIONALES,
     Figure,
     Study,
@@ -43,15 +53,6 @@ from moonshelf.benchmark.interventions import (
     percent,
     row,
 )
-from moonshelf.errors import EXIT_PARTIAL, UserError
-from moonshelf.files import write_atomic
-from moonshelf.model.modeling import MoonModel
-from moonshelf.shell import flags, say
-from moonshelf.training.data import SourceSpec, load_source, spread
-from moonshelf.training.pairs import Item
-from moonshelf.training.recipe import JointRecipe, Recipe, load_recipe
-from moonshelf.training.tracking import quiet_dependencies
-from research.script import app_of, start
 
 BUDGETED = ("steps", "minutes", "seed", "out", "model", "stage")  # not an arm's to choose
 NO_END = (

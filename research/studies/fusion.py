@@ -26,10 +26,10 @@ import typer
 from rich import print
 
 from moonshelf import sample
-from moonshelf.benchmark.metrics import bootstrap
-from moonshelf.benchmark.significance import paired_means
 from moonshelf.catalogue.fusion import Fusion
 from moonshelf.catalogue.search import Catalogue
+from moonshelf.evaluation.statistics.metrics import bootstrap
+from moonshelf.evaluation.statistics.significance import paired_means
 from moonshelf.feeds import read_feed
 from moonshelf.product import Product
 from research.script import app_of, start

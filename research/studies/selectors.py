@@ -15,12 +15,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from moonshelf.benchmark import creative_evaluate
-from moonshelf.benchmark.creative_figures import TURNED
-from moonshelf.benchmark.creative_tables import show
 from moonshelf.creative_cli import BASELINES
 from moonshelf.creatives.adapters import read_creatives
 from moonshelf.creatives.baselines import make_backend
+from moonshelf.creatives.evaluation import evaluate as creative_evaluate
+from moonshelf.creatives.evaluation.figures import TURNED
+from moonshelf.creatives.evaluation.tables import show
 from moonshelf.creatives.known import is_known, pairs
 from moonshelf.creatives.pair import Campaign, Pair
 from moonshelf.shell import Json, print_json, say

@@ -110,8 +110,8 @@ def evaluate(
 
     from rich.console import Console
 
-    from moonshelf.benchmark import record, runner
-    from moonshelf.benchmark.tables import show
+    from moonshelf.evaluation import record, runner
+    from moonshelf.evaluation.report.tables import show
 
     loaded = None
     if model is not None and recompute is None:
@@ -137,7 +137,7 @@ def evaluate(
     if json_file is not None:
         json_file.write_text(json.dumps(report.as_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
     if folder := recompute or out:
-        from moonshelf.benchmark.pages import write_pages
+        from moonshelf.evaluation.report.pages import write_pages
 
         write_pages(folder, page=page)
         console.print(f"report: {folder / 'report.html'}", highlight=False, markup=False)
@@ -156,7 +156,7 @@ def report(
     ] = None,
 ) -> None:
     """Write the report of an evaluation again: one HTML page, Markdown for a README, a CSV of all figures."""
-    from moonshelf.benchmark.pages import write_pages
+    from moonshelf.evaluation.report.pages import write_pages
 
     for path in write_pages(folder, baseline=baseline, page=page):
         print(path)
@@ -168,7 +168,7 @@ def datasets(json: Json = False) -> None:
 
     A published one is read from the folder of its name below --data of `evaluate`, as it lies on the hub.
     """
-    from moonshelf.benchmark.datasets import cards, show
+    from moonshelf.evaluation.data.registry import cards, show
 
     if json:
         print_json([card.as_dict() for card in cards()])

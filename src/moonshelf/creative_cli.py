@@ -196,7 +196,7 @@ def evaluate(
     stands the label ceiling, and figures of drawn campaigns are marked as simulated.
     """
     from moonshelf import sample
-    from moonshelf.benchmark import creative_evaluate as evaluation
+    from moonshelf.creatives.evaluation import evaluate as evaluation
 
     problems: list[Problem] = []
     if recompute:
@@ -220,7 +220,7 @@ def evaluate(
     else:
         from rich.console import Console
 
-        from moonshelf.benchmark.creative_tables import show
+        from moonshelf.creatives.evaluation.tables import show
 
         console = Console()
         console.width = max(console.width, 120)

@@ -21,10 +21,10 @@ from rich.console import Console
 from rich.text import Text
 
 from moonshelf import sample
-from moonshelf.benchmark.creative_report import write_demo_report
 from moonshelf.catalogue.manifest import versions, write_json
 from moonshelf.creatives import baselines
 from moonshelf.creatives.adapters import FILE, read_creatives, write_campaigns
+from moonshelf.creatives.evaluation.pages import write_demo_report
 from moonshelf.creatives.judging import Backend
 from moonshelf.creatives.known import pairs
 from moonshelf.creatives.outcomes import DECISIVE, p_greater

@@ -25,14 +25,15 @@ from typing import Any, cast
 from rich.console import Console
 from rich.text import Text
 
-from moonshelf.benchmark import report, showcase
-from moonshelf.benchmark.report import Page, percent
-from moonshelf.benchmark.tasks import Result
 from moonshelf.catalogue.embed import REASONS
 from moonshelf.catalogue.manifest import NAME as MANIFEST
 from moonshelf.catalogue.manifest import versions, write_json
 from moonshelf.catalogue.search import Catalogue
 from moonshelf.errors import UserError
+from moonshelf.evaluation.report import demo_page as report
+from moonshelf.evaluation.report import showcase
+from moonshelf.evaluation.report.demo_page import Page, percent
+from moonshelf.evaluation.tasks import Result
 from moonshelf.feeds import read_feed
 from moonshelf.feeds.check import check_feed
 from moonshelf.model import files

@@ -17,8 +17,6 @@ import yaml
 pytest.importorskip("trl", reason="ablations need moonshelf[train]")
 
 from moonshelf import MoonModel
-from moonshelf.benchmark import interventions
-from moonshelf.benchmark.interventions import HIDDEN, PHOTO, RATIONALES, WHOLE, Figure, Study, measure
 from moonshelf.errors import UserError
 from moonshelf.feeds import write_jsonl
 from moonshelf.product import ImageRef, Product
@@ -26,8 +24,9 @@ from moonshelf.prompts import END_THINK, THINK
 from moonshelf.training.data import SourceSpec, load_source, spread
 from moonshelf.training.pairs import Item
 from moonshelf.training.recipe import JointRecipe, Recipe
-from research.studies import ablations
+from research.studies import ablations, interventions
 from research.studies.ablations import load_plan, over_seeds, run_plan
+from research.studies.interventions import HIDDEN, PHOTO, RATIONALES, WHOLE, Figure, Study, measure
 from research.synthetic.shop import iter_products
 
 pytestmark = pytest.mark.research
@@ -129,7 +128,7 @@ def test_the_catalogue_states_the_truth_and_nothing_states_nothing(
 
 
 def test_titles_hide_what_is_asked_for(items: list[Item]) -> None:
-    from moonshelf.benchmark.views import stems
+    from moonshelf.evaluation.data.views import stems
 
     hide = stems([name for item in items for name in (*item.category, *item.facts.values())])
     for item in items:

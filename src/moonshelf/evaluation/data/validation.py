@@ -1,0 +1,224 @@
+"""The data sets that lie beside the project, and the sample shop: what the project is tuned and tested on.
+
+They have training splits, so labels, the commonest label and the sample that fitted classifiers learn from
+come from there and never from the rows that are scored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moonshelf import attributes
+from moonshelf.evaluation.data.views import (
+    VIEWS,
+    Dataset,
+    Split,
+    attribute_sets,
+    labelling,
+    same_product,
+    sample,
+    stems,
+    view,
+    views,
+    within_groups,
+)  # fmt: skip
+from moonshelf.evaluation.tasks import BOTH, IMAGE, TEXT, Labelling, Retrieval, Task
+from moonshelf.product import Product
+
+if TYPE_CHECKING:
+    from moonshelf.sample import Shop
+
+
+def fashion(data: Path, limit: int | None = None, fit_rows: int = 2000) -> Dataset:
+    """Studio photos with real titles: retrieval by group, three category levels, colour."""
+    split = Split(data)
+    products = split.read("fashion_products/validation-clear.parquet", limit)
+    train = split.read("fashion_products/train-clear.parquet")
+    groups = [p.group_id or p.id for p in products]
+    photos, titles = views(products, "image"), views(products, "text")
+    same = [{group: 1.0} for group in groups]
+    tasks: list[Task] = [
+        Retrieval("fashion", "title → photo", "text", titles, photos, groups, same, groups, TEXT, IMAGE),
+        Retrieval("fashion", "photo → title", "image", photos, titles, groups, same, groups, IMAGE, TEXT),
+    ]
+    colours = [attributes.canonical(p.attributes).get("colour", "") for p in train]
+    hide = stems([name for p in train for name in p.category] + [c for c in colours if c])
+    fit = sample(train, fit_rows)
+    for name, key, level in (
+        ("top category", "category", 0),
+        ("middle category", "category", 1),
+        ("leaf category", "category", -1),
+        ("colour", "colour", -1),
+    ):
+        tasks += labelling("fashion", name, key, level, products, train, fit, hide)
+    for key in ("gender", "use"):
+        tasks += labelling("fashion", key, key, -1, products, train, fit)
+    tasks += attribute_sets("fashion", products, ("colour", "gender", "use"))
+    tasks += within_groups("fashion", products) + same_product("fashion", products)
+    note = (
+        "a hit is any item of the query's group; labels come from the training split, and others count as "
+        "errors; hidden: colour and category words dropped from the title; groups are of equal titles or "
+        "photos, so words alone find them"
+    )
+    return Dataset(
+        "fashion", "believed MIT, photos the brands'", note, tasks, [p.title for p in train], split.files,
+        split.problems, training=train,
+    )  # fmt: skip
+
+
+def grocery(data: Path, limit: int | None = None, fit_rows: int = 0) -> Dataset:
+    """Phone photos taken in shops, searched in a catalogue of one clean shot per product."""
+    split = Split(data)
+    catalogue = split.read("grocery/catalogue.parquet")
+    photos = split.read("grocery/photos-validation.parquet", limit)
+    queries, keys = views(photos, "image"), [p.id for p in catalogue]
+    wanted = [p.group_id or "" for p in photos]
+    same = [{product: 1.0} for product in wanted]
+    tasks: list[Task] = [
+        Retrieval(
+            "grocery", f"phone photo → catalogue {what}", "image", queries, views(catalogue, name), keys,
+            same, wanted, IMAGE, VIEWS[name], ("R@1", "R@5", "MRR"),
+        )
+        for what, name in (("photo", "image"), ("title", "text"), ("photo + title", "image + text"))
+    ]  # fmt: skip
+    tasks += same_product("grocery", photos)
+    note = "exactly one catalogue product is right; intervals resample products"
+    texts = [p.title for p in catalogue]
+    return Dataset("grocery", "MIT", note, tasks, texts, split.files, split.problems)
+
+
+def luma(data: Path, limit: int | None = None, fit_rows: int = 0) -> Dataset:
+    """Alternate and back views, searched among the main photos of all colour variants."""
+    split = Split(data)
+    queries: list[Product] = []
+    gallery: list[Product] = []
+    for product in split.read("luma/products.parquet"):
+        firsts = _first_photos(product)
+        for number, ref in enumerate(product.images):
+            name = f"{product.id}/main" if ref.role == "main" else f"{product.id}/{number}"
+            one = Product(id=name, images=(ref,), group_id=product.id)
+            if ref.role == "main" or number in firsts:
+                gallery.append(one)
+            elif ref.role in ("alternate", "back"):
+                queries.append(one)
+    mains = {p.id for p in gallery}
+    shown = {p.images[0].data for p in gallery}  # one back view is the main photo of another product
+    queries = [q for q in queries if f"{q.group_id}/main" in mains and q.images[0].data not in shown]
+    queries = sample(queries, limit)
+    groups = [q.group_id or "" for q in queries]
+    exact = [{f"{group}/main": 1.0} for group in groups]
+    anywhere = [{p.id: 1.0 for p in gallery if p.group_id == group} for group in groups]
+    keys = [p.id for p in gallery]
+    tasks: list[Task] = [
+        Retrieval(
+            "luma", name, "image", queries, gallery, keys, relevant, groups, IMAGE, IMAGE,
+            ("R@1", "R@5", "MRR", "mAP"),
+        )
+        for name, relevant in (("other view → main photo", exact), ("other view → any variant", anywhere))
+    ]  # fmt: skip
+    every = gallery + queries
+    kinds = [p.group_id or "" for p in every]  # so that photos of the cut in other colours are the others
+    own = {q.id for q in queries}  # views of the colour that the main photo shows
+    colours = [p if p.id in own or p.id.endswith("/main") else _alone(p) for p in every]
+    tasks += same_product("luma", colours, kinds)
+    note = (
+        "main photo: the same cut in another colour is wrong; any variant: it is right; same product: views "
+        "of one colour, against the cut in others"
+    )
+    return Dataset("luma", "OSL-3.0 / AFL-3.0", note, tasks, [], split.files, split.problems)
+
+
+def _alone(product: Product) -> Product:
+    return product.model_copy(update={"group_id": None})
+
+
+def _first_photos(product: Product) -> set[int]:
+    """Positions of the first photo of each colour variant; the reader keeps their names in `extra`."""
+    names = [name.rsplit("/", 1)[-1] for name in json.loads(product.extra.get("image_names", "[]"))]
+    found: set[int] = set()
+    for variant in json.loads(product.extra.get("variants", "[]")):
+        own = [str(path).rsplit("/", 1)[-1] for path in variant["image_paths"]]
+        found.update(names.index(name) for name in own[:1] if name in names)
+    return found
+
+
+def flipkart(data: Path, limit: int | None = None, fit_rows: int = 2000) -> Dataset:
+    """Seven balanced departments."""
+    split = Split(data)
+    products = split.read("flipkart/validation.parquet", limit)
+    train = split.read("flipkart/train.parquet")
+    fit = sample(train, fit_rows)
+    tasks = labelling("flipkart", "department", "category", 0, products, train, fit, frozenset())
+    note = "titles alone, without the long descriptions, unless the model's prompt reads those"
+    texts = [p.title for p in train]
+    return Dataset(
+        "flipkart", "believed CC BY-SA 4.0", note, tasks, texts, split.files, split.problems, training=train
+    )
+
+
+# ---- the sample shop -------------------------------------------------------------------------------
+
+
+def sample_shop(
+    data: Path | None = None, limit: int | None = None, fit_rows: int = 0, shop: Shop | None = None
+) -> Dataset:
+    """The sample shop: graded queries, and every attribute by reading.
+
+    `limit` is its number of products, by default all; `shop` is another one.
+    """
+    from moonshelf import sample
+
+    shop = shop or sample.shop(min(limit or sample.SIZE, sample.SIZE))
+    gallery = [view(p, text=True, image=True) for p in shop.products]
+    keys, tasks = [p.id for p in gallery], list[Task]()
+    for modality, name, reads in (
+        ("text", "text → product", TEXT),
+        ("image", "photo → product", IMAGE),
+        ("composed", "photo + text → product", BOTH),
+    ):
+        asked = [q for q in shop.queries if q.modality == modality and 3 in q.relevance.values()]
+        if asked:
+            queries = [Product(id=q.id, title=q.text, images=(q.image,) if q.image else ()) for q in asked]
+            grades = [{key: float(grade) for key, grade in q.relevance.items()} for q in asked]
+            tasks.append(
+                Retrieval(
+                    "sampleshop", name, modality, queries, gallery, keys, grades, [q.id for q in asked],
+                    reads, BOTH, ("nDCG@10", "R@1"), hit_gain=3.0,
+                )
+            )  # fmt: skip
+    truths = [shop.truth[p.id] for p in shop.products]
+    counts = Counter(key for truth in truths for key in truth.attributes)
+    columns: list[tuple[str, list[str]]] = [("category", [truth.category[-1] for truth in truths])]
+    columns += [
+        (key, [t.attributes.get(key, "") for t in truths]) for key, n in counts.most_common() if n >= 10
+    ]
+    for key, values in columns:
+        rows = [i for i, value in enumerate(values) if value]
+        labels = sorted({values[i] for i in rows})
+        if len(labels) < 2:
+            continue
+        compared = key in ("category", "colour")
+        for shown in ("image", "image + text"):
+            tasks.append(
+                Labelling(
+                    "sampleshop", key, shown, views([shop.products[i] for i in rows], shown),
+                    [values[i] for i in rows], labels, [truths[i].group for i in rows], VIEWS[shown], key,
+                    methods=("label similarity", "rationale") if compared else ("rationale",),
+                )
+            )  # fmt: skip
+    stated = [
+        p.model_copy(update={"attributes": truth.attributes})
+        for p, truth in zip(shop.products, truths, strict=True)
+    ]
+    keys_read = [key for key, _ in columns[1:]]
+    tasks += attribute_sets("sampleshop", stated, keys_read, ("image", "image + text"))
+    note = (
+        f"drawn with seed {shop.seed}; nDCG over grades 0 to 3, R@1 asks for grade 3; attributes are those "
+        "that the main photo shows"
+    )
+    return Dataset(
+        "sampleshop", "Apache-2.0, drawn by the package", note, tasks, [p.title for p in shop.products]
+    )

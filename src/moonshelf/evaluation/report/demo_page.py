@@ -1,0 +1,221 @@
+"""One self-contained page about a catalogue: what was written, found, and got wrong.
+
+`Page` holds what the page says, already counted; `render` puts it into `report.html` and `report.css`
+beside this file. The page needs no script, no network and no other file: pictures are re-encoded
+thumbnails inside it, and its content policy allows nothing else. Catalogue text and what the model wrote
+are untrusted, so the template escapes every value.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moonshelf.attributes import canonical_key
+from moonshelf.evaluation.tasks import Result, says
+from moonshelf.prompts import CATEGORY_SEPARATOR, clean_text, read_rationale
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+    from moonshelf.sample import Truth
+
+GRADES = {3: "exactly what was asked", 2: "close", 1: "related", 0: "not asked for"}
+MARKS = {"right": "✓", "wrong": "✗", "unjudged": "", "missing": "–"}
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One pair of a rationale beside the truth. `mark` is right, wrong, unjudged or missing."""
+
+    key: str
+    value: str
+    mark: str
+    truth: str = ""
+    in_title: bool = True  # the title says it too
+
+
+@dataclass(frozen=True)
+class Card:
+    """A product with what the model wrote about it; weights are shares of image, text and rationale."""
+
+    id: str
+    title: str
+    picture: str  # data URI, "" if there is none
+    chips: Sequence[Chip]
+    weights: tuple[float, float, float]
+    in_format: bool = True
+    rationale: str = ""  # as written, shown where it did not keep its format
+
+    @property
+    def missing(self) -> list[str]:
+        return [chip.key for chip in self.chips if chip.mark == "missing"]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A product in a row of results; `grade` 0 … 3 is its relevance, None where nobody knows it."""
+
+    title: str
+    picture: str
+    score: str = ""
+    grade: int | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Search:
+    """A query and what was found, best first; `wanted` is a product that it asked for."""
+
+    kind: str  # text, photo, photo and text
+    text: str
+    picture: str
+    hits: Sequence[Shown]
+    wanted: Shown | None = None
+    figure: str = ""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An attribute that was read wrongly."""
+
+    title: str
+    picture: str
+    key: str
+    written: str
+    truth: str
+
+
+@dataclass(frozen=True)
+class Family:
+    """Products that belong together, and why."""
+
+    members: Sequence[Shown]
+    evidence: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One headline figure."""
+
+    result: Result
+    label: str
+    note: str
+
+
+@dataclass
+class Page:
+    """Everything on the page. `figures` are retrieval results, `readings` those of attributes."""
+
+    title: str
+    lead: str
+    encoders: list[str]  # names in the order of the columns: direct, reasoned
+    tiles: list[Tile] = field(default_factory=list)
+    cards: list[Card] = field(default_factory=list)
+    searches: list[Search] = field(default_factory=list)
+    figures: list[Result] = field(default_factory=list)
+    readings: list[Result] = field(default_factory=list)
+    worst: list[Search] = field(default_factory=list)
+    pairs: int = 0  # written in rationales that kept their format
+    beside: int = 0  # of those, with a key that the truth does not have
+    mistakes: list[Mistake] = field(default_factory=list)
+    families: dict[str, list[Family]] = field(default_factory=dict)  # duplicate, similar, variant
+    family_counts: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    steps: list[tuple[str, str, float]] = field(default_factory=list)  # name, what, seconds
+    facts: dict[str, str] = field(default_factory=dict)  # command, model, versions …
+    next_command: str = ""
+
+    def table(self, results: Sequence[Result]) -> list[tuple[Result, dict[str, Result]]]:
+        """Results of one task side by side: the first of them, and each by its encoder's name."""
+        rows: dict[tuple[str, ...], dict[str, Result]] = {}
+        for r in results:
+            rows.setdefault((r.task, r.view, r.method, r.metric), {})[r.encoder] = r
+        return [(next(iter(row.values())), row) for row in rows.values()]
+
+    def by_view(self) -> list[tuple[Result, dict[str, Result]]]:
+        """Readings of one attribute side by side: the first of them, and each by what was shown."""
+        rows: dict[str, dict[str, Result]] = {}
+        for r in self.readings:
+            rows.setdefault(r.task, {})[r.view] = r
+        return [(next(iter(row.values())), row) for row in rows.values()]
+
+
+def chips(rationale: str, truth: Truth) -> list[Chip]:
+    """The pairs of a rationale, each held against the truth, and then the keys that it left out.
+
+    A key of which the truth says nothing is `unjudged`. A rationale that broke its format has no pairs.
+    """
+    written: dict[str, str] = {}
+    for key, value in (read_rationale(rationale) or {}).items():
+        written.setdefault(canonical_key(key), value)
+    known = {"category": truth.category[-1], **truth.attributes}
+    found = []
+    for key, value in written.items():
+        if key not in known:
+            found.append(Chip(key, value, "unjudged"))
+        else:
+            mark = "right" if says(rationale, key, known[key]) else "wrong"
+            shown = value.split(CATEGORY_SEPARATOR.strip())[-1].strip() if key == "category" else value
+            found.append(Chip(key, shown, mark, known[key].lower(), key not in truth.omitted))
+    return found + [Chip(key, "", "missing", known[key].lower()) for key in known if key not in written]
+
+
+def data_uri(jpeg: bytes | None) -> str:
+    """A JPEG as an address that holds it; "" for none."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}" if jpeg else ""
+
+
+def template(name: str, *folders: Path, **filters: Callable[..., Any]) -> Template:
+    """A page of this folder or of others; what is put into it is escaped, a missing name is an error."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader([*folders, Path(__file__).parent]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(filters)
+    return environment.get_template(name)
+
+
+def render(page: Page) -> str:
+    """The page as HTML."""
+    filters = {"clean": _clean, "percent": percent, "number": _number, "seconds": _seconds}
+    return template("report.html", **filters).render(page=page, GRADES=GRADES, MARKS=MARKS)
+
+
+def write(page: Page, path: Path) -> int:
+    """Write the page; returns its bytes."""
+    data = render(page).encode("utf-8")
+    path.write_bytes(data)
+    return len(data)
+
+
+def _clean(text: object) -> str:
+    """Without control characters and bidi overrides, which would escape from their place on the page."""
+    return clean_text(str(text))
+
+
+def percent(share: float | None) -> str:
+    """57 %, with a decimal where the figure is small; "n/a" where there is none."""
+    if share is None:
+        return "n/a"
+    value = 100 * share
+    if 0 < value < 0.05:
+        return "<0.1 %"
+    return f"{value:.1f} %" if 0 < value < 9.95 else f"{value:.0f} %"
+
+
+def _number(value: float | None) -> str:
+    """A number for a style sheet, never anything else."""
+    return f"{100 * float(value or 0):.2f}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.1f} s"

@@ -1,0 +1,174 @@
+"""The report of an evaluation: one self-contained HTML page, Markdown for a README, a CSV of all figures.
+
+Built only from what a run left in its folder, so `moonshelf report` makes it again at any time. The page
+loads nothing and runs no script, and its content policy allows nothing else; pictures are thumbnails inside
+it. Every text in it may come from a stranger's feed: it is escaped, on one line, without bidi controls, cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from moonshelf import images
+from moonshelf.evaluation import predictions
+from moonshelf.evaluation.report import charts, plain, slices, worst
+from moonshelf.evaluation.report.demo_page import data_uri, template
+from moonshelf.evaluation.report.outcome import MARKS, Change, Outcome, mark
+from moonshelf.evaluation.report.worst import Picture
+
+HTML, MARKDOWN, CSV = "report.html", "report.md", "results.csv"
+SIDE = 160  # pixels of a thumbnail
+MAX_PROBLEMS = 20
+RATIONALE = 400  # characters
+PLOTS = 4  # of a section that are open
+
+
+def write_pages(
+    out: Path,
+    *,
+    baseline: str | None = None,
+    pictures: Mapping[Picture, bytes] | None = None,
+    page: Path | None = None,
+) -> list[Path]:
+    """Write `report.html`, `report.md` and `results.csv` into a run's folder; gives their paths.
+
+    `baseline` is the encoder that the marks compare with, by default the run's own. `pictures` are image
+    files by (dataset, id), by default those in `OUT/pictures.parquet`. `page` is a Markdown page with a place
+    for the tables (`plain.fill`). Raises UserError where the folder
+    holds no run, or a damaged one.
+    """
+    outcome = Outcome.load(out, baseline).against_baseline()
+    found = predictions.read_pictures(out) if pictures is None else pictures
+    texts = {
+        HTML: render(outcome, found), MARKDOWN: plain.markdown(outcome), CSV: plain.table_csv(outcome),
+    }  # fmt: skip
+    for name, text in texts.items():
+        (out / name).write_text(text, encoding="utf-8", newline="\n")
+    if page is not None:
+        plain.fill(page, texts[MARKDOWN])
+    return [out / name for name in texts]
+
+
+def wanted_pictures(out: Path, *, baseline: str | None = None) -> list[Picture]:
+    """`(dataset, id)` of the pictures that the page would show, for `predictions.write_pictures`."""
+    return worst.wanted_pictures(Outcome.load(out, baseline))
+
+
+def render(outcome: Outcome, pictures: Mapping[Picture, bytes]) -> str:
+    """The page as HTML."""
+    page = template("evaluation.html", clean=plain.shown, percent=charts.percent, signed=_signed, mark=mark)
+    changes = outcome.changes()
+    return page.render(
+        run=outcome,
+        title=_title(outcome),
+        rows={name: [r for r in outcome.main_rows if r.dataset == name] for name in outcome.datasets},
+        tallies=outcome.tallies(),
+        changes=changes,
+        span=_span(changes),
+        costs=charts.cost_charts(outcome),
+        curves=charts.curve_charts(outcome.curves),
+        auto=charts.auto_charts(outcome.auto),
+        slices=slices.sliced(outcome),
+        encoder=worst.shown_encoder(outcome),
+        queries=worst.worst_queries(outcome),
+        labels=worst.wrong_labels(outcome),
+        photos=_Photos(pictures),
+        unmeasured=_reasons(outcome),
+        cost_columns=_cost_columns(outcome),
+        facts=_facts(outcome),
+        problems=outcome.listed("problems"),
+        FEW=slices.FEW,
+        MARKS=MARKS,
+        MAX_PROBLEMS=MAX_PROBLEMS,
+        RATIONALE=RATIONALE,
+        SIDE=SIDE,
+        PLOTS=PLOTS,
+        box=(charts.WIDTH, charts.HEIGHT, charts.LEFT, charts.RIGHT, charts.TOP, charts.BOTTOM),
+    )
+
+
+class _Photos:
+    """Thumbnails as data URIs, each made once; "" for a picture that is missing or cannot be decoded."""
+
+    def __init__(self, pictures: Mapping[Picture, bytes]) -> None:
+        self._pictures = pictures
+        self._made: dict[Picture, str] = {}
+
+    def __call__(self, key: Picture) -> str:
+        if key not in self._made:
+            self._made[key] = self._thumbnail(self._pictures.get(key))
+        return self._made[key]
+
+    @staticmethod
+    def _thumbnail(data: bytes | None) -> str:
+        from moonshelf.catalogue.rows import picture_columns
+
+        if data is None:
+            return ""
+        try:
+            return data_uri(picture_columns(images.decode(data, max_side=SIDE))["thumbnail"])
+        except images.ImageError:
+            return ""
+
+
+def _signed(points: float) -> str:
+    """+1.2, −0.3, with a true minus sign."""
+    return f"{points:+.1f}".replace("-", "−")
+
+
+def _title(outcome: Outcome) -> str:
+    settings = outcome.record.get("settings")
+    suite = settings.get("suite") if isinstance(settings, dict) else None
+    return f"Evaluation: {suite}" if isinstance(suite, str) and suite else "Evaluation"
+
+
+def _span(changes: list[Change]) -> float:
+    """Half of the width of the bars of differences: the furthest end of an interval."""
+    ends = [
+        abs(v) for c in changes for v in (c.versus.difference, c.versus.low, c.versus.high) if v is not None
+    ]
+    return max([*ends, 0.01])
+
+
+def _reasons(outcome: Outcome) -> list[tuple[str, str, list[str]]]:
+    """What the data or an encoder cannot give: data set, reason, and the tasks that it holds for."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for dataset in outcome.listed("datasets"):
+        not_run = dataset.get("not_run")
+        for task, why in not_run.items() if isinstance(not_run, dict) else ():
+            found.setdefault((str(dataset.get("name")), str(why)), {})[str(task)] = None
+    for row in outcome.rows:
+        name = f"{row.task}, {row.view}" + ("" if row.method == "ranking" else f", {row.method}")
+        for r in row.results.values():
+            if r.value is None:
+                why = f"{r.encoder}: {r.note or 'no reason is given'}"
+                found.setdefault((row.dataset, why), {})[name] = None
+    return [(dataset, why, list(tasks)) for (dataset, why), tasks in found.items()]
+
+
+def _cost_columns(outcome: Outcome) -> list[str]:
+    """Figures that the run kept of each encoder, in their order: seconds, tokens, memory …"""
+    names = [
+        name
+        for one in outcome.listed("encoders")
+        for name, value in one.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    ]
+    return list(dict.fromkeys(names))
+
+
+def _facts(outcome: Outcome) -> dict[str, str]:
+    """Settings, versions and machine as one flat list of names and values."""
+    facts: dict[str, str] = {}
+    for group in ("settings", "versions", "machine"):
+        found: Any = outcome.record.get(group)
+        for name, value in found.items() if isinstance(found, dict) else ():
+            if isinstance(value, list | tuple):
+                value = ", ".join(map(str, value)) or "none"
+            facts[str(name).replace("_", " ")] = "none" if value is None else str(value)
+    seconds = outcome.record.get("seconds")
+    if isinstance(seconds, int | float):
+        facts["whole run"] = f"{seconds:,.1f} s"
+    return facts

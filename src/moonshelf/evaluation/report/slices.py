@@ -1,0 +1,114 @@
+"""One figure taken apart: by category, by each attribute, and by how much the title says.
+
+A slice is the rows of a task whose product has one value of an attribute; the values are those of the
+labelling tasks of the same data set, found by product id. Only the values with most products are shown and
+the others taken together, so nothing is picked by its score. Title lengths are fixed bins of words, so that
+runs can be compared.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from moonshelf.evaluation.report.outcome import Outcome, Row
+from moonshelf.evaluation.statistics import metrics
+from moonshelf.evaluation.statistics.metrics import Interval
+
+SHOWN = 8  # values of an attribute
+FEW = 30  # rows; below, an interval says little and the page says so
+BINS = (
+    (0, "no words"),
+    (3, "1 to 3 words"),
+    (6, "4 to 6 words"),
+    (10, "7 to 10 words"),
+    (None, "11 words or more"),
+)
+LENGTH, OTHERS = "words shown", "all others"
+METHODS = ("ranking", "label similarity", "rationale")  # one row of each is taken apart
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Rows with one value, and the mean of each encoder over them."""
+
+    value: str
+    n: int
+    means: Mapping[str, Interval]
+
+    @property
+    def few(self) -> bool:
+        return self.n < FEW
+
+
+@dataclass(frozen=True)
+class Sliced:
+    """A row taken apart: the name of an attribute, and its slices."""
+
+    row: Row
+    parts: Mapping[str, list[Slice]]
+
+
+def sliced(outcome: Outcome) -> list[Sliced]:
+    """For each data set the first ranking, the first labelling by similarity and the first by reading."""
+    found = []
+    for dataset in outcome.datasets:
+        known = _values(outcome, dataset)
+        for method in METHODS:
+            rows = [r for r in outcome.main_rows if (r.dataset, r.method) == (dataset, method)]
+            if rows:
+                row = max(rows, key=lambda row: sum(r.value is not None for r in row.results.values()))
+                parts = {name: _slices(outcome, row, values) for name, values in known.items()}
+                if kept := {name: part for name, part in parts.items() if len(part) > 1}:
+                    found.append(Sliced(row, kept))
+    return found
+
+
+def _values(outcome: Outcome, dataset: str) -> dict[str, dict[str, str]]:
+    """Attribute -> product id -> value, the number of words first; then in the order of the tasks."""
+    words: dict[str, int] = {}
+    truth: dict[str, dict[str, str]] = defaultdict(dict)
+    order = {task: i for i, task in enumerate(dict.fromkeys(row.task for row in outcome.rows))}
+    for one in sorted(outcome.kept_of(dataset), key=lambda one: order.get(one.head.task, len(order))):
+        if one.head.kind == "pairs":
+            continue
+        for id, text in zip(one.columns["id"], one.columns["text"], strict=True):
+            words[id] = max(words.get(id, 0), len(text.split()))
+        if one.head.kind == "labels":
+            truth[one.head.task].update(zip(one.columns["id"], one.columns["truth"], strict=True))
+    return {LENGTH: {id: _bin(n) for id, n in words.items()}, **truth}
+
+
+def _bin(words: int) -> str:
+    return next(name for most, name in BINS if most is None or words <= most)
+
+
+def _slices(outcome: Outcome, row: Row, values: Mapping[str, str]) -> list[Slice]:
+    kept = {name: one for name in row.results if (one := outcome.kept(row, name)) and one.values(row.metric)}
+    if not kept:
+        return []
+    counts = Counter(values[id] for id in next(iter(kept.values())).columns["id"] if id in values)
+    names = {name for _, name in BINS}
+    if set(counts) <= names:
+        shown: Iterable[str] = [name for _, name in BINS if name in counts]
+    else:
+        shown = [value for value, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0]))[:SHOWN]]
+    chosen = set(shown)
+    label = {id: value if value in chosen else OTHERS for id, value in values.items()}
+    means: dict[str, dict[str, Interval]] = defaultdict(dict)
+    for name, one in kept.items():
+        rows: dict[str, list[int]] = defaultdict(list)
+        for i, id in enumerate(one.columns["id"]):
+            if id in label:
+                rows[label[id]].append(i)
+        figures, clusters = np.asarray(one.values(row.metric), np.float64), np.asarray(one.columns["cluster"])
+        for value, at in rows.items():
+            means[value][name] = metrics.bootstrap(figures[at], clusters[at].tolist())
+    found = []
+    for value in [*shown, OTHERS]:
+        if value in means:
+            found.append(Slice(value, max(i.n for i in means[value].values()), means[value]))
+    return found

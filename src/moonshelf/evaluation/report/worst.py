@@ -1,0 +1,205 @@
+"""The worst answers of a run, as they were: what was asked, wanted and found, and what the model wrote.
+
+One encoder is shown, the first that writes rationales, else the first of the run. Of every task the queries
+with the lowest figure come first, and among equals those whose relevant item came last; of every labelling
+the wrong labels, the surest first. Rationales are found by the id of the product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from moonshelf.evaluation.predictions import Predictions
+from moonshelf.evaluation.report.outcome import Outcome, Row
+
+QUERIES, FOUND = 3, 5  # of each ranking: queries, and what they found first
+LABELS, LABELS_IN_ALL = 2, 24  # of each labelling, and in all
+Picture = tuple[str, str]  # dataset, id
+
+
+@dataclass(frozen=True)
+class Found:
+    """An item of the gallery."""
+
+    dataset: str
+    id: str
+    text: str = ""
+    score: float | None = None
+    relevant: bool = False
+
+    @property
+    def key(self) -> Picture:
+        return self.dataset, self.id
+
+
+@dataclass(frozen=True)
+class WorstQuery:
+    """A query that went wrong; `place` is the expected place of the best relevant item, from 1."""
+
+    row: Row
+    id: str
+    text: str
+    value: float
+    ok: bool
+    rationale: str
+    wanted: Found | None
+    place: float | None
+    found: Sequence[Found]
+
+    @property
+    def pictured(self) -> bool:
+        """The query had a picture; one of words alone is shown without, whatever its product looks like."""
+        return not self.row.view.startswith("text")
+
+    @property
+    def key(self) -> Picture:
+        return self.row.dataset, self.id
+
+
+@dataclass(frozen=True)
+class WrongLabel:
+    """A product whose label was wrong, or was not written."""
+
+    row: Row
+    id: str
+    text: str
+    truth: str
+    predicted: str
+    score: float | None
+    rationale: str
+    valid: bool
+
+    @property
+    def key(self) -> Picture:
+        return self.row.dataset, self.id
+
+
+def shown_encoder(outcome: Outcome) -> str:
+    """Whose mistakes are shown."""
+    written = {row_name for row in outcome.rows if row.method == "rationale" for row_name in _with_value(row)}
+    return next((name for name in outcome.encoders if name in written), outcome.encoders[0])
+
+
+def worst_queries(outcome: Outcome, each: int = QUERIES) -> list[WorstQuery]:
+    """Of each ranking the `each` worst queries that are not perfect."""
+    encoder, found = shown_encoder(outcome), []
+    for row in outcome.main_rows:
+        whole = outcome.whole(row, encoder) if row.method == "ranking" else None
+        if whole is not None:
+            texts, wrote = _texts(outcome, row.dataset), _rationales(outcome, row, encoder)
+            found += [_query(row, whole, i, texts, wrote) for i in _order(whole, row.metric)[:each]]
+    return found
+
+
+def wrong_labels(outcome: Outcome, each: int = LABELS, most: int = LABELS_IN_ALL) -> list[WrongLabel]:
+    """Of each labelling the `each` first mistakes, tasks in turn, and never one product twice."""
+    encoder, used = shown_encoder(outcome), set[Picture]()
+    found: list[WrongLabel] = []
+    for row in outcome.main_rows:
+        if row.method not in ("rationale", "label similarity") or "hidden" in row.view:
+            continue
+        whole = outcome.whole(row, encoder)
+        if whole is None or whole.head.kind != "labels":
+            continue
+        c, taken = whole.columns, 0
+        wrote = _rationales(outcome, row, encoder)
+        wrong = [i for i in range(len(whole)) if c["correct"][i] < 0.5 and c["ok"][i]]
+        for i in sorted(
+            wrong, key=lambda i: (not c["valid"][i], not c["predicted"][i], -_number(c["score"][i]))
+        ):
+            if taken == each:
+                break
+            if (row.dataset, c["id"][i]) in used:
+                continue
+            used.add((row.dataset, c["id"][i]))
+            taken += 1
+            score = None if c["score"][i] != c["score"][i] else c["score"][i]
+            rationale = c["rationale"][i] or wrote.get(c["id"][i], "")
+            found.append(
+                WrongLabel(
+                    row, c["id"][i], c["text"][i], c["truth"][i], c["predicted"][i], score, rationale,
+                    c["valid"][i],
+                )
+            )  # fmt: skip
+    return found[:most]
+
+
+def wanted_pictures(outcome: Outcome) -> list[Picture]:
+    """`(dataset, id)` of every picture that the page would show, each once."""
+    keys: list[Picture] = []
+    for query in worst_queries(outcome):
+        keys += [query.key] if query.pictured else []
+        keys += [query.wanted.key] if query.wanted else []
+        keys += [item.key for item in query.found]
+    return list(dict.fromkeys(keys + [one.key for one in wrong_labels(outcome)]))
+
+
+def _order(whole: Predictions, metric: str) -> list[int]:
+    """Rows below 1, the worst first."""
+    values = whole.values(metric) or []
+    places = [_wanted(whole, i)[1] or float("inf") for i in range(len(whole))]
+    below = [i for i, value in enumerate(values) if value < 1]
+    return sorted(below, key=lambda i: (values[i], -places[i], i))
+
+
+def _query(
+    row: Row, whole: Predictions, i: int, texts: Mapping[str, str], wrote: Mapping[str, str]
+) -> WorstQuery:
+    c = {name: values[i] for name, values in whole.columns.items()}
+    best, place = _wanted(whole, i)
+    wanted = None
+    if best is not None:
+        id = c["relevant"][best]
+        score = c["relevant_scores"][best] if c["relevant_scores"] else None
+        wanted = Found(row.dataset, id, texts.get(id, ""), _finite(score), True)
+    right = set(c["relevant"])
+    found = [
+        Found(row.dataset, id, texts.get(id, ""), _finite(score), id in right)
+        for id, score in list(zip(c["top"], c["top_scores"], strict=True))[:FOUND]
+    ]
+    wrote_it = c.get("rationale") or wrote.get(c["id"], "")
+    return WorstQuery(row, c["id"], c["text"], c[row.metric], c["ok"], wrote_it, wanted, place, found)
+
+
+def _wanted(whole: Predictions, i: int) -> tuple[int | None, float | None]:
+    """Which relevant item is shown, the first found of the most relevant ones; and its expected place."""
+    gains, above, tied = (whole.columns[name][i] for name in ("gains", "above", "tied"))
+    if not gains:
+        return None, None
+    if not above:  # the query could not be encoded
+        return max(range(len(gains)), key=lambda j: gains[j]), None
+    best = min(range(len(gains)), key=lambda j: (-gains[j], above[j]))
+    return best, above[best] + (tied[best] + 1) / 2
+
+
+def _texts(outcome: Outcome, dataset: str) -> dict[str, str]:
+    """Product id -> words: those kept with the pictures, else from whatever task showed most of them."""
+    found: dict[str, str] = {}
+    for one in outcome.kept_of(dataset):
+        if one.head.kind != "pairs":
+            for id, text in zip(one.columns["id"], one.columns["text"], strict=True):
+                if len(text) > len(found.get(id, "")):
+                    found[id] = text
+    return {**found, **{id: text for (name, id), text in outcome.texts.items() if name == dataset}}
+
+
+def _rationales(outcome: Outcome, row: Row, encoder: str) -> dict[str, str]:
+    """Product id -> what the encoder wrote in this view of the data set."""
+    for other in outcome.main_rows:
+        same = (other.dataset, other.view, other.method) == (row.dataset, row.view, "rationale")
+        if same and (whole := outcome.whole(other, encoder)) is not None and "rationale" in whole.columns:
+            return dict(zip(whole.columns["id"], whole.columns["rationale"], strict=True))
+    return {}
+
+
+def _with_value(row: Row) -> list[str]:
+    return [name for name, r in row.results.items() if r.value is not None]
+
+
+def _finite(score: float | None) -> float | None:
+    return score if score is not None and abs(score) < float("inf") else None
+
+
+def _number(score: float) -> float:
+    return score if score == score else 0.0

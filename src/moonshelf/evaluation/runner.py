@@ -1,0 +1,366 @@
+"""One evaluation: data sets, encoders, the sanity gate, every task, and a record that a rerun can start from.
+
+The gate comes first: vectors that are not finite, not of unit length, or all alike stop the run with
+advice. A figure of our model whose interval does not clear chance is an error in the record and at the
+end of the run, because a broken prompt or pooling position looks just like that, and must not pass for a
+weak result. Figures read from rationales are exempt: a key that the model never learnt to write is no
+broken vector. Classifiers are fitted for encoders that write nothing: thousands of training products would
+have to be reasoned about for a figure that is not zero-shot.
+
+With a folder for the results, the predictions of every query are kept there as each task ends, then the
+record, the pictures of the worst answers and, where asked for, two curves: what shorter vectors of our model
+cost, and what `auto` would be worth at other thresholds. Both come from vectors that are there already.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moonshelf.errors import UserError
+from moonshelf.evaluation import calibration, compression, predictions, record
+from moonshelf.evaluation.contract import asking, check_vectors, why_not
+from moonshelf.evaluation.data.registry import select
+from moonshelf.evaluation.data.views import Dataset
+from moonshelf.evaluation.encoders.baselines import Moon, TwoTowerBaseline, make_peers
+from moonshelf.evaluation.encoders.cache import EmbeddingCache, Timing
+from moonshelf.evaluation.encoders.lexical import fit_words
+from moonshelf.evaluation.meter import measured
+from moonshelf.evaluation.points import save_points
+from moonshelf.evaluation.predictions import Predictions
+from moonshelf.evaluation.record import Report
+from moonshelf.evaluation.statistics.scoring import Scored, results, scored
+from moonshelf.evaluation.tasks import (
+    AttributeSets,
+    Encoder,
+    Labelling,
+    Matching,
+    Result,
+    Retrieval,
+    Task,
+    shown_by,
+)
+
+if TYPE_CHECKING:
+    from moonshelf.model.modeling import MoonModel
+    from moonshelf.product import Product
+
+GATE_ROWS = 64
+CALIBRATED = ("category", "colour")  # beside retrieval: each threshold scores a task again
+KINDS: dict[str, Callable[[Task], bool]] = {
+    "retrieval": lambda task: isinstance(task, Retrieval),
+    "category": lambda task: isinstance(task, Labelling) and task.key == "category",
+    "attributes": lambda task: (
+        (isinstance(task, Labelling) and task.key != "category") or isinstance(task, AttributeSets)
+    ),
+    "matching": lambda task: isinstance(task, Matching),
+}
+
+
+def evaluate(
+    model: MoonModel | None,
+    *,
+    suite: str = "validation",
+    tasks: Sequence[str] = (),
+    data: Path | None = None,
+    against: Sequence[str] = (),
+    reason: Sequence[str] = ("off", "on"),
+    baseline: str | None = None,
+    limit: int | None = None,
+    fit_rows: int = 2000,
+    download: bool = False,
+    cache: Path | None = None,
+    out: Path | None = None,
+    curves: bool = False,
+    batch_tokens: int = 8192,
+    say: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Score `model` in each mode of `reason`, and the peers `against`, on the tasks of `suite`.
+
+    A suite may also be data sets or a feed (see `datasets.select`); with `download` what is missing of them
+    is fetched, and pictures behind web addresses. `tasks` are kinds (`KINDS`), names, parts of names, or
+    patterns with `*`; none takes all. `limit` caps the validation rows (for the sample shop, its products),
+    `fit_rows` the training rows that fitted classifiers learn from (0: none). `baseline` is the name of the
+    encoder that the others are tested against, the first by default. With `out` the record and the
+    predictions are written there, and `curves`.
+    Raises UserError for what the user must mend and where the sanity gate closes.
+    """
+    start = time.perf_counter()
+    chosen = select(suite)
+    if model is None and not against:
+        raise UserError("there is nothing to score: name a model, or peers with --against")
+    ours = [Moon(model, _mode(mode), batch_tokens) for mode in dict.fromkeys(reason)] if model else []
+    encoders: list[Encoder] = [*ours, *make_peers(against, model.prompt if model else None, download)]
+    if baseline is None and len(encoders) > 1:
+        baseline = encoders[0].name
+    record.check_baseline(baseline, [encoder.name for encoder in encoders])
+    if curves and (out is None or not ours):
+        raise UserError("curves are drawn of our model, into a folder: name a model, and a folder with --out")
+    run = _Run(encoders, EmbeddingCache(cache), baseline, out, say)
+    run.report.settings = {
+        "model": str(getattr(model, "source", "")) if model else None, "suite": suite, "tasks": list(tasks),
+        "data": str(data) if data else None, "against": list(against), "reason": list(reason),
+        "baseline": baseline, "limit": limit, "fit_rows": fit_rows, "download": download,
+        "batch_tokens": batch_tokens, "gate_rows": GATE_ROWS, "bootstrap": record.bootstrap_settings(),
+    }  # fmt: skip
+
+    def read(name: str) -> Dataset:
+        say(f"{name}: reading")
+        extra = {"download": True} if download else {}
+        return chosen[name](data, limit=limit, fit_rows=fit_rows, **extra)
+
+    ready: dict[str, Dataset] = {}
+    for learner in (encoder for encoder in encoders if isinstance(encoder, TwoTowerBaseline)):
+        ready = {name: read(name) for name in chosen}  # all first: it learns once, from the whole suite
+        say(f"{learner.name}: learning")
+        learner.fit([product for one in ready.values() for product in one.training], suite)
+    passed_over: list[str] = []
+    for name in chosen:
+        dataset = ready.pop(name) if ready else read(name)
+        passed_over += [task.name for task in dataset.tasks]
+        dataset.tasks = [task for task in dataset.tasks if wanted(task, tasks)]
+        if dataset.tasks:
+            run.score(dataset)
+            if curves:
+                run.draw(dataset, ours)
+        run.store.release()
+    if not run.report.datasets:
+        names = ", ".join(dict.fromkeys(passed_over))
+        raise UserError(
+            f"no task is called {' or '.join(tasks)}: choose from {', '.join(KINDS)}, or of {names}"
+        )
+    return run.finish(ours, time.perf_counter() - start)
+
+
+def wanted(task: Task, names: Sequence[str]) -> bool:
+    """Whether a filter takes a task: by its kind, a part of its name, or a pattern; no names take all."""
+    called = task.name.casefold().replace("→", "->")
+    for name in names:
+        pattern = name.casefold().replace("→", "->").strip()
+        if pattern in KINDS:
+            if KINDS[pattern](task):
+                return True
+        elif fnmatchcase(called, pattern if "*" in pattern else f"*{pattern}*"):
+            return True
+    return not names
+
+
+def advice(report: Report) -> list[str]:
+    """Errors that figures of our model are, where they are no better than chance."""
+    ours = {encoder["name"] for encoder in report.encoders if encoder.get("ours")}
+    return [_advice(result) for result in report.results if result.encoder in ours and _suspicious(result)]
+
+
+class _Run:
+    """What the tasks of one evaluation share."""
+
+    def __init__(
+        self,
+        encoders: Sequence[Encoder],
+        store: EmbeddingCache,
+        baseline: str | None,
+        out: Path | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self.encoders, self.store, self.baseline, self.out, self.say = encoders, store, baseline, out, say
+        self.report = Report(versions=record.versions(), machine=record.machine())
+        self.pictures = Pictures()
+        self.curves: list[compression.CurvePoint] = []
+        self.auto: list[calibration.AutoPoint] = []
+        for encoder in encoders:
+            if hasattr(encoder, "part_encode"):
+                encoder.part_encode = store.encode
+
+    def score(self, dataset: Dataset) -> None:
+        """Every task of a data set by every encoder."""
+        report = self.report
+        for encoder in self.encoders:
+            fit_words(encoder, dataset)
+            self._gate(encoder, dataset.tasks)
+        for task in dataset.tasks:
+            self._task(task)
+            self.pictures.see(task)
+        report.datasets.append(
+            {
+                "name": dataset.name, "licence": dataset.licence, "note": dataset.note,
+                "files": dataset.files, "set_aside": len(dataset.problems), "not_run": dataset.not_run,
+                "templates": {t.name: t.templates for t in dataset.tasks if isinstance(t, Labelling)},
+            }
+        )  # fmt: skip
+        report.problems += [
+            {"encoder": None, "dataset": dataset.name, **p.as_dict()} for p in dataset.problems
+        ]
+
+    def draw(self, dataset: Dataset, ours: Sequence[Moon]) -> None:
+        """Points of the curves, of the first metric of each task."""
+        first = [replace(task, metrics=task.metrics[:1]) for task in dataset.tasks]
+        ranked = [task for task in first if isinstance(task, Retrieval)]
+        for moon in ours:
+            self.say(f"{dataset.name}: shorter vectors - {moon.name}")
+            sizes = getattr(getattr(moon.model, "config", None), "matryoshka", None)
+            self.curves += compression.curves(ranked, moon, self.store.encode, dims=sizes)
+        modes = {moon.reason: moon for moon in ours}
+        labels = getattr(modes["off"].model, "labels", []) if {"off", "on"} <= set(modes) else []
+        if len(labels) > 1:
+            self.say(f"{dataset.name}: thresholds of auto")
+            named = [t for t in first if isinstance(t, Labelling) and t.key in CALIBRATED and t.level == -1]
+            unfitted: list[Task] = [*ranked, *(replace(t, fit=None) for t in named if "hidden" not in t.view)]
+            from moonshelf.model.engine import AUTO_MARGIN
+
+            self.auto += calibration.calibrate(
+                unfitted, modes["off"], modes["on"], self.store.encode, labels, default=AUTO_MARGIN
+            )
+
+    def finish(self, ours: Sequence[Moon], seconds: float) -> Report:
+        """Fill in costs, problems and errors, and write the record."""
+        report, store = self.report, self.store
+        names = {encoder.name for encoder in ours}
+        for encoder in self.encoders:
+            timing = store.timings.get(encoder.name, Timing())
+            costs = [cost for cost in report.costs if cost["encoder"] == encoder.name]
+            peaks = [cost["peak_mib"] for cost in costs if cost["peak_mib"] is not None]
+            report.encoders.append(
+                {
+                    "name": encoder.name, "fingerprint": encoder.fingerprint, "ours": encoder.name in names,
+                    "reads": sorted(encoder.reads), "writes": encoder.writes, "one_space": encoder.one_space,
+                    "encoded": timing.encoded, "from_cache": timing.from_cache, "seconds": timing.seconds,
+                    "items_per_second": timing.items_per_second,
+                    "tokens": timing.tokens if timing.counted else None,
+                    "peak_mib": max(peaks, default=None),
+                }
+            )  # fmt: skip
+        report.problems += [{"encoder": key[0], **p.as_dict()} for key, p in store.problems.items()]
+        report.problems += [
+            {"encoder": None, "reason": f"the cache part {name} is damaged: its rows were computed again"}
+            for name in store.unreadable
+        ]
+        report.errors += advice(report)
+        report.seconds = seconds
+        if self.out is not None:
+            record.save(report, self.out)
+            for name, points in ((compression.FILE, self.curves), (calibration.FILE, self.auto)):
+                if points:
+                    save_points(points, self.out / name)
+            self._illustrate(self.out)
+        return report
+
+    def _gate(self, encoder: Encoder, tasks: Sequence[Task]) -> None:
+        for task in tasks:
+            reads = shown_by(task)
+            if why_not(encoder, reads, reads) is None:
+                asker = asking(encoder) if isinstance(task, Retrieval) else encoder
+                shown = self.store.encode(asker, task.products[:GATE_ROWS])
+                check_vectors(asker, shown, allow_zero=encoder.cheap)
+                return
+
+    def _task(self, task: Task) -> None:
+        """Predictions of all encoders, then figures, so that any of them can be the baseline."""
+        found: list[list[Scored | Result]] = []
+        for encoder in self.encoders:
+            self.say(f"{task.dataset}: {task.name}, {task.view} - {encoder.name}")
+            mine = replace(task, fit=None) if isinstance(task, Labelling) and encoder.writes else task
+            timing = self.store.timings.setdefault(encoder.name, Timing())
+            encoded, tokens = timing.encoded, timing.tokens
+            with measured() as cost:
+                kept = mine.predict(encoder, self.store.encode)
+                found.append([scored(one) if isinstance(one, Predictions) else one for one in kept])
+            self.report.costs.append(
+                {
+                    "dataset": task.dataset, "task": task.name, "view": task.view, "encoder": encoder.name,
+                    "seconds": cost.seconds, "encoded": timing.encoded - encoded,
+                    "tokens": timing.tokens - tokens if timing.counted else None,
+                    "peak_mib": cost.peak_mib, "gpu_mib": cost.gpu_mib,
+                }
+            )  # fmt: skip
+            if self.out is not None:
+                for one in found[-1]:
+                    if isinstance(one, Scored):
+                        predictions.write(one.predictions, self.out)
+        others = {
+            one.predictions.head.method: one
+            for one in (one for row in found for one in row)
+            if isinstance(one, Scored) and one.predictions.head.encoder == self.baseline
+        }
+        for row in found:
+            for one in row:
+                if isinstance(one, Scored):
+                    self.report.results += results(one, others.get(one.predictions.head.method))
+                else:
+                    self.report.results.append(one)
+
+    def _illustrate(self, out: Path) -> None:
+        from moonshelf.evaluation.report.pages import wanted_pictures
+
+        predictions.write_pictures(self.pictures.shown(wanted_pictures(out)), out)
+
+
+class Pictures:
+    """References to what the tasks showed, to draw the few that a report wants; nothing is decoded before."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, str], Product] = {}
+
+    def see(self, task: Task) -> None:
+        """Remember the products of a task; of two views of one, that with a picture, or with words."""
+        shown = [*task.queries, *task.gallery] if isinstance(task, Retrieval) else task.products
+        for product in shown:
+            key = task.dataset, product.id
+            known = self._seen.get(key)
+            if known is None:
+                self._seen[key] = product
+                continue
+            update: dict[str, Any] = {}
+            if product.images and not known.images:
+                update["images"] = product.images
+            if product.title and not known.title:
+                update["title"] = product.title
+            if update:
+                self._seen[key] = known.model_copy(update=update)
+
+    def shown(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, bytes]]:
+        """Words and a small JPEG of each; empty bytes where there is no picture that can be read."""
+        from moonshelf import images
+        from moonshelf.catalogue.rows import picture_columns
+        from moonshelf.evaluation.contract import words
+
+        found: dict[tuple[str, str], tuple[str, bytes]] = {}
+        for key in keys:
+            product = self._seen.get(key)
+            if product is None:
+                continue
+            picture = b""
+            if product.images:
+                try:
+                    small = images.load(product.images[0], max_side=predictions.PICTURE_SIDE)
+                    picture = picture_columns(small)["thumbnail"]
+                except images.ImageError:
+                    picture = b""
+            found[key] = words(product), picture
+        return found
+
+
+def _suspicious(result: Result) -> bool:
+    return (
+        result.method != "rationale"
+        and result.view != "text, hidden"  # a control: nothing that would tell is left in the words
+        and result.at_chance
+        and not result.too_few
+    )
+
+
+def _advice(result: Result) -> str:
+    return (
+        f"{result.encoder} is at chance on {result.dataset}, {result.task} ({result.view}, {result.metric} "
+        f"{result.value:.3f} against {result.chance:.3f}): check that the weights, the prompt and the pixel "
+        "budget are those of the training (moonshelf doctor), and that this kind of input was trained at all"
+    )
+
+
+def _mode(mode: str) -> Any:
+    if mode not in ("off", "on", "auto"):
+        raise UserError(f"--reason takes off, on or auto, not '{mode}'")
+    return mode

@@ -1,0 +1,235 @@
+"""Figures from predictions, and from nothing else: so a run and its recomputation are the same code.
+
+`scored` fills in what each row is worth and draws the bootstrap of what is no mean over rows; `results`
+turns that into figures with intervals, beside a baseline of the same rows where there is one. A label that
+was read from a rationale and is none of the task's counts as no answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from moonshelf.errors import UserError
+from moonshelf.evaluation.contract import Result, Versus
+from moonshelf.evaluation.predictions import Predictions, file_name
+from moonshelf.evaluation.statistics import metrics, significance
+from moonshelf.evaluation.statistics.classification import MACRO, Confusion, Ranking, at_threshold
+from moonshelf.evaluation.statistics.metrics import Floats, Interval, Ranks
+
+LABEL_METRICS = ("accuracy", "exact", *MACRO)  # `exact` only where a rationale is read
+SET_METRICS = ("F1", "precision", "recall")
+PAIR_METRICS = ("AP", "ROC-AUC", "F1", "accuracy")  # the last two at a threshold chosen on the other half
+
+
+@dataclass
+class Scored:
+    """Predictions with what they are worth; one interval a metric, None where it is not defined."""
+
+    predictions: Predictions
+    intervals: dict[str, Interval | None] = field(default_factory=dict)
+    resampled: dict[str, Floats] = field(default_factory=dict)  # of metrics that are no mean over rows
+    note: str = ""
+
+
+def scored(kept: Predictions) -> Scored:
+    """Row values (written into the columns), chance levels and intervals of all metrics of a file."""
+    if not len(kept):
+        raise UserError(
+            f"the predictions of {kept.head.dataset} {kept.head.task} hold no row: evaluate again"
+        )
+    fill = {"ranking": _rank, "labels": _label, "sets": _sets, "pairs": _pairs}[kept.head.kind]
+    done = Scored(kept)
+    fill(done)
+    for metric in done.predictions.head.metrics:
+        values = done.predictions.values(metric)
+        if values is not None:
+            done.intervals[metric] = metrics.bootstrap(values, kept.columns["cluster"])
+    return done
+
+
+def figures(kept: Iterable[Predictions | Result]) -> list[Result]:
+    """The figures of what a task gives: predictions are scored, results that say why not stay."""
+    found: list[Result] = []
+    for one in kept:
+        found += [one] if isinstance(one, Result) else results(scored(one))
+    return found
+
+
+def results(done: Scored, baseline: Scored | None = None) -> list[Result]:
+    """One figure a metric, in the order of the head; `versus` the baseline unless it is the same encoder."""
+    head = done.predictions.head
+    figures = []
+    for metric in head.metrics:
+        interval = done.intervals.get(metric)
+        versus = None
+        if interval is not None and baseline is not None and not _same(done, baseline):
+            versus = _versus(done, baseline, metric)
+        figures.append(
+            Result(
+                head.dataset, head.task, head.view, head.method, metric, head.encoder,
+                value=None if interval is None else interval.value,
+                low=_finite(interval.low if interval else None),
+                high=_finite(interval.high if interval else None),
+                n=interval.n if interval else len(done.predictions),
+                clusters=interval.clusters if interval else 0,
+                gallery=head.gallery, chance=head.chance.get(metric),
+                constant=head.constant if metric == "accuracy" else None,
+                note="; ".join(part for part in (head.note, done.note) if part),
+                versus=versus, predictions=file_name(head),
+            )
+        )  # fmt: skip
+    return figures
+
+
+def ranks_of(kept: Predictions) -> tuple[Ranks | None, np.ndarray]:
+    """Places of the relevant items of the rows that are `ok`, and which those are; None if none is."""
+    ok = np.array(kept.columns["ok"], bool)
+    rows = np.flatnonzero(ok).tolist()
+    if not rows:
+        return None, ok
+    column = {name: [kept.columns[name][row] for row in rows] for name in ("gains", "above", "tied")}
+    sizes = [len(gains) for gains in column["gains"]]
+    if not all(sizes) or any([len(x) for x in column[name]] != sizes for name in ("above", "tied")):
+        raise UserError(f"{file_name(kept.head)} has a query without truth or places: evaluate again")
+    flat = {name: np.array([x for row in rows_ for x in row]) for name, rows_ in column.items()}
+    query = np.repeat(np.arange(len(rows)), sizes)
+    gallery = kept.head.gallery
+    return Ranks(query, flat["gains"].astype(float), flat["above"], flat["tied"], gallery), ok
+
+
+def _rank(done: Scored) -> None:
+    kept = done.predictions
+    head, gains = kept.head, kept.columns["gains"]
+    ranks, ok = ranks_of(kept)
+    query = np.repeat(np.arange(len(gains)), [len(row) for row in gains])
+    gain = np.array([x for row in gains for x in row], float)
+    nowhere = np.zeros(len(gain), np.int64)
+    shuffled = Ranks(query, gain, nowhere, nowhere, head.gallery).shuffled()
+    chance: dict[str, float] = {}
+    for metric in head.metrics:
+        value = np.zeros(len(kept))
+        if ranks is not None:
+            value[ok] = metrics.ranking_metric(metric, _counted(metric, ranks, head.hit_gain))
+        kept.columns[metric] = value.tolist()
+        by_luck = metrics.ranking_metric(metric, _counted(metric, shuffled, head.hit_gain))
+        chance[metric] = float(by_luck.mean())
+    kept.head = replace(head, chance=chance)
+
+
+def _counted(metric: str, ranks: Ranks, hit_gain: float) -> Ranks:
+    return ranks if metric.startswith("nDCG") else ranks.at_least(hit_gain)
+
+
+def _label(done: Scored) -> None:
+    kept = done.predictions
+    truth, best = kept.columns["truth"], kept.columns["best"]
+    shares = zip(truth, best, strict=True)
+    kept.columns["correct"] = [1.0 / len(tied) if right in tied else 0.0 for right, tied in shares]
+    kept.head = replace(kept.head, chance={"accuracy": 1 / len(kept.head.labels)})
+    for metric, column in (("accuracy", "correct"), ("exact", "exact")):
+        if metric in kept.head.metrics:
+            kept.columns[metric] = list(kept.columns[column])
+    if set(MACRO) & set(kept.head.metrics):
+        known = {*kept.head.labels, *truth}
+        confusion = Confusion.of(truth, [[label for label in tied if label in known] for tied in best])
+        _resample(done, dict(zip(MACRO, range(3), strict=True)), confusion.macro, len(truth))
+
+
+def _sets(done: Scored) -> None:
+    kept = done.predictions
+    rows = zip(kept.columns["truth"], kept.columns["predicted"], strict=True)
+    shared = [(len({*truth} & {*found}), len({*truth}), len({*found})) for truth, found in rows]
+    values = {
+        "precision": [both / found if found else 0.0 for both, _, found in shared],
+        "recall": [both / truth if truth else 0.0 for both, truth, _ in shared],
+        "F1": [2 * both / (truth + found) if truth + found else 0.0 for both, truth, found in shared],
+    }
+    kept.columns.update({name: values[name] for name in kept.head.metrics})
+
+
+def _pairs(done: Scored) -> None:
+    kept = done.predictions
+    score = np.array(kept.columns["score"], float)
+    same, held_out = np.array(kept.columns["same"], bool), np.array(kept.columns["held_out"], bool)
+    try:
+        ranking = Ranking(score, same)
+    except ValueError as error:
+        raise UserError(
+            f"the pairs of {kept.head.dataset} {kept.head.task} cannot be scored: {error}"
+        ) from None
+
+    def threshold_free(weights: Floats | None) -> Floats:
+        return np.array([ranking.average_precision(weights), ranking.roc_auc(weights)])
+
+    _resample(done, {"AP": 0, "ROC-AUC": 1}, threshold_free, len(score))
+    kept.head = replace(kept.head, chance={"AP": float(same.mean()), "ROC-AUC": 0.5})
+    try:
+        chosen = Ranking(score[~held_out], same[~held_out])
+        Ranking(score[held_out], same[held_out])
+    except ValueError:
+        done.note = "no threshold: a half of the clusters holds pairs of one class only"
+        done.intervals |= dict.fromkeys(("F1", "accuracy"))
+        return
+    thresholds = [chosen.best_threshold(metric)[0] for metric in ("F1", "accuracy")]
+    done.note = f"thresholds chosen on the other half: F1 {thresholds[0]:.4g}, accuracy {thresholds[1]:.4g}"
+    clusters = [c for c, out in zip(kept.columns["cluster"], held_out.tolist(), strict=True) if out]
+
+    def at_thresholds(weights: Floats | None) -> Floats:
+        both = [at_threshold(score[held_out], same[held_out], t, weights) for t in thresholds]
+        return np.array([both[0][0], both[1][1]])
+
+    _resample(done, {"F1": 0, "accuracy": 1}, at_thresholds, len(clusters), clusters)
+
+
+def _resample(
+    done: Scored,
+    places: Mapping[str, int],
+    statistic: significance.Statistic,
+    rows: int,
+    clusters: list[str] | None = None,
+) -> None:
+    """Intervals of the metrics whose place in the statistic is named, and their draws for comparisons."""
+    names = done.predictions.columns["cluster"] if clusters is None else clusters
+    value, resampled, m = significance.resample(statistic, rows, names)
+    found = significance.intervals(value, resampled, rows, m)
+    for metric, place in places.items():
+        if metric in done.predictions.head.metrics:
+            done.intervals[metric] = found[place]
+            done.resampled[metric] = resampled[:, place]
+
+
+def _versus(done: Scored, baseline: Scored, metric: str) -> Versus | None:
+    ours, theirs = done.predictions, baseline.predictions
+    if baseline.intervals.get(metric) is None:
+        return None
+    for column in ("id", "cluster"):
+        if ours.columns[column] != theirs.columns[column]:
+            raise UserError(
+                f"{file_name(ours.head)} and {file_name(theirs.head)} are not of the same rows: "
+                "evaluate both in one run"
+            )
+    name = theirs.head.encoder
+    values, others = ours.values(metric), theirs.values(metric)
+    if values is not None and others is not None:
+        interval, p = significance.paired_means(values, others, ours.columns["cluster"])
+        independent = interval.clusters == interval.n
+        test = significance.mcnemar(values, others) if independent else None
+        return Versus(name, interval.value, _finite(interval.low), _finite(interval.high), p, test)
+    left, right = done.intervals[metric], baseline.intervals[metric]
+    assert left is not None and right is not None
+    draws = done.resampled[metric] - baseline.resampled[metric]
+    value = left.value - right.value
+    [interval] = significance.intervals(np.array([value]), draws[:, None], left.n, left.clusters)
+    return Versus(name, value, _finite(interval.low), _finite(interval.high), significance.two_sided(draws))
+
+
+def _same(one: Scored, other: Scored) -> bool:
+    return one.predictions.head.encoder == other.predictions.head.encoder
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value

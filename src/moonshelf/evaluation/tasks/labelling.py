@@ -1,0 +1,293 @@
+"""Labels: a category at one level of the tree, or one attribute, of each product; and sets of attributes.
+
+Three ways to label: by similarity to the text of each label, by reading the rationale, or by a classifier
+fitted on training products (which is not zero-shot). Choices: labels come from the training split, so a
+label that only the validation split has counts as an error; a tie at the top counts with its expectation. A
+rationale is read twice: `accuracy` compares normalised values (`navy` is `navy blue`), `exact` the letters
+as written, case aside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import nan
+from typing import Any
+
+import numpy as np
+
+from moonshelf import attributes
+from moonshelf.errors import UserError
+from moonshelf.evaluation.contract import (
+    TEXT,
+    Encode,
+    Encoder,
+    Result,
+    Vectors,
+    asking,
+    cannot_read,
+    check_ids,
+    unable,
+    why_not,
+    words,
+)
+from moonshelf.evaluation.predictions import Head, Predictions
+from moonshelf.evaluation.statistics import metrics
+from moonshelf.evaluation.statistics.scoring import LABEL_METRICS, SET_METRICS, figures
+from moonshelf.product import Product
+from moonshelf.prompts import CATEGORY_SEPARATOR, read_rationale, write_rationale
+
+BLOCK = 512  # products scored at once
+Score = Callable[[np.ndarray], np.ndarray]  # vectors (q, dim) -> scores (q, labels)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Labelled training products, in the same view, for a neighbour or centroid classifier."""
+
+    products: Sequence[Product]
+    truth: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """Give each product one of `labels`: by similarity to their text, by the rationale, or fitted.
+
+    `key` is "colour", "material" … or "category"; for a category `level` counts from the root, -1 is the
+    leaf. `truth` and `labels` are names at that level, or values normalised by `moonshelf.attributes`.
+    """
+
+    dataset: str
+    name: str
+    view: str
+    products: Sequence[Product]
+    truth: Sequence[str]
+    labels: Sequence[str]
+    clusters: Sequence[str]
+    reads: frozenset[str]
+    key: str
+    level: int = -1
+    templates: tuple[str, ...] = ("{}",)  # titles of the text-only products that stand for a label
+    commonest: str | None = None  # of the training split
+    fit: Fit | None = None
+    methods: tuple[str, ...] = ("label similarity", "rationale", "5 neighbours, fitted", "centroid, fitted")
+    metrics: tuple[str, ...] = LABEL_METRICS
+
+    def __post_init__(self) -> None:
+        if len(set(self.labels)) < 2:
+            raise UserError(
+                f"the task {self.dataset} {self.name} has {len(set(self.labels))} label: nothing to choose"
+            )
+        if len(set(self.labels)) < len(self.labels):
+            raise UserError(f"the task {self.dataset} {self.name} names a label twice")
+        if not self.products:
+            raise UserError(f"the task {self.dataset} {self.name} has no labelled product")
+        check_ids(f"{self.dataset} {self.name}", "products", self.products)
+
+    def run(self, encoder: Encoder, encode: Encode) -> list[Result]:
+        return figures(self.predict(encoder, encode))
+
+    def predict(self, encoder: Encoder, encode: Encode) -> list[Predictions | Result]:
+        """What is kept by each method; where the encoder cannot use it, results that say why."""
+        found: list[Predictions | Result] = []
+        for method in self.methods:
+            if method == "label similarity":
+                found.append(self._by_similarity(encoder, encode))
+            elif method == "rationale":
+                found.append(self._by_reading(encoder, encode))
+            elif self.fit is not None:
+                found.append(self._fitted(encoder, encode, method))
+        return found
+
+    def label_vectors(self, encoder: Encoder, encode: Encode) -> np.ndarray:
+        """(labels, dim) float64: the mean over the templates, as unit vectors."""
+        total: np.ndarray | float = 0.0
+        for template in self.templates:
+            texts = [Product(id=f"label-{i}", title=template.format(x)) for i, x in enumerate(self.labels)]
+            total = total + encode(encoder, texts).vectors.astype(np.float64)
+        norm = np.linalg.norm(total, axis=1, keepdims=True)
+        return total / np.where(norm > 0, norm, 1.0)
+
+    def _cannot(self, encoder: Encoder, method: str, why: str) -> Result:
+        return unable(self, method, "accuracy", encoder, why, len(self.products), len(self.labels))
+
+    def _by_similarity(self, encoder: Encoder, encode: Encode) -> Predictions | Result:
+        reason = why_not(encoder, self.reads, TEXT)
+        if reason:
+            return self._cannot(encoder, "label similarity", reason)
+        products, labels = encode(asking(encoder), self.products), self.label_vectors(encoder, encode)
+        best, score = self._best(products, lambda vectors: metrics.similarity(vectors, labels))
+        return self._kept(encoder, "label similarity", products, best, score)
+
+    def _fitted(self, encoder: Encoder, encode: Encode, method: str) -> Predictions | Result:
+        assert self.fit is not None
+        reason = why_not(encoder, self.reads, self.reads)
+        if reason:
+            return self._cannot(encoder, method, reason)
+        index = {label: i for i, label in enumerate(self.labels)}
+        products, fitted = encode(asking(encoder), self.products), encode(encoder, self.fit.products)
+        known = fitted.ok & np.array([truth in index for truth in self.fit.truth])
+        labels = np.array([index.get(truth, -1) for truth in self.fit.truth])[known]
+        vote = metrics.centroid_scores if method.startswith("centroid") else metrics.knn_scores
+        taught = fitted.vectors[known]
+        best, score = self._best(products, lambda vectors: vote(vectors, taught, labels, len(self.labels)))
+        note = f"fitted on {int(known.sum())} training products"
+        return self._kept(encoder, method, products, best, score, note)
+
+    def _best(self, products: Vectors, scores_of: Score) -> tuple[list[list[str]], list[float]]:
+        """The labels that tie for the highest score of each product, and that score."""
+        best: list[list[str]] = []
+        score: list[float] = []
+        for start in range(0, len(products.vectors), BLOCK):
+            part = slice(start, start + BLOCK)
+            scores = scores_of(products.vectors[part])
+            highest = scores.max(axis=1)
+            for row, ok in enumerate(products.ok[part].tolist()):
+                tied = np.flatnonzero(scores[row] == highest[row]).tolist() if ok else []
+                best.append([self.labels[i] for i in tied])
+                score.append(float(highest[row]) if ok else nan)
+        return best, score
+
+    def _by_reading(self, encoder: Encoder, encode: Encode) -> Predictions | Result:
+        if not encoder.writes:
+            return self._cannot(encoder, "rationale", "it writes no rationale")
+        if not encoder.reads & self.reads:
+            return self._cannot(encoder, "rationale", cannot_read(self.reads))
+        out = encode(encoder, self.products)
+        best: list[list[str]] = []
+        exact: list[float] = []
+        for text, valid, truth in zip(out.rationales, out.valid.tolist(), self.truth, strict=True):
+            written, letters = _written(text, self.key, self.level) if valid else ("", "")
+            right = bool(valid) and says(text, self.key, truth, self.level)
+            best.append([truth] if right else [written] if written else [])
+            same = letters == truth.lower() or (self.key == "category" and right)
+            exact.append(float(bool(valid) and bool(letters) and same))
+        note = (
+            f"{np.mean([bool(one) for one in best]):.1%} of the rationales name it; "
+            f"{np.mean(out.valid):.1%} keep their format"
+        )
+        return self._kept(encoder, "rationale", out, best, [nan] * len(best), note, exact)
+
+    def _kept(
+        self,
+        encoder: Encoder,
+        method: str,
+        out: Vectors,
+        best: list[list[str]],
+        score: list[float],
+        note: str = "",
+        exact: list[float] | None = None,
+    ) -> Predictions:
+        constant = None
+        if self.commonest is not None:
+            constant = float(np.mean([truth == self.commonest for truth in self.truth]))
+        named = tuple(metric for metric in self.metrics if exact or metric != "exact")
+        head = Head(
+            self.dataset, self.name, self.view, method, encoder.name, "labels", named, len(self.labels),
+            labels=tuple(self.labels), constant=constant, note=note,
+        )  # fmt: skip
+        n = len(self.products)
+        return Predictions(head, {
+            **_common(self.products, self.clusters, out), "truth": list(self.truth),
+            "predicted": [tied[0] if tied else "" for tied in best], "best": best, "score": score,
+            "correct": [0.0] * n, "exact": exact or [nan] * n, "rationale": list(out.rationales),
+            "valid": out.valid.tolist(),
+        })  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AttributeSets:
+    """Read all attributes of each product from its rationale: precision, recall and F1 of the pairs.
+
+    `truth[i]` maps canonical keys to values, not empty. What a rationale says of a key that the record does
+    not state is not counted: a catalogue's silence is no denial.
+    """
+
+    dataset: str
+    name: str
+    view: str
+    products: Sequence[Product]
+    truth: Sequence[Mapping[str, str]]
+    clusters: Sequence[str]
+    reads: frozenset[str]
+    metrics: tuple[str, ...] = SET_METRICS
+
+    def __post_init__(self) -> None:
+        task = f"{self.dataset} {self.name}"
+        if not self.products:
+            raise UserError(f"the task {task} has no product with attributes")
+        check_ids(task, "products", self.products)
+        for product, truth in zip(self.products, self.truth, strict=True):
+            if not truth:
+                raise UserError(f"the product {product.id} of {task} states no attribute: leave it out")
+
+    def run(self, encoder: Encoder, encode: Encode) -> list[Result]:
+        return figures(self.predict(encoder, encode))
+
+    def predict(self, encoder: Encoder, encode: Encode) -> list[Predictions | Result]:
+        why = None if encoder.writes else "it writes no rationale"
+        if why is None and not encoder.reads & self.reads:
+            why = cannot_read(self.reads)
+        if why:
+            n = len(self.products)
+            return [unable(self, "rationale", metric, encoder, why, n) for metric in self.metrics]
+        out = encode(encoder, self.products)
+        wanted, found = [], []
+        for text, valid, truth in zip(out.rationales, out.valid.tolist(), self.truth, strict=True):
+            wanted.append([f"{key}: {value}" for key, value in truth.items()])
+            written = {key: _written(text, key, -1)[0] for key in truth} if valid else {}
+            named = {
+                key: truth[key] if says(text, key, truth[key]) else value for key, value in written.items()
+            }
+            found.append([f"{key}: {value}" for key, value in named.items() if value])
+        note = f"{np.mean(out.valid):.1%} of the rationales keep their format"
+        head = Head(
+            self.dataset, self.name, self.view, "rationale", encoder.name, "sets", self.metrics, note=note
+        )
+        return [Predictions(head, {
+            **_common(self.products, self.clusters, out), "truth": wanted, "predicted": found,
+            "rationale": list(out.rationales), "valid": out.valid.tolist(),
+        })]  # fmt: skip
+
+
+def says(rationale: str, key: str, truth: str, level: int = -1) -> bool:
+    """Whether a rationale names `truth` for `key`, exactly after normalisation.
+
+    For a category, the leaf must be the last name of the written path, and a higher level any name in it:
+    a rationale that starts the path below the root is not wrong about the leaf.
+    """
+    written = _read(rationale).get(key, "")
+    if not written:
+        return False
+    if key != "category":
+        return attributes.normalise_value(key, written) == attributes.normalise_value(key, truth)
+    path = [attributes.fold(name) for name in written.split(CATEGORY_SEPARATOR.strip())]
+    as_written = (read_rationale(write_rationale((truth,), {})) or {}).get("category", "")
+    wanted = attributes.fold(as_written)
+    return path[-1] == wanted if level == -1 else wanted in path
+
+
+def _written(rationale: str, key: str, level: int) -> tuple[str, str]:
+    """What a rationale writes for `key`: normalised, and letter for letter; empty if nothing.
+
+    Of a category it is the name at `level` of the written path, or its last where the path is shorter.
+    """
+    raw = next(
+        (v for k, v in (read_rationale(rationale) or {}).items() if attributes.canonical_key(k) == key), ""
+    )
+    if key != "category":
+        return attributes.normalise_value(key, raw), raw.strip().lower()
+    path = [name.strip() for name in raw.split(CATEGORY_SEPARATOR.strip()) if name.strip()]
+    name = path[min(level, len(path) - 1)].lower() if path else ""
+    return name, name
+
+
+def _read(rationale: str) -> dict[str, str]:
+    return attributes.canonical(read_rationale(rationale) or {})
+
+
+def _common(products: Sequence[Product], clusters: Sequence[str], out: Vectors) -> dict[str, list[Any]]:
+    return {
+        "id": [product.id for product in products], "cluster": list(clusters), "ok": out.ok.tolist(),
+        "text": [words(product) for product in products],
+    }  # fmt: skip

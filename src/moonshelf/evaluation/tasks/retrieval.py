@@ -1,0 +1,129 @@
+"""Retrieval: rank a gallery for each query, graded or not, by exact search in blocks.
+
+Choices: a product that could not be encoded stays in the gallery, unreachable, and counts as a miss where
+it is the query. Which direction is asked (text → image …) is a matter of what the data set lets queries and
+gallery show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from moonshelf.errors import UserError
+from moonshelf.evaluation.contract import Encode, Encoder, Result, asking, check_ids, unable, why_not, words
+from moonshelf.evaluation.predictions import Head, Predictions
+from moonshelf.evaluation.statistics import exact
+from moonshelf.evaluation.statistics.scoring import figures
+from moonshelf.product import Product
+
+TOP = 10  # items that are kept of each ranking
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Rank the gallery for each query. `relevant[i]` maps keys of the gallery to gains for query i."""
+
+    dataset: str
+    name: str
+    view: str
+    queries: Sequence[Product]
+    gallery: Sequence[Product]
+    gallery_keys: Sequence[str]
+    relevant: Sequence[Mapping[str, float]]
+    clusters: Sequence[str]
+    query_reads: frozenset[str]
+    gallery_reads: frozenset[str]
+    metrics: tuple[str, ...] = ("R@1", "R@10", "MRR", "mAP")
+    hit_gain: float = 0.0  # R@k, MRR and mAP count items of at least this gain, 0 for every relevant one
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        task = f"{self.dataset} {self.name}"
+        for what, items in (("no query", self.queries), ("an empty gallery", self.gallery)):
+            if not items:
+                raise UserError(f"the task {task} has {what}: there is nothing to rank")
+        check_ids(task, "queries", self.queries)
+        check_ids(task, "gallery", self.gallery)
+
+    @property
+    def products(self) -> Sequence[Product]:
+        """The side that is scored, as other tasks call it."""
+        return self.queries
+
+    def run(self, encoder: Encoder, encode: Encode) -> list[Result]:
+        return figures(self.predict(encoder, encode))
+
+    def predict(self, encoder: Encoder, encode: Encode) -> list[Predictions | Result]:
+        """What is kept of every query; for an encoder that cannot do it, results that say why."""
+        reason = why_not(encoder, self.query_reads, self.gallery_reads)
+        if reason:
+            return [
+                unable(self, "ranking", metric, encoder, reason, len(self.queries), len(self.gallery))
+                for metric in self.metrics
+            ]
+        rows, columns, gains = self._truth()
+        queries, gallery = encode(asking(encoder), self.queries), encode(encoder, self.gallery)
+        if not gallery.ok.any():
+            raise UserError(
+                f"{encoder.name} could encode nothing of the gallery of {self.dataset} {self.name}: "
+                "check its pictures and titles"
+            )
+        asked, there = np.flatnonzero(queries.ok), np.flatnonzero(gallery.ok)
+        # number the rows and columns that take part through, and search among those alone
+        row_at, column_at = np.cumsum(queries.ok) - 1, np.cumsum(gallery.ok) - 1
+        takes_part = queries.ok[rows] & gallery.ok[columns]
+        found = exact.search(
+            queries.vectors[asked], gallery.vectors[there],
+            row_at[rows[takes_part]], column_at[columns[takes_part]], TOP,
+        )  # fmt: skip
+        scores = np.full(len(rows), -np.inf)
+        above, tied = np.full(len(rows), len(there)), np.full(len(rows), len(self.gallery) - len(there))
+        scores[takes_part], above[takes_part], tied[takes_part] = found.scores, found.above, found.tied
+        ids = [product.id for product in self.gallery]
+        bounds = np.searchsorted(rows, np.arange(len(self.queries) + 1)).tolist()
+        parts = [slice(*bound) for bound in pairwise(bounds)]
+        places = [part if ok else slice(0, 0) for part, ok in zip(parts, queries.ok.tolist(), strict=True)]
+        names = [ids[column] for column in columns.tolist()]
+        top: list[list[str]] = [[] for _ in self.queries]
+        top_scores: list[list[float]] = [[] for _ in self.queries]
+        for i, row in enumerate(asked.tolist()):
+            top[row] = [ids[column] for column in there[found.top[i]].tolist()]
+            top_scores[row] = found.top_scores[i].astype(float).tolist()
+        head = Head(
+            self.dataset, self.name, self.view, "ranking", encoder.name, "ranking", self.metrics,
+            len(self.gallery), hit_gain=self.hit_gain, note=self.note,
+        )  # fmt: skip
+        columns_kept = {
+            "id": [query.id for query in self.queries], "cluster": list(self.clusters),
+            "ok": queries.ok.tolist(), "text": [words(query) for query in self.queries],
+            "relevant": [names[part] for part in parts], "gains": [gains[part].tolist() for part in parts],
+            "relevant_scores": [scores[place].tolist() for place in places],
+            "above": [above[place].tolist() for place in places],
+            "tied": [tied[place].tolist() for place in places], "top": top, "top_scores": top_scores,
+            "rationale": list(queries.rationales),
+        }  # fmt: skip
+        return [Predictions(head, columns_kept)]
+
+    def _truth(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Query, gallery column and gain of every relevant item, by query."""
+        where: dict[str, list[int]] = {}
+        for column, key in enumerate(self.gallery_keys):
+            where.setdefault(key, []).append(column)
+        rows: list[int] = []
+        columns: list[int] = []
+        gains: list[float] = []
+        for row, grades in enumerate(self.relevant):
+            items = [(c, float(gain)) for key, gain in grades.items() if gain > 0 for c in where.get(key, ())]
+            if max((gain for _, gain in items), default=0.0) < max(self.hit_gain, 1e-12):
+                raise UserError(
+                    f"the query {self.queries[row].id} of {self.dataset} {self.name} has no relevant item: "
+                    "drop it or complete the truth"
+                )
+            rows += [row] * len(items)
+            columns += [column for column, _ in items]
+            gains += [gain for _, gain in items]
+        return np.array(rows), np.array(columns), np.array(gains)

@@ -1,0 +1,130 @@
+"""Shorter and coarser vectors: what the codes keep, and what a curve says about it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from benchmark_fakes import FakeEncoder, unit
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moonshelf.errors import UserError
+from moonshelf.evaluation import compression
+from moonshelf.evaluation.compression import CurvePoint, compress, curves, halves, stored_bytes
+from moonshelf.evaluation.points import load_points, save_points
+from moonshelf.evaluation.tasks import BOTH, IMAGE, TEXT, Retrieval
+from moonshelf.product import Product
+
+WIDE = 64
+
+
+def vectors(n: int, seed: int = 0, width: int = WIDE) -> np.ndarray:
+    return unit(np.random.default_rng(seed).normal(size=(n, width)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([1, 7, 32, 64]), st.sampled_from(compression.PRECISIONS))
+def test_compressed_vectors_are_unit_and_do_not_depend_on_their_neighbours(seed, dims, precision):
+    rows = vectors(5, seed)
+    rows[2] = 0
+    out = compress(rows, dims, precision)
+    assert out.shape == (5, dims) and out.dtype == np.float32
+    norms = np.linalg.norm(out, axis=1)
+    assert norms[2] == 0 and np.allclose(np.delete(norms, 2), 1, atol=1e-5)
+    np.testing.assert_array_equal(compress(rows[3:4], dims, precision)[0], out[3])
+    np.testing.assert_allclose(compress(4 * rows, dims, precision), out, atol=1e-6)
+
+
+def test_what_each_precision_keeps():
+    rows = vectors(40)
+    whole = compress(rows, WIDE)
+    np.testing.assert_allclose(whole, rows, atol=1e-6)
+    np.testing.assert_allclose(compress(rows, 16), unit(rows[:, :16]), atol=1e-6)
+    assert np.abs(compress(rows, WIDE, "int8") @ rows.T - rows @ rows.T).max() < 0.01
+    signs = rows > 0
+    differing = (signs[:, None] != signs[None]).sum(axis=2)
+    bits = compress(rows, WIDE, "binary")
+    np.testing.assert_allclose(bits @ bits.T, 1 - 2 * differing / WIDE, atol=1e-5)
+    codes = compress(rows, WIDE, "int8")
+    codes = 127 * codes / np.abs(codes).max(axis=1, keepdims=True)
+    np.testing.assert_allclose(codes, np.rint(codes), atol=1e-3)
+
+
+def test_mistakes_are_refused():
+    for dims in (0, 65):
+        with pytest.raises(ValueError, match="cannot be cut"):
+            compress(vectors(2), dims)
+    with pytest.raises(ValueError, match="precision must be one of"):
+        compress(vectors(2), 8, "int4")
+
+
+def test_bytes_and_sizes():
+    assert [stored_bytes(256, p) for p in compression.PRECISIONS] == [1024, 256, 32]
+    assert stored_bytes(9, "binary") == 2
+    assert halves(256) == (256, 128, 64, 32) and halves(100) == (100, 50) and halves(33) == (33,)
+
+
+def direct(encoder, products):
+    return encoder.encode(products)
+
+
+def retrieval(n: int = 60, reads=BOTH) -> Retrieval:
+    products = [Product(id=str(i), title=f"thing {i}") for i in range(n)]
+    keys = [p.id for p in products]
+    queries = [p.model_copy(update={"description": "asked"}) for p in products]
+    return Retrieval(
+        "toy", "find", "text", queries, products, keys, [{k: 1.0} for k in keys], keys, reads, reads,
+        ("R@1",),
+    )  # fmt: skip
+
+
+def test_a_curve_falls_with_size_and_precision_and_its_whole_is_the_plain_result():
+    rows, noise = vectors(60), vectors(60, 1)
+    encoder = FakeEncoder(lambda p: unit(rows[int(p.id)] + (0.6 * noise[int(p.id)] if p.description else 0)))
+    points = curves([retrieval()], encoder, direct, dims=(128, 64, 32, 8))
+    found = {(p.dims, p.precision): p for p in points}
+    assert set(found) == {(d, p) for d in (64, 32, 8) for p in compression.PRECISIONS}
+    assert found[64, "float32"].value == retrieval().run(encoder, direct)[0].value
+    assert found[64, "float32"].value >= found[32, "float32"].value > found[8, "float32"].value
+    assert found[8, "float32"].value > found[8, "binary"].value
+    assert (found[64, "float32"].bytes, found[64, "float32"].n, found[64, "float32"].gallery) == (256, 60, 60)
+    assert all(p.low <= p.value <= p.high for p in points)
+
+
+def test_what_an_encoder_cannot_do_has_no_points():
+    reader = FakeEncoder(lambda p: np.ones(8), reads=TEXT)
+    assert curves([retrieval(reads=IMAGE)], reader, direct) == []
+
+
+def test_points_come_back_and_a_broken_file_is_one_sentence(tmp_path):
+    path = tmp_path / compression.FILE
+    assert load_points(path, CurvePoint) == []
+    points = [CurvePoint("toy", "find", "text", "me", 8, "int8", 8, "R@1", 0.5, None, 0.75, 3, 4)]
+    save_points(points, path)
+    assert load_points(path, CurvePoint) == points
+    record = json.loads(path.read_text())
+    for change, message in (
+        ({"value": "high"}, "point 1 of curves.json: value: input should be a valid number"),
+        ({"dims": True}, "dims: input should be a valid integer"),
+        ({"value": None}, "value: input should be a valid number"),
+    ):
+        path.write_text(json.dumps({**record, "points": [{**record["points"][0], **change}]}))
+        with pytest.raises(UserError, match=message):
+            load_points(path, CurvePoint)
+    path.write_text(json.dumps({**record, "points": [{**record["points"][0], "low": float("nan")}]}))
+    with pytest.raises(UserError, match="NaN is no figure"):
+        load_points(path, CurvePoint)
+    del record["points"][0]["value"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match="value: field required"):
+        load_points(path, CurvePoint)
+    for text, message in (
+        ("{", "is not JSON"),
+        ("[]", "no list of points"),
+        ('{"format": 1, "points": [3]}', "the record: input should be"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            load_points(path, CurvePoint)
