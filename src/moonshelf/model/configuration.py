@@ -42,6 +42,8 @@ class MoonConfig(BaseModel):
             raise ValueError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})")
         if self.matryoshka[0] != self.dim or list(self.matryoshka) != sorted(self.matryoshka, reverse=True):
             raise ValueError("matryoshka must list falling sizes that start with dim")
+        if self.words and any(size % 2 for size in self.matryoshka):
+            raise ValueError("with words every matryoshka size must be even: words take every second number")
         if self.fire and not self.taps:
             raise ValueError("FIRE needs at least one tapped layer")
         return self

@@ -104,7 +104,8 @@ class MoonHead(nn.Module):
         vectors = self.project(self.norm(z))
         if self.words is not None:
             text = batch.input_ids, reading.states, batch.text_mask
-            vectors = vectors + self.words(e, {"text": text, "rationale": rationale})
+            said = self.words(e, {"text": text, "rationale": rationale})
+            vectors = vectors + torch.stack([said, torch.zeros_like(said)], -1).flatten(-2)
         return vectors, weights
 
 

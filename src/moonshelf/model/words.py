@@ -5,7 +5,11 @@ just written (docs/experiments.md). Static embeddings distilled from a sentence 
 them, know words from the start, in the encoder's own space. The equations are ours:
 
     s_m = sum_t a_t S[id_t],  a_t = softmax over t in m of (w_m . LN(x_t)),   m in text, rationale
-    v   = W_p LN(z_K) + sum_m g_m s_m,   g_m = exp(u_m . LN(e) + b_m)
+    v   = W_p LN(z_K), and to its even numbers is added  sum_m g_m s_m,   g_m = exp(u_m . LN(e) + b_m)
+
+So half of the numbers speak the encoder's language, in which a text keeps its place while contrasts move
+pictures and products towards it (as LiT locks one side), and half are free for what no words say. They
+alternate, hence every Matryoshka size holds both.
 
 The length of a row of S is its word's weight, so that equal a_t (the start: w_m = 0) give the weighted mean.
 x_t are last-layer states, which tell a value from its key; e is the state at <emb>.
@@ -21,12 +25,22 @@ from moonshelf.model.configuration import MoonConfig
 SOURCES = ("text", "rationale")
 
 
+def semantic(vectors: Tensor) -> Tensor:
+    """The numbers (..., dim / 2) of vectors (..., dim) that the words are added to."""
+    return vectors[..., ::2]
+
+
+def locked(vectors: Tensor) -> Tensor:
+    """The same vectors (..., dim), but no gradient passes through their semantic numbers."""
+    return torch.stack([semantic(vectors).detach(), vectors[..., 1::2]], -1).flatten(-2)
+
+
 class WordPath(nn.Module):
-    """`forward` adds up what the words of the product's text and of its rationale mean: (B, dim)."""
+    """`forward` adds up what the words of the product's text and of its rationale mean: (B, dim / 2)."""
 
     def __init__(self, config: MoonConfig) -> None:
         super().__init__()
-        self.table = nn.Embedding(config.words, config.dim)
+        self.table = nn.Embedding(config.words, config.dim // 2)
         self.norms = nn.ModuleDict({m: nn.LayerNorm(config.hidden) for m in SOURCES})
         self.scores = nn.ModuleDict({m: nn.Linear(config.hidden, 1, bias=False) for m in SOURCES})
         self.norm = nn.LayerNorm(config.hidden)

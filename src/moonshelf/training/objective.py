@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from moonshelf.model.modeling import MoonModel
+from moonshelf.model.words import locked, semantic
 from moonshelf.training.data import Draw, Row, answered, same
 from moonshelf.training.losses import (
     CrossBatchMemory,
@@ -79,14 +80,18 @@ class Objective(nn.Module):
         views, prepare = Views(self.model, draw.pixels), self.model.prepare
         emb = prepare.emb
         queries, phrases = draw.asked(emb)
-        found = {"phrases": views.vectors(phrases)}
+        # Texts stay where the sentence encoder has put them; products and pictures move.
+        lock = locked if self.model.head.words is not None else _free
+        found = {"phrases": lock(views.vectors(phrases))}
         if draw.kind == "direct":
-            found["titles"] = views.vectors([(ids, [], [emb]) for ids in draw.titles])
+            found["titles"] = lock(views.vectors([(ids, [], [emb]) for ids in draw.titles]))
             found["direct"] = views.vectors([([], pictures[:1], [emb]) for pictures in draw.own])
         else:
             shown = list(zip(draw.shown, draw.own, strict=True))
             found["direct"] = views.vectors([(*row, [emb]) for row in shown])
-            found["queries"] = views.vectors(queries)
+            asked = views.vectors(queries)
+            seen = torch.tensor([bool(pictures) for _, pictures, _ in queries], device=asked.device)
+            found["queries"] = torch.where(seen[:, None], asked, lock(asked))
             if draw.kind == "reasoned":
                 found["reasoned"] = views.vectors(
                     [
@@ -106,8 +111,13 @@ class Objective(nn.Module):
         taught = likelihood.new_zeros(())
         if texts is not None:
             rows: list[Row] = [(ids, [], [emb]) for ids in prepare.text_ids(texts.texts)]
-            taught = text_loss(views.vectors(rows).float(), texts.vectors.to(self.model.device))
+            said, wanted = views.vectors(rows).float(), texts.vectors.to(self.model.device)
+            taught = text_loss(semantic(said) if self.model.head.words is not None else said, wanted)
         return {name: v.float() for name, v in found.items()}, likelihood, self.temperature(), taught
+
+
+def _free(vectors: Tensor) -> Tensor:
+    return vectors
 
 
 def taught_tokens(draw: Draw) -> int:
