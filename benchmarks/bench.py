@@ -123,12 +123,12 @@ LINES = [
     Line(
         "Filtered search of a million rows against FAISS HNSW without a filter, p50", "index",
         lambda r: _filtered(r, clusters=False), 2.0, least=False,
-        tried="[scale.md](scale.md) has it by the share of rows that pass; one in a hundred is the dearest.",
+        tried="[scale.md](scale.md) has it by the share of rows that pass; the fewer, the more is fetched.",
     ),
     Line(
         "… where whole clusters pass, and most queries are far from them", "index",
         lambda r: _filtered(r, clusters=True), 2.0, least=False,
-        tried="Signs do not tell these rows apart, so a byte a number of all that pass is compared.",
+        tried="The graph finds too few of these rows, so all that pass are compared.",
     ),
     Line(
         "Exact search of the benchmark against FAISS's flat index", "exact",

@@ -1,28 +1,25 @@
-"""The vector index at scale: kinds of index, and filtered search against FAISS's own HNSW without a filter.
+"""Filtered search of the vector index at scale, against FAISS's own HNSW without a filter.
 
-    python benchmarks/index.py [--rows 1000000] [--dim 256] [--parts kinds,filters,sql] [--json FILE]
+    python benchmarks/index.py [--rows 1000000] [--dim 256] [--parts filters,sql] [--json FILE]
 
 Vectors are drawn: 1,000 clusters, in each twelve directions that matter and less of all others; early numbers
 weigh more, as Matryoshka training makes them. Queries are rows of the set, each left out of its own answer.
 
-kinds    every kind that `moonshelf index` can choose, with the least effort that reaches a recall of .95:
-         recall@10 without a filter and with random ones, latency of one query at a time, memory, disk, time.
-filters  recall and latency of filtered search, in our HNSW and in a kind that `kinds` measured, by the
-         share of rows that pass, from the third time on; beside it FAISS's HNSW unfiltered, query by query in
-         turn, and with the filter as an id selector. `clusters` pass whole clusters: most queries are far
-         from all that passes.
+filters  recall and latency of filtered search by the share of rows that pass, from the third time on; beside
+         it FAISS's HNSW unfiltered, query by query in turn, and with the filter as an id selector. `clusters`
+         pass whole clusters: most queries are far from all that passes.
 sql      the same rows in a store: how long reading a filter's rows takes before they are remembered.
 
-The aim is filtered recall@10 of .95 within twice the median time of FAISS's HNSW unfiltered.
+The aim is filtered recall@10 of .95 within twice the median time of FAISS's HNSW unfiltered. LanceDB's own
+index is measured by `python -m research.studies.vector_index`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -33,9 +30,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from moonshelf.catalogue.index_spec import Spec, faiss
-from moonshelf.catalogue.nearest import AnnIndex
-from moonshelf.catalogue.tuning import Exam, Tuning
+from moonshelf.catalogue.vector_index import EF_SEARCH, Hits, VectorIndex, faiss
 from moonshelf.doctor import environment
 
 AIM, TARGET, K = 2.0, 0.95, 10
@@ -62,71 +57,34 @@ def drawn(rows: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
     return vectors[order], which[order]
 
 
-def anonymous() -> int:
-    """Bytes of this process's own memory: without pages of mapped files, which can be dropped."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+class Exam:
+    """Queries, filters, and the least score of a right answer to each."""
 
+    def __init__(self, vectors: np.ndarray, masks: dict[str, np.ndarray], queries: int) -> None:
+        self.vectors, self.masks = vectors, {"all": np.ones(len(vectors), bool), **masks}
+        self.drawn = np.random.default_rng(2).choice(len(vectors), queries, replace=False)
+        self.queries = np.ascontiguousarray(vectors[self.drawn])
+        self.least: dict[str, list[float]] = {name: [] for name in self.masks}
+        for place in self.drawn:
+            scores = vectors @ vectors[place]
+            scores[place] = -np.inf
+            for name, mask in self.masks.items():
+                some = scores[mask]
+                self.least[name].append(float(np.partition(some, -K)[-K]) if len(some) > K else -math.inf)
 
-def saved(index: AnnIndex, folder: Path, queries: np.ndarray) -> AnnIndex:
-    """The index as a catalogue has it: its half-precision vectors read by memory map."""
-    index.spec.write(index.first, str(folder / "index.faiss"))
-    np.save(folder / "ids.npy", index.ids)
-    np.save(folder / "queries.npy", queries)
-    if not index.spec.rescored:
-        return index
-    np.save(folder / "kept.npy", index.kept)
-    return AnnIndex(index.first, index.ids, index.spec, np.load(folder / "kept.npy", mmap_mode="r"))
-
-
-def loaded(folder: Path) -> None:
-    """What a process of its own grows by when it loads the index and answers the queries; printed."""
-    before = anonymous()
-    spec = Spec(**json.loads((folder / "spec.json").read_text(encoding="utf-8")))
-    kept = np.load(folder / "kept.npy", mmap_mode="r") if spec.rescored else None
-    index = AnnIndex(spec.read(str(folder / "index.faiss")), np.load(folder / "ids.npy"), spec, kept)
-    for query in np.load(folder / "queries.npy"):
-        index.search(query[None], K)
-    print(anonymous() - before)
-
-
-def measure_kinds(
-    keys: np.ndarray, vectors: np.ndarray, options: argparse.Namespace, console: Console
-) -> tuple[list[dict[str, Any]], dict[str, AnnIndex]]:
-    """A record for each kind, and the indexes whose filters are measured."""
-    tuning = Tuning(
-        TARGET, K, everything=True, small=1000, say=lambda text: console.log(text, highlight=False)
-    )
-    exam = Exam(keys, vectors, K, queries=options.queries)
-    found, indexes = [], {}
-    for family in tuning.families(*vectors.shape):
-        if family[0].kind not in options.kinds.split(","):
-            continue
-        if family[0].links:
-            family = [with_build(spec, options.ef_build) for spec in family]
-        started = time.perf_counter()
-        index = AnnIndex.of(keys, vectors, spec=family[0])
-        seconds = time.perf_counter() - started
-        with tempfile.TemporaryDirectory() as folder:
-            index = saved(index, Path(folder), exam.queries)
-            trial, index = tuning.measure(index, family, exam, seconds)
-            (Path(folder) / "spec.json").write_text(json.dumps(index.spec.as_dict()), encoding="utf-8")
-            child = [sys.executable, __file__, "--loaded", folder]
-            grown = int(subprocess.run(child, check=True, capture_output=True, text=True).stdout)
-        found.append({**trial.as_dict(), "rss_bytes": grown})
-        if index.kind in ("hnsw", options.filtered):
-            indexes[index.kind] = index
-    return found, indexes
-
-
-def with_build(spec: Spec, ef_build: int) -> Spec:
-    return Spec(**{**spec.as_dict(), "ef_build": ef_build})
+    def recall(self, name: str, hits: Hits) -> float:
+        """Of answers, K + 1 for each query; a row as near as the last right one is right too."""
+        good = 0
+        for row, (own, some) in enumerate(zip(self.drawn, hits, strict=True)):
+            places = np.array([key for key, _ in some if key != own][:K], np.int64)
+            good += int((self.vectors[places] @ self.queries[row] >= self.least[name][row] - 1e-6).sum())
+        return good / (K * len(self.drawn))
 
 
 def measure_filters(
-    graph: AnnIndex, index: AnnIndex, which: np.ndarray, vectors: np.ndarray, rounds: int
+    index: VectorIndex, which: np.ndarray, vectors: np.ndarray, queries: int, rounds: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """FAISS's HNSW without a filter, and a record for each filter in `index`."""
+    """FAISS's HNSW without a filter, and a record for each filter."""
     rng = np.random.default_rng(1)
     rows = len(which)
     order = rng.permutation(rows)
@@ -136,12 +94,11 @@ def measure_filters(
     clusters = rng.permutation(which.max() + 1)
     for share in (0.2, 0.02):
         masks[f"clusters {share:g}"] = np.isin(which, clusters[: max(1, int(share * len(clusters)))])
-    exam = Exam(graph.ids, vectors, K, seed=2, masks=masks)
-    ef = Spec.hnsw().effort
+    exam, ef = Exam(vectors, masks, queries), EF_SEARCH
     wide = faiss.SearchParametersHNSW(efSearch=ef)
 
     def raw(query: np.ndarray) -> Any:
-        return graph.first.search(query, K, params=wide)  # type: ignore[attr-defined]
+        return index.first.search(query, K, params=wide)
 
     def seconds(run: Any, query: np.ndarray) -> float:
         started = time.perf_counter()
@@ -150,15 +107,15 @@ def measure_filters(
 
     def as_hits(found: tuple[np.ndarray, np.ndarray]) -> list[list[tuple[int, float]]]:
         return [
-            [(int(index.ids[p]), float(s)) for p, s in zip(places, scores, strict=True) if p >= 0]
+            [(int(index.keys[p]), float(s)) for p, s in zip(places, scores, strict=True) if p >= 0]
             for scores, places in zip(*found, strict=True)
         ]
 
-    recall = exam.recall("all", as_hits(graph.first.search(exam.queries, K + 1, params=wide)))  # type: ignore[attr-defined]
+    recall = exam.recall("all", as_hits(index.first.search(exam.queries, K + 1, params=wide)))
     everything: list[float] = []
     found = []
     for name, mask in masks.items():
-        keys = index.ids[mask]
+        keys = index.keys[mask]
         started = time.perf_counter()
         allowed = index.passing(keys)
         index.search(exam.queries[:1], K, allowed)
@@ -173,7 +130,7 @@ def measure_filters(
         runs = {
             "ours": lambda q, allowed=allowed: index.search(q, K, allowed),
             "raw": raw,
-            "selector": lambda q, chosen=chosen: graph.first.search(q, K, params=chosen),  # type: ignore[attr-defined]
+            "selector": lambda q, chosen=chosen: index.first.search(q, K, params=chosen),
         }
         for turn in range(rounds):
             for place in range(len(exam.queries)):
@@ -182,9 +139,9 @@ def measure_filters(
                     other = (place + 67 * number) % len(exam.queries)
                     sides[side].append(1000 * seconds(runs[side], exam.queries[other : other + 1]))
         everything += sides["raw"]
-        theirs = as_hits(graph.first.search(exam.queries, K + 1, params=chosen))  # type: ignore[attr-defined]
+        theirs = as_hits(index.first.search(exam.queries, K + 1, params=chosen))
         found.append({
-            "index": index.spec.label(), "filter": name, "rows": int(mask.sum()),
+            "filter": name, "rows": int(mask.sum()),
             "recall": exam.recall(name, index.search(exam.queries, K + 1, allowed)),
             "p50_ms": float(np.median(sides["ours"])), "p95_ms": float(np.percentile(sides["ours"], 95)),
             "raw_p50_ms": float(np.median(sides["raw"])),
@@ -244,19 +201,6 @@ def measure_sql(rows: int, dim: int) -> list[dict[str, Any]]:
 
 
 def show(results: dict[str, Any], console: Console) -> None:
-    if kinds := results.get("kinds"):
-        table = Table(
-            "kind", "recall@10", "½ pass", "⅒ pass", "p50 ms", "p95 ms", "memory MB", "RSS MB", "disk MB",
-            "built s",
-        )  # fmt: skip
-        for one in kinds:
-            table.add_row(
-                one["label"], *(f"{value:.3f}" for value in one["recalls"].values()), f"{one['p50_ms']:.2f}",
-                f"{one['p95_ms']:.2f}",
-                *(f"{one[name] / 1e6:,.0f}" for name in ("memory_bytes", "rss_bytes", "disk_bytes")),
-                f"{one['build_s']:.0f}",
-            )  # fmt: skip
-        console.print(table)
     if filters := results.get("filters"):
         raw = results["unfiltered"]
         console.print(
@@ -264,13 +208,13 @@ def show(results: dict[str, Any], console: Console) -> None:
             f"p95 {raw['p95_ms']:.3f} ms; the aim is recall {TARGET} within {AIM:g}×", highlight=False,
         )  # fmt: skip
         table = Table(
-            "index", "rows that pass", "recall@10", "p50 ms", "p95 ms", "× unfiltered", "95%",
+            "rows that pass", "recall@10", "p50 ms", "p95 ms", "× unfiltered", "95%",
             "first, second ms", "FAISS HNSW with selector", "aim",
         )  # fmt: skip
         for one in filters:
             low, high = one["interval"]
             table.add_row(
-                one["index"].split(" ")[0], f"{one['filter']} ({one['rows']:,})",
+                f"{one['filter']} ({one['rows']:,})",
                 f"{one['recall']:.3f}", f"{one['p50_ms']:.3f}", f"{one['p95_ms']:.3f}",
                 f"{one['ratio']:.2f}", f"{low:.2f}–{high:.2f}",
                 f"{one['first_ms']:.1f}, {one['second_ms']:.1f}",
@@ -293,62 +237,38 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=256)
-    parser.add_argument("--parts", default="kinds,filters,sql", help="with commas between them")
-    parser.add_argument(
-        "--kinds",
-        default="binary,ivf-pq,prefix,sq8,ivf-sq8,flat,hnsw",
-        help="filters need hnsw; also hnsw-sq8",
-    )
-    parser.add_argument("--ef-build", type=int, default=Spec.hnsw().ef_build, help="of HNSW")
-    parser.add_argument("--queries", type=int, default=200, help="that kinds are measured with")
-    parser.add_argument("--filtered", default="ivf-sq8", help="kind that is filtered beside hnsw")
+    parser.add_argument("--parts", default="filters,sql", help="with commas between them")
+    parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=2, help="how often each query is timed")
     parser.add_argument("--threads", type=int, help="of FAISS while building")
     parser.add_argument("--json", type=Path, help="write every figure here")
-    parser.add_argument("--loaded", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.loaded:
-        return loaded(options.loaded)
     if options.threads:
         faiss.omp_set_num_threads(options.threads)
     console = Console(width=150)
-    parts = options.parts.split(",")
     results: dict[str, Any] = {
         "environment": environment(),
         "options": vars(options),
         "load": os.getloadavg(),
     }
-    indexes: dict[str, AnnIndex] = {}
-    if "kinds" in parts or "filters" in parts:
+    if "filters" in options.parts.split(","):
         vectors, which = drawn(options.rows, options.dim)
-        keys = np.arange(options.rows, dtype=np.int64)
-        if "kinds" in parts:
-            results["kinds"], indexes = measure_kinds(keys, vectors, options, console)
-        if "filters" in parts:
-            if "hnsw" not in indexes:
-                started = time.perf_counter()
-                indexes["hnsw"] = AnnIndex.of(keys, vectors, spec=with_build(Spec.hnsw(), options.ef_build))
-                console.log(f"hnsw: built in {time.perf_counter() - started:.0f} s", highlight=False)
-            graph = indexes["hnsw"]
-            default = Spec(**{**graph.spec.as_dict(), "effort": Spec.hnsw().effort})
-            indexes["hnsw"] = AnnIndex(graph.first, graph.ids, default)
-            results["filters"] = []
-            for index in indexes.values():
-                raw, found = measure_filters(graph, index, which, vectors, options.rounds)
-                results["filters"] += found
-                results["unfiltered"] = raw
-            del graph, index
-        del vectors
-        indexes.clear()
-    if "sql" in parts:
+        started = time.perf_counter()
+        index = VectorIndex.of(np.arange(options.rows, dtype=np.int64), vectors, flat_rows=0)
+        console.log(f"hnsw: built in {time.perf_counter() - started:.0f} s", highlight=False)
+        results["unfiltered"], results["filters"] = measure_filters(
+            index, which, vectors, options.queries, options.rounds
+        )
+        del vectors, index
+    if "sql" in options.parts.split(","):
         results["sql"] = measure_sql(options.rows, options.dim)
     results["load_after"] = os.getloadavg()
     show(results, console)
     console.print(
-        f"{options.rows:,} × {options.dim}; HNSW built with ef {options.ef_build}; load "
-        f"{results['load'][0]:.1f} before, {results['load_after'][0]:.1f} after, on {os.cpu_count()} cores",
+        f"{options.rows:,} × {options.dim}; load {results['load'][0]:.1f} before, "
+        f"{results['load_after'][0]:.1f} after, on {os.cpu_count()} cores",
         highlight=False,
-    )  # fmt: skip
+    )
     if options.json:
         options.json.write_text(json.dumps(results, indent=1, default=str), encoding="utf-8")
 

@@ -41,7 +41,7 @@ ROOMS = {
     "sample": Room(150, 150),
     "model": Room(3_200, 2_000),
     "training": Room(4_500, 2_300),
-    "catalogue": Room(6_000, 2_200),
+    "catalogue": Room(5_210, 2_200),
     "evaluation": Room(8_440, 2_500),
     "creatives": Room(9_830, 5_000),
     "talk": Room(800, 700, ("doctor", "demo", "creative_demo", "export")),
@@ -59,7 +59,7 @@ CIRCLES = [
     [f"moonshelf.creatives.{name}" for name in ("baselines", "pointwise")],
 ]
 CROWDS = {
-    "": 25, "catalogue": 24, "creatives": 35, "feeds": 26, "model": 17, "service": 22,
+    "": 25, "catalogue": 21, "creatives": 35, "feeds": 26, "model": 17, "service": 22,
     "training": 22,
 }  # fmt: skip
 

@@ -142,7 +142,7 @@ def main(
             catalogue.embed(products)
         if shuffled:
             catalogue = Catalogue.open(out / name, Shuffled(catalogue.model))
-        measured = Fusion.read(catalogue.index(forget=True).as_dict())
+        measured = Fusion.read(catalogue.index(forget=True).model_dump())
         assert measured is not None
         used = measured.weight if weight is None else weight
         found = score(catalogue, queries, used)

@@ -19,7 +19,7 @@ from moonshelf.creative_cli import app as creative_app
 from moonshelf.engine_cli import export
 from moonshelf.errors import EXIT_PARTIAL, EXIT_USAGE, UserError
 from moonshelf.service.keys_cli import app as keys_app
-from moonshelf.shell import Commands, Currency, Encoding, Json, MapColumns, flags, print_json, reading, say
+from moonshelf.shell import Commands, Currency, Encoding, Json, MapColumns, flags, print_json, reading
 from moonshelf.training_cli import mine, train
 
 app = typer.Typer(
@@ -318,49 +318,24 @@ def embed(
 @app.command()
 def index(
     folder: CatalogueFolder,
-    target_recall: Annotated[
-        float | None, typer.Option(help="Measure kinds of index; take the cheapest that reaches this recall.")
-    ] = None,
-    k: Annotated[int, typer.Option("-k", "--k", help="Results that the recall is counted over.")] = 10,
-    max_mb: Annotated[float | None, typer.Option(help="Most memory that the vector index may take.")] = None,
-    max_ms: Annotated[float | None, typer.Option(help="Longest median time of a query.")] = None,
-    all_kinds: Annotated[
-        bool, typer.Option("--all", help="Measure dearer kinds too, for the table.")
-    ] = False,
-    forget: Annotated[bool, typer.Option(help="Drop what was chosen: flat, above 50,000 rows HNSW.")] = False,
+    forget: Annotated[bool, typer.Option(help="Drop the weight that was set: measure it again.")] = False,
     weight: VectorWeight = None,
     json: Json = False,
 ) -> None:
     """Build the vector and full-text indexes of a catalogue; both can always be built again.
 
-    Measures too, without labels, how far vectors can be trusted beside words in search. What --target-recall
-    has chosen and --vector-weight has set is kept when the index is built again.
+    Measures too, without labels, how far vectors can be trusted beside words in search. What --vector-weight
+    has set is kept when the index is built again.
     """
     from moonshelf.catalogue.fusion import Fusion
     from moonshelf.catalogue.search import Catalogue
 
-    tuning = None
-    if target_recall is not None:
-        from moonshelf.catalogue.tuning import Tuning
-
-        tuning = Tuning(target_recall, k, max_mb, max_ms, all_kinds, say=say)
-    elif all_kinds or max_mb is not None or max_ms is not None:
-        raise UserError("--max-mb, --max-ms and --all go with --target-recall.")
-    info = Catalogue.open(folder).index(tuning, forget=forget, vector_weight=weight)
+    info = Catalogue.open(folder).index(forget=forget, vector_weight=weight)
     if json:
-        print_json(info.as_dict())
+        print_json(info.model_dump())
         return
-    if tuning is not None:
-        from rich.console import Console
-
-        from moonshelf.catalogue.tables import show_tuning
-
-        console = Console()
-        console.width = max(console.width, 125)
-        show_tuning(tuning, info.spec, console)
-    kind = f"{info.kind}, chosen for recall {info.tuned['target']:g}" if info.tuned else info.kind
-    print(f"{info.rows:,} products indexed ({kind}) in {info.seconds:.1f} s, in {folder}/index.")
-    print(Fusion.read(info.as_dict()))
+    print(f"{info.rows:,} products indexed ({info.kind}) in {info.seconds:.1f} s, in {folder}/index.")
+    print(Fusion.read(info.model_dump()))
 
 
 @app.command()

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from fake_model import FakeModel, product
 
-from moonshelf.catalogue import ann, embed, run, upsert
+from moonshelf.catalogue import embed, run, upsert, vector_index
 from moonshelf.catalogue.store import Store
 from moonshelf.product import Product
 
@@ -56,7 +56,7 @@ def embed_until_killed(folder: str, version: int, acknowledged: str) -> None:
 
 def index_until_killed(folder: str) -> None:
     while True:
-        ann.build(folder)
+        vector_index.build(folder)
 
 
 def upsert_until_killed(folder: str, seed: int, acknowledged: str) -> None:

@@ -23,7 +23,6 @@ from fake_model import FakeModel, product, table
 from moonshelf.catalogue import Catalogue
 from moonshelf.catalogue.embed import embed_feed
 from moonshelf.catalogue.run import Options
-from moonshelf.catalogue.tuning import Tuning
 from moonshelf.errors import UserError
 
 Kill = Callable[..., bool]
@@ -110,11 +109,11 @@ def crash_embed(kill_after: Kill, tmp_path: Path, truth: Truth, kills: int, seed
     return hits
 
 
-def crash_index(kill_after: Kill, tmp_path: Path, kills: int, seed: int, tuned: bool = False) -> int:
+def crash_index(kill_after: Kill, tmp_path: Path, kills: int, seed: int) -> int:
     dice, hits, folder, model = random.Random(seed), 0, tmp_path / "shelf", FakeModel()
     embed_feed(version_one(), folder, model)
     shelf = Catalogue.open(folder, model)
-    shelf.index(Tuning(0.5, small=1) if tuned else None)  # what was chosen is built again
+    shelf.index()
     before = summary(table(folder))
     query = next(version_one())
     expected = {hit.id for hit in shelf.search(query, mode="vector", k=ROWS).hits}
@@ -132,8 +131,7 @@ def crash_index(kill_after: Kill, tmp_path: Path, kills: int, seed: int, tuned: 
         assert {hit.id for hit in shelf.search("boot", mode="text", k=ROWS).hits} == words
     info = shelf.index()
     names = {file.name for file in (folder / "index").iterdir()}
-    assert names == {"index.json", info.file, info.rows_file, *([info.vectors_file] if tuned else [])}
-    assert (info.kind == "flat") != tuned
+    assert names == {"index.json", info.file, info.rows_file}
     return hits
 
 
@@ -171,9 +169,8 @@ def test_kills_while_embedding(kill_after, tmp_path, truth):
     assert crash_embed(kill_after, tmp_path, truth, kills=4, seed=int(time.time())) == 4
 
 
-@pytest.mark.parametrize("tuned", [False, True])
-def test_kills_while_indexing(kill_after, tmp_path, tuned):
-    assert crash_index(kill_after, tmp_path, kills=3, seed=int(time.time()), tuned=tuned) == 3
+def test_kills_while_indexing(kill_after, tmp_path):
+    assert crash_index(kill_after, tmp_path, kills=3, seed=int(time.time())) == 3
 
 
 def test_kills_while_upserting(kill_after, tmp_path):

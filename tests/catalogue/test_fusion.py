@@ -63,7 +63,7 @@ def knowing(tmp_path_factory) -> Catalogue:
 
 
 def found(catalogue: Catalogue) -> Fusion:
-    fusion = Fusion.read(catalogue.index().as_dict())
+    fusion = Fusion.read(catalogue.index().model_dump())
     assert fusion is not None
     return fusion
 
@@ -103,7 +103,7 @@ def test_a_set_weight_is_kept_until_it_is_forgotten(tmp_path):
     catalogue = stocked(tmp_path / "shelf", sense=False, rows=MIN_ROWS)
     catalogue.index(vector_weight=0.7)
     assert found(catalogue).weight == 0.7 and "as it was set" in str(found(catalogue))
-    assert Fusion.read(catalogue.index(forget=True).as_dict()).why == "measured"
+    assert Fusion.read(catalogue.index(forget=True).model_dump()).why == "measured"
     for search in (catalogue.index, lambda **weight: catalogue.search("aalpha", **weight)):
         for weight in (-0.1, 1.1, float("nan")):
             with pytest.raises(UserError, match="between 0 and 1"):

@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 from moonshelf import cli
 from moonshelf.catalogue import Catalogue
 from moonshelf.catalogue.filters import FIELDS
-from moonshelf.catalogue.nearest import AnnIndex
 from moonshelf.catalogue.remote_index import Filters, RemoteIndex, connect, metadata_of, push
 from moonshelf.catalogue.store import key_of
+from moonshelf.catalogue.vector_index import VectorIndex
 from moonshelf.errors import UserError
 
 ENGINES = ("ours", "qdrant", "milvus")
@@ -29,10 +29,10 @@ VALUES = ("red", "blue", "it's", 'say "x"', "back\\slash", "größe ñ 靴", "%_
 
 
 class Ours:
-    """AnnIndex behind the same interface; filters by looking at each row."""
+    """VectorIndex behind the same interface; filters by looking at each row."""
 
     def __init__(self, dim: int) -> None:
-        self._index = AnnIndex.of(np.empty(0, np.int64), np.empty((0, dim), np.float32))
+        self._index = VectorIndex.of(np.empty(0, np.int64), np.empty((0, dim), np.float32))
         self._rows: dict[int, Mapping[str, Any]] = {}
 
     def upsert(self, ids: np.ndarray, vectors: np.ndarray, metadata: Sequence[Mapping[str, Any]]) -> None:
@@ -52,7 +52,7 @@ class Ours:
         return len(self._index)
 
     def ids(self) -> np.ndarray:
-        return np.sort(self._index.ids)
+        return np.sort(self._index.keys)
 
 
 def passes(row: Mapping[str, Any], filters: Filters | None) -> bool:

@@ -12,7 +12,7 @@ from fake_model import DIM, FakeModel, picture, product, table
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from moonshelf.catalogue import Catalogue, ann
+from moonshelf.catalogue import Catalogue, vector_index
 from moonshelf.catalogue.filters import Condition
 from moonshelf.catalogue.fusion import SAFE
 from moonshelf.catalogue.store import Store, key_of
@@ -293,7 +293,7 @@ def test_the_graph_finds_what_a_scan_finds(tmp_path):
     vectors = (centres[rng.integers(40, size=4000)] + 0.6 * rng.normal(size=(4000, DIM))).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     keys = rng.permutation(np.arange(4000) * 10**12)
-    graph = ann.AnnIndex.of(keys, vectors, flat_rows=0)
+    graph = vector_index.VectorIndex.of(keys, vectors, flat_rows=0)
     assert graph.kind == "hnsw"
     queries = vectors[:50]
     for allowed in (None, np.sort(keys[:400])):

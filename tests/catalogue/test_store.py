@@ -15,7 +15,7 @@ from fake_model import FakeModel, product, table
 from typer.testing import CliRunner
 
 from moonshelf import cli
-from moonshelf.catalogue import Catalogue, ann
+from moonshelf.catalogue import Catalogue, vector_index
 from moonshelf.catalogue.manifest import Locked, Manifest, writing
 from moonshelf.catalogue.store import Store, key_of
 from moonshelf.catalogue.upsert import Writer
@@ -60,7 +60,7 @@ def test_back_to_before_a_bad_feed(shelf):
     assert table(folder) == good
     assert ids(shelf, "blue boot", mode="vector") == set(good)
     assert ids(shelf, "broken", mode="text") == set() and len(ids(shelf, "boot", mode="text")) == 6
-    index, note = ann.load(Store.open(folder))
+    index, note = vector_index.load(Store.open(folder))
     assert index is not None and note == "" and len(index) == 30, "built of these rows: nothing to catch up"
     # It can be undone in the same way, and embedding goes on from it.
     run("rollback", folder, max(rows))
@@ -78,7 +78,7 @@ def test_an_index_built_after_the_version_catches_up_with_it(shelf):
     shelf.index()
     run("rollback", shelf.folder, number)
     assert len(ids(shelf, "umbrella", mode="vector")) == 30
-    index, _ = ann.load(Store.open(shelf.folder))
+    index, _ = vector_index.load(Store.open(shelf.folder))
     keys, vectors = Store.open(shelf.folder).vectors()
     assert index is not None and len(index) == 30
     for query in vectors[:5]:
@@ -161,7 +161,7 @@ def test_rows_at_another_place(shelf, tmp_path, address):
     shutil.rmtree(folder / "products.lance")  # what the command says may be deleted
     assert table(folder) == before
     assert ids(shelf, "blue boot") and len(ids(shelf, "boot", mode="text")) == 6
-    index, note = ann.load(Store.open(folder))
+    index, note = vector_index.load(Store.open(folder))
     assert index is not None and note == "" and len(index) == 30
     moved = Catalogue.open(folder, FakeModel())
     report = moved.embed([product(i) for i in range(2, 35)], reason="on")

@@ -26,7 +26,7 @@ from itertools import combinations
 from typing import Any
 
 from moonshelf.attributes import canonical
-from moonshelf.catalogue import ann
+from moonshelf.catalogue import vector_index
 from moonshelf.catalogue.store import Store
 from moonshelf.identifiers import is_makerless, is_placeholder, is_placeholder_gtin
 from moonshelf.images import SAME_PICTURE
@@ -118,7 +118,7 @@ def find(store: Store, *, min_score: float = MIN_SCORE, neighbours: int = NEIGHB
         items[place[row["key"]]] = _item(row)
     candidates, notes = _shared_identifiers(items)
     notes = _placeholders(rows) + notes
-    index = ann.load(store)[0] or ann.AnnIndex.of(keys, vectors)
+    index = vector_index.load(store)[0] or vector_index.VectorIndex.of(keys, vectors)
     for start in range(0, len(keys), 1024):
         block = vectors[start : start + 1024]
         for i, near in enumerate(index.search(block, neighbours + 1), start):

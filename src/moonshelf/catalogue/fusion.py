@@ -30,8 +30,8 @@ from moonshelf.product import Product
 
 if TYPE_CHECKING:
     from moonshelf.catalogue.manifest import Encoder
-    from moonshelf.catalogue.nearest import AnnIndex
     from moonshelf.catalogue.store import Store
+    from moonshelf.catalogue.vector_index import VectorIndex
 
 DEPTH = 100  # entries of each list that take part in the fusion
 SAFE = 0.2  # weight of the vectors where nothing was measured
@@ -90,11 +90,11 @@ def fuse(
 ) -> list[tuple[int, float]]:
     """(key, score) of all keys of two ranked lists, best first; ties in order of the vectors, then of key.
 
-    Keys that the query has `named`, by an identifier, come before all others.
+    Keys that the query has `named`, by an identifier, come before all others, in the lists or not.
     """
     known = set(named)
     best = max((score for key, score in by_text if key not in known), default=0.0)
-    words = {key: 1.0 if key in known else score / best for key, score in by_text if key in known or best > 0}
+    words = {key: score / best for key, score in by_text if best > 0} | dict.fromkeys(named, 1.0)
     last = by_vector[min(len(by_vector), DEPTH) - 1][1] if by_vector else 0.0
     span = by_vector[0][1] - last if by_vector else 0.0
     vectors = {key: max(0.0, (score - last) / span) if span > 0 else 1.0 for key, score in by_vector}
@@ -106,12 +106,10 @@ def fuse(
     return sorted(scores.items(), key=lambda hit: (-hit[1], places.get(hit[0], len(places)), hit[0]))
 
 
-def measure(
-    store: Store, index: AnnIndex, keys: np.ndarray, load: Callable[[], Encoder], seed: int = 0
-) -> Fusion:
-    """The weight for a catalogue of these keys (n,), by queries drawn from its titles; SAFE, with the reason,
-    where there are too few. `load` gives the model, for vectors of queries: those stored are of products."""
-    rng = np.random.default_rng(seed)
+def measure(store: Store, index: VectorIndex, load: Callable[[], Encoder]) -> Fusion:
+    """The weight for a catalogue, by queries drawn from its titles; SAFE, with the reason, where there are
+    too few. `load` gives the model, for vectors of queries: those stored are of products."""
+    rng, keys = np.random.default_rng(0), index.keys
     if len(keys) < MIN_ROWS:
         return Fusion(SAFE, f"not measured, as there are fewer than {MIN_ROWS} products")
     drawn = rng.choice(keys, min(_DRAWN, len(keys)), replace=False).tolist()

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from moonshelf.catalogue import ann, conflicts
+from moonshelf.catalogue import conflicts, vector_index
 from moonshelf.catalogue.conflicts import Conflict
 from moonshelf.catalogue.filters import FIELDS as FILTER_FIELDS
 from moonshelf.catalogue.filters import Condition
@@ -109,7 +109,7 @@ def dashboard(store: Store) -> Overview:
         fingerprint=manifest.fingerprint,
         reason=manifest.reason,
         store_version=version,
-        index=ann.read_info(store.folder),
+        index=vector_index.read_info(store.folder) or None,
         coverage=[("picture", pictured), *sorted(filled.items(), key=lambda item: (-item[1], item[0]))],
         categories=_category_counts(table["category"])[:BEST],
         weights=(means[0], means[1], means[2]) if rows else None,

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moonshelf.catalogue import ann, fusion
+from moonshelf.catalogue import fusion, vector_index
 from moonshelf.catalogue.filters import Condition
 from moonshelf.catalogue.fusion import DEPTH, PICTURED, SAFE, Fusion, fuse
 from moonshelf.catalogue.manifest import NAME as MANIFEST_NAME
 from moonshelf.catalogue.manifest import Encoder, Manifest
-from moonshelf.catalogue.nearest import AnnIndex, Passing
 from moonshelf.catalogue.rows import codes_in
 from moonshelf.catalogue.store import WRITTEN_WEIGHT, Store, key_of
+from moonshelf.catalogue.vector_index import IndexInfo, Passing, VectorIndex
 from moonshelf.errors import UserError
 from moonshelf.product import ImageRef, Product
 from moonshelf.prompts import clean_text
@@ -34,7 +34,6 @@ from moonshelf.prompts import clean_text
 if TYPE_CHECKING:
     from moonshelf.catalogue.duplicates import DuplicateReport
     from moonshelf.catalogue.run import EmbedReport
-    from moonshelf.catalogue.tuning import Tuning
 
 MODES = ("hybrid", "vector", "text")
 MAX_K = 1_000
@@ -45,7 +44,7 @@ SHOWN = ("id", "title", "brand", "price", "currency", "category", "group_id", "l
 
 @dataclass
 class Hit:
-    """One result. `score` orders the list: fused score, cosine or BM25, by the result's mode."""
+    """One result. `score` orders the list: the cosine in mode vector, else what `fusion.fuse` gives."""
 
     id: str
     score: float
@@ -74,7 +73,7 @@ class _Filter:
 
     version: int
     keys: np.ndarray
-    index: AnnIndex | None = None
+    index: VectorIndex | None = None
     passing: Passing | None = None
 
 
@@ -90,7 +89,7 @@ class Catalogue:
         self._given = model
         self._model: Encoder | None = None
         self._store: Store | None = None
-        self._ann: tuple[tuple[float, int], AnnIndex | None, str] | None = None
+        self._loaded: tuple[tuple[float, int], VectorIndex | None, str] | None = None
         self._fusion: tuple[float, Fusion | None] = (-1.0, None)
         self._loading = threading.Lock()
         self._filters: OrderedDict[Condition, _Filter] = OrderedDict()
@@ -158,25 +157,20 @@ class Catalogue:
         self._store = Store.open(self.folder)
         return report
 
-    def index(
-        self, tuning: Tuning | None = None, *, forget: bool = False, vector_weight: float | None = None
-    ) -> ann.IndexInfo:
-        """Build the vector and full-text indexes anew: by measurement with `tuning`, else as chosen by an
-        earlier one unless that is to be forgotten. What vectors weigh in search is `vector_weight` (0 to 1),
-        or what was set earlier, or measured (`fusion.measure`)."""
+    def index(self, *, forget: bool = False, vector_weight: float | None = None) -> IndexInfo:
+        """Build the vector and full-text indexes anew. What vectors weigh in search is `vector_weight` (0 to
+        1), or what was set earlier unless that is to be forgotten, or measured (`fusion.measure`)."""
         _check_weight(vector_weight)
 
-        def weigh(store: Store, index: AnnIndex, keys: np.ndarray) -> dict[str, Any]:
+        def weigh(store: Store, index: VectorIndex) -> dict[str, Any]:
             if vector_weight is not None:
                 return Fusion(vector_weight, fusion.SET).as_dict()
-            earlier = None if forget else Fusion.read(ann.read_info(self.folder))
+            earlier = None if forget else Fusion.read(vector_index.read_info(self.folder))
             if earlier is not None and earlier.why == fusion.SET:
                 return earlier.as_dict()
-            return fusion.measure(store, index, keys, lambda: self.model).as_dict()
+            return fusion.measure(store, index, lambda: self.model).as_dict()
 
-        return ann.build(
-            self.folder, choose=tuning.choose if tuning is not None else None, forget=forget, weigh=weigh
-        )
+        return vector_index.build(self.folder, weigh=weigh)
 
     def duplicates(self, **options: Any) -> DuplicateReport:
         """Pairs and groups that may be one product; see `duplicates.find`."""
@@ -245,7 +239,7 @@ class Catalogue:
                 notes.append(f"no full-text index yet: run `moonshelf index {self.folder}`")
             elif not found and not by_code:
                 notes.append("no product has a word of the query")
-            by_text = _first(by_code, found or [])
+            by_text = found or []
         by_vector: list[tuple[int, float]] = []
         if mode != "text":
             if vector is None:
@@ -256,16 +250,15 @@ class Catalogue:
             if like is not None:
                 by_vector = [hit for hit in by_vector if hit[0] != key_of(like)]
             by_vector = by_vector[:depth]
-        used = mode if mode != "hybrid" else "hybrid" if words and by_text else "vector"
-        if used == "hybrid":
-            if vector_weight is None:
-                vector_weight, note = self._vector_weight()
-                notes += [note] if note else []
-                if query is not None and query.images:
-                    vector_weight = max(vector_weight, PICTURED)
-            best = fuse(by_vector, by_text, vector_weight, [key for key, _ in by_code])
-        else:
-            best = by_vector if used == "vector" else by_text
+        used = mode if mode != "hybrid" else "hybrid" if by_text or by_code else "vector"
+        if used == "hybrid" and vector_weight is None:
+            vector_weight, note = self._vector_weight()
+            notes += [note] if note else []
+            if query is not None and query.images:
+                vector_weight = max(vector_weight, PICTURED)
+        weight = (vector_weight or 0.0) if used == "hybrid" else 0.0
+        named = [key for key, _ in by_code]
+        best = by_vector if used == "vector" else fuse(by_vector, by_text, weight, named)
         hits = self._hits(best[:k], by_vector, by_text, by_code, columns)
         return SearchResult(hits, used, notes)
 
@@ -319,14 +312,14 @@ class Catalogue:
                 self._filters.popitem(last=False)
         return found
 
-    def _index(self) -> tuple[AnnIndex | None, str]:
+    def _index(self) -> tuple[VectorIndex | None, str]:
         """The loaded index, loaded again when it or the store has changed."""
         with self._loading:  # readers in other threads wait for one loading instead of each doing it
             path = self.folder / "index" / "index.json"
             state = (path.stat().st_mtime if path.exists() else 0.0, self.store.version)
-            if self._ann is None or self._ann[0] != state:
-                self._ann = (state, *ann.load(self.store))
-            return self._ann[1], self._ann[2]
+            if self._loaded is None or self._loaded[0] != state:
+                self._loaded = (state, *vector_index.load(self.store))
+            return self._loaded[1], self._loaded[2]
 
     def moved(
         self,
@@ -340,24 +333,24 @@ class Catalogue:
         with new (dim,) vectors, and ids that are gone. Spares the loaded index the look at the whole store.
         """
         with self._loading:
-            (modified, version), index, note = self._ann or ((0.0, -1), None, "")
+            (modified, version), index, note = self._loaded or ((0.0, -1), None, "")
             if index is None or version != before:
                 return  # whoever asks next loads it
             keys, gone = (np.array([key_of(id) for id in ids], np.int64) for ids in (added, removed))
             rows = np.array(vectors, np.float32).reshape(len(keys), self.store.manifest.dim)
-            self._ann = ((modified, after), index.catch_up(keys, rows, gone), note)
+            self._loaded = ((modified, after), index.catch_up(keys, rows, gone), note)
 
     def index_state(self) -> tuple[dict[str, Any] | None, str]:
         """What `index/index.json` says, None without an index, and why the index is not used, or ""."""
         note = self._index()[1]
-        return ann.read_info(self.folder), note
+        return vector_index.read_info(self.folder), note
 
     def _vector_weight(self) -> tuple[float, str]:
         """What the index says, or the default and a note where it says nothing."""
         path = self.folder / "index" / "index.json"
         modified = path.stat().st_mtime if path.exists() else 0.0
         if self._fusion[0] != modified:
-            self._fusion = (modified, Fusion.read(ann.read_info(self.folder)))
+            self._fusion = (modified, Fusion.read(vector_index.read_info(self.folder)))
         found = self._fusion[1]
         if found is not None or not modified:  # without an index a note has said what to do
             return found.weight if found is not None else SAFE, ""
@@ -391,14 +384,6 @@ class Catalogue:
 def _check_weight(weight: float | None) -> None:
     if weight is not None and not 0 <= weight <= 1:
         raise UserError(f"the weight of the vectors must lie between 0 and 1, not {weight:g}.")
-
-
-def _first(by_code: list[tuple[int, float]], by_text: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """One list of scores in which an identifier weighs more than all words."""
-    scores = dict(by_text)
-    most = max(scores.values(), default=0.0)
-    scores |= {key: scores.get(key, 0.0) + most + score for key, score in by_code}
-    return sorted(scores.items(), key=lambda hit: (-hit[1], hit[0]))
 
 
 def make_query(text: str | None, image: str | Path | None) -> Product | None:

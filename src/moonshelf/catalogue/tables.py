@@ -3,11 +3,10 @@ dropped and nothing in it is read as markup."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from moonshelf.prompts import END_THINK, THINK, clean_text
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from moonshelf.catalogue.duplicates import DuplicateReport, Pair
     from moonshelf.catalogue.run import EmbedReport
     from moonshelf.catalogue.search import SearchResult
-    from moonshelf.catalogue.tuning import Tuning
 
 _ID_CELLS, _PRICE_CELLS, _LEAST_TITLE = 24, 12, 12  # widths of columns; longer ids push their own line
 _HEADINGS = {
@@ -106,41 +104,6 @@ def show_hits(result: SearchResult, console: Console, details: bool = False) -> 
 def printable(text: str) -> str:
     """A text letter for letter, but for what would move a terminal's cursor or turn its direction."""
     return "".join(c if c.isprintable() else "?" for c in text)
-
-
-def show_tuning(tuning: Tuning, chosen: dict[str, Any], console: Console) -> None:
-    """What was measured, the least memory first; the chosen index is marked."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    table.add_column("index", no_wrap=True)
-    columns = (
-        f"recall@{tuning.k}",
-        "½ pass",
-        "⅒ pass",
-        "p50 ms",
-        "p95 ms",
-        "memory MB",
-        "disk MB",
-        "built s",
-    )
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
-    for trial in sorted(tuning.trials, key=lambda one: (one.memory_bytes, one.p50_ms)):
-        table.add_row(
-            "→" if trial.spec.as_dict() == chosen else "",
-            trial.spec.label(),
-            *(f"{value:.3f}" for value in trial.recalls.values()),
-            f"{trial.p50_ms:.2f}",
-            f"{trial.p95_ms:.2f}",
-            f"{trial.memory_bytes / 1e6:,.1f}",
-            f"{trial.disk_bytes / 1e6:,.1f}",
-            f"{trial.build_s:.1f}",
-        )
-    console.print(table)
-    note = "Queries were rows of the catalogue itself, each left out of its own answer."
-    if tuning.note:
-        note = f"{note} {tuning.note[0].upper()}{tuning.note[1:]}."
-    console.print(Text(note), style="dim", soft_wrap=True)
 
 
 def show_duplicates(report: DuplicateReport, console: Console, limit: int = 20) -> None:

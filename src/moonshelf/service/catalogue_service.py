@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, cast
 from cachetools import LRUCache, TTLCache
 
 from moonshelf import images
-from moonshelf.catalogue import ann, upsert
+from moonshelf.catalogue import upsert, vector_index
 from moonshelf.catalogue.filters import Condition
 from moonshelf.catalogue.manifest import Encoder
 from moonshelf.catalogue.search import Catalogue, SearchResult, saved_model
@@ -138,7 +138,7 @@ class CatalogueService:
             self.fetching = Fetching(settings.remote_hosts, self.pools)
         if not (settings.folder / "index" / "index.json").exists() and len(self.catalogue):
             with suppress(UserError):  # another writes, or we may not: the store is searched exactly
-                ann.build(settings.folder)
+                vector_index.build(settings.folder)
         kinds: dict[str, Kind] = {
             reason: Kind(self._runner(reason), settings.batch_tokens, HANDICAP[reason]) for reason in REASONS
         }

@@ -10,9 +10,10 @@ from fake_model import FakeModel, product
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moonshelf.catalogue import Catalogue, ann
+from moonshelf.catalogue import Catalogue
 from moonshelf.catalogue.store import key_of
 from moonshelf.catalogue.upsert import Writer, draft, finished
+from moonshelf.catalogue.vector_index import FLAT_ROWS, VectorIndex, build, load
 
 DIM = 16
 Hits = list[list[tuple[int, float]]]
@@ -44,7 +45,7 @@ def test_catching_up_equals_building_anew(kind, n, steps, seed):
     rng = np.random.default_rng(seed)
     rows = dict(enumerate(unit(rng, n)))
     keys = {number: key_of(f"p{number}") for number in range(41)}
-    index = ann.AnnIndex.of(
+    index = VectorIndex.of(
         np.array([keys[i] for i in rows]), np.array(list(rows.values())), 100 if kind == "flat" else 0
     )
     assert index.kind == kind
@@ -64,7 +65,7 @@ def test_catching_up_equals_building_anew(kind, n, steps, seed):
         for i in removed:
             rows.pop(i, None)
         held = np.array([keys[i] for i in rows], np.int64)
-        fresh = ann.AnnIndex.of(held, np.array(list(rows.values()), np.float32).reshape(-1, DIM))
+        fresh = VectorIndex.of(held, np.array(list(rows.values()), np.float32).reshape(-1, DIM))
         assert len(index) == len(fresh) == len(rows)
         for k in (1, 7, 100):
             same(index.search(queries, k), fresh.search(queries, k))
@@ -73,12 +74,12 @@ def test_catching_up_equals_building_anew(kind, n, steps, seed):
             same(index.search(queries, 10, allowed), fresh.search(queries, 10, allowed))
 
 
-@pytest.mark.parametrize("flat_rows", [ann.FLAT_ROWS, 0])
+@pytest.mark.parametrize("flat_rows", [FLAT_ROWS, 0])
 def test_a_loaded_index_catches_up_with_the_store(tmp_path: Path, flat_rows):
     model, rng = FakeModel(), np.random.default_rng(1)
     shelf = Catalogue.create(tmp_path / "shelf", model)
     shelf.embed([product(i) for i in range(40)])
-    info = ann.build(shelf.folder, flat_rows=flat_rows)
+    info = build(shelf.folder, flat_rows=flat_rows)
     assert info.kind == ("flat" if flat_rows else "hnsw")
     writer = Writer(shelf.store)
     for step in range(3):
@@ -90,10 +91,10 @@ def test_a_loaded_index_catches_up_with_the_store(tmp_path: Path, flat_rows):
                 vector = model.encode([found.product]).vectors[0]
                 writer.commit([finished(found, vector, (1, 0, 0), "", True, 0)])
         writer.commit(removed=[f"p{i}" for i in rng.integers(0, 50, 3)])
-        index, note = ann.load(shelf.store)
+        index, note = load(shelf.store)
         assert index is not None and index.kind == info.kind and len(index) == len(shelf.store)
         keys, vectors = shelf.store.vectors()
-        fresh = ann.AnnIndex.of(keys, vectors)
+        fresh = VectorIndex.of(keys, vectors)
         queries = vectors[rng.integers(0, len(vectors), 6)]
         for found_row, expected in zip(index.search(queries, 60), fresh.search(queries, 60), strict=True):
             assert {key for key, _ in found_row} == set(keys.tolist())
@@ -101,8 +102,8 @@ def test_a_loaded_index_catches_up_with_the_store(tmp_path: Path, flat_rows):
             best = dict(found_row)
             assert all(best[key] == pytest.approx(score, abs=1e-5) for key, score in expected)
         assert bool(note) == (index.changes > 8) and (not note or "moonshelf index" in note)
-    ann.build(shelf.folder, flat_rows=flat_rows)
-    index, note = ann.load(shelf.store)
+    build(shelf.folder, flat_rows=flat_rows)
+    index, note = load(shelf.store)
     assert index is not None and (index.changes, note) == (0, "")
 
 
@@ -124,13 +125,13 @@ def test_what_was_removed_does_not_crowd_out_the_rest_of_a_graph():
     rng = np.random.default_rng(0)
     vectors = unit(rng, 4000)
     keys = rng.permutation(4000).astype(np.int64) * 10**12
-    graph = ann.AnnIndex.of(keys, vectors, flat_rows=0)
+    graph = VectorIndex.of(keys, vectors, flat_rows=0)
     queries = vectors[:5]
     for near in (20, 300, 3900):
         gone = np.unique(np.argsort(-(queries @ vectors.T), axis=1)[:, :near])
         rest = np.setdiff1d(np.arange(4000), gone)
         later = graph.catch_up(keys[:0], vectors[:0], keys[gone])
-        exact = ann.AnnIndex.of(keys[rest], vectors[rest])
+        exact = VectorIndex.of(keys[rest], vectors[rest])
         assert len(later) == len(rest)
         for index, allowed in ((later, None), (graph, keys[rest]), (later, keys[: len(keys) // 2])):
             found, expected = index.search(queries, 50, allowed), exact.search(queries, 50, allowed)
