@@ -1,8 +1,8 @@
 """Exact search of the benchmark in blocks, against FAISS IndexFlatIP on the same vectors.
 
-    python benchmarks/exact_search.py [--queries 2000] [--gallery 10000] [--dim 256] [--repeats 11]
+    python benchmarks/exact_search.py [--queries 2000] [--corpus 10000] [--dim 256] [--repeats 11]
 
-search  the first k of a random gallery of unit vectors, by both; the same items must be found.
+search  the first k of a random corpus of unit vectors, by both; the same items must be found.
 places  the same, and ours also places one relevant item a query, ties and all, which FAISS does not do.
 memory  peak of what ours allocates, beside the size of all scores in float32.
 
@@ -40,15 +40,15 @@ def unit(rng: np.random.Generator, rows: int, dim: int) -> np.ndarray:
 
 def measure(part: str, options: argparse.Namespace) -> dict[str, Any]:
     rng = np.random.default_rng(0)
-    gallery = unit(rng, options.gallery, options.dim)
+    corpus = unit(rng, options.corpus, options.dim)
     queries = unit(rng, options.queries, options.dim)
     index = faiss.IndexFlatIP(options.dim)
-    index.add(gallery)
+    index.add(corpus)
     rows = np.arange(options.queries if part == "places" else 0)
-    columns = rng.integers(0, options.gallery, len(rows))
+    columns = rng.integers(0, options.corpus, len(rows))
 
     def ours() -> exact.Found:
-        return exact.search(queries, gallery, rows, columns, options.k)
+        return exact.search(queries, corpus, rows, columns, options.k)
 
     def theirs() -> tuple[np.ndarray, np.ndarray]:
         return index.search(queries, options.k)
@@ -67,7 +67,7 @@ def measure(part: str, options: argparse.Namespace) -> dict[str, Any]:
     return {
         **paired(ours, theirs, options.repeats, CLOCKS[options.clock]),
         "same_items": same, "score_difference": far, "peak_mib": peak / 2**20,
-        "all_scores_mib": 4 * options.queries * options.gallery / 2**20,
+        "all_scores_mib": 4 * options.queries * options.corpus / 2**20,
     }  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def show(results: dict[str, Any], options: argparse.Namespace, console: Console)
             )  # fmt: skip
     console.print(table)
     console.print(
-        f"{options.queries:,} queries, {options.gallery:,} of {options.dim} numbers, first {options.k}; "
+        f"{options.queries:,} queries, {options.corpus:,} of {options.dim} numbers, first {options.k}; "
         f"{options.threads or os.environ.get('OMP_NUM_THREADS') or 'all'} threads",
         highlight=False,
     )
@@ -95,7 +95,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--queries", type=int, default=2000)
-    parser.add_argument("--gallery", type=int, default=10_000)
+    parser.add_argument("--corpus", type=int, default=10_000)
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=11)

@@ -16,7 +16,7 @@ from moonshelf import cli
 from moonshelf.catalogue import Catalogue
 from moonshelf.demo import run_demo
 from moonshelf.errors import UserError
-from moonshelf.evaluation.encoders.baselines import Moon
+from moonshelf.evaluation.encoders.baselines import MoonshelfEncoder
 from moonshelf.model import files
 from moonshelf.model.modeling import MoonModel
 from moonshelf.prompts import PromptSpec
@@ -97,7 +97,7 @@ def test_the_page_shows_the_figures_of_the_record(first):
             assert f"{100 * result['value']:.0f} %" in page
     shown = re.search(r"(\S+ %) \[.+Words: the first of 16 results is exactly right", text)
     words = next(r for r in record["results"] if (r["task"], r["metric"]) == ("text → product", "R@1"))
-    assert shown and words["gallery"] == PRODUCTS and words["chance"] > 0
+    assert shown and words["corpus"] == PRODUCTS and words["chance"] > 0
 
 
 def test_the_catalogue_can_be_searched_afterwards(first, model):
@@ -111,9 +111,11 @@ def test_the_catalogue_can_be_searched_afterwards(first, model):
 def test_a_second_run_reads_nothing_anew(first, model, monkeypatch):
     out, _ = first
     asked: list[int] = []
-    encode = Moon.encode
+    encode = MoonshelfEncoder.encode
     monkeypatch.setattr(
-        Moon, "encode", lambda self, products: asked.append(len(products)) or encode(self, products)
+        MoonshelfEncoder,
+        "encode",
+        lambda self, products: asked.append(len(products)) or encode(self, products),
     )
     before = (out / "shop" / "truth.jsonl").stat().st_mtime_ns
     text = again(out, model)
@@ -150,7 +152,7 @@ def test_what_it_refuses(model, tmp_path, monkeypatch):
 
 
 def test_reported_vectors_are_those_of_the_catalogue(first, model):
-    from moonshelf.evaluation.report.showcase import OnShelf
+    from moonshelf.evaluation.report.showcase import CachedEncoder
     from moonshelf.feeds import read_feed
 
     out, _ = first
@@ -160,8 +162,8 @@ def test_reported_vectors_are_those_of_the_catalogue(first, model):
     ).to_pylist()}  # fmt: skip
     loaded = MoonModel.from_pretrained(model)
     bare = products[1].model_copy(update={"title": "", "images": products[1].images[:1]})
-    found = OnShelf(loaded, "on", products, rows).encode([bare, products[0]])
-    fresh = Moon(loaded, "on").encode([bare, products[0]])
+    found = CachedEncoder(loaded, "on", products, rows).encode([bare, products[0]])
+    fresh = MoonshelfEncoder(loaded, "on").encode([bare, products[0]])
     assert found.rationales == fresh.rationales and found.valid.tolist() == fresh.valid.tolist()
     assert abs(found.vectors - fresh.vectors).max() < 1e-4
     assert found.vectors[1].tolist() == rows[products[0].id]["vector"]

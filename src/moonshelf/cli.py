@@ -71,7 +71,7 @@ def demo(
 @app.command()
 def evaluate(
     model: Annotated[
-        str | None, typer.Argument(help="Folder of a model, or 'starter'; none scores peers alone.")
+        str | None, typer.Argument(help="Folder of a model, or 'starter'; none scores baselines alone.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the validation data sets.")] = None,
     suite: Annotated[
@@ -83,7 +83,7 @@ def evaluate(
     ] = "",
     against: Annotated[
         str,
-        typer.Option(help="Peers: tfidf,bm25,minilm,efficientnet,concat,two-tower,st:… and others."),
+        typer.Option(help="Baselines: tfidf,bm25,minilm,efficientnet,concat,two-tower,st:… and others."),
     ] = "",
     reason: Annotated[str, typer.Option(help="Modes to score: off,on,auto.")] = "off,on",
     baseline: Annotated[
@@ -105,7 +105,7 @@ def evaluate(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every figure to a file.")] = None,
 ) -> None:
-    """Score a model, and peers beside it, on retrieval, categories, attributes and matching."""
+    """Score a model, and baselines beside it, on retrieval, categories, attributes and matching."""
     import json
 
     from rich.console import Console
@@ -118,7 +118,7 @@ def evaluate(
         from moonshelf import MoonModel
 
         loaded = MoonModel.from_pretrained(model)
-    peers, modes, chosen = (
+    others, modes, chosen = (
         [x.strip() for x in given.split(",") if x.strip()] for given in (against, reason, tasks)
     )
     with Console(stderr=True).status("evaluate") as status:
@@ -127,7 +127,7 @@ def evaluate(
             record.save(report, recompute)
         else:
             report = runner.evaluate(
-                loaded, suite=suite, tasks=chosen, data=data, against=peers, reason=modes, baseline=baseline,
+                loaded, suite=suite, tasks=chosen, data=data, against=others, reason=modes, baseline=baseline,
                 limit=limit, fit_rows=fit_rows, download=download, cache=cache, out=out, curves=curves,
                 batch_tokens=batch_tokens, say=status.update,
             )  # fmt: skip

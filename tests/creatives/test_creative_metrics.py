@@ -100,15 +100,15 @@ def test_places_and_orders_counted_by_hand():
     assert found["accuracy"] == 0.75
     assert found["winner first"] == 0.75  # first column for A; for B the order in which A is second
     assert found["winner second"] == 0.5
-    assert found["both orders"] == 0.5 and found["flip rate"] == 0.25
+    assert found["position swap"] == 0.5 and found["flip rate"] == 0.25
     # verdicts for the place shown first: A first: A A B A -> 3; A second: A B B A -> A is second twice -> 2
-    assert found["lean to first"] == 5 / 8
+    assert found["position bias"] == 5 / 8
 
 
 def test_a_judge_that_always_takes_one_place_shows_as_such():
     found = values(cases([0.9, 0.1] * 20, [0.5] * 40, [0.0] * 40, [1.0] * 40))
     assert (found["winner first"], found["winner second"], found["accuracy"]) == (0.0, 1.0, 0.5)
-    assert (found["flip rate"], found["lean to first"], found["both orders"]) == (1.0, 0.0, 0.0)
+    assert (found["flip rate"], found["position bias"], found["position swap"]) == (1.0, 0.0, 0.0)
 
 
 def test_abstentions_are_counted_both_ways():
@@ -142,7 +142,7 @@ def test_means_are_those_of_a_plain_loop(found):
         row = {"coverage": float(kept)}
         row["flip rate"] = float({side(first), side(second)} == {"A", "B"})
         row["order gap"] = abs(first - second)
-        row["lean to first"] = np.mean([{"A": 1, "B": 0, None: 0.5}[side(x)] for x in (first, 1 - second)])
+        row["position bias"] = np.mean([{"A": 1, "B": 0, None: 0.5}[side(x)] for x in (first, 1 - second)])
         said = min(max(p, 1e-6), 1 - 1e-6)
         row["log loss"] = -q * math.log(said) - (1 - q) * math.log(1 - said)
         row["Brier"] = q * (1 - p) ** 2 + (1 - q) * p**2
@@ -151,7 +151,7 @@ def test_means_are_those_of_a_plain_loop(found):
             right = [{winner: 1.0, None: 0.5}.get(side(x), 0.0) for x in (p, first, second)]
             row["accuracy"] = right[0]
             row["winner first"], row["winner second"] = right[1:] if winner == "A" else right[:0:-1]
-            row["both orders"] = float(right[1:] == [1, 1])
+            row["position swap"] = float(right[1:] == [1, 1])
             row["abstention as miss"] = right[0] * kept
             if kept:
                 row["accuracy of verdicts"] = right[0]

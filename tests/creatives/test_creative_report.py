@@ -23,7 +23,7 @@ from creative_fakes import (
 from html_reader import Reader
 
 from moonshelf import images
-from moonshelf.creatives.evaluation import cards as creative_gallery
+from moonshelf.creatives.evaluation import cards as cards
 from moonshelf.creatives.evaluation import charts
 from moonshelf.creatives.evaluation.evaluate import evaluate
 from moonshelf.creatives.evaluation.figures import ALL
@@ -135,7 +135,7 @@ def test_pictures_are_made_again_and_small(html):
         head, data = uri.split(",")
         assert head == "data:image/jpeg;base64"
         picture = base64.b64decode(data)
-        assert picture not in originals and max(images.decode(picture).size) <= creative_gallery.SIDE
+        assert picture not in originals and max(images.decode(picture).size) <= cards.SIDE
 
 
 def test_no_metadata_of_a_picture_reaches_a_page():
@@ -144,17 +144,17 @@ def test_no_metadata_of_a_picture_reaches_a_page():
     exif = Image.Exif()
     exif[0x010E] = "where the photo was taken"
     data = jpeg(1, size=600, exif=exif, comment=b"a secret")
-    made = creative_gallery.small(creative("x").image.model_copy(update={"data": data}))
+    made = cards.small(creative("x").image.model_copy(update={"data": data}))
     assert b"secret" in data and b"secret" not in made and b"taken" not in made
-    assert max(images.decode(made).size) == creative_gallery.SIDE
-    assert creative_gallery.small(creative("x").image.model_copy(update={"data": b"no"})) == b""
+    assert max(images.decode(made).size) == cards.SIDE
+    assert cards.small(creative("x").image.model_copy(update={"data": b"no"})) == b""
 
 
 def test_mistakes_come_first_then_the_rest(run):
     page = (run[0] / "report.html").read_text(encoding="utf-8")
     order = re.findall(r'class="outcome ([\w-]+)"', page)
     # words on a picture that read like an attack put it in quarantine
-    assert order == ["wrong"] * 3 + ["abstained"] + ["right"] * creative_gallery.RIGHT
+    assert order == ["wrong"] * 3 + ["abstained"] + ["right"] * cards.RIGHT
 
 
 def test_the_page_says_the_figures_of_the_run(run):
@@ -208,7 +208,7 @@ def test_the_demo_shows_every_creative_in_its_place(demo):
 def test_a_duel_shows_the_first_of_the_order_as_a(demo):
     _, campaigns, rankings = demo
     for one, ranking in zip(campaigns, rankings, strict=True):
-        found = creative_gallery.ranked(one, ranking, lambda creative: "")
+        found = cards.ranked(one, ranking, lambda creative: "")
         assert found.duel.a.picked and not found.duel.b.picked and found.duel.a.winner
         assert found.duel.verdict.startswith("A is better")
         spoken = {reason.answer for reason in found.duel.reasons}
@@ -218,18 +218,18 @@ def test_a_duel_shows_the_first_of_the_order_as_a(demo):
 def test_turning_a_judgement_round_twice_gives_it_back():
     one = judgement("x", 0.75, p_first=0.875, p_second=0.625, assessment=assessment(text="A>B", verdict="A"),
                     mirrored=assessment(text="A<B"))  # fmt: skip
-    there = creative_gallery.turned(one)
+    there = cards.turned(one)
     assert (there.p, there.p_first, there.p_second, there.verdict) == (0.25, 0.375, 0.125, "B")
     assert there.assessment["text"].answer == "A>B" and there.mirrored.verdict == "B"
-    assert creative_gallery.turned(there) == one
+    assert cards.turned(there) == one
 
 
 def test_outcomes_of_verdicts():
     sure, unsure = judgement("x", 0.9), judgement("x", 0.52, abstained="too close to call")
-    assert creative_gallery.outcome(sure, 0.99) == "right" and creative_gallery.outcome(sure, 0.01) == "wrong"
-    assert creative_gallery.outcome(unsure, 0.99) == "abstained"
-    assert creative_gallery.outcome(sure, 0.5) == creative_gallery.outcome(sure, None) == "no winner"
-    made = creative_gallery.card(pair(0), sure, None, lambda creative: "")
+    assert cards.outcome(sure, 0.99) == "right" and cards.outcome(sure, 0.01) == "wrong"
+    assert cards.outcome(unsure, 0.99) == "abstained"
+    assert cards.outcome(sure, 0.5) == cards.outcome(sure, None) == "no winner"
+    made = cards.card(pair(0), sure, None, lambda creative: "")
     assert made.truth == "Nothing is known of its clicks" and not made.a.winner
 
 
@@ -239,7 +239,7 @@ def test_a_record_cannot_name_pictures_outside_its_folder(tmp_path):
     one = creative("x")
     for path in ("pictures/../secret.jpg", str(tmp_path / "secret.jpg"), "../secret.jpg"):
         named = one.model_copy(update={"image": one.image.model_copy(update={"data": None, "path": path})})
-        assert creative_gallery.from_folder(tmp_path)(named) == ""
+        assert cards.from_folder(tmp_path)(named) == ""
 
 
 def test_figures_as_the_page_writes_them():

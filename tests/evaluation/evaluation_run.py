@@ -1,4 +1,4 @@
-"""A small run for the report's tests: a model in two modes, a peer, two data sets, hostile text."""
+"""A small run for the report's tests: a model in two modes, a baseline, two data sets, hostile text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from moonshelf.product import Product
 XSS = "<script>alert(1)</script>\"'><img src=https://evil.example/x onerror=alert(2)> {{ 7 * 7 }}"
 BIDI = "left\u202eright\u2066end"
 FORMULA = "=HYPERLINK(1)|`x` *b* [l](http://evil.example) @you www.evil.example"
-DIRECT, REASONED, PEER = "m direct", "m reasoned", "peer <b>&"
+DIRECT, REASONED, OTHER = "m direct", "m reasoned", "baseline <b>&"
 COLOURS = ("red", "blue", "green")
 N = 36
 
@@ -56,25 +56,25 @@ def encoders() -> list[FakeEncoder]:
     return [
         FakeEncoder(vector(3.0), DIRECT, "d"),
         FakeEncoder(vector(1.3), REASONED, "r", writes=True, rationale=rationale),
-        FakeEncoder(vector(30.0), PEER, "p", reads=IMAGE),
+        FakeEncoder(vector(30.0), OTHER, "p", reads=IMAGE),
     ]
 
 
 def tasks() -> list[Retrieval | Labelling | Matching]:
-    gallery = products()
-    queries = [Product(id=f"{p.id}?", title=p.title) for p in gallery]
-    keys, ids = [p.id for p in gallery], [q.id for q in queries]
+    corpus = products()
+    queries = [Product(id=f"{p.id}?", title=p.title) for p in corpus]
+    keys, ids = [p.id for p in corpus], [q.id for q in queries]
     wanted = [{key: 1.0} for key in keys]
     truth = [COLOURS[i % 3] for i in range(N)]
     groups = [f"g{i // 2}" for i in range(N)]
     pairs = [(i, (i + step) % N) for i in range(N) for step in (1, 5)]
     return [
-        Retrieval(f"toy {XSS}", "photo → product", "image", queries, gallery, keys, wanted, ids, BOTH, BOTH,
+        Retrieval(f"toy {XSS}", "photo → product", "image", queries, corpus, keys, wanted, ids, BOTH, BOTH,
                   ("R@1", "nDCG@10")),
-        Labelling("toy two", "colour", "image + text", gallery, truth, COLOURS, groups, BOTH, "colour"),
-        Labelling("toy two", "words", "text", gallery, truth, COLOURS, groups, TEXT, "colour",
+        Labelling("toy two", "colour", "image + text", corpus, truth, COLOURS, groups, BOTH, "colour"),
+        Labelling("toy two", "words", "text", corpus, truth, COLOURS, groups, TEXT, "colour",
                   metrics=("accuracy",)),
-        Matching("toy two", "same product", "image", gallery, pairs, [a // 3 == b // 3 for a, b in pairs],
+        Matching("toy two", "product matching", "image", corpus, pairs, [a // 3 == b // 3 for a, b in pairs],
                  [f"g{a // 3}" for a, _ in pairs], BOTH),
     ]  # fmt: skip
 
@@ -114,7 +114,8 @@ def make_run(out: Path) -> Path:
             {"name": DIRECT, "fingerprint": "d", "encoded": 200, "from_cache": 4, "seconds": 1.0},
             {"name": REASONED, "fingerprint": "r", "encoded": 200, "from_cache": 0, "seconds": 8.0,
              "tokens": 4100},
-            {"name": PEER, "fingerprint": "p", "encoded": 0, "from_cache": 9, "seconds": 0.0, "tokens": None},
+            {"name": OTHER, "fingerprint": "p",
+             "encoded": 0, "from_cache": 9, "seconds": 0.0, "tokens": None},
         ],
         "errors": [f"bad {XSS}"],
         "problems": [{"encoder": DIRECT, "row": 3, "field": "images", "reason": XSS, "id": XSS}] * 25,

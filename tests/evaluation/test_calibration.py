@@ -44,7 +44,7 @@ def labelling() -> Labelling:
     truth = ["red" if i < N // 4 else "blue" for i in range(N)]
     return Labelling(
         "toy", "colour", "text", products, truth, LABELS, list(DIRECT), TEXT, "colour",
-        methods=("label similarity",), metrics=("accuracy",),
+        methods=("zero-shot classification",), metrics=("accuracy",),
     )  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def test_only_the_unsure_are_asked_to_reason(encoders):
     np.testing.assert_array_equal(out.vectors[~unsure], direct.encode(products).vectors[~unsure])
 
 
-def test_a_gallery_takes_part(encoders):
+def test_a_corpus_takes_part(encoders):
     direct, reasoned = encoders
     products = [Product(id=id) for id in DIRECT]
     keys = list(DIRECT)

@@ -89,7 +89,7 @@ def test_a_curve_falls_with_size_and_precision_and_its_whole_is_the_plain_result
     assert found[64, "float32"].value == retrieval().run(encoder, direct)[0].value
     assert found[64, "float32"].value >= found[32, "float32"].value > found[8, "float32"].value
     assert found[8, "float32"].value > found[8, "binary"].value
-    assert (found[64, "float32"].bytes, found[64, "float32"].n, found[64, "float32"].gallery) == (256, 60, 60)
+    assert (found[64, "float32"].bytes, found[64, "float32"].n, found[64, "float32"].corpus) == (256, 60, 60)
     assert all(p.low <= p.value <= p.high for p in points)
 
 

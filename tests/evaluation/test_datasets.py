@@ -64,7 +64,7 @@ def test_fashion_tasks_hold_the_truth_and_show_no_answer(data):
     dataset = shared_sets.fashion(data, fit_rows=2)
     to_photo = next(t for t in dataset.tasks if t.name == "title → photo")
     assert isinstance(to_photo, Retrieval)
-    assert to_photo.gallery_keys == ["v1", "v1", "v2", "v3"]
+    assert to_photo.corpus_keys == ["v1", "v1", "v2", "v3"]
     assert to_photo.relevant[1] == {"v1": 1.0}  # any item of the group
     labelled = [t for t in dataset.tasks if isinstance(t, Labelling)]
     colour = {t.view: t for t in labelled if t.name == "colour"}
@@ -142,7 +142,7 @@ def test_the_sample_shop_asks_what_the_shop_knows():
     for task in dataset.tasks:
         if isinstance(task, Retrieval):
             assert all(3.0 in grades.values() for grades in task.relevant)
-            assert len(task.gallery) == 24
+            assert len(task.corpus) == 24
         elif isinstance(task, Labelling):
             assert set(task.truth) == set(task.labels) and len(task.truth) >= 10
 
@@ -150,12 +150,12 @@ def test_the_sample_shop_asks_what_the_shop_knows():
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared validation data sets are not beside the checkout")
 def test_the_real_files_give_the_tasks_that_the_readme_describes():
     grocery = shared_sets.grocery(SHARED)
-    assert {len(t.gallery) for t in grocery.tasks if isinstance(t, Retrieval)} == {81}
+    assert {len(t.corpus) for t in grocery.tasks if isinstance(t, Retrieval)} == {81}
     assert {len(t.queries) for t in grocery.tasks if isinstance(t, Retrieval)} == {296}
     luma = shared_sets.luma(SHARED)
     exact = luma.tasks[0]
-    assert isinstance(exact, Retrieval) and len(exact.gallery) > 400 and len(exact.queries) > 200
-    pictures = [p.images[0].data for p in exact.gallery]
+    assert isinstance(exact, Retrieval) and len(exact.corpus) > 400 and len(exact.queries) > 200
+    pictures = [p.images[0].data for p in exact.corpus]
     assert not {q.images[0].data for q in exact.queries} & set(pictures)  # no query finds itself
     flipkart = shared_sets.flipkart(SHARED, fit_rows=10)
     first = flipkart.tasks[0]

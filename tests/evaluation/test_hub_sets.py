@@ -16,7 +16,7 @@ from PIL import Image
 from moonshelf.errors import UserError
 from moonshelf.evaluation.data import hub
 from moonshelf.evaluation.data import registry as datasets
-from moonshelf.evaluation.encoders.baselines import Moon
+from moonshelf.evaluation.encoders.baselines import MoonshelfEncoder
 from moonshelf.evaluation.tasks import Labelling, Retrieval
 
 ROWS = 6
@@ -42,11 +42,11 @@ def jsonl(path: Path, rows: list[dict[str, object]]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def tables(folder: Path, queries, corpus, truth) -> None:
+def tables(folder: Path, queries, texts, truth) -> None:
     """The three tables that mteb reads."""
     parquet(folder / "query-00000-of-00001.parquet", queries)
-    parquet(folder / "corpus-00000-of-00001.parquet", corpus)
-    rows = [{"query-id": q, "corpus-id": c, "score": score} for q, c, score in truth]
+    parquet(folder / "texts-00000-of-00001.parquet", texts)
+    rows = [{"query-id": q, "texts-id": c, "score": score} for q, c, score in truth]
     parquet(folder / "qrels-00000-of-00001.parquet", rows)
 
 
@@ -104,10 +104,10 @@ def write_fashioniq(folder: Path) -> None:
 
 def write_sop(folder: Path) -> None:
     shades = [10 * i for i in range(3 * ROWS)]
-    corpus = [item(f"d{i}", None, shade) for i, shade in enumerate(shades)]
-    queries = [item(f"q{i}", None, shades[3 * i]) for i in range(ROWS)]  # each is in the corpus, too
+    texts = [item(f"d{i}", None, shade) for i, shade in enumerate(shades)]
+    queries = [item(f"q{i}", None, shades[3 * i]) for i in range(ROWS)]  # each is in the texts, too
     truth = [(f"q{i}", f"d{3 * i + j}", 1) for i in range(ROWS) for j in range(3)]
-    tables(folder, queries, corpus, truth)
+    tables(folder, queries, texts, truth)
 
 
 def write_ebay(folder: Path) -> None:
@@ -258,9 +258,9 @@ def test_every_published_set_can_be_scored_and_says_that_it_never_was(name, tmp_
     card = datasets.DATASETS[name]
     assert dataset.licence == card.licence
     assert card.ran or dataset.note.startswith("never run on the real files")
-    moon = Moon(FakeMoon(), "off", 8192)
+    moon = MoonshelfEncoder(FakeMoon(), "off", 8192)
     for task in dataset.tasks:
-        shown = [*task.queries, *task.gallery] if isinstance(task, Retrieval) else list(task.products)
+        shown = [*task.queries, *task.corpus] if isinstance(task, Retrieval) else list(task.products)
         for one in shown:
             assert not one.category and not one.attributes and not one.extra and not one.brand
         results = task.run(moon, lambda encoder, products: encoder.encode(products))
@@ -272,29 +272,29 @@ def test_fashion200k_in_both_layouts(write, tmp_path):
     tasks = ranked(read("fashion200k", tmp_path, write))
     assert set(tasks) == {"text → image", "image → text"}
     there = tasks["text → image"]
-    assert len(there.queries) == len(there.gallery) == ROWS
-    assert there.queries[0].title and not there.queries[0].images and there.gallery[0].images
+    assert len(there.queries) == len(there.corpus) == ROWS
+    assert there.queries[0].title and not there.queries[0].images and there.corpus[0].images
     assert [list(wanted) for wanted in there.relevant][:2] == [["2:0"], ["2:1"]]
 
 
 def test_fashioniq_asks_with_a_photo_and_words(tmp_path):
     task = ranked(read("fashioniq", tmp_path))["photo + change → photo"]
     assert task.queries[0].images and task.queries[0].title == "the same in blue"
-    assert "R@50" in task.metrics and len(task.gallery) == ROWS
+    assert "R@50" in task.metrics and len(task.corpus) == ROWS
 
 
 def test_no_photo_of_online_products_finds_itself(tmp_path):
     task = ranked(read("sop", tmp_path))["image → image"]
     asked = {q.images[0].data for q in task.queries}
-    assert len(task.queries) == ROWS and len(task.gallery) == 2 * ROWS
-    assert not asked & {p.images[0].data for p in task.gallery}
+    assert len(task.queries) == ROWS and len(task.corpus) == 2 * ROWS
+    assert not asked & {p.images[0].data for p in task.corpus}
 
 
 def test_online_products_as_its_authors_list_it(tmp_path):
     dataset = read("sop", tmp_path, write_ebay)
     task = ranked(dataset)["image → image"]
-    assert len(task.queries) == ROWS and len(task.gallery) == 2 * ROWS
-    assert task.relevant[0] == {"1": 1.0} and task.gallery_keys[:2] == ["1", "1"]
+    assert len(task.queries) == ROWS and len(task.corpus) == 2 * ROWS
+    assert task.relevant[0] == {"1": 1.0} and task.corpus_keys[:2] == ["1", "1"]
     assert labelled(dataset)["department", "image"].labels == ["chair", "sofa"]
 
 
@@ -304,7 +304,7 @@ def test_marqo_terms_find_every_item_that_they_found(tmp_path):
     term = tasks["search term → image"]
     assert [q.title for q in term.queries] == ["desk", "lamp"]
     assert set(term.relevant[0]) == {"i0", "i1", "i3", "i5"}
-    assert len(tasks["title → image"].gallery) == ROWS and not dataset.problems
+    assert len(tasks["title → image"].corpus) == ROWS and not dataset.problems
 
 
 @pytest.mark.parametrize("write", [write_esci, write_esci_joined])
@@ -312,7 +312,7 @@ def test_esci_grades_and_sets_aside_queries_without_an_exact_match(write, tmp_pa
     dataset = read("esci", tmp_path, write)
     task = ranked(dataset)["query → product"]
     assert len(task.queries) == ROWS and task.relevant[0] == {"B0E": 1.0, "B0S": 0.1, "B0C": 0.01}
-    assert len(task.gallery) == 4 * ROWS and task.hit_gain == 1.0  # what is irrelevant can be found, too
+    assert len(task.corpus) == 4 * ROWS and task.hit_gain == 1.0  # what is irrelevant can be found, too
     assert [p.id for p in dataset.problems] == ["92"] and "exact" in dataset.problems[0].reason
 
 
@@ -328,7 +328,7 @@ def test_implicitave_offers_the_options_and_drops_the_tag(tmp_path):
 def test_m5product_searches_by_label(tmp_path):
     dataset = read("m5product", tmp_path)
     tasks = ranked(dataset)
-    assert len(tasks) == 5 and len(tasks["image → multimodal"].gallery) == ROWS
+    assert len(tasks) == 5 and len(tasks["image → multimodal"].corpus) == ROWS
     assert tasks["text → image"].relevant[1] == {"plate": 1.0}
     assert labelled(dataset)["label", "image"].truth[:2] == ["cup", "plate"]
 
@@ -338,8 +338,8 @@ def test_mbe_has_five_directions_levels_and_attributes(tmp_path):
     tasks = ranked(dataset)
     assert len(tasks) == 5 and not dataset.not_run
     ask = tasks["multimodal → multimodal"]
-    assert ask.queries[1].title == "蓝色 裙子 1" and ask.gallery[1].title == "蓝色连衣裙 1"
-    assert len(ask.gallery) == 40 and list(ask.relevant[3]) == [ask.gallery_keys[3]]
+    assert ask.queries[1].title == "蓝色 裙子 1" and ask.corpus[1].title == "蓝色连衣裙 1"
+    assert len(ask.corpus) == 40 and list(ask.relevant[3]) == [ask.corpus_keys[3]]
     labels = labelled(dataset)
     assert labels["category 1", "image"].labels == ["女装", "男装"]
     assert ("industry", "image") not in labels  # one name for all: nothing to choose
@@ -366,8 +366,8 @@ def test_mbe_without_its_photos_is_scored_by_text_alone(tmp_path):
 def test_limit_keeps_what_is_relevant(tmp_path):
     tasks = ranked(read("fashion200k", tmp_path, limit=2))
     for task in tasks.values():
-        assert len(task.queries) == len(task.gallery) == 2
-        assert all(set(wanted) <= set(task.gallery_keys) for wanted in task.relevant)
+        assert len(task.queries) == len(task.corpus) == 2
+        assert all(set(wanted) <= set(task.corpus_keys) for wanted in task.relevant)
     again = ranked(datasets.DATASETS["fashion200k"](tmp_path, limit=2))
     assert [q.id for q in again["text → image"].queries] == [q.id for q in tasks["text → image"].queries]
 
@@ -384,9 +384,9 @@ def drop(column: str):
 @pytest.mark.parametrize(
     ("name", "file", "change", "message"),
     [
-        ("sop", "qrels-00000-of-00001.parquet", drop("corpus-id"), "no column corpus-id or corpus_id"),
-        ("sop", "corpus-00000-of-00001.parquet", drop("id"), "no column id"),
-        ("sop", "corpus-00000-of-00001.parquet", drop("image"), "no candidate of sop.* nor an image"),
+        ("sop", "qrels-00000-of-00001.parquet", drop("texts-id"), "no column texts-id or corpus_id"),
+        ("sop", "texts-00000-of-00001.parquet", drop("id"), "no column id"),
+        ("sop", "texts-00000-of-00001.parquet", drop("image"), "no candidate of sop.* nor an image"),
         (
             "sop", "qrels-00000-of-00001.parquet", lambda rows: [{**r, "score": "high"} for r in rows],
             "relevance 'high' where a number",
@@ -422,17 +422,17 @@ def test_rows_without_a_picture_or_a_relevant_item_are_set_aside(tmp_path):
             tmp_path
             / "fashion200k"
             / part
-            / f"{'corpus' if part == 'task0' else 'query'}-00000-of-00001.parquet",
+            / f"{'texts' if part == 'task0' else 'query'}-00000-of-00001.parquet",
             lambda rows, bad=bad: [
                 {**r, "image": empty if i == bad else r["image"]} for i, r in enumerate(rows)
             ],
         )
     dataset = datasets.DATASETS["fashion200k"](tmp_path)
     tasks = ranked(dataset)
-    assert len(tasks["text → image"].gallery) == len(tasks["text → image"].queries) == ROWS - 1
+    assert len(tasks["text → image"].corpus) == len(tasks["text → image"].queries) == ROWS - 1
     assert len(tasks["image → text"].queries) == ROWS - 1
     reasons = " ".join(problem.reason for problem in dataset.problems)
-    assert "no relevant product in the gallery" in reasons and "nor an image" in reasons
+    assert "no relevant product in the corpus" in reasons and "nor an image" in reasons
 
 
 @pytest.mark.parametrize(
@@ -478,7 +478,7 @@ def test_a_failed_fetch_is_one_sentence_and_leaves_no_data_set(tmp_path, monkeyp
 
     def snapshot(repo, *, local_dir, **_):
         local_dir.mkdir(parents=True)
-        (local_dir / "corpus-00000-of-00001.parquet").write_bytes(b"half")
+        (local_dir / "texts-00000-of-00001.parquet").write_bytes(b"half")
         raise ConnectionError("the network is away\nand more")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)

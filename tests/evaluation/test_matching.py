@@ -42,7 +42,7 @@ def by_metric(results):
 def matching(titles, pairs, same, clusters=None):
     products = [Product(id=f"p{i}", title=title) for i, title in enumerate(titles)]
     clusters = clusters or [f"c{i}" for i in range(len(pairs))]
-    return Matching("toy", "same product", "text", products, pairs, same, clusters, TEXT)
+    return Matching("toy", "product matching", "text", products, pairs, same, clusters, TEXT)
 
 
 def test_pairs_are_judged_on_the_half_that_did_not_choose_the_threshold():
@@ -54,7 +54,7 @@ def test_pairs_are_judged_on_the_half_that_did_not_choose_the_threshold():
     assert found["AP"].value == found["ROC-AUC"].value == found["F1"].value == found["accuracy"].value == 1
     assert found["AP"].chance == pytest.approx(np.mean(same)) and found["ROC-AUC"].chance == 0.5
     held_out = sum(second_half(cluster) for cluster in clusters)
-    assert found["F1"].n == held_out < found["AP"].n == len(pairs) == found["AP"].gallery
+    assert found["F1"].n == held_out < found["AP"].n == len(pairs) == found["AP"].corpus
     assert "thresholds chosen on the other half: F1" in found["F1"].note
     [kept] = task.predict(FakeEncoder(by_title), direct)
     low, high = (
@@ -97,7 +97,7 @@ def test_a_pair_that_cannot_be_encoded_scores_lowest():
     ("pairs", "same", "clusters", "message"),
     [
         ([], [], [], "no pair"),
-        ([(0, 1)], [True], ["a"], "all pairs of toy same product are of same products"),
+        ([(0, 1)], [True], ["a"], "all pairs of toy product matching are of same products"),
         ([(0, 1), (1, 0)], [False, False], ["a", "b"], "of different products"),
         ([(0, 1), (1, 0)], [False], ["a", "b"], "2 pairs, 1 truths, 2 clusters"),
     ],
@@ -105,7 +105,14 @@ def test_a_pair_that_cannot_be_encoded_scores_lowest():
 def test_pairs_that_tell_nothing_are_refused(pairs, same, clusters, message):
     with pytest.raises(UserError, match=message):
         Matching(
-            "toy", "same product", "text", [Product(id=x, title=x) for x in "ab"], pairs, same, clusters, TEXT
+            "toy",
+            "product matching",
+            "text",
+            [Product(id=x, title=x) for x in "ab"],
+            pairs,
+            same,
+            clusters,
+            TEXT,
         )
 
 
@@ -183,7 +190,7 @@ def test_ids_that_stand_twice_and_labels_that_repeat_are_named():
     once = [Product(id="b", title="x")]
     with pytest.raises(UserError, match="queries of toy r hold the id a twice"):
         Retrieval("toy", "r", "text", twice, once, ["b"], [{"b": 1.0}] * 2, ["a", "b"], TEXT, TEXT)
-    with pytest.raises(UserError, match="gallery of toy r hold the id a twice"):
+    with pytest.raises(UserError, match="corpus of toy r hold the id a twice"):
         Retrieval("toy", "r", "text", once, twice, ["a", "b"], [{"a": 1.0}], ["a"], TEXT, TEXT)
     with pytest.raises(UserError, match="products of toy l hold the id a twice"):
         Labelling("toy", "l", "text", twice, ["x", "y"], ["x", "y"], ["a", "b"], TEXT, "colour")
@@ -191,10 +198,10 @@ def test_ids_that_stand_twice_and_labels_that_repeat_are_named():
         Labelling("toy", "l", "text", once, ["x"], ["x", "y", "x"], ["a"], TEXT, "colour")
 
 
-def test_a_gallery_of_which_nothing_can_be_encoded_is_an_error():
+def test_a_corpus_of_which_nothing_can_be_encoded_is_an_error():
     query, item = Product(id="q", title="x"), Product(id="g", title="x")
     task = Retrieval("toy", "r", "text", [query], [item], ["g"], [{"g": 1.0}], ["q"], TEXT, TEXT)
-    with pytest.raises(UserError, match="nothing of the gallery of toy r"):
+    with pytest.raises(UserError, match="nothing of the corpus of toy r"):
         task.run(FakeEncoder(by_title, broken=frozenset({"g"})), direct)
     [*none] = task.run(FakeEncoder(by_title, broken=frozenset({"q"})), direct)
     assert {r.value for r in none} == {0.0}
@@ -205,11 +212,11 @@ def test_a_query_side_asks_and_the_other_is_searched():
         queries = FakeEncoder(lambda p: words_vector(p.title.removesuffix("?")), fingerprint="queries")
 
     names = ["red shoe", "blue lamp"]
-    gallery = [Product(id=f"g{i}", title=name) for i, name in enumerate(names)]
+    corpus = [Product(id=f"g{i}", title=name) for i, name in enumerate(names)]
     asked = [Product(id=f"q{i}", title=f"{name.split()[1]}?") for i, name in enumerate(names)]
     relevant = [{"g0": 1.0}, {"g1": 1.0}]
     task = Retrieval(
-        "toy", "r", "text", asked, gallery, ["g0", "g1"], relevant, ["a", "b"], TEXT, TEXT, ("R@1",)
+        "toy", "r", "text", asked, corpus, ["g0", "g1"], relevant, ["a", "b"], TEXT, TEXT, ("R@1",)
     )
     [sided], [plain] = task.run(Sided(by_title), direct), task.run(FakeEncoder(by_title), direct)
     assert (sided.value, plain.value) == (1.0, 0.5)
@@ -219,12 +226,12 @@ def test_a_query_side_asks_and_the_other_is_searched():
 def test_ten_thousand_products_are_scored_in_bounded_memory():
     n = 10_000
     rng = np.random.default_rng(1)
-    gallery = [Product(id=f"g{i}", title=f"t{i}") for i in range(n)]
+    corpus = [Product(id=f"g{i}", title=f"t{i}") for i in range(n)]
     queries = [Product(id=f"q{i}", title=f"t{i}") for i in range(n)]
     vectors = {f"t{i}": vector for i, vector in enumerate(unit(rng.normal(size=(n, 32))))}
-    keys = [p.id for p in gallery]
+    keys = [p.id for p in corpus]
     task = Retrieval(
-        "toy", "r", "text", queries, gallery, keys, [{key: 1.0} for key in keys], keys, TEXT, TEXT
+        "toy", "r", "text", queries, corpus, keys, [{key: 1.0} for key in keys], keys, TEXT, TEXT
     )
     encoder = FakeEncoder(lambda p: vectors[p.title])
     tracemalloc.start()

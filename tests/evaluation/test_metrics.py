@@ -67,7 +67,7 @@ def test_ties_are_the_expectation_over_all_orders(block, k):
 
 @settings(max_examples=100, deadline=None)
 @given(blocks(), st.integers(1, 6), st.randoms())
-def test_values_are_bounded_monotone_and_blind_to_the_order_of_the_gallery(block, k, random):
+def test_values_are_bounded_monotone_and_blind_to_the_order_of_the_corpus(block, k, random):
     scores, gains = block
     column = list(range(scores.shape[1]))
     random.shuffle(column)
@@ -215,9 +215,9 @@ def test_neighbours_and_centroids_are_scikit_learns():
 def test_similarity_ties_equal_vectors_wherever_they_stand():
     rng = np.random.default_rng(6)
     vector = rng.normal(size=(1, 256)).astype(np.float32)
-    gallery = rng.normal(size=(137, 256)).astype(np.float32)
-    gallery[[3, 77, 136]] = vector
-    scores = metrics.similarity(vector, gallery)
+    corpus = rng.normal(size=(137, 256)).astype(np.float32)
+    corpus[[3, 77, 136]] = vector
+    scores = metrics.similarity(vector, corpus)
     assert len(set(scores[0, [3, 77, 136]])) == 1
 
 
@@ -244,7 +244,7 @@ def test_one_cluster_has_no_interval():
 @pytest.mark.parametrize(
     ("scores", "gains", "message"),
     [
-        (np.zeros((1, 0)), np.zeros((1, 0)), "gallery is empty"),
+        (np.zeros((1, 0)), np.zeros((1, 0)), "corpus is empty"),
         (np.zeros((1, 2)), np.zeros((1, 2)), "no relevant item"),
         (np.full((1, 2), np.nan), np.ones((1, 2)), "not a number"),
         (np.zeros((1, 2)), np.ones((1, 3)), "shape"),

@@ -21,7 +21,7 @@ from moonshelf.errors import UserError  # noqa: E402
 from moonshelf.evaluation import mteb_model, mteb_tasks  # noqa: E402
 from moonshelf.evaluation.contract import BOTH, IMAGE, TEXT  # noqa: E402
 from moonshelf.evaluation.data.views import Dataset, view  # noqa: E402
-from moonshelf.evaluation.encoders.baselines import Moon  # noqa: E402
+from moonshelf.evaluation.encoders.baselines import MoonshelfEncoder  # noqa: E402
 from moonshelf.evaluation.tasks.labelling import Fit, Labelling  # noqa: E402
 from moonshelf.evaluation.tasks.retrieval import Retrieval  # noqa: E402
 from moonshelf.product import ImageRef, Product  # noqa: E402
@@ -50,19 +50,19 @@ def seen(name, products=SHOP):
     return [view(p, text="text" in name, image="image" in name) for p in products]
 
 
-def retrieval(query, gallery, metrics=("nDCG@10", "R@1"), gains=None):
+def retrieval(query, corpus, metrics=("nDCG@10", "R@1"), gains=None):
     queries = [p.model_copy(update={"id": f"q{p.id}", "title": p.title.split()[0]}) for p in SHOP]
     relevant = gains or [{f"g{i // 2}": 1.0} for i in range(len(SHOP))]
     return Retrieval(
-        "shop", f"{query} → {gallery}", query, seen(query, queries), seen(gallery), GROUPS, relevant, GROUPS,
-        SHOWN[query], SHOWN[gallery], metrics,
+        "shop", f"{query} → {corpus}", query, seen(query, queries), seen(corpus), GROUPS, relevant, GROUPS,
+        SHOWN[query], SHOWN[corpus], metrics,
     )  # fmt: skip
 
 
 def labelling(shown, **options):
     truth = [name.split()[1] for name in NAMES]
     labels = sorted(set(truth))
-    fields = {"methods": ("label similarity",), **options}
+    fields = {"methods": ("zero-shot classification",), **options}
     return Labelling(
         "shop", "kind", shown, seen(shown), truth, labels, GROUPS, SHOWN[shown], "kind", **fields
     )
@@ -107,13 +107,14 @@ DIRECTIONS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("query", "gallery"), DIRECTIONS)
-def test_mteb_finds_the_figures_that_we_find(encoder, query, gallery):
-    task = retrieval(query, gallery, ("nDCG@10", "R@1", "R@5", "mAP"))
+@pytest.mark.parametrize(("query", "corpus"), DIRECTIONS)
+def test_mteb_finds_the_figures_that_we_find(encoder, query, corpus):
+    task = retrieval(query, corpus, ("nDCG@10", "R@1", "R@5", "mAP"))
     offered = mteb_tasks.offer(dataset(task))
     (theirs,) = scores(offered, encoder).values()
     ours = {
-        r.metric: r.value for r in task.run(Moon(Seeing(), "off"), lambda e, products: e.encode(products))
+        r.metric: r.value
+        for r in task.run(MoonshelfEncoder(Seeing(), "off"), lambda e, products: e.encode(products))
     }
     assert theirs["main_score"] == theirs["ndcg_at_10"] == pytest.approx(ours["nDCG@10"], abs=1e-5)
     assert theirs["hit_rate_at_1"] == pytest.approx(ours["R@1"], abs=1e-5)
@@ -126,7 +127,7 @@ def test_graded_truth_keeps_its_grades(encoder):
     gains = [{f"g{i // 2}": 3.0, f"g{(i // 2 + 1) % 4}": 1.0} for i in range(len(SHOP))]
     task = retrieval("text", "image + text", ("nDCG@10",), gains)
     (theirs,) = scores(mteb_tasks.offer(dataset(task)), encoder).values()
-    (ours,) = task.run(Moon(Seeing(), "off"), lambda e, products: e.encode(products))
+    (ours,) = task.run(MoonshelfEncoder(Seeing(), "off"), lambda e, products: e.encode(products))
     assert theirs["ndcg_at_10"] == pytest.approx(ours.value, abs=1e-5)
 
 
@@ -135,7 +136,7 @@ def test_zero_shot_labels_are_the_same_task(encoder, shown):
     task = labelling(shown)
     offered = mteb_tasks.offer(dataset(task))
     (theirs,) = scores(offered, encoder).values()
-    run = task.run(Moon(Seeing(), "off"), lambda e, products: e.encode(products))
+    run = task.run(MoonshelfEncoder(Seeing(), "off"), lambda e, products: e.encode(products))
     ours = next(r.value for r in run if r.metric == "accuracy")
     assert theirs["accuracy"] == pytest.approx(ours, abs=1e-5)
 
@@ -148,7 +149,7 @@ def test_training_products_become_a_classification(encoder):
     truth = [name.split()[1] for name in names]
     task = Labelling(
         "shop", "kind", "text", seen("text", train), truth, ["lamp", "shoe"], truth, TEXT, "kind",
-        methods=("centroid, fitted",), fit=Fit(seen("text", train), truth),
+        methods=("nearest centroid, fitted",), fit=Fit(seen("text", train), truth),
     )  # fmt: skip
     ((name, theirs),) = scores(mteb_tasks.offer(dataset(task)), encoder).items()
     assert name == "MoonshelfShopKindTextFitted" and theirs["accuracy"] > 0.9
@@ -236,7 +237,7 @@ def test_a_saved_model_is_found_by_name_in_both_modes(model, tmp_path):
             np.testing.assert_allclose(encoder.encode(batches, **options), wanted, atol=1e-5)
         task = retrieval("image", "image + text")
         (theirs,) = scores(mteb_tasks.offer(dataset(task)), direct).values()
-        ours = {r.metric: r.value for r in task.run(Moon(saved, "off"), lambda e, p: e.encode(p))}
+        ours = {r.metric: r.value for r in task.run(MoonshelfEncoder(saved, "off"), lambda e, p: e.encode(p))}
         assert theirs["ndcg_at_10"] == pytest.approx(ours["nDCG@10"], abs=1e-5)
     finally:
         for name in names:

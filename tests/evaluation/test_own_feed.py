@@ -22,7 +22,7 @@ from moonshelf.cli import app
 from moonshelf.errors import UserError
 from moonshelf.evaluation.data import own_feed
 from moonshelf.evaluation.data import registry as datasets
-from moonshelf.evaluation.encoders.baselines import Moon
+from moonshelf.evaluation.encoders.baselines import MoonshelfEncoder
 from moonshelf.evaluation.tasks import Labelling, Matching, Retrieval
 
 ROWS = 40
@@ -72,10 +72,10 @@ def test_a_feed_with_everything_gives_everything(tmp_path):
         "text → image", "image → text", "image → multimodal", "text → multimodal", "multimodal → multimodal"
     }  # fmt: skip
     variants = tasks["multimodal → multimodal", "image + text"]
-    assert len(variants.queries) == 10 and len(variants.gallery) == ROWS - 10
-    assert not {q.id for q in variants.queries} & {p.id for p in variants.gallery}
+    assert len(variants.queries) == 10 and len(variants.corpus) == ROWS - 10
+    assert not {q.id for q in variants.queries} & {p.id for p in variants.corpus}
     assert variants.relevant[0] == {"g0": 1.0}
-    twins = tasks["same product", "image"]
+    twins = tasks["product matching", "image"]
     assert isinstance(twins, Matching) and sum(twins.same) == 10 and twins.pairs[0] == (0, 1)
     assert tasks["all attributes", "image"].truth[1] == {"colour": "navy blue"}
     colour = tasks["colour", "text, hidden"]
@@ -87,7 +87,7 @@ def test_a_feed_with_everything_gives_everything(tmp_path):
         "material": "all products state the same, so there is nothing to choose",
         "style": "40 values for 40 products: it is no choice but a text",
     }
-    moon = Moon(FakeMoon(), "off", 8192)
+    moon = MoonshelfEncoder(FakeMoon(), "off", 8192)
     for task in dataset.tasks:
         for result in task.run(moon, lambda encoder, products: encoder.encode(products)):
             assert result.value is None or np.isfinite(result.value)
@@ -98,7 +98,7 @@ def test_without_labels_titles_and_photos_are_still_matched(tmp_path):
     dataset = load(write(tmp_path, bare))
     assert {name for name, _ in names(dataset)} == {"text → image", "image → text"}
     assert set(dataset.not_run) == {
-        "image → multimodal", "text → multimodal", "multimodal → multimodal", "same product", "category",
+        "image → multimodal", "text → multimodal", "multimodal → multimodal", "product matching", "category",
         "attributes",
     }  # fmt: skip
     assert all(reason for reason in dataset.not_run.values())
@@ -124,7 +124,7 @@ def test_addresses_are_fetched_only_with_download(tmp_path, monkeypatch):
     assert "--download" in load(path).problems[0].reason
     monkeypatch.setattr(datasets, "fetcher_if", lambda download: Fetcher() if download else None)
     dataset = load(path, download=True)
-    assert len(names(dataset)["text → image", "text"].gallery) == 8 and not dataset.problems
+    assert len(names(dataset)["text → image", "text"].corpus) == 8 and not dataset.problems
 
 
 def test_nothing_to_score_is_one_sentence_with_the_reasons(tmp_path):
@@ -166,7 +166,7 @@ def test_parquet_with_its_pictures_inside(tmp_path):
     ]  # fmt: skip
     pq.write_table(pa.Table.from_pylist(table), tmp_path / "mugs.parquet")
     dataset = load(tmp_path / "mugs.parquet", limit=4)
-    assert len(names(dataset)["text → image", "text"].gallery) == 4
+    assert len(names(dataset)["text → image", "text"].corpus) == 4
     assert names(dataset)["colour", "image"].labels == ["blue", "red"]
 
 
@@ -214,8 +214,8 @@ def test_any_feed_gives_tasks_with_truth_or_one_sentence(tmp_path_factory, recor
         return
     for task in dataset.tasks:
         if isinstance(task, Retrieval):
-            assert task.queries and not {q.id for q in task.queries} & {p.id for p in task.gallery}
-            assert all(set(wanted) & set(task.gallery_keys) for wanted in task.relevant)
+            assert task.queries and not {q.id for q in task.queries} & {p.id for p in task.corpus}
+            assert all(set(wanted) & set(task.corpus_keys) for wanted in task.relevant)
         elif isinstance(task, Labelling):
             assert set(task.truth) <= set(task.labels) and len(task.labels) > 1
         elif isinstance(task, Matching):

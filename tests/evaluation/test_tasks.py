@@ -36,31 +36,31 @@ def products(titles=NAMES, prefix="p"):
     return [Product(id=f"{prefix}{i}", title=title) for i, title in enumerate(titles)]
 
 
-def retrieval(queries, gallery, relevant, **more):
-    keys = [p.id for p in gallery]
+def retrieval(queries, corpus, relevant, **more):
+    keys = [p.id for p in corpus]
     clusters = [q.id for q in queries]
-    return Retrieval("toy", "a → b", "text", queries, gallery, keys, relevant, clusters, TEXT, TEXT, **more)
+    return Retrieval("toy", "a → b", "text", queries, corpus, keys, relevant, clusters, TEXT, TEXT, **more)
 
 
-def test_retrieval_counts_hits_by_key_and_states_gallery_and_chance():
-    gallery = products()
+def test_retrieval_counts_hits_by_key_and_states_corpus_and_chance():
+    corpus = products()
     queries = products(["red", "lamp", "mug", "blue"], "q")
     relevant = [{"p0": 1.0}, {"p2": 1.0}, {"p1": 1.0}, {"p0": 1.0, "p1": 1.0}]  # the third is never found
-    at_1, at_2 = retrieval(queries, gallery, relevant, metrics=("R@1", "R@2")).run(
+    at_1, at_2 = retrieval(queries, corpus, relevant, metrics=("R@1", "R@2")).run(
         FakeEncoder(by_title), direct
     )
     assert at_1.value == 0.75
-    assert (at_1.n, at_1.clusters, at_1.gallery) == (4, 4, 4)
+    assert (at_1.n, at_1.clusters, at_1.corpus) == (4, 4, 4)
     assert at_1.chance == pytest.approx((0.25 * 3 + 0.5) / 4)
     assert at_1.low < at_1.value < at_1.high
     assert at_2.value == pytest.approx((1 + 1 + 1 / 3 + 1) / 4)  # one of three tied places remains
 
 
 def test_grades_count_in_ndcg_and_only_the_best_in_hits():
-    gallery = products()
+    corpus = products()
     task = retrieval(
         products(["red shoe"], "q"),
-        gallery,
+        corpus,
         [{"p0": 1.0, "p1": 3.0}],
         metrics=("nDCG@10", "R@1"),
         hit_gain=3.0,
@@ -74,33 +74,33 @@ def test_grades_count_in_ndcg_and_only_the_best_in_hits():
 def test_a_long_query_list_is_scored_in_blocks(monkeypatch):
     monkeypatch.setattr("moonshelf.evaluation.statistics.exact.QUERIES", 3)
     titles = [f"word{i} thing" for i in range(10)]
-    queries, gallery = products(titles, "q"), products(titles)
+    queries, corpus = products(titles, "q"), products(titles)
     relevant = [{f"p{i}": 1.0} for i in range(10)]
-    [hit] = retrieval(queries, gallery, relevant, metrics=("R@1",)).run(FakeEncoder(by_title), direct)
+    [hit] = retrieval(queries, corpus, relevant, metrics=("R@1",)).run(FakeEncoder(by_title), direct)
     assert hit.value == 1.0 and hit.n == 10
 
 
 def test_what_could_not_be_encoded_is_a_miss_and_not_left_out():
-    gallery, queries = products(), products(prefix="q")
+    corpus, queries = products(), products(prefix="q")
     relevant = [{f"p{i}": 1.0} for i in range(4)]
     lost_query = FakeEncoder(by_title, broken=frozenset({"q0"}))
     lost_item = FakeEncoder(by_title, broken=frozenset({"p1"}))
-    task = retrieval(queries, gallery, relevant, metrics=("R@1",))
+    task = retrieval(queries, corpus, relevant, metrics=("R@1",))
     for encoder in (lost_query, lost_item):
         [hit] = task.run(encoder, direct)
         assert (hit.value, hit.n) == (0.75, 4)
 
 
-def test_truth_that_is_not_in_the_gallery_is_named():
+def test_truth_that_is_not_in_the_corpus_is_named():
     task = retrieval(products(prefix="q"), products(), [{"p0": 1.0}, {"gone": 1.0}, {}, {"p1": 1.0}])
     with pytest.raises(UserError, match="query q1 of toy"):
         task.run(FakeEncoder(by_title), direct)
-    with pytest.raises(UserError, match="empty gallery"):
+    with pytest.raises(UserError, match="empty corpus"):
         retrieval(products(prefix="q"), [], [{}] * 4)
 
 
 @pytest.mark.parametrize(
-    ("reads", "one_space", "query", "gallery", "reason"),
+    ("reads", "one_space", "query", "corpus", "reason"),
     [
         (BOTH, True, TEXT, IMAGE, None),
         (TEXT, False, TEXT, IMAGE, "does not read image"),
@@ -110,9 +110,9 @@ def test_truth_that_is_not_in_the_gallery_is_named():
         (IMAGE, False, IMAGE, TEXT, "does not read text"),
     ],
 )
-def test_who_can_compare_what(reads, one_space, query, gallery, reason):
+def test_who_can_compare_what(reads, one_space, query, corpus, reason):
     encoder = FakeEncoder(by_title, reads=reads, one_space=one_space)
-    answer = why_not(encoder, query, gallery)
+    answer = why_not(encoder, query, corpus)
     assert answer is None if reason is None else reason in (answer or "")
 
 
@@ -132,10 +132,10 @@ def labelling(**more):
 
 
 def test_labels_by_similarity_count_unknown_truth_as_an_error():
-    task = labelling(methods=("label similarity",))
+    task = labelling(methods=("zero-shot classification",))
     [result] = task.run(FakeEncoder(by_title), direct)
     assert result.value == 0.5  # right, right, wrong, not a label
-    assert (result.chance, result.constant, result.gallery) == (0.5, 0.5, 2)
+    assert (result.chance, result.constant, result.corpus) == (0.5, 0.5, 2)
 
 
 def test_a_label_is_the_mean_of_its_templates():

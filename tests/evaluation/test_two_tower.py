@@ -17,7 +17,7 @@ from moonshelf.evaluation import runner
 from moonshelf.evaluation.contract import IMAGE, TEXT
 from moonshelf.evaluation.data.views import view
 from moonshelf.evaluation.encoders import baselines
-from moonshelf.evaluation.encoders.baselines import TwoTowerBaseline, make_peers
+from moonshelf.evaluation.encoders.baselines import TwoTowerBaseline, make_baselines
 from moonshelf.evaluation.runner import evaluate
 from moonshelf.product import ImageRef
 from research.synthetic.shop import make_shop
@@ -128,19 +128,21 @@ def test_every_task_is_scored_and_validation_is_never_learnt_from(tmp_path, monk
         learnt.extend(made.text.seen + made.image.seen)
 
     monkeypatch.setattr(made, "fit", watched)
-    monkeypatch.setattr(runner, "make_peers", lambda *_: [made])
+    monkeypatch.setattr(runner, "make_baselines", lambda *_: [made])
     report = evaluate(None, suite="fashion", data=tmp_path, against=["two-tower"])
     assert set(learnt) == {p.id for p in LEARNT}
     found = {(r.task, r.view, r.method): r for r in report.results if r.value is not None}
     tasks = {task for task, *_ in found}
-    assert {"title → photo", "photo → title", "leaf category", "colour", "same product"} <= tasks
-    assert {"label similarity", "5 neighbours, fitted"} <= {method for *_, method in found}
-    assert found["leaf category", "image", "label similarity"].value is not None  # by photo against names
+    assert {"title → photo", "photo → title", "leaf category", "colour", "product matching"} <= tasks
+    assert {"zero-shot classification", "5-NN, fitted"} <= {method for *_, method in found}
+    assert (
+        found["leaf category", "image", "zero-shot classification"].value is not None
+    )  # by photo against names
     assert report.encoders[0]["fingerprint"] == made.fingerprint
 
 
 def test_a_suite_without_a_training_split_is_refused_before_any_score(monkeypatch):
-    monkeypatch.setattr(runner, "make_peers", lambda *_: [towers()])
+    monkeypatch.setattr(runner, "make_baselines", lambda *_: [towers()])
     with pytest.raises(UserError, match=r"two-tower learns from a training split.*'sampleshop' has none"):
         evaluate(None, suite="sampleshop", limit=8, against=["two-tower"])
 
@@ -150,5 +152,5 @@ def test_a_missing_package_is_named_as_what_two_tower_needs(monkeypatch, gone):
     monkeypatch.setattr(
         "moonshelf.evaluation.encoders.pretrained.find_spec", lambda name: None if name == gone else name
     )
-    with pytest.raises(UserError, match=r"'two-tower' needs packages.*moonshelf\[peers\]"):
-        make_peers(["two-tower"])
+    with pytest.raises(UserError, match=r"'two-tower' needs packages.*moonshelf\[baselines\]"):
+        make_baselines(["two-tower"])

@@ -31,9 +31,9 @@ def vectors(encoder, texts):
     return encoder.encode(products(texts)).vectors.astype(float)
 
 
-def by_definition(query, title, corpus):
+def by_definition(query, title, texts):
     """BM25 (Lucene) of one pair, counted out in words."""
-    texts = [text.lower().replace(",", "").split() for text in corpus]
+    texts = [text.lower().replace(",", "").split() for text in texts]
     length = np.mean([len(text) for text in texts])
     words, total = title.lower().replace(",", "").split(), 0.0
     for word, times in Counter(query.split()).items():
@@ -82,23 +82,23 @@ def test_both_sides_pass_the_gate_for_unit_vectors():
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.text("ab cd", min_size=1, max_size=30), min_size=2, max_size=8))
 def test_any_texts_rank_as_by_definition(texts):
-    corpus = [text for text in texts if text.split()]
-    if not corpus:
+    texts = [text for text in texts if text.split()]
+    if not texts:
         return
     encoder = Bm25()
-    encoder.fit(corpus)
-    query = corpus[0]
-    got = vectors(encoder.queries, [query])[0] @ vectors(encoder, corpus).T
-    want = np.array([by_definition(query, title, corpus) for title in corpus])
+    encoder.fit(texts)
+    query = texts[0]
+    got = vectors(encoder.queries, [query])[0] @ vectors(encoder, texts).T
+    want = np.array([by_definition(query, title, texts) for title in texts])
     np.testing.assert_allclose(got / got.max(), want / want.max(), atol=1e-5)
 
 
 def test_the_collection_that_is_searched_gives_the_statistics():
-    gallery = products(TITLES)
+    corpus = products(TITLES)
     task = Retrieval(
-        "d", "t", "text", gallery[:1], gallery, [p.id for p in gallery], [{"p0": 1.0}], ["c"], TEXT, TEXT
+        "d", "t", "text", corpus[:1], corpus, [p.id for p in corpus], [{"p0": 1.0}], ["c"], TEXT, TEXT
     )
-    data = SimpleNamespace(tasks=[task], corpus=["other words"])
+    data = SimpleNamespace(tasks=[task], texts=["other words"])
     fitted, wanted = Bm25(), Bm25()
     fit_words(fitted, data)
     wanted.fit(TITLES)
@@ -107,5 +107,5 @@ def test_the_collection_that_is_searched_gives_the_statistics():
     counted = TfIdf()
     fit_words(counted, data)
     assert "other" in counted._words.vocabulary_
-    fit_words(fitted, SimpleNamespace(tasks=[], corpus=["other words"]))
+    fit_words(fitted, SimpleNamespace(tasks=[], texts=["other words"]))
     assert fitted.fingerprint != wanted.fingerprint

@@ -4,7 +4,7 @@ The engine's `auto` writes a rationale where the direct vector is not clearly ne
 category names: where the margin between the two best cosines is below `AUTO_MARGIN`. `AtThreshold` is an
 encoder that does so at any threshold from vectors that are known already, so that a whole curve costs one
 direct and one reasoned pass, and each of its points is the evaluation of a model set to that threshold:
-queries, gallery and label names take part alike.
+queries, corpus and label names take part alike.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def calibrate(
 
 
 def _shown(task: Task) -> list[Product]:
-    return [*task.queries, *task.gallery] if isinstance(task, Retrieval) else list(task.products)
+    return [*task.queries, *task.corpus] if isinstance(task, Retrieval) else list(task.products)
 
 
 def _thresholds(margin: NDArray[np.float64], steps: int, default: float) -> list[float]:

@@ -4,7 +4,7 @@
 as it scores any encoder, ties and intervals included. Choices: a vector is cut to its first numbers and made
 unit length again; int8 codes are scaled by the vector's own largest number, so that there is nothing to
 calibrate and a result does not depend on what else is in the catalogue; binary keeps the signs, and their
-cosine is one minus twice the share of differing bits. Queries are compressed as the gallery is.
+cosine is one minus twice the share of differing bits. Queries are compressed as the corpus is.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class CurvePoint:
     low: float | None = None
     high: float | None = None
     n: int = 0
-    gallery: int = 0
+    corpus: int = 0
 
 
 def stored_bytes(dims: int, precision: str) -> int:
@@ -108,9 +108,9 @@ def curves(
     """
     points: list[CurvePoint] = []
     for task in tasks:
-        if why_not(encoder, task.query_reads, task.gallery_reads):
+        if why_not(encoder, task.query_reads, task.corpus_reads):
             continue
-        width = encode(encoder, task.gallery).vectors.shape[1]
+        width = encode(encoder, task.corpus).vectors.shape[1]
         for size in [d for d in dims if d <= width] if dims else halves(width):
             for precision in precisions:
                 for r in task.run(Compressed(encoder, encode, size, precision), _uncached):
@@ -119,7 +119,7 @@ def curves(
                             CurvePoint(
                                 r.dataset, r.task, r.view, encoder.name, size, precision,
                                 stored_bytes(size, precision), r.metric, r.value, r.low, r.high, r.n,
-                                r.gallery,
+                                r.corpus,
                             )
                         )  # fmt: skip
     return points

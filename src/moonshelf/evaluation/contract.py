@@ -33,7 +33,7 @@ class Vectors:
 
 
 class Encoder(Protocol):
-    """A model or a peer. `fingerprint` names weights and settings: equal ones give equal vectors.
+    """A model or a baseline. `fingerprint` names weights and settings: equal ones give equal vectors.
 
     One that encodes what is searched for in another way than what is found has a `queries` encoder too.
     """
@@ -78,7 +78,7 @@ class Result:
     dataset: str
     task: str
     view: str  # what the query or the product shows: image, text, both …
-    method: str  # ranking, label similarity, rationale, 5 neighbours fitted …
+    method: str  # ranking, zero-shot classification, rationale, 5 neighbours fitted …
     metric: str
     encoder: str
     value: float | None
@@ -86,7 +86,7 @@ class Result:
     high: float | None = None
     n: int = 0
     clusters: int = 0
-    gallery: int = 0  # items or labels to choose from
+    corpus: int = 0  # items or labels to choose from
     chance: float | None = None  # of a random order or a random label
     constant: float | None = None  # of always giving the commonest training label
     note: str = ""
@@ -127,11 +127,11 @@ class Named(Protocol):
 
 
 def unable(
-    task: Named, method: str, metric: str, encoder: Encoder, why: str, n: int, gallery: int = 0
+    task: Named, method: str, metric: str, encoder: Encoder, why: str, n: int, corpus: int = 0
 ) -> Result:
     """The result of an encoder that cannot do a task."""
     head = (task.dataset, task.name, task.view, method, metric, encoder.name)
-    return Result(*head, value=None, n=n, gallery=gallery, note=why)
+    return Result(*head, value=None, n=n, corpus=corpus, note=why)
 
 
 def asking(encoder: Encoder) -> Encoder:
@@ -139,12 +139,12 @@ def asking(encoder: Encoder) -> Encoder:
     return getattr(encoder, "queries", None) or encoder
 
 
-def why_not(encoder: Encoder, query: frozenset[str], gallery: frozenset[str]) -> str | None:
-    """Why an encoder cannot compare what the queries show with what the gallery shows; None if it can."""
-    for shown in (query, gallery):
+def why_not(encoder: Encoder, query: frozenset[str], corpus: frozenset[str]) -> str | None:
+    """Why an encoder cannot compare what the queries show with what the corpus shows; None if it can."""
+    for shown in (query, corpus):
         if not encoder.reads & shown:
             return cannot_read(shown)
-    if not encoder.one_space and not encoder.reads & query & gallery:
+    if not encoder.one_space and not encoder.reads & query & corpus:
         return "it has no common space for text and pictures"
     return None
 

@@ -3,8 +3,8 @@
     offered = offer(dataset)
     mteb.evaluate(mteb.get_model("intfloat/multilingual-e5-small"), offered.tasks)
 
-A retrieval task becomes mteb retrieval in its direction (text → image is `t2i` …); label similarity becomes
-zero-shot classification, with the first template for each label where ours averages several; training
+A retrieval task becomes mteb retrieval in its direction (text → image is `t2i` …); zero-shot classification
+its own, with the first template for each label where ours averages several; training
 products, where a task has them, become mteb classification (its logistic regression on few samples). What
 cannot be offered without changing the figure is left out with a reason: a shown picture that is missing,
 gains that are no whole numbers, labels that only the validation split has. R@k here is `hit_rate_at_k` of
@@ -60,7 +60,7 @@ def offer(dataset: Dataset, prompt: PromptSpec | None = None) -> Offered:
         if isinstance(task, Retrieval):
             makers.append(lambda task=task: _retrieval(task, dataset, read))  # type: ignore[misc]
         elif isinstance(task, Labelling):
-            if "label similarity" in task.methods:
+            if "zero-shot classification" in task.methods:
                 makers.append(lambda task=task: _zero_shot(task, dataset, read))  # type: ignore[misc]
             if task.fit is not None:
                 makers.append(lambda task=task: _classification(task, dataset, read))  # type: ignore[misc]
@@ -110,28 +110,28 @@ def main_score(metric: str) -> str:
 
 def _retrieval(task: Retrieval, dataset: Dataset, read: Callable[[Product], str]) -> AbsTask:
     by_key: dict[str, list[str]] = {}
-    for product, key in zip(task.gallery, task.gallery_keys, strict=True):
+    for product, key in zip(task.corpus, task.corpus_keys, strict=True):
         by_key.setdefault(key, []).append(product.id)
     truth: dict[str, dict[str, int]] = {}
     for query, grades in zip(task.queries, task.relevant, strict=True):
         if any(gain != int(gain) for gain in grades.values()):
             raise UserError("its gains are no whole numbers, which mteb takes alone")
         truth[query.id] = {i: int(gain) for key, gain in grades.items() if gain for i in by_key.get(key, [])}
-    corpus = _Table(task.gallery, task.gallery_reads, read)
+    corpus = _Table(task.corpus, task.corpus_reads, read)
     queries = _Table(task.queries, task.query_reads, read)
 
     def load_data(self: Any, *_: Any, **__: Any) -> None:
         split = {"corpus": corpus.load(), "queries": queries.load(), "relevant_docs": truth}
         self.dataset, self.data_loaded = {"default": {SPLIT: {**split, "top_ranked": None}}}, True
 
-    shown = task.query_reads | task.gallery_reads
+    shown = task.query_reads | task.corpus_reads
     note = f"; here a hit is an item of gain {task.hit_gain:g} or more, in mteb one of any gain"
     return _task(
         AbsTaskRetrieval, load_data, task_name(task.dataset, task.name), dataset,
-        f"{task.name}, {len(task.gallery)} items{note if task.hit_gain > 1 else ''}",
+        f"{task.name}, {len(task.corpus)} items{note if task.hit_gain > 1 else ''}",
         _revision(truth, queries, corpus), shown,
         kind_name="Retrieval" if shown == TEXT else "Any2AnyRetrieval",
-        category=f"{_letters(task.query_reads)}2{_letters(task.gallery_reads)}",
+        category=f"{_letters(task.query_reads)}2{_letters(task.corpus_reads)}",
         main_score=main_score(task.metrics[0]),
     )  # fmt: skip
 

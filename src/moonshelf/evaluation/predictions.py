@@ -8,10 +8,10 @@ Columns of every file: `id` (str), `cluster` (str: rows of one cluster vary toge
 be encoded; a row that is not `ok` counts as a miss), `text` (str: the words shown, may be empty). Then by
 `Head.kind`:
 
-- `ranking`: `relevant` (list<str>: ids of the relevant gallery items), `gains` (list<float>: of the same
-  items), `relevant_scores` (list<float>), `above` (list<int>: gallery items with a strictly higher score),
+- `ranking`: `relevant` (list<str>: ids of the relevant corpus items), `gains` (list<float>: of the same
+  items), `relevant_scores` (list<float>), `above` (list<int>: corpus items with a strictly higher score),
   `tied` (list<int>: items with just this score, itself among them), `top` (list<str>: ids of the first 10
-  of the gallery, ties in gallery order), `top_scores` (list<float>), `rationale` (str: what the encoder wrote
+  of the corpus, ties in corpus order), `top_scores` (list<float>), `rationale` (str: what the encoder wrote
   about the query, "" where nothing). The lists of scores and places, and
   `top`, are empty where the query is not `ok`. A relevant item that could not be encoded scores -inf: it
   ties with all such items at the end.
@@ -49,7 +49,7 @@ from moonshelf.errors import UserError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT = 1
+FORMAT = 2
 KEY = b"moonshelf"
 FOLDER = "predictions"
 PICTURES = "pictures.parquet"
@@ -82,7 +82,7 @@ class Head:
     encoder: str
     kind: str  # of KINDS
     metrics: tuple[str, ...] = ()
-    gallery: int = 0  # items or labels to choose from
+    corpus: int = 0  # items or labels to choose from
     chance: Mapping[str, float] = field(default_factory=dict)  # metric -> of a random order or label
     labels: tuple[str, ...] = ()
     constant: float | None = None  # accuracy of always giving the commonest training label

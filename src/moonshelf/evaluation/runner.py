@@ -26,7 +26,7 @@ from moonshelf.evaluation import calibration, compression, predictions, record
 from moonshelf.evaluation.contract import asking, check_vectors, why_not
 from moonshelf.evaluation.data.registry import select
 from moonshelf.evaluation.data.views import Dataset
-from moonshelf.evaluation.encoders.baselines import Moon, TwoTowerBaseline, make_peers
+from moonshelf.evaluation.encoders.baselines import MoonshelfEncoder, TwoTowerBaseline, make_baselines
 from moonshelf.evaluation.encoders.cache import EmbeddingCache, Timing
 from moonshelf.evaluation.encoders.lexical import fit_words
 from moonshelf.evaluation.meter import measured
@@ -79,7 +79,7 @@ def evaluate(
     batch_tokens: int = 8192,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Score `model` in each mode of `reason`, and the peers `against`, on the tasks of `suite`.
+    """Score `model` in each mode of `reason`, and the baselines `against`, on the tasks of `suite`.
 
     A suite may also be data sets or a feed (see `datasets.select`); with `download` what is missing of them
     is fetched, and pictures behind web addresses. `tasks` are kinds (`KINDS`), names, parts of names, or
@@ -92,9 +92,13 @@ def evaluate(
     start = time.perf_counter()
     chosen = select(suite)
     if model is None and not against:
-        raise UserError("there is nothing to score: name a model, or peers with --against")
-    ours = [Moon(model, _mode(mode), batch_tokens) for mode in dict.fromkeys(reason)] if model else []
-    encoders: list[Encoder] = [*ours, *make_peers(against, model.prompt if model else None, download)]
+        raise UserError("there is nothing to score: name a model, or baselines with --against")
+    ours = (
+        [MoonshelfEncoder(model, _mode(mode), batch_tokens) for mode in dict.fromkeys(reason)]
+        if model
+        else []
+    )
+    encoders: list[Encoder] = [*ours, *make_baselines(against, model.prompt if model else None, download)]
     if baseline is None and len(encoders) > 1:
         baseline = encoders[0].name
     record.check_baseline(baseline, [encoder.name for encoder in encoders])
@@ -195,7 +199,7 @@ class _Run:
             {"encoder": None, "dataset": dataset.name, **p.as_dict()} for p in dataset.problems
         ]
 
-    def draw(self, dataset: Dataset, ours: Sequence[Moon]) -> None:
+    def draw(self, dataset: Dataset, ours: Sequence[MoonshelfEncoder]) -> None:
         """Points of the curves, of the first metric of each task."""
         first = [replace(task, metrics=task.metrics[:1]) for task in dataset.tasks]
         ranked = [task for task in first if isinstance(task, Retrieval)]
@@ -215,7 +219,7 @@ class _Run:
                 unfitted, modes["off"], modes["on"], self.store.encode, labels, default=AUTO_MARGIN
             )
 
-    def finish(self, ours: Sequence[Moon], seconds: float) -> Report:
+    def finish(self, ours: Sequence[MoonshelfEncoder], seconds: float) -> Report:
         """Fill in costs, problems and errors, and write the record."""
         report, store = self.report, self.store
         names = {encoder.name for encoder in ours}
@@ -306,7 +310,7 @@ class Pictures:
 
     def see(self, task: Task) -> None:
         """Remember the products of a task; of two views of one, that with a picture, or with words."""
-        shown = [*task.queries, *task.gallery] if isinstance(task, Retrieval) else task.products
+        shown = [*task.queries, *task.corpus] if isinstance(task, Retrieval) else task.products
         for product in shown:
             key = task.dataset, product.id
             known = self._seen.get(key)

@@ -125,10 +125,10 @@ NAMES: dict[str, str] = {
     "accuracy": "swap-averaged accuracy",
     "winner first": "accuracy with the winner shown first",
     "winner second": "accuracy with the winner shown second",
-    "both orders": "right in both orders",
+    "position swap": "right in both orders",
     "flip rate": "pairs whose winner changes with the order",
     "order gap": "distance between the probabilities of the two orders, mean",
-    "lean to first": "share of all verdicts for the place shown first (none: 50)",
+    "position bias": "share of all verdicts for the place shown first (none: 50)",
     "coverage": "pairs with a verdict",
     "accuracy of verdicts": "accuracy where it did not abstain",
     "abstention as miss": "accuracy with every abstention counted as wrong",
@@ -202,10 +202,10 @@ def _means(cases: Cases) -> dict[str, tuple[Floats, Mask]]:
         "accuracy": (cases.right, settled),
         "winner first": (winner_first, settled),
         "winner second": (winner_second, settled),
-        "both orders": ((winner_first == 1) & (winner_second == 1), settled),
+        "position swap": ((winner_first == 1) & (winner_second == 1), settled),
         "flip rate": (np.abs(_share(cases.first) - _share(cases.second)) == 1, everything),
         "order gap": (np.abs(cases.first - cases.second), everything),
-        "lean to first": ((_share(cases.first) + 1 - _share(cases.second)) / 2, everything),
+        "position bias": ((_share(cases.first) + 1 - _share(cases.second)) / 2, everything),
         "coverage": (cases.judged, everything),
         "accuracy of verdicts": (cases.right, settled & cases.judged),
         "abstention as miss": (cases.right * cases.judged, settled),
@@ -242,7 +242,13 @@ def _statistic(cases: Cases) -> tuple[significance.Statistic, dict[str, Mask], d
     bounds = {"log loss": float(np.mean(entropy)), "Brier": float(np.mean(q * (1 - q)))}
     bounds["ECE"] = ece_floor(cases)
     if settled.any():
-        for name in ("accuracy", "winner first", "winner second", "both orders", "abstention as miss"):
+        for name in (
+            "accuracy",
+            "winner first",
+            "winner second",
+            "position swap",
+            "abstention as miss",
+        ):
             bounds[name] = float(best[settled].mean())
         if (kept := settled & cases.judged).any():
             bounds["accuracy of verdicts"] = float(best[kept].mean())

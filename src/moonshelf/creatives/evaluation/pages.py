@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from moonshelf.creatives.evaluation import cards as creative_gallery
+from moonshelf.creatives.evaluation import cards as cards
 from moonshelf.creatives.evaluation import charts as plots
 from moonshelf.creatives.evaluation.cards import OUTCOMES, Pictures
 from moonshelf.creatives.evaluation.explanations import COMPARED
@@ -37,9 +37,9 @@ SKILL: tuple[tuple[str, str, str], ...] = (
     (HEADLINE, "accuracy", "Accuracy"),
     (HEADLINE, "winner first", "Winner first"),
     (HEADLINE, "winner second", "Winner second"),
-    (HEADLINE, "both orders", "Right in both"),
+    (HEADLINE, "position swap", "Right in both"),
     (HEADLINE, "flip rate", "Flips"),
-    (HEADLINE, "lean to first", "Lean to first"),
+    (HEADLINE, "position bias", "Position bias"),
     (HEADLINE, "coverage", "Verdicts"),
     (HEADLINE, "accuracy of verdicts", "Right of verdicts"),
 )
@@ -90,7 +90,7 @@ class Tile:
 def write_pages(out: Path, report: CreativeReport, evidence: Evidence) -> list[Path]:
     """Write `report.html`, `report.md` and `results.csv` into a run's folder; gives their paths."""
     texts = {
-        HTML: render(report, evidence, creative_gallery.from_folder(out)),
+        HTML: render(report, evidence, cards.from_folder(out)),
         MARKDOWN: markdown(report),
         CSV: table_csv(report),
     }
@@ -102,16 +102,15 @@ def write_pages(out: Path, report: CreativeReport, evidence: Evidence) -> list[P
 def keep_pictures(out: Path, report: CreativeReport, evidence: Evidence, pairs: Sequence[Pair]) -> None:
     """Keep the pictures that the page will show, small; `pairs` are those of the evidence with images."""
     by_id = {pair.id: pair for pair in pairs}
-    wanted = [by_id[pair.id] for pair, _, _ in creative_gallery.chosen(evidence)]
-    creative_gallery.keep_pictures(out, [one for pair in wanted for one in (pair.a, pair.b)])
+    wanted = [by_id[pair.id] for pair, _, _ in cards.chosen(evidence)]
+    cards.keep_pictures(out, [one for pair in wanted for one in (pair.a, pair.b)])
 
 
 def render(report: CreativeReport, evidence: Evidence, pictures: Pictures) -> str:
     """The page of an evaluation as HTML."""
     truth = {pair.id: q for pair, q in zip(evidence.pairs, evidence.truth, strict=True)}
-    cards = [
-        creative_gallery.card(pair, judgement, truth[pair.id], pictures)
-        for pair, judgement, _ in creative_gallery.chosen(evidence)
+    shown_pairs = [
+        cards.card(pair, judgement, truth[pair.id], pictures) for pair, judgement, _ in cards.chosen(evidence)
     ]
     return _page("creative.html").render(
         run=report,
@@ -119,7 +118,7 @@ def render(report: CreativeReport, evidence: Evidence, pictures: Pictures) -> st
         ours=report.backends[0],
         rows=[*report.backends, *([ORACLE] if report.find("skill", HEADLINE, ORACLE, "accuracy") else [])],
         tiles=_tiles(report),
-        cards=cards,
+        cards=shown_pairs,
         plots=_plots(report),
         gaps=[one.gap for one in report.differences if one.group == "backends"],
         interests=_interests(report),
@@ -152,10 +151,7 @@ def write_demo_report(
     probabilities, and the reasons of the duel of its first two, which the rankings hold. `facts` stand at
     the end (command, model, time). A ranking without its campaign is an error of the caller (KeyError)."""
     by_id = {one.id: one for one in campaigns}
-    places = [
-        creative_gallery.ranked(by_id[one.campaign_id], one, creative_gallery.from_references)
-        for one in rankings
-    ]
+    places = [cards.ranked(by_id[one.campaign_id], one, cards.from_references) for one in rankings]
     page = _page("creative_demo.html").render(
         title=title, ranked=places, judges=list(dict.fromkeys(one.judge for one in rankings if one.judge)),
         simulated=any(one.simulated for one in places), facts=facts or {}, **_shared(),
@@ -172,7 +168,7 @@ def _shared() -> dict[str, Any]:
         "NOT_USES": NOT_USES,
         "OUTCOMES": OUTCOMES,
         "PLOTS": 4,
-        "SIDE": creative_gallery.SIDE,
+        "SIDE": cards.SIDE,
         "box": (charts.WIDTH, charts.HEIGHT, charts.LEFT, charts.RIGHT, charts.TOP, charts.BOTTOM),
     }
 

@@ -12,7 +12,14 @@ from moonshelf.creatives.evaluation.pages import COLUMNS, figure
 from moonshelf.creatives.evaluation.record import CreativeReport, Line
 from moonshelf.creatives.evaluation.simulated import ORACLE
 
-SHOWN = ("accuracy", "both orders", "flip rate", "coverage", "log loss", "ECE")  # of the page's columns
+SHOWN = (
+    "accuracy",
+    "position swap",
+    "flip rate",
+    "coverage",
+    "log loss",
+    "ECE",
+)  # of the page's columns
 
 
 def show(report: CreativeReport, console: Console) -> None:

@@ -135,13 +135,11 @@ def _retrieval(
     distinct: dict[str, Product] = {}
     for key, product in zip(keys, products, strict=True):
         distinct.setdefault(key, product)
-    gallery, gallery_keys = list(distinct.values()), list(distinct)
+    corpus, corpus_keys = list(distinct.values()), list(distinct)
     if text is None and image is None:
-        own: list[Mapping[str, float]] = [{key: 1.0} for key in gallery_keys]
+        own: list[Mapping[str, float]] = [{key: 1.0} for key in corpus_keys]
         which = {direction: DIRECTIONS[direction] for direction in ("text → image", "image → text")}
-        return directions(
-            name, gallery, gallery, own, which=which, keys=gallery_keys, problems=split.problems
-        )
+        return directions(name, corpus, corpus, own, which=which, keys=corpus_keys, problems=split.problems)
     fields = {"id": "id"} | ({text: "title"} if text else {}) | ({image: "images"} if image else {})
     asked = split.read(files, keep=lambda p: p.id in of_row, fields=fields)
     shown = [
@@ -150,7 +148,7 @@ def _retrieval(
     ]
     relevant: list[Mapping[str, float]] = [{of_row[q.id]: 1.0} for q in shown]
     queries = split.usable(shown, fetcher)
-    return directions(name, queries, gallery, relevant, keys=gallery_keys, problems=split.problems)
+    return directions(name, queries, corpus, relevant, keys=corpus_keys, problems=split.problems)
 
 
 def _attributes(name: str, products: list[Product]) -> list[Task]:

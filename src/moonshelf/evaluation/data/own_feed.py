@@ -87,11 +87,11 @@ def _within_groups(
     sizes = Counter(p.group_id for p in products if p.group_id)
     if max(sizes.values(), default=0) < 2:
         reason = "no group id is shared by two products, so there is no truth for it"
-        not_run.update(dict.fromkeys((*WITHIN, "same product"), reason))
+        not_run.update(dict.fromkeys((*WITHIN, "product matching"), reason))
         return []
     tasks = within_groups(name, products) + same_product(name, products)
     done = {task.name for task in tasks}
-    for task in (*WITHIN, "same product"):
+    for task in (*WITHIN, "product matching"):
         if task not in done:
             not_run[task] = "no two products of a group have what the task shows: a usable photo, or a title"
     return tasks

@@ -2,7 +2,7 @@
 
 Each function takes the folder of one data set (see `hub.locate`) and gives its evaluation split as tasks.
 They were written from the data sets' documentation and from public code that reads them; `datasets` says
-which were ever run on the real files. `limit` caps the queries; the gallery then keeps everything relevant
+which were ever run on the real files. `limit` caps the queries; the corpus then keeps everything relevant
 to them and is filled up with a sample to the same number.
 """
 
@@ -22,8 +22,8 @@ from moonshelf.evaluation.data.views import (
     TEMPLATES,
     Dataset,
     Split,
+    corpus_of,
     directions,
-    gallery_of,
     label_of,
     labelling,
     sample,
@@ -55,10 +55,10 @@ def _ranking(
     else:
         fields, found, root = {}, {}, None
         asked = split.find(f"{part}query-*.parquet", f"{part}query/*.parquet")
-        pool = split.find(f"{part}corpus-*.parquet", f"{part}corpus/*.parquet")
+        pool = split.find(f"{part}texts-*.parquet", f"{part}texts/*.parquet")
         truth = {}
         columns = {
-            "query": ("query-id", "query_id"), "item": ("corpus-id", "corpus_id"), "score": ("score",)
+            "query": ("query-id", "query_id"), "item": ("texts-id", "corpus_id"), "score": ("score",)
         }  # fmt: skip
         for name in split.find(f"{part}qrels-*.parquet", f"{part}qrels/*.parquet"):
             for row in table(split.path(name), columns):
@@ -69,12 +69,12 @@ def _ranking(
     if not queries:
         raise UserError(f"no query of {split.root.name}/{asked[0]} has a relevant candidate: is it complete?")
     wanted = {item for query in queries for item, gain in truth[query.id].items() if gain > 0}
-    chosen = gallery_of(ids, wanted, limit)
-    gallery = split.read(pool, keep=lambda p: p.id in chosen, fields=found, images_root=root)
-    if not gallery:
+    chosen = corpus_of(ids, wanted, limit)
+    corpus = split.read(pool, keep=lambda p: p.id in chosen, fields=found, images_root=root)
+    if not corpus:
         why = split.problems[-1].reason if split.problems else "it has none of those that the truth names"
         raise UserError(f"no candidate of {split.root.name}/{pool[0]} can be used: {why}")
-    return split.usable(queries), split.usable(gallery), [truth[query.id] for query in queries]
+    return split.usable(queries), split.usable(corpus), [truth[query.id] for query in queries]
 
 
 def _ids(path: Path, name: str) -> Iterator[str]:
@@ -106,13 +106,13 @@ def _gain(name: str, value: object) -> float:
 
 
 def _ranked(
-    name: str, split: Split, licence: str, note: str, tasks: Sequence[Task], texts: Sequence[Product] = ()
+    name: str, split: Split, licence: str, note: str, tasks: Sequence[Task], products: Sequence[Product] = ()
 ) -> Dataset:
     if not tasks:
         why = split.problems[-1].reason if split.problems else "no query has what is searched for"
         raise UserError(f"nothing of {split.root.name} can be scored: {why}")
-    corpus = [p.title for p in texts if p.title]
-    return Dataset(name, licence, note, list(tasks), corpus, split.files, split.problems)
+    texts = [p.title for p in products if p.title]
+    return Dataset(name, licence, note, list(tasks), texts, split.files, split.problems)
 
 
 def fashion200k(
@@ -123,21 +123,21 @@ def fashion200k(
     tasks: list[Task] = []
     texts: list[Product] = []
     for part, direction in (("task0", "text → image"), ("task3", "image → text")):
-        queries, gallery, relevant = _ranking(split, f"{part}/", limit, f"fashion200k_{part}")
+        queries, corpus, relevant = _ranking(split, f"{part}/", limit, f"fashion200k_{part}")
         which = {direction: DIRECTIONS[direction]}
-        tasks += directions("fashion200k", queries, gallery, relevant, which=which, problems=split.problems)
-        texts += queries if part == "task0" else gallery
-    note = "each direction has its own queries and gallery"
+        tasks += directions("fashion200k", queries, corpus, relevant, which=which, problems=split.problems)
+        texts += queries if part == "task0" else corpus
+    note = "each direction has its own queries and corpus"
     return _ranked("fashion200k", split, "not stated", note, tasks, texts)
 
 
 def fashioniq(folder: Path, limit: int | None = None, fit_rows: int = 0, fetcher: Fetcher = None) -> Dataset:
     """A photo and what should be different about it, to the photo of that garment."""
     split = Split(folder)
-    queries, gallery, relevant = _ranking(split, "", limit, "fashioniq_task7")
+    queries, corpus, relevant = _ranking(split, "", limit, "fashioniq_task7")
     which = {"photo + change → photo": (BOTH, IMAGE)}
     tasks = directions(
-        "fashioniq", queries, gallery, relevant, which=which, metrics=("R@1", "R@10", "R@50"),
+        "fashioniq", queries, corpus, relevant, which=which, metrics=("R@1", "R@10", "R@50"),
         problems=split.problems,
     )  # fmt: skip
     note = "one pool of all three garments, where the paper's has one for each; the photo asked with is in it"
@@ -150,24 +150,24 @@ def online_products(
     """Stanford Online Products: other photos of the product that a photo shows."""
     split = Split(folder)
     if (folder / "Ebay_test.txt").is_file():
-        queries, gallery = _ebay(split, limit)
+        queries, corpus = _ebay(split, limit)
         relevant: list[Mapping[str, float]] = [{q.group_id or "": 1.0} for q in queries]
-        keys = [p.group_id or "" for p in gallery]
+        keys = [p.group_id or "" for p in corpus]
     else:
-        queries, gallery, relevant = _ranking(split, "", limit, "")
+        queries, corpus, relevant = _ranking(split, "", limit, "")
         own = {q.id for q in queries}
         same = {image.data for q in queries for image in q.images if image.data}
-        gallery = [p for p in gallery if p.id not in own and not any(i.data in same for i in p.images)]
-        keys = [p.id for p in gallery]
-    if not gallery:
+        corpus = [p for p in corpus if p.id not in own and not any(i.data in same for i in p.images)]
+        keys = [p.id for p in corpus]
+    if not corpus:
         raise UserError(f"every photo of {folder.name} is a query: nothing is left to be found")
     tasks = directions(
-        "sop", queries, gallery, relevant, which=IMAGE_TO_IMAGE, keys=keys, metrics=("R@1", "R@10"),
+        "sop", queries, corpus, relevant, which=IMAGE_TO_IMAGE, keys=keys, metrics=("R@1", "R@10"),
         problems=split.problems,
     )  # fmt: skip
     departments = labelling("sop", "department", "category", 0, queries, queries)
     note = (
-        "photos that are queries are not in the gallery, where the paper lets each photo search all others: "
+        "photos that are queries are not in the corpus, where the paper lets each photo search all others: "
         "figures do not compare with published ones"
     )
     return _ranked("sop", split, "for research, see its LICENSE file", note, [*tasks, *departments])
@@ -196,7 +196,7 @@ def _ebay(split: Split, limit: int | None) -> tuple[list[Product], list[Product]
     queries = sample([group[0] for group in photos.values() if len(group) > 1], limit)
     asked = {q.group_id for q in queries}
     rest = [p for group in photos.values() for p in group[1:]]
-    chosen = gallery_of((p.id for p in rest), [p.id for p in rest if p.group_id in asked], limit)
+    chosen = corpus_of((p.id for p in rest), [p.id for p in rest if p.group_id in asked], limit)
     return split.usable(queries), split.usable([p for p in rest if p.id in chosen])
 
 
@@ -219,7 +219,7 @@ def marqo(
             ids[str(row["item"])] = None
             if asked == ("query",) and row["term"]:
                 terms.setdefault(str(row["term"]), set()).add(str(row["item"]))
-    chosen = gallery_of(ids, (), limit)
+    chosen = corpus_of(ids, (), limit)
     items = split.read(files, keep=lambda p: p.id in chosen, fields={"item_ID": "id"}, repeated="first")
     products = split.usable(items)
     own: list[Mapping[str, float]] = [{p.id: 1.0} for p in products]
@@ -393,18 +393,16 @@ def m5product(folder: Path, limit: int | None = None, fit_rows: int = 0, fetcher
     asked = {q.id for q in queries}
     rest = [p for p in _labelled(split, "gallery.json") if p.id not in asked]  # no query finds itself
     wanted = {label_of(q, "category") for q in queries}
-    chosen = gallery_of(
-        (p.id for p in rest), [p.id for p in rest if label_of(p, "category") in wanted], limit
-    )
-    gallery = split.usable([p for p in rest if p.id in chosen], fetcher)
+    chosen = corpus_of((p.id for p in rest), [p.id for p in rest if label_of(p, "category") in wanted], limit)
+    corpus = split.usable([p for p in rest if p.id in chosen], fetcher)
     queries = split.usable(queries, fetcher)
     relevant: list[Mapping[str, float]] = [{label_of(q, "category"): 1.0} for q in queries]
-    keys = [label_of(p, "category") for p in gallery]
-    tasks = directions("m5product", queries, gallery, relevant, keys=keys, problems=split.problems)
+    keys = [label_of(p, "category") for p in corpus]
+    tasks = directions("m5product", queries, corpus, relevant, keys=keys, problems=split.problems)
     if not all(key.isdigit() for key in keys):  # a number is no name that a model could know
         tasks += labelling("m5product", "label", "category", -1, queries, queries)
     note = "relevant is what has the query's label"
-    return _ranked("m5product", split, "on request, for research", note, tasks, gallery)
+    return _ranked("m5product", split, "on request, for research", note, tasks, corpus)
 
 
 def _labelled(split: Split, name: str) -> list[Product]:

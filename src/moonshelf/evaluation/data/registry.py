@@ -132,7 +132,7 @@ _CARDS = (
     ),
     Card(
         "m5product", "products of 5 modalities; here title and photo, searched by label", "on request",
-        "6 M products", "query and gallery", "Dong et al., M5Product, CVPR 2022, arXiv:2109.04275",
+        "6 M products", "query and corpus", "Dong et al., M5Product, CVPR 2022, arXiv:2109.04275",
         hub_sets.m5product, False,
         source="ask its authors for it; put query.json and gallery.json ({id: {title, label, url}}) there, "
         "photos as images/ID.jpg",

@@ -94,39 +94,39 @@ def luma(data: Path, limit: int | None = None, fit_rows: int = 0) -> Dataset:
     """Alternate and back views, searched among the main photos of all colour variants."""
     split = Split(data)
     queries: list[Product] = []
-    gallery: list[Product] = []
+    corpus: list[Product] = []
     for product in split.read("luma/products.parquet"):
         firsts = _first_photos(product)
         for number, ref in enumerate(product.images):
             name = f"{product.id}/main" if ref.role == "main" else f"{product.id}/{number}"
             one = Product(id=name, images=(ref,), group_id=product.id)
             if ref.role == "main" or number in firsts:
-                gallery.append(one)
+                corpus.append(one)
             elif ref.role in ("alternate", "back"):
                 queries.append(one)
-    mains = {p.id for p in gallery}
-    shown = {p.images[0].data for p in gallery}  # one back view is the main photo of another product
+    mains = {p.id for p in corpus}
+    shown = {p.images[0].data for p in corpus}  # one back view is the main photo of another product
     queries = [q for q in queries if f"{q.group_id}/main" in mains and q.images[0].data not in shown]
     queries = sample(queries, limit)
     groups = [q.group_id or "" for q in queries]
     exact = [{f"{group}/main": 1.0} for group in groups]
-    anywhere = [{p.id: 1.0 for p in gallery if p.group_id == group} for group in groups]
-    keys = [p.id for p in gallery]
+    anywhere = [{p.id: 1.0 for p in corpus if p.group_id == group} for group in groups]
+    keys = [p.id for p in corpus]
     tasks: list[Task] = [
         Retrieval(
-            "luma", name, "image", queries, gallery, keys, relevant, groups, IMAGE, IMAGE,
+            "luma", name, "image", queries, corpus, keys, relevant, groups, IMAGE, IMAGE,
             ("R@1", "R@5", "MRR", "mAP"),
         )
         for name, relevant in (("other view → main photo", exact), ("other view → any variant", anywhere))
     ]  # fmt: skip
-    every = gallery + queries
+    every = corpus + queries
     kinds = [p.group_id or "" for p in every]  # so that photos of the cut in other colours are the others
     own = {q.id for q in queries}  # views of the colour that the main photo shows
     colours = [p if p.id in own or p.id.endswith("/main") else _alone(p) for p in every]
     tasks += same_product("luma", colours, kinds)
     note = (
-        "main photo: the same cut in another colour is wrong; any variant: it is right; same product: views "
-        "of one colour, against the cut in others"
+        "main photo: the same cut in another colour is wrong; any variant: it is right; product matching: "
+        "views of one colour, against the cut in others"
     )
     return Dataset("luma", "OSL-3.0 / AFL-3.0", note, tasks, [], split.files, split.problems)
 
@@ -172,8 +172,8 @@ def sample_shop(
     from moonshelf import sample
 
     shop = shop or sample.shop(min(limit or sample.SIZE, sample.SIZE))
-    gallery = [view(p, text=True, image=True) for p in shop.products]
-    keys, tasks = [p.id for p in gallery], list[Task]()
+    corpus = [view(p, text=True, image=True) for p in shop.products]
+    keys, tasks = [p.id for p in corpus], list[Task]()
     for modality, name, reads in (
         ("text", "text → product", TEXT),
         ("image", "photo → product", IMAGE),
@@ -185,7 +185,7 @@ def sample_shop(
             grades = [{key: float(grade) for key, grade in q.relevance.items()} for q in asked]
             tasks.append(
                 Retrieval(
-                    "sampleshop", name, modality, queries, gallery, keys, grades, [q.id for q in asked],
+                    "sampleshop", name, modality, queries, corpus, keys, grades, [q.id for q in asked],
                     reads, BOTH, ("nDCG@10", "R@1"), hit_gain=3.0,
                 )
             )  # fmt: skip
@@ -206,7 +206,7 @@ def sample_shop(
                 Labelling(
                     "sampleshop", key, shown, views([shop.products[i] for i in rows], shown),
                     [values[i] for i in rows], labels, [truths[i].group for i in rows], VIEWS[shown], key,
-                    methods=("label similarity", "rationale") if compared else ("rationale",),
+                    methods=("zero-shot classification", "rationale") if compared else ("rationale",),
                 )
             )  # fmt: skip
     stated = [

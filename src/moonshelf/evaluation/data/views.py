@@ -2,7 +2,7 @@
 
 An encoder sees products that hold only what their view shows: never the category, the attributes or the
 brand, so no prompt can see the answer. A product takes part in a view only if it has what the view shows.
-`limit` takes a seeded sample of the rows to be scored, in file order, and so makes galleries smaller:
+`limit` takes a seeded sample of the rows to be scored, in file order, and so makes corpora smaller:
 figures of different limits do not compare.
 """
 
@@ -53,11 +53,11 @@ class Dataset:
     licence: str
     note: str
     tasks: list[Task]
-    corpus: list[str]  # unlabelled texts, for peers that count words
+    texts: list[str]  # unlabelled texts, for baselines that count words
     files: dict[str, str] = field(default_factory=dict)  # path under the data folder -> SHA-256
     problems: list[Problem] = field(default_factory=list)
     not_run: dict[str, str] = field(default_factory=dict)  # task that the data cannot give -> why
-    training: list[Product] = field(default_factory=list)  # the training split, for peers that learn
+    training: list[Product] = field(default_factory=list)  # the training split, for baselines that learn
 
 
 class Split:
@@ -154,8 +154,8 @@ def _read(ref: ImageRef, fetcher: images.Fetcher | None) -> ImageRef:
     return ref
 
 
-def gallery_of(ids: Iterable[str], wanted: Collection[str], limit: int | None, seed: int = 0) -> set[str]:
-    """Ids of a gallery: all, or everything wanted and a seeded sample of the rest, `limit` together."""
+def corpus_of(ids: Iterable[str], wanted: Collection[str], limit: int | None, seed: int = 0) -> set[str]:
+    """Ids of a corpus: all, or everything wanted and a seeded sample of the rest, `limit` together."""
     every = list(dict.fromkeys(ids))
     if limit is None:
         return set(every)
@@ -315,7 +315,7 @@ _VIEW_OF = {reads: name for name, reads in VIEWS.items()}
 def directions(
     dataset: str,
     queries: Sequence[Product],
-    gallery: Sequence[Product],
+    corpus: Sequence[Product],
     relevant: Sequence[Mapping[str, float]],
     *,
     which: Mapping[str, tuple[frozenset[str], frozenset[str]]] = DIRECTIONS,
@@ -323,16 +323,16 @@ def directions(
     metrics: tuple[str, ...] = ("R@1", "R@10", "MRR", "mAP"),
     problems: list[Problem] | None = None,
 ) -> list[Task]:
-    """Retrieval in each direction, from what queries show to what the gallery shows, with those that have it.
+    """Retrieval in each direction, from what queries show to what the corpus shows, with those that have it.
 
-    `relevant` maps keys of the gallery (ids by default) to gains; a query without any in the gallery of a
+    `relevant` maps keys of the corpus (ids by default) to gains; a query without any in the corpus of a
     direction is set aside there, with a problem. A direction with no query left is left out.
     """
     tasks: list[Task] = []
-    keys = keys if keys is not None else [p.id for p in gallery]
+    keys = keys if keys is not None else [p.id for p in corpus]
     for name, (asks, finds) in which.items():
         # a product without a picture still is a candidate where pictures and texts are searched together
-        held = [i for i, p in enumerate(gallery) if finds == BOTH or shows(p, finds)]
+        held = [i for i, p in enumerate(corpus) if finds == BOTH or shows(p, finds)]
         if not held:
             continue
         there = {keys[i] for i in held}
@@ -343,14 +343,14 @@ def directions(
             if any(gain > 0 and key in there for key, gain in relevant[i].items()):
                 rows.append(i)
             elif problems is not None:
-                reason = f"no relevant product in the gallery of {name}: the query is set aside"
+                reason = f"no relevant product in the corpus of {name}: the query is set aside"
                 problems.append(Problem(query.id, "truth", reason, query.id))
         if not rows:
             continue
         tasks.append(
             Retrieval(
                 dataset, name, _VIEW_OF[asks], views([queries[i] for i in rows], _VIEW_OF[asks]),
-                views([gallery[i] for i in held], _VIEW_OF[finds]), [keys[i] for i in held],
+                views([corpus[i] for i in held], _VIEW_OF[finds]), [keys[i] for i in held],
                 [relevant[i] for i in rows], [queries[i].group_id or queries[i].id for i in rows],
                 asks, finds, metrics,
             )
@@ -369,10 +369,10 @@ def within_groups(dataset: str, products: Sequence[Product]) -> list[Task]:
         if product.group_id and sizes[product.group_id] > 1:
             first.setdefault(product.group_id, product)
     asking = {q.id for q in first.values()}
-    gallery = [p for p in products if p.id not in asking]
+    corpus = [p for p in products if p.id not in asking]
     relevant: list[Mapping[str, float]] = [{group: 1.0} for group in first]
-    keys = [group_of(p) for p in gallery]
-    return directions(dataset, list(first.values()), gallery, relevant, which=WITHIN, keys=keys)
+    keys = [group_of(p) for p in corpus]
+    return directions(dataset, list(first.values()), corpus, relevant, which=WITHIN, keys=keys)
 
 
 def group_of(product: Product) -> str:
@@ -391,7 +391,7 @@ def same_product(dataset: str, products: Sequence[Product], kinds: Sequence[str]
         )
         if len(set(same)) == 2:
             known = views([products[i] for i in rows], shown)
-            tasks.append(Matching(dataset, "same product", shown, known, pairs, same, clusters, reads))
+            tasks.append(Matching(dataset, "product matching", shown, known, pairs, same, clusters, reads))
     return tasks
 
 

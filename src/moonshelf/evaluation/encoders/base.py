@@ -1,7 +1,7 @@
-"""What every peer that is a neural network shares: what it is shown, batches, unit vectors, its folder.
+"""What every baseline that is a neural network shares: what it is shown, batches, unit vectors, its folder.
 
-A peer reads exactly what our model reads: the text that the prompt gives our model, and the first photo,
-decoded by `moonshelf.images`. A product of which a peer can read nothing is set aside with a reason, not
+A baseline reads exactly what our model reads: the text that the prompt gives our model, and the first photo,
+decoded by `moonshelf.images`. A product of which a baseline can read nothing is set aside with a reason, not
 scored as a vector of nothing. Weights come from a folder, or from the hub where a download was allowed, and
 are loaded by `model.stock`. The fingerprint is a hash of the files, never a name.
 """
@@ -31,7 +31,7 @@ FETCH = ("*.safetensors", "*.json", "*.txt", "*.jinja", "*.model")
 _IGNORE = ("onnx/*", "openvino/*", "original/*")
 
 
-class Peer:
+class BaselineEncoder:
     """A text encoder, an image encoder, or both: subclasses give `embed` and say what they read.
 
     `queries` is the same model as it encodes what is searched *for*, where its documentation has another
@@ -58,7 +58,7 @@ class Peer:
         raise NotImplementedError
 
     def embed_queries(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
-        """The same for what is searched for; only asked of a peer that has `queries`."""
+        """The same for what is searched for; only asked of a baseline that has `queries`."""
         raise NotImplementedError
 
     @cached_property
@@ -111,10 +111,10 @@ class Peer:
         return text, images.load(product.images[0], max_side=self.max_side)
 
 
-class QuerySide(Peer):
-    """A peer as it encodes queries: the same weights with another instruction."""
+class QuerySide(BaselineEncoder):
+    """A baseline as it encodes queries: the same weights with another instruction."""
 
-    def __init__(self, other: Peer) -> None:
+    def __init__(self, other: BaselineEncoder) -> None:
         self.other = other
         self.prompt, self.reads, self.one_space = other.prompt, other.reads, other.one_space
         self.batch, self.max_side = other.batch, other.max_side
@@ -131,7 +131,7 @@ class QuerySide(Peer):
         return self.other.embed_queries(texts, pictures)
 
 
-class TwoTowers(Peer):
+class TwoTowers(BaselineEncoder):
     """Text and pictures encoded apart into one space; a product that shows both is the mean direction."""
 
     reads = BOTH

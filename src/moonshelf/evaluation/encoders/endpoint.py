@@ -1,4 +1,4 @@
-"""A peer behind an OpenAI-compatible embeddings endpoint: `openai:URL#MODEL`, `openai-vl:URL#MODEL`.
+"""A baseline behind an OpenAI-compatible embeddings endpoint: `openai:URL#MODEL`, `openai-vl:URL#MODEL`.
 
 Text goes to `URL/embeddings` in batches, as `input`. With `openai-vl` every product is one request of the
 chat form that vLLM takes (`messages` with the picture as a data address), so the endpoint may be shown
@@ -20,14 +20,14 @@ import numpy as np
 from moonshelf.endpoints import Endpoint, picture_part
 from moonshelf.errors import UserError
 from moonshelf.evaluation.contract import BOTH, TEXT
-from moonshelf.evaluation.encoders.base import Peer
+from moonshelf.evaluation.encoders.base import BaselineEncoder
 from moonshelf.prompts import PromptSpec
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
-class EndpointPeer(Peer):
+class EndpointBaseline(BaselineEncoder):
     """Vectors of a server; `pictures` for one that takes them."""
 
     batch = 64

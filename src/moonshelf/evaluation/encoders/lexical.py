@@ -1,8 +1,8 @@
-"""Peers that count words: TF-IDF and BM25. They need the statistics of a data set's texts before they encode.
+"""Baselines that count words: TF-IDF and BM25, after the statistics of a data set's texts.
 
-TF-IDF takes the data set's unlabelled text (its training titles, or the gallery where there is no training
-split). BM25 is defined by the collection that is searched, so it takes the texts of all galleries, and the
-former only where no gallery shows text. BM25 here is what Lucene computes (k1 1.2, b 0.75), on lower-case
+TF-IDF takes the data set's unlabelled text (its training titles, or the corpus where there is no training
+split). BM25 is defined by the collection that is searched, so it takes the texts of all corpora, and the
+former only where no corpus shows text. BM25 here is what Lucene computes (k1 1.2, b 0.75), on lower-case
 words without stop words or stems, as an inner product of two different vectors: a document holds its
 weights, a query its counts. Both are of unit length, so that the same search and the same gate take them:
 a document is filled up to length 1 in one more dimension, which is 0 in every query. So a score is BM25
@@ -44,17 +44,17 @@ class TfIdf:
         self.fingerprint = ""
         self._words: Any = None
 
-    def fit(self, corpus: Sequence[str]) -> None:
-        """Document frequencies of `corpus`; called once a data set, before `encode`."""
+    def fit(self, texts: Sequence[str]) -> None:
+        """Document frequencies of `texts`; called once a data set, before `encode`."""
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         self._words = TfidfVectorizer(sublinear_tf=True, max_features=self.max_features, dtype=np.float32)
-        self._words.fit(corpus)
-        self.fingerprint = _fingerprint(self.name, self.max_features, corpus)
+        self._words.fit(texts)
+        self.fingerprint = _fingerprint(self.name, self.max_features, texts)
 
     def encode(self, products: Sequence[Product]) -> Vectors:
         if self._words is None:
-            raise ValueError("fit the words of a corpus before encoding")
+            raise ValueError("fit the words of a texts before encoding")
         return all_ok(self._words.transform([self.prompt.text_of(p) for p in products]).toarray())
 
 
@@ -70,21 +70,21 @@ class Bm25:
         self.queries = Bm25Queries(self)
         self._words: Any = None
 
-    def fit(self, corpus: Sequence[str]) -> None:
-        """Document frequencies and the mean length of `corpus`; called once a data set, before `encode`."""
+    def fit(self, texts: Sequence[str]) -> None:
+        """Document frequencies and the mean length of `texts`; called once a data set, before `encode`."""
         from sklearn.feature_extraction.text import CountVectorizer
 
         self._words = CountVectorizer(
             token_pattern=r"(?u)\b\w+\b", max_features=self.max_words, dtype=np.float64
         )
-        counts = self._words.fit_transform(corpus)
+        counts = self._words.fit_transform(texts)
         frequency = np.asarray((counts > 0).sum(axis=0)).ravel()
         self._idf = np.log1p((counts.shape[0] - frequency + 0.5) / (frequency + 0.5))
-        self._length = max(1.0, float(np.mean([self._n_words(text) for text in corpus])))
+        self._length = max(1.0, float(np.mean([self._n_words(text) for text in texts])))
         # No text that the prompt lets through is longer: a word and a space take two characters.
         most = self.prompt.max_text_chars // 2 + 1
         self._scale = math.sqrt(most) * (K1 + 1) * float(self._idf.max())
-        self.fingerprint = _fingerprint(self.name, f"{self.max_words}, k1 {K1}, b {B}", corpus)
+        self.fingerprint = _fingerprint(self.name, f"{self.max_words}, k1 {K1}, b {B}", texts)
 
     def encode(self, products: Sequence[Product]) -> Vectors:
         texts = [self.prompt.text_of(product) for product in products]
@@ -127,14 +127,12 @@ class Bm25Queries:
 def fit_words(encoder: object, dataset: Dataset) -> None:
     """Give an encoder that counts words the texts of a data set; any other is left as it is."""
     if isinstance(encoder, Bm25):
-        galleries = [
-            t.gallery for t in dataset.tasks if isinstance(t, Retrieval) and "text" in t.gallery_reads
-        ]
-        texts = dict.fromkeys(encoder.prompt.text_of(product) for one in galleries for product in one)
+        corpora = [t.corpus for t in dataset.tasks if isinstance(t, Retrieval) and "text" in t.corpus_reads]
+        texts = dict.fromkeys(encoder.prompt.text_of(product) for one in corpora for product in one)
         collection = [text for text in texts if text]
-        encoder.fit(collection or dataset.corpus or ["product"])
+        encoder.fit(collection or dataset.texts or ["product"])
     elif isinstance(encoder, TfIdf):
-        encoder.fit(dataset.corpus or ["product"])
+        encoder.fit(dataset.texts or ["product"])
 
 
 def all_ok(vectors: np.ndarray) -> Vectors:
@@ -142,11 +140,13 @@ def all_ok(vectors: np.ndarray) -> Vectors:
     return Vectors(np.asarray(vectors, np.float32), np.ones(n, bool), [""] * n, np.ones(n, bool))
 
 
-def _fingerprint(name: str, settings: object, corpus: Sequence[str]) -> str:
-    digest = hashlib.sha256("\n".join(corpus).encode()).hexdigest()
+def _fingerprint(name: str, settings: object, texts: Sequence[str]) -> str:
+    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
     return f"{name}|scikit-learn {version('scikit-learn')}|{settings}|{digest}"
 
 
-def _need_sklearn(peer: str) -> None:
+def _need_sklearn(baseline: str) -> None:
     if find_spec("sklearn") is None:
-        raise UserError(f"the peer '{peer}' needs packages that are not here: pip install 'moonshelf[peers]'")
+        raise UserError(
+            f"the baseline '{baseline}' needs packages that are not here: pip install 'moonshelf[baselines]'"
+        )

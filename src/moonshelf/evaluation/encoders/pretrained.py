@@ -1,4 +1,4 @@
-"""Peers by folder or hub id: any SentenceTransformer, CLIP or SigLIP, open_clip model, image encoder.
+"""Baselines by folder or hub id: any SentenceTransformer, CLIP or SigLIP, open_clip model, image encoder.
 
 Each keeps to what its library documents: prompts of the model for queries and documents, padding and
 pixels of its own processor, the pooled output of its own head. A two-tower model that is shown text and
@@ -18,8 +18,8 @@ import numpy as np
 
 from moonshelf.errors import UserError
 from moonshelf.evaluation.contract import BOTH, IMAGE, TEXT
-from moonshelf.evaluation.encoders import base as peers
-from moonshelf.evaluation.encoders.base import Peer, QuerySide, TwoTowers
+from moonshelf.evaluation.encoders import base
+from moonshelf.evaluation.encoders.base import BaselineEncoder, QuerySide, TwoTowers
 from moonshelf.model.files import items_of, read_json
 from moonshelf.model.stock import (
     Clip,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
 
 
-class SentenceTransformerPeer(TwoTowers):
+class SentenceTransformerBaseline(TwoTowers):
     """A saved SentenceTransformer, of text alone or of text and pictures."""
 
     def __init__(
@@ -67,14 +67,14 @@ class SentenceTransformerPeer(TwoTowers):
                 f"the SentenceTransformer in {folder.name!r} cannot be loaded: {reason}"
             ) from error
         self.name, self.prompt = name, prompt or PromptSpec()
-        self.fingerprint = known or peers.hash_folder("st", folder, device.type)
+        self.fingerprint = known or base.hash_folder("st", folder, device.type)
         sees, reads = self.model.supports("image"), self.model.supports("text")
         if not sees and not reads:
             raise UserError(f"{name} reads neither text nor pictures")
         self.reads = BOTH if sees and reads else IMAGE if sees else TEXT
         self.one_space = sees and reads
         prompts = self.model.prompts
-        if any(prompts.get(key) for key in ("query", "document", "passage", "corpus")):
+        if any(prompts.get(key) for key in ("query", "document", "passage", "texts")):
             self.queries = QuerySide(self)
 
     def embed(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
@@ -100,14 +100,14 @@ class SentenceTransformerPeer(TwoTowers):
         )  # fmt: skip
 
 
-class ClipPeer(TwoTowers):
+class ClipBaseline(TwoTowers):
     """CLIP, SigLIP and their kin in transformers (`stock.Clip`)."""
 
     def __init__(self, folder: Path, name: str, prompt: PromptSpec | None = None) -> None:
         self.clip = Clip(folder, name)
         self.max_side = self.clip.max_side
         self.name, self.prompt = name, prompt or PromptSpec()
-        self.fingerprint = peers.hash_folder("clip", folder, self.clip.dtype, type(self.clip.pixels).__name__)
+        self.fingerprint = base.hash_folder("clip", folder, self.clip.dtype, type(self.clip.pixels).__name__)
 
     def embed_texts(self, texts: list[str]) -> np.ndarray:
         return self.clip.embed_texts(texts)
@@ -116,7 +116,7 @@ class ClipPeer(TwoTowers):
         return self.clip.embed_pictures(pictures)
 
 
-class ImagePeer(Peer):
+class ImageBaseline(BaselineEncoder):
     """A vision model of transformers: ViT, DINOv2, ConvNeXt, ResNet …, or the image side of a CLIP."""
 
     reads = IMAGE
@@ -133,7 +133,7 @@ class ImagePeer(Peer):
         self.max_side = pixel_side(self.pixels)
         self.name = name
         pooling = "own pooling" if self.own_pooling else "mean"
-        self.fingerprint = peers.hash_folder("image", folder, dtype, type(self.pixels).__name__, pooling)
+        self.fingerprint = base.hash_folder("image", folder, dtype, type(self.pixels).__name__, pooling)
 
     def embed(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
         import torch
@@ -147,7 +147,7 @@ class ImagePeer(Peer):
             return array(pooled(self.model(**inputs), self.own_pooling))
 
 
-class OpenClipPeer(TwoTowers):
+class OpenClipBaseline(TwoTowers):
     """A model of open_clip, from a folder with `open_clip_config.json` and safetensors.
 
     open_clip needs torchvision, which is why it is no dependency: install both beside Moonshelf. It would
@@ -177,7 +177,7 @@ class OpenClipPeer(TwoTowers):
             raise UserError(f"the open_clip model in {folder.name!r} cannot be loaded: {reason}") from error
         self.model.eval()
         self.name, self.prompt = name, prompt or PromptSpec()
-        self.fingerprint = peers.hash_folder("openclip", folder, f"open_clip {version('open_clip_torch')}")
+        self.fingerprint = base.hash_folder("openclip", folder, f"open_clip {version('open_clip_torch')}")
 
     def embed_texts(self, texts: list[str]) -> np.ndarray:
         import torch
@@ -196,22 +196,24 @@ class OpenClipPeer(TwoTowers):
 def open_clip_folder(name: str, download: bool) -> Path:
     """The folder of a path, of a hub id, or of `MODEL/PRETRAINED` as open_clip lists them."""
     if Path(name).expanduser().is_dir():
-        return peers.locate(name, download)
+        return base.locate(name, download)
     model, _, tag = name.partition("/")
     need("open_clip", f"openclip:{name}", "open_clip_torch")
     import open_clip
 
     if model not in open_clip.list_models():
-        return peers.locate(name, download)
+        return base.locate(name, download)
     repository = str((open_clip.get_pretrained_cfg(model, tag) or {}).get("hf_hub", "")).strip("/")
     if not repository:
         raise UserError(
             f"open_clip lists no weights {tag!r} for {model} on the hub: name a folder or a hub id"
         )
-    return peers.locate("/".join(repository.split("/")[:2]), download)
+    return base.locate("/".join(repository.split("/")[:2]), download)
 
 
-def need(module: str, peer: str, package: str = "moonshelf[peers]") -> None:
+def need(module: str, baseline: str, package: str = "moonshelf[baselines]") -> None:
     """Raise `UserError` that says what to install."""
     if find_spec(module) is None:
-        raise UserError(f"the peer '{peer}' needs packages that are not here: pip install '{package}'")
+        raise UserError(
+            f"the baseline '{baseline}' needs packages that are not here: pip install '{package}'"
+        )

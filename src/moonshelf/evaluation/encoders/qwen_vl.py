@@ -18,8 +18,8 @@ import numpy as np
 
 from moonshelf.errors import UserError
 from moonshelf.evaluation.contract import BOTH
-from moonshelf.evaluation.encoders import base as peers
-from moonshelf.evaluation.encoders.base import Peer, QuerySide
+from moonshelf.evaluation.encoders import base
+from moonshelf.evaluation.encoders.base import BaselineEncoder, QuerySide
 from moonshelf.model.files import read_json
 from moonshelf.model.stock import array, check_folder, load_model, whole
 from moonshelf.prompts import PromptSpec
@@ -42,7 +42,7 @@ GENERATE = (
 )
 
 
-class QwenVLPeer(Peer):
+class QwenVLBaseline(BaselineEncoder):
     """One of the family, from a folder. `generate` asks UME-R1 for its generative embedding."""
 
     reads, one_space = BOTH, True
@@ -74,7 +74,7 @@ class QwenVLPeer(Peer):
             self.queries = QuerySide(self)
         self.processor.tokenizer.padding_side = "left" if generate else "right"
         mode = f"gen, {MAX_NEW_TOKENS} tokens" if generate else "disc" if self.disc is not None else "last"
-        self.fingerprint = peers.hash_folder("qwen-vl", folder, dtype, mode)
+        self.fingerprint = base.hash_folder("qwen-vl", folder, dtype, mode)
 
     def embed(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
         return self._embed(texts, pictures, INSTRUCTION)

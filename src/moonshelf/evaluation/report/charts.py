@@ -19,7 +19,7 @@ WIDTH, HEIGHT = 340, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 332, 12, 206
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring")
 DASHES = ("", "6 4", "2 3")
-METHODS = {"ranking": 0, "label similarity": 1}  # whose thresholds come first
+METHODS = {"ranking": 0, "zero-shot classification": 1}  # whose thresholds come first
 Scale = Callable[[float], float]
 
 
@@ -77,7 +77,7 @@ def cost_charts(outcome: Outcome) -> list[Chart]:
     charts = []
     for dataset in outcome.datasets:
         rows = [r for r in outcome.main_rows if r.dataset == dataset and not r.fitted]
-        for kind in ("ranking", "label similarity"):
+        for kind in ("ranking", "zero-shot classification"):
             row = max(
                 (r for r in rows if r.method == kind),
                 key=lambda r: sum(x.value is not None for x in r.results.values()),

@@ -43,7 +43,7 @@ class Row:
 
     @property
     def any(self) -> Result:
-        """A result that says n, gallery and chance: one with a value, if there is one."""
+        """A result that says n, corpus and chance: one with a value, if there is one."""
         found = list(self.results.values())
         return next((r for r in found if r.value is not None), found[0])
 

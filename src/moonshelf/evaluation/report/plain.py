@@ -20,7 +20,7 @@ from moonshelf.plaintext import shown as shown  # pages take it from here, with 
 
 FIELDS = (
     "dataset", "task", "view", "method", "metric", "encoder", "value", "low", "high", "n", "clusters",
-    "gallery", "chance", "constant", "note",
+    "corpus", "chance", "constant", "note",
 )  # fmt: skip
 AGAINST = ("baseline", "difference", "difference_low", "difference_high", "p", "mcnemar")
 BEGIN, END = "<!-- moonshelf evaluate: begin -->", "<!-- moonshelf evaluate: end -->"
@@ -74,7 +74,7 @@ def markdown(outcome: Outcome) -> str:
 def _cells(outcome: Outcome, row: Row) -> list[str]:
     by = row.metric if row.method == "ranking" else f"{row.method}, {row.metric}"
     one = row.any
-    head = [escaped(row.task), escaped(row.view), escaped(by), f"{one.n} / {one.gallery or '–'}"]
+    head = [escaped(row.task), escaped(row.view), escaped(by), f"{one.n} / {one.corpus or '–'}"]
     figures = [cell(row.results.get(name)) for name in outcome.encoders]
     return [*head, "" if row.chance is None else percent(row.chance), *figures]
 

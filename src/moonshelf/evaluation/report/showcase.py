@@ -17,7 +17,7 @@ from moonshelf.catalogue.rows import THUMBNAIL_SIDE, picture_columns
 from moonshelf.catalogue.tables import why
 from moonshelf.evaluation.data.validation import sample_shop
 from moonshelf.evaluation.data.views import view
-from moonshelf.evaluation.encoders.baselines import Moon
+from moonshelf.evaluation.encoders.baselines import MoonshelfEncoder
 from moonshelf.evaluation.encoders.cache import EmbeddingCache
 from moonshelf.evaluation.report.demo_page import (
     Card,
@@ -101,22 +101,22 @@ def worst(
     """Of each task the `each` queries whose nDCG@10 is lowest, with what was wanted and what came first."""
     found = []
     for task in tasks:
-        queries, gallery = encode(encoder, task.queries), encode(encoder, task.gallery)
-        scores = metrics.similarity(queries.vectors, gallery.vectors)
-        scores[:, ~gallery.ok] = -np.inf
-        gains = np.array([[wanted.get(key, 0.0) for key in task.gallery_keys] for wanted in task.relevant])
+        queries, corpus = encode(encoder, task.queries), encode(encoder, task.corpus)
+        scores = metrics.similarity(queries.vectors, corpus.vectors)
+        scores[:, ~corpus.ok] = -np.inf
+        gains = np.array([[wanted.get(key, 0.0) for key in task.corpus_keys] for wanted in task.relevant])
         quality = metrics.ndcg_at_k(scores, gains, 10)
         for place in [i for i in np.argsort(quality, kind="stable").tolist() if quality[i] < 1][:each]:
             query = task.queries[place]
             order = np.argsort(-scores[place], kind="stable").tolist()
             best = next(i for i in order if gains[place, i] == gains[place].max())
             hits = [
-                _shown(rows[task.gallery_keys[i]], f"cosine {scores[place, i]:.2f}", int(gains[place, i]))
+                _shown(rows[task.corpus_keys[i]], f"cosine {scores[place, i]:.2f}", int(gains[place, i]))
                 for i in order[:shown]
-                if task.gallery_keys[i] in rows
+                if task.corpus_keys[i] in rows
             ]
             rank = f"place {order.index(best) + 1} of {len(order)}"
-            wanted = _shown(rows[task.gallery_keys[best]], rank) if task.gallery_keys[best] in rows else None
+            wanted = _shown(rows[task.corpus_keys[best]], rank) if task.corpus_keys[best] in rows else None
             picture = thumbnail(query.images[0] if query.images else None)
             figure = f"nDCG@10 {100 * quality[place]:.0f} %"
             found.append(Search(KINDS[task.view], query.title, picture, hits, wanted, figure))
@@ -196,7 +196,7 @@ def first_of_each(queries: Sequence[Query], counts: Mapping[str, int]) -> list[Q
 # ---- figures -----------------------------------------------------------------------------------------
 
 
-class OnShelf(Moon):
+class CachedEncoder(MoonshelfEncoder):
     """The model, except that a product that stands in the catalogue just so is taken from there."""
 
     def __init__(self, model: MoonModel, reason: Any, products: Sequence[Product], rows: Rows) -> None:
@@ -229,8 +229,8 @@ class OnShelf(Moon):
 def score(page: Page, shop: Shop, rows: Rows, model: MoonModel, reason: str, cache: Path) -> None:
     """Fill the page's figures, tiles and worst searches: direct vectors, and those of the catalogue."""
     dataset, store = sample_shop(shop=shop), EmbeddingCache(cache)
-    shelf = OnShelf(model, reason, shop.products, rows)
-    encoders = [shelf] if reason == "off" else [Moon(model, "off"), shelf]
+    shelf = CachedEncoder(model, reason, shop.products, rows)
+    encoders = [shelf] if reason == "off" else [MoonshelfEncoder(model, "off"), shelf]
     page.encoders = [encoder.name for encoder in encoders]
     shown = {name: [view(p, text="text" in name, image=True) for p in shop.products] for name in VIEWS}
     for encoder in encoders:
@@ -273,12 +273,16 @@ def _tiles(page: Page, encoder: str) -> list[Tile]:
         ("category", "image", "accuracy", "The category, one of {}, from photos alone", "products"),
         (OMITTED, "image + text", "accuracy", "Attributes that the title leaves out", "values"),
     ]
-    methods = {"ranking": "by vectors alone", "rationale": "by reading", "label similarity": "by label"}
+    methods = {
+        "ranking": "by vectors alone",
+        "rationale": "by reading",
+        "zero-shot classification": "by label",
+    }
     tiles = []
     for task, shown, metric, label, noun in wanted:
         for r in page.readings + page.figures:
             key = (r.task, r.view, r.metric, r.encoder)
             if key == (task, shown, metric, encoder) and r.value is not None:
-                tiles.append(Tile(r, label.format(r.gallery), f"{r.n:,} {noun}, {methods[r.method]}"))
+                tiles.append(Tile(r, label.format(r.corpus), f"{r.n:,} {noun}, {methods[r.method]}"))
                 break
     return tiles

@@ -28,7 +28,7 @@ BINS = (
     (None, "11 words or more"),
 )
 LENGTH, OTHERS = "words shown", "all others"
-METHODS = ("ranking", "label similarity", "rationale")  # one row of each is taken apart
+METHODS = ("ranking", "zero-shot classification", "rationale")  # one row of each is taken apart
 
 
 @dataclass(frozen=True)

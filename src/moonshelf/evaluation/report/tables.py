@@ -93,14 +93,14 @@ def _table(title: str, rows: dict[tuple[str, ...], dict[str, Result]], names: li
         table.add_column(head, justify="right" if head in ("n", "of", "chance", "constant") else "left")
     for name in names:
         table.add_column(name.replace("moonshelf ", ""), justify="right", no_wrap=True)
-    order = {"label similarity": 0, "rationale": 1}
+    order = {"zero-shot classification": 0, "rationale": 1}
     for key in sorted(rows, key=lambda k: order.get(k[0], 2)):
         method, task, view, metric = key
         found = rows[key]
         one = next((r for r in found.values() if r.value is not None), next(iter(found.values())))
         chance = next((r.chance for r in found.values() if r.chance is not None), None)
         how = [metric] if ranking else [method, metric]
-        cells = [escape(task), view, *how, str(one.n), str(one.gallery or "-"), _percent(chance)]
+        cells = [escape(task), view, *how, str(one.n), str(one.corpus or "-"), _percent(chance)]
         if not ranking:
             cells.append(_percent(one.constant))
         table.add_row(*cells, *(_cell(found.get(name)) for name in names))

@@ -20,7 +20,7 @@ Picture = tuple[str, str]  # dataset, id
 
 @dataclass(frozen=True)
 class Found:
-    """An item of the gallery."""
+    """An item of the corpus."""
 
     dataset: str
     id: str
@@ -97,7 +97,7 @@ def wrong_labels(outcome: Outcome, each: int = LABELS, most: int = LABELS_IN_ALL
     encoder, used = shown_encoder(outcome), set[Picture]()
     found: list[WrongLabel] = []
     for row in outcome.main_rows:
-        if row.method not in ("rationale", "label similarity") or "hidden" in row.view:
+        if row.method not in ("rationale", "zero-shot classification") or "hidden" in row.view:
             continue
         whole = outcome.whole(row, encoder)
         if whole is None or whole.head.kind != "labels":

@@ -1,11 +1,11 @@
-"""Exact search in blocks: the first k of a gallery, and the exact places of the relevant items.
+"""Exact search in blocks: the first k of a corpus, and the exact places of the relevant items.
 
-One block of queries is multiplied with one of the gallery in float32, so memory is bounded and nothing of the
-size (queries, gallery) is ever held. Places are as exact as if all scores were float64: a float32 inner
+One block of queries is multiplied with one of the corpus in float32, so memory is bounded and nothing of the
+size (queries, corpus) is ever held. Places are as exact as if all scores were float64: a float32 inner
 product is off by at most `dim * 2^-24 * |q| |g|`, so only items that close to a relevant one's exact score
 can be misplaced: just those are scored again in float64, rounded to `metrics.TIE_DECIMALS`, and compared.
 Equal vectors therefore tie wherever they stand in a block. Where much of a block ties (words that no product
-has), it is multiplied in float64 at once. The first k are those of the float32 scores, ties in gallery order;
+has), it is multiplied in float64 at once. The first k are those of the float32 scores, ties in corpus order;
 they are for people to look at, and no figure is computed from them.
 """
 
@@ -20,32 +20,32 @@ from moonshelf.evaluation.statistics.metrics import TIE_DECIMALS, Floats, Ints
 
 Singles = NDArray[np.float32]
 
-QUERIES, GALLERY = 1024, 4096  # rows of a block: 16 MiB of scores
+QUERIES, CORPUS = 1024, 4096  # rows of a block: 16 MiB of scores
 FIRST = 256  # columns of the first block; they double from there, so that few later items are candidates
 
 
 @dataclass(frozen=True)
 class Found:
-    """`top` and `top_scores` are (q, k), k at most the gallery; the rest has one value a relevant item."""
+    """`top` and `top_scores` are (q, k), k at most the corpus; the rest has one value a relevant item."""
 
-    top: Ints  # columns of the gallery
+    top: Ints  # columns of the corpus
     top_scores: Singles
     scores: Floats  # rounded to TIE_DECIMALS
     above: Ints  # items with a strictly higher score
     tied: Ints  # items with just this score, itself among them
 
 
-def search(queries: np.ndarray, gallery: np.ndarray, rows: Ints, columns: Ints, k: int = 10) -> Found:
-    """Search float32 `gallery` (g, d) for `queries` (q, d); place item `columns[i]` for query `rows[i]`.
+def search(queries: np.ndarray, corpus: np.ndarray, rows: Ints, columns: Ints, k: int = 10) -> Found:
+    """Search float32 `corpus` (g, d) for `queries` (q, d); place item `columns[i]` for query `rows[i]`.
 
-    `rows` ascend. Raises ValueError for an empty gallery, or vectors that do not fit or are not finite.
+    `rows` ascend. Raises ValueError for an empty corpus, or vectors that do not fit or are not finite.
     """
     left = np.ascontiguousarray(queries, np.float32)
-    right = np.ascontiguousarray(gallery, np.float32)
+    right = np.ascontiguousarray(corpus, np.float32)
     if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1]:
-        raise ValueError(f"queries {left.shape} and gallery {right.shape} must be (n, dim) of one dim")
+        raise ValueError(f"queries {left.shape} and corpus {right.shape} must be (n, dim) of one dim")
     if not len(right):
-        raise ValueError("the gallery is empty")
+        raise ValueError("the corpus is empty")
     norms = np.linalg.norm(left, axis=1)
     longest = float(np.linalg.norm(right, axis=1).max())
     if not (np.isfinite(norms).all() and np.isfinite(longest)):
@@ -69,13 +69,13 @@ def search(queries: np.ndarray, gallery: np.ndarray, rows: Ints, columns: Ints, 
     return Found(top, top_scores, scores, above, tied)
 
 
-def pair_scores(queries: np.ndarray, gallery: np.ndarray, rows: Ints, columns: Ints) -> Floats:
+def pair_scores(queries: np.ndarray, corpus: np.ndarray, rows: Ints, columns: Ints) -> Floats:
     """Inner products of pairs of rows in float64, rounded so that equal vectors tie."""
     scores = np.empty(len(rows))
     step = max(1, 4_000_000 // max(1, queries.shape[1]))  # 64 MB of pairs at a time
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
-        left, right = queries[rows[part]].astype(np.float64), gallery[columns[part]].astype(np.float64)
+        left, right = queries[rows[part]].astype(np.float64), corpus[columns[part]].astype(np.float64)
         scores[part] = np.einsum("ij,ij->i", left, right)
     return np.round(scores, TIE_DECIMALS)
 
@@ -84,7 +84,7 @@ def _blocks(size: int) -> list[tuple[int, int]]:
     blocks, start, width = [], 0, FIRST
     while start < size:
         blocks.append((start, min(start + width, size)))
-        start, width = blocks[-1][1], min(2 * width, GALLERY)
+        start, width = blocks[-1][1], min(2 * width, CORPUS)
     return blocks
 
 
@@ -111,7 +111,7 @@ class _Best:
         rows = better // width
         counts = np.bincount(rows, minlength=n)
         place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-        # what is kept so far, then what is better, in gallery order: equals stay so under a stable sort
+        # what is kept so far, then what is better, in corpus order: equals stay so under a stable sort
         scores = np.full((n, self.k + int(counts.max())), -np.inf, np.float32)
         columns = np.zeros(scores.shape, np.int64)
         scores[:, : self.k], columns[:, : self.k] = self.scores, self.columns

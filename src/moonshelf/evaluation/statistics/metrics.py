@@ -25,9 +25,9 @@ Ints = NDArray[np.int64]
 TIE_DECIMALS = 9  # float32 vectors carry about 7: closer scores are equal
 
 
-def similarity(queries: ArrayLike, gallery: ArrayLike) -> Floats:
+def similarity(queries: ArrayLike, corpus: ArrayLike) -> Floats:
     """Inner products (q, g) in float64, rounded so that equal vectors tie."""
-    left, right = np.asarray(queries, np.float64), np.asarray(gallery, np.float64)
+    left, right = np.asarray(queries, np.float64), np.asarray(corpus, np.float64)
     return np.round(left @ right.T, TIE_DECIMALS)
 
 
@@ -35,18 +35,18 @@ def similarity(queries: ArrayLike, gallery: ArrayLike) -> Floats:
 class Ranks:
     """Places of the relevant items of some queries: one entry an item, `query` ascending, gains above 0.
 
-    With the size of the gallery, this is all that a ranking metric needs, ties included.
+    With the size of the corpus, this is all that a ranking metric needs, ties included.
     """
 
     query: Ints  # 0 ... queries - 1, each at least once
     gain: Floats
     above: Ints  # items with a strictly higher score
     tied: Ints  # items with just this score, itself among them
-    gallery: int
+    corpus: int
 
     @classmethod
     def of(cls, scores: ArrayLike, gains: ArrayLike) -> Ranks:
-        """From dense `scores` and `gains` (queries, gallery). Raises ValueError for what has no ranking."""
+        """From dense `scores` and `gains` (queries, corpus). Raises ValueError for what has no ranking."""
         score, gain = _checked(scores, gains)
         query, column = np.nonzero(gain > 0)
         above, tied = np.empty(len(query), np.int64), np.empty(len(query), np.int64)
@@ -61,7 +61,7 @@ class Ranks:
     def at_least(self, gain: float) -> Ranks:
         """Only the items of at least this gain. Raises ValueError if a query loses all of them."""
         keep = self.gain >= gain
-        kept = Ranks(self.query[keep], self.gain[keep], self.above[keep], self.tied[keep], self.gallery)
+        kept = Ranks(self.query[keep], self.gain[keep], self.above[keep], self.tied[keep], self.corpus)
         if len(np.unique(kept.query)) < len(np.unique(self.query)):
             raise ValueError(f"a query has no item of gain {gain}")
         return kept
@@ -69,7 +69,7 @@ class Ranks:
     def shuffled(self) -> Ranks:
         """The same queries with all items tied: any metric of it is that of a random order."""
         nowhere = np.zeros_like(self.above)
-        return Ranks(self.query, self.gain, nowhere, np.full_like(self.tied, self.gallery), self.gallery)
+        return Ranks(self.query, self.gain, nowhere, np.full_like(self.tied, self.corpus), self.corpus)
 
 
 def ranking_metric(name: str, ranks: Ranks) -> Floats:
@@ -111,8 +111,8 @@ def ndcg(ranks: Ranks, k: int) -> Floats:
     Najork, ECIR 2008).
     """
     ties = _Ties.of(ranks)
-    discount = np.zeros(ranks.gallery + 1)  # summed over the first 0, 1, 2 ... places
-    first = min(k, ranks.gallery)
+    discount = np.zeros(ranks.corpus + 1)  # summed over the first 0, 1, 2 ... places
+    first = min(k, ranks.corpus)
     discount[1 : first + 1] = np.cumsum(1.0 / np.log2(np.arange(first) + 2.0))
     discount[first + 1 :] = discount[first]
     reached = discount[ties.above + ties.tied] - discount[ties.above]
@@ -125,13 +125,13 @@ def ndcg(ranks: Ranks, k: int) -> Floats:
 
 
 def average_precision(ranks: Ranks) -> Floats:
-    """(q,) expectation of average precision over random orders of ties, the whole gallery deep.
+    """(q,) expectation of average precision over random orders of ties, the whole corpus deep.
 
     A relevant item at place j of a tie of t with r relevant ones has (j - 1)(r - 1)/(t - 1) relevant ones
     before it within the tie, on average (McSherry and Najork, ECIR 2008).
     """
     ties = _Ties.of(ranks)
-    harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, ranks.gallery + 1))])
+    harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, ranks.corpus + 1))])
     steps = np.where(
         ties.tied == 1, 1.0 / (ties.above + 1.0), harmonic[ties.above + ties.tied] - harmonic[ties.above]
     )
@@ -251,16 +251,16 @@ def centroid_scores(queries: ArrayLike, fitted: ArrayLike, labels: ArrayLike, n_
 def _checked(scores: ArrayLike, gains: ArrayLike) -> tuple[Floats, Floats]:
     score, gain = np.asarray(scores, np.float64), np.asarray(gains, np.float64)
     if score.ndim != 2 or score.shape != gain.shape:
-        raise ValueError(f"scores {score.shape} and gains {gain.shape} must be one (queries, gallery) shape")
+        raise ValueError(f"scores {score.shape} and gains {gain.shape} must be one (queries, corpus) shape")
     if not score.shape[1]:
-        raise ValueError("the gallery is empty")
+        raise ValueError("the corpus is empty")
     if np.isnan(score).any():
         raise ValueError("a score is not a number")
     if (gain < 0).any() or not np.isfinite(gain).all():
         raise ValueError("gains must be finite and not negative")
     without = np.flatnonzero(~(gain > 0).any(axis=1))
     if len(without):
-        raise ValueError(f"query {without[0]} of the block has no relevant item in the gallery")
+        raise ValueError(f"query {without[0]} of the block has no relevant item in the corpus")
     return score, gain
 
 

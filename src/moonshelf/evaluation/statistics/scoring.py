@@ -76,7 +76,7 @@ def results(done: Scored, baseline: Scored | None = None) -> list[Result]:
                 high=_finite(interval.high if interval else None),
                 n=interval.n if interval else len(done.predictions),
                 clusters=interval.clusters if interval else 0,
-                gallery=head.gallery, chance=head.chance.get(metric),
+                corpus=head.corpus, chance=head.chance.get(metric),
                 constant=head.constant if metric == "accuracy" else None,
                 note="; ".join(part for part in (head.note, done.note) if part),
                 versus=versus, predictions=file_name(head),
@@ -97,8 +97,8 @@ def ranks_of(kept: Predictions) -> tuple[Ranks | None, np.ndarray]:
         raise UserError(f"{file_name(kept.head)} has a query without truth or places: evaluate again")
     flat = {name: np.array([x for row in rows_ for x in row]) for name, rows_ in column.items()}
     query = np.repeat(np.arange(len(rows)), sizes)
-    gallery = kept.head.gallery
-    return Ranks(query, flat["gains"].astype(float), flat["above"], flat["tied"], gallery), ok
+    corpus = kept.head.corpus
+    return Ranks(query, flat["gains"].astype(float), flat["above"], flat["tied"], corpus), ok
 
 
 def _rank(done: Scored) -> None:
@@ -108,7 +108,7 @@ def _rank(done: Scored) -> None:
     query = np.repeat(np.arange(len(gains)), [len(row) for row in gains])
     gain = np.array([x for row in gains for x in row], float)
     nowhere = np.zeros(len(gain), np.int64)
-    shuffled = Ranks(query, gain, nowhere, nowhere, head.gallery).shuffled()
+    shuffled = Ranks(query, gain, nowhere, nowhere, head.corpus).shuffled()
     chance: dict[str, float] = {}
     for metric in head.metrics:
         value = np.zeros(len(kept))

@@ -70,7 +70,12 @@ class Labelling:
     templates: tuple[str, ...] = ("{}",)  # titles of the text-only products that stand for a label
     commonest: str | None = None  # of the training split
     fit: Fit | None = None
-    methods: tuple[str, ...] = ("label similarity", "rationale", "5 neighbours, fitted", "centroid, fitted")
+    methods: tuple[str, ...] = (
+        "zero-shot classification",
+        "rationale",
+        "5-NN, fitted",
+        "nearest centroid, fitted",
+    )
     metrics: tuple[str, ...] = LABEL_METRICS
 
     def __post_init__(self) -> None:
@@ -91,7 +96,7 @@ class Labelling:
         """What is kept by each method; where the encoder cannot use it, results that say why."""
         found: list[Predictions | Result] = []
         for method in self.methods:
-            if method == "label similarity":
+            if method == "zero-shot classification":
                 found.append(self._by_similarity(encoder, encode))
             elif method == "rationale":
                 found.append(self._by_reading(encoder, encode))
@@ -114,10 +119,10 @@ class Labelling:
     def _by_similarity(self, encoder: Encoder, encode: Encode) -> Predictions | Result:
         reason = why_not(encoder, self.reads, TEXT)
         if reason:
-            return self._cannot(encoder, "label similarity", reason)
+            return self._cannot(encoder, "zero-shot classification", reason)
         products, labels = encode(asking(encoder), self.products), self.label_vectors(encoder, encode)
         best, score = self._best(products, lambda vectors: metrics.similarity(vectors, labels))
-        return self._kept(encoder, "label similarity", products, best, score)
+        return self._kept(encoder, "zero-shot classification", products, best, score)
 
     def _fitted(self, encoder: Encoder, encode: Encode, method: str) -> Predictions | Result:
         assert self.fit is not None
@@ -128,7 +133,7 @@ class Labelling:
         products, fitted = encode(asking(encoder), self.products), encode(encoder, self.fit.products)
         known = fitted.ok & np.array([truth in index for truth in self.fit.truth])
         labels = np.array([index.get(truth, -1) for truth in self.fit.truth])[known]
-        vote = metrics.centroid_scores if method.startswith("centroid") else metrics.knn_scores
+        vote = metrics.centroid_scores if method.startswith("nearest") else metrics.knn_scores
         taught = fitted.vectors[known]
         best, score = self._best(products, lambda vectors: vote(vectors, taught, labels, len(self.labels)))
         note = f"fitted on {int(known.sum())} training products"

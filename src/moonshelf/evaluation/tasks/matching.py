@@ -60,14 +60,14 @@ class Matching:
         reason = why_not(encoder, self.reads, self.reads)
         if reason:
             n = len(self.pairs)
-            return [unable(self, "pair similarity", m, encoder, reason, n, n) for m in self.metrics]
+            return [unable(self, "pair classification", m, encoder, reason, n, n) for m in self.metrics]
         asked, found = encode(asking(encoder), self.products), encode(encoder, self.products)
         left, right = np.array(self.pairs, np.int64).T
         ok = asked.ok[left] & found.ok[right]
         score = np.where(ok, pair_scores(asked.vectors, found.vectors, left, right), -1.0)
         names = [product.id for product in self.products]
         head = Head(
-            self.dataset, self.name, self.view, "pair similarity", encoder.name, "pairs", self.metrics,
+            self.dataset, self.name, self.view, "pair classification", encoder.name, "pairs", self.metrics,
             len(self.pairs), note=self.note,
         )  # fmt: skip
         ids = [(names[a], names[b]) for a, b in self.pairs]

@@ -1,8 +1,8 @@
-"""Retrieval: rank a gallery for each query, graded or not, by exact search in blocks.
+"""Retrieval: rank a corpus for each query, graded or not, by exact search in blocks.
 
-Choices: a product that could not be encoded stays in the gallery, unreachable, and counts as a miss where
+Choices: a product that could not be encoded stays in the corpus, unreachable, and counts as a miss where
 it is the query. Which direction is asked (text → image …) is a matter of what the data set lets queries and
-gallery show.
+corpus show.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ TOP = 10  # items that are kept of each ranking
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Rank the gallery for each query. `relevant[i]` maps keys of the gallery to gains for query i."""
+    """Rank the corpus for each query. `relevant[i]` maps keys of the corpus to gains for query i."""
 
     dataset: str
     name: str
     view: str
     queries: Sequence[Product]
-    gallery: Sequence[Product]
-    gallery_keys: Sequence[str]
+    corpus: Sequence[Product]
+    corpus_keys: Sequence[str]
     relevant: Sequence[Mapping[str, float]]
     clusters: Sequence[str]
     query_reads: frozenset[str]
-    gallery_reads: frozenset[str]
+    corpus_reads: frozenset[str]
     metrics: tuple[str, ...] = ("R@1", "R@10", "MRR", "mAP")
     hit_gain: float = 0.0  # R@k, MRR and mAP count items of at least this gain, 0 for every relevant one
     note: str = ""
 
     def __post_init__(self) -> None:
         task = f"{self.dataset} {self.name}"
-        for what, items in (("no query", self.queries), ("an empty gallery", self.gallery)):
+        for what, items in (("no query", self.queries), ("an empty corpus", self.corpus)):
             if not items:
                 raise UserError(f"the task {task} has {what}: there is nothing to rank")
         check_ids(task, "queries", self.queries)
-        check_ids(task, "gallery", self.gallery)
+        check_ids(task, "corpus", self.corpus)
 
     @property
     def products(self) -> Sequence[Product]:
@@ -59,31 +59,31 @@ class Retrieval:
 
     def predict(self, encoder: Encoder, encode: Encode) -> list[Predictions | Result]:
         """What is kept of every query; for an encoder that cannot do it, results that say why."""
-        reason = why_not(encoder, self.query_reads, self.gallery_reads)
+        reason = why_not(encoder, self.query_reads, self.corpus_reads)
         if reason:
             return [
-                unable(self, "ranking", metric, encoder, reason, len(self.queries), len(self.gallery))
+                unable(self, "ranking", metric, encoder, reason, len(self.queries), len(self.corpus))
                 for metric in self.metrics
             ]
         rows, columns, gains = self._truth()
-        queries, gallery = encode(asking(encoder), self.queries), encode(encoder, self.gallery)
-        if not gallery.ok.any():
+        queries, corpus = encode(asking(encoder), self.queries), encode(encoder, self.corpus)
+        if not corpus.ok.any():
             raise UserError(
-                f"{encoder.name} could encode nothing of the gallery of {self.dataset} {self.name}: "
+                f"{encoder.name} could encode nothing of the corpus of {self.dataset} {self.name}: "
                 "check its pictures and titles"
             )
-        asked, there = np.flatnonzero(queries.ok), np.flatnonzero(gallery.ok)
+        asked, there = np.flatnonzero(queries.ok), np.flatnonzero(corpus.ok)
         # number the rows and columns that take part through, and search among those alone
-        row_at, column_at = np.cumsum(queries.ok) - 1, np.cumsum(gallery.ok) - 1
-        takes_part = queries.ok[rows] & gallery.ok[columns]
+        row_at, column_at = np.cumsum(queries.ok) - 1, np.cumsum(corpus.ok) - 1
+        takes_part = queries.ok[rows] & corpus.ok[columns]
         found = exact.search(
-            queries.vectors[asked], gallery.vectors[there],
+            queries.vectors[asked], corpus.vectors[there],
             row_at[rows[takes_part]], column_at[columns[takes_part]], TOP,
         )  # fmt: skip
         scores = np.full(len(rows), -np.inf)
-        above, tied = np.full(len(rows), len(there)), np.full(len(rows), len(self.gallery) - len(there))
+        above, tied = np.full(len(rows), len(there)), np.full(len(rows), len(self.corpus) - len(there))
         scores[takes_part], above[takes_part], tied[takes_part] = found.scores, found.above, found.tied
-        ids = [product.id for product in self.gallery]
+        ids = [product.id for product in self.corpus]
         bounds = np.searchsorted(rows, np.arange(len(self.queries) + 1)).tolist()
         parts = [slice(*bound) for bound in pairwise(bounds)]
         places = [part if ok else slice(0, 0) for part, ok in zip(parts, queries.ok.tolist(), strict=True)]
@@ -95,7 +95,7 @@ class Retrieval:
             top_scores[row] = found.top_scores[i].astype(float).tolist()
         head = Head(
             self.dataset, self.name, self.view, "ranking", encoder.name, "ranking", self.metrics,
-            len(self.gallery), hit_gain=self.hit_gain, note=self.note,
+            len(self.corpus), hit_gain=self.hit_gain, note=self.note,
         )  # fmt: skip
         columns_kept = {
             "id": [query.id for query in self.queries], "cluster": list(self.clusters),
@@ -109,9 +109,9 @@ class Retrieval:
         return [Predictions(head, columns_kept)]
 
     def _truth(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Query, gallery column and gain of every relevant item, by query."""
+        """Query, corpus column and gain of every relevant item, by query."""
         where: dict[str, list[int]] = {}
-        for column, key in enumerate(self.gallery_keys):
+        for column, key in enumerate(self.corpus_keys):
             where.setdefault(key, []).append(column)
         rows: list[int] = []
         columns: list[int] = []
