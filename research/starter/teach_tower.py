@@ -60,11 +60,12 @@ def grown(weights: Mapping[str, Tensor], depth: int) -> Qwen3VLVisionModel:
     moved = {}
     for name, value in weights.items():
         head, _, rest = name.partition(".")
-        place, _, tail = rest.partition(".")
-        moved[f"blocks.{places[int(place)]}.{tail}" if head == "blocks" else name] = value
+        layer, _, tail = rest.partition(".")
+        moved[f"blocks.{places[int(layer)]}.{tail}" if head == "blocks" else name] = value
     tower.load_state_dict(moved, strict=False)
     for place in set(range(depth)) - set(places):
-        for projection in (tower.blocks[place].attn.proj, tower.blocks[place].mlp.linear_fc2):
+        block: Any = tower.blocks[place]
+        for projection in (block.attn.proj, block.mlp.linear_fc2):
             nn.init.zeros_(projection.weight)
             nn.init.zeros_(projection.bias)
     return tower

@@ -6,6 +6,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ from moonshelf.errors import UserError
 from moonshelf.model.modeling import normalise
 from moonshelf.shell import flags
 from moonshelf.training.cold_start import ColdStart
-from moonshelf.training.data import Draw, SourceSpec, prepare
+from moonshelf.training.data import Draw, Remembered, SourceSpec, prepare
 from moonshelf.training.losses import CrossBatchMemory
 from moonshelf.training.objective import taught_tokens
 from moonshelf.training.recipe import Recipe, load_recipe
@@ -151,8 +152,8 @@ def test_the_contrastive_branch_never_sees_the_teacher(
 def test_a_vector_from_which_the_picture_is_hidden_depends_on_words_alone(trained: ColdStart) -> None:
     model = trained.model
     draw = prepare(model, trained.sampler.draw(8, random.Random(0)), "reasoned", "key", hide=0.8)
-    patches, grid = draw.pixels
-    other = replace(draw, pixels=(patches[::-1].copy(), grid))
+    turned = [patches[::-1].copy() for patches in draw.pictures.patches]
+    other = replace(draw, pictures=replace(draw.pictures, patches=turned))
     own = [[20, 21, 22] for _ in draw.items]
     trained.objective.eval()
     with torch.no_grad():
@@ -271,3 +272,35 @@ def test_a_prompt_may_fold_capitals_wherever_text_is_read(trained: ColdStart) ->
     )
     assert folded.prompt.text_of(Product(id="1", title="Red SHOE")) == "red shoe"
     assert folded.prepare.text_ids(["Red SHOE"]) == model.prepare.text_ids(["red shoe"])
+
+
+def test_features_of_a_frozen_tower_are_computed_once(shop: Path, tmp_path: Path) -> None:
+    frozen = {"freeze": ("backbone.model.visual",), "steps": 6, "validation": None, "reasoned_from": 0.0}
+    run = ColdStart(recipe(tmp_path / "run", views=2, **frozen), shop)
+    asked: list[int] = []
+    look = run.model.look
+
+    def counted(patches: Any, grid: Any) -> Any:
+        asked.append(len(grid))
+        return look(patches, grid)
+
+    run.model.look = counted  # type: ignore[method-assign]
+    run.run()
+    memory = run.remembered
+    assert memory is not None
+    assert sum(asked) == len(memory.features) <= 2 * sum(len(item.images) for item in run.items)
+    # What is remembered of a crop is what the tower says of it.
+    draw = prepare(run.model, run.items[:4], "pair", "0/0", remembered=Remembered(2))
+    fresh, kept = Remembered(2), Remembered(2)
+    first, again = Views(run.model, draw.pictures, fresh), Views(run.model, draw.pictures, kept)
+    again = Views(run.model, draw.pictures, kept)
+    for a, b in zip(first.visual.pooler_output, again.visual.pooler_output, strict=True):
+        assert torch.equal(a, b)
+    plain = Views(run.model, draw.pictures)
+    for a, b in zip(plain.visual.pooler_output, again.visual.pooler_output, strict=True):
+        torch.testing.assert_close(a, b, atol=2e-3, rtol=2e-3)
+
+
+def test_crops_are_remembered_of_a_frozen_tower_only(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="tower in freeze"):
+        Recipe(sources=[], views=2)

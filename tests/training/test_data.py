@@ -91,7 +91,9 @@ def test_chunks_and_shares_are_parts_of_the_whole(model: MoonModel, items: list[
     part = whole.part(2, 6)
     for name in ("titles", "shown", "phrases", "queries", "own", "view", "taught", "left"):
         assert getattr(part, name) == getattr(rest, name), name
-    assert np.array_equal(part.pixels[0], rest.pixels[0]) and np.array_equal(part.pixels[1], rest.pixels[1])
+    assert np.array_equal(part.pictures.grids, rest.pictures.grids)
+    for mine, theirs in zip(part.pictures.patches, rest.pictures.patches, strict=True):
+        assert np.array_equal(mine, theirs)
 
 
 def test_hiding_takes_the_picture_and_half_as_often_the_title_too(

@@ -184,7 +184,7 @@ def test_title_and_picture_of_a_product_meet_here_too(start: Path, shop: Path, t
     run.recipe = run.recipe.model_copy(update={"intra_weight": 0.5})
     whole = run._compute_loss(run.policy, inputs)
     moon, items = run.policy.moon, run.rollouts.draw.items
-    views, emb = Views(moon, run.rollouts.draw.pixels), [moon.prepare.emb]
+    views, emb = Views(moon, run.rollouts.draw.pictures), [moon.prepare.emb]
     titles = views.vectors([(ids, [], emb) for ids in run.rollouts.draw.titles])
     photos = views.vectors([([], places[:1], emb) for places in run.rollouts.draw.own])
     scale = torch.tensor(1 / run.recipe.temperature)

@@ -41,6 +41,8 @@ from moonshelf.model.precision import computing_in, resolve
 from moonshelf.training.adapters import adapt, merged_state
 from moonshelf.training.data import (
     Draw,
+    Pictures,
+    Remembered,
     Sampler,
     SourceSpec,
     load_source,
@@ -99,7 +101,8 @@ class ColdStart:
         self.model.to(self.accelerator.device)
         self.model.labels = sorted({leaf(item.category) for item in self.items if item.category})
         adapt(self.model, recipe)
-        objective = Objective(self.model, recipe)
+        self.remembered = Remembered(recipe.views) if recipe.views else None
+        objective = Objective(self.model, recipe, self.remembered)
         self.temperature = objective.temperature
         self.objective, self.optimiser = self.accelerator.prepare(objective, self._optimiser())
         if (self.out / "trainer.safetensors").exists():
@@ -228,7 +231,7 @@ class ColdStart:
         if len(names) > MOST_LABELS:
             names = list(dict.fromkeys([*filter(None, own), *rng.sample(names, MOST_LABELS)]))[:MOST_LABELS]
         place = {name: n for n, name in enumerate(names)}
-        emb, views = self.model.prepare.emb, Views(self.model, (np.zeros((0, 0)), np.zeros((0, 3), int)))
+        emb, views = self.model.prepare.emb, Views(self.model, Pictures([], np.zeros((0, 3), int), []))
         with computing_in(resolve(self.recipe.precision, self.accelerator.device), self.model.backbone):
             vectors = views.vectors([(ids, [], [emb]) for ids in self.model.prepare.text_ids(names)])
         return Labels(vectors.float(), torch.tensor([place.get(name, -1) for name in own]))
@@ -245,7 +248,7 @@ class ColdStart:
         if missing:
             self.model.eval()
             with torch.no_grad(), computing_in(dtype, self.model.backbone):
-                views = Views(self.model, draw.pixels)
+                views = Views(self.model, draw.pictures, self.remembered)
                 bodies = views.own_rationales([(draw.shown[i], draw.own[i]) for i in missing])
             self.model.train()
             self.written |= {keys[i]: (self.step, body) for i, body in zip(missing, bodies, strict=True)}
@@ -279,7 +282,7 @@ class ColdStart:
         began = time.monotonic() - self.spent
         draws = stream(
             self.model, self.sampler, self._kind, r.batch, first=self.step, seed=r.seed, mix=r.query_mix,
-            hide=r.hide,
+            hide=r.hide, remembered=self.remembered,
             share=(self.accelerator.process_index, self.accelerator.num_processes),
         )  # fmt: skip
         with Bar("cold start", main) as bar:

@@ -134,6 +134,30 @@ def augment(picture: Image.Image, rng: random.Random, least: float = 0.8) -> Ima
     return ImageEnhance.Brightness(picture).enhance(rng.uniform(0.85, 1.15))
 
 
+@dataclass
+class Pictures:
+    """n pictures of a draw: patches of each, none where a frozen tower's features are remembered."""
+
+    patches: list[np.ndarray]  # (P_i, patch) float32 each
+    grids: np.ndarray  # (n, 3) int64
+    keys: list[str]  # under which features are remembered; "" is never remembered
+
+    def chosen(self, places: Sequence[int]) -> Pictures:
+        return Pictures([self.patches[p] for p in places], self.grids[places], [self.keys[p] for p in places])
+
+
+Features = tuple[Tensor, list[Tensor]]  # merged tokens (t, d) and those of each DeepStack layer, float16
+
+
+@dataclass
+class Remembered:
+    """What a frozen tower gave for pictures, each in `views` fixed crops: looked at once, not every epoch."""
+
+    views: int
+    grids: dict[str, np.ndarray] = field(default_factory=dict)
+    features: dict[str, Features] = field(default_factory=dict)
+
+
 Row = tuple[list[int], list[int], Sequence[int]]  # token ids of the text, places of pictures, tail
 
 
@@ -143,7 +167,7 @@ class Draw:
 
     items: list[Item]
     kind: str
-    pixels: tuple[np.ndarray, np.ndarray]  # patches, grids
+    pictures: Pictures
     own: list[list[int]]  # places of the pictures that the product shows
     view: list[list[int]]  # place of the query's own picture, another photo or another crop; empty: none
     titles: list[list[int]]  # token ids, as all that follow
@@ -169,9 +193,6 @@ class Draw:
         """The items `start` to `stop` with their own pixels: a chunk of a larger batch."""
         places = sorted({p for i in range(start, stop) for p in (*self.own[i], *self.view[i])})
         new = {place: n for n, place in enumerate(places)}
-        counts = self.pixels[1].prod(-1)
-        ends = counts.cumsum()
-        patches = [self.pixels[0][ends[p] - counts[p] : ends[p]] for p in places]
         rows = slice(start, stop)
 
         def moved(groups: list[list[int]]) -> list[list[int]]:
@@ -179,7 +200,7 @@ class Draw:
 
         return Draw(
             self.items[rows], self.kind,
-            (np.concatenate(patches) if patches else self.pixels[0][:0], self.pixels[1][places]),
+            self.pictures.chosen(places),
             moved(self.own[rows]), moved(self.view[rows]), self.titles[rows], self.shown[rows],
             self.left[rows],
             [(text, moved([pictures])[0], body) for text, pictures, body in self.taught[rows]],
@@ -200,6 +221,7 @@ def prepare(
     first: int = 0,
     asked: Asked | None = None,
     hide: float = HIDE,
+    remembered: Remembered | None = None,
 ) -> Draw:
     """Decode, augment and tokenise. Items whose pictures are broken are dropped.
 
@@ -211,26 +233,33 @@ def prepare(
     Of the share `hide` of items the pictures, and of half of these the title too, are hidden after the
     rationale was written: a vector that sees all that the rationale was read from never learns to read it.
     """
-    pictures: list[Image.Image] = []
+    pictures: list[tuple[str, Image.Image | None]] = []
     kept: list[tuple[Item, random.Random, list[int], list[int], Query | None]] = []
     for place, item in enumerate(items, first):
         rng = random.Random(f"{key}/{place}")
         wanted = 2 if kind != "direct" or rng.random() < 0.3 else 1
-        refs = rng.sample(item.images, min(wanted, len(item.images)))
+        refs = rng.sample(range(len(item.images)), min(wanted, len(item.images)))
         try:
-            loaded = [load_picture(ref, model.prompt.max_pixels) for ref in refs]
+            if remembered:
+                views = _remembered(model, item, refs, rng, remembered, 2 if kind != "direct" else 1)
+            else:
+                loaded = [load_picture(item.images[ref], model.prompt.max_pixels) for ref in refs]
         except Exception:  # a broken training picture is no reason to stop; feeds report it in `check`
             continue
         real = _real_query((asked or {}).get((item.source, item.id)), rng) if kind != "direct" else None
+        if real and real.image and remembered:
+            real = None  # a shopper's own photo has no fixed crop
         if real and real.image:
             try:
                 loaded = [loaded[0], load_picture(real.image, model.prompt.max_pixels)]
             except Exception:  # as above
                 real = None
-        if kind != "direct" and len(loaded) == 1:
-            views = [augment(loaded[0], rng), augment(loaded[0], rng, least=0.6)]
-        else:
-            views = [augment(picture, rng) for picture in loaded]
+        if not remembered:
+            if kind != "direct" and len(loaded) == 1:
+                cropped = [augment(loaded[0], rng), augment(loaded[0], rng, least=0.6)]
+            else:
+                cropped = [augment(picture, rng) for picture in loaded]
+            views = [("", picture) for picture in cropped]
         places = list(range(len(pictures), len(pictures) + len(views)))
         own, view = (places, []) if kind == "direct" else (places[:1], places[1:])
         pictures += views
@@ -251,7 +280,7 @@ def prepare(
     return Draw(
         items=[item for item, *_ in kept],
         kind=kind,
-        pixels=model.prepare.pixels(pictures),
+        pictures=_cut(model, pictures, remembered),
         own=[own for _, _, own, *_ in kept],
         view=[view for *_, view, _ in kept],
         titles=ids(titles),
@@ -262,6 +291,39 @@ def prepare(
         phrase_ids=ids([query.text for query in phrases]),
         queries=queries,
         query_ids=ids([query.text for query in queries]),
+    )
+
+
+def _remembered(
+    model: MoonModel, item: Item, refs: Sequence[int], rng: random.Random, memory: Remembered, wanted: int
+) -> list[tuple[str, Image.Image | None]]:
+    """Keys of fixed crops of the pictures `refs`, each with the crop itself where no features are known."""
+    chosen = [(ref, rng.randrange(memory.views)) for ref in refs]
+    if len(chosen) < wanted:  # another crop of the only picture
+        chosen.append((chosen[0][0], (chosen[0][1] + 1) % memory.views))
+    views: list[tuple[str, Image.Image | None]] = []
+    for ref, view in chosen:
+        key = f"{item.source}/{item.id}/{ref}/{view}"
+        if key in memory.grids:
+            views.append((key, None))
+        else:
+            picture = load_picture(item.images[ref], model.prompt.max_pixels)
+            views.append((key, augment(picture, random.Random(key), least=0.7)))
+    return views
+
+
+def _cut(
+    model: MoonModel, views: Sequence[tuple[str, Image.Image | None]], memory: Remembered | None
+) -> Pictures:
+    """Patches of the pictures that are there, and the grids of all."""
+    patches, grids = model.prepare.pixels([picture for _, picture in views if picture])
+    parts = iter(np.split(patches, grids.prod(-1).cumsum()[:-1]) if len(grids) else [])
+    sizes = iter(grids)
+    known = memory.grids if memory else {}
+    return Pictures(
+        [next(parts) if picture else patches[:0] for _, picture in views],
+        np.stack([next(sizes) if picture else known[key] for key, picture in views]),
+        [key for key, _ in views],
     )
 
 
@@ -359,7 +421,7 @@ def _known(item: Item, title: str) -> str:
 def stream(
     model: MoonModel, sampler: Sampler, kinds: Callable[[int], str], batch: int, *,
     first: int = 0, seed: int = 0, mix: tuple[float, float, float] = QUERY_MIX, hide: float = HIDE,
-    share: tuple[int, int] = (0, 1),
+    share: tuple[int, int] = (0, 1), remembered: Remembered | None = None,
 ) -> Iterator[Draw]:  # fmt: skip
     """Prepared batches of the steps `first`, `first` + 1, …, one ahead of the caller in a second thread.
 
@@ -375,7 +437,9 @@ def stream(
             def work() -> Draw:
                 items = sampler.draw(size, random.Random(key), kind == "pair")
                 start, stop = (len(items) * (share[0] + n) // share[1] for n in (0, 1))
-                return prepare(model, items[start:stop], kind, key, mix, start, sampler.asked, hide)
+                return prepare(
+                    model, items[start:stop], kind, key, mix, start, sampler.asked, hide, remembered
+                )
 
             return pool.submit(work)
 

@@ -128,7 +128,7 @@ class JointTrainer(RolloutTrainer):
         """Rollouts on one prefill a product, and unit vectors (2, P, dim) of the products' queries."""
         moon, prepare = self.policy.moon, self.policy.moon.prepare
         with computing_in(self.policy.compute_dtype, moon.backbone):
-            views = Views(moon, draw.pixels)
+            views = Views(moon, draw.pictures)
             batch, visual = views.batch([(*row, [prepare.think]) for row in shown])
             reading = moon.read(batch, visual, use_cache=True)
             batch, reading = repeat_rows(batch, reading, per)

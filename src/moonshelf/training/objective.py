@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from moonshelf.model.modeling import MoonModel
 from moonshelf.model.words import locked, semantic
-from moonshelf.training.data import Draw, Row, answered, same
+from moonshelf.training.data import Draw, Remembered, Row, answered, same
 from moonshelf.training.losses import (
     CrossBatchMemory,
     Labels,
@@ -64,9 +64,9 @@ class Asked:
 class Objective(nn.Module):
     """Model and temperature; `forward` gives the vectors of a draw and the sum of its rationales' losses."""
 
-    def __init__(self, model: MoonModel, recipe: Recipe) -> None:
+    def __init__(self, model: MoonModel, recipe: Recipe, remembered: Remembered | None = None) -> None:
         super().__init__()
-        self.model, self.recipe = model, recipe
+        self.model, self.recipe, self.remembered = model, recipe, remembered
         self.temperature = Temperature(recipe.temperature)
         self.temperature.log_scale.requires_grad_(recipe.learn_temperature)
 
@@ -77,7 +77,7 @@ class Objective(nn.Module):
 
         `own` holds the bodies that the model wrote, for `reasoned` draws.
         """
-        views, prepare = Views(self.model, draw.pixels), self.model.prepare
+        views, prepare = Views(self.model, draw.pictures, self.remembered), self.model.prepare
         emb = prepare.emb
         queries, phrases = draw.asked(emb)
         # Texts stay where the sentence encoder has put them; products and pictures move.

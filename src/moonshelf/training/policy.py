@@ -64,7 +64,7 @@ class Policy(PreTrainedModel):
         """Score some rollouts; (R, `width`) log-probabilities at the sampling temperature."""
         moon, prepare = self.moon, self.moon.prepare
         with computing_in(self.compute_dtype, moon.backbone):
-            views = Views(moon, rollouts.draw.pixels)
+            views = Views(moon, rollouts.draw.pictures)
             batch, visual = views.batch(rollouts.rows(chosen, prepare.think, prepare.end_think, prepare.emb))
             vectors, _, reading = moon(batch, visual)
             targets = batch.input_ids[:, 1:]

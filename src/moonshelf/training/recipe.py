@@ -97,6 +97,7 @@ class Recipe(_Products):
     texts_batch: int = Field(default=128, ge=2)  # of them, a step
     texts_weight: float = Field(default=1.0, ge=0)
     refresh: int = Field(default=1, ge=1)  # steps for which a rationale that the model wrote is used again
+    views: int = Field(default=0, ge=0)  # fixed crops of a picture, whose features a frozen tower gives once
     hide: float = Field(default=HIDE, ge=0, le=1)  # share of reasoned vectors that do not see what was read
     vocabulary: int = 6144
     hidden: int = 256
@@ -111,6 +112,9 @@ class Recipe(_Products):
     def _one_start(self) -> Recipe:
         if self.model and (self.backbone or self.tower):
             raise ValueError("model goes on from a Moonshelf folder: leave backbone and tower away")
+        frozen = any("backbone.model.visual".startswith(name) for name in self.freeze)
+        if self.views and (not frozen or self.views < 2):
+            raise ValueError("views wants two crops or more and a tower in freeze: backbone.model.visual")
         return self
 
 

@@ -7,6 +7,7 @@ the tower runs once for all of them, and its gradient is the sum over the rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,18 +18,17 @@ from torch.nn import functional as F
 from moonshelf.model.engine import write
 from moonshelf.model.modeling import MoonModel, choose_features
 from moonshelf.model.processing import Batch
-from moonshelf.training.data import Row
+from moonshelf.training.data import Pictures, Remembered, Row
 
 
 class Views:
-    """Rows over the pictures of one draw; `pixels` holds their patches and grids."""
+    """Rows over the pictures of one draw; a frozen tower's features may be `remembered`."""
 
-    def __init__(self, model: MoonModel, pixels: tuple[np.ndarray, np.ndarray]) -> None:
-        self.model, self.grid = model, pixels[1]
-        patches, grid = (torch.from_numpy(x).to(model.device) for x in pixels)
+    def __init__(self, model: MoonModel, pictures: Pictures, remembered: Remembered | None = None) -> None:
+        self.model, self.grid = model, pictures.grids
         self.visual = None
-        if len(grid):
-            self.visual = model.look(patches, grid)
+        if len(self.grid):
+            self.visual = _recalled(model, pictures, remembered) if remembered else _seen(model, pictures)
 
     def batch(self, rows: Sequence[Row]) -> tuple[Batch, Any]:
         """The rows as one padded batch, and the visual features of its pictures, None without any."""
@@ -62,3 +62,26 @@ class Views:
         batch, visual = self.batch([(*row, [self.model.prepare.think]) for row in rows])
         reading = self.model.read(batch, visual, use_cache=True)
         return [w.ids for w in write(self.model, batch, reading)]
+
+
+def _seen(model: MoonModel, pictures: Pictures) -> Any:
+    patches = torch.from_numpy(np.concatenate(pictures.patches)).to(model.device)
+    return model.look(patches, torch.from_numpy(pictures.grids).to(model.device))
+
+
+@torch.no_grad()
+def _recalled(model: MoonModel, pictures: Pictures, memory: Remembered) -> Any:
+    """Features of all pictures; those that were not remembered are looked at and remembered."""
+    fresh = [p for p, key in enumerate(pictures.keys) if key not in memory.features]
+    if fresh:
+        seen = _seen(model, pictures.chosen(fresh))
+        layers = getattr(seen, "deepstack_features", [])
+        for n, p in enumerate(fresh):
+            deep = [layer[n].half() for layer in layers]
+            memory.features[pictures.keys[p]] = seen.pooler_output[n].half(), deep
+            memory.grids[pictures.keys[p]] = pictures.grids[p]
+    found = [memory.features[key] for key in pictures.keys]
+    return SimpleNamespace(
+        pooler_output=[merged.float() for merged, _ in found],
+        deepstack_features=[[layers[n].float() for _, layers in found] for n in range(len(found[0][1]))],
+    )
