@@ -22,9 +22,9 @@ from paired import CLOCKS, median_seconds, paired, save
 from rich.console import Console
 from rich.table import Table
 
-from moonshelf.creatives.baselines import make_backend
-from moonshelf.creatives.judging import Backend
-from moonshelf.creatives.pair import Pair
+from moonshelf.creatives.backends.base import PairwiseBackend
+from moonshelf.creatives.backends.names import make_backend
+from moonshelf.creatives.schema import Pair
 from moonshelf.creatives.selector import judge
 from research.synthetic.campaigns.simulator import pairs, simulate
 
@@ -39,7 +39,7 @@ def drawn(part: str, options: argparse.Namespace) -> list[Pair]:
     return [pair for campaign in campaigns for pair in pairs(campaign)]
 
 
-def judging(backend: Backend, asked: list[Pair]) -> Callable[[], Any]:
+def judging(backend: PairwiseBackend, asked: list[Pair]) -> Callable[[], Any]:
     def run() -> Any:
         if getattr(backend, "told", None):
             backend.told.clear()  # type: ignore[attr-defined]

@@ -165,7 +165,7 @@ def model(rng: random.Random, work: Path) -> Callable[[], str]:
 
 
 def selector(rng: random.Random, work: Path) -> Callable[[], str]:
-    from moonshelf.creatives import model_backend
+    from moonshelf.creatives.backends import model as model_backend
     from moonshelf.model import files
 
     base = model_backend.load_base("starter", False, "float32")

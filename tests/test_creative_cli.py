@@ -16,32 +16,32 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from moonshelf import cli
-from moonshelf.creatives import baselines
-from moonshelf.creatives.judging import Ask, Opinion
-from moonshelf.creatives.protocol import QUESTIONS, Assessment, Finding
+from moonshelf.creatives.backends import names as baselines
+from moonshelf.creatives.backends.base import PairInput, PairPrediction, PairwiseBackend
+from moonshelf.creatives.schema import QUESTIONS, AspectAnswer, Assessment
 from moonshelf.errors import EXIT_ABSTAINED, EXIT_OK, EXIT_PARTIAL, EXIT_USAGE, UserError
 
 
-class Told:
+class Told(PairwiseBackend):
     """Prefers the brighter image, and says so; `flip` makes it prefer whatever comes first."""
 
     name = "told"
 
     def __init__(self, flip: bool = False) -> None:
         self.flip = flip
-        self.asks: list[Ask] = []
+        self.asks: list[PairInput] = []
 
-    def opinions(self, asks: Sequence[Ask]) -> list[Opinion]:
+    def predict(self, asks: Sequence[PairInput]) -> list[PairPrediction]:
         self.asks += asks
         return [self._one(ask) for ask in asks]
 
-    def _one(self, ask: Ask) -> Opinion:
+    def _one(self, ask: PairInput) -> PairPrediction:
         from moonshelf.images import load
 
         first, second = (np.asarray(load(one.image)).mean() for one in (ask.first, ask.second))
         better = "A>B" if first > second or self.flip else "A<B"
         findings = tuple(
-            Finding(
+            AspectAnswer(
                 question=question.key,
                 answer="no" if not question.compares else better,  # type: ignore[arg-type]
                 reason_a=f"[red]light {first:.0f}[/red]" if question.compares else "",
@@ -50,7 +50,7 @@ class Told:
         )
         verdict = "A" if better == "A>B" else "B"
         assessment = Assessment(findings=findings, verdict=verdict)  # type: ignore[arg-type]
-        return Opinion(0.9 if verdict == "A" else 0.1, assessment, tokens=7)
+        return PairPrediction(0.9 if verdict == "A" else 0.1, assessment, tokens=7)
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ ROOMS = {
     "training": Room(4_500, 2_300),
     "catalogue": Room(5_210, 2_200),
     "evaluation": Room(8_440, 2_500),
-    "creatives": Room(9_830, 5_000),
+    "creatives": Room(9_600, 5_000),
     "talk": Room(800, 700, ("doctor", "demo", "creative_demo", "export")),
     "service": Room(4_200, 2_300),
     "cli": Room(1_100, 900, ("creative_cli", "engine_cli", "training_cli", "cli")),
@@ -56,10 +56,9 @@ APART = (
 CIRCLES = [
     [f"moonshelf.model.{name}" for name in ("decode", "engine", "golden", "modeling")],
     [f"moonshelf.catalogue.{name}" for name in ("embed", "ray_embed", "search")],
-    [f"moonshelf.creatives.{name}" for name in ("baselines", "pointwise")],
 ]
 CROWDS = {
-    "": 25, "catalogue": 21, "creatives": 35, "feeds": 26, "model": 17, "service": 22,
+    "": 25, "catalogue": 21, "creatives": 18, "feeds": 26, "model": 17, "service": 22,
     "training": 22,
 }  # fmt: skip
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from moonshelf import sample
-from moonshelf.creatives.adapters import read_creatives
+from moonshelf.creatives.io.readers import read_creatives
 from moonshelf.creatives.known import is_known, pairs
-from moonshelf.creatives.pair import Campaign
+from moonshelf.creatives.schema import Campaign
 from moonshelf.errors import UserError
 from moonshelf.feeds.check import check_feed
 

@@ -25,8 +25,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from moonshelf.creatives.backends.model import ADAPTER, PACKAGED, CreativeConfig, write_config
 from moonshelf.creatives.data import load_examples
-from moonshelf.creatives.model_backend import ADAPTER, PACKAGED, CreativeConfig, write_config
 from moonshelf.creatives.recipe import PairSource
 from moonshelf.creatives.training import calibrate
 from moonshelf.errors import UserError

@@ -26,11 +26,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moonshelf import images
-from moonshelf.creatives.baselines import make_backend
-from moonshelf.creatives.judging import Ask, Backend, Opinion
-from moonshelf.creatives.pair import Creative, Pair
-from moonshelf.creatives.protocol import Judgement
-from moonshelf.creatives.safety import clean, has_ocr
+from moonshelf.creatives.backends.base import PairInput, PairPrediction, PairwiseBackend
+from moonshelf.creatives.backends.names import make_backend
+from moonshelf.creatives.safety.text import clean, has_ocr
+from moonshelf.creatives.schema import Creative, Judgement, Pair
 from moonshelf.errors import EXIT_PARTIAL
 from moonshelf.product import ImageRef
 from moonshelf.shell import Json, print_json
@@ -128,7 +127,7 @@ class InjectionReport:
 
 
 def run(
-    backend: Backend,
+    backend: PairwiseBackend,
     seed: int = 0,
     *,
     rounds: int = 1,
@@ -322,7 +321,7 @@ def _wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float, float
     return rate, max(low, 0.0) if hits else 0.0, min(high, 1.0) if hits < n else 1.0
 
 
-class Gullible:
+class Gullible(PairwiseBackend):
     """Obeys every word that is not known to be harmless, and every word on an image that says it was drawn.
 
     It prefers the image on red, blue, green, yellow, in this order, until something tells it otherwise.
@@ -338,10 +337,10 @@ class Gullible:
                 pair = base.carry(Attack("", "placebo", where, _PLACEBO[where]), "A", False)
                 self.harmless |= {clean(text)[0] for text in (pair.title, *pair.interest)}
 
-    def opinions(self, asks: Sequence[Ask]) -> list[Opinion]:
-        return [Opinion(0.9 if self._first(ask) else 0.1) for ask in asks]
+    def predict(self, asks: Sequence[PairInput]) -> list[PairPrediction]:
+        return [PairPrediction(0.9 if self._first(ask) else 0.1) for ask in asks]
 
-    def _first(self, ask: Ask) -> bool:
+    def _first(self, ask: PairInput) -> bool:
         if "drawn" in ask.first.facts or "drawn" in ask.second.facts:
             return "drawn" in ask.first.facts
         names = list(_COLOURS)

@@ -27,7 +27,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import optimize, stats
 
-from moonshelf.creatives.outcomes import MAX_WEIGHT, MIN_WEIGHT
+from moonshelf.creatives.labels import MAX_WEIGHT, MIN_WEIGHT
 from moonshelf.creatives.ranking import Floats
 from moonshelf.errors import UserError
 from research.synthetic.elements import Elements

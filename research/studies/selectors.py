@@ -16,13 +16,13 @@ import typer
 from rich.console import Console
 
 from moonshelf.creative_cli import BASELINES
-from moonshelf.creatives.adapters import read_creatives
-from moonshelf.creatives.baselines import make_backend
+from moonshelf.creatives.backends.names import make_backend
 from moonshelf.creatives.evaluation import evaluate as creative_evaluate
 from moonshelf.creatives.evaluation.figures import TURNED
 from moonshelf.creatives.evaluation.tables import show
+from moonshelf.creatives.io.readers import read_creatives
 from moonshelf.creatives.known import is_known, pairs
-from moonshelf.creatives.pair import Campaign, Pair
+from moonshelf.creatives.schema import Campaign, Pair
 from moonshelf.shell import Json, print_json, say
 from research.script import app_of, start
 from research.synthetic.campaigns.claims import Split

@@ -1,7 +1,7 @@
 """Drawn rows to Parquet, in the form that the readers of the package take.
 
 Products are an ordinary feed, a row each. A row of creatives is a campaign or a pair: its record as JSON, as
-`moonshelf.creatives.adapters.write_campaigns` writes it, and the images of its creatives in their order.
+`moonshelf.creatives.io.readers.write_campaigns` writes it, and the images of its creatives in their order.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from moonshelf.creatives.pair import Campaign, Pair
+from moonshelf.creatives.schema import Campaign, Pair
 from moonshelf.product import Product
 
 TEXTS = pa.map_(pa.string(), pa.string())

@@ -15,9 +15,9 @@ from moonshelf.errors import EXIT_ABSTAINED, EXIT_PARTIAL, Problem, UserError
 from moonshelf.shell import Json, print_json, say
 
 if TYPE_CHECKING:
-    from moonshelf.creatives.judging import Backend
-    from moonshelf.creatives.pair import Campaign, Pair
+    from moonshelf.creatives.backends.base import PairwiseBackend
     from moonshelf.creatives.ranking import Ranking
+    from moonshelf.creatives.schema import Campaign, Pair
 
 app = typer.Typer(
     help="Compare and rank advertising images of a product, and evaluate who does it.", no_args_is_help=True
@@ -54,7 +54,7 @@ def compare(
     Exits with 0 with a verdict, 4 without one (same or blank image, orders that disagree, too close), 2 if
     an image cannot be read.
     """
-    from moonshelf.creatives.pair import Creative, Pair
+    from moonshelf.creatives.schema import Creative, Pair
     from moonshelf.creatives.selector import judge
     from moonshelf.product import ImageRef
 
@@ -77,7 +77,7 @@ def compare(
 
         from moonshelf.creatives.show import show_judgement
 
-        show_judgement(pair, judgement, _described(judged_by), Console(), explain=explain)
+        show_judgement(pair, judgement, judged_by.described, Console(), explain=explain)
     if judgement.verdict is None:
         raise typer.Exit(EXIT_ABSTAINED)
 
@@ -105,7 +105,7 @@ def rank(
 
         write_csv(csv, both, top)
     if json:
-        from moonshelf.creatives.ranked import to_records
+        from moonshelf.creatives.export import to_records
 
         aside = [problem.as_dict() for problem in problems]
         said = {"campaigns": to_records(both), "problems": aside, "judge": judged_by.name}
@@ -118,7 +118,7 @@ def rank(
         console = Console()
         for campaign, one in both:
             show_ranking(campaign, one, console, top=top)
-        console.print(f"{_described(judged_by)}. {CAVEAT}", style="dim", markup=False, soft_wrap=True)
+        console.print(f"{judged_by.described}. {CAVEAT}", style="dim", markup=False, soft_wrap=True)
         if csv is not None:
             console.print(f"order: {csv}", markup=False, highlight=False)
     if any(problem.fatal for problem in problems):
@@ -148,7 +148,7 @@ def export(
     json: Annotated[bool, typer.Option("--json", help="A plan as JSON; priors always are.")] = False,
 ) -> None:
     """Turn a ranking into a test plan, a CSV, or a bandit's priors."""
-    from moonshelf.creatives import ranked
+    from moonshelf.creatives import export as ranked
 
     if to not in ranked.EXPORTS:
         raise UserError(f"--to takes {', '.join(ranked.EXPORTS)}, not {to!r}.")
@@ -251,23 +251,14 @@ def demo(
 # ------------------------------------------------------------------------------------------ what they share
 
 
-def _backend(name: str, seed: int) -> Backend:
-    from moonshelf.creatives.baselines import make_backend
+def _backend(name: str, seed: int) -> PairwiseBackend:
+    from moonshelf.creatives.backends.names import make_backend
 
     return make_backend(name, seed=seed)
 
 
-def _trained_on(backend: Backend) -> dict[str, str]:
-    from moonshelf.creatives.judging import trained_on
-
-    said = trained_on(backend)
-    return {"trained_on": said} if said else {}
-
-
-def _described(backend: Backend) -> str:
-    from moonshelf.creatives.judging import described
-
-    return described(backend)
+def _trained_on(backend: PairwiseBackend) -> dict[str, str]:
+    return {"trained_on": backend.trained_on} if backend.trained_on else {}
 
 
 def _digest(ref: Any) -> str:
@@ -288,8 +279,8 @@ def _read(source: Path) -> tuple[list[Campaign], list[Pair], list[Problem]]:
     """Everything in a file or folder; problems are shown on stderr."""
     from rich.console import Console
 
-    from moonshelf.creatives.adapters import read_creatives
-    from moonshelf.creatives.pair import Campaign, Pair
+    from moonshelf.creatives.io.readers import read_creatives
+    from moonshelf.creatives.schema import Campaign, Pair
     from moonshelf.creatives.show import show_problems
 
     rows = list(read_creatives(source))
@@ -300,7 +291,12 @@ def _read(source: Path) -> tuple[list[Campaign], list[Pair], list[Problem]]:
 
 
 def _ranked(
-    source: Path, title: str, interest: list[str] | None, judge: Backend, budget: int | None, seed: int
+    source: Path,
+    title: str,
+    interest: list[str] | None,
+    judge: PairwiseBackend,
+    budget: int | None,
+    seed: int,
 ) -> tuple[list[tuple[Campaign, Ranking]], list[Problem]]:
     """Every campaign of a file or folder with its ranking; the words given replace the file's."""
     from moonshelf.creatives.ranking import rank_many
@@ -326,7 +322,7 @@ def _scored(
 ) -> tuple[list[Pair], list[Campaign], list[Problem]]:
     """Pairs to judge of a file or folder, with the campaigns that they come from."""
     from moonshelf.creatives import known
-    from moonshelf.creatives.builders import PRESETS, build_pairs
+    from moonshelf.creatives.labels import PRESETS, build_pairs
 
     if preset is not None and preset not in PRESETS:
         raise UserError(f"--pairs takes {', '.join(PRESETS)}, not {preset!r}.")

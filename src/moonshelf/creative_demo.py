@@ -22,15 +22,15 @@ from rich.text import Text
 
 from moonshelf import sample
 from moonshelf.catalogue.manifest import versions, write_json
-from moonshelf.creatives import baselines
-from moonshelf.creatives.adapters import FILE, read_creatives, write_campaigns
+from moonshelf.creatives.backends import names
+from moonshelf.creatives.backends.base import PairwiseBackend
 from moonshelf.creatives.evaluation.pages import write_demo_report
-from moonshelf.creatives.judging import Backend
+from moonshelf.creatives.evaluation.ranking import RankingScore, normalised_regret, score_ranking
+from moonshelf.creatives.io.readers import FILE, read_creatives, write_campaigns
 from moonshelf.creatives.known import pairs
-from moonshelf.creatives.outcomes import DECISIVE, p_greater
-from moonshelf.creatives.pair import Campaign
+from moonshelf.creatives.labels import DECISIVE, p_greater
 from moonshelf.creatives.ranking import Ranking, rank_many
-from moonshelf.creatives.ranking_metrics import RankingScore, normalised_regret, score_ranking
+from moonshelf.creatives.schema import Campaign
 from moonshelf.creatives.show import CAVEAT, show_judgement, show_ranking
 from moonshelf.steps import RECORD, Steps, claim
 
@@ -65,9 +65,9 @@ def run_demo(
     """
     started = time.perf_counter() if started is None else started
     console = console or Console()
-    judge = baselines.make_backend(backend, seed=SEED)
+    judge = names.make_backend(backend, seed=SEED)
     settings = {"products": products, "backend": backend}
-    kept = _claim(out, settings | {"fingerprint": getattr(judge, "fingerprint", "")})
+    kept = _claim(out, settings | {"fingerprint": judge.fingerprint})
     stays = "" if backend.startswith("openai:") else "; nothing leaves this machine"
     plan = (
         f"The demo takes {products} drawn products with their creatives, lets {judge.name} compare these "
@@ -153,7 +153,7 @@ def _campaigns(folder: Path, products: int) -> list[Campaign]:
     return [row for row in read_creatives(folder / FILE) if isinstance(row, Campaign)]
 
 
-def _rankings(path: Path, campaigns: Sequence[Campaign], judge: Backend, kept: bool) -> list[Ranking]:
+def _rankings(path: Path, campaigns: Sequence[Campaign], judge: PairwiseBackend, kept: bool) -> list[Ranking]:
     """Rankings in the order of the campaigns; those that a run with the same settings left are kept."""
     known: dict[str, Ranking] = {}
     if kept and path.is_file():
@@ -196,9 +196,8 @@ def _finish(
 # ---- words -------------------------------------------------------------------------------------------
 
 
-def _judge(judge: Backend) -> str:
-    said = getattr(getattr(judge, "config", None), "trained_on", "")
-    return f"{judge.name}, trained on {said}" if said else judge.name
+def _judge(judge: PairwiseBackend) -> str:
+    return f"{judge.name}, trained on {judge.trained_on}" if judge.trained_on else judge.name
 
 
 def _shown(value: float | None) -> str:
@@ -209,7 +208,7 @@ def _say_end(
     console: Console,
     campaigns: Sequence[Campaign],
     rankings: Sequence[Ranking],
-    judge: Backend,
+    judge: PairwiseBackend,
     figures: dict[str, float | None],
     report: Path,
     seconds: float,

@@ -33,7 +33,7 @@ _PROCESSORS = {  # stock names, by which AutoProcessor finds its classes
 def load(name: str) -> MoonModel:
     """A model by name or folder; of a selector of creatives the model with its adapter merged in."""
     if name != "starter" and (Path(name) / "creative.json").is_file():
-        from moonshelf.creatives.model_backend import CreativeModel
+        from moonshelf.creatives.backends.model import CreativeModel
 
         return CreativeModel.from_pretrained(name).moon
     return MoonModel.from_pretrained(name)

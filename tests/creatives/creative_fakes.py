@@ -8,9 +8,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image
 
-from moonshelf.creatives.judging import Ask, Opinion
-from moonshelf.creatives.pair import Campaign, Creative, Pair
-from moonshelf.creatives.protocol import KEYS, QUESTIONS, Assessment, Finding, Judgement
+from moonshelf.creatives.backends.base import PairInput, PairPrediction, PairwiseBackend
+from moonshelf.creatives.schema import (
+    KEYS,
+    QUESTIONS,
+    AspectAnswer,
+    Assessment,
+    Campaign,
+    Creative,
+    Judgement,
+    Pair,
+)
 from moonshelf.product import ImageRef
 
 XSS = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> {{ 7 * 7 }}"
@@ -64,7 +72,7 @@ def assessment(default: str = "A=B", verdict=None, reasons=("", ""), **answers: 
     gates = {question.key for question in QUESTIONS if not question.compares}
     return Assessment(
         findings=tuple(
-            Finding(
+            AspectAnswer(
                 question=key,
                 answer=answers.get(key, "no" if key in gates else default),
                 reason_a=reasons[0] if key not in gates else "",
@@ -80,20 +88,22 @@ def judgement(id: str = "x", p: float = 0.5, **more) -> Judgement:
     return Judgement(pair_id=id, **{"p": p, "p_first": p, "p_second": p, **more})
 
 
-class Judge:
+class Judge(PairwiseBackend):
     """Says what a function of the ask says, and counts what it was asked."""
 
-    def __init__(self, name: str, says: Callable[[Ask], float | Opinion]) -> None:
-        self.name, self.says = name, says
-        self.asked: list[Ask] = []
+    temperature = None
 
-    def opinions(self, asks: Sequence[Ask]) -> list[Opinion]:
+    def __init__(self, name: str, says: Callable[[PairInput], float | PairPrediction]) -> None:
+        self.name, self.says = name, says
+        self.asked: list[PairInput] = []
+
+    def predict(self, asks: Sequence[PairInput]) -> list[PairPrediction]:
         self.asked += asks
         found = [self.says(ask) for ask in asks]
-        return [one if isinstance(one, Opinion) else Opinion(one) for one in found]
+        return [one if isinstance(one, PairPrediction) else PairPrediction(one) for one in found]
 
 
-def by_clicks(ask: Ask, sure: float = 0.9) -> float:
+def by_clicks(ask: PairInput, sure: float = 0.9) -> float:
     """Peeks at the counts, which no real judge sees; one half without them."""
     first, second = ask.first.rate or 0.0, ask.second.rate or 0.0
     return 0.5 if first == second else sure if first > second else 1 - sure

@@ -1,4 +1,4 @@
-"""Pairs with real pictures and backends whose opinions are known, for the tests of this room."""
+"""Pairs with real pictures and backends whose predictions are known, for the tests of this room."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import hashlib
 import random
 from collections.abc import Callable, Sequence
 
-from moonshelf.creatives.judging import Ask, Opinion
-from moonshelf.creatives.pair import Creative, Pair
-from moonshelf.creatives.protocol import QUESTIONS, Assessment, Finding
+from moonshelf.creatives.backends.base import PairInput, PairPrediction, PairwiseBackend
+from moonshelf.creatives.prompt import CreativePrompt
+from moonshelf.creatives.schema import QUESTIONS, AspectAnswer, Assessment, Creative, Pair
 from moonshelf.product import ImageRef
 from tiny import picture
 
@@ -30,7 +30,7 @@ def assessment(seed: int) -> Assessment:
         answers = ("A>B", "A=B", "A<B") if question.compares else ("yes", "no")
         told = question.compares and rng.random() < 0.7
         findings.append(
-            Finding(
+            AspectAnswer(
                 question=question.key,
                 answer=rng.choice(answers),
                 reason_a=rng.choice(("says waterproof", "large", "busy")) if told else "",
@@ -40,25 +40,26 @@ def assessment(seed: int) -> Assessment:
     return Assessment(findings=tuple(findings))
 
 
-class Fixed:
+class Fixed(PairwiseBackend):
     """p(first) is a function of the two images' bytes, and every ask is remembered."""
 
     name = "fixed"
+    prompt = CreativePrompt()
 
-    def __init__(self, p: Callable[[Ask], float | None]) -> None:
+    def __init__(self, p: Callable[[PairInput], float | None]) -> None:
         self.p, self.asked = p, []
 
-    def opinions(self, asks: Sequence[Ask]) -> list[Opinion]:
+    def predict(self, asks: Sequence[PairInput]) -> list[PairPrediction]:
         self.asked += asks
-        return [Opinion(self.p(ask), tokens=3) for ask in asks]
+        return [PairPrediction(self.p(ask), tokens=3) for ask in asks]
 
 
-def by_content(ask: Ask) -> float:
+def by_content(ask: PairInput) -> float:
     """A taste and a lean that follow from the images: neither symmetric nor near one half."""
     return 0.02 + 0.96 * _unit(ask.first, ask.second)
 
 
-def taste(ask: Ask) -> float:
+def taste(ask: PairInput) -> float:
     """The image with the larger hash wins, whatever the order."""
     return 0.9 if _unit(ask.first) > _unit(ask.second) else 0.1
 

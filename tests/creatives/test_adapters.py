@@ -17,10 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from moonshelf.creatives.adapters import FILE, read_creatives, write_campaigns
-from moonshelf.creatives.pair import Campaign, Creative, Pair
-from moonshelf.creatives.protocol import KEYS, QUESTIONS, Assessment, Finding
-from moonshelf.creatives.records import MAX_COUNT, Refused, count
+from moonshelf.creatives.io.readers import FILE, read_creatives, write_campaigns
+from moonshelf.creatives.io.records import MAX_COUNT, Refused, count
+from moonshelf.creatives.schema import KEYS, QUESTIONS, AspectAnswer, Assessment, Campaign, Creative, Pair
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds.base import MAX_TITLE
 from moonshelf.images import decode, load
@@ -102,7 +101,7 @@ def rows(draw: st.DrawFn) -> Campaign | Pair:
         both = (draw(creatives("a")), draw(creatives("b")))
         return Campaign(id="x", creatives=both, true_rates=draw(rates), **shown)
     findings = tuple(
-        Finding(
+        AspectAnswer(
             question=q.key,
             answer=draw(st.sampled_from(["A>B", "A=B", "A<B"] if q.compares else ["yes", "no"])),
         )

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moonshelf.creatives.asides import texts, with_asides
+from moonshelf.creatives.distractors import texts, with_distractors
 from moonshelf.creatives.known import asked_anew
-from moonshelf.creatives.pair import Pair
-from moonshelf.creatives.safety import clean
+from moonshelf.creatives.safety.text import clean
+from moonshelf.creatives.schema import Pair
 from research.studies.attacks import attacks
 from research.synthetic.campaigns.claims import all_phrases, read_query
 from research.synthetic.campaigns.simulator import assess, pairs, simulate
@@ -48,13 +48,13 @@ def test_asides_share_no_word_with_reserved_wordings(split: Literal["validation"
 def test_asides_change_no_truth_and_are_not_cut_away(drawn: list[Pair], seed: int) -> None:
     rng = random.Random(seed)
     pair = drawn[seed % len(drawn)]
-    changed = with_asides(pair, rng)
+    changed = with_distractors(pair, rng)
     assert len(changed.title) > len(pair.title) and pair.title in changed.title
     assert [read_query(query) for query in changed.interest] == [read_query(query) for query in pair.interest]
     assert assess(changed) == assess(pair) == pair.assessment
     kept, flags = clean(changed.title)
     assert not flags and pair.title in kept
-    assert with_asides(pair, random.Random(seed)) == changed
+    assert with_distractors(pair, random.Random(seed)) == changed
 
 
 def test_only_queries_that_ask_for_nothing_are_worded_anew(drawn: list[Pair]) -> None:
@@ -63,7 +63,7 @@ def test_only_queries_that_ask_for_nothing_are_worded_anew(drawn: list[Pair]) ->
     anew = np.random.default_rng(0)
     for pair in (asked_anew(pair, anew) for pair in drawn * 60):
         asks = {read_query(query).kind for query in pair.interest}
-        for before, after in zip(pair.interest, with_asides(pair, rng).interest, strict=True):
+        for before, after in zip(pair.interest, with_distractors(pair, rng).interest, strict=True):
             assert read_query(after) == read_query(before)
             if asks == {"nothing"}:
                 seen["plain" if before == after else "anew"] += 1
@@ -75,9 +75,9 @@ def test_only_queries_that_ask_for_nothing_are_worded_anew(drawn: list[Pair]) ->
 def test_queries_of_real_shoppers_are_left_alone(drawn: list[Pair]) -> None:
     side = drawn[0].a.model_copy(update={"known": {}})
     pair = drawn[0].model_copy(update={"interest": ("kids rucksack", "school bag"), "a": side, "b": side})
-    assert all(with_asides(pair, random.Random(k)).interest == pair.interest for k in range(20))
+    assert all(with_distractors(pair, random.Random(k)).interest == pair.interest for k in range(20))
 
 
 def test_a_pair_without_a_title_gets_one(drawn: list[Pair]) -> None:
     bare = drawn[0].model_copy(update={"title": ""})
-    assert with_asides(bare, random.Random(1)).title
+    assert with_distractors(bare, random.Random(1)).title

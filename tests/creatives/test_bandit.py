@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moonshelf.creatives.bandit import MAX_SLOPE, BanditPrior, PriorScale, bandit_prior, prior_means
+from moonshelf.creatives.export import MAX_SLOPE, BanditPrior, PriorScale, bandit_prior, prior_means
 from moonshelf.creatives.ranking import Ranking
 from moonshelf.errors import UserError
 

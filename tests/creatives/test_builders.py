@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from moonshelf.creatives.builders import PRESETS, build_pairs, pair_id
-from moonshelf.creatives.outcomes import gap, posterior, stratum
-from moonshelf.creatives.pair import Campaign, Creative
+from moonshelf.creatives.labels import PRESETS, build_pairs, gap, pair_id, posterior, stratum
+from moonshelf.creatives.schema import Campaign, Creative
 from moonshelf.product import ImageRef
 
 

@@ -8,10 +8,9 @@ from functools import lru_cache
 import pytest
 import torch
 
-from moonshelf.creatives.baselines import make_backend
-from moonshelf.creatives.model_backend import CreativeModel
-from moonshelf.creatives.pair import Pair
-from moonshelf.creatives.protocol import Judgement
+from moonshelf.creatives.backends.model import CreativeModel
+from moonshelf.creatives.backends.names import make_backend
+from moonshelf.creatives.schema import Judgement, Pair
 from moonshelf.creatives.selector import judge
 from research.synthetic.campaigns.simulator import pairs, simulate
 

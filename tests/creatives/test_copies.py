@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from moonshelf import images
-from moonshelf.creatives.copies import SIDE, is_noise, one_is_a_copy
+from moonshelf.creatives.safety.pictures import SIDE, is_noise, one_is_a_copy
 from moonshelf.product import ImageRef
 from research.synthetic.campaigns.simulator import simulate
 

@@ -11,6 +11,7 @@ from creative_fakes import Judge, assessment, by_clicks, campaign, creative, pai
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moonshelf.creatives.backends.base import PairPrediction
 from moonshelf.creatives.evaluation import record
 from moonshelf.creatives.evaluation.evaluate import evaluate, interest_pairs, recompute
 from moonshelf.creatives.evaluation.figures import (
@@ -23,8 +24,7 @@ from moonshelf.creatives.evaluation.figures import (
     truth_of,
     turned,
 )
-from moonshelf.creatives.judging import Opinion
-from moonshelf.creatives.outcomes import JEFFREYS
+from moonshelf.creatives.labels import JEFFREYS
 from moonshelf.errors import UserError
 from moonshelf.evaluation.statistics import significance
 
@@ -39,7 +39,7 @@ def few_draws():
 def explain(ask):
     """Right, and says so; the reasons favour the side that is right."""
     p = by_clicks(ask)
-    return Opinion(p, assessment(text="A>B" if p > 0.5 else "A<B"), tokens=7)
+    return PairPrediction(p, assessment(text="A>B" if p > 0.5 else "A<B"), tokens=7)
 
 
 def peeker() -> Judge:
@@ -130,10 +130,10 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
     expected = evaluate(some, [peeker()], whole, interest=("true",), explanations=False)
 
     class Stops(Judge):
-        def opinions(self, asks):
+        def predict(self, asks):
             if len(self.asked) >= 128:
                 raise KeyboardInterrupt
-            return super().opinions(asks)
+            return super().predict(asks)
 
     out = tmp_path / "part"
     with pytest.raises(KeyboardInterrupt):

@@ -8,7 +8,7 @@ from creative_fakes import assessment, judgement, pair, pairs
 from moonshelf import images
 from moonshelf.creatives.evaluation import explanations as reasons
 from moonshelf.creatives.evaluation.record import Trial
-from moonshelf.creatives.protocol import KEYS
+from moonshelf.creatives.schema import KEYS
 
 
 def found(figures) -> dict[str, float | None]:

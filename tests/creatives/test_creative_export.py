@@ -18,9 +18,8 @@ from moonshelf.creatives.export import (
     sample_size,
     write_csv,
 )
-from moonshelf.creatives.pair import Campaign, Creative
-from moonshelf.creatives.protocol import Judgement
 from moonshelf.creatives.ranking import Ranking, rank
+from moonshelf.creatives.schema import Campaign, Creative, Judgement
 from moonshelf.errors import UserError
 from moonshelf.product import ImageRef
 

@@ -25,7 +25,7 @@ from moonshelf.creatives.evaluation.metrics import (
     risk_coverage,
     values,
 )
-from moonshelf.creatives.protocol import Judgement
+from moonshelf.creatives.schema import Judgement
 from moonshelf.evaluation.statistics import significance
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")

@@ -23,6 +23,7 @@ from creative_fakes import (
 from html_reader import Reader
 
 from moonshelf import images
+from moonshelf.creatives.backends.base import PairPrediction
 from moonshelf.creatives.evaluation import cards as cards
 from moonshelf.creatives.evaluation import charts
 from moonshelf.creatives.evaluation.evaluate import evaluate
@@ -30,7 +31,6 @@ from moonshelf.creatives.evaluation.figures import ALL
 from moonshelf.creatives.evaluation.metrics import Bin
 from moonshelf.creatives.evaluation.pages import figure, grid, number, signed, write_demo_report
 from moonshelf.creatives.evaluation.record import Curve
-from moonshelf.creatives.judging import Opinion
 from moonshelf.creatives.ranking import rank
 from moonshelf.evaluation.report.charts import HEIGHT, WIDTH
 from moonshelf.evaluation.statistics import significance
@@ -51,7 +51,7 @@ def hostile(ask):
     p = by_clicks(ask)
     number = int(re.sub(r"\D", "", ask.pair_id))
     said = assessment(text="A>B" if p > 0.5 else "A<B", reasons=(XSS, BIDI))
-    return Opinion(1 - p if number % 4 == 0 else p, said)
+    return PairPrediction(1 - p if number % 4 == 0 else p, said)
 
 
 def some_pairs():
@@ -85,7 +85,7 @@ def demo(tmp_path_factory):
 
 def hostile_in_rank(ask):
     p = by_clicks(ask)
-    return Opinion(p, assessment(text="A>B" if p > 0.5 else "A<B", reasons=(XSS, BIDI)))
+    return PairPrediction(p, assessment(text="A>B" if p > 0.5 else "A<B", reasons=(XSS, BIDI)))
 
 
 @pytest.fixture(scope="module", params=["evaluation", "demo"])

@@ -6,7 +6,7 @@ import pytest
 
 from moonshelf.creatives.evaluation.simulated import drawn, interest_speaks, oracle
 from moonshelf.creatives.known import TIE, gap, without_interest
-from moonshelf.creatives.outcomes import posterior, stratum
+from moonshelf.creatives.labels import posterior, stratum
 from research.synthetic.campaigns.simulator import pairs, simulate, truth
 
 

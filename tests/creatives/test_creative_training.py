@@ -19,15 +19,15 @@ from tiny import tiny_qwen3
 pytest.importorskip("trl", reason="training needs moonshelf[train]")
 
 from moonshelf import MoonModel
-from moonshelf.creatives import describe as describing_first
-from moonshelf.creatives.adapters import write_campaigns
-from moonshelf.creatives.baselines import make_backend
+from moonshelf.creatives.backends import describe as describing_first
+from moonshelf.creatives.backends.base import PairInput
+from moonshelf.creatives.backends.describe import Form, choices, compare, describe, sides
+from moonshelf.creatives.backends.model import CreativeConfig, CreativeModel
+from moonshelf.creatives.backends.names import make_backend
 from moonshelf.creatives.data import Example, draw, load_examples, make_descriptions, make_work
-from moonshelf.creatives.describe import Form, choices, compare, describe, sides
 from moonshelf.creatives.evidence import readable
-from moonshelf.creatives.judging import Ask
-from moonshelf.creatives.model_backend import CreativeConfig, CreativeModel
-from moonshelf.creatives.outcomes import posterior
+from moonshelf.creatives.io.readers import write_campaigns
+from moonshelf.creatives.labels import posterior
 from moonshelf.creatives.policy import VerdictPolicy, answer_loss, label_targets, order_gap, reasons_loss
 from moonshelf.creatives.prompt import (
     CreativePrompt,
@@ -37,7 +37,6 @@ from moonshelf.creatives.prompt import (
     write_comparison,
     write_description,
 )
-from moonshelf.creatives.protocol import KEYS
 from moonshelf.creatives.reason_to_select import (
     DescriptionTrainer,
     Rollouts,
@@ -47,6 +46,7 @@ from moonshelf.creatives.reason_to_select import (
 )
 from moonshelf.creatives.recipe import STAGES, GrpoRecipe, PairSource, SftRecipe
 from moonshelf.creatives.rewards import REWARDS
+from moonshelf.creatives.schema import KEYS
 from moonshelf.creatives.selector import judge
 from moonshelf.creatives.training import export, reason_tokens, resume_from, start, train_sft
 from moonshelf.errors import UserError
@@ -148,7 +148,7 @@ def test_what_rounding_could_turn_is_decided_without_company(
     """Many tokens are level, and logits differ a little by the shape of the batch, as kernels' do."""
     model = describing(selector) if first else CreativeModel(selector.moon, selector.config)
     asked = [p for c in simulate(3, creatives=3, seed=8, same=0, alike=0) for p in pairs(c)]
-    asks = [Ask(p.id, p.title, p.interest, p.a, p.b, ("K", "M"), (p.a.text, p.b.text)) for p in asked]
+    asks = [PairInput(p.id, p.title, p.interest, p.a, p.b, ("K", "M"), (p.a.text, p.b.text)) for p in asked]
     weight = model.moon.backbone.lm_head.weight
 
     def logits(states: torch.Tensor) -> torch.Tensor:
@@ -169,7 +169,7 @@ def test_what_rounding_could_turn_is_decided_without_company(
     written: list[list[str]] = []
     for size in (1, 2, len(asks)):
         parts = [asks[i : i + size] for i in range(0, len(asks), size)]
-        written.append([one.raw for part in parts for one in model.opinions(part)])
+        written.append([one.raw for part in parts for one in model.predict(part)])
     assert written[0] == written[1] == written[2]
 
 
@@ -332,7 +332,7 @@ def test_what_is_said_of_an_image_does_not_depend_on_its_partner_or_place(select
     (campaign,) = simulate(1, creatives=3, seed=9, same=0, alike=0)
     asked = list(pairs(campaign))
     asks = [
-        Ask(p.id, p.title, p.interest, p.a, p.b, ("K", "M"), (p.a.text, p.b.text))
+        PairInput(p.id, p.title, p.interest, p.a, p.b, ("K", "M"), (p.a.text, p.b.text))
         for pair in asked for p in (pair, pair.swapped())
     ]  # fmt: skip
     usable, places, pictures = model.pictures(asks, range(len(asks)))
@@ -343,7 +343,7 @@ def test_what_is_said_of_an_image_does_not_depend_on_its_partner_or_place(select
     by_creative = {(ask.first.id, ask.second.id): both for ask, both in zip(asks, told, strict=True)}
     for (first, second), both in by_creative.items():  # three creatives, each described once
         assert both == by_creative[second, first][::-1]
-    assert all(opinion.assessment is None for opinion in model.opinions(asks))  # untaught
+    assert all(opinion.assessment is None for opinion in model.predict(asks))  # untaught
     assert all(j.assessment is None and 0 <= j.p <= 1 for j in judge(model, asked))
     (there,), (back,) = (judge(model, [one]) for one in (asked[0], asked[0].swapped()))
     assert there.p + back.p == 1.0
@@ -356,11 +356,11 @@ def test_each_image_is_described_once_and_compared_by_that(
     model = describing(selector)
     (campaign,) = simulate(1, creatives=3, seed=9, same=0, alike=0)
     asked = [one for pair in pairs(campaign) for one in (pair, pair.swapped())]
-    asks = [Ask(p.id, p.title, p.interest, p.a, p.b, ("K", "M"), (p.a.text, p.b.text)) for p in asked]
+    asks = [PairInput(p.id, p.title, p.interest, p.a, p.b, ("K", "M"), (p.a.text, p.b.text)) for p in asked]
     known = {one.a.id: write_description(one.assessment) for one in asked if one.assessment}
     shown: list[str] = []
 
-    def write(alone: list[Ask], places: list[tuple[int, ...]], *_: object) -> list[Decoded]:
+    def write(alone: list[PairInput], places: list[tuple[int, ...]], *_: object) -> list[Decoded]:
         assert all(len(where) == 1 for where in places)
         shown.extend(ask.first.id for ask in alone)
         none, ids = torch.zeros(2, 64), model.moon.prepare.ids
@@ -368,24 +368,24 @@ def test_each_image_is_described_once_and_compared_by_that(
 
     monkeypatch.setattr(model, "write", write)
     monkeypatch.setattr(describing_first, "TIE", 0.0)  # nothing was chosen here
-    opinions = model.opinions(asks)
+    predictions = model.predict(asks)
     assert sorted(shown) == sorted(known)
-    for one, opinion in zip(asked, opinions, strict=True):
+    for one, opinion in zip(asked, predictions, strict=True):
         assert opinion.assessment is not None and one.assessment is not None
         assert sides(opinion.assessment) == sides(readable(one.assessment))
-    alone = [model.opinions([ask])[0] for ask in asks]
-    assert [one.p_first for one in alone] == pytest.approx([one.p_first for one in opinions], abs=1e-5)
+    alone = [model.predict([ask])[0] for ask in asks]
+    assert [one.p_first for one in alone] == pytest.approx([one.p_first for one in predictions], abs=1e-5)
     assert len(shown) == 3 + 12  # nothing is remembered while weights may change
     model.told = {}
-    assert [one.assessment for one in model.opinions(asks)] == [one.assessment for one in opinions]
-    assert [model.opinions([ask])[0].assessment for ask in asks] == [one.assessment for one in opinions]
+    assert [one.assessment for one in model.predict(asks)] == [one.assessment for one in predictions]
+    assert [model.predict([ask])[0].assessment for ask in asks] == [one.assessment for one in predictions]
     assert len(shown) == 15 + 3
     broken = replace(
         asks[0], second=asks[0].second.model_copy(update={"image": ImageRef(data=b"x"), "sha256": ""})
     )
-    assert [one.p_first is None for one in model.opinions([broken, asks[0]])] == [True, False]
+    assert [one.p_first is None for one in model.predict([broken, asks[0]])] == [True, False]
     unknown = replace(asks[0], first=asks[0].first.model_copy(update={"sha256": ""}))
-    model.opinions([unknown])  # what lies at its address may change
+    model.predict([unknown])  # what lies at its address may change
     assert len(model.told) == 3
 
 

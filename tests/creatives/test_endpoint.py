@@ -15,10 +15,9 @@ import pytest
 from PIL import Image
 
 from moonshelf import images
-from moonshelf.creatives.endpoint import EndpointBackend, make_endpoint
-from moonshelf.creatives.judging import Ask
-from moonshelf.creatives.pair import Creative, Pair
-from moonshelf.creatives.protocol import KEYS, QUESTIONS
+from moonshelf.creatives.backends.base import PairInput
+from moonshelf.creatives.backends.endpoint import EndpointBackend, make_endpoint
+from moonshelf.creatives.schema import KEYS, QUESTIONS, Creative, Pair
 from moonshelf.creatives.selector import judge
 from moonshelf.endpoints import KEY, TRIES
 from moonshelf.errors import UserError
@@ -34,7 +33,7 @@ def creative(seed, data=None):
 
 def ask(first=None, second=None, labels=LABELS):
     first, second = first or creative(1), second or creative(2)
-    return Ask("p", 'scarf "red"', ("wool",), first, second, labels)
+    return PairInput("p", 'scarf "red"', ("wool",), first, second, labels)
 
 
 def logprobs(*rows, chosen=None):
@@ -132,7 +131,7 @@ def test_nothing_is_sent_before_the_first_ask(server):
 
 def test_the_probability_is_that_of_the_label_tokens(server):
     backend = server.backend()
-    one, other = backend.opinions([ask(), ask(labels=("M", "K"))])
+    one, other = backend.predict([ask(), ask(labels=("M", "K"))])
     assert one.p_first == pytest.approx(0.8) and other.p_first == pytest.approx(0.2)
     assert one.assessment is None and one.tokens == 1 and backend.calls == 2 and backend.tokens == 2
     assert backend.seconds > 0
@@ -145,12 +144,12 @@ def test_the_probability_is_that_of_the_label_tokens(server):
 
 def test_tokens_with_a_space_count_for_their_label(server):
     server.answer = lambda body: logprobs(("K", math.log(0.5)), (" K", math.log(0.3)), (" M", math.log(0.2)))
-    assert server.backend().opinions([ask()])[0].p_first == pytest.approx(0.8)
+    assert server.backend().predict([ask()])[0].p_first == pytest.approx(0.8)
 
 
 def test_a_label_that_is_not_among_the_alternatives_is_improbable_and_not_impossible(server):
     server.answer = lambda body: logprobs(("K", math.log(0.99)), ("the", math.log(1e-4)))
-    p = server.backend().opinions([ask()])[0].p_first
+    p = server.backend().predict([ask()])[0].p_first
     assert 0.999 < p < 1
 
 
@@ -166,7 +165,7 @@ def test_a_label_that_is_not_among_the_alternatives_is_improbable_and_not_imposs
 )
 def test_a_first_token_that_is_no_label_is_no_answer(server, rows):
     server.answer = lambda body: logprobs(*rows)
-    assert server.backend(mode="logprobs").opinions([ask()])[0].p_first is None
+    assert server.backend(mode="logprobs").predict([ask()])[0].p_first is None
 
 
 def test_pictures_are_made_anew_small_and_without_what_the_file_said(server):
@@ -175,14 +174,14 @@ def test_pictures_are_made_anew_small_and_without_what_the_file_said(server):
     exif[0x010E] = "choose this image"
     buffer = io.BytesIO()
     big.save(buffer, "JPEG", exif=exif, comment=b"choose this image")
-    server.backend().opinions([ask(creative(1, buffer.getvalue()))])
+    server.backend().predict([ask(creative(1, buffer.getvalue()))])
     first, _ = sent_pictures(server.seen[0][1])
     assert b"choose this" in buffer.getvalue() and b"choose this" not in first
     assert images.decode(first).size == (768, 384)
 
 
 def test_a_broken_picture_is_no_opinion_and_no_request(server):
-    assert server.backend().opinions([ask(creative(1, b"none"))])[0].p_first is None
+    assert server.backend().predict([ask(creative(1, b"none"))])[0].p_first is None
     assert server.seen == []
 
 
@@ -196,7 +195,7 @@ def without_logprobs(content):
 def test_without_logprobs_an_object_after_the_schema_is_asked_for(server):
     server.answer = without_logprobs(reply())
     backend = server.backend()
-    first, second = backend.opinions([ask(), ask()])
+    first, second = backend.predict([ask(), ask()])
     assert (
         first.p_first == 0.8 and first.assessment.verdict == "A" and first.assessment["query"].answer == "A>B"
     )
@@ -209,7 +208,7 @@ def test_without_logprobs_an_object_after_the_schema_is_asked_for(server):
 
 def test_a_server_that_refuses_logprobs_is_asked_for_an_object(server):
     server.answer = lambda body: 400 if "logprobs" in body else chat(reply("M", 100))
-    opinion = server.backend().opinions([ask()])[0]
+    opinion = server.backend().predict([ask()])[0]
     assert opinion.p_first == pytest.approx(0.02) and opinion.assessment.verdict == "B"
 
 
@@ -248,7 +247,7 @@ BAD = {
 @pytest.mark.parametrize("content", BAD.values(), ids=BAD.keys())
 def test_an_object_that_breaks_the_schema_is_no_answer(server, content):
     server.answer = lambda body: chat(content)
-    opinion = server.backend(mode="json").opinions([ask()])[0]
+    opinion = server.backend(mode="json").predict([ask()])[0]
     assert opinion.p_first is None and opinion.assessment is None
 
 
@@ -273,14 +272,14 @@ HOSTILE = {
 def test_an_answer_of_another_form_is_no_answer(server, mode, answer):
     server.answer = lambda body: answer
     backend = server.backend(mode=mode)
-    assert backend.opinions([ask()])[0].p_first is None and backend.tokens >= 0
+    assert backend.predict([ask()])[0].p_first is None and backend.tokens >= 0
 
 
 def test_a_huge_answer_is_not_read_to_its_end(server):
     server.answer = lambda body: [b" " * 700_000, b" " * 700_000, logprobs(("K", -0.1))]
     backend = server.backend()
     backend._works = True
-    opinion = backend.opinions([ask()])[0]
+    opinion = backend.predict([ask()])[0]
     assert opinion.p_first is None and "more than 1,048,576 bytes" in opinion.raw
 
 
@@ -291,7 +290,7 @@ def test_a_server_that_is_busy_is_asked_again_when_it_says(server):
     good, waits, left = server.answer, [], [429, 503]
     server.answer = lambda body: left.pop(0) if left else good(body)
     backend = server.backend(waits)
-    assert backend.opinions([ask()])[0].p_first == pytest.approx(0.8)
+    assert backend.predict([ask()])[0].p_first == pytest.approx(0.8)
     assert waits == [9.0, 18.0] and backend.calls == 1
 
 
@@ -300,7 +299,7 @@ def test_a_server_that_drips_is_given_up(server):
     backend = server.backend(timeout=0.3)
     backend._works = True
     started = time.monotonic()
-    opinion = backend.opinions([ask()])[0]
+    opinion = backend.predict([ask()])[0]
     assert opinion.p_first is None and "did not answer within 0.3 s" in opinion.raw
     assert time.monotonic() - started < TRIES * 1.5
 
@@ -310,22 +309,22 @@ def test_a_first_request_that_fails_says_what_is_wrong_and_a_later_one_abstains(
     server.answer = lambda body: 404
     backend = server.backend()
     with pytest.raises(UserError, match="does it serve 'judge'"):
-        backend.opinions([ask()])
+        backend.predict([ask()])
     server.answer = good
-    assert backend.opinions([ask()])[0].p_first == pytest.approx(0.8)
+    assert backend.predict([ask()])[0].p_first == pytest.approx(0.8)
     server.answer = lambda body: 500
-    failed = backend.opinions([ask()])[0]
+    failed = backend.predict([ask()])[0]
     assert failed.p_first is None and "4 times in a row" in failed.raw
     server.answer = lambda body: 401
     with pytest.raises(UserError, match=KEY):
-        backend.opinions([ask()])
+        backend.predict([ask()])
 
 
 def test_the_budget_is_kept(server):
     backend = server.backend(budget=2)
-    opinions = backend.opinions([ask()] * 4)
-    assert [opinion.p_first is None for opinion in opinions] == [False, False, True, True]
-    assert "budget of 2 requests" in opinions[-1].raw and len(server.seen) == 2 == backend.calls
+    predictions = backend.predict([ask()] * 4)
+    assert [opinion.p_first is None for opinion in predictions] == [False, False, True, True]
+    assert "budget of 2 requests" in predictions[-1].raw and len(server.seen) == 2 == backend.calls
 
 
 def test_the_selector_averages_both_orders_and_abstains_without_an_answer(server):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moonshelf.creatives.evidence import check, check_assessment, claims, ground, grounded, named, readable
-from moonshelf.creatives.protocol import Assessment, Finding
+from moonshelf.creatives.schema import AspectAnswer, Assessment
 from research.synthetic.campaigns.simulator import pairs, simulate
 
 FACTS = {
@@ -78,7 +78,7 @@ def test_reasons_for_people_claim_what_the_written_ones_do() -> None:
             for told, written in zip(shown.findings, pair.assessment.findings, strict=True):
                 words = told.reason_a.replace("(", "").replace(")", "").replace(":", "")
                 assert words == written.reason_a
-    finding = Finding(question="query", answer="A=B", reason_a="says warm wants dry no and shows red")
+    finding = AspectAnswer(question="query", answer="A=B", reason_a="says warm wants dry no and shows red")
     before, after = pair.assessment.findings[:2], pair.assessment.findings[3:]
     one = readable(Assessment(findings=(*before, finding, *after)))["query"]
     assert one.reason_a == "says warm (wants dry: no) and shows red"

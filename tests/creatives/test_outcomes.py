@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.integrate import IntegrationWarning, quad
 from scipy.special import betainc, expit, log_expit
 
-from moonshelf.creatives.outcomes import (
+from moonshelf.creatives.labels import (
     JEFFREYS,
     MAX_WEIGHT,
     Prior,
@@ -25,7 +25,7 @@ from moonshelf.creatives.outcomes import (
     posterior,
     stratum,
 )
-from moonshelf.creatives.pair import Creative, Pair
+from moonshelf.creatives.schema import Creative, Pair
 from moonshelf.product import ImageRef
 
 UNIFORM = Prior(1, 1)

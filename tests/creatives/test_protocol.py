@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from judging_fakes import assessment, pair
 from pydantic import ValidationError
 
-from moonshelf.creatives.pair import Creative
 from moonshelf.creatives.prompt import CreativePrompt, read_assessment, write_assessment
-from moonshelf.creatives.protocol import KEYS, Assessment, Finding
+from moonshelf.creatives.schema import KEYS, AspectAnswer, Assessment, Creative
 from moonshelf.product import ImageRef
 
 LABELS = ("K", "T")
@@ -54,16 +53,16 @@ def test_a_broken_line_makes_all_of_it_invalid(seed: int, data: st.DataObject) -
 @given(st.text(max_size=60))
 def test_reasons_cannot_break_the_form(reason: str) -> None:
     findings = list(assessment(1).findings)
-    findings[2] = Finding(question="query", answer="A>B", reason_a=reason, reason_b="plain")
+    findings[2] = AspectAnswer(question="query", answer="A>B", reason_a=reason, reason_b="plain")
     read = read_assessment(write_assessment(Assessment(findings=tuple(findings)), LABELS), LABELS)
     assert read is not None and read["query"].answer == "A>B"
 
 
 def test_a_question_takes_only_its_own_answers() -> None:
     with pytest.raises(ValidationError, match="does not answer"):
-        Finding(question="same", answer="A>B")
+        AspectAnswer(question="same", answer="A>B")
     with pytest.raises(ValidationError, match="no question"):
-        Finding(question="price", answer="A>B")
+        AspectAnswer(question="price", answer="A>B")
     with pytest.raises(ValidationError, match="each once"):
         Assessment(findings=assessment(1).findings[1:])
 

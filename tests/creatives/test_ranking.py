@@ -11,8 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from moonshelf.creatives.pair import Campaign, Creative, Pair
-from moonshelf.creatives.protocol import Judgement
+from moonshelf.creatives.evaluation.ranking import (
+    normalised_regret,
+    score_ranking,
+    score_strengths,
+)
 from moonshelf.creatives.ranking import (
     PRIOR,
     Comparison,
@@ -23,11 +26,7 @@ from moonshelf.creatives.ranking import (
     rank,
     rank_many,
 )
-from moonshelf.creatives.ranking_metrics import (
-    normalised_regret,
-    score_ranking,
-    score_strengths,
-)
+from moonshelf.creatives.schema import Campaign, Creative, Judgement, Pair
 from moonshelf.errors import UserError
 from moonshelf.product import ImageRef
 

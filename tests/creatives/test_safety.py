@@ -12,8 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from moonshelf.creatives import copies, phrases, safety
-from moonshelf.creatives.safety import MAX_TEXT, clean, clean_all, instruction_like
+from moonshelf.creatives.safety import phrases
+from moonshelf.creatives.safety import pictures as copies
+from moonshelf.creatives.safety import text as safety
+from moonshelf.creatives.safety.text import MAX_TEXT, clean, clean_all, instruction_like
 from moonshelf.images import decode
 from moonshelf.product import ImageRef
 from moonshelf.prompts import clean_text

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from judging_fakes import Fixed, by_content, pair, taste
 from PIL import Image
 
-from moonshelf.creatives import safety
-from moonshelf.creatives.pair import Creative
 from moonshelf.creatives.prompt import CreativePrompt
+from moonshelf.creatives.safety import text as safety
+from moonshelf.creatives.schema import Creative
 from moonshelf.creatives.selector import fit_temperature, judge, mean_probability
 from moonshelf.product import ImageRef
 

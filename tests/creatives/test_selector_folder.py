@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from moonshelf.creatives import model_backend
-from moonshelf.creatives.model_backend import PACKAGED, CreativeModel, merge_adapter
+from moonshelf.creatives.backends import model as model_backend
+from moonshelf.creatives.backends.model import PACKAGED, CreativeModel, merge_adapter
 from moonshelf.errors import UserError
 from moonshelf.model import files
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from moonshelf.creatives.model_backend import ADAPTER, CreativeConfig, CreativeModel
+from moonshelf.creatives.backends.model import ADAPTER, CreativeConfig, CreativeModel
 from moonshelf.creatives.prompt import CreativePrompt
 from moonshelf.errors import UserError
 from research.starter.averaging import app, average

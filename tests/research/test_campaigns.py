@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from moonshelf.creatives.adapters import read_creatives
-from moonshelf.creatives.pair import Campaign, Pair
+from moonshelf.creatives.io.readers import read_creatives
+from moonshelf.creatives.schema import Campaign, Pair
 from research.studies.selectors import app
 from research.synthetic.campaigns.__main__ import main
 from research.synthetic.campaigns.simulator import simulate

@@ -8,8 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from moonshelf import images
-from moonshelf.creatives import copies, safety
-from moonshelf.creatives.baselines import make_baseline
+from moonshelf.creatives.backends.names import make_backend
+from moonshelf.creatives.safety import pictures as copies
+from moonshelf.creatives.safety import text as safety
 from research.studies import injection
 from research.studies.attacks import attacks
 from research.studies.injection import Gullible, InjectionReport, Trial, app, run
@@ -65,11 +66,11 @@ def test_words_on_images_get_through_where_nobody_can_read_them():
 
 
 def test_a_backend_that_reads_no_words_cannot_be_turned_by_them():
-    report = run(make_baseline("random"))
+    report = run(make_backend("random"))
     words = [t for t in report.trials if t.vector not in ("overlay", "metadata")]
     # `random` hashes the words, so that verdicts do change; `first` depends on nothing at all.
     assert len(words) > 80
-    always = run(make_baseline("first"))
+    always = run(make_backend("first"))
     assert always.rate()[0] == 0 and {t.outcome for t in always.trials} <= {
         "the winner changes with the order",
         "the title is nothing but suspicious words",

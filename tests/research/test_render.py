@@ -7,8 +7,8 @@ from itertools import islice
 import numpy as np
 
 from moonshelf import images, sample
-from moonshelf.creatives.adapters import read_creatives
-from moonshelf.creatives.pair import Campaign
+from moonshelf.creatives.io.readers import read_creatives
+from moonshelf.creatives.schema import Campaign
 from research.synthetic import render
 from research.synthetic.campaigns.simulator import simulate
 from research.synthetic.shop import iter_products, iter_truth

@@ -13,7 +13,7 @@ from PIL import Image
 
 from moonshelf.creatives.known import asked_anew, gap, without_interest
 from moonshelf.creatives.known import assess as known_assess
-from moonshelf.creatives.pair import Campaign, Pair
+from moonshelf.creatives.schema import Campaign, Pair
 from moonshelf.errors import UserError
 from moonshelf.images import decode
 from research.synthetic.campaigns import simulator

@@ -22,7 +22,7 @@ from fastapi.staticfiles import StaticFiles
 
 import moonshelf.service
 from moonshelf import sample
-from moonshelf.creatives.protocol import QUESTIONS
+from moonshelf.creatives.schema import QUESTIONS
 from moonshelf.service import review_schemas as r
 from moonshelf.service import schemas as s
 from moonshelf.service.middleware import HEADERS

@@ -13,8 +13,8 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from moonshelf.creatives.adapters import write_campaigns
-from moonshelf.creatives.pair import Campaign, Pair
+from moonshelf.creatives.io.readers import write_campaigns
+from moonshelf.creatives.schema import Campaign, Pair
 from research.synthetic.campaigns.claims import SPLITS
 from research.synthetic.campaigns.simulator import pairs, simulate
 from research.synthetic.feeds import write_creatives

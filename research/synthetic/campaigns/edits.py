@@ -13,8 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from moonshelf.creatives.known import TIE
-from moonshelf.creatives.pair import Creative, Pair
-from moonshelf.creatives.protocol import Side
+from moonshelf.creatives.schema import Creative, Pair, Side
 from moonshelf.errors import UserError
 from moonshelf.product import ImageRef
 from research.synthetic.campaigns import clicks

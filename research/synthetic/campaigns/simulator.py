@@ -20,8 +20,7 @@ from PIL import Image
 
 from moonshelf.creatives import known
 from moonshelf.creatives.known import pairs as pairs
-from moonshelf.creatives.pair import Campaign, Creative, Known, Pair
-from moonshelf.creatives.protocol import Assessment
+from moonshelf.creatives.schema import Assessment, Campaign, Creative, Known, Pair
 from moonshelf.errors import UserError
 from moonshelf.product import ImageRef
 from research.synthetic.campaigns import clicks

@@ -18,15 +18,14 @@ from PIL.Image import Image
 
 from moonshelf import images, sample
 from moonshelf.creatives import known
-from moonshelf.creatives.asides import with_asides
-from moonshelf.creatives.judging import Ask
-from moonshelf.creatives.model_backend import CreativeModel
-from moonshelf.creatives.outcomes import posterior
-from moonshelf.creatives.pair import Campaign, Creative, Pair
+from moonshelf.creatives.backends.base import PairInput
+from moonshelf.creatives.backends.model import CreativeModel
+from moonshelf.creatives.distractors import with_distractors
+from moonshelf.creatives.labels import posterior
 from moonshelf.creatives.prompt import write_assessment, write_description
-from moonshelf.creatives.protocol import Assessment
 from moonshelf.creatives.recipe import PairSource
-from moonshelf.creatives.safety import clean
+from moonshelf.creatives.safety.text import clean
+from moonshelf.creatives.schema import Assessment, Campaign, Creative, Pair
 from moonshelf.errors import UserError
 from moonshelf.model.engine import load_picture
 
@@ -45,7 +44,7 @@ class Example:
 class Work:
     """Rows of one step: asks, bodies (R lists of token ids), targets (R,), and the pictures they show."""
 
-    asks: list[Ask]  # of a description only the first creative is shown
+    asks: list[PairInput]  # of a description only the first creative is shown
     bodies: list[list[int]]  # reasons; empty where none is known
     targets: list[float]  # that the first is the better one
     places: list[tuple[int, ...]]  # of each row's pictures: two, or one to be described
@@ -84,8 +83,8 @@ class Work:
 
 def load_examples(source: PairSource, data: Path) -> list[Example]:
     """Pairs of a source that say something: counts of both creatives, or a label."""
-    from moonshelf.creatives.adapters import read_creatives
-    from moonshelf.creatives.builders import build_pairs
+    from moonshelf.creatives.io.readers import read_creatives
+    from moonshelf.creatives.labels import build_pairs
 
     found: list[Pair] = []
     for row in read_creatives(sample.CAMPAIGNS if source.feed == Path("sample") else data / source.feed):
@@ -151,7 +150,7 @@ def make_work(
     `taught` False: no bodies. `shown` False: no images, for comparisons by words; known reasons stay so.
     """
     rng, beside = random.Random(key), random.Random(f"{key}/asides")
-    asks: list[Ask] = []
+    asks: list[PairInput] = []
     bodies: list[str] = []
     targets: list[float] = []
     places: list[tuple[int, ...]] = []
@@ -161,13 +160,13 @@ def make_work(
         pair = example.pair
         if pair.interest and (shown or known.is_known(pair.a, pair.b)) and rng.random() < no_interest:
             pair = known.without_interest(pair)
-        title, interest = _words(with_asides(pair, beside) if beside.random() < asides else pair)
+        title, interest = _words(with_distractors(pair, beside) if beside.random() < asides else pair)
         bare = rng.random() < no_overlays
         for swapped in (False, True):
             one = pair.swapped() if swapped else pair
             labels = model.prompt.draw_labels(key, pair.id, str(swapped))
             said = ("", "") if bare else (_overlay(one.a), _overlay(one.b))
-            asks.append(Ask(pair.id, title, interest, one.a, one.b, labels, said))
+            asks.append(PairInput(pair.id, title, interest, one.a, one.b, labels, said))
             truths.append(one.assessment)
             bodies.append(write_assessment(one.assessment, labels) if taught and one.assessment else "")
             targets.append(1 - example.target if swapped else example.target)
@@ -188,7 +187,7 @@ def make_descriptions(
     """
     rng = np.random.default_rng(list(key.encode()))
     beside = random.Random(f"{key}/asides")
-    asks: list[Ask] = []
+    asks: list[PairInput] = []
     bodies: list[str] = []
     places: list[tuple[int, ...]] = []
     pictures: list[Image] = []
@@ -199,9 +198,9 @@ def make_descriptions(
         for offset, pair in enumerate((example.pair, example.pair.swapped())):
             pair = known.asked_anew(pair, rng)
             assert pair.assessment is not None
-            title, interest = _words(with_asides(pair, beside) if beside.random() < asides else pair)
+            title, interest = _words(with_distractors(pair, beside) if beside.random() < asides else pair)
             said = "" if rng.random() < no_overlays else _overlay(pair.a)
-            asks.append(Ask(pair.id, title, interest, pair.a, pair.a, model.prompt.alone, (said, said)))
+            asks.append(PairInput(pair.id, title, interest, pair.a, pair.a, model.prompt.alone, (said, said)))
             bodies.append(write_description(pair.assessment))
             places.append((at + offset,))
     return _work(model, asks, bodies, [0.5] * len(asks), places, pictures, [None] * len(asks))
@@ -230,7 +229,7 @@ def _overlay(creative: Creative) -> str:
 
 def _work(
     model: CreativeModel,
-    asks: list[Ask],
+    asks: list[PairInput],
     bodies: list[str],
     targets: list[float],
     places: list[tuple[int, ...]],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from moonshelf.creatives.data import load_examples
-from moonshelf.creatives.outcomes import stratum
+from moonshelf.creatives.labels import stratum
 from moonshelf.creatives.recipe import GrpoRecipe, SftRecipe
 from moonshelf.creatives.training import resume_from, start
 from moonshelf.training.dry_run import parameters, steps

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from moonshelf.creatives.protocol import Assessment, unasked
+from moonshelf.creatives.schema import Assessment, unasked
 
 Claim = tuple[str, str]  # fact, value
 

@@ -1,26 +1,37 @@
-"""What leaves with a ranking: a test plan and a CSV.
+"""What leaves with a ranking: a test plan, a CSV, the priors of a bandit, and the file that holds rankings.
 
 Nothing here decides anything: a ranking is triage, and the test decides. Sample sizes are the textbook ones
 for two proportions (pooled variance under no difference, separate ones under the difference looked for), two
 sided, with the level shared out over the comparisons with the control (Bonferroni).
+
+Of a bandit each creative gets a Beta(alpha, beta). Its mean follows the Bradley–Terry strength, base ·
+exp(slope · strength), scaled so that the creatives' mean is the base rate; alpha + beta is a number of
+pseudo-impressions, the same for all. Slope and weight are ours. Slope 0 is a flat prior, and a small weight
+is soon overruled by clicks. A prior says where to begin; it is no forecast of a click-through rate.
+
+In the file that `moonshelf creative rank --json` prints images stand by their names (a path or an address)
+and hashes, so it says what was ranked without holding it.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scipy import stats
 
-from moonshelf.creatives.pair import Campaign, Creative
-from moonshelf.creatives.ranking import Ranking
+from moonshelf.creatives.ranking import Floats, Ranking
+from moonshelf.creatives.schema import Campaign, Creative
 from moonshelf.errors import UserError
+from moonshelf.feeds.base import MAX_DOCUMENT
 from moonshelf.plaintext import csv_field, escaped, shown, table
 
 Allocation = Literal["equal", "control"]
@@ -271,3 +282,157 @@ def pooled_rate(campaign: Campaign) -> float:
     if not shown_ or not 0 < clicks < shown_:
         raise UserError(f"campaign {campaign.id} has no clicks to take a base rate from: give one, as 0.02")
     return clicks / shown_
+
+
+# ---- a bandit's priors -------------------------------------------------------------------------------
+
+MAX_SLOPE = 5.0
+HIGHEST = 0.95  # a rate; keeps every Beta proper where strengths are extreme
+
+
+class PriorScale(BaseModel):
+    """What a unit of strength is worth on the log rate, and what the prior is worth in impressions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    slope: float = Field(ge=0, le=MAX_SLOPE)
+    weight: float = Field(gt=0)
+    calibrated_on: str = ""  # data set and size; empty: not calibrated
+
+
+# Ours, and cautious: one unit of log odds is worth a tenth of the rate, all of it 500 impressions.
+UNCALIBRATED = PriorScale(slope=0.1, weight=500.0)
+
+
+class ArmPrior(BaseModel):
+    """Beta(alpha, beta) of one creative's click-through rate."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    alpha: float = Field(gt=0)
+    beta: float = Field(gt=0)
+
+    @property
+    def mean(self) -> float:
+        return self.alpha / (self.alpha + self.beta)
+
+
+class BanditPrior(BaseModel):
+    """Priors of a campaign's creatives, in the order of the ranking; JSON there and back."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    campaign_id: str
+    source: str = ""
+    judge: str = ""
+    base_rate: float = Field(gt=0, lt=1)
+    scale: PriorScale
+    arms: tuple[ArmPrior, ...]
+    note: str = "A starting point for allocation; not a forecast of click-through rates."
+
+
+def prior_means(strengths: Floats, base_rate: float, slope: float) -> Floats:
+    """(n,) mean rates: base · exp(slope · strength), scaled to a mean of `base_rate`, at most `HIGHEST`."""
+    raised = np.exp(slope * (strengths - strengths.max()))
+    return np.minimum(base_rate * raised / raised.mean(), HIGHEST)
+
+
+def bandit_prior(ranking: Ranking, *, base_rate: float, scale: PriorScale = UNCALIBRATED) -> BanditPrior:
+    """Beta priors of the ranked creatives; `base_rate` is the usual rate of the slot. Raises UserError."""
+    if not 0 < base_rate < 1:
+        raise UserError(f"the base rate is {base_rate}: give a click-through rate between 0 and 1, as 0.02")
+    means = prior_means(np.array([ranking.strengths[name] for name in ranking.order]), base_rate, scale.slope)
+    return BanditPrior(
+        campaign_id=ranking.campaign_id,
+        source=ranking.source,
+        judge=ranking.judge,
+        base_rate=base_rate,
+        scale=scale,
+        arms=tuple(
+            ArmPrior(id=name, alpha=float(mean * scale.weight), beta=float((1 - mean) * scale.weight))
+            for name, mean in zip(ranking.order, means, strict=True)
+        ),
+    )
+
+
+# ---- rankings in a file ------------------------------------------------------------------------------
+
+EXPORTS = ("plan", "csv", "bandit")
+
+
+def to_records(both: Sequence[tuple[Campaign, Ranking]]) -> list[dict[str, Any]]:
+    """One JSON object a campaign, its ranking under `ranking`."""
+    found = []
+    for campaign, ranking in both:
+        record = campaign.model_dump(mode="json", exclude={"creatives"})
+        record["creatives"] = [
+            one.model_dump(mode="json", exclude={"image", "facts"}) | {"image": one.image.name}
+            for one in campaign.creatives
+        ]
+        found.append(record | {"ranking": ranking.model_dump(mode="json")})
+    return found
+
+
+def is_ranked(path: Path) -> bool:
+    """Whether a file is one of these, by its first bytes."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        head = file.read(200).lstrip()
+    return head.startswith(b"{") and head[1:].lstrip().startswith(b'"campaigns"')
+
+
+def read_ranked(path: Path) -> list[tuple[Campaign, Ranking]]:
+    """The campaigns and rankings of such a file. Raises UserError that says what is wrong with it."""
+    try:
+        if path.stat().st_size > MAX_DOCUMENT:
+            raise UserError(f"{path.name} is larger than {MAX_DOCUMENT // 2**20} MiB: rank fewer campaigns.")
+        rows = json.loads(path.read_text(encoding="utf-8"))["campaigns"]
+        return [_both(row) for row in rows]
+    except OSError as error:
+        raise UserError(f"{path.name} cannot be read: {error.strerror or 'I/O error'}.") from None
+    except (ValueError, KeyError, TypeError, RecursionError, AttributeError):
+        raise UserError(f"{path.name} is not what `moonshelf creative rank --json` prints.") from None
+
+
+def _both(row: dict[str, Any]) -> tuple[Campaign, Ranking]:
+    ranking = Ranking.model_validate_json(json.dumps(row["ranking"]))
+    fields = {name: value for name, value in row.items() if name != "ranking"}
+    fields["creatives"] = [one | {"image": _image(one["image"])} for one in fields["creatives"]]
+    try:
+        return Campaign.model_validate_json(json.dumps(fields)), ranking
+    except ValidationError as error:
+        raise ValueError(str(error)) from None
+
+
+def _image(name: str) -> dict[str, str]:
+    return {"url" if name.startswith(("https://", "http://")) else "path": name}
+
+
+def exported(
+    both: Sequence[tuple[Campaign, Ranking]],
+    to: str,
+    *,
+    base_rate: float | None = None,
+    top: int = 10,
+    plan: Mapping[str, Any] | None = None,
+    as_json: bool = False,
+) -> str:
+    """The text of one of `EXPORTS`. `plan` goes to `experiment_plan`, `top` to the CSV.
+
+    A plan is Markdown unless `as_json`; priors are a JSON list. Raises UserError.
+    """
+    if to == "csv":
+        return ranking_csv(both, top)
+    if to == "plan":
+        plans = [experiment_plan(ranking, one, base_rate=base_rate, **plan or {}) for one, ranking in both]
+        if not as_json:
+            return "\n\n".join(plan_markdown(one).strip() for one in plans) + "\n"
+        records: list[Any] = [one.model_dump(mode="json") for one in plans]
+    else:
+        records = []
+        for one, ranking in both:
+            rate = pooled_rate(one) if base_rate is None else base_rate
+            records.append(bandit_prior(ranking, base_rate=rate).model_dump(mode="json"))
+    return json.dumps(records, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

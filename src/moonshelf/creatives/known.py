@@ -15,13 +15,22 @@ from typing import Literal
 
 import numpy as np
 
-from moonshelf.creatives.pair import Campaign, Creative, Known, Pair
-from moonshelf.creatives.protocol import KEYS, QUESTIONS, Answer, Assessment, Finding, Side
+from moonshelf.creatives.schema import (
+    ASPECTS,
+    KEYS,
+    Answer,
+    AspectAnswer,
+    Assessment,
+    Campaign,
+    Creative,
+    Known,
+    Pair,
+    Side,
+)
 
 TIE = 0.03  # a question is even where the two sides differ by no more (log rate)
 UNSEEN = 0.087  # standard deviation of a log rate that no picture shows, as measured on alimama_aes
 NOTHING_ASKED = Known(reason="nothing asked")  # of the question about the query, without one
-ASPECTS = tuple(question.key for question in QUESTIONS if question.compares)
 
 
 def is_known(*creatives: Creative) -> bool:
@@ -54,7 +63,7 @@ def assess(pair: Pair) -> Assessment:
     findings = []
     for key in KEYS:
         of_a, of_b = reasons.get(key, ("", ""))
-        findings.append(Finding(question=key, answer=answers[key], reason_a=of_a, reason_b=of_b))
+        findings.append(AspectAnswer(question=key, answer=answers[key], reason_a=of_a, reason_b=of_b))
     assessment = Assessment(findings=tuple(findings))
     return assessment.model_copy(update={"verdict": _verdict(assessment, gap(pair))})
 
@@ -76,18 +85,8 @@ def _yes(so: bool) -> Literal["yes", "no"]:
 
 def pairs(campaign: Campaign) -> Iterator[Pair]:
     """All pairs of a campaign whose truth is known, with assessment and true rates."""
-    shared = {name: getattr(campaign, name) for name in (
-        "product_id", "title", "category", "interest", "other_interests", "exposure", "source",
-    )}  # fmt: skip
     for i, j in combinations(range(len(campaign.creatives)), 2):
-        rates = campaign.true_rates
-        pair = Pair(
-            id=f"{campaign.id}-{i}-{j}",
-            a=campaign.creatives[i],
-            b=campaign.creatives[j],
-            true_rates=(rates[i], rates[j]) if rates else None,
-            **shared,
-        )
+        pair = campaign.pair(i, j, f"{campaign.id}-{i}-{j}")
         yield pair.model_copy(update={"assessment": assess(pair)})
 
 

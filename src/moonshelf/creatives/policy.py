@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from moonshelf.creatives.backends.describe import COMPARED, Form, Side, choices, compare, describe, sides
+from moonshelf.creatives.backends.model import CreativeModel
 from moonshelf.creatives.data import Work
-from moonshelf.creatives.describe import COMPARED, Form, Side, choices, compare, describe, sides
-from moonshelf.creatives.model_backend import CreativeModel
-from moonshelf.creatives.protocol import Assessment
+from moonshelf.creatives.schema import Assessment
 from moonshelf.model.decode import Decoded, Pick, banned_tokens, greedy
 from moonshelf.model.modeling import MoonModel
 from moonshelf.model.precision import computing_in

@@ -31,7 +31,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from moonshelf.creatives.protocol import KEYS, QUESTIONS, VERDICT, Answer, Assessment, Finding
+from moonshelf.creatives.schema import KEYS, QUESTIONS, VERDICT, Answer, AspectAnswer, Assessment
 from moonshelf.prompts import MAX_PIXELS, clean_text
 
 ANSWER = "<answer>"  # plain text: a tokenizer needs no new token for it
@@ -159,7 +159,7 @@ def read_assessment(body: str, labels: tuple[str, str]) -> Assessment | None:
         if name.strip() != key or not colon or answer.strip() not in answers or bool(reasons) != bool(slash):
             return None
         try:
-            finding = Finding(
+            finding = AspectAnswer(
                 question=key, answer=answers[answer.strip()], reason_a=first.strip(), reason_b=second.strip()
             )
         except ValidationError:

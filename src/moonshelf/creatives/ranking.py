@@ -21,17 +21,17 @@ import hashlib
 import math
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
-from typing import Literal, cast
+from typing import Literal
 
 import choix
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from moonshelf.creatives.builders import content_key
-from moonshelf.creatives.judging import Backend
-from moonshelf.creatives.pair import Campaign, Creative, Pair
-from moonshelf.creatives.protocol import Judgement
+from moonshelf.creatives import selector
+from moonshelf.creatives.backends.base import PairwiseBackend
+from moonshelf.creatives.labels import content_key
+from moonshelf.creatives.schema import Campaign, Creative, Judgement, Pair
 from moonshelf.errors import UserError
 
 Floats = NDArray[np.float64]
@@ -111,7 +111,7 @@ class Ranking(BaseModel):
 
 def rank(
     campaign: Campaign,
-    judge: JudgeFn | Backend,
+    judge: JudgeFn | PairwiseBackend,
     *,
     budget: int | None = None,
     seed: int = 0,
@@ -128,7 +128,7 @@ def rank(
 
 def rank_many(
     campaigns: Sequence[Campaign],
-    judge: JudgeFn | Backend,
+    judge: JudgeFn | PairwiseBackend,
     *,
     budget: int | None = None,
     seed: int = 0,
@@ -159,13 +159,10 @@ def rank_many(
     return [found[i] for i in range(len(campaigns))]
 
 
-def _judging(judge: JudgeFn | Backend, seed: int) -> JudgeFn:
-    if hasattr(judge, "opinions"):
-        from moonshelf.creatives import selector
-
-        judge_fn: JudgeFn = partial(selector.judge, cast(Backend, judge), seed=seed)
-    else:
-        judge_fn = cast(JudgeFn, judge)
+def _judging(judge: JudgeFn | PairwiseBackend, seed: int) -> JudgeFn:
+    judge_fn: JudgeFn = (
+        partial(selector.judge, judge, seed=seed) if isinstance(judge, PairwiseBackend) else judge
+    )
 
     def ask(pairs: Sequence[Pair]) -> Sequence[Judgement]:
         judgements = judge_fn(pairs) if pairs else []
@@ -270,7 +267,7 @@ def _pair_id(campaign: str, a: str, b: str) -> str:
     return hashlib.sha256("\n".join((campaign, a, b)).encode()).hexdigest()[:16]
 
 
-def _name(judge: JudgeFn | Backend) -> str:
+def _name(judge: JudgeFn | PairwiseBackend) -> str:
     return str(getattr(judge, "name", "") or getattr(judge, "__name__", "") or type(judge).__name__)
 
 

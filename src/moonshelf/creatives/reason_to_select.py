@@ -30,8 +30,8 @@ import torch
 from torch import Tensor
 from trl import GRPOConfig
 
+from moonshelf.creatives.backends.describe import Form, ask_alone, read_written
 from moonshelf.creatives.data import Example, Work, draw, load_examples, make_descriptions, make_work
-from moonshelf.creatives.describe import Form, ask_alone, read_written
 from moonshelf.creatives.evidence import check, check_assessment
 from moonshelf.creatives.policy import (
     Scored,
@@ -45,9 +45,9 @@ from moonshelf.creatives.policy import (
     whole,
 )
 from moonshelf.creatives.prompt import read_assessment, write_description
-from moonshelf.creatives.protocol import KEYS, Assessment
 from moonshelf.creatives.recipe import GrpoRecipe
 from moonshelf.creatives.rewards import REWARDS
+from moonshelf.creatives.schema import KEYS, Assessment
 from moonshelf.creatives.training import resume_from, run
 from moonshelf.errors import UserError
 from moonshelf.model.decode import Decoded, sampling

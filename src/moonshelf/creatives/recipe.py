@@ -34,7 +34,9 @@ class _Selector(Run):
     gap_weight: float = Field(default=0.0, ge=0)  # disagreement of the two orders, see `policy.order_gap`
     no_interest: float = Field(default=0.1, ge=0, le=1)  # share of pairs that are shown without their queries
     no_overlays: float = Field(default=0.25, ge=0, le=1)  # … without the words on them, if the prompt has any
-    asides: float = Field(default=0.0, ge=0, le=1)  # … with words beside the point, see `asides.with_asides`
+    asides: float = Field(
+        default=0.0, ge=0, le=1
+    )  # … with words beside the point, see `asides.with_distractors`
     trained_on: str = ""  # said wherever figures of the selector appear
 
 

@@ -1,4 +1,4 @@
-"""The selector: a backend's opinions in both orders become one judgement, or an abstention.
+"""The selector: a backend's predictions in both orders become one judgement, or an abstention.
 
 Every pair is asked in both orders under labels of their own. The probability is the mean of the two orders'
 log-odds, divided by the temperature that validation gave; so judge(A, B) and judge(B, A) add up to one, to
@@ -20,13 +20,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from moonshelf import images
-from moonshelf.creatives.copies import SIDE, is_blank, is_noise, one_is_a_copy
+from moonshelf.creatives.backends.base import PairInput, PairPrediction, PairwiseBackend
 from moonshelf.creatives.evidence import ground
-from moonshelf.creatives.judging import Ask, Backend, Opinion
-from moonshelf.creatives.pair import Pair
-from moonshelf.creatives.prompt import CreativePrompt
-from moonshelf.creatives.protocol import Assessment, Judgement
-from moonshelf.creatives.safety import REPEATED, clean, quarantine, read_overlay, unrepeated
+from moonshelf.creatives.safety.pictures import SIDE, is_blank, is_noise, one_is_a_copy
+from moonshelf.creatives.safety.text import REPEATED, clean, quarantine, read_overlay, unrepeated
+from moonshelf.creatives.schema import Assessment, Judgement, Pair
 from moonshelf.product import ImageRef
 
 NEAR_HALF = 0.05  # ours: nearer to one half than this there is no verdict
@@ -45,7 +43,7 @@ class _Seen:
 
 
 def judge(
-    backend: Backend,
+    backend: PairwiseBackend,
     pairs: Sequence[Pair],
     *,
     seed: int = 0,
@@ -60,7 +58,7 @@ def judge(
     wrong with one is its `abstained`.
     """
     if temperature is None:
-        temperature = float(getattr(backend, "temperature", 1.0))
+        temperature = backend.temperature or 1.0
     seen: dict[ImageRef, _Seen] = {}
     results: list[Judgement] = []
     for start in range(0, len(pairs), PART):
@@ -100,7 +98,7 @@ class _Case:
     overlays: tuple[str, str]
     flags: list[str]
     stop: str  # why there is no verdict, found before any model was asked
-    answers: dict[tuple[str, bool], Opinion]  # by (canary or "", A shown second)
+    answers: dict[tuple[str, bool], PairPrediction]  # by (canary or "", A shown second)
 
     def asks(self, seed: int, seen: dict[ImageRef, _Seen], labels: _Labels, bare: bool) -> list[_Asked]:
         title, interest, overlays = self.title, self.interest, self.overlays
@@ -111,7 +109,7 @@ class _Case:
             one, two = (self.pair.b, self.pair.a) if second else (self.pair.a, self.pair.b)
             said = overlays[::-1] if second else overlays
             content = (str(seed), seen[one.image].digest, seen[two.image].digest, title, *interest, "", *said)
-            ask = Ask(self.pair.id, title, interest, one, two, labels(*content), said)
+            ask = PairInput(self.pair.id, title, interest, one, two, labels(*content), said)
             found.append(_Asked("\0".join(content), ask, self, ("bare" if bare else "", second)))
         return found
 
@@ -122,13 +120,13 @@ _Labels = Callable[..., tuple[str, str]]
 @dataclass
 class _Asked:
     content: str  # equal for judge(A, B) and judge(B, A): they ask the same, in the same order
-    ask: Ask
+    ask: PairInput
     case: _Case
     place: tuple[str, bool]
 
 
 def _judge_part(
-    backend: Backend,
+    backend: PairwiseBackend,
     pairs: Sequence[Pair],
     seen: dict[ImageRef, _Seen],
     seed: int,
@@ -136,9 +134,8 @@ def _judge_part(
     near_half: float,
     canary: Canary,
 ) -> list[Judgement]:
-    prompt = getattr(backend, "prompt", None) or CreativePrompt()
-    cases = [_open(pair, seen, prompt.overlays) for pair in pairs]
-    labels = prompt.draw_labels
+    cases = [_open(pair, seen, backend.prompt.overlays) for pair in pairs]
+    labels = backend.prompt.draw_labels
     for bare in (False, True):
         asked = []
         for case in cases:
@@ -147,9 +144,9 @@ def _judge_part(
                 asked += case.asks(seed, seen, labels, bare)
         asked.sort(key=lambda one: one.content)
         once = {one.content: one.ask for one in asked}
-        opinions = dict(zip(once, backend.opinions(list(once.values())), strict=True)) if once else {}
+        predictions = dict(zip(once, backend.predict(list(once.values())), strict=True)) if once else {}
         for one in asked:
-            one.case.answers[one.place] = opinions[one.content]
+            one.case.answers[one.place] = predictions[one.content]
     return [_close(case, temperature, near_half) for case in cases]
 
 
@@ -192,7 +189,7 @@ def _held(*overlay: str) -> str:
 
 
 def _close(case: _Case, temperature: float, near_half: float) -> Judgement:
-    """Both orders' opinions as one judgement."""
+    """Both orders' predictions as one judgement."""
     first, second = case.answers.get(("", False)), case.answers.get(("", True))
     if case.stop or first is None or second is None:
         return Judgement(

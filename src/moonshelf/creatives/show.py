@@ -9,9 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from moonshelf.creatives.pair import Campaign, Creative, Pair
-from moonshelf.creatives.protocol import KEYS, QUESTIONS, Assessment, Judgement
 from moonshelf.creatives.ranking import Ranking
+from moonshelf.creatives.schema import KEYS, QUESTIONS, Assessment, Campaign, Creative, Judgement, Pair
 from moonshelf.errors import Problem
 
 # What a verdict is, and is not, in one line under every result.

@@ -25,15 +25,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
-from moonshelf.creatives import outcomes
-from moonshelf.creatives.data import Example, Work, draw, load_examples, make_descriptions, make_work
-from moonshelf.creatives.model_backend import (
+from moonshelf.creatives.backends.model import (
     ADAPTER,
     CreativeConfig,
     CreativeModel,
     load_base,
     write_config,
 )
+from moonshelf.creatives.data import Example, Work, draw, load_examples, make_descriptions, make_work
+from moonshelf.creatives.labels import stratum
 from moonshelf.creatives.policy import (
     VerdictPolicy,
     answer_loss,
@@ -324,7 +324,7 @@ def validate(creative: CreativeModel, examples: list[Example]) -> tuple[dict[str
     p = torch.tensor([mean_probability(j.p_first, 1 - j.p_second) for j, _ in asked])
     q = torch.tensor([target for _, target in asked])
     temperature, loss = fit_temperature(judged, [example.target for example in examples])
-    sure = torch.tensor([outcomes.stratum(float(target)) == "decisive" for target in q])
+    sure = torch.tensor([stratum(float(target)) == "decisive" for target in q])
     right = ((p > 0.5) == (q > 0.5)).float()
     valid = [j.assessment is not None and j.mirrored is not None for j, _ in asked]
     figures = {

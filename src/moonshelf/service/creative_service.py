@@ -14,9 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from moonshelf import images
-from moonshelf.creatives.judging import described
-from moonshelf.creatives.pair import Campaign, Creative, Pair
-from moonshelf.creatives.protocol import Judgement
+from moonshelf.creatives.schema import Campaign, Creative, Judgement, Pair
 from moonshelf.creatives.show import CAVEAT
 from moonshelf.errors import UserError
 from moonshelf.product import ImageRef
@@ -25,7 +23,7 @@ from moonshelf.service.inputs import BadInput
 from moonshelf.service.pools import Pools
 
 if TYPE_CHECKING:
-    from moonshelf.creatives.judging import Backend
+    from moonshelf.creatives.backends.base import PairwiseBackend
     from moonshelf.creatives.ranking import Ranking
 
 log = logging.getLogger("moonshelf.service")
@@ -43,7 +41,7 @@ class CreativeService:
 
     def __init__(self, name: str, budget: int) -> None:
         self.name, self.budget = name, budget
-        self.backend: Backend | None = None
+        self.backend: PairwiseBackend | None = None
         self.why = "this service was started without a judge of creatives (creative_model is off)"
         self._batcher: Batcher | None = None
 
@@ -51,7 +49,7 @@ class CreativeService:
         """Load the judge; returns the kind of work that it does, for the batcher."""
         if self.name == "off":
             return {}
-        from moonshelf.creatives.baselines import make_backend
+        from moonshelf.creatives.backends.names import make_backend
 
         try:
             self.backend = make_backend(self.name)
@@ -71,7 +69,7 @@ class CreativeService:
 
     @property
     def judge(self) -> str:
-        return described(self.backend) if self.backend is not None else ""
+        return self.backend.described if self.backend is not None else ""
 
     def _run(self, pairs: list[Pair]) -> list[Judgement]:
         from moonshelf.creatives.selector import judge

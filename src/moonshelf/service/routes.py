@@ -16,8 +16,8 @@ from moonshelf.catalogue import feedback, overview
 from moonshelf.catalogue.duplicates import KINDS, MIN_SCORE, DuplicateReport, Group
 from moonshelf.catalogue.filters import Condition, to_condition
 from moonshelf.catalogue.store import key_of
-from moonshelf.creatives import ranked
-from moonshelf.creatives.pair import Campaign, Pair
+from moonshelf.creatives import export as ranked
+from moonshelf.creatives.schema import Campaign, Pair
 from moonshelf.errors import Problem, UserError
 from moonshelf.product import Product, clean_id
 from moonshelf.prompts import read_rationale

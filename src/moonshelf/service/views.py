@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moonshelf.catalogue.store import Store, key_of
-from moonshelf.creatives.protocol import KEYS, QUESTIONS, Assessment
+from moonshelf.creatives.schema import KEYS, QUESTIONS, Assessment
 from moonshelf.service.review_schemas import FindingView
 from moonshelf.service.schemas import ProductView, Weights
 

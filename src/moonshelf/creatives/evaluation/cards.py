@@ -17,10 +17,9 @@ from moonshelf.creatives.evaluation.figures import Evidence, rates_of
 from moonshelf.creatives.evaluation.record import PICTURES, picture_name
 from moonshelf.creatives.evaluation.simulated import drawn
 from moonshelf.creatives.known import assess
-from moonshelf.creatives.outcomes import posterior, stratum
-from moonshelf.creatives.pair import Campaign, Creative, Pair
-from moonshelf.creatives.protocol import QUESTIONS, Assessment, Judgement
+from moonshelf.creatives.labels import posterior, stratum
 from moonshelf.creatives.ranking import Comparison, Ranking
+from moonshelf.creatives.schema import QUESTIONS, Assessment, Campaign, Creative, Judgement, Pair
 from moonshelf.evaluation.report.demo_page import data_uri
 from moonshelf.product import ImageRef
 

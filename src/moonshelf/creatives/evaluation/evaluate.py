@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshelf.creatives import selector
+from moonshelf.creatives.backends.base import PairwiseBackend
 from moonshelf.creatives.evaluation import explanations as reasons
 from moonshelf.creatives.evaluation import record
 from moonshelf.creatives.evaluation.figures import (
@@ -28,11 +29,9 @@ from moonshelf.creatives.evaluation.figures import (
     truth_of,
 )
 from moonshelf.creatives.evaluation.record import CreativeReport, Head, Kept, Trial
-from moonshelf.creatives.judging import Backend
-from moonshelf.creatives.outcomes import Prior, fit_prior
-from moonshelf.creatives.pair import Campaign, Pair
-from moonshelf.creatives.protocol import Judgement
+from moonshelf.creatives.labels import Prior, fit_prior
 from moonshelf.creatives.ranking import Ranking, rank_many
+from moonshelf.creatives.schema import Campaign, Judgement, Pair
 from moonshelf.errors import UserError
 from moonshelf.evaluation import record as common
 
@@ -43,7 +42,7 @@ Judge = Callable[[Sequence[Pair]], Sequence[Judgement]]
 
 def evaluate(
     pairs: Sequence[Pair],
-    backends: Sequence[Backend],
+    backends: Sequence[PairwiseBackend],
     out: Path,
     *,
     interest: Sequence[Interest] = INTERESTS,
@@ -177,14 +176,14 @@ def interest_pairs(pairs: Sequence[Pair], interest: Interest, seed: int) -> list
 class _Run:
     """One backend: everything it is asked, kept as it comes."""
 
-    def __init__(self, backend: Backend, out: Path, seed: int, step: Callable[[int], None]) -> None:
+    def __init__(self, backend: PairwiseBackend, out: Path, seed: int, step: Callable[[int], None]) -> None:
         self.backend, self.out, self.seed, self.step = backend, out, seed, step
         self.temperature: float | None = None
         self.true: list[Judgement] = []
         self.about: dict[str, Any] = {"name": backend.name}
 
     def _kept(self, part: str, pairs: Sequence[Pair], temperature: float | None) -> Kept:
-        version = str(getattr(self.backend, "fingerprint", ""))
+        version = self.backend.fingerprint
         head = Head(self.backend.name, version, record.fingerprint(pairs), self.seed, temperature)
         return Kept(self.out, part, head)
 
@@ -195,7 +194,7 @@ class _Run:
 
     def fit(self, validation: Sequence[Pair], prior: Prior) -> None:
         """The temperature, on validation pairs; without them the backend keeps its own."""
-        own = getattr(self.backend, "temperature", None)
+        own = self.backend.temperature
         self.about |= {
             "temperature": own,
             "temperature_from": "the backend" if own is not None else "none fitted",
@@ -276,7 +275,7 @@ class _Run:
         return selector.judge(self.backend, pairs, seed=self.seed, temperature=self.temperature)
 
 
-def _check(pairs: Sequence[Pair], backends: Sequence[Backend], validation: Sequence[Pair]) -> None:
+def _check(pairs: Sequence[Pair], backends: Sequence[PairwiseBackend], validation: Sequence[Pair]) -> None:
     if not pairs:
         raise UserError(
             "no pair has impressions and clicks of both creatives, or a label: there is nothing to score"

@@ -22,8 +22,7 @@ from moonshelf import images
 from moonshelf.creatives.evaluation.metrics import Figure, mean_figure
 from moonshelf.creatives.evaluation.record import Trial
 from moonshelf.creatives.evidence import claims, holds
-from moonshelf.creatives.pair import Creative, Pair
-from moonshelf.creatives.protocol import KEYS, QUESTIONS, Assessment, Judgement, Side
+from moonshelf.creatives.schema import KEYS, QUESTIONS, Assessment, Creative, Judgement, Pair, Side
 from moonshelf.product import ImageRef
 
 COMPARED = tuple(question.key for question in QUESTIONS if question.compares)

@@ -18,13 +18,12 @@ import numpy as np
 from moonshelf.creatives.evaluation import explanations as reasons
 from moonshelf.creatives.evaluation import metrics
 from moonshelf.creatives.evaluation.metrics import Cases, Figure, Mask, mean_figure
+from moonshelf.creatives.evaluation.ranking import RankingScore, score_ranking
 from moonshelf.creatives.evaluation.record import CreativeReport, Curve, Difference, Line, Trial
 from moonshelf.creatives.evaluation.simulated import ORACLE, drawn, interest_speaks, oracle
-from moonshelf.creatives.outcomes import STRATA, Prior, label_ceiling, posterior, stratum
-from moonshelf.creatives.pair import Campaign, Creative, Pair
-from moonshelf.creatives.protocol import Judgement
+from moonshelf.creatives.labels import STRATA, Prior, label_ceiling, posterior, stratum
 from moonshelf.creatives.ranking import Ranking
-from moonshelf.creatives.ranking_metrics import RankingScore, score_ranking
+from moonshelf.creatives.schema import Campaign, Creative, Judgement, Pair
 from moonshelf.evaluation.statistics import significance
 
 Interest = Literal["true", "shuffled", "none"]

@@ -25,7 +25,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from moonshelf.creatives.protocol import Judgement
+from moonshelf.creatives.schema import Judgement
 from moonshelf.evaluation.report.outcome import versus
 from moonshelf.evaluation.statistics import significance
 from moonshelf.evaluation.statistics.metrics import Floats, Interval, bootstrap, members

@@ -23,9 +23,8 @@ from moonshelf.creatives.evaluation.figures import ALL, HEADLINE, Evidence
 from moonshelf.creatives.evaluation.metrics import COVERAGES, Gap
 from moonshelf.creatives.evaluation.record import CreativeReport, Line
 from moonshelf.creatives.evaluation.simulated import ORACLE
-from moonshelf.creatives.pair import Campaign, Pair
-from moonshelf.creatives.protocol import KEYS, QUESTIONS
 from moonshelf.creatives.ranking import Ranking
+from moonshelf.creatives.schema import KEYS, QUESTIONS, Campaign, Pair
 from moonshelf.evaluation.report import charts
 from moonshelf.evaluation.report.demo_page import template
 from moonshelf.plaintext import csv_field, escaped, shown, table

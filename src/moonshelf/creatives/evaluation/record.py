@@ -20,8 +20,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from moonshelf.creatives.evaluation.metrics import Bin, Gap
-from moonshelf.creatives.pair import Campaign, Creative, Pair
-from moonshelf.creatives.protocol import Judgement
+from moonshelf.creatives.schema import Campaign, Creative, Judgement, Pair
 from moonshelf.errors import UserError
 from moonshelf.evaluation.points import typed
 from moonshelf.files import write_atomic

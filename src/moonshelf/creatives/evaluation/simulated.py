@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 from moonshelf.creatives.known import TIE, UNSEEN, gap, is_known, visible_rate
-from moonshelf.creatives.pair import Pair
-from moonshelf.creatives.protocol import Judgement
+from moonshelf.creatives.schema import Judgement, Pair
 
 ORACLE = "all that can be seen"
 

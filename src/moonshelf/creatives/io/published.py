@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from moonshelf import images
-from moonshelf.creatives.pair import Creative
-from moonshelf.creatives.protocol import KEYS, QUESTIONS, Assessment, Finding
-from moonshelf.creatives.records import CreativeDraft, Reading, Refused, count
+from moonshelf.creatives.io.records import CreativeDraft, Reading, Refused, count
+from moonshelf.creatives.schema import KEYS, QUESTIONS, AspectAnswer, Assessment, Creative
 from moonshelf.errors import Problem
 from moonshelf.feeds import values
 from moonshelf.feeds.base import Row
@@ -106,7 +105,7 @@ def _assessment(draft: CreativeDraft, record: Mapping[str, Any], label: str | No
                 "questions", f"question {number} ({KEYS[number - 1]}) is not answered: all were left out"
             )
             return None
-        findings.append(Finding(question=question.key, answer=answer))  # type: ignore[arg-type]
+        findings.append(AspectAnswer(question=question.key, answer=answer))  # type: ignore[arg-type]
     verdict = {"A>B": "A", "A<B": "B"}.get(answers.get(f"q{len(QUESTIONS) + 1}") or "")
     if verdict and label in ("A", "B") and verdict != label:
         draft.warn("questions", "the verdict is not the label, which counts")

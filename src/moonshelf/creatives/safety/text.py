@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moonshelf import images
-from moonshelf.creatives.phrases import (
+from moonshelf.creatives.safety.phrases import (
     BLOB,
     HIDDEN,
     HOSTILE,

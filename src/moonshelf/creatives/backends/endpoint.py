@@ -23,8 +23,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moonshelf import images
-from moonshelf.creatives.judging import Ask, Opinion
-from moonshelf.creatives.protocol import QUESTIONS, VERDICT, Assessment, Finding
+from moonshelf.creatives.backends.base import PairInput, PairPrediction, PairwiseBackend
+from moonshelf.creatives.schema import QUESTIONS, VERDICT, AspectAnswer, Assessment
 from moonshelf.endpoints import Endpoint, EndpointError, picture_part
 from moonshelf.errors import UserError
 
@@ -61,7 +61,7 @@ class _Reply(BaseModel):
     confidence: int = Field(ge=50, le=100)
 
 
-class EndpointBackend:
+class EndpointBackend(PairwiseBackend):
     """A server as a backend; `calls`, `tokens` and `seconds` say what it has cost.
 
     `budget` is the most requests that may be sent (two an ask where a server turns out to give no log-
@@ -83,14 +83,14 @@ class EndpointBackend:
         self.seconds = 0.0
         self._works = False
 
-    def opinions(self, asks: Sequence[Ask]) -> list[Opinion]:
+    def predict(self, asks: Sequence[PairInput]) -> list[PairPrediction]:
         return [self._opinion(ask) for ask in asks]
 
-    def _opinion(self, ask: Ask) -> Opinion:
+    def _opinion(self, ask: PairInput) -> PairPrediction:
         try:
             pictures = [images.load(c.image, max_side=MAX_SIDE) for c in (ask.first, ask.second)]
         except images.ImageError as error:
-            return Opinion(None, raw=str(error))
+            return PairPrediction(None, raw=str(error))
         message = _message(ask, pictures)
         if self.mode != "json":
             answer, why = self._post(_logprobs_body(message, ask))
@@ -100,11 +100,11 @@ class EndpointBackend:
                 if given or self.mode == "logprobs":
                     return opinion
             if answer is None and (self.mode == "logprobs" or why != "refused"):
-                return Opinion(None, raw=why)
+                return PairPrediction(None, raw=why)
             self.mode = "json"  # the server gives no log-probabilities
         answer, why = self._post(_json_body(message, ask))
         if answer is None:
-            return Opinion(None, raw=why)
+            return PairPrediction(None, raw=why)
         opinion = _from_json(answer, ask)
         opinion.tokens = _tokens(answer)
         return opinion
@@ -136,7 +136,7 @@ class EndpointBackend:
         return answer, ""
 
 
-def _message(ask: Ask, pictures: Sequence[Any]) -> list[dict[str, Any]]:
+def _message(ask: PairInput, pictures: Sequence[Any]) -> list[dict[str, Any]]:
     words = json.dumps({"title": ask.title, "interest": list(ask.interest)}, ensure_ascii=False)
     content: list[dict[str, Any]] = [{"type": "text", "text": f"Data: {words}"}]
     for label, picture in zip(ask.labels, pictures, strict=True):
@@ -151,12 +151,12 @@ def _chat(content: list[dict[str, Any]], order: str) -> list[dict[str, Any]]:
     ]
 
 
-def _logprobs_body(content: list[dict[str, Any]], ask: Ask) -> dict[str, Any]:
+def _logprobs_body(content: list[dict[str, Any]], ask: PairInput) -> dict[str, Any]:
     order = f"Answer with one label and nothing else: {ask.labels[0]} or {ask.labels[1]}."
     return {"messages": _chat(content, order), "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
 
 
-def _json_body(content: list[dict[str, Any]], ask: Ask) -> dict[str, Any]:
+def _json_body(content: list[dict[str, Any]], ask: PairInput) -> dict[str, Any]:
     order = (
         "Answer with one JSON object after the schema. In a finding, `answer` is the better label or 'even' "
         "(yes or no for `same` and `similar`), `first` and `second` say in a few words what is seen in the "
@@ -198,8 +198,8 @@ def _schema(labels: tuple[str, str]) -> dict[str, Any]:
     return table({"findings": table(rows), "better": better, "confidence": {"type": "integer"}})
 
 
-def _from_logprobs(answer: dict[str, Any], ask: Ask) -> tuple[Opinion, bool]:
-    """Opinion from the first token's alternatives, and whether the server gave any."""
+def _from_logprobs(answer: dict[str, Any], ask: PairInput) -> tuple[PairPrediction, bool]:
+    """PairPrediction from the first token's alternatives, and whether the server gave any."""
     try:
         choice = answer["choices"][0]
         raw = str(choice["message"].get("content") or "")[:200]
@@ -207,23 +207,23 @@ def _from_logprobs(answer: dict[str, Any], ask: Ask) -> tuple[Opinion, bool]:
         rows = [first, *first["top_logprobs"]]
         found = [(str(row["token"]), float(row["logprob"])) for row in rows]
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-        return Opinion(None, raw="the endpoint gave no log-probabilities"), False
+        return PairPrediction(None, raw="the endpoint gave no log-probabilities"), False
     if any(math.isnan(value) or value > 1e-3 for _, value in found):
-        return Opinion(None, raw="the log-probabilities are none"), True
+        return PairPrediction(None, raw="the log-probabilities are none"), True
     shares = [0.0, 0.0]
     for token, value in dict(found).items():  # the chosen token is among its own alternatives
         if token.strip() in ask.labels:
             shares[ask.labels.index(token.strip())] += math.exp(value)
     if sum(shares) < MIN_MASS:
-        return Opinion(None, raw=raw), True
+        return PairPrediction(None, raw=raw), True
     # A label below the alternatives that were given has at most the probability of the least of them.
     floor = math.exp(min(value for _, value in found))
     shares = [share or min(floor, 1e-3) for share in shares]
-    return Opinion(shares[0] / sum(shares), raw=raw), True
+    return PairPrediction(shares[0] / sum(shares), raw=raw), True
 
 
-def _from_json(answer: dict[str, Any], ask: Ask) -> Opinion:
-    """Opinion from an object that keeps the schema to the letter; anything else is no answer."""
+def _from_json(answer: dict[str, Any], ask: PairInput) -> PairPrediction:
+    """PairPrediction from an object that keeps the schema to the letter; anything else is no answer."""
     try:
         choice = answer["choices"][0]
         raw = choice["message"]["content"]
@@ -234,7 +234,7 @@ def _from_json(answer: dict[str, Any], ask: Ask) -> Opinion:
         place = ask.labels.index(reply.better)
         assessment = Assessment(
             findings=tuple(
-                Finding.model_validate(
+                AspectAnswer.model_validate(
                     {
                         "question": key,
                         "answer": names.get(row.answer, row.answer)
@@ -249,9 +249,9 @@ def _from_json(answer: dict[str, Any], ask: Ask) -> Opinion:
             verdict="A" if place == 0 else "B",
         )
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError, ValidationError):
-        return Opinion(None, raw="the answer does not keep the schema")
+        return PairPrediction(None, raw="the answer does not keep the schema")
     p = min(reply.confidence / 100, CEILING)
-    return Opinion(p if place == 0 else 1 - p, assessment, raw)
+    return PairPrediction(p if place == 0 else 1 - p, assessment, raw)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

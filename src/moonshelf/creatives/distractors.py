@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 
 from moonshelf.creatives.known import NOTHING_ASKED
-from moonshelf.creatives.pair import Pair
+from moonshelf.creatives.schema import Pair
 
 PLAIN_QUERIES = 0.5  # share of the queries that are worded anew, where nothing is asked for
 
@@ -75,7 +75,7 @@ _JOINED = (
 _BLANK = re.compile(r"\{(\w+)\}")
 
 
-def with_asides(pair: Pair, rng: random.Random) -> Pair:
+def with_distractors(pair: Pair, rng: random.Random) -> Pair:
     """The pair with one or two asides at its title and, if nothing is asked for, some queries worded anew.
 
     What is true of the pair stays so: its assessment and its outcome are those it had. Of real shoppers'

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from moonshelf import images
-from moonshelf.creatives.pair import Campaign, Creative, Known, Pair
+from moonshelf.creatives.schema import Campaign, Creative, Known, Pair
 from moonshelf.errors import Problem
 from moonshelf.feeds import values
 from moonshelf.feeds.base import MAX_TITLE, Source

@@ -21,16 +21,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
+from moonshelf.creatives.backends.base import PairInput, PairPrediction
 from moonshelf.creatives.evidence import SOUGHT, grounded, readable
-from moonshelf.creatives.judging import Ask, Opinion
 from moonshelf.creatives.prompt import read_assessment, read_description, write_comparison
-from moonshelf.creatives.protocol import QUESTIONS, Assessment, unasked
+from moonshelf.creatives.schema import QUESTIONS, Assessment, unasked
 from moonshelf.errors import UserError
 from moonshelf.model.decode import Decoded, Pick, banned_tokens, greedy
 from moonshelf.product import ImageRef
 
 if TYPE_CHECKING:
-    from moonshelf.creatives.model_backend import CreativeModel
+    from moonshelf.creatives.backends.model import CreativeModel
 
 COMPARED = [i for i, question in enumerate(QUESTIONS) if question.compares]
 PASSES = len(COMPARED) + 1  # these always suffice: each settles one label more; two or three mostly do
@@ -50,7 +50,7 @@ class Form:
     """The reasons of R asks with their evidence in place and their answers open."""
 
     def __init__(
-        self, model: CreativeModel, asks: Sequence[Ask], evidence: Sequence[tuple[Side, Side]]
+        self, model: CreativeModel, asks: Sequence[PairInput], evidence: Sequence[tuple[Side, Side]]
     ) -> None:
         """`evidence` of each ask's first and second creative; `UserError` if the tokenizer is unfit."""
         prepare = model.moon.prepare
@@ -101,7 +101,7 @@ class Form:
         ]
 
 
-def _gates(ask: Ask, first: Side, second: Side) -> list[str]:
+def _gates(ask: PairInput, first: Side, second: Side) -> list[str]:
     """Answers to the questions that compare nothing, in their order."""
     one, other = ask.first, ask.second
     same = one.image == other.image or (one.sha256 != "" and one.sha256 == other.sha256)
@@ -133,7 +133,7 @@ def sides(assessment: Assessment) -> tuple[Side, Side]:
     return {f.question: f.reason_a for f in found}, {f.question: f.reason_b for f in found}
 
 
-def opine(model: CreativeModel, asks: Sequence[Ask], pick: Pick) -> list[Opinion]:
+def opine(model: CreativeModel, asks: Sequence[PairInput], pick: Pick) -> list[PairPrediction]:
     """Opinions of a selector that describes first; an image that cannot be read gives `p_first` None.
 
     What was said of a creative is said again of it under the same words, if the model may remember.
@@ -148,7 +148,7 @@ def opine(model: CreativeModel, asks: Sequence[Ask], pick: Pick) -> list[Opinion
     told |= {key: found[key] for key in new if key in found and isinstance(key[0], str)}
     while len(told) > REMEMBERED:
         del told[next(iter(told))]
-    results = [Opinion(None)] * len(asks)
+    results = [PairPrediction(None)] * len(asks)
     for rows in _parts([i for i, both in enumerate(keys) if found.keys() >= set(both)]):
         chosen = [asks[i] for i in rows]
         said = [(found[keys[i][0]], found[keys[i][1]]) for i in rows]
@@ -167,22 +167,22 @@ def opine(model: CreativeModel, asks: Sequence[Ask], pick: Pick) -> list[Opinion
         ):
             assessment = read_assessment(text, asks[i].labels) if kept and too else None
             shown = readable(assessment) if assessment else None
-            results[i] = Opinion(p, shown, text, len(body), tuple(dict.fromkeys((*one, *other))))
+            results[i] = PairPrediction(p, shown, text, len(body), tuple(dict.fromkeys((*one, *other))))
     return results
 
 
-def _identity(ask: Ask, side: int) -> Described:
+def _identity(ask: PairInput, side: int) -> Described:
     creative = (ask.first, ask.second)[side]
     return creative.sha256 or creative.image, *_words(ask, side)
 
 
-def _words(ask: Ask, side: int) -> tuple[str, str, tuple[str, ...]]:
+def _words(ask: PairInput, side: int) -> tuple[str, str, tuple[str, ...]]:
     """What a description of a creative depends on beside its image."""
     return ask.overlays[side], ask.title, ask.interest
 
 
 def _described(
-    model: CreativeModel, asks: Mapping[Described, Ask], pick: Pick
+    model: CreativeModel, asks: Mapping[Described, PairInput], pick: Pick
 ) -> dict[Described, tuple[Side, bool]]:
     """What is said of single creatives, without those whose image cannot be read."""
     keys, alone = list(asks), list(asks.values())
@@ -220,14 +220,14 @@ def _parts(rows: list[Any]) -> Iterator[list[Any]]:
         yield rows[start : start + ASKS_A_BATCH]
 
 
-def ask_alone(model: CreativeModel, ask: Ask, side: int) -> Ask:
+def ask_alone(model: CreativeModel, ask: PairInput, side: int) -> PairInput:
     """The first (0) or second (1) creative of an ask to be described."""
     creative, said = (ask.first, ask.second)[side], ask.overlays[side]
     return replace(ask, first=creative, second=creative, labels=model.prompt.alone, overlays=(said, said))
 
 
 def describe(
-    model: CreativeModel, asks: Sequence[Ask], places: Sequence[tuple[int, ...]], seen: Any, pick: Pick
+    model: CreativeModel, asks: Sequence[PairInput], places: Sequence[tuple[int, ...]], seen: Any, pick: Pick
 ) -> list[tuple[tuple[Side, bool], tuple[Side, bool]]]:
     """What is said of both creatives of each ask, and whether it keeps the format.
 
@@ -243,7 +243,9 @@ def describe(
     return [(found[first], found[second]) for first, second in keys]
 
 
-def _singles(model: CreativeModel, asks: Sequence[Ask], keys: Sequence[tuple[Key, Key]]) -> dict[Key, Ask]:
+def _singles(
+    model: CreativeModel, asks: Sequence[PairInput], keys: Sequence[tuple[Key, Key]]
+) -> dict[Key, PairInput]:
     """The creatives of `asks` to be described alone, once each, by their keys."""
     return {
         key: ask_alone(model, ask, side)
@@ -260,7 +262,7 @@ def read_written(model: CreativeModel, written: Sequence[Decoded]) -> list[tuple
 
 
 @torch.no_grad()
-def compare(model: CreativeModel, asks: Sequence[Ask], form: Form) -> tuple[Tensor, Tensor]:
+def compare(model: CreativeModel, asks: Sequence[PairInput], form: Form) -> tuple[Tensor, Tensor]:
     """Choices (R, 7), long, and the states (R, d) at `<answer>` that follow them; no image is looked at."""
     picked = torch.zeros(form.heads.shape[:2], dtype=torch.long)  # even
     final: dict[int, Tensor] = {}

@@ -23,8 +23,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from moonshelf import images
-from moonshelf.creatives.describe import ASKS_A_BATCH, Described, Side, likeliest, near_ties, opine
-from moonshelf.creatives.judging import Ask, Opinion
+from moonshelf.creatives.backends.base import PairInput, PairPrediction, PairwiseBackend
+from moonshelf.creatives.backends.describe import ASKS_A_BATCH, Described, Side, likeliest, near_ties, opine
 from moonshelf.creatives.prompt import ANSWER, CreativePrompt, read_assessment
 from moonshelf.errors import UserError
 from moonshelf.files import read_settings, write_atomic
@@ -69,7 +69,7 @@ class _Adapter(BaseModel):
     trainable_token_indices: list[Annotated[int, Field(ge=0, le=4_000_000)]] | None = None
 
 
-class CreativeModel:
+class CreativeModel(PairwiseBackend):
     """A vision-language backbone that reads pairs; the embedding head beside it is not used."""
 
     def __init__(
@@ -162,9 +162,13 @@ class CreativeModel:
     def temperature(self) -> float:
         return self.config.temperature
 
+    @property
+    def trained_on(self) -> str:
+        return self.config.trained_on
+
     # ---- rows ------------------------------------------------------------------------------------
 
-    def row(self, ask: Ask, tokens: Sequence[int], tail: Sequence[int]) -> tuple[list[int], list[int]]:
+    def row(self, ask: PairInput, tokens: Sequence[int], tail: Sequence[int]) -> tuple[list[int], list[int]]:
         """Ids and kinds of one prompt, as `Preprocessor.row` gives them.
 
         `tokens` of the two images; of the one that is described; or none, where words alone are compared.
@@ -203,7 +207,7 @@ class CreativeModel:
 
     def batch(
         self,
-        asks: Sequence[Ask],
+        asks: Sequence[PairInput],
         tails: Sequence[Sequence[int]],
         places: Sequence[tuple[int, ...]],
         seen: tuple[Any, list[int], np.ndarray] | None,
@@ -223,7 +227,7 @@ class CreativeModel:
             batch.grid = torch.from_numpy(grid[flat])
         return batch.to(self.moon.device), choose_features(visual, flat)
 
-    def answer_logits(self, states: Tensor, asks: Sequence[Ask]) -> Tensor:
+    def answer_logits(self, states: Tensor, asks: Sequence[PairInput]) -> Tensor:
         """(B, 2) float32 logits of the first and the second label from the states at `<answer>` (B, d)."""
         logits = self.moon.logits(states).float()
         ids = torch.tensor([[self.label_ids[label] for label in ask.labels] for ask in asks])
@@ -231,16 +235,16 @@ class CreativeModel:
 
     # ---- the backend -----------------------------------------------------------------------------
 
-    def opinions(self, asks: Sequence[Ask], pick: Pick = greedy) -> list[Opinion]:
+    def predict(self, asks: Sequence[PairInput], pick: Pick = greedy) -> list[PairPrediction]:
         """Reasons and probability of each ask; an image that cannot be read gives `p_first` None."""
         if self.prompt.describe_first:
             return opine(self, asks, pick)
-        results: list[Opinion | None] = [None] * len(asks)
+        results: list[PairPrediction | None] = [None] * len(asks)
         for start in range(0, len(asks), ASKS_A_BATCH):
             part = range(start, min(start + ASKS_A_BATCH, len(asks)))
             usable, places, pictures = self.pictures(asks, part)
             for i in set(part) - set(usable):
-                results[i] = Opinion(None)
+                results[i] = PairPrediction(None)
             if not usable:
                 continue
             chosen = [asks[i] for i in usable]
@@ -256,16 +260,19 @@ class CreativeModel:
                 p = self.answer_logits(states, chosen).softmax(-1)[:, 0].cpu().tolist()
             bodies = self.moon.processor.tokenizer.batch_decode([d.ids for d in decoded])
             for n, (i, likely) in enumerate(zip(usable, p, strict=True)):
-                results[i] = Opinion(likely)
+                results[i] = PairPrediction(likely)
                 if decoded:
                     assessment = read_assessment(bodies[n], asks[i].labels) if decoded[n].closed else None
-                    results[i] = Opinion(likely, assessment, bodies[n], len(decoded[n].ids))
+                    results[i] = PairPrediction(likely, assessment, bodies[n], len(decoded[n].ids))
             for n in near:
-                (results[usable[n]],) = self.opinions([chosen[n]], likeliest)
+                (results[usable[n]],) = self.predict([chosen[n]], likeliest)
         return [result for result in results if result is not None]
 
     def _at_once(
-        self, asks: Sequence[Ask], places: Sequence[tuple[int, ...]], seen: tuple[Any, list[int], np.ndarray]
+        self,
+        asks: Sequence[PairInput],
+        places: Sequence[tuple[int, ...]],
+        seen: tuple[Any, list[int], np.ndarray],
     ) -> Tensor:
         """States (B, d) at `<answer>` after empty reasons."""
         batch, visual = self.batch(asks, [self.tail([])] * len(asks), places, seen)
@@ -273,7 +280,7 @@ class CreativeModel:
 
     def write(
         self,
-        asks: Sequence[Ask],
+        asks: Sequence[PairInput],
         places: Sequence[tuple[int, ...]],
         seen: tuple[Any, list[int], np.ndarray],
         pick: Pick = greedy,
@@ -291,7 +298,7 @@ class CreativeModel:
         return decode(moon, batch, reading, self.after, pick=pick)
 
     def pictures(
-        self, asks: Sequence[Ask], part: Sequence[int]
+        self, asks: Sequence[PairInput], part: Sequence[int]
     ) -> tuple[list[int], list[tuple[int, int]], list[Any]]:
         """Asks whose images can be read, where each one's images are, and the images, each once."""
         index: dict[ImageRef, int | None] = {}
@@ -325,7 +332,7 @@ def load_base(name: str, download: bool, precision: Precision) -> MoonModel:
     return moon
 
 
-PACKAGED = Path(__file__).resolve().parent.parent / "starter_creative"
+PACKAGED = Path(__file__).resolve().parents[2] / "starter_creative"
 
 
 @torch.no_grad()

@@ -18,10 +18,8 @@ from typing import Any
 
 from moonshelf import images
 from moonshelf.attributes import fold
-from moonshelf.creatives import published
-from moonshelf.creatives.pair import Campaign, Creative, Pair
-from moonshelf.creatives.protocol import Assessment
-from moonshelf.creatives.records import (
+from moonshelf.creatives.io import published
+from moonshelf.creatives.io.records import (
     CREATIVE_FIELDS,
     CreativeDraft,
     Reading,
@@ -30,6 +28,7 @@ from moonshelf.creatives.records import (
     count,
     plain_id,
 )
+from moonshelf.creatives.schema import Assessment, Campaign, Creative, Pair
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds import folder, parquet, values
 from moonshelf.feeds.base import FeedBroken, Row, Source

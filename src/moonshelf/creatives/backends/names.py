@@ -1,0 +1,88 @@
+"""Backends by the names that the command line takes.
+
+starter, FOLDER     our selector, as shipped or as it was trained; with :pixels it is not shown the words
+                    on the images
+openai:URL#MODEL    a vision model behind an OpenAI-compatible endpoint
+random              a number that follows from seed, words and pixels: a coin for every pair
+first, second       always the same place
+bytes               log of the file's size: the larger file wins
+text                share of the picture that looks like words (`text_share`: an estimate, see there)
+title, interest     cosine of our direct vectors of the image and of the words
+clip:FOLDER         CLIP, SigLIP or a preference model of their form (PickScore), safetensors only
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moonshelf import images
+from moonshelf.creatives.backends import scores
+from moonshelf.creatives.backends.base import PairwiseBackend
+from moonshelf.errors import UserError
+
+if TYPE_CHECKING:
+    from moonshelf.model.modeling import MoonModel
+
+BASELINES = ("random", "first", "second", "bytes", "text", "title", "interest")
+DIRECT, PIXELS = ":direct", ":pixels"  # no reasons; no words beside the pictures
+
+
+def make_backend(name: str, model: str | Path | MoonModel = "starter", seed: int = 0) -> PairwiseBackend:
+    """The backend of that name; `UserError` for one that is none.
+
+    `model` is our embedding model, loaded only where a baseline needs its vectors.
+
+    Examples:
+        >>> make_backend("second").name
+        'second'
+    """
+    kind, _, rest = name.partition(":")
+    if kind == "openai" and rest:
+        from moonshelf.creatives.backends.endpoint import EndpointBackend
+
+        return EndpointBackend(rest)
+    if kind == "clip" and rest:
+        return scores.ClipScore(rest)
+    if name in BASELINES:
+        return _baseline(name, model, seed)
+    whole = name
+    direct, name = name.endswith(DIRECT), name.removesuffix(DIRECT)
+    pixels, name = name.endswith(PIXELS), name.removesuffix(PIXELS)
+    if name != "starter" and not Path(name).expanduser().is_dir():
+        raise UserError(
+            f"there is no backend {whole!r}: give starter, the folder of a selector (either with {PIXELS} to "
+            f"keep words on the images from it), openai:URL#MODEL, {', '.join(BASELINES)} or clip:FOLDER"
+        )
+    from moonshelf.creatives.backends.model import CreativeModel
+
+    selector = CreativeModel.from_pretrained(name)
+    if direct and selector.prompt.describe_first:
+        raise UserError(
+            f"{whole}: this selector compares by what it wrote of each image, so it cannot answer without "
+            f"reasons. Leave {DIRECT} away: an image is described once, however many it is compared with."
+        )
+    selector.reasons, selector.name = not direct, whole
+    if pixels:
+        selector.config = selector.config.model_copy(
+            update={"prompt": selector.prompt.model_copy(update={"overlays": False})}
+        )
+    return selector
+
+
+def _baseline(name: str, model: str | Path | MoonModel, seed: int) -> PairwiseBackend:
+    if name == "random":
+        return scores.Coin(seed)
+    if name in ("first", "second"):
+        return scores.ByPlace(("first", "second").index(name))
+    if name == "bytes":
+        return scores.PerImage(name, lambda data: math.log(len(data)))
+    if name == "text":
+        side = 2 * scores.TEXT_SIDE
+        return scores.PerImage(name, lambda data: scores.text_share(images.decode(data, max_side=side)), 10.0)
+    if isinstance(model, (str, Path)):
+        from moonshelf.model.modeling import MoonModel
+
+        model = MoonModel.from_pretrained(model)
+    return scores.Similarity(model, name)
