@@ -40,7 +40,7 @@ ROOMS = {
     "feeds": Room(6_300, 2_400),
     "sample": Room(150, 150),
     "model": Room(3_200, 2_000),
-    "training": Room(4_500, 2_300),
+    "training": Room(4_600, 2_300),
     "catalogue": Room(5_210, 2_200),
     "evaluation": Room(8_440, 2_500),
     "creatives": Room(9_600, 5_000),
