@@ -37,7 +37,7 @@ NOUNS = (
 ROOMS = {
     "nouns": Room(2_400, 1_050, NOUNS),
     "shell": Room(400, 0, ("shell", "steps", "endpoints")),
-    "feeds": Room(6_300, 2_400),
+    "feeds": Room(5_520, 2_400),
     "sample": Room(150, 150),
     "model": Room(3_200, 2_000),
     "training": Room(4_600, 2_300),
@@ -58,7 +58,7 @@ CIRCLES = [
     [f"moonshelf.catalogue.{name}" for name in ("embed", "ray_embed", "search")],
 ]
 CROWDS = {
-    "": 25, "catalogue": 21, "creatives": 18, "feeds": 26, "model": 17, "service": 22,
+    "": 25, "catalogue": 21, "creatives": 18, "feeds": 25, "model": 17, "service": 22,
     "training": 22,
 }  # fmt: skip
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 
 from moonshelf.errors import Problem, UserError
-from moonshelf.feeds import folder, jsonl, jsonld, merchant, meta, parquet, shopify, tabular
+from moonshelf.feeds import folder, jsonl, jsonld, parquet, tables, variants, xml_feed
 from moonshelf.feeds.base import Reader, Row, Source
 from moonshelf.feeds.detect import check_path, detect
 from moonshelf.feeds.jsonl import write_jsonl
@@ -21,14 +21,14 @@ from moonshelf.product import Product
 __all__ = ["DIALECTS", "Row", "detect", "open_feed", "read_feed", "read_rows", "write_jsonl"]
 
 DIALECTS: dict[str, Reader] = {
-    "merchant": merchant.read_text,
-    "merchant-xml": merchant.read_xml,
-    "shopify": shopify.read,
-    "meta": meta.read,
+    "merchant": tables.read_catalogue,
+    "merchant-xml": xml_feed.read,
+    "shopify": variants.read_shopify,
+    "meta": tables.read_catalogue,
     "jsonld": jsonld.read,
     "jsonl": jsonl.read,
     "json": jsonl.read,
-    "csv": tabular.read,
+    "csv": tables.read,
     "parquet": parquet.read,
     "images": folder.read,
 }

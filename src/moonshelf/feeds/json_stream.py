@@ -19,6 +19,7 @@ from moonshelf.feeds import shapes
 from moonshelf.feeds.base import MAX_RECORD, FeedBroken, Row, Source, broken_off, set_aside
 from moonshelf.feeds.columns import FIELD_OF
 from moonshelf.feeds.text import Decoder
+from moonshelf.feeds.vocabulary import WORDS
 
 _CHUNK = 1 << 16
 _AHEAD = 1 << 20  # characters in which an object has to end to be looked at as a whole
@@ -27,16 +28,7 @@ _DECODE = json.JSONDecoder().raw_decode
 _CUT = 16  # characters before the end where an error may come from the end itself
 
 # Names under which exports keep their products, and under which they wrap them.
-_HOLDERS = frozenset((
-    "products", "product", "items", "item", "data", "results", "result", "records", "rows", "entries",
-    "entry", "docs", "hits", "objects", "articles", "offers", "list", "catalog", "catalogue", "feed",
-    "channel", "response", "payload", "body", "edges", "nodes", "value", "values", "content", "rss",
-    "listings", "produkte", "artikel", "articulos", "productos", "produits", "prodotti",
-))  # fmt: skip
-_WRAPS = frozenset((
-    "node", "source", "_source", "product", "item", "attributes", "product attributes", "fields", "doc",
-    "data",
-))  # fmt: skip
+_HOLDERS, _WRAPS = sorted(WORDS["json"]["holders"]), frozenset(WORDS["json"]["wraps"])
 _IDS = frozenset(name for name, (field, _) in FIELD_OF.items() if field == "id")
 _TELLING = frozenset(("title", "description", "images"))
 
@@ -332,7 +324,7 @@ def held_records(value: Mapping[str, Any]) -> list[Any] | None:
         return _rows_of(value)
     names = {fold(name): name for name in value}
     own = _is_product(value)
-    for holder in ("products", "items", *sorted(_HOLDERS)):
+    for holder in ("products", "items", *_HOLDERS):
         inner = value.get(names.get(holder, ""))
         if own and not (holder == "products" and not names.keys() & {"price", "sku", "images", "image"}):
             continue

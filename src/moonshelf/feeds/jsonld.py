@@ -22,37 +22,14 @@ from moonshelf.feeds.base import FeedBroken, Row, Source, set_aside
 from moonshelf.feeds.build import Draft
 from moonshelf.feeds.encodings import encoding_of
 from moonshelf.feeds.offers import Choice, choose, flat
+from moonshelf.feeds.vocabulary import WORDS
 
 Node = dict[str, Any]
-_PRODUCTS = frozenset(
-    (
-        "product",
-        "individualproduct",
-        "productmodel",
-        "someproducts",
-        "productcollection",
-        "vehicle",
-        "car",
-        "motorcycle",
-        "dietarysupplement",
-        "drug",
-        "book",
-    )
-)
-_NOT_OURS = frozenset((
-    "isRelatedTo", "isSimilarTo", "isAccessoryOrSparePartFor", "isConsumableFor", "review", "reviews",
-    "itemReviewed", "predecessorOf", "successorOf",
-))  # fmt: skip
-_GTINS = ("gtin", "gtin13", "gtin14", "gtin12", "gtin8")
-_ATTRIBUTES = ("color", "material", "pattern", "size", "weight", "width", "height", "depth")
-_KNOWN = frozenset((
-    "@id", "@type", "@context", "name", "description", "image", "brand", "manufacturer", "category", "offers",
-    "sku", "productID", "mpn", "url", "inLanguage", "additionalProperty", "audience", "hasVariant",
-    "isVariantOf", "productGroupID", "inProductGroupWithID", "identifier", *_GTINS, *_ATTRIBUTES, *_NOT_OURS,
-))  # fmt: skip
-_OWN = frozenset((  # of a group: not passed on to its variants
-    "@id", "@type", "hasVariant", "sku", "productID", "productGroupID", "variesBy", "mpn", *_GTINS,
-))  # fmt: skip
+_SAID = WORDS["schema_org"]
+_PRODUCTS, _NOT_OURS = frozenset(_SAID["products"]), frozenset(_SAID["not_ours"])
+_GTINS, _ATTRIBUTES = _SAID["gtins"], _SAID["attributes"]
+_KNOWN = _NOT_OURS.union(_SAID["known"], _GTINS, _ATTRIBUTES)
+_OWN = frozenset((*_SAID["own"], *_GTINS))  # of a group: not passed on to its variants
 
 
 def read(source: Source) -> Iterator[Row]:

@@ -14,32 +14,16 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from moonshelf.feeds import values
+from moonshelf.feeds.vocabulary import WORDS, by_word
 
 Node = Mapping[str, Any]
 Resolve = Callable[[Any], Node | None]
 Text = Callable[[Any], str]
 
-_STOCK = {
-    **dict.fromkeys(("instock", "limitedavailability", "onlineonly", "instoreonly"), 0),
-    **dict.fromkeys(("preorder", "presale", "backorder", "madetoorder"), 2),
-    **dict.fromkeys(("outofstock", "soldout", "discontinued", "reserved"), 3),
-}
+_SAID = WORDS["schema_org"]
+_STOCK = {word: int(rank) for word, rank in by_word(_SAID["stock"]).items()}
 _UNSAID = 1
-_REFERENCE = frozenset((
-    "listprice", "strikethroughprice", "msrp", "srp", "regularprice", "suggestedretailprice", "invoiceprice",
-    "minimumadvertisedprice",
-))  # fmt: skip
-_CHARGES = frozenset(("deliverychargespecification", "paymentchargespecification"))
-_SHARED = (
-    "priceCurrency",
-    "availability",
-    "itemCondition",
-    "priceValidUntil",
-    "businessFunction",
-    "seller",
-    "url",
-)
-_CONDITIONAL = ("referenceQuantity", "billingDuration", "billingIncrement")
+_REFERENCE, _CHARGES = frozenset(_SAID["reference_prices"]), frozenset(_SAID["charges"])
 
 
 @dataclass(slots=True)
@@ -102,7 +86,7 @@ def flat(given: list[Any], resolve: Resolve) -> Iterator[Node]:
         if node is None:
             continue
         inner = [offer for item in _listed(node.get("offers")) if (offer := resolve(item)) is not None]
-        shared = {name: node[name] for name in _SHARED if name in node}
+        shared = {name: node[name] for name in _SAID["shared"] if name in node}
         for offer in inner:
             yield {**shared, **offer}
         if not any("price" in offer or "priceSpecification" in offer for offer in inner):
@@ -186,7 +170,9 @@ def _bulk(spec: Node, resolve: Resolve, text: Text) -> bool:
 
 def _conditional(spec: Node, own: bool) -> bool:
     """Whether a price is a member's, or for a unit of measure or time beside the offer's own price."""
-    return bool(spec.get("validForMemberTier")) or (own and any(spec.get(name) for name in _CONDITIONAL))
+    return bool(spec.get("validForMemberTier")) or (
+        own and any(spec.get(name) for name in _SAID["conditional"])
+    )
 
 
 def _kinds(node: Node) -> set[str]:

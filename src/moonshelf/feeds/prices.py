@@ -13,88 +13,22 @@ import unicodedata
 from functools import cache
 from typing import Any
 
+from moonshelf.feeds.vocabulary import WORDS, by_word
+
 # Symbols by their commonest meaning; None: a currency that several countries write alike.
 _SYMBOLS: dict[str, str | None] = {
-    "$": "USD", "US$": "USD", "USD$": "USD", "$US": "USD", "DOLLAR": "USD", "DOLLARS": "USD", "€": "EUR",
-    "EURO": "EUR", "EUROS": "EUR", "£": "GBP", "₹": "INR", "RS": "INR", "₨": None, "¥": "JPY", "円": "JPY",
-    "JP¥": "JPY", "元": "CNY", "圆": "CNY", "CN¥": "CNY", "RMB": "CNY", "₩": "KRW", "원": "KRW", "₽": "RUB",
-    "РУБ": "RUB", "Р": "RUB", "РУБЛЕЙ": "RUB", "₺": "TRY", "TL": "TRY", "₫": "VND", "Đ": "VND", "₪": "ILS",
-    "₴": "UAH", "ГРН": "UAH", "฿": "THB", "BAHT": "THB", "R$": "BRL", "A$": "AUD", "AU$": "AUD", "C$": "CAD",
-    "CA$": "CAD", "$CA": "CAD", "NZ$": "NZD", "HK$": "HKD", "S$": "SGD", "NT$": "TWD", "MX$": "MXN",
-    "MEX$": "MXN", "ZŁ": "PLN", "ZL": "PLN", "KČ": "CZK", "KC": "CZK", "FT": "HUF", "RM": "MYR", "RP": "IDR",
-    "₱": "PHP", "R": "ZAR", "S/": "PEN", "LEI": "RON", "LEU": "RON", "ЛВ": "BGN", "SFR": "CHF", "KSH": "KES",
-    "₦": "NGN", "₵": "GHS", "GH₵": "GHS", "AED": "AED", "SR": "SAR", "QR": "QAR", "KR": None, "KRONER": None,
-    "KRONOR": None, "FR": None, "DH": None, "DHS": None, "DIN": None, "PESOS": None, "ريال": None,
-    "درهم": None, "دينار": None, "جنيه": None, "SKR": "SEK", "NKR": "NOK", "DKR": "DKK", "IKR": "ISK",
-}  # fmt: skip
-_RETIRED = frozenset(("BGN", "HRK", "ANG", "SLL", "ZWL", "CUC", "VEF", "LTL", "LVL", "EEK", "SKK"))
-_THREE_DECIMALS = frozenset(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"))
-# Words beside an amount that change neither the amount nor what it buys.
-_WORDS = frozenset(
-    [
-        "from",
-        "ab",
-        "desde",
-        "da",
-        "vanaf",
-        "fra",
-        "från",
-        "od",
-        "от",
-        "à",
-        "partir",
-        "de",
-        "only",
-        "nur",
-        "now",
-        "price",
-        "preis",
-        "prix",
-        "each",
-        "ea",
-        "pc",
-        "pcs",
-        "piece",
-        "pieces",
-        "stück",
-        "stueck",
-        "stk",
-        "st",
-        "unit",
-        "units",
-        "item",
-        "szt",
-        "шт",
-        "pièce",
-        "pieza",
-        "pezzo",
-        "per",
-        "pro",
-        "incl",
-        "inkl",
-        "including",
-        "inc",
-        "mwst",
-        "ust",
-        "vat",
-        "tva",
-        "ttc",
-        "iva",
-        "gst",
-        "tax",
-        "brutto",
-        "gross",
-    ]
-)
+    **by_word(WORDS["money"]["symbols"]),
+    **dict.fromkeys(WORDS["money"]["several"]),
+}
+_BESIDE = frozenset(WORDS["money"]["beside"])
 _NUMBER = re.compile(
     r"(?<![\d.,'])(?:\d{1,3}(?:[ '](?=\d{3}(?!\d))\d{3})+(?:[.,]\d+)?|\d[\d.,']*\d|\d|[.,]\d+)"
 )
 _DASHES = re.compile(r"^\s*[.,]\s*[-–—]{1,2}|=$")  # `5,-`, and `5=` in Russia
 _NEGATIVE = re.compile(r"[^\d]{0,8}[-−]\s*[^\d\s]{0,4}\s*[.,]?\d|\(.*\d.*\)$")
-_PLAIN = str.maketrans({
-    "\xa0": " ", "\u202f": " ", "\u2009": " ", "\u200e": "", "\u200f": "", "\ufeff": "", "’": "'", "٬": "'",
-    "٫": ".", "，": ",", "．": ".", "￥": "¥", "￡": "£", "＄": "$", "￦": "₩",
-})  # fmt: skip
+_PLAIN = str.maketrans(
+    "\xa0\u202f\u2009’٬٫，．￥￡＄￦", "   ''.,.¥£$₩", "\u200e\u200f\ufeff"
+)  # the third are dropped
 
 
 def price(value: Any, *, comma: bool = False) -> tuple[float, str | None]:
@@ -104,12 +38,14 @@ def price(value: Any, *, comma: bool = False) -> tuple[float, str | None]:
     `1.299` alone is a machine's decimal fraction, unless other prices of the feed have a decimal `comma`.
     Raises ValueError for ranges, several amounts and unknown words; so do negative prices, with a reason that
     begins with "negative".
+
+    >>> price("1.299,00 €"), price("from $5 each")
+    ((1299.0, 'EUR'), (5.0, 'USD'))
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        amount = _as_float(value)
-        if not 0 <= amount < 1e12:
-            raise ValueError("negative price" if amount < 0 else "the price is not a usable number")
-        return amount, None
+        if not 0 <= value < 1e12:
+            raise ValueError("negative price" if value < 0 else "the price is not a usable number")
+        return float(value), None
     written = str(value).strip()
     if len(written) > 60:
         raise ValueError("the price is not a number")
@@ -121,13 +57,11 @@ def price(value: Any, *, comma: bool = False) -> tuple[float, str | None]:
     numbers = list(_NUMBER.finditer(text))
     if len(numbers) == 1:
         number = numbers[0]
-        before, after = text[: number.start()], _DASHES.sub(" ", text[number.end() :], count=1)
-        beside = _beside(before, after)
+        beside = _beside(text[: number.start()], _DASHES.sub(" ", text[number.end() :], count=1))
         if beside is not None:
-            code, named = beside
-            amount_read = _number(number[0], code, named or comma)
-            if amount_read is not None and amount_read < 1e12:
-                return amount_read, code
+            amount = _number(number[0], beside[0], beside[1] or comma)
+            if amount is not None and amount < 1e12:
+                return amount, beside[0]
     raise ValueError(f"the price {written!r} is not understood")
 
 
@@ -143,10 +77,8 @@ def iso_codes() -> frozenset[str]:
     from babel.core import get_global
 
     spans = get_global("territory_currencies").values()
-    return (
-        frozenset(code for span in spans for code, _, end, tender in span if end is None and tender)
-        | _RETIRED
-    )
+    in_use = frozenset(code for span in spans for code, _, end, tender in span if end is None and tender)
+    return in_use.union(WORDS["money"]["retired"])
 
 
 @cache
@@ -176,10 +108,8 @@ def _currency(text: str) -> tuple[str | None] | None:
         return None
     if key in _SYMBOLS:
         return (_SYMBOLS[key],)
-    if len(key) == 3 and key.isascii() and key.isalpha():
-        return (key,) if key in iso_codes() else None
     if key.isascii():
-        return None
+        return (key,) if len(key) == 3 and key.isalpha() and key in iso_codes() else None
     found = _cldr_symbols()
     return (found[key],) if key in found else None
 
@@ -188,13 +118,9 @@ def _beside(before: str, after: str) -> tuple[str | None, bool] | None:
     """What stands beside the number: (code, whether there is a currency), or None if not understood."""
     codes: list[str | None] = []
     for side in (before, after):
-        if not side.strip():
-            continue
-        if (whole := _currency(side)) is not None:
-            codes.append(whole[0])
-            continue
-        for word in re.split(r"[\s/():;,*]+", side):
-            if not word or word.lower().rstrip(".") in _WORDS:
+        words = [side] if _currency(side) else re.split(r"[\s/():;,*]+", side)
+        for word in words:
+            if not word or word.lower().rstrip(".") in _BESIDE:
                 continue
             if (found := _currency(word)) is None:
                 return None
@@ -205,27 +131,22 @@ def _beside(before: str, after: str) -> tuple[str | None, bool] | None:
     return None if len(named) > 1 else (named[0] if named else None, bool(codes))
 
 
-def _as_float(value: int | float) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return float("inf")
-
-
 def _number(text: str, code: str | None, written: bool) -> float | None:
     text = re.sub(r"[' ]", "", text)
     last = max(text.rfind("."), text.rfind(","))
     if last < 0:
         return float(text)
     whole, fraction = text[:last], text[last + 1 :]
-    separators = {c for c in text if c in ".,"}
-    if len(separators) == 1 and text.count(text[last]) > 1:
+    mixed = "." in text and "," in text
+    repeated = text.count(text[last]) > 1
+    if not mixed and repeated:
         decimal = False  # 1.299.000
-    elif len(separators) == 1 and len(fraction) == 3 and whole and not whole.startswith("0"):
-        decimal = code in _THREE_DECIMALS or (not written and text[last] == ".")
+    elif not mixed and len(fraction) == 3 and whole and not whole.startswith("0"):
+        thousandths = code in WORDS["money"]["three_decimals"]
+        decimal = thousandths or (not written and text[last] == ".")
     else:
         decimal = True
-    if decimal and len(separators) == 2 and text.count(text[last]) > 1:
+    if decimal and mixed and repeated:
         return None  # 1,2.3,4
     groups = re.split(r"[.,]", whole if decimal else text)
     if any(len(group) not in (2, 3) for group in groups[1:]) or (len(groups) > 1 and len(groups[-1]) != 3):

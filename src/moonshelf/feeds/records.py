@@ -65,7 +65,7 @@ class RecordReader:
             )
         self.numbered = "id" not in plan.fields
         # A table of pictures that names the product of each: many rows share the id, so rows are counted.
-        id_column = plan.first("id")
+        id_column = next((column for column in plan.columns if column.field == "id"), None)
         self.photos = (
             id_column is not None
             and fold(id_column.name) == "product id"
@@ -136,8 +136,7 @@ class RecordReader:
         cells = by_name({name: values.as_text(value) for name, value in record.items()})
         if group := self.groups.get(draft.values.get("id", "")):
             draft.values.setdefault("group_id", group)
-        names = [name for name in shop.parent(cells) if name] if shop.parent else []
-        called = shop.child(cells) if shop.child else ""
+        names, called = shop.called(cells), shop.parent_of(cells)
         if called:
             draft.values["group_id"] = called
             if parent := self._parents.get(called):

@@ -19,6 +19,7 @@ from typing import Any
 
 from moonshelf.attributes import fold
 from moonshelf.feeds import values
+from moonshelf.feeds.vocabulary import WORDS
 
 _MAX_PRINTED = 200_000  # characters of a cell that is read as Python prints it; JSON may be longer
 _MAX_DEPTH = 8  # of lists and mappings in one value
@@ -36,56 +37,8 @@ _NOTHING: tuple[Any, ...] = (None, "", [], {})
 _IMAGE_NAME = re.compile(r"(?i)^(https?:)?//|\.(jpe?g|png|webp|gif|bmp|tiff?|avif)(\?\S*)?$")
 _CLOSES = {"[": "]", "{": "}", "(": ")"}
 
-# Keys, folded, the most telling first.
-_LANGUAGE = (
-    "language tag",
-    "language",
-    "@language",
-    "lang",
-    "xml:lang",
-    "locale",
-    "language code",
-    "culture",
-)
-_VALUE = (
-    "value", "@value", "#text", "text", "content", "data", "rendered", "plain text", "display name", "name",
-    "label", "title", "node name", "option", "options", "values", "raw", "val",
-)  # fmt: skip
-_LINK = ("url", "href", "link", "@id")
-_ID = ("id", "sku", "code", "key")
-_CURRENCY = ("currency", "currency code", "price currency", "currency id", "currency iso", "iso")
-_AMOUNT = (
-    "sale", "sale price", "special", "special price", "discounted", "discount price", "final",
-    "final price", "current", "current price", "amount", "value", "@value", "#text", "price", "gross",
-    "regular", "regular price", "min", "from", "minimum price", "min variant price", "low price", "list",
-    "list price", "original",
-)  # fmt: skip
-_ON_SALE = frozenset(_AMOUNT[:8])  # 0 there says that nothing is on sale
-_PICTURE = (
-    "hi res", "high res", "original", "original src", "full", "full size", "url fullxfull", "url zoom",
-    "zoom", "xlarge", "large", "url", "src", "href", "link", "content url", "path", "file", "filename",
-    "image url", "image src", "image link", "image", "img", "picture", "photo", "source", "asset url",
-    "url standard", "value", "#text", "medium", "standard", "normal", "small", "thumb", "thumbnail",
-    "preview", "@id", "node",
-)  # fmt: skip
-_GALLERY = (
-    "images", "pictures", "photos", "gallery", "media", "additional", "additional images", "other",
-    "others", "alternate", "alternates", "nodes", "edges", "item", "items",
-)  # fmt: skip
-_CATEGORY = (
-    "full path", "category path", "path", "breadcrumb", "breadcrumbs", "full name", "name", "category name",
-    "title", "label", "value", "#text", "node name", "category", "text",
-)  # fmt: skip
-_ATTRIBUTE = (
-    "name", "key", "attribute name", "attribute code", "attribute", "label", "title", "property",
-    "param name", "code",
-)  # fmt: skip
-# Without Indonesian: `id` is an identifier.
-_LANGUAGES = (
-    "ar bg ca cs da de el en es et fi fr he hi hr hu it ja ko lt lv nb nl nn no pl pt ro ru sk sl sr sv th "
-    "tr uk vi zh"
-)
-LANGUAGES = frozenset(_LANGUAGES.split())
+_KEYS = {kind: tuple(names) for kind, names in WORDS["shapes"].items()}  # the most telling first
+_ON_SALE = frozenset(_KEYS["amount"][:8])  # 0 there says that nothing is on sale
 _TAG = re.compile(r"([a-z]{2})([-_][A-Za-z]{2,4})?")
 
 
@@ -214,8 +167,8 @@ def _tagged(value: Any, joint: str, ids: bool, depth: int) -> Iterator[tuple[str
         yield None, values.as_text(value).strip()
     elif value:
         keys = _folded(value)
-        language = next((keys[name] for name in _LANGUAGE if isinstance(keys.get(name), str)), None)
-        known = (*_VALUE, *_LINK, *(_ID if ids else ()))
+        language = next((keys[name] for name in _KEYS["language"] if isinstance(keys.get(name), str)), None)
+        known = (*_KEYS["value"], *_KEYS["link"], *(_KEYS["id"] if ids else ()))
         inner = next((keys[name] for name in known if keys.get(name) not in _NOTHING), None)
         if inner is None and any(name in keys for name in known):
             return
@@ -234,7 +187,7 @@ def _tagged(value: Any, joint: str, ids: bool, depth: int) -> Iterator[tuple[str
 
 def _is_tag(key: Any) -> bool:
     match = _TAG.fullmatch(key) if isinstance(key, str) else None
-    return match is not None and match[1] in LANGUAGES
+    return match is not None and match[1] in WORDS["languages"]["keys"]
 
 
 def _folded(value: Mapping[Any, Any]) -> dict[str, Any]:
@@ -281,18 +234,18 @@ def _money(value: Any, currency: str | None, depth: int) -> Iterator[Money]:
         yield Money(value, currency)
         return
     keys = _folded(value)
-    code = next((keys[name] for name in _CURRENCY if isinstance(keys.get(name), str)), None)
+    code = next((keys[name] for name in _KEYS["currency"] if isinstance(keys.get(name), str)), None)
     currency = (values.currency(code) if code else None) or currency
     if (small := _small_units(keys)) is not None:
         yield Money(small, currency)
         return
-    for name in _AMOUNT:
+    for name in _KEYS["amount"]:
         amount = keys.get(name)
         if amount in _NOTHING or (name in _ON_SALE and amount in (0, "0", "0.00", False)):
             continue
         yield from _money(amount, currency, depth + 1)
         return
-    rest = [item for name, item in keys.items() if name not in _CURRENCY]
+    rest = [item for name, item in keys.items() if name not in _KEYS["currency"]]
     if len(rest) == 1 and code is None and len(value) == 1:  # {"$numberDecimal": "9.90"}, {"EUR": 9.9}
         yield from _money(rest[0], _iso(next(iter(value))) or currency, depth + 1)
     elif rest and all(_iso(name) for name in value):
@@ -369,8 +322,8 @@ def _of_mapping(value: Mapping[Any, Any], role: str | None, depth: int) -> Itera
         rows = [dict(zip(value, row, strict=True)) for row in zip(*lists, strict=True)]
         yield from _pictures(rows, role, depth + 1)
         return
-    one = next((keys[name] for name in _PICTURE if keys.get(name)), None)
-    many = [keys[name] for name in _GALLERY if keys.get(name)]
+    one = next((keys[name] for name in _KEYS["picture"] if keys.get(name)), None)
+    many = [keys[name] for name in _KEYS["gallery"] if keys.get(name)]
     if one is None and not many:  # {"main": …, "back": …}, {"0": …}
         many = [item for item in value.values() if isinstance(item, (list, Mapping)) or is_picture_name(item)]
         if not many:
@@ -401,7 +354,8 @@ def categories(value: Any, prefer: str | None = None) -> list[list[str]]:
 def _has_languages(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return any(
-            isinstance(item, Mapping) and not _folded(item).keys().isdisjoint(_LANGUAGE) for item in value
+            isinstance(item, Mapping) and not _folded(item).keys().isdisjoint(_KEYS["language"])
+            for item in value
         )
     return isinstance(value, Mapping) and bool(value) and all(_is_tag(key) for key in value)
 
@@ -415,7 +369,7 @@ def _category(value: Any, depth: int) -> list[str]:
         if isinstance(parent := keys.get("parent"), Mapping):
             own = {name: item for name, item in keys.items() if name != "parent"}
             return [*_category(parent, depth + 1), *_category(own, depth + 1)]
-        inner = next((keys[name] for name in _CATEGORY if keys.get(name)), None)
+        inner = next((keys[name] for name in _KEYS["category"] if keys.get(name)), None)
         if inner is None:
             text = spoken(value)
             return [text.text] if text and text.text else []
@@ -459,9 +413,12 @@ def _pair(item: Any) -> dict[str, Any]:
     if not isinstance(item, Mapping):
         return {}
     keys = _folded(item)
-    name = next((key for key in _ATTRIBUTE if isinstance(keys.get(key), str) and keys[key].strip()), None)
+    name = next(
+        (key for key in _KEYS["attribute"] if isinstance(keys.get(key), str) and keys[key].strip()), None
+    )
     found = next(
-        (key for key in ("attribute value", "param value", *_VALUE) if key in keys and key != name), None
+        (key for key in ("attribute value", "param value", *_KEYS["value"]) if key in keys and key != name),
+        None,
     )
     return {} if name is None or found is None else {keys[name]: keys[found]}
 

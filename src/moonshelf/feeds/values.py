@@ -1,4 +1,4 @@
-"""Single values of a feed brought to the form of a `Product`: text, price, GTIN, category, lists.
+"""Single values of a feed brought to the form of a `Product`: text, GTIN, category, lists (prices: `prices`).
 
 Every function takes what a stranger wrote and either returns a value or raises ValueError with a reason
 that fits into a `Problem`; nothing else escapes.
@@ -9,11 +9,11 @@ from __future__ import annotations
 import html
 import json
 import re
-from html.parser import HTMLParser
 from typing import Any
 
 from moonshelf.feeds.prices import currency as currency
 from moonshelf.feeds.prices import price as price
+from moonshelf.feeds.vocabulary import WORDS
 
 # Bytes that are not UTF-8 arrive as lone surrogates (see `text.py`); Windows-1252 is what they nearly
 # always are. Its five unassigned bytes fall through to Latin-1 control characters, which are dropped.
@@ -24,133 +24,16 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _ENTITY = re.compile(
     r"&(#\d{1,7};|#x[0-9a-fA-F]{1,6};|[a-zA-Z]{2,30}\d{0,2};|(?:amp|lt|gt|quot|nbsp|copy|reg|trade)(?![\w=;]))"
 )
-# Every `<`; with a name and what follows up to `>`, or to the end of a text that was cut within a tag.
 _TAG = re.compile(
-    r"<(?:!--|[!?][a-zA-Z]|/?(?P<name>[a-zA-Z][\w:-]*+)(?P<rest>\s[^<>]*+$|(?:/|\s[^<>]*+)?>))?"
+    r"</?(?P<name>[a-zA-Z][\w:-]*+)"
+    # attributes with quoted `>`, any others, or what is left of a text that was cut within a tag
+    r"(?P<rest>\s(?:[^<>\"']++|\"[^\"]*+\"|'[^']*+')*+>|(?:/|\s[^<>]*+)?>|\s[^<>]*+$)"
 )
 _CDATA = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
-_ELEMENTS = frozenset(
-    [
-        "a",
-        "abbr",
-        "address",
-        "area",
-        "article",
-        "aside",
-        "audio",
-        "b",
-        "bdi",
-        "bdo",
-        "big",
-        "blockquote",
-        "body",
-        "br",
-        "button",
-        "canvas",
-        "caption",
-        "center",
-        "cite",
-        "code",
-        "col",
-        "colgroup",
-        "data",
-        "dd",
-        "del",
-        "details",
-        "dfn",
-        "dir",
-        "div",
-        "dl",
-        "dt",
-        "em",
-        "embed",
-        "fieldset",
-        "figcaption",
-        "figure",
-        "font",
-        "footer",
-        "form",
-        "frame",
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "h5",
-        "h6",
-        "head",
-        "header",
-        "hr",
-        "html",
-        "i",
-        "iframe",
-        "img",
-        "input",
-        "ins",
-        "kbd",
-        "label",
-        "legend",
-        "li",
-        "link",
-        "main",
-        "map",
-        "mark",
-        "marquee",
-        "menu",
-        "meta",
-        "meter",
-        "nav",
-        "nobr",
-        "noscript",
-        "object",
-        "ol",
-        "optgroup",
-        "option",
-        "output",
-        "p",
-        "param",
-        "picture",
-        "pre",
-        "q",
-        "s",
-        "samp",
-        "script",
-        "section",
-        "select",
-        "small",
-        "source",
-        "span",
-        "strike",
-        "strong",
-        "style",
-        "sub",
-        "summary",
-        "sup",
-        "svg",
-        "path",
-        "table",
-        "tbody",
-        "td",
-        "template",
-        "textarea",
-        "tfoot",
-        "th",
-        "thead",
-        "time",
-        "title",
-        "tr",
-        "track",
-        "tt",
-        "u",
-        "ul",
-        "var",
-        "video",
-        "wbr",
-    ]
-)
-_FLAGGED = frozenset(
-    ("input", "video", "audio", "script", "option", "details", "select", "textarea", "iframe", "hr")
-)
-_SPACES = re.compile(r"[^\S\n]+")
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_DECLARATION = re.compile(r"<[!?][a-zA-Z][^>]*+>")
+_SILENT = re.compile(r"<(script|style)(?:\s[^<>]*+)?>.*?(?:</\1\s*>|\Z)", re.DOTALL | re.IGNORECASE)
+_ELEMENTS = frozenset(WORDS["html"]["elements"])
 _BLANK_LINES = re.compile(r"\s*\n\s*")
 
 
@@ -170,40 +53,6 @@ def clean(text: str) -> tuple[str, list[str]]:
     return text.strip().strip("\ufeff").strip(), mended
 
 
-class _Text(HTMLParser):
-    """Collects visible text; block elements end a line."""
-
-    BLOCKS = frozenset(
-        ("p", "br", "div", "li", "ul", "ol", "tr", "table", "h1", "h2", "h3", "h4", "h5", "h6")
-    )
-    SILENT = frozenset(("script", "style"))
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.parts: list[str] = []
-        self._silent = 0
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in self.SILENT:
-            self._silent += 1
-        elif tag in self.BLOCKS:
-            self.parts.append("\n")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in self.BLOCKS:
-            self.parts.append("\n")
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in self.SILENT:
-            self._silent = max(0, self._silent - 1)
-        elif tag in self.BLOCKS:
-            self.parts.append("\n")
-
-    def handle_data(self, data: str) -> None:
-        if not self._silent:
-            self.parts.append(data)
-
-
 def plain(text: str, *, lines: bool = False) -> str:
     """Visible text of what may be an HTML fragment, escaped once, twice or not at all.
 
@@ -212,50 +61,39 @@ def plain(text: str, *, lines: bool = False) -> str:
     """
     if "<" not in text and "&" not in text:
         return text
-    marked = _marked(text)
-    if marked is None:
+    for _ in range(2):
+        if (bare := _without_tags(text)) is not None:
+            bare = re.sub(r"[^\S\n]+", " ", unescape(unescape(bare)).replace("\xa0", " "))
+            return _BLANK_LINES.sub("\n" if lines else " ", bare).strip()
         text = unescape(text)
-        marked = _marked(text)
-    if marked is None:
-        return unescape(text).replace("\xa0", " ").strip()
-    text = unescape(_without_tags(marked)).replace("\xa0", " ")
-    return _BLANK_LINES.sub("\n" if lines else " ", _SPACES.sub(" ", text)).strip()
+    return text.replace("\xa0", " ").strip()
 
 
-def _marked(text: str) -> str | None:
-    """The text with every `<` that begins no tag escaped, or None if there is no tag."""
+def _without_tags(text: str) -> str | None:
+    """The text without tags, its entities as they are; None if there are none."""
     if "<" not in text:
         return None
-    if "<![CDATA[" in text and (end := text.rfind("]]>")) >= 0:
-        text = _CDATA.sub(lambda match: html.escape(match[1], quote=False), text[: end + 3]) + text[end + 3 :]
-    found, comments_end, tags_end = False, text.rfind("-->"), text.rfind(">")
-
-    def keep(match: re.Match[str]) -> str:
-        nonlocal found
-        name, rest = match["name"], (match["rest"] or "").strip("/> \t\r\n")
-        if name is None:
-            tag = len(match[0]) > 1 and match.start() < (comments_end if match[0] == "<!--" else tags_end)
-        elif name.lower() not in _ELEMENTS and not ("-" in name or ":" in name):
-            tag = False
-        else:  # of attributes that are only words, `a <b and c> d` is no tag
-            tag = "=" in rest or (match[0].endswith(">") and (not rest or name.lower() in _FLAGGED))
-        found = found or tag
-        if tag and name and not match[0].endswith(">"):  # the text was cut within this tag
-            return ""
-        return match[0] if tag else "&lt;" + match[0][1:]
-
-    marked = _TAG.sub(keep, text)
-    return marked if found else None
+    marked = _closed(_CDATA, "]]>", text, lambda match: html.escape(match[1], quote=False))
+    marked = _SILENT.sub("", _closed(_COMMENT, "-->", marked))
+    marked = _closed(_DECLARATION, ">", marked)
+    marked = _TAG.sub(_shown_of_tag, marked)
+    return None if marked == text else marked
 
 
-def _without_tags(text: str) -> str:
-    parser = _Text()
-    try:
-        parser.feed(text)
-        parser.close()
-        return "".join(parser.parts)
-    except (AssertionError, ValueError):  # html.parser asserts on some malformed declarations
-        return html.unescape(re.sub(r"<[^<>]*>", " ", text))
+def _closed(pattern: re.Pattern[str], end: str, text: str, shown: Any = "") -> str:
+    """The text with what is closed replaced; what is not would be sought to the text's end each time."""
+    at = text.rfind(end) + len(end)
+    return text if at < len(end) else pattern.sub(shown, text[:at]) + text[at:]
+
+
+def _shown_of_tag(match: re.Match[str]) -> str:
+    """What is seen of what looks like a tag."""
+    name, rest = match["name"].lower(), match["rest"].strip("/> \t\r\n")
+    if name not in _ELEMENTS and not ("-" in name or ":" in name):
+        return match[0]
+    if "=" not in rest and not (match[0].endswith(">") and (not rest or name in WORDS["html"]["flagged"])):
+        return match[0]  # of attributes that are only words, `a <b and c> d` is no tag
+    return "\n" if name in WORDS["html"]["blocks"] else ""
 
 
 def unescape(text: str) -> str:
@@ -275,9 +113,8 @@ def gtin(text: str) -> str:
     except InvalidChecksum:
         raise ValueError(f"the check digit of GTIN {digits!r} is wrong") from None
     except InvalidLength:
-        hint = ""
-        if digits.isdigit() and 8 < len(digits) < 12 and ean.is_valid(digits.zfill(12)):
-            hint = " (it seems to have lost its leading zeros)"
+        lost = digits.isdigit() and 8 < len(digits) < 12 and ean.is_valid(digits.zfill(12))
+        hint = " (it seems to have lost its leading zeros)" if lost else ""
         raise ValueError(f"GTIN {text[:30]!r} has {len(digits)} digits, not 8, 12, 13 or 14{hint}") from None
     except InvalidFormat:
         hint = " (a spreadsheet rounded it)" if re.fullmatch(r"\d[.,]\d+[eE]\+?\d+", digits) else ""
@@ -319,12 +156,6 @@ def paths(text: str) -> list[list[str]]:
     return [path[path[0].lower() == "default category" and len(path) > 1 :] for path in found if path]
 
 
-_AVAILABLE = {
-    **dict.fromkeys(("1", "yes", "y", "true", "instock"), "in_stock"),
-    **dict.fromkeys(("0", "no", "n", "false", "outofstock"), "out_of_stock"),
-}
-
-
 def assigned(text: str) -> dict[str, str] | None:
     """Attributes of `color=Red,material=Cotton, wool` or of `Colour:Red:0,Size:M:1`, else None."""
     for several, sign in ((r",(?=[^=,]+=)", "="), (r",(?=[^:,]+:[^:,]+:)", ":")):
@@ -334,6 +165,12 @@ def assigned(text: str) -> dict[str, str] | None:
             if sign == "=" or all(re.search(r":\d+(:\d)?$", value) for _, value in parts):
                 return pairs
     return None
+
+
+_AVAILABLE = {
+    **dict.fromkeys(("1", "yes", "y", "true", "instock"), "in_stock"),
+    **dict.fromkeys(("0", "no", "n", "false", "outofstock"), "out_of_stock"),
+}
 
 
 def availability(text: str) -> str:
@@ -348,21 +185,17 @@ def as_text(value: Any) -> str:
     """Any value as a string: yes/no for booleans, lists joined by ", ", mappings as JSON, None empty."""
     if isinstance(value, str):
         return value
-    if value is None:
+    if value is None or (isinstance(value, float) and value != value):
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        if value != value:
-            return ""
         return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
     if isinstance(value, int):
         return str(value) if abs(value) < 10**100 else ""
-    if isinstance(value, (list, tuple)):
-        if all(not isinstance(item, (list, tuple, dict)) for item in value):
-            return ", ".join(text for item in value if (text := as_text(item)))
-        return json.dumps(value, ensure_ascii=False, default=_describe)
-    if isinstance(value, dict):
+    if isinstance(value, (list, tuple)) and not any(isinstance(i, (list, tuple, dict)) for i in value):
+        return ", ".join(text for item in value if (text := as_text(item)))
+    if isinstance(value, (list, tuple, dict)):
         return json.dumps(value, ensure_ascii=False, default=_describe)
     return _describe(value)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import IO, Any
 from xml.etree.ElementTree import Element, ParseError
@@ -23,28 +23,17 @@ from moonshelf.feeds import shapes
 from moonshelf.feeds.base import MAX_RECORD, FeedBroken, Row, Source, broken_off
 from moonshelf.feeds.columns import FIELD_OF
 from moonshelf.feeds.records import RecordReader
+from moonshelf.feeds.tables import of_merchant
+from moonshelf.feeds.vocabulary import WORDS
 
-Prepare = Callable[[Mapping[str, Any]], dict[str, Any]]
-
-_ITEMS = frozenset((
-    "item", "entry", "product", "offer", "shopitem", "article", "artikel", "produkt", "produit", "producto",
-    "prodotto", "produto", "listing", "row", "record", "o",
-))  # fmt: skip
+_ITEMS, _PARAMETERS, _MARKUP = (frozenset(WORDS["xml"][name]) for name in ("items", "parameters", "markup"))
 _ATOM = {"summary": "description", "content": "description"}
-_PARAMETERS = frozenset((
-    "param", "params", "parameter", "parameters", "attribute", "attributes", "feature", "features",
-    "property", "properties", "specification", "specifications", "characteristics",
-))  # fmt: skip
-_MARKUP = frozenset((
-    "a", "b", "br", "center", "div", "em", "font", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "html", "i",
-    "li", "ol", "p", "small", "span", "strong", "sub", "sup", "table", "tbody", "td", "th", "tr", "u", "ul",
-))  # fmt: skip
 _MAX_DEPTH = 40
 _MAX_ELEMENTS = 20_000  # of one item
 _HEAD = 1 << 20  # bytes in which the name of the items is looked for
 
 
-def read(source: Source, prepare: Prepare) -> Iterator[Row]:
+def read(source: Source) -> Iterator[Row]:
     """Rows of an XML feed. Raises UserError for a document type, entities, or no readable item at all."""
     from defusedxml.common import DefusedXmlException
     from defusedxml.ElementTree import iterparse
@@ -57,7 +46,7 @@ def read(source: Source, prepare: Prepare) -> Iterator[Row]:
             metered = _Metered(raw)
             for item in _items(iterparse(metered, ("start", "end"), forbid_dtd=True), metered, names):
                 number += 1
-                yield reader.row(number, prepare(_record(item)))
+                yield reader.row(number, of_merchant(_record(item)))
     except DefusedXmlException:
         raise UserError(
             f"{source.name} declares a document type or entities, which are refused: remove the DOCTYPE."
