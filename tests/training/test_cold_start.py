@@ -19,7 +19,7 @@ from moonshelf.errors import UserError
 from moonshelf.model.modeling import normalise
 from moonshelf.shell import flags
 from moonshelf.training.cold_start import ColdStart
-from moonshelf.training.data import Draw, Remembered, SourceSpec, prepare
+from moonshelf.training.data import Draw, Pictures, Remembered, SourceSpec, prepare
 from moonshelf.training.losses import CrossBatchMemory
 from moonshelf.training.objective import taught_tokens
 from moonshelf.training.recipe import Recipe, load_recipe
@@ -304,3 +304,25 @@ def test_features_of_a_frozen_tower_are_computed_once(shop: Path, tmp_path: Path
 def test_crops_are_remembered_of_a_frozen_tower_only(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="tower in freeze"):
         Recipe(sources=[], views=2)
+
+
+def test_what_can_be_read_from_a_text_is_learnt_without_a_picture(shop: Path, tmp_path: Path) -> None:
+    path = Path(taught(tmp_path))
+    table = pq.read_table(path)
+    said = [f"category: {text.split()[1]}; colour: {text.split()[0]}" for text in table["text"].to_pylist()]
+    pq.write_table(table.append_column("rationale", pa.array([*said[:-1], ""])), path)
+    changes = {"texts": str(path), "texts_batch": 9, "texts_weight": 5.0, "lr": 3e-3, "validation": None}
+    run = ColdStart(recipe(tmp_path / "run", steps=40, **changes), shop)
+
+    def unlikely() -> float:
+        ids = run.model.prepare.text_ids
+        rows = [
+            (text, [], [run.model.prepare.think, *body, run.model.prepare.end_think, run.model.prepare.emb])
+            for text, body in zip(ids(run.texts.texts[:8]), ids(said[:8]), strict=True)
+        ]
+        with torch.no_grad():
+            return float(Views(run.model, Pictures([], np.zeros((0, 3), int), [])).likelihood(rows))
+
+    before = unlikely()
+    run.run()
+    assert unlikely() < 0.7 * before

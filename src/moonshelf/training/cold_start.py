@@ -216,7 +216,7 @@ class ColdStart:
             return None
         key = f"{self.recipe.seed}/{self.step}/{self.accelerator.process_index}/texts"
         places = random.Random(key).sample(range(len(self.texts.texts)), self.recipe.texts_batch)
-        return TaughtTexts([self.texts.texts[p] for p in places], self.texts.vectors[places].float())
+        return self.texts.chosen(places)
 
     @torch.no_grad()
     def _draw_labels(self, items: list[Item]) -> Labels | None:
@@ -427,13 +427,15 @@ def values_of_keys(items: list[Item]) -> dict[str, list[str]]:
 
 
 def read_texts(path: Path) -> TaughtTexts:
-    """Texts and vectors of a Parquet file with the columns `text` and `vector`, kept as float16."""
+    """Texts, vectors (kept as float16) and, where there is such a column, rationales of a Parquet file."""
     if not path.is_file():
         raise UserError(f"texts: {path} is not there: research/starter/teach_words.py writes such a file.")
-    table = pq.read_table(path, columns=["text", "vector"])
+    told = "rationale" in pq.read_schema(path).names
+    table = pq.read_table(path, columns=["text", "vector", *["rationale"] * told])
     flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     vectors = torch.from_numpy(np.array(flat, np.float16).reshape(len(table), -1))
-    return TaughtTexts(table["text"].to_pylist(), vectors)
+    rationales = table["rationale"].to_pylist() if told else [""] * len(table)
+    return TaughtTexts(table["text"].to_pylist(), vectors, rationales)
 
 
 def train_cold_start(recipe: Recipe, data: Path) -> Path:

@@ -38,10 +38,16 @@ Vectors = dict[str, Tensor]  # by name: phrases, titles, queries, direct, reason
 
 @dataclass
 class TaughtTexts:
-    """Texts with what a sentence encoder says of them, (n, d) float32."""
+    """n texts, a sentence encoder's vectors of them (n, d), and what can be read from them, "" if unknown."""
 
     texts: list[str]
     vectors: Tensor
+    rationales: list[str]
+
+    def chosen(self, places: Sequence[int]) -> TaughtTexts:
+        """Some of them, in float32."""
+        texts, rationales = ([column[p] for p in places] for column in (self.texts, self.rationales))
+        return TaughtTexts(texts, self.vectors[places].float(), rationales)
 
 
 @dataclass
@@ -110,9 +116,18 @@ class Objective(nn.Module):
             )
         taught = likelihood.new_zeros(())
         if texts is not None:
-            rows: list[Row] = [(ids, [], [emb]) for ids in prepare.text_ids(texts.texts)]
+            ids, bodies = prepare.text_ids(texts.texts), prepare.text_ids(texts.rationales)
+            rows: list[Row] = [(text, [], [emb]) for text in ids]
             said, wanted = views.vectors(rows).float(), texts.vectors.to(self.model.device)
             taught = text_loss(semantic(said) if self.model.head.words is not None else said, wanted)
+            told: list[Row] = [
+                (text, [], [prepare.think, *body, prepare.end_think, emb])
+                for text, body in zip(ids, bodies, strict=True)
+                if body
+            ]
+            if told:
+                written = sum(len(tail) - 2 for _, _, tail in told)
+                taught = taught + views.likelihood(told) / written
         return {name: v.float() for name, v in found.items()}, likelihood, self.temperature(), taught
 
 
