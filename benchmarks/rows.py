@@ -26,8 +26,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from moonshelf.catalogue.embed import embed_feed
-from moonshelf.catalogue.run import Options
+from moonshelf.catalogue.embed import Options, embed_feed
 from moonshelf.doctor import environment
 from moonshelf.model.engine import Encoded
 from moonshelf.product import Product

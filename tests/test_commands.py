@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from moonshelf import cli
 from moonshelf.catalogue import Catalogue
-from moonshelf.catalogue import search as search_module
+from moonshelf.catalogue import manifest as manifest_module
 from moonshelf.catalogue.store import Store
 from test_docs import PAGES, blocks, commands
 from tiny import picture as blocks_of_colour
@@ -101,7 +101,7 @@ def home(tmp_path_factory) -> Path:
 def test_a_command_does_what_its_page_says(home, monkeypatch, page, line):
     monkeypatch.chdir(home)
     if "creative" not in line and "evaluate" not in line:
-        monkeypatch.setattr(search_module, "load_model", lambda _: FakeModel())
+        monkeypatch.setattr(manifest_module, "load_model", lambda _: FakeModel())
     words = shlex.split(line, comments=True)
     target = None
     if ">" in words:

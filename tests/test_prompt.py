@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from moonshelf import cli
 from moonshelf.catalogue import Catalogue
-from moonshelf.catalogue import search as search_module
+from moonshelf.catalogue import manifest as manifest_module
 from moonshelf.catalogue.store import Store
 from moonshelf.errors import EXIT_STOPPED, UserError, system_error
 
@@ -46,7 +46,7 @@ def no_model(monkeypatch):
     def load(_):
         raise AssertionError("the model was loaded before the mistake was found")
 
-    monkeypatch.setattr(search_module, "load_model", load)
+    monkeypatch.setattr(manifest_module, "load_model", load)
 
 
 def sentence(*arguments: object) -> str:
@@ -137,7 +137,7 @@ def test_a_feed_that_cannot_be_read_is_found_before_the_model_loads(tmp_path, no
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small file system is mounted by root only")
 @pytest.mark.parametrize("command", ["embed", "index", "check"])
 def test_a_disk_that_is_full(tmp_path, feed, monkeypatch, command):
-    monkeypatch.setattr(search_module, "load_model", lambda _: FakeModel())
+    monkeypatch.setattr(manifest_module, "load_model", lambda _: FakeModel())
     small = tmp_path / "small"
     small.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", small], check=False)
@@ -188,8 +188,8 @@ import sys
 sys.path.insert(0, {tests!r})
 from fake_model import FakeModel
 from moonshelf import cli
-from moonshelf.catalogue import search
-search.load_model = lambda _: FakeModel(seconds=0.2, batch=2)
+from moonshelf.catalogue import manifest
+manifest.load_model = lambda _: FakeModel(seconds=0.2, batch=2)
 sys.argv = ["moonshelf", *{arguments!r}]
 cli.main()
 """

@@ -18,6 +18,7 @@ from moonshelf.catalogue.store_cli import app as store_app
 from moonshelf.creative_cli import app as creative_app
 from moonshelf.engine_cli import export
 from moonshelf.errors import EXIT_PARTIAL, EXIT_USAGE, UserError
+from moonshelf.scale.push_cli import push
 from moonshelf.service.keys_cli import app as keys_app
 from moonshelf.shell import Commands, Currency, Encoding, Json, MapColumns, flags, print_json, reading
 from moonshelf.training_cli import mine, train
@@ -41,6 +42,7 @@ app.add_typer(store_app, name="store")
 FREE = {"allow_extra_args": True, "ignore_unknown_options": True}  # flags that are fields of a recipe
 
 app.command()(export)
+store_app.command()(push)
 app.command(context_settings=FREE)(train)
 app.command()(mine)
 
@@ -274,35 +276,27 @@ def embed(
     json: Json = False,
 ) -> None:
     """Embed a feed: only new and changed products are read by the model, and a killed run goes on."""
-    from moonshelf.catalogue.search import Catalogue, saved_model
+    from moonshelf.catalogue.embed import Options, embed_feed
+    from moonshelf.catalogue.manifest import saved_model
 
     fetcher = cluster = None
     if ray is not None:
-        from moonshelf.catalogue.ray_embed import Cluster
+        from moonshelf.scale.ray import Cluster
 
         cluster = Cluster(ray, ray_workers, ray_cpus, ray_gpus)
     if remote_images:
         from moonshelf.remote import RemoteFetcher
 
         fetcher = RemoteFetcher()
-    catalogue = Catalogue.create(out, model or saved_model(out) or "starter")
-    report = catalogue.embed(
-        feed,
-        progress=not json,
-        fetcher=fetcher,
-        cluster=cluster,
-        writer=writer,
-        precision=precision,
-        device=device,
-        reason=reason,
-        dialect=dialect,
-        batch_tokens=batch_tokens,
-        images_root=images_root,
-        allow_text_only=allow_text_only,
-        allow_removals=allow_removals,
-        max_removed=max_removed,
-        **reading(columns, encoding, currency),
-    )
+    options = Options(
+        reason=reason, batch_tokens=batch_tokens, dialect=dialect, images_root=images_root,
+        allow_text_only=allow_text_only, writer=writer, precision=precision, device=device,
+        max_removed=max_removed, allow_removals=allow_removals, **reading(columns, encoding, currency),
+    )  # fmt: skip
+    report = embed_feed(
+        feed, out, model or saved_model(out) or "starter", options=options, fetcher=fetcher,
+        progress=not json, cluster=cluster,
+    )  # fmt: skip
     if json:
         print_json(report.as_dict())
     else:

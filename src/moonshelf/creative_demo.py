@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.text import Text
 
 from moonshelf import sample
-from moonshelf.catalogue.manifest import versions, write_json
+from moonshelf.catalogue.manifest import versions
 from moonshelf.creatives.backends import names
 from moonshelf.creatives.backends.base import PairwiseBackend
 from moonshelf.creatives.evaluation.pages import write_demo_report
@@ -32,6 +32,7 @@ from moonshelf.creatives.labels import DECISIVE, p_greater
 from moonshelf.creatives.ranking import Ranking, rank_many
 from moonshelf.creatives.schema import Campaign
 from moonshelf.creatives.show import CAVEAT, show_judgement, show_ranking
+from moonshelf.files import write_json
 from moonshelf.steps import RECORD, Steps, claim
 
 SEED = 7  # of what the judge draws

@@ -27,7 +27,7 @@ from rich.text import Text
 
 from moonshelf.catalogue.embed import REASONS
 from moonshelf.catalogue.manifest import NAME as MANIFEST
-from moonshelf.catalogue.manifest import versions, write_json
+from moonshelf.catalogue.manifest import versions
 from moonshelf.catalogue.search import Catalogue
 from moonshelf.errors import UserError
 from moonshelf.evaluation.report import demo_page as report
@@ -36,6 +36,7 @@ from moonshelf.evaluation.report.demo_page import Page, percent
 from moonshelf.evaluation.tasks import Result
 from moonshelf.feeds import read_feed
 from moonshelf.feeds.check import check_feed
+from moonshelf.files import write_json
 from moonshelf.model import files
 from moonshelf.model.modeling import MoonModel
 from moonshelf.product import ImageRef, Product

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from fake_model import FakeModel, product
 
-from moonshelf.catalogue import embed, run, upsert, vector_index
+from moonshelf.catalogue import embed, rows, upsert, vector_index
 from moonshelf.catalogue.store import Store
 from moonshelf.product import Product
 
@@ -49,7 +49,7 @@ def embed_until_killed(folder: str, version: int, acknowledged: str) -> None:
         FEEDS[version](),
         folder,
         model,
-        options=run.Options(shard_rows=12, allow_removals=True),
+        options=embed.Options(shard_rows=12, allow_removals=True),
         on_commit=lambda ids: os.write(log, "".join(f"{id}\n" for id in ids).encode()),
     )
 
@@ -67,16 +67,16 @@ def upsert_until_killed(folder: str, seed: int, acknowledged: str) -> None:
         products = [
             product(dice.randrange(40), title=f"title-{seed}-{step}-{i}") for i in range(dice.randint(1, 6))
         ]
-        known = writer.hashes_of(p.id for p in products)
-        drafts = {p.id: upsert.draft(p, model.prompt, "off", known.get(p.id)) for p in products}
+        known = writer.store.hashes(p.id for p in products)
+        drafts = {p.id: rows.prepare_row(p, model.prompt, "off", known.get(p.id)) for p in products}
         out = model.encode([draft.product for draft in drafts.values()])
-        rows = [
-            upsert.finished(draft, out.vectors[i], out.weights[i], "", True, 0)
+        whole = [
+            rows.build_row(draft, out.vectors[i], out.weights[i], "", True, 0)
             for i, draft in enumerate(drafts.values())
         ]
         leaving = f"p{dice.randrange(40)}"
-        done = writer.commit(rows, removed=[leaving], wait=30)
-        lines = [f"{row['id']} {row['title']}\n" for row in rows]
+        done = writer.commit(whole, removed=[leaving], wait=30)
+        lines = [f"{row['id']} {row['title']}\n" for row in whole]
         os.write(log, "".join([*lines, *(f"{id} -\n" for id in done.removed)]).encode())
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from fake_model import FakeModel, picture, product, table
 
-from moonshelf.catalogue.embed import embed_feed
-from moonshelf.catalogue.run import Options
+from moonshelf.catalogue.embed import Options, embed_feed
 from moonshelf.errors import Problem
 from moonshelf.product import ImageRef, Product
 

@@ -9,7 +9,7 @@ from fake_model import FakeModel, picture, product
 from typer.testing import CliRunner
 
 from moonshelf import cli
-from moonshelf.catalogue import search as search_module
+from moonshelf.catalogue import manifest as manifest_module
 from moonshelf.errors import EXIT_PARTIAL, UserError
 from moonshelf.feeds import write_jsonl
 from moonshelf.product import ImageRef
@@ -23,7 +23,7 @@ def run(monkeypatch):
         asked.append(model)
         return FakeModel()
 
-    monkeypatch.setattr(search_module, "load_model", load)
+    monkeypatch.setattr(manifest_module, "load_model", load)
 
     def call(*arguments: object, code: int = 0):
         result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])

@@ -21,8 +21,7 @@ from crash_child import FEEDS, ROWS, version_one
 from fake_model import FakeModel, product, table
 
 from moonshelf.catalogue import Catalogue
-from moonshelf.catalogue.embed import embed_feed
-from moonshelf.catalogue.run import Options
+from moonshelf.catalogue.embed import Options, embed_feed
 from moonshelf.errors import UserError
 
 Kill = Callable[..., bool]

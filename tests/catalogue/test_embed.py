@@ -14,7 +14,8 @@ from PIL import Image
 
 from moonshelf.catalogue import Catalogue
 from moonshelf.catalogue.manifest import Manifest, writing
-from moonshelf.catalogue.store import Store, key_of
+from moonshelf.catalogue.rows import key_of
+from moonshelf.catalogue.store import Store
 from moonshelf.errors import Problem, UserError
 from moonshelf.images import decode, perceptual_hash
 from moonshelf.product import ImageRef, Product

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from moonshelf.catalogue import Catalogue
 from moonshelf.catalogue.manifest import Manifest, writing
+from moonshelf.catalogue.rows import prepare_row
 from moonshelf.catalogue.store import Store
-from moonshelf.catalogue.upsert import Writer, draft
+from moonshelf.catalogue.upsert import Writer
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds import base
 from moonshelf.product import Product
@@ -67,7 +68,7 @@ def test_a_service_of_the_mode_that_was_writes_nothing(tmp_path):
     ours.embed([product(0)])
     writer = Writer(Store.open(ours.folder))
     ours.embed([product(0)], reason="on")
-    one = draft(product(1), FakeModel().prompt, "off", None)
+    one = prepare_row(product(1), FakeModel().prompt, "off", None)
     with pytest.raises(UserError, match="mode on now"):
         writer.commit(metadata=[one])
     assert written(ours) == 1

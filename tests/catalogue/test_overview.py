@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 
 from moonshelf.catalogue import Catalogue, conflicts, overview
 from moonshelf.catalogue.filters import to_condition
-from moonshelf.catalogue.rows import to_json
-from moonshelf.catalogue.upsert import Writer, draft, finished
+from moonshelf.catalogue.rows import build_row, prepare_row, to_json
+from moonshelf.catalogue.upsert import Writer
 from moonshelf.product import Product
 
 
 def put(shelf: Catalogue, one: Product, said: str | None, valid: bool = True) -> None:
     """Store a product with the rationale `said`."""
     model = FakeModel()
-    found = draft(one, model.prompt, "on", shelf.store.hashes([one.id]).get(one.id))
+    found = prepare_row(one, model.prompt, "on", shelf.store.hashes([one.id]).get(one.id))
     rationale = f"<think>{said}</think>" if said else ""
     vector = model.encode([found.product]).vectors[0]
-    Writer(shelf.store).commit([finished(found, vector, (0.5, 0.25, 0.25), rationale, valid, 5)])
+    Writer(shelf.store).commit([build_row(found, vector, (0.5, 0.25, 0.25), rationale, valid, 5)])
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,7 @@ from fake_model import FakeModel, product, table
 from fates import as_one_process
 
 from moonshelf.catalogue import Catalogue
-from moonshelf.catalogue.embed import embed_feed
-from moonshelf.catalogue.run import Options
+from moonshelf.catalogue.embed import Options, embed_feed
 from moonshelf.errors import UserError
 from moonshelf.model.modeling import MoonModel
 from moonshelf.product import Product
@@ -57,7 +56,7 @@ def cluster() -> Iterator[None]:
 
 
 def settings(**changes: Any) -> Any:
-    from moonshelf.catalogue.ray_embed import Cluster
+    from moonshelf.scale.ray import Cluster
 
     return Cluster(**{"workers": 2, "cpus": 0.5, "block_rows": 4, "load": FakeModel, **changes})
 
@@ -119,8 +118,7 @@ import os, sys
 from functools import partial
 from test_ray import Slow, settings, product
 from fake_model import FakeModel
-from moonshelf.catalogue.embed import embed_feed
-from moonshelf.catalogue.run import Options
+from moonshelf.catalogue.embed import Options, embed_feed
 out, pids, log = sys.argv[1:]
 def acknowledged(ids):
     with open(log, "a") as file:

@@ -13,27 +13,27 @@ import pytest
 from fake_model import FakeModel, picture, product, table
 from fates import as_one_process, changed, feed, rejects
 
-from moonshelf.catalogue import ray_embed
 from moonshelf.catalogue.embed import embed_feed
-from moonshelf.catalogue.ray_embed import FEED, Away, Cluster, Worker, _blocks, _packed, _unpacked
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds import write_jsonl
 from moonshelf.product import ImageRef
+from moonshelf.scale import ray as ray_embed
+from moonshelf.scale.ray import FEED, Cluster, RayEmbedRun, Worker, _blocks, _packed, _unpacked
 
 
 @pytest.fixture
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of the feed go through one worker, in this process."""
 
-    def results(run: Away) -> Iterator[pa.Table]:
-        worker = Worker(**run.worker_settings())
+    def results(run: RayEmbedRun, settings: dict[str, Any]) -> Iterator[pa.Table]:
+        worker = Worker(**settings)
         for part in run.parts:
             for block in _blocks(part):
                 for start in range(0, len(block), run.cluster.block_rows):
                     yield worker(block.slice(start, run.cluster.block_rows))
 
     monkeypatch.setattr(ray_embed, "connected", lambda cluster: nullcontext())
-    monkeypatch.setattr(Away, "_results", results)
+    monkeypatch.setattr(RayEmbedRun, "_results", results)
 
 
 def cluster(**changes: Any) -> Cluster:
@@ -53,7 +53,7 @@ def test_the_model_is_asked_for_what_changed(tmp_path: Path, inline: None) -> No
 
     embed_feed(feed(), tmp_path / "shelf", FakeModel(), cluster=cluster())
     report = embed_feed(changed(), tmp_path / "shelf", FakeModel(), cluster=cluster(load=load))
-    in_vain = ["p2", "p8"]  # ids that came before, which only the driver notices
+    in_vain = ["p2"]  # an id that came in another block, which only the driver notices
     assert sorted(asked[0].asked) == sorted(["p0", "p50", *in_vain]) and report.unchanged == 32
 
 

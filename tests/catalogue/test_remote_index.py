@@ -19,10 +19,10 @@ from typer.testing import CliRunner
 from moonshelf import cli
 from moonshelf.catalogue import Catalogue
 from moonshelf.catalogue.filters import FIELDS
-from moonshelf.catalogue.remote_index import Filters, RemoteIndex, connect, metadata_of, push
-from moonshelf.catalogue.store import key_of
+from moonshelf.catalogue.rows import key_of
 from moonshelf.catalogue.vector_index import VectorIndex
 from moonshelf.errors import UserError
+from moonshelf.scale.vector_databases import Filters, RemoteIndex, connect, metadata_of, push
 
 ENGINES = ("ours", "qdrant", "milvus")
 VALUES = ("red", "blue", "it's", 'say "x"', "back\\slash", "größe ñ 靴", "%_like", "a] or true or [", "")

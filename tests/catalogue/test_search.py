@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from moonshelf.catalogue import Catalogue, vector_index
 from moonshelf.catalogue.filters import Condition
 from moonshelf.catalogue.fusion import SAFE
-from moonshelf.catalogue.store import Store, key_of
+from moonshelf.catalogue.rows import key_of
+from moonshelf.catalogue.store import Store
 from moonshelf.catalogue.where import parse
 from moonshelf.errors import UserError
 from moonshelf.product import ImageRef, Product

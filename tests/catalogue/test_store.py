@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from moonshelf import cli
 from moonshelf.catalogue import Catalogue, vector_index
 from moonshelf.catalogue.manifest import Locked, Manifest, writing
-from moonshelf.catalogue.store import Store, key_of
+from moonshelf.catalogue.rows import key_of
+from moonshelf.catalogue.store import Store
 from moonshelf.catalogue.upsert import Writer
 from moonshelf.errors import UserError
 

@@ -14,8 +14,9 @@ from fake_model import FakeModel, picture, product, table
 from moonshelf.catalogue import Catalogue
 from moonshelf.catalogue import upsert as upsert_module
 from moonshelf.catalogue.manifest import Locked, Manifest, writing
+from moonshelf.catalogue.rows import PreparedRow, RowRejected, build_row, prepare_row
 from moonshelf.catalogue.store import Store
-from moonshelf.catalogue.upsert import Draft, Refused, Writer, draft, finished
+from moonshelf.catalogue.upsert import Writer
 from moonshelf.errors import UserError
 from moonshelf.product import ImageRef, Product
 
@@ -33,14 +34,14 @@ def shelf(tmp_path: Path, model: FakeModel) -> Catalogue:
     return catalogue
 
 
-def drafts(model: FakeModel, writer: Writer, *products: Product, **options: Any) -> list[Draft]:
-    known = writer.hashes_of([p.id for p in products])
-    return [draft(p, model.prompt, "off", known.get(p.id), **options) for p in products]
+def drafts(model: FakeModel, writer: Writer, *products: Product, **options: Any) -> list[PreparedRow]:
+    known = writer.store.hashes([p.id for p in products])
+    return [prepare_row(p, model.prompt, "off", known.get(p.id), **options) for p in products]
 
 
-def read(model: FakeModel, one: Draft) -> dict[str, Any]:
+def read(model: FakeModel, one: PreparedRow) -> dict[str, Any]:
     out = model.encode([one.product])
-    return finished(
+    return build_row(
         one, out.vectors[0], out.weights[0], out.rationales[0], bool(out.valid[0]), int(out.tokens[0])
     )
 
@@ -89,7 +90,7 @@ def test_what_cannot_be_stored_is_refused_and_broken_pictures_are_told(shelf, mo
         (Product(id="new", title="half a pair \ud800"), "row", "Unicode"),
         (product(1, images=(ImageRef(url="https://example.org/a.png"),)), "images", "no picture"),
     ):
-        with pytest.raises(Refused, match=words) as error:
+        with pytest.raises(RowRejected, match=words) as error:
             drafts(model, writer, bad)
         assert error.value.field == name
     [one] = drafts(model, writer, product(20, images=(broken, good)))
@@ -102,8 +103,8 @@ def test_what_cannot_be_stored_is_refused_and_broken_pictures_are_told(shelf, mo
 def test_a_vector_that_is_not_of_unit_length_is_refused(shelf, model):
     [one] = drafts(model, Writer(shelf.store), product(11))
     for vector in (np.full(model.dim, np.nan), np.zeros(model.dim), np.ones(model.dim)):
-        with pytest.raises(Refused, match="of length") as error:
-            finished(one, vector, (1, 0, 0), "", True, 0)
+        with pytest.raises(RowRejected, match="of length") as error:
+            build_row(one, vector, (1, 0, 0), "", True, 0)
         assert error.value.field == "vector"
 
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moonshelf.catalogue import Catalogue
-from moonshelf.catalogue.store import key_of
-from moonshelf.catalogue.upsert import Writer, draft, finished
+from moonshelf.catalogue.rows import build_row, key_of, prepare_row
+from moonshelf.catalogue.upsert import Writer
 from moonshelf.catalogue.vector_index import FLAT_ROWS, VectorIndex, build, load
 
 DIM = 16
@@ -85,11 +85,11 @@ def test_a_loaded_index_catches_up_with_the_store(tmp_path: Path, flat_rows):
     for step in range(3):
         for number in rng.integers(0, 50, 5):
             one = product(int(number), title=f"thing {step} {number}")
-            known = writer.hashes_of([one.id]).get(one.id)
-            found = draft(one, model.prompt, "off", known)
+            known = writer.store.hashes([one.id]).get(one.id)
+            found = prepare_row(one, model.prompt, "off", known)
             if found.state in ("new", "changed"):
                 vector = model.encode([found.product]).vectors[0]
-                writer.commit([finished(found, vector, (1, 0, 0), "", True, 0)])
+                writer.commit([build_row(found, vector, (1, 0, 0), "", True, 0)])
         writer.commit(removed=[f"p{i}" for i in rng.integers(0, 50, 3)])
         index, note = load(shelf.store)
         assert index is not None and index.kind == info.kind and len(index) == len(shelf.store)

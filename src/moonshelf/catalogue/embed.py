@@ -1,51 +1,90 @@
 """From a feed to the store: only what changed is read by the model, and a killed run goes on.
 
-Each product has two hashes. `content_hash` covers what the model reads: the prompt's text, the bytes of
-the pictures, the reasoning mode; if it changes the row is embedded again. `record_hash` covers the whole
-record; if only that changes (a price, an availability) the row is updated and the model is not called.
-Pictures are read once, and the bytes that were hashed are the bytes that are embedded.
+Read downwards: `embed_feed` opens the feed and the store, `embed_rows` prepares products, has the engine read
+those that are new or changed, and gives every row's fate to `EmbedRun.take`, which commits it (`run`).
 
-Rows are committed in shards of about 512, or each minute: what a kill -9 can cost is the shard in hand.
 Products that left the feed leave the store, but only after the feed was read to its end, with every row's id,
-and not if they are more than a share of the catalogue: that asks. A row that is set aside (broken picture, no
+and not if they are more than a share of the catalogue: that asks. A row that is rejected (broken picture, no
 text) keeps the version that an earlier run stored, if there is one, because the feed still lists the product.
 A folder keeps its reasoning mode until somebody names another, which is what drops rationales.
-Memory does not grow with the feed but for keys and hashes (`known`).
 
-With a `cluster` the products are read and computed by Ray's workers (`ray_embed`). What is counted, set aside
-and committed is the same code, and this process is the only one that writes.
+With a cluster (`scale.ray`) workers read and compute by the same `embed_rows`, and this process alone writes.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from moonshelf import images
-from moonshelf.catalogue.manifest import NAME as MANIFEST
-from moonshelf.catalogue.manifest import Encoder, Manifest, check_place, versions, write_json, writing
-from moonshelf.catalogue.run import EmbedReport, Options, Progress, Run
+from moonshelf.catalogue import manifest
+from moonshelf.catalogue.manifest import NAME, Encoder, Manifest, check_place, versions, writing
+from moonshelf.catalogue.rows import Hashes, PreparedRow, RowRejected, build_row, kept, prepare_row
+from moonshelf.catalogue.run import SHARD_ROWS, EmbedReport, EmbedRun, RowResult
 from moonshelf.catalogue.store import Store
-from moonshelf.catalogue.upsert import Draft, Refused, draft, finished, kept
 from moonshelf.errors import Problem, UserError
+from moonshelf.files import write_json
 from moonshelf.product import Product
-
-if TYPE_CHECKING:
-    from moonshelf.catalogue.ray_embed import Cluster
 
 REASONS = ("off", "on", "auto")
 
 Feed = str | Path | Iterable[Product | Problem]
+Numbered = tuple[Any, Product]  # a row's number or name in the feed
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to embed; recorded in run.json."""
+
+    reason: str | None = None  # None: the mode that the folder has, off for a new one
+    batch_tokens: int = 8192
+    dialect: str | None = None
+    images_root: str | None = None
+    fields: Mapping[str, str] | None = None  # columns of the feed, see `feeds.read_feed`
+    encoding: str | None = None
+    currency: str | None = None
+    allow_text_only: bool = False
+    shard_rows: int = SHARD_ROWS
+    writer: str | None = None  # what writes the rationales: a URL or an export, see `model.writers`
+    precision: str | None = None  # what the model computes in; None: as it does already
+    device: str | None = None  # where; None: where it is
+    max_removed: float = 0.1  # share of the products that may go because a feed no longer lists them
+    allow_removals: bool = False  # any number may go
+
+    @property
+    def mode(self) -> str:
+        """The reasoning mode of a run, once `checked` has filled in the folder's."""
+        return self.reason or "off"
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the feed is read, as `feeds.read_feed` takes it."""
+        return {"fields": self.fields, "encoding": self.encoding, "currency": self.currency}
+
+
+class Work(Protocol):
+    """The reading and computing of a run: in this process, or on Ray's workers."""
+
+    def share(self) -> float | None:
+        """Share of the feed that was read, None where its length is not known."""
+
+    def steps(self, run: EmbedRun, model: Encoder, options: Options) -> Iterator[None]:
+        """Give `run.take` what became of each row, a part of the feed a step."""
+
+
+class Cluster(Protocol):
+    """Workers that compute instead of this process: `scale.ray.Cluster`."""
+
+    def work(self, feed: Feed, options: Options, fetcher: images.Fetcher | None) -> Work: ...
 
 
 def embed_feed(
     feed: Feed,
     out: str | Path,
-    model: Encoder,
+    model: Encoder | str,
     *,
     model_name: str = "",
     options: Options | None = None,
@@ -53,57 +92,44 @@ def embed_feed(
     progress: bool = False,
     on_commit: Callable[[list[str]], None] | None = None,
     cluster: Cluster | None = None,
+    load: Callable[[str], Encoder] | None = None,
 ) -> EmbedReport:
     """Bring the catalogue folder `out` up to date with a feed (a path, or products and problems).
 
-    `on_commit` is called with the ids of each shard once they are durable. With a `cluster` Ray's workers
-    compute, and the feed may also be Parquet or Lance in many files or on object storage. Raises UserError if
-    the feed or the folder cannot be used, or if the folder holds vectors of another model.
+    `on_commit` is called with the ids of each shard once they are durable. With a `cluster` its workers
+    compute, and the feed may also be Parquet or Lance in many files or on object storage. `load` gets the
+    model of a name, by default `from_pretrained`. Raises UserError if the feed or the folder cannot be used,
+    which is found out before a model is loaded, or if the folder holds vectors of another model.
     """
-    out, name = Path(out), model_name or "the model passed"
-    options = checked(options or Options(), out)
-    model = prepared(model, options)
-    make: Callable[..., Run]
-    if cluster is None:
-        make = partial(_Here, *_rows(feed, options), fetcher)
-    else:
-        from moonshelf.catalogue.ray_embed import Away
-        from moonshelf.feeds.parts import cut
-
-        parts = cut(feed, options.dialect, options.images_root, **options.reading)
-        make = partial(Away, cluster, parts, fetcher)
+    out, name = Path(out), model_name or manifest.name_of(model)
     check_place(out)
+    options = checked(options or Options(), out)
+    # An unusable feed raises here.
+    work: Work = cluster.work(feed, options, fetcher) if cluster else LocalEmbedRun(feed, options, fetcher)
+    model = (load or manifest.load_model)(model) if isinstance(model, str) else model
+    encoder = prepared(model, options)
     out.mkdir(parents=True, exist_ok=True)
     with writing(out):
-        manifest = Manifest.of(model, name, options.mode)
-        store = Store.open(out, create=manifest)
-        store.manifest.check(model, name, out)
+        store = Store.open(out, create=Manifest.of(encoder, name, options.mode))
+        store.manifest.check(encoder, name, out)
         store.upgrade()
         if store.manifest.reason != options.reason:
             store.manifest = replace(store.manifest, reason=options.mode)
             store.manifest.write(out)
         with open(out / "rejects.jsonl", "w", encoding="utf-8") as rejects:
-            run = make(store, model, options, rejects, on_commit)
+            run = EmbedRun(store, rejects, options.shard_rows, on_commit)
             try:
-                with Progress(progress, run):
-                    run.go()
+                run.follow(work.steps(run, encoder, options), work.share if progress else None)
+                run.finish(options.max_removed if not options.allow_removals else None)
             finally:  # an interrupted run is on record too, with `complete` false
-                _write_run(out, feed, model, name, options, run.report)
+                _write_record(out, feed, encoder, name, options, run.report)
     return run.report
-
-
-def ready(feed: Feed, out: Path, options: Options, cluster: Cluster | None = None) -> None:
-    """Raises UserError for what is wrong with a call and can be known without the model."""
-    check_place(out)
-    checked(options, out)
-    if isinstance(feed, str | Path) and cluster is None:
-        _rows(feed, options)
 
 
 def checked(options: Options, out: Path) -> Options:
     """The options with the reasoning mode of the folder where they name none. Raises UserError."""
     if options.reason is None:
-        there = (out / MANIFEST).exists()
+        there = (out / NAME).exists()
         options = replace(options, reason=Manifest.read(out).reason if there else "off")
     if options.reason not in REASONS:
         raise UserError(f"reason must be one of {', '.join(REASONS)}, not '{options.reason}'.")
@@ -136,14 +162,119 @@ def prepared(model: Any, options: Options) -> Encoder:
     return encoder
 
 
-def _write_run(
+def embed_rows(
+    products: Iterator[Numbered],
+    model: Encoder,
+    options: Options,
+    known: Callable[[str], Hashes | None],
+    take: Callable[[RowResult], None],
+    fetcher: images.Fetcher | None,
+    root: str | None,
+) -> Iterator[None]:
+    """Numbered products, of which no id comes twice, to what became of each, which `take` is given: from the
+    engine's reading thread of those that the model need not read, from the caller's of the others. A step
+    is a part of the engine's output. Pictures outside of `root` are refused, through links too."""
+    waiting: dict[str, tuple[Any, list[Problem], PreparedRow]] = {}
+
+    def to_read() -> Iterator[Product]:
+        for number, product in products:
+            try:
+                one = prepare_row(
+                    product, model.prompt, options.mode, known(product.id), fetcher=fetcher, root=root,
+                    allow_text_only=options.allow_text_only,
+                )  # fmt: skip
+            except RowRejected as error:
+                take(_rejected(number, product.id, error))
+                continue
+            noted = [Problem(number, "images", why, product.id, fatal=False) for why in one.warnings]
+            if one.state in ("unchanged", "metadata"):
+                take(RowResult(number, one.state, product.id, noted, one.row))
+                continue
+            # The pictures' bytes go to the model only: they are not kept until the row is finished.
+            bare = replace(one, product=product.model_copy(update={"images": ()}))
+            waiting[product.id] = number, noted, bare
+            yield one.product
+
+    for part in model.encode_iter(
+        to_read(), reason=options.mode, batch_tokens=options.batch_tokens, on_error="report"
+    ):
+        for problem in part.problems:
+            number, noted, one = waiting.pop(problem.id)
+            problem = replace(problem, row=number, reason=problem.reason + kept(one.known))
+            take(RowResult(number, "rejected", problem.id, [*noted, problem]))
+        for i, id in enumerate(part.ids):
+            number, noted, one = waiting.pop(id)
+            try:
+                row = build_row(
+                    one, part.vectors[i], part.weights[i], str(part.rationales[i]), part.valid[i],
+                    part.tokens[i],
+                )  # fmt: skip
+            except RowRejected as error:
+                take(_rejected(number, id, error, noted))
+            else:
+                take(RowResult(number, one.state, id, noted, row))
+        yield
+    if waiting:
+        raise RuntimeError(f"the model gave no result for {len(waiting)} products")
+
+
+def _rejected(number: Any, id: str, error: RowRejected, noted: Iterable[Problem] = ()) -> RowResult:
+    return RowResult(number, "rejected", id, [*noted, Problem(number, error.field, error.reason, id)])
+
+
+class LocalEmbedRun:
+    """Reads and computes in this process."""
+
+    def __init__(self, feed: Feed, options: Options, fetcher: images.Fetcher | None) -> None:
+        self.fetcher = fetcher
+        self.share: Callable[[], float | None] = lambda: None
+        self.root: str | None = None
+        if not isinstance(feed, str | Path):  # pictures may be anywhere: they are the program's own
+            self.rows: Iterator[tuple[Any, Product | Problem]] = enumerate(feed, 1)
+            return
+        from moonshelf.feeds import open_feed, started
+
+        dialect, source = open_feed(feed, options.dialect, images_root=options.images_root, **options.reading)
+        self.share, self.root = source.progress, source.images_root
+        self.rows = (
+            (row.number, item)
+            for row in started(dialect, source)
+            for item in (*row.problems, row.product)
+            if item is not None
+        )
+
+    def steps(self, run: EmbedRun, model: Encoder, options: Options) -> Iterator[None]:
+        return embed_rows(self._fresh(run), model, options, run.known.get, run.take, self.fetcher, self.root)
+
+    def _fresh(self, run: EmbedRun) -> Iterator[Numbered]:
+        """Products, each id once; problems are noted on the way."""
+        while not run.stopped.is_set():
+            try:
+                number, item = next(self.rows)
+            except StopIteration:
+                run.report.complete = run.failure is None
+                return
+            except Exception as error:  # raised again by `follow`, after the finished rows are stored
+                run.failure = error
+                return
+            if isinstance(item, Problem):
+                run.note(item)
+            elif run.fresh(number, item.id):
+                yield number, item
+
+
+def _write_record(
     out: Path, feed: Feed, model: Encoder, name: str, options: Options, report: EmbedReport
 ) -> None:
-    source = str(feed) if isinstance(feed, str | Path) else None
+    source = Path(feed) if isinstance(feed, str | Path) else None
+    digest = None
+    if source is not None and source.is_file():
+        with source.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     record = {
         "command": "embed",
-        "feed": source,
-        "data_sha256": _file_hash(source),
+        "feed": str(feed) if source else None,
+        "data_sha256": digest,
         "config": vars(options),
         "model": name,
         "fingerprint": model.fingerprint,
@@ -152,153 +283,3 @@ def _write_run(
         "report": report.as_dict(),
     }
     write_json(out / "run.json", record)
-
-
-@dataclass
-class _Pending:
-    """A product that the model is reading."""
-
-    row: int | str
-    draft: Draft
-
-
-class _Here(Run):
-    """A pass in this process. `_changed` runs in the engine's reading thread, the rest in the caller's."""
-
-    def __init__(
-        self,
-        rows: Iterator[tuple[int | str, Product | Problem]],
-        share: Callable[[], float | None],
-        root: str | None,
-        fetcher: images.Fetcher | None,
-        *shared: Any,
-    ) -> None:
-        super().__init__(*shared)
-        self.source, self._share, self.fetcher = rows, share, fetcher
-        self.root = root  # pictures outside it are refused, through links too
-        self.pending: dict[str, _Pending] = {}
-
-    def share(self) -> float | None:
-        return self._share()
-
-    @property
-    def waiting(self) -> int:
-        return len(self.pending) + len(self.metadata)
-
-    def work(self) -> Iterator[None]:
-        stream = self.model.encode_iter(
-            self._changed(),
-            reason=self.options.mode,
-            batch_tokens=self.options.batch_tokens,
-            on_error="report",
-        )
-        for part in stream:
-            self._take(part)
-            yield
-        if self.pending and self.failure is None and not self.stopped.is_set():
-            raise RuntimeError(f"the model gave no result for {len(self.pending)} products")
-
-    def _changed(self) -> Iterator[Product]:
-        """Products that the model has to read, with the pictures' bytes inside."""
-        while not self.stopped.is_set():
-            try:
-                number, item = next(self.source)
-            except StopIteration:
-                self.report.complete = self.failure is None
-                return
-            except Exception as error:  # raised again by `go`, after the finished rows are stored
-                self.failure = error
-                return
-            if isinstance(item, Problem):
-                self.note(item)
-                continue
-            product = self._classify(number, item) if self.first(number, item.id) else None
-            if product is not None:
-                yield product
-            if len(self.metadata) >= self.options.shard_rows:
-                self.update_metadata()
-
-    def _classify(self, number: int | str, product: Product) -> Product | None:
-        """Decide what a product needs; the product to embed, or None."""
-        try:
-            one = draft(
-                product,
-                self.model.prompt,
-                self.options.mode,
-                self.known.get(product.id),
-                fetcher=self.fetcher,
-                root=self.root,
-                allow_text_only=self.options.allow_text_only,
-            )
-        except Refused as error:
-            self.note(Problem(number, error.field, error.reason, product.id))
-            return None
-        if one.state == "unchanged":
-            self.report.unchanged += 1
-            return None
-        if one.state == "metadata":
-            with self.lock:
-                self.metadata.append(one.row)
-            return None
-        for warning in one.warnings:
-            self.note(Problem(number, "images", warning, product.id, fatal=False))
-        # The pictures' bytes go to the model only: they are not kept until the row is finished.
-        bare = product.model_copy(update={"images": ()})
-        self.pending[product.id] = _Pending(number, replace(one, product=bare))
-        return one.product
-
-    def _take(self, part: Any) -> None:
-        """Rows from a part of the model's output; a vector that is not a unit vector is set aside."""
-        for problem in part.problems:
-            waiting = self.pending.pop(problem.id)
-            reason = problem.reason + kept(waiting.draft.known)
-            self.note(replace(problem, row=waiting.row, reason=reason))
-        for i, id in enumerate(part.ids):
-            waiting = self.pending.pop(id)
-            try:
-                row = finished(
-                    waiting.draft,
-                    part.vectors[i],
-                    part.weights[i],
-                    str(part.rationales[i]),
-                    part.valid[i],
-                    part.tokens[i],
-                )
-            except Refused as error:
-                self.note(Problem(waiting.row, error.field, error.reason, id))
-                continue
-            self.done.append((row, waiting.draft.known))
-
-
-# --------------------------------------------------------------------------------------------- feed
-
-
-def _rows(
-    feed: Feed, options: Options
-) -> tuple[Iterator[tuple[int | str, Product | Problem]], Callable[[], float | None], str | None]:
-    """(number, product or problem) of each row, the share read so far, and the folder of the pictures.
-
-    Products that a program passes may have their pictures anywhere: they are its own.
-    """
-    if not isinstance(feed, str | Path):
-        return ((number, item) for number, item in enumerate(feed, 1)), lambda: None, None
-    from moonshelf.feeds import open_feed, started
-
-    dialect, source = open_feed(feed, options.dialect, images_root=options.images_root, **options.reading)
-    rows = started(dialect, source)  # an unusable feed raises here, before anything is written
-
-    def flat() -> Iterator[tuple[int | str, Product | Problem]]:
-        for row in rows:
-            for problem in row.problems:
-                yield row.number, problem
-            if row.product is not None:
-                yield row.number, row.product
-
-    return flat(), source.progress, source.images_root
-
-
-def _file_hash(path: str | None) -> str | None:
-    if path is None or not Path(path).is_file():
-        return None
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,7 +12,7 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
@@ -22,20 +22,9 @@ from typing import Annotated, Any, Protocol
 from pydantic import Field, TypeAdapter, ValidationError
 
 from moonshelf.errors import UserError
-from moonshelf.files import (
-    MAX_JSON,
-    read_json,
-    read_regular,
-    replace_durably,
-    sync_folder,
-    write_atomic,
-    write_json,
-    wrong_settings,
-)
+from moonshelf.files import MAX_JSON, read_json, read_regular, write_atomic, write_json, wrong_settings
 from moonshelf.product import Product
 from moonshelf.prompts import PromptSpec
-
-__all__ = ["replace_durably", "sync_folder", "write_atomic", "write_json"]  # as others know them from here
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -177,6 +166,34 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:  # a source tree that was not installed
             continue
     return found
+
+
+# ---- the model of a folder -------------------------------------------------------------------------
+
+
+def saved_model(folder: str | Path) -> str | None:
+    """What `from_pretrained` was given for the vectors of a folder, or None if it is no catalogue yet."""
+    folder = Path(folder)
+    return Manifest.read(folder).model if (folder / NAME).exists() else None
+
+
+def name_of(model: Encoder | str) -> str:
+    """The name to be recorded: of a folder its whole path, so that a later search finds it from anywhere."""
+    if not isinstance(model, str):
+        return "the model passed"
+    return str(Path(model).resolve()) if Path(model).is_dir() else model
+
+
+def load_model(name: str) -> Encoder:
+    """`MoonModel.from_pretrained` for a name or path."""
+    from moonshelf.model.modeling import MoonModel
+
+    loader: Callable[[str], Any] = MoonModel.from_pretrained
+    loaded: Encoder = loader(name)
+    return loaded
+
+
+# ---- one writer at a time --------------------------------------------------------------------------
 
 
 class Locked(UserError):

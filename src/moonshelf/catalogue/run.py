@@ -1,7 +1,8 @@
-"""One pass over a feed: what is counted, set aside, committed, and shown while it runs.
+"""One pass over a feed: what is counted, rejected and committed, wherever the products are computed.
 
-Where the products are read and computed is for subclasses to say: `embed` does it in this process and
-`ray_embed` on Ray's workers. Only the process of the pass writes, so both give the same rows.
+Rows are committed in shards of about 512, or each minute: what a kill -9 can cost is the shard in hand.
+Memory does not grow with the feed but for flat arrays: 72 bytes for a row of the store, 8 for one of the
+feed. Dictionaries and sets of Python's would hold the same in five to ten times the memory.
 """
 
 from __future__ import annotations
@@ -11,19 +12,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from moonshelf.catalogue.known import Known, Seen
-from moonshelf.catalogue.manifest import Encoder
-from moonshelf.catalogue.rows import schema
-from moonshelf.catalogue.store import Store, key_of
-from moonshelf.catalogue.upsert import with_record
+from moonshelf.catalogue.rows import Hashes, key_of, schema, with_record
+from moonshelf.catalogue.store import Store
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds.base import END
 
@@ -31,6 +29,7 @@ SHARD_ROWS, SHARD_SECONDS = 512, 60.0
 _COMPACT_AFTER = 64  # commits before files are joined during a run, doubled each time
 MIN_REMOVED = 10  # products that may go whatever their share, unless they are half of the catalogue
 _SHOWN = 20  # problems kept in the report; all of them are in rejects.jsonl
+_BATCH = 65_536  # rows of the store that are read together, and new keys that are sorted together
 
 
 @dataclass
@@ -76,96 +75,176 @@ class EmbedReport:
         }
 
 
-@dataclass(frozen=True)
-class Options:
-    """How to embed; recorded in run.json."""
+@dataclass
+class RowResult:
+    """What became of one row of a feed. `state` is new or changed (`row` is to be stored), metadata (`row`
+    holds the record's columns), unchanged, or rejected."""
 
-    reason: str | None = None  # None: the mode that the folder has, off for a new one
-    batch_tokens: int = 8192
-    dialect: str | None = None
-    images_root: str | None = None
-    fields: Mapping[str, str] | None = None  # columns of the feed, see `feeds.read_feed`
-    encoding: str | None = None
-    currency: str | None = None
-    allow_text_only: bool = False
-    shard_rows: int = SHARD_ROWS
-    writer: str | None = None  # what writes the rationales: a URL or an export, see `model.writers`
-    precision: str | None = None  # what the model computes in; None: as it does already
-    device: str | None = None  # where; None: where it is
-    max_removed: float = 0.1  # share of the products that may go because a feed no longer lists them
-    allow_removals: bool = False  # any number may go
-
-    @property
-    def mode(self) -> str:
-        """The reasoning mode of a run, once `embed.checked` has filled in the folder's."""
-        return self.reason or "off"
-
-    @property
-    def reading(self) -> dict[str, Any]:
-        """How the feed is read, as `feeds.read_feed` takes it."""
-        return {"fields": self.fields, "encoding": self.encoding, "currency": self.currency}
+    number: int | str
+    state: str
+    id: str
+    problems: list[Problem]
+    row: dict[str, Any] | None = None
 
 
-class Run:
-    """One pass over a feed: what is counted, set aside, stored. Where the products are computed is its
-    subclasses' to say, in `work`."""
+class EmbedRun:
+    """One pass over a feed. `fresh`, `note` and `take` may be called by two threads."""
 
     def __init__(
         self,
         store: Store,
-        model: Encoder,
-        options: Options,
         rejects: Any,
-        on_commit: Callable[[list[str]], None] | None,
+        shard_rows: int,
+        on_commit: Callable[[list[str]], None] | None = None,
     ) -> None:
-        self.store, self.model, self.options = store, model, options
-        self.rejects, self.on_commit = rejects, on_commit
+        self.store, self.rejects, self.shard_rows, self.on_commit = store, rejects, shard_rows, on_commit
         self.report = EmbedReport(before=store.version)
         self.known = Known.of(store)
-        self.schema = schema(store.manifest.dim)
         self.seen = Seen()
-        self.unread: Problem | None = None  # the first row of which nobody can say which product it was
-        self.metadata: list[dict[str, Any]] = []
-        self.done: list[tuple[dict[str, Any], bool]] = []  # finished rows, and whether the store has them
-        self.failure: BaseException | None = None
+        self.taken = 0  # rows whose fate is known
+        self.failure: BaseException | None = None  # raised once what is finished is stored
         self.stopped = threading.Event()  # by Ctrl-C or SIGTERM: no more rows are read
-        self.commits, self.compact_at = 0, _COMPACT_AFTER
-        self.lock = threading.Lock()
+        self._unread = False  # a row of which nobody can say which product it was
+        self._metadata: list[dict[str, Any]] = []
+        self._done: list[RowResult] = []
+        self._commits, self._compact_at = 0, _COMPACT_AFTER
+        self._schema = schema(store.manifest.dim)
+        self._lock = threading.RLock()
 
-    def work(self) -> Iterator[None]:
-        """Read and compute, a part of the feed a step, filling `done` and `metadata`."""
-        raise NotImplementedError
+    # ----------------------------------------------------------------------------- of each row
 
-    def share(self) -> float | None:
-        """Share of the feed that was read, None where its length is not known."""
-        return None
+    def fresh(self, number: int | str, id: str) -> bool:
+        """Count a product; False, and rejected, if its id came before."""
+        with self._lock:
+            self.report.read += 1
+            if self.seen.add(id):
+                return True
+            self.note(Problem(number, "id", "the id came before: the first row stays", id))
+            return False
 
-    @property
-    def waiting(self) -> int:
-        """Rows that were read and are neither done nor set aside."""
-        return len(self.metadata)
+    def note(self, problem: Problem) -> None:
+        """Count and write down what is wrong with a row."""
+        with self._lock:
+            self._unread |= problem.field == END or (
+                problem.fatal and not problem.id and problem.field != "id"
+            )
+            if problem.fatal:
+                self.report.set_aside += 1
+                if problem.id:
+                    self.seen.add(problem.id)  # the feed lists it, so it does not leave the store
+                if problem.field == END:
+                    self.failure = UserError(
+                        f"the feed was read only up to row {problem.row} ({problem.reason}): the rows before "
+                        "it are stored and none was removed; mend the feed and run again."
+                    )
+            else:
+                self.report.warnings += 1
+            if len(self.report.problems) < _SHOWN:
+                self.report.problems.append(problem)
+            self.rejects.write(json.dumps(problem.as_dict(), ensure_ascii=True) + "\n")
 
-    def go(self) -> None:
+    def take(self, result: RowResult) -> None:
+        """What became of a fresh product."""
+        with self._lock:
+            self.taken += 1
+            for problem in result.problems:
+                self.note(problem)
+            if result.state == "unchanged":
+                self.report.unchanged += 1
+            elif result.state == "metadata" and result.row is not None:
+                self._metadata.append(result.row)
+                if len(self._metadata) >= self.shard_rows:
+                    self._update_metadata()
+            elif result.row is not None:
+                self._done.append(result)
+
+    # ----------------------------------------------------------------------------- committing
+
+    def follow(self, steps: Iterator[None], share: Callable[[], float | None] | None = None) -> None:
+        """Go through the steps of the work and commit what they finish, to the last row that is done, however
+        they end; with `share`, the share of the feed that was read, progress is shown on stderr."""
         started = last = time.perf_counter()
-        with self._stoppable():
+        with self._stoppable(), nullcontext() if share is None else self._shown(share):
             try:
-                for _ in self.work():
+                for _ in steps:
                     now = time.perf_counter()
-                    if len(self.done) >= self.options.shard_rows or now - last > SHARD_SECONDS:
+                    if len(self._done) >= self.shard_rows or now - last > SHARD_SECONDS:
                         self._commit()
                         last = now
                     if self.stopped.is_set():
                         break
             finally:  # of a failing model too what is finished is kept
                 self._commit()
-                self.update_metadata()
+                self._update_metadata()
                 self.report.seconds = time.perf_counter() - started
         if self.stopped.is_set():
             raise KeyboardInterrupt
         if self.failure is not None:
             raise self.failure
-        self._finish()
-        self.report.seconds = time.perf_counter() - started
+
+    def _commit(self) -> None:
+        with self._lock:
+            results, self._done = self._done, []
+        if not results:
+            return
+        new, changed = ([one.row for one in results if one.state == state] for state in ("new", "changed"))
+        self.store.write(*(pa.Table.from_pylist(rows, self._schema) for rows in (new, changed)))
+        written = [row for row in (*new, *changed) if row and row["rationale"]]
+        self.report.rationales += len(written)
+        self.report.rationales_valid += sum(row["rationale_valid"] for row in written)
+        self.report.new += len(new)
+        self.report.changed += len(changed)
+        self._committed([one.id for one in results])
+
+    def _update_metadata(self) -> None:
+        """Rows whose picture and text stayed: the stored vector and rationale with the new record."""
+        with self._lock:
+            rows, self._metadata = self._metadata, []
+        if not rows:
+            return
+        stored = {row["id"]: row for row in self.store.rows(key_of(row["id"]) for row in rows).to_pylist()}
+        merged = [with_record(stored[row["id"]], row) for row in rows]
+        self.store.write(self._schema.empty_table(), pa.Table.from_pylist(merged, self._schema))
+        self.report.metadata_only += len(rows)
+        self._committed([row["id"] for row in rows])
+
+    def _committed(self, ids: list[str]) -> None:
+        with self._lock:
+            self.rejects.flush()
+            self._commits += 1
+            if self.on_commit:
+                self.on_commit(ids)
+            if self._commits >= self._compact_at:  # rarer and rarer: each joining rewrites what is there
+                self._compact_at *= 2
+                self.store.compact()
+
+    def finish(self, max_removed: float | None) -> None:
+        """Remove what the feed, read to its end, no longer lists: at most `max_removed` of all products, None
+        any number. Raises UserError where so many look like a mistake in the feed and not a day's change."""
+        started, there = time.perf_counter(), len(self.known.keys)
+        gone = np.setdiff1d(self.known.keys, self.seen.keys, assume_unique=True).tolist()
+        if gone and not self.report.read:
+            raise UserError(
+                f"the feed holds no usable product, so none of the {len(gone)} products in "
+                f"{self.store.folder} was removed; see rejects.jsonl there."
+            )
+        if gone and self._unread and max_removed is not None:
+            self.report.unlisted, gone = len(gone), []
+        some = len(gone) >= MIN_REMOVED or 2 * len(gone) >= there
+        if max_removed is not None and some and len(gone) > max_removed * there:
+            self.report.unlisted = len(gone)
+            raise UserError(
+                f"the feed no longer lists {len(gone):,} of the {there:,} products in {self.store.folder}; "
+                "none was removed, all else is stored: if they are to go, run it again with --allow-removals."
+            )
+        self.store.remove(gone)
+        self.report.removed = len(gone)
+        if self._commits or gone:
+            self.store.compact()
+        self.report.rows = len(self.store)
+        self.report.seconds += time.perf_counter() - started
+
+    # ----------------------------------------------------------------------------- signals, progress
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:
@@ -188,146 +267,98 @@ class Run:
             for one, handler in zip(signals, before, strict=True):
                 signal.signal(one, handler)
 
-    def first(self, number: int | str, id: str) -> bool:
-        """Count a product; False, and set aside, if its id came before."""
-        self.report.read += 1
-        with self.lock:  # as in `note`
-            fresh = self.seen.add(id)
-        if fresh:
-            return True
-        self.note(Problem(number, "id", "the id came before: the first row stays", id))
-        return False
+    @contextmanager
+    def _shown(self, share: Callable[[], float | None]) -> Iterator[None]:
+        """Rows, rows a second, and time left where the feed's length is known, on stderr."""
+        from rich import progress
+        from rich.console import Console, RenderableType
 
-    def note(self, problem: Problem) -> None:
-        with self.lock:  # both threads of `_Here` come here
-            if problem.field == END or (problem.fatal and not problem.id and problem.field != "id"):
-                self.unread = self.unread or problem
-            if problem.fatal:
-                self.report.set_aside += 1
-                if problem.id:
-                    self.seen.add(problem.id)  # the feed lists it, so it does not leave the store
-                if problem.field == END:
-                    self.failure = UserError(
-                        f"the feed was read only up to row {problem.row} ({problem.reason}): the rows before "
-                        "it are stored and none was removed; mend the feed and run again."
-                    )
-            else:
-                self.report.warnings += 1
-            if len(self.report.problems) < _SHOWN:
-                self.report.problems.append(problem)
-            self.rejects.write(json.dumps(problem.as_dict(), ensure_ascii=True) + "\n")
+        run, started = self, time.perf_counter()
 
-    # ----------------------------------------------------------------------------- committing
+        class Bar(progress.Progress):
+            def get_renderables(self) -> Iterator[RenderableType]:
+                for task in self.task_ids:  # as often as it is drawn
+                    rows, read = run.taken, share()
+                    # The reader is ahead of the model by what is pending: that part is not yet done.
+                    done = read * rows / max(1, run.report.read) if read is not None else 0.0
+                    rate = rows / max(1e-9, time.perf_counter() - started)
+                    total = 1.0 if read is not None else None
+                    self.update(task, completed=done, total=total, rows=rows, rate=rate)
+                yield from super().get_renderables()
 
-    def _commit(self) -> None:
-        if not self.done:
-            return
-        rows, self.done = self.done, []
-        self.store.write(
-            pa.Table.from_pylist([row for row, known in rows if not known], self.schema),
-            pa.Table.from_pylist([row for row, known in rows if known], self.schema),
+        columns = (
+            progress.TextColumn("embed"),
+            progress.BarColumn(),
+            progress.TextColumn("{task.fields[rows]:,} rows, {task.fields[rate]:.1f}/s"),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left"),
+            progress.TimeRemainingColumn(),
         )
-        written = [row for row, _ in rows if row["rationale"]]
-        self.report.rationales += len(written)
-        self.report.rationales_valid += sum(row["rationale_valid"] for row in written)
-        self.report.changed += sum(known for _, known in rows)
-        self.report.new += sum(not known for _, known in rows)
-        self._committed([row["id"] for row, _ in rows])
-
-    def update_metadata(self) -> None:
-        """Rows whose picture and text stayed: the stored vector and rationale with the new record."""
-        with self.lock:
-            rows, self.metadata = self.metadata, []
-        if not rows:
-            return
-        stored = {row["id"]: row for row in self.store.rows(key_of(row["id"]) for row in rows).to_pylist()}
-        merged = [with_record(stored[row["id"]], row) for row in rows]
-        self.store.write(self.schema.empty_table(), pa.Table.from_pylist(merged, self.schema))
-        self.report.metadata_only += len(rows)
-        self._committed([row["id"] for row in rows])
-
-    def _committed(self, ids: list[str]) -> None:
-        self.rejects.flush()
-        self.commits += 1
-        if self.on_commit:
-            self.on_commit(ids)
-        if self.commits >= self.compact_at:  # rarer and rarer: each joining rewrites what is there
-            self.compact_at *= 2
-            self.store.compact()
-
-    def _finish(self) -> None:
-        gone = np.setdiff1d(self.known.keys, self.seen.keys, assume_unique=True).tolist()
-        if gone and not self.report.read:
-            raise UserError(
-                f"the feed holds no usable product, so none of the {len(gone)} products in "
-                f"{self.store.folder} was removed; see rejects.jsonl there."
-            )
-        if gone and self.unread is not None and not self.options.allow_removals:
-            self.report.unlisted, gone = len(gone), []
-        if self._too_many(len(gone)):
-            self.report.unlisted = len(gone)
-            raise UserError(
-                f"the feed no longer lists {len(gone):,} of the {len(self.known.keys):,} products in "
-                f"{self.store.folder}; none was removed, all else is stored: if they are to go, run it again "
-                "with --allow-removals."
-            )
-        self.store.remove(gone)
-        self.report.removed = len(gone)
-        if self.commits or gone:
-            self.store.compact()
-        self.report.rows = len(self.store)
-
-    def _too_many(self, gone: int) -> bool:
-        """Whether so many removals look like a mistake in the feed rather than a day's change."""
-        there = len(self.known.keys)
-        some = gone >= MIN_REMOVED or 2 * gone >= there
-        return gone > self.options.max_removed * there and some and not self.options.allow_removals
+        with Bar(*columns, console=Console(stderr=True)) as bar:
+            bar.add_task("embed", total=None, rows=0, rate=0.0)
+            yield
 
 
-class Progress:
-    """Progress on stderr: rows read, rows a second, time left where the feed's length is known."""
+# ---- what a run remembers of every row -------------------------------------------------------------
 
-    def __init__(self, on: bool, run: Run) -> None:
-        self.on, self.run = on, run
 
-    def __enter__(self) -> None:
-        if not self.on:
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+@dataclass(frozen=True)
+class Known:
+    """The hashes of all rows of a store, by the keys of the ids. Ray's workers on one machine share its
+    arrays."""
 
-        self.bar = Progress(
-            TextColumn("embed"),
-            BarColumn(),
-            TextColumn("{task.fields[rows]:,} rows, {task.fields[rate]:.1f}/s"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        self.task = self.bar.add_task("embed", total=None, rows=0, rate=0.0)
-        self.started, self.ended = time.perf_counter(), threading.Event()
-        self.bar.start()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-        self.thread.start()
+    keys: np.ndarray  # (n,) int64, sorted
+    hashes: np.ndarray  # (n, 64) uint8: content hash, record hash
 
-    def _watch(self) -> None:
-        while not self.ended.wait(0.5):
-            self._update()
+    @classmethod
+    def of(cls, store: Store) -> Known:
+        n = len(store)
+        keys, hashes, start = np.empty(n, np.int64), np.empty((n, 64), np.uint8), 0
+        for batch in store.batches(["key", "content_hash", "record_hash"], _BATCH):
+            stop = start + batch.num_rows
+            keys[start:stop] = batch["key"].to_numpy()
+            for place, name in enumerate(("content_hash", "record_hash")):
+                digests = bytes.fromhex("".join(batch[name].to_pylist()))
+                hashes[start:stop, 32 * place :][:, :32] = np.frombuffer(digests, np.uint8).reshape(-1, 32)
+            start = stop
+        order = np.argsort(keys)
+        return cls(keys[order], hashes[order])
 
-    def _update(self) -> None:
-        report = self.run.report
-        rows = max(0, report.read - self.run.waiting)
-        share = self.run.share()
-        # The reader is ahead of the model by what is pending: count that part as not yet done.
-        done = share * rows / max(1, report.read) if share is not None else 0.0
-        rate = rows / max(1e-9, time.perf_counter() - self.started)
-        total = 1.0 if share is not None else None
-        self.bar.update(self.task, completed=done, total=total, rows=rows, rate=rate)
+    def get(self, id: str) -> Hashes | None:
+        """The hashes of a product's row, None if the store does not hold it."""
+        place = _place(self.keys, key_of(id))
+        if place is None:
+            return None
+        digest = self.hashes[place].tobytes()
+        return digest[:32].hex(), digest[32:].hex()
 
-    def __exit__(self, *_: object) -> None:
-        if self.on:
-            self.ended.set()
-            self.thread.join()
-            self._update()
-            self.bar.stop()
+
+def _place(keys: np.ndarray, key: int) -> int | None:
+    """Where a key stands among sorted ones (n,) int64, None if it does not."""
+    place = int(np.searchsorted(keys, key))
+    return place if place < len(keys) and keys[place] == key else None
+
+
+class Seen:
+    """A growing set of ids. The newest are in a set, the others in a sorted array."""
+
+    def __init__(self) -> None:
+        self._old = np.empty(0, np.int64)
+        self._new: set[int] = set()
+
+    def add(self, id: str) -> bool:
+        """Remember an id; False if it was there."""
+        key = key_of(id)
+        if key in self._new or _place(self._old, key) is not None:
+            return False
+        self._new.add(key)
+        if len(self._new) >= _BATCH:
+            self._old, self._new = self.keys, set()
+        return True
+
+    @property
+    def keys(self) -> np.ndarray:
+        """(n,) int64, sorted."""
+        new = np.fromiter(self._new, np.int64, len(self._new))
+        new.sort()
+        return np.insert(self._old, np.searchsorted(self._old, new), new)

@@ -12,20 +12,19 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moonshelf.catalogue import fusion, vector_index
+from moonshelf.catalogue import fusion, manifest, vector_index
 from moonshelf.catalogue.filters import Condition
 from moonshelf.catalogue.fusion import DEPTH, PICTURED, SAFE, Fusion, fuse
-from moonshelf.catalogue.manifest import NAME as MANIFEST_NAME
-from moonshelf.catalogue.manifest import Encoder, Manifest
-from moonshelf.catalogue.rows import codes_in
-from moonshelf.catalogue.store import WRITTEN_WEIGHT, Store, key_of
+from moonshelf.catalogue.manifest import Encoder
+from moonshelf.catalogue.rows import codes_in, key_of
+from moonshelf.catalogue.store import WRITTEN_WEIGHT, Store
 from moonshelf.catalogue.vector_index import IndexInfo, Passing, VectorIndex
 from moonshelf.errors import UserError
 from moonshelf.product import ImageRef, Product
@@ -122,38 +121,28 @@ class Catalogue:
     def model(self) -> Encoder:
         """The model, loaded once and checked against the vectors in the folder."""
         if self._model is None:
-            self._model = load_model(self._given or self.store.manifest.model)
+            given = self._given or self.store.manifest.model
+            self._model = manifest.load_model(given) if isinstance(given, str) else given
         if self._store is not None:
             self._store.manifest.check(self._model, self.model_name, self.folder)
         return self._model
 
     @property
     def model_name(self) -> str:
-        if isinstance(self._given, str):
-            # A path is recorded whole, so that a later search finds the model from any folder.
-            return str(Path(self._given).resolve()) if Path(self._given).is_dir() else self._given
-        if self._given is not None:
-            return "the model passed"
-        return self.store.manifest.model
+        return manifest.name_of(self._given) if self._given is not None else self.store.manifest.model
 
     # ----------------------------------------------------------------------------------- writing
 
     def embed(self, feed: Any, *, progress: bool = False, **options: Any) -> EmbedReport:
-        """Bring the catalogue up to date with a feed; `options` are those of `run.Options`."""
-        from moonshelf.catalogue.embed import embed_feed, ready
-        from moonshelf.catalogue.run import Options
+        """Bring the catalogue up to date with a feed; `options` are those of `embed.Options`."""
+        from moonshelf.catalogue.embed import Options, embed_feed
 
         passed = {name: options.pop(name, None) for name in ("fetcher", "on_commit", "cluster")}
-        ready(feed, self.folder, Options(**options), passed["cluster"])
+        model = self._model or self._given or self.store.manifest.model
         report = embed_feed(
-            feed,
-            self.folder,
-            self.model,
-            model_name=self.model_name,
-            options=Options(**options),
-            progress=progress,
-            **passed,
-        )
+            feed, self.folder, model, model_name=self.model_name, options=Options(**options),
+            progress=progress, load=lambda _: self.model, **passed,
+        )  # fmt: skip
         self._store = Store.open(self.folder)
         return report
 
@@ -392,20 +381,3 @@ def make_query(text: str | None, image: str | Path | None) -> Product | None:
         return None
     pictures = (ImageRef(path=str(image)),) if image is not None else ()
     return Product(id="query", title=text or "", images=pictures)
-
-
-def saved_model(folder: str | Path) -> str | None:
-    """What `from_pretrained` was given for the vectors of a folder, or None if it is no catalogue yet."""
-    folder = Path(folder)
-    return Manifest.read(folder).model if (folder / MANIFEST_NAME).exists() else None
-
-
-def load_model(model: Encoder | str) -> Encoder:
-    """`MoonModel.from_pretrained` for a name or path; a model is returned as it is."""
-    if not isinstance(model, str):
-        return model
-    from moonshelf.model.modeling import MoonModel
-
-    loader: Callable[[str], Any] = MoonModel.from_pretrained
-    loaded: Encoder = loader(model)
-    return loaded

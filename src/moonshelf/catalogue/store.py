@@ -13,7 +13,6 @@ model reads, `record_hash` the whole record.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import threading
@@ -37,7 +36,7 @@ from moonshelf import memory
 from moonshelf.catalogue.filters import Condition
 from moonshelf.catalogue.manifest import NAME as MANIFEST_NAME
 from moonshelf.catalogue.manifest import Manifest
-from moonshelf.catalogue.rows import codes_text, full_text, schema, written_columns
+from moonshelf.catalogue.rows import codes_text, full_text, key_of, schema, written_columns
 from moonshelf.errors import UserError, system_error
 
 TABLE = "products"
@@ -55,12 +54,6 @@ _MOST_SIZE, _LITTLE, _MOST_VERSIONS = 5, 64 << 20, 5_000  # times the rows' byte
 _OF_LANCE = re.compile(r"^lance error|Lance file|^Invalid input|protobuf|encoding|Arrow error", re.IGNORECASE)
 
 T = TypeVar("T")
-
-
-def key_of(id: str) -> int:
-    """Stable non-negative 63-bit key of a product id."""
-    data = id.encode(errors="surrogatepass")  # an id of no valid Unicode is not stored, but may be asked for
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 1
 
 
 def connect(place: str) -> Any:

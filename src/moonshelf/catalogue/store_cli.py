@@ -114,29 +114,3 @@ def move(
             moved.index_text()
     print(f"{len(moved):,} products of {folder} are kept in {place} from now on.")
     say(f"the former copy is no longer read; delete it when you are sure: {store.place}")
-
-
-@app.command()
-def push(
-    folder: Folder,
-    to: Annotated[str, typer.Option(help="qdrant or milvus.")],
-    url: Annotated[str, typer.Option(help="Address of the server; a path is the client's local mode.")],
-    collection: Annotated[str, typer.Option(help="Becomes a copy: other rows in it are deleted.")],
-    json: Json = False,
-) -> None:
-    """Copy vectors, ids and what is filtered by into a collection of a vector database.
-
-    Only tested against the clients' local modes. Keys: QDRANT_API_KEY and MILVUS_TOKEN in the environment.
-    """
-    from moonshelf.catalogue.remote_index import connect
-    from moonshelf.catalogue.remote_index import push as run
-
-    store = _open(folder)
-    done = run(store, connect(to, url, collection, store.manifest.dim), say)
-    if json:
-        print_json(done.as_dict())
-        return
-    print(
-        f"{done.written:,} products written to {collection}, {done.deleted:,} deleted; it holds "
-        f"{done.rows:,}."
-    )

@@ -27,11 +27,13 @@ from typing import TYPE_CHECKING, Any, cast
 from cachetools import LRUCache, TTLCache
 
 from moonshelf import images
-from moonshelf.catalogue import upsert, vector_index
+from moonshelf.catalogue import vector_index
 from moonshelf.catalogue.filters import Condition
-from moonshelf.catalogue.manifest import Encoder
-from moonshelf.catalogue.search import Catalogue, SearchResult, saved_model
+from moonshelf.catalogue.manifest import Encoder, saved_model
+from moonshelf.catalogue.rows import PreparedRow, RowRejected, build_row, prepare_row
+from moonshelf.catalogue.search import Catalogue, SearchResult
 from moonshelf.catalogue.store import Store
+from moonshelf.catalogue.upsert import Committed, Writer
 from moonshelf.errors import Problem, UserError
 from moonshelf.product import ImageRef, Product
 from moonshelf.service.batcher import Batcher, Kind
@@ -81,9 +83,9 @@ class _Change:
     """One request's part of the next commit."""
 
     rows: list[dict[str, Any]]
-    metadata: list[upsert.Draft]
+    metadata: list[PreparedRow]
     removed: list[str]
-    done: asyncio.Future[upsert.Committed]
+    done: asyncio.Future[Committed]
 
 
 class CatalogueService:
@@ -131,7 +133,7 @@ class CatalogueService:
         # Of a folder, clients see its name.
         self.name = Path(name).name if Path(name).is_dir() else name
         self._places = {place for place in (name, self.catalogue.store.place) if place != self.name}
-        self.writer = upsert.Writer(self.catalogue.store, compact_after=0)
+        self.writer = Writer(self.catalogue.store, compact_after=0)
         if settings.remote_hosts:
             from moonshelf.service.fetching import Fetching
 
@@ -355,9 +357,7 @@ class CatalogueService:
                     problems.append(Problem(numbers[id], result.field, result.reason, id))
                     continue
                 w = result.written
-                rows.append(
-                    upsert.finished(one, w.vector, w.weights.tolist(), w.rationale, w.valid, w.tokens)
-                )
+                rows.append(build_row(one, w.vector, w.weights.tolist(), w.rationale, w.valid, w.tokens))
             metadata = [one for one in drafts if one.state == "metadata"]
             if rows or metadata:
                 committed = await self._commit(rows, metadata, [])
@@ -386,18 +386,18 @@ class CatalogueService:
         allow_text_only: bool,
         found: images.Fetcher | None,
         gone: threading.Event,
-    ) -> tuple[list[upsert.Draft], list[Problem]]:
-        known = self.writer.hashes_of(todo)
+    ) -> tuple[list[PreparedRow], list[Problem]]:
+        known = self.store.hashes(todo)
         drafts, problems = [], []
         for id, product in todo.items():
             if gone.is_set():
                 raise asyncio.CancelledError
             try:
-                one = upsert.draft(
+                one = prepare_row(
                     product, self.model.prompt, reason, known.get(id), fetcher=found,
                     allow_text_only=allow_text_only,
                 )  # fmt: skip
-            except upsert.Refused as error:
+            except RowRejected as error:
                 problems.append(Problem(numbers[id], error.field, error.reason, id))
                 continue
             drafts.append(one)
@@ -411,8 +411,8 @@ class CatalogueService:
         return [id for id in committed.removed if id in wanted]
 
     async def _commit(
-        self, rows: list[dict[str, Any]], metadata: list[upsert.Draft], removed: list[str]
-    ) -> upsert.Committed:
+        self, rows: list[dict[str, Any]], metadata: list[PreparedRow], removed: list[str]
+    ) -> Committed:
         change = _Change(rows, metadata, removed, asyncio.get_running_loop().create_future())
         self._changes.append(change)
         if self._flushing is None or self._flushing.done():
@@ -439,7 +439,7 @@ class CatalogueService:
                 with suppress(UserError):  # another process writes: next time
                     await self.pools.run("write", self.writer.compact)
 
-    def _store(self, together: Sequence[_Change]) -> upsert.Committed:
+    def _store(self, together: Sequence[_Change]) -> Committed:
         """One commit for all, and the index in memory brought up to it."""
         rows = [row for change in together for row in change.rows]
         before = self.store.version

@@ -26,8 +26,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from moonshelf.catalogue.manifest import replace_durably
 from moonshelf.errors import UserError
+from moonshelf.files import replace_durably
 
 PREFIX = "ms_"  # so that scanners of leaked secrets, and people, know one when they see it
 LONGEST = 256  # characters of what is presented; more is no key and is not hashed

@@ -15,7 +15,7 @@ from moonshelf.attributes import canonical
 from moonshelf.catalogue import feedback, overview
 from moonshelf.catalogue.duplicates import KINDS, MIN_SCORE, DuplicateReport, Group
 from moonshelf.catalogue.filters import Condition, to_condition
-from moonshelf.catalogue.store import key_of
+from moonshelf.catalogue.rows import key_of
 from moonshelf.creatives import export as ranked
 from moonshelf.creatives.schema import Campaign, Pair
 from moonshelf.errors import Problem, UserError

@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moonshelf.catalogue.store import Store, key_of
+from moonshelf.catalogue.rows import key_of
+from moonshelf.catalogue.store import Store
 from moonshelf.creatives.schema import KEYS, QUESTIONS, Assessment
 from moonshelf.service.review_schemas import FindingView
 from moonshelf.service.schemas import ProductView, Weights

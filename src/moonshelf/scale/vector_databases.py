@@ -1,4 +1,4 @@
-"""A catalogue's vectors in a vector database of its own: Qdrant or Milvus, behind one small interface.
+"""A catalogue's vectors in a vector database: Qdrant or Milvus, behind one small interface.
 
 The store stays the truth; `push` makes a collection a copy of it, to be searched by whoever needs a cluster.
 Of a row go the key, the vector, the id, the price, and what `filters.FIELDS` filters by, each field as a list

@@ -1,10 +1,9 @@
 """Bulk embedding on Ray Data: workers read and compute, the driver alone writes.
 
 A feed is read in parts (`feeds.parts`), its rows go in blocks of `block_rows` to a pool of actors that each
-hold the engine. An actor does all that costs: it reads the pictures, hashes, decides by the hashes that the
-driver sent along whether the model has to look, embeds, and makes the finished rows. Blocks come back in the
-feed's order. The driver counts, sets aside and commits them with the code of `run.Run`, shard by shard,
-under the folder's lock; so nothing but the shard in hand can be lost, and the next run goes on from there.
+hold the engine. An actor does all that costs by `embed.embed_rows`, as a run in one process does. Blocks come
+back in the feed's order, and the driver gives each row to `EmbedRun.take`, which commits shard by shard under
+the folder's lock; so nothing but the shard in hand can be lost, and the next run goes on from there.
 
 Ray starts a lost worker again and gives its block to another: what a block gives depends on the block
 alone, so it does not matter who computes it, or how often. A vector can differ from that of a run in one
@@ -21,7 +20,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -29,15 +28,13 @@ from typing import Any
 import pyarrow as pa
 
 from moonshelf import images
-from moonshelf.catalogue.embed import prepared
-from moonshelf.catalogue.known import Known
+from moonshelf.catalogue import manifest
+from moonshelf.catalogue.embed import Feed, Numbered, Options, embed_rows, prepared
 from moonshelf.catalogue.manifest import Encoder
 from moonshelf.catalogue.rows import schema
-from moonshelf.catalogue.run import Options, Run
-from moonshelf.catalogue.search import load_model
-from moonshelf.catalogue.upsert import Draft, Refused, draft, finished, kept
+from moonshelf.catalogue.run import EmbedRun, Known, RowResult
 from moonshelf.errors import Problem, UserError
-from moonshelf.feeds.parts import Item, Part
+from moonshelf.feeds.parts import Item, Part, cut
 from moonshelf.product import ImageRef, Product
 
 BLOCK_ROWS = 256
@@ -60,7 +57,7 @@ FEED = pa.schema(
         ),
     ]
 )
-# What comes back, before the columns of the store; `state` is a draft's, or set-aside, or problem.
+# What comes back, before the columns of the store; `state` is a RowResult's, or problem, or repeated.
 _OWN = ("_number", "_share", "_state", "_id", "_problems", "_record")
 
 
@@ -79,6 +76,10 @@ class Cluster:
         workers = 1 if self.workers is None else self.workers
         if self.block_rows < 1 or self.cpus <= 0 or self.gpus < 0 or workers < 1:
             raise UserError("workers, their CPUs and the rows of a block must be more than 0.")
+
+    def work(self, feed: Feed, options: Options, fetcher: images.Fetcher | None) -> RayEmbedRun:
+        """Raises UserError if the feed is unusable."""
+        return RayEmbedRun(self, cut(feed, options.dialect, options.images_root, **options.reading), fetcher)
 
 
 @contextmanager
@@ -116,35 +117,36 @@ def connected(cluster: Cluster) -> Iterator[None]:
         ray.shutdown()
 
 
-class Away(Run):
-    """A pass over a feed whose products Ray's workers read and compute."""
+class RayEmbedRun:
+    """Reads and computes a feed on Ray's workers; `share` is how much of it was read."""
 
-    def __init__(
-        self, cluster: Cluster, parts: list[Part], fetcher: images.Fetcher | None, *shared: Any
-    ) -> None:
-        super().__init__(*shared)
-        self.cluster, self.parts, self.fetcher, self.root = cluster, parts, fetcher, parts[0].root
-        self.read_share: float | None = None
-        if cluster.load is None and not getattr(self.model, "source", None):
-            raise UserError("Ray's workers load the model by themselves: save it to a folder first.")
+    def __init__(self, cluster: Cluster, parts: list[Part], fetcher: images.Fetcher | None) -> None:
+        self.cluster, self.parts, self.fetcher = cluster, parts, fetcher
+        self._share: float | None = None
 
     def share(self) -> float | None:
-        return self.read_share
+        return self._share
 
-    def work(self) -> Iterator[None]:
+    def steps(self, run: EmbedRun, model: Encoder, options: Options) -> Iterator[None]:
+        """Give `run` what became of each row, a block a step."""
+        source = getattr(model, "source", None)
+        if self.cluster.load is None and not source:
+            raise UserError("Ray's workers load the model by themselves: save it to a folder first.")
+        settings = {
+            "load": self.cluster.load or partial(_load, str(source)), "fingerprint": model.fingerprint,
+            "known": run.known, "options": options, "fetcher": self.fetcher, "root": self.parts[0].root,
+        }  # fmt: skip
         with connected(self.cluster):
             try:
-                for table in self._results():
+                for table in self._results(settings):
                     for row in table.to_pylist():
-                        self._receive(row)
-                    if len(self.metadata) >= self.options.shard_rows:
-                        self.update_metadata()
+                        self._receive(row, run)
                     yield
             except Exception as error:
                 raise _mistake(error) or error from None
-        self.report.complete = self.failure is None
+        run.report.complete = run.failure is None
 
-    def _results(self) -> Iterable[pa.Table]:
+    def _results(self, settings: dict[str, Any]) -> Iterable[pa.Table]:
         import ray
         from ray.data import ActorPoolStrategy, DataContext
 
@@ -153,7 +155,6 @@ class Away(Run):
         context.target_max_block_size = _READ_BYTES
         context.raise_original_map_exception = True
         context.execution_options.preserve_order = True
-        settings = self.worker_settings()
         with DataContext.current(context):
             rows = ray.data.read_datasource(
                 _source(self.parts), num_cpus=_READ_CPUS, override_num_blocks=len(self.parts)
@@ -168,32 +169,16 @@ class Away(Run):
             )
             yield from results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
-    def worker_settings(self) -> dict[str, Any]:
-        """What a worker is made with."""
-        return {
-            "load": self.cluster.load or partial(_load, str(getattr(self.model, "source", ""))),
-            "fingerprint": self.model.fingerprint,
-            "known": self.known,
-            "options": self.options,
-            "fetcher": self.fetcher,
-            "root": self.root,
-        }
-
-    def _receive(self, row: dict[str, Any]) -> None:
+    def _receive(self, row: dict[str, Any], run: EmbedRun) -> None:
         """One row of the feed, as a worker left it."""
         number, share, state, id, problems, record = (row.pop(name) for name in _OWN)
-        self.read_share = share if share is not None else self.read_share
+        self._share = share if share is not None else self._share
         noted = [Problem(**problem) for problem in json.loads(problems)]
-        if state != "problem" and not self.first(json.loads(number), json.loads(id)):
-            return
-        for problem in noted:
-            self.note(problem)
-        if state == "unchanged":
-            self.report.unchanged += 1
-        elif state == "metadata":
-            self.metadata.append(json.loads(record))
-        elif state in ("new", "changed"):
-            self.done.append((row, state == "changed"))
+        if state == "problem":
+            run.note(noted[0])
+        elif run.fresh(json.loads(number), json.loads(id)):
+            kept = json.loads(record) if state == "metadata" else row
+            run.take(RowResult(json.loads(number), state, json.loads(id), noted, kept))
 
 
 def _source(parts: list[Part]) -> Any:
@@ -270,70 +255,39 @@ class Worker:
     def __call__(self, block: pa.Table) -> pa.Table:
         if self.mistake is not None:
             raise self.mistake
-        results: list[dict[str, Any]] = []
-        waiting: list[tuple[int, Draft]] = []  # places in `results`, and what the model has to read
-        for row in block.to_pylist():
-            result = {"_number": row["number"], "_share": row["share"], "_state": "problem"}
-            results.append(result)
-            if row["problem"]:
-                result["_problems"] = f"[{row['problem']}]"
-                continue
-            product = _unpacked(row)
-            result["_id"] = json.dumps(product.id)
-            try:
-                one = draft(
-                    product,
-                    self.model.prompt,
-                    self.options.mode,
-                    self.known.get(product.id),
-                    fetcher=self.fetcher,
-                    root=self.root,
-                    allow_text_only=self.options.allow_text_only,
-                )
-            except Refused as error:
-                self._refuse(result, error.field, error.reason)
-                continue
-            result["_state"] = one.state
-            self._note(result, *[("images", warning, False) for warning in one.warnings])
-            if one.state == "metadata":
-                result["_record"] = json.dumps(one.row)
-            elif one.state != "unchanged":
-                waiting.append((len(results) - 1, one))
-        self._embed(results, waiting)
+        rows = block.to_pylist()
+        numbers = [json.loads(row["number"]) for row in rows]
+        results: list[dict[str, Any]] = [
+            {"_number": row["number"], "_share": row["share"], "_state": "problem",
+             "_problems": f"[{row['problem'] or ''}]"}
+            for row in rows
+        ]  # fmt: skip
+
+        def products() -> Iterator[Numbered]:
+            """By their places in the block, each id once: the driver tells of the others."""
+            seen: set[str] = set()
+            for place, row in enumerate(rows):
+                if row["product"] is not None:
+                    product = _unpacked(row)
+                    results[place] |= {"_id": json.dumps(product.id), "_state": "repeated"}
+                    if product.id not in seen:
+                        seen.add(product.id)
+                        yield place, product
+
+        def take(result: RowResult) -> None:
+            place = int(result.number)
+            problems = [replace(one, row=numbers[place]).as_dict() for one in result.problems]
+            results[place] |= {"_state": result.state, "_problems": json.dumps(problems)}
+            if result.state == "metadata":
+                results[place]["_record"] = json.dumps(result.row)
+            elif result.state in ("new", "changed"):
+                results[place] |= result.row or {}
+
+        for _ in embed_rows(
+            products(), self.model, self.options, self.known.get, take, self.fetcher, self.root
+        ):
+            pass
         return pa.Table.from_pylist(results, self.schema)
-
-    def _embed(self, results: list[dict[str, Any]], waiting: list[tuple[int, Draft]]) -> None:
-        if not waiting:
-            return
-        out = self.model.encode(
-            [one.product for _, one in waiting],
-            reason=self.options.mode,
-            batch_tokens=self.options.batch_tokens,
-            on_error="report",
-        )
-        for problem in out.problems:
-            place, one = waiting[int(problem.row) - 1]
-            self._refuse(results[place], problem.field, problem.reason + kept(one.known))
-        for i, which in enumerate(out.row_index):
-            place, one = waiting[which]
-            try:
-                row = finished(
-                    one, out.vectors[i], out.weights[i], str(out.rationales[i]), out.valid[i], out.tokens[i]
-                )
-            except Refused as error:
-                self._refuse(results[place], error.field, error.reason)
-            else:
-                results[place].update(row)
-
-    def _refuse(self, result: dict[str, Any], name: str, reason: str) -> None:
-        result["_state"] = "set aside"
-        self._note(result, (name, reason, True))
-
-    def _note(self, result: dict[str, Any], *noted: tuple[str, str, bool]) -> None:
-        number, id = json.loads(result["_number"]), json.loads(result["_id"])
-        found = json.loads(result.get("_problems", "[]"))
-        found += [Problem(number, name, reason, id, fatal).as_dict() for name, reason, fatal in noted]
-        result["_problems"] = json.dumps(found)
 
 
 def _fetch(reference: Any) -> Any:
@@ -345,7 +299,7 @@ def _fetch(reference: Any) -> Any:
 def _load(source: str) -> Encoder:
     import ray
 
-    model = load_model(source)
+    model = manifest.load_model(source)
     if ray.get_gpu_ids():
         model.to("cuda")  # type: ignore[attr-defined]
     return model
