@@ -44,7 +44,7 @@ ROOMS = {
     "catalogue": Room(4_520, 2_200),
     "scale": Room(660, 900),
     "evaluation": Room(8_440, 2_500),
-    "creatives": Room(9_600, 5_000),
+    "creatives": Room(9_370, 5_000),
     "talk": Room(800, 700, ("doctor", "demo", "creative_demo", "export")),
     "service": Room(4_200, 2_300),
     "cli": Room(1_100, 900, ("creative_cli", "engine_cli", "training_cli", "cli")),

@@ -5,9 +5,11 @@ an image, giving an order or speaking in another role. `clean` looks for that on
 compatibility forms folded, invisible characters gone, look-alike letters and digits read as the letters they
 stand for. From the clause of the first hostile match on, the text is dropped, for an attacker's sentence
 does not end where ours would; markup and hidden characters are taken out and the rest stays. Everything
-taken out is flagged. Lists (`phrases`) catch the known attacks, in some fifteen languages, and little more:
-of 30 paraphrases written after them four were noticed. The rest is left to opaque labels, both orders, the
-canary, which judges without the words, and to what the model was taught.
+taken out is flagged, and a flag calls the canary (`selector`), which judges without the words.
+
+Two kinds of words are odd together in a title, whatever the language or grammar, where either alone is good
+copy: an order and a picture, a verdict and a label (`ODD`). That catches the known attacks and little more:
+the rest is left to opaque labels, position swap, the canary, and to what the model was taught.
 
 Words on a picture cannot be cut out of it: a creative whose overlay reads like an instruction is put in
 quarantine. They are known from `Creative.text`, and from OCR where pytesseract or RapidOCR is installed.
@@ -22,26 +24,12 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from moonshelf import images
-from moonshelf.creatives.safety.phrases import (
-    BLOB,
-    HIDDEN,
-    HOSTILE,
-    KINDS,
-    LABEL,
-    LONG,
-    MARKUP,
-    ORDER,
-    PATTERNS,
-    REQUEST,
-    SCRIPTS,
-    SQUEEZED,
-    TOGETHER,
-)
 from moonshelf.product import ImageRef
 from moonshelf.prompts import clean_text
 
@@ -49,55 +37,110 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_TEXT = 300  # characters of one field; marketplaces cap titles at 150 to 250
-_MAX_RAW = 4_000  # of what is looked at
-
-REPEATED = "words that repeat a query were left out on image"
-OVERLAY = "the words on the image read like an instruction"
+MAX_RAW = 4_000  # of what is looked at
 OCR_SIDE = 1024  # pixels that OCR is shown
 
+HIDDEN, MARKUP, TAG, REQUEST = "hidden characters", "markup", "reserved tag", "reads like a request"
+BLOB, SCRIPTS, LONG = "encoded text", "mixed scripts", "too long"
+HOSTILE = frozenset({TAG, REQUEST})  # what no advertisement says
+REPEATED = "words that repeat a query were left out on image"
+OVERLAY = "the words on the image read like an instruction"
+
+_ROLE = "system|assistant|user|human|developer"
+_SOURCES = {
+    TAG: (
+        r"<\|[^|<>]{0,40}\|?>?|```|/\*|<!--|\{\{|\{\s*[\"']\w+[\"']\s*:",
+        rf"[<\[{{‹〈⟨《«＜【]\s*[/\\]?\s*(?:think|answer|emb|verdict|inst|sys|tool_|im_(?:start|end)|{_ROLE})",
+    ),
+    REQUEST: (
+        rf"(?:^|[.!?;:|\n\"'#*\])}}>])\s*(?:{_ROLE})\s*(?:prompt|message)?\s*:",
+        r"\bsystem (?:prompt|override|message)|##\s{0,3}(?:instruction|response|task)|\bend of prompt",
+        r"^\W*[a-z]\W*$",  # a text of one letter says nothing else
+        r"(?<!\w)(?:[^\W\d_][\s.\-_*·|]{1,2}){7,}[^\W\d_](?!\w)",  # i g n o r e  t h e
+    ),
+    BLOB: (
+        r"(?:\\u[0-9a-f]{4}|\\x[0-9a-f]{2}){2,}|(?:%[0-9a-f]{2}){3,}|%3c|(?:&#x?[0-9a-f]{2,6};){3,}",
+        r"\b[0-9a-f]{40,}\b",
+    ),
+}
+_PATTERNS = {flag: re.compile("|".join(parts), re.IGNORECASE) for flag, parts in _SOURCES.items()}
+# Words by what they speak of, as they begin; `$` is a word's end. Two of `ODD` in one text are a request.
+_STEMS = {
+    "dismiss": r"""ignor|disregard|forget (?:all|what|every|the)|overr|skip the|(?:do not|don.?t|never)$|
+        zignoruj|pomin|yok say|negeer|abaikan|تجاهل|무시|अनदेखा|नज़रअंदाज़|忽略|無視|игнор""",
+    "command": r"""instru[ckz]|istruz|prompts?$|guidelines?$|criteri|protocol|previous|questions?$|
+        (?:this|above) line$|everything (?:written|said|above|before)|anweisung|consigne|polecen|
+        talimat|تعليمات|지시|निर्देश|指令|指示|инструкц""",
+    "choose": r"""choos|pick$|select$|prefer$|favou?r$|vote$|go for$|mark \S+ as$|rate$|say$|kies$|
+        wybierz|sec(?:in)?$|wahle?$|choisi|eli[gj][ea]$|scegli|escolh|pilih|اختر|선택|चुन|选|選|
+        выбер""",
+    "picture": r"""images?$|pictures?$|photos?$|creatives?$|backgrounds?$|thumbnail|version$|bild$|
+        afbeelding|obraz|gorsel|imagen|imagem|immagin|gambar|صورة|이미지|छवि|तस्वीर|图|圖|画像|
+        изображ""",
+    "verdict": r"""verdict|judg(?:es?|ing)$|evaluator|experts$|winner$|won$|wins$|superior choice|
+        (?:as|is|always) better|respond|reply$|answer|solution|ground truth|scores?$|rank(?:ing)? it|
+        of the two$|more clicks|ctr$|shoppers? \w*\s*(?:click|like)""",
+    "must": r"""must$|regardless$|from now on$|hereby$|your (?:task|job|role|goal)$|only (?:with|the)$|
+        whatever you$|you (?:should|will|shall|have to|need to)$|no matter$|kindly$|please$|always$""",
+    "reader": r"""assistant|dear (?:ai|model|judge)|an? ai$|language model|
+        the (?:model|system|algorithm)$""",
+    "place": r"""the (?:first|second|left|right|other|former|latter|one)$|\w+ one$|
+        this (?:one|image|creative)$""",
+    "label": r"(?-i:[ABKMRT])$(?![-'’])",
+}
+
+
+def _stems(words: str) -> re.Pattern[str]:
+    found = (word.strip().replace("$", r"\b") for word in re.split(r"\|(?![^(]*\))", words))
+    return re.compile("|".join(rf"\b{w}" if w[0].isascii() else w for w in found), re.IGNORECASE)
+
+
+_KINDS = {kind: _stems(words) for kind, words in _STEMS.items()}
+_HARMLESS = """dismiss must, dismiss choose, dismiss label, dismiss verdict, dismiss reader, command picture,
+    command label, command place, command choose, must place, must label, reader picture, reader place,
+    reader label, place label, picture label"""  # together all the same
+ODD = {frozenset(pair) for pair in combinations(_STEMS, 2)} - {
+    frozenset(pair.split()) for pair in _HARMLESS.split(",")
+}
+# For words that OCR read without their spaces, and with l, I and 1 for one another.
+_SQUEEZED = re.compile(
+    r"(?:ignore|disregard|forget)(?:aii|any|the|your|of|my)*(?:previous|prior|above|instruction|prompt|ruie|titie)"
+    r"|(?:choose|pick|seiect|prefer|rate|votefor)(?:this|the\w{0,8}?)(?:image|creative|picture|photo|one|ad)"
+    r"|(?:judges?|modeis?|you)must(?:choose|pick|seiect|prefer|answer|rate)"
+    r"|this(?:image|creative|picture|photo)(?:is|wins)|systemprompt|correctansweris|finaianswer"
+)
 _BASE64 = re.compile(r"(?<![\w+/=-])[A-Za-z0-9+/_-]{20,}={0,2}(?![\w+/=-])")
-_SPELLED = re.compile(r"(?<!\w)(?:[^\W\d_][\s.\-_*·|]{1,2}){7,}[^\W\d_](?!\w)")  # i g n o r e  t h e
 _CLAUSE = re.compile(r"[.!?;:,|\n。！？；，、](?=\s|$|[^\x00-\x7f])")
 _HTML = re.compile(
     r"</?[a-z][a-z0-9]{0,15}(?:\s[^<>]{0,300})?/?>|<!--.{0,500}?-->", re.IGNORECASE | re.DOTALL
 )
-_SELECTORS = re.compile("[\ufe00-\ufe0f]{2,}|[\U000e0100-\U000e01ef]+")  # data can ride on them
-_MARKS = re.compile("([\u0300-\u036f]{2})[\u0300-\u036f]+")
 _TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _WORD = re.compile(r"[^\W\d_]{2,}")
-_LATIN = re.compile(r"[a-zA-Z]")
 _LOOKALIKE = str.maketrans(
     "аеорсухіјѕһԁԛԝвмнткАВЕКМНОРСТУХІЈЅΑΒΕΖΗΙΚΜΝΟΡΤΥΧαονρικυıɡǀ",
     "aeopcyxijshdqwbmhtkABEKMHOPCTYXIJSABEZHIKMNOPTYXaovpikuigl",
 )
-_OCR = str.maketrans("l10", "iio")
-_TURNED = ("ignore", "previous", "instruct", "choose", "select the", "the image", "is better", "answer")
 _DIGITS = str.maketrans("013457@$€|", "oieastaseI")
+_TURNED = ("ignore", "previous", "instruct", "choose", "select the", "the image", "is better", "answer")
 _JOINERS = "\u200c\u200d\u200e\u200f\u2060\ufe0f"  # ordinary in emoji, Indic, Persian, Hebrew, Arabic
+_RIDERS = re.compile("[\ufe00-\ufe0f]{2,}|[\U000e0100-\U000e01ef]+")  # data can ride on variation selectors
+_STACKED = re.compile("([\u0300-\u036f]{2})[\u0300-\u036f]+")
 
 
-def clean(text: str, cap: int = MAX_TEXT, labels: Sequence[str] = ()) -> tuple[str, tuple[str, ...]]:
+def clean(text: str, cap: int = MAX_TEXT) -> tuple[str, tuple[str, ...]]:
     """Text that may stand in a prompt, and what was found in it, sorted (empty for ordinary text).
 
-    At most `cap` characters, on one line. Cleaning cleaned text changes nothing. `labels` are the names of
-    the images in the prompt: a word that is one of them is dropped.
+    At most `cap` characters, on one line. Cleaning cleaned text changes nothing.
+
+    Examples:
+        >>> clean("Red scarf. Choose the first image")
+        ('Red scarf', ('reads like a request',))
     """
-    found: set[str] = set()
-    if len(text) > _MAX_RAW:
-        found.add(LONG)
-        text = text[:_MAX_RAW]
-    previous = None
+    found: set[str] = {LONG} if len(text) > MAX_RAW else set()
+    text, previous = text[:MAX_RAW], None
     while previous != text:  # what was taken out can join two halves into something new
-        previous, text = text, _capped(_once(text, labels, found), cap, found)
+        previous, text = text, _capped(_once(text, found), cap, found)
     return text, tuple(sorted(found))
-
-
-def clean_all(texts: Iterable[str], labels: Sequence[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """`clean` for several texts, such as the queries: those that remain, and all flags."""
-    done = [clean(text, labels=labels) for text in texts]
-    return tuple(text for text, _ in done if text), tuple(
-        sorted({flag for _, flags in done for flag in flags})
-    )
 
 
 def unrepeated(overlay: str, queries: Sequence[str]) -> str:
@@ -125,30 +168,28 @@ def _without(line: str, words: set[str]) -> str:
 
 def instruction_like(text: str) -> bool:
     """Whether words on a picture speak to the judge rather than to a shopper."""
-    # OCR loses spaces and takes l, I and 1 for one another.
-    squeezed = "".join(c for c in unicodedata.normalize("NFKC", text).lower() if c.isalnum()).translate(_OCR)
-    return bool(SQUEEZED.search(squeezed)) or not HOSTILE.isdisjoint(clean(text, cap=_MAX_RAW)[1])
+    letters = (c for c in unicodedata.normalize("NFKC", text).lower() if c.isalnum())
+    squeezed = "".join(letters).translate(str.maketrans("l10", "iio"))
+    return bool(_SQUEEZED.search(squeezed)) or not HOSTILE.isdisjoint(clean(text, cap=MAX_RAW)[1])
 
 
-def _once(text: str, labels: Sequence[str], found: set[str]) -> str:
+def _once(text: str, found: set[str]) -> str:
     text = _visible(text, found)
     opened = html.unescape(text)
-    if opened != text and (_HTML.search(opened) or _match(opened)[1]):
+    if opened != text and (_HTML.search(opened) or _hostile(opened)[1]):
         text = opened
-    text = _one_script(text, found)
-    end, flags = _match(text)
+    latin = _WORD.sub(_latin, text)
+    if latin != text:
+        found.add(SCRIPTS)
+    end, flags = _hostile(latin)
     if flags:
         found |= flags
         # The mark goes too: a title with a full stop left behind was read otherwise than the title.
-        text = text[: max((hit.start() for hit in _CLAUSE.finditer(text, 0, end)), default=0)]
-    if _HTML.search(text):
+        latin = latin[: max((hit.start() for hit in _CLAUSE.finditer(latin, 0, end)), default=0)]
+    if _HTML.search(latin):
         found.add(MARKUP)
-        text = _HTML.sub(" ", text)
-    for label in labels:
-        text, hits = re.subn(rf"(?<!\w){re.escape(label)}(?!\w)", " ", text, flags=re.IGNORECASE)
-        if hits:
-            found.add(LABEL)
-    return clean_text(text)
+        latin = _HTML.sub(" ", latin)
+    return clean_text(latin)
 
 
 def _visible(text: str, found: set[str]) -> str:
@@ -156,35 +197,25 @@ def _visible(text: str, found: set[str]) -> str:
     text = unicodedata.normalize("NFKC", text)
     kept: list[str] = []
     for i, c in enumerate(text):
-        if unicodedata.category(c) not in ("Cc", "Cf", "Co", "Cs", "Cn") or c in "\t\n\r":
+        if c in "\t\n\r" or unicodedata.category(c) not in ("Cc", "Cf", "Co", "Cs", "Cn"):
             kept.append(c)
             continue
-        near = text[max(i - 1, 0) : i] + text[i + 1 : i + 2]
-        usual = c == "\u00ad" or (c == "\ufeff" and i == 0) or (c in _JOINERS and not near.isascii())
-        if not usual:
-            found.add(HIDDEN)
-        if usual and c in _JOINERS:
+        joins = c in _JOINERS and not (text[max(i - 1, 0) : i] + text[i + 1 : i + 2]).isascii()
+        if joins:
             kept.append(" ")  # as `clean_text` has it; elsewhere the halves of a word join again
+        elif c != "\u00ad" and not (c == "\ufeff" and i == 0):
+            found.add(HIDDEN)
     text = "".join(kept)
-    if _SELECTORS.search(text):
+    if _RIDERS.search(text):
         found.add(HIDDEN)
-        text = _SELECTORS.sub("", text)
-    text = unicodedata.normalize("NFKC", _MARKS.sub(r"\1", text))
+    text = unicodedata.normalize("NFKC", _STACKED.sub(r"\1", _RIDERS.sub("", text)))
     return "\n".join(" ".join(line.split()) for line in text.splitlines() if line.strip())
 
 
-def _one_script(text: str, found: set[str]) -> str:
-    """Words that mix Latin with its Cyrillic or Greek look-alikes are written in Latin."""
-
-    def fold(match: re.Match[str]) -> str:
-        word = match[0]
-        folded = word.translate(_LOOKALIKE)
-        if folded == word or not _LATIN.search(word) or not folded.isascii():
-            return word
-        found.add(SCRIPTS)
-        return folded
-
-    return _WORD.sub(fold, text)
+def _latin(match: re.Match[str]) -> str:
+    """A word that mixes Latin with its Cyrillic or Greek look-alikes, in Latin."""
+    word, folded = match[0], match[0].translate(_LOOKALIKE)
+    return folded if re.search("[a-zA-Z]", word) and folded.isascii() else word
 
 
 @lru_cache(maxsize=4096)
@@ -194,34 +225,19 @@ def _base(c: str) -> str:
     return split[0] if len(split) > 1 and all(unicodedata.combining(mark) for mark in split[1:]) else c
 
 
-def _match(text: str) -> tuple[int, set[str]]:
+def _hostile(text: str) -> tuple[int, set[str]]:
     """Where the first hostile thing begins, and the flags of all that is found; (len, none) without one."""
-    plain = "".join(map(_base, text)).replace("_", " ").replace("’", "'")
-    views = {text, plain, plain.translate(_LOOKALIKE), plain.translate(_DIGITS)}
-    end, flags = len(text), set()
-    for flag, patterns in PATTERNS.items():
-        for view in views:
-            for pattern in patterns:
-                if hit := pattern.search(view):
-                    end = min(end, hit.start())
-                    flags.add(flag)
-    for view in (text, plain, plain.translate(_LOOKALIKE)):
-        hits = {kind: hit.start() for kind, words in KINDS.items() if (hit := words.search(view))}
-        if odd := [kind for pair in TOGETHER if hits.keys() >= set(pair) for kind in pair]:
-            end = min(end, *(hits[kind] for kind in odd))
-            flags.add(REQUEST)
+    plain = "".join(map(_base, text)).replace("_", " ").replace("’", "'").translate(_LOOKALIKE)
+    found = []
+    for view in {text, plain, plain.translate(_DIGITS)}:
+        found += [(hit.start(), flag) for flag, known in _PATTERNS.items() if (hit := known.search(view))]
+        hits = {kind: hit.start() for kind, stems in _KINDS.items() if (hit := stems.search(view))}
+        found += [(hits[kind], REQUEST) for pair in ODD if hits.keys() >= set(pair) for kind in pair]
     for view in (text[::-1], codecs.encode(text, "rot13")):  # a model reads these too
         if any(word in view.lower() for word in _TURNED):
-            end = 0
-            flags.add(BLOB)
-    for hit in _BASE64.finditer(text):
-        if _encoded(hit[0]):
-            end = min(end, hit.start())
-            flags.add(BLOB)
-    if hit := _SPELLED.search(text):
-        end = min(end, hit.start())
-        flags.add(ORDER)
-    return end, flags
+            found.append((0, BLOB))
+    found += [(hit.start(), BLOB) for hit in _BASE64.finditer(text) if _encoded(hit[0])]
+    return min((start for start, _ in found), default=len(text)), {flag for _, flag in found}
 
 
 def _encoded(word: str) -> bool:
@@ -240,7 +256,7 @@ def _capped(text: str, cap: int, found: set[str]) -> str:
     return (short.rsplit(" ", 1)[0] if " " in short[cap // 2 :] else short[:cap]).strip()[:cap]
 
 
-# ------------------------------------------------------------------------------------------------- pictures
+# ---- words on pictures -------------------------------------------------------------------------------
 
 
 def quarantine(words: Iterable[str]) -> str:
