@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import copy
 import os
+import random
 import tempfile
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
@@ -30,7 +31,7 @@ from paired import CLOCKS, paired, save
 from rich.console import Console
 from rich.table import Table
 
-from moonshelf.training.tracking import quiet_dependencies
+from moonshelf.training import quiet_dependencies
 
 quiet_dependencies()
 
@@ -41,10 +42,9 @@ from moonshelf.feeds import write_jsonl  # noqa: E402
 from moonshelf.model.modeling import MoonModel  # noqa: E402
 from moonshelf.model.precision import computing_in, resolve  # noqa: E402
 from moonshelf.product import ImageRef, Product  # noqa: E402
-from moonshelf.training.cold_start import ColdStart  # noqa: E402
-from moonshelf.training.data import Sampler, SourceSpec, open_source, stream  # noqa: E402
+from moonshelf.training.cold_start import ColdStart, set_up  # noqa: E402
+from moonshelf.training.data import Sampler, SourceSpec, open_source, prepare  # noqa: E402
 from moonshelf.training.joint import JointTrainer  # noqa: E402
-from moonshelf.training.joint_run import arguments  # noqa: E402
 from moonshelf.training.recipe import JointRecipe, Recipe  # noqa: E402
 from research.synthetic.shop import iter_products  # noqa: E402
 
@@ -73,30 +73,31 @@ def joint_sides(options: argparse.Namespace, folder: Path) -> tuple[Side, Side, 
     moon = MoonModel.from_pretrained(options.model)
     theirs = copy.deepcopy(moon.backbone).train()
     sampler = Sampler([open_source(spec, folder) for spec in recipe.sources])
-    trainer = JointTrainer(moon, recipe, sampler, arguments(recipe))
-    trainer.current_gradient_accumulation_steps = 1
-    moon.train()
-    slots = [{"prompt": "", "slot": n} for n in range(recipe.products) for _ in range(recipe.rollouts)]
-    for _ in range(3):  # fills the queue
-        inputs = trainer._generate_and_score_completions(slots)
+    trainer = JointTrainer(moon, recipe, sampler)
+    for step in range(3):  # fills the memory
+        trainer.state.global_step = step
+        draw = trainer.draw(step, 0.0)
+        moon.eval()
+        written, gained = trainer.roll(draw)
+    trainer.roll = lambda batch: (written, gained)  # type: ignore[method-assign]
 
     def our_step() -> None:
-        trainer.policy.zero_grad(set_to_none=True)
-        trainer._compute_loss(trainer.policy, inputs).backward()
+        trainer.model.zero_grad(set_to_none=True)
+        trainer.losses(draw)
 
     plain = GRPOTrainer(
         model=theirs,
         reward_funcs=[lambda completions, **_: [0.0] * len(completions)],
         args=GRPOConfig(
             output_dir=str(folder / "trl"), use_cpu=True, bf16=False, report_to=[],
-            per_device_train_batch_size=len(slots), num_generations=recipe.rollouts, loss_type="grpo",
+            per_device_train_batch_size=len(written), num_generations=recipe.rollouts, loss_type="grpo",
             temperature=recipe.sampling_temperature, beta=0.0, gradient_checkpointing=False,
         ),
-        train_dataset=Dataset.from_dict({"prompt": [""] * len(slots)}),
+        train_dataset=Dataset.from_dict({"prompt": [""] * len(written)}),
         processing_class=moon.processor,
     )  # fmt: skip
     plain.current_gradient_accumulation_steps = 1
-    same, dtype = as_trl(trainer, inputs), resolve(recipe.precision, moon.device)
+    same, dtype = as_trl(trainer, gained), resolve(recipe.precision, moon.device)
 
     def their_step() -> None:
         theirs.zero_grad(set_to_none=True)
@@ -104,15 +105,15 @@ def joint_sides(options: argparse.Namespace, folder: Path) -> tuple[Side, Side, 
             loss = plain._compute_loss(theirs, same)
         loss.backward()
 
-    rows = {"rollouts": len(slots), "tokens": int(inputs["completion_mask"].sum())}
+    rows = {"rollouts": len(written), "tokens": int(same["completion_mask"].sum())}
     return our_step, their_step, rows | {"aim": "≤ 1.15 (ours to theirs)"}
 
 
-def as_trl(trainer: JointTrainer, inputs: dict[str, Any]) -> dict[str, Any]:
+def as_trl(trainer: JointTrainer, gained: torch.Tensor) -> dict[str, Any]:
     """The rollouts of a step as TRL's own batches have them: prompts padded on the left, a picture a row."""
     rollouts, per = trainer.rollouts, trainer.recipe.rollouts
-    moon = trainer.policy.moon
-    prepare, (patches, grids) = moon.prepare, rollouts.draw.pixels
+    moon = trainer.moon
+    prepare, patches, grids = moon.prepare, rollouts.draw.pictures.patches, rollouts.draw.pictures.grids
     counts = prepare.image_tokens(grids)
     batch = prepare.batch(
         [text for text, _ in rollouts.shown],
@@ -126,15 +127,15 @@ def as_trl(trainer: JointTrainer, inputs: dict[str, Any]) -> dict[str, Any]:
         )
         for tensor in (batch.input_ids, batch.attention.long(), batch.image_mask.long())
     )
-    sizes = grids.prod(-1)
-    ends = sizes.cumsum()
     places = [place for _, shown in rollouts.shown for _ in range(per) for place in shown]
-    pixels = torch.cat([torch.from_numpy(patches[ends[p] - sizes[p] : ends[p]]) for p in places])
-    longest = inputs["completion_ids"].shape[1]
+    pixels = torch.cat([torch.from_numpy(patches[p]) for p in places])
+    bodies = [torch.tensor([*body, prepare.end_think]) for body in rollouts.ids]
+    written = torch.nn.utils.rnn.pad_sequence(bodies, batch_first=True, padding_value=prepare.pad)
+    longest = written.shape[1]
+    mask = (torch.arange(longest) < torch.tensor([len(body) for body in bodies])[:, None]).long()
     return {
-        "prompt_ids": ids, "prompt_mask": kept, "completion_ids": inputs["completion_ids"],
-        "completion_mask": inputs["completion_mask"], "advantages": inputs["advantages"],
-        "num_items_in_batch": inputs["completion_mask"].sum(),
+        "prompt_ids": ids, "prompt_mask": kept, "completion_ids": written,
+        "completion_mask": mask, "advantages": gained, "num_items_in_batch": mask.sum(),
         "num_images": [len(shown) for _, shown in rollouts.shown for _ in range(per)],
         "mm_token_type_ids": torch.cat([kinds, kinds.new_zeros(len(kinds), longest)], 1),
         "pixel_values": pixels, "image_grid_thw": torch.from_numpy(grids[places]),
@@ -153,21 +154,24 @@ def cold_start(
         batch=options.batch, steps=10**6, lr=1e-5, vision_lr=1e-5, precision=options.precision, queue=0,
         report_to=(), **({} if everything else {"sft_weight": 0.0}), **changes,
     )  # fmt: skip
-    run = ColdStart(recipe, folder)
-    run.model.train()
+    run = ColdStart(*set_up(recipe, folder))
     kinds = ("direct", "direct", "pair", "direct") if everything else ("direct",)
+    optimiser = run.create_optimizer()
+
+    def draw(step: int, share: float) -> Any:
+        items = run.sampler.draw(options.batch, random.Random(step))
+        return prepare(run.moon, items, kinds[step % len(kinds)], f"0/{step}")
+
+    run.draw = draw  # type: ignore[method-assign]
 
     def steps() -> None:
-        draws = stream(
-            run.model, run.sampler, lambda step: kinds[step % len(kinds)], options.batch,
-        )  # fmt: skip
-        for _, draw in zip(range(options.steps), draws, strict=False):
-            run.optimiser.zero_grad(set_to_none=True)
-            run.losses(draw)
-            run.accelerator.clip_grad_norm_(run.objective.parameters(), recipe.clip)
-            run.optimiser.step()
+        for _, inputs in zip(range(options.steps), run.get_train_dataloader(), strict=False):
+            optimiser.zero_grad(set_to_none=True)
+            run.training_step(run.model, inputs)
+            run.accelerator.clip_grad_norm_(run.model.parameters(), recipe.clip)
+            optimiser.step()
 
-    return steps, run.model.device
+    return steps, run.moon.device
 
 
 def cold_sides(

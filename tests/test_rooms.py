@@ -40,7 +40,7 @@ ROOMS = {
     "feeds": Room(5_520, 2_400),
     "sample": Room(150, 150),
     "model": Room(3_200, 2_000),
-    "training": Room(4_600, 2_300),
+    "training": Room(4_220, 2_300),
     "catalogue": Room(4_520, 2_200),
     "scale": Room(660, 900),
     "evaluation": Room(8_440, 2_500),
@@ -59,7 +59,7 @@ CIRCLES = [
 ]
 CROWDS = {
     "": 25, "catalogue": 18, "creatives": 18, "feeds": 25, "model": 17, "service": 22,
-    "training": 22,
+    "training": 19,
 }  # fmt: skip
 
 

@@ -37,10 +37,10 @@ from moonshelf.evaluation.statistics import metrics
 from moonshelf.files import write_atomic
 from moonshelf.model.modeling import MoonModel
 from moonshelf.shell import flags, say
+from moonshelf.training import quiet_dependencies
 from moonshelf.training.data import SourceSpec, load_source, spread
 from moonshelf.training.pairs import Item
 from moonshelf.training.recipe import JointRecipe, Recipe, load_recipe
-from moonshelf.training.tracking import quiet_dependencies
 from research.script import app_of, start
 from research.studies import interventions
 from research.studies.interventions import (
@@ -201,7 +201,7 @@ def _first(error: ValidationError) -> str:
 def train(recipe: Recipe | JointRecipe, data: Path) -> Path:
     """Train one stage, or what is left of it; returns the folder of the model."""
     if isinstance(recipe, JointRecipe):
-        from moonshelf.training.joint_run import train_joint
+        from moonshelf.training.joint import train_joint
 
         return train_joint(recipe, data)
     from moonshelf.training.cold_start import train_cold_start

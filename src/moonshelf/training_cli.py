@@ -20,7 +20,7 @@ def train(
     ] = False,
 ) -> None:
     """Train a model by a recipe; a killed run goes on. Any field is a flag: --steps 500 --lr 0.0005."""
-    from moonshelf.training.tracking import quiet_dependencies
+    from moonshelf.training import quiet_dependencies
 
     quiet_dependencies()
     from moonshelf.creatives import recipe as selector
@@ -29,33 +29,26 @@ def train(
     settings = load_recipe(recipe, {**STAGES, **selector.STAGES}, **flags(context.args))
     trial, judged = "moonshelf doctor", "moonshelf creative evaluate --backend"
     try:
-        if dry_run:
-            if isinstance(settings, selector.SftRecipe | selector.GrpoRecipe):
-                from moonshelf.creatives.dry_run import show as show_selector
-
-                return show_selector(settings, data)
-            from moonshelf.training.dry_run import show
-
-            return show(settings, data)
         if isinstance(settings, JointRecipe):
-            from moonshelf.training.joint_run import train_joint
+            from moonshelf.training.joint import train_joint
 
-            folder = train_joint(settings, data)
+            folder = train_joint(settings, data, dry_run)
         elif isinstance(settings, selector.SftRecipe):
             from moonshelf.creatives.training import train_sft
 
-            folder, trial = train_sft(settings, data), judged
+            folder, trial = train_sft(settings, data, dry_run), judged
         elif isinstance(settings, selector.GrpoRecipe):
             from moonshelf.creatives.reason_to_select import train_grpo
 
-            folder, trial = train_grpo(settings, data), judged
+            folder, trial = train_grpo(settings, data, dry_run), judged
         else:
             from moonshelf.training.cold_start import train_cold_start
 
-            folder = train_cold_start(settings, data)
+            folder = train_cold_start(settings, data, dry_run)
     except ImportError as error:
         raise UserError(f"training needs {error.name}: install moonshelf[train].") from None
-    print(f"model saved in {folder}; try: {trial} {folder}")
+    if not dry_run:
+        print(f"model saved in {folder}; try: {trial} {folder}")
 
 
 def mine(

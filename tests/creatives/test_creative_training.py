@@ -14,10 +14,6 @@ import torch
 from judging_fakes import pair
 from scipy.stats import entropy
 
-from tiny import tiny_qwen3
-
-pytest.importorskip("trl", reason="training needs moonshelf[train]")
-
 from moonshelf import MoonModel
 from moonshelf.creatives.backends import describe as describing_first
 from moonshelf.creatives.backends.base import PairInput
@@ -40,7 +36,6 @@ from moonshelf.creatives.prompt import (
 from moonshelf.creatives.reason_to_select import (
     DescriptionTrainer,
     Rollouts,
-    arguments,
     token_questions,
     train_grpo,
 )
@@ -56,6 +51,7 @@ from moonshelf.product import ImageRef
 from moonshelf.training.recipe import Lora, load_recipe
 from research.synthetic.campaigns.simulator import pairs, simulate
 from research.synthetic.campaigns.simulator import told as truth_of
+from tiny import tiny_qwen3
 
 PROMPT = CreativePrompt(max_pixels=64 * 64, min_pixels=32 * 32, max_rationale_tokens=12)
 LORA = Lora(r=4, alpha=8, vision=("qkv", "proj", "linear_fc1", "linear_fc2"))
@@ -88,7 +84,7 @@ def selector(base: Path) -> CreativeModel:
 def settings(kind: type, base: Path, feed: Path, out: Path, **more: object) -> object:
     fields = {
         "sources": [{"feed": feed}], "out": str(out), "pairs": 2, "steps": 3, "save_every": 2,
-        "report_to": (), "precision": "float32", "warmup_steps": 1,
+        "report_to": (), "precision": "float32", "warmup": 1,
     }  # fmt: skip
     start_at = (
         {"base": str(base), "prompt": PROMPT, "lora": LORA} if kind is SftRecipe else {"model": str(base)}
@@ -512,7 +508,7 @@ def test_both_stages_run_resume_and_can_be_judged_with(base: Path, feed: Path, t
     chosen = train_grpo(grpo, Path())  # type: ignore[arg-type]
     records = [json.loads(line) for line in (tmp_path / "grpo" / "log.jsonl").read_text().splitlines()]
     assert any("score" in r for r in records)
-    assert {*(f"rewards/{name}" for name in REWARDS), "loss/known reasons"} <= set().union(*records)
+    assert {*(f"rewards/{name}" for name in REWARDS), "known reasons"} <= set().union(*records)
     selector = CreativeModel.from_pretrained(chosen)
     assert selector.temperature != 1.0  # fitted on the validation pairs
     assert selector.config.trained_on == "" and selector.config.base == str(base)
@@ -571,9 +567,9 @@ def test_a_selector_that_describes_first_is_trained_after_its_own_descriptions(
     )
     chosen = train_grpo(grpo, Path())  # type: ignore[arg-type]
     records = [json.loads(line) for line in (tmp_path / "grpo" / "log.jsonl").read_text().splitlines()]
-    logged = {*(f"rewards/{name}" for name in REWARDS), "loss/known reasons", "loss/known answers"}
+    logged = {*(f"rewards/{name}" for name in REWARDS), "known reasons", "known answers"}
     assert logged <= set().union(*records)
-    assert all(r["loss/answer"] > 0 <= r["loss/gap"] for r in records if "loss/answer" in r)
+    assert all(r["answer"] > 0 <= r["gap"] for r in records if "answer" in r)
     assert CreativeModel.from_pretrained(chosen).prompt == prompt
 
 
@@ -594,9 +590,10 @@ def test_a_description_is_paid_for_its_own_claims_and_for_the_comparison(
     assert not make_backend(f"{selector}:pixels").prompt.overlays  # type: ignore[attr-defined]
     recipe = settings(GrpoRecipe, selector, feed, tmp_path / "grpo", rollouts=3, pairs=2, cot_weight=0.5)
     assert isinstance(recipe, GrpoRecipe)
-    policy = VerdictPolicy(resume_from(recipe, str(selector)), torch.float32)
-    trainer = DescriptionTrainer(policy, recipe, examples, arguments(recipe))
-    pairs_only = trainer.work = make_work(policy.creative, examples[:2], "key")
+    creative = resume_from(recipe, str(selector))
+    trainer = DescriptionTrainer(creative, recipe, examples)
+    policy = trainer.model
+    pairs_only = trainer.work = make_work(creative, examples[:2], "key")
     known = [one for one in pairs_only.known if one is not None]
     texts = [
         sides(known[r // 3])[0] if r % 3 != 1 else None for r in range(12)
@@ -640,7 +637,9 @@ def test_a_description_is_paid_for_its_own_claims_and_for_the_comparison(
     assert form.evidence[:2] != [sides(one) for one in known[:2]]
     # Further pairs are compared by words alone, after known evidence, with the first rollout of a pair.
     more = recipe.model_copy(update={"compare_pairs": 2, "gap_weight": 0.0})
-    trainer = DescriptionTrainer(policy, more, examples, arguments(more))
+    trainer = DescriptionTrainer(creative, more, examples)
+    policy = trainer.model
+    trainer.model.write = lambda *_, **__: written
     trainer.work, trainer.step = pairs_only, 0
     trainer._roll()
     work = trainer.work
@@ -696,11 +695,10 @@ def test_a_claim_is_credited_to_the_words_of_its_own_question(
     selector = untrained(base, feed, tmp_path)
     weights = {"format": 0.5, "claims": 2.0}
     recipe = settings(GrpoRecipe, selector, feed, tmp_path / "grpo", rollouts=3, pairs=1, rewards=weights)
-    policy = VerdictPolicy(resume_from(recipe, str(selector)), torch.float32)
-    trainer = DescriptionTrainer(policy, recipe, examples, arguments(recipe))  # type: ignore[arg-type]
-    tokenizer = policy.creative.moon.processor.tokenizer
+    trainer = DescriptionTrainer(resume_from(recipe, str(selector)), recipe, examples)  # type: ignore[arg-type]
+    tokenizer = trainer.moon.processor.tokenizer
     text = "title: shown large; text: faint words and badge; props: clutter"
-    ids = policy.creative.moon.prepare.ids(text)
+    ids = trainer.moon.prepare.ids(text)
     asked = token_questions(tokenizer, ids)
     for name in ("title", "text", "props"):
         said = tokenizer.decode([i for i, key in zip(ids, asked, strict=True) if key == name])

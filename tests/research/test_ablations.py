@@ -204,7 +204,7 @@ COLD = {
 }  # fmt: skip
 JOINT = {
     "stage": "joint", "model": "unused", "sources": COLD["sources"], "products": 2, "rollouts": 2,
-    "precision": "float32", "report_to": [], "warmup_steps": 0, "queue": 0,
+    "precision": "float32", "report_to": [], "warmup": 0, "queue": 0,
 }  # fmt: skip
 ARMS = {
     "plain": {"cold_start": {"sft_weight": 0, "reasoned_from": 1}},

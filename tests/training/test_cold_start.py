@@ -13,12 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from moonshelf import MoonModel, Product
 from moonshelf.errors import UserError
 from moonshelf.model.modeling import normalise
 from moonshelf.shell import flags
-from moonshelf.training.cold_start import ColdStart
+from moonshelf.training.cold_start import ColdStart, set_up
 from moonshelf.training.data import Draw, Pictures, Remembered, SourceSpec, prepare
 from moonshelf.training.losses import CrossBatchMemory
 from moonshelf.training.objective import taught_tokens
@@ -57,8 +58,8 @@ def recipe(out: Path, **changes: object) -> Recipe:
 
 @pytest.fixture(scope="module")
 def trained(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> ColdStart:
-    run = ColdStart(recipe(tmp_path_factory.mktemp("run") / "a"), shop)
-    run.run()
+    run = ColdStart(*set_up(recipe(tmp_path_factory.mktemp("run") / "a"), shop))
+    run.train()
     return run
 
 
@@ -69,7 +70,7 @@ def test_a_run_meets_every_kind_of_batch_and_leaves_a_model_that_loads(trained: 
     assert 0 <= last["direct title->photo R@10"] <= 1
     model = MoonModel.from_pretrained(trained.out / "checkpoint")
     assert model.labels and model.fingerprint != ""
-    for (name, a), (_, b) in zip(model.state_dict().items(), trained.model.state_dict().items(), strict=True):
+    for (name, a), (_, b) in zip(model.state_dict().items(), trained.moon.state_dict().items(), strict=True):
         assert torch.equal(a, b), name
 
 
@@ -78,16 +79,28 @@ def equal(a: torch.nn.Module, b: torch.nn.Module, tolerance: float = 0.0) -> Non
         torch.testing.assert_close(x, y, atol=tolerance, rtol=0, msg=name)
 
 
+class Kill(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
 def test_a_killed_run_goes_on_as_if_it_had_not_been(shop: Path, tmp_path: Path) -> None:
     """Batches, dropout, schedule, optimiser and queue: step 7 is bit for bit that of the whole run."""
-    changes = {"steps": 7, "save_every": 3, "queue": 20, "queue_from": 0.0, "refresh": 2}
-    whole = ColdStart(recipe(tmp_path / "whole", **changes), shop)
-    whole.run()
-    ColdStart(recipe(tmp_path / "parts", **changes), shop).run(stop_at=5)  # dies two steps after a save
-    second = ColdStart(recipe(tmp_path / "parts", **changes), shop)
-    assert second.step == 3 and len(second.queue.items) == 20
-    second.run()
-    equal(whole.model, second.model)
+    changes = {"steps": 7, "save_every": 3, "queue": 20, "queue_from": 0.0}
+    whole = ColdStart(*set_up(recipe(tmp_path / "whole", **changes), shop))
+    whole.train()
+    first = ColdStart(*set_up(recipe(tmp_path / "parts", **changes), shop))
+    first.add_callback(Kill(5))  # dies two steps after a save
+    with pytest.raises(KeyboardInterrupt):
+        first.train()
+    second = ColdStart(*set_up(recipe(tmp_path / "parts", **changes), shop))
+    second.train()
+    assert len(second.memory.items) == 20
+    equal(whole.moon, second.moon)
     log = [json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in log if "kind" in line]
     assert steps == sorted(set(steps))
@@ -96,27 +109,27 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(shop: Path, tmp_path: Path) 
 def test_a_run_can_go_on_from_a_finished_model(shop: Path, tmp_path: Path, trained: ColdStart) -> None:
     """Its weights, tokenizer and prompt are the new run's start, whatever the recipe says of a starter."""
     start = str(trained.out / "checkpoint")
-    run = ColdStart(recipe(tmp_path / "on", model=start, hidden=32, prompt={}), shop)
-    equal(run.model, trained.model)
-    assert run.step == 0 and run.model.prompt == trained.model.prompt
+    run = ColdStart(*set_up(recipe(tmp_path / "on", model=start, hidden=32, prompt={}), shop))
+    equal(run.moon, trained.moon)
+    assert run.checkpoint is None and run.moon.prompt == trained.moon.prompt
     with pytest.raises(ValueError, match="leave backbone and tower away"):
         recipe(tmp_path / "both", model=start, backbone="some/hub-id")
 
 
 def gradients(run: ColdStart, draw: Draw) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    run.optimiser.zero_grad(set_to_none=True)
-    run.queue = CrossBatchMemory(0)
+    run.model.zero_grad(set_to_none=True)
+    run.memory = CrossBatchMemory(0)
     terms = run.losses(draw)
-    return terms, {n: p.grad.clone() for n, p in run.objective.named_parameters() if p.grad is not None}
+    return terms, {n: p.grad.clone() for n, p in run.model.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("kind", ["direct", "pair", "reasoned"])
 def test_gradient_caching_changes_nothing(shop: Path, tmp_path: Path, kind: str) -> None:
     """Chunks of 3 of a batch of 8: the same losses and gradients as in one piece."""
-    run = ColdStart(recipe(tmp_path / kind, precision="float32"), shop)
-    assert run.model.head.fusion is not None
-    run.model.head.fusion.dropout = 0.0  # drawn anew for each chunk, so it would differ
-    draw = prepare(run.model, run.sampler.draw(8, random.Random(0)), kind, "key")
+    run = ColdStart(*set_up(recipe(tmp_path / kind, precision="float32"), shop))
+    assert run.moon.head.fusion is not None
+    run.moon.head.fusion.dropout = 0.0  # drawn anew for each chunk, so it would differ
+    draw = prepare(run.moon, run.sampler.draw(8, random.Random(0)), kind, "key")
     whole = gradients(run, draw)
     run.recipe = run.recipe.model_copy(update={"chunk": 3})
     parts = gradients(run, draw)
@@ -131,7 +144,7 @@ def test_the_contrastive_branch_never_sees_the_teacher(
     trained: ColdStart, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reasoned view is built from the model's own writing: no gold rationale enters its rows."""
-    model, sampler = trained.model, trained.sampler
+    model, sampler = trained.moon, trained.sampler
     draw = prepare(model, sampler.draw(6, random.Random(0)), "reasoned", "key")
     seen: list[list[int]] = []
     vectors = Views.vectors
@@ -150,16 +163,16 @@ def test_the_contrastive_branch_never_sees_the_teacher(
 
 
 def test_a_vector_from_which_the_picture_is_hidden_depends_on_words_alone(trained: ColdStart) -> None:
-    model = trained.model
+    model = trained.moon
     draw = prepare(model, trained.sampler.draw(8, random.Random(0)), "reasoned", "key", hide=0.8)
     turned = [patches[::-1].copy() for patches in draw.pictures.patches]
     other = replace(draw, pictures=replace(draw.pictures, patches=turned))
     own = [[20, 21, 22] for _ in draw.items]
-    trained.objective.eval()
+    trained.model.eval()
     with torch.no_grad():
-        a, b = (trained.objective(d, own)[0]["reasoned"] for d in (draw, other))
-        told = trained.objective(replace(draw, left=[(False, False)] * 8), own)[0]["reasoned"]
-    trained.objective.train()
+        a, b = (trained.model(d, own)[0]["reasoned"] for d in (draw, other))
+        told = trained.model(replace(draw, left=[(False, False)] * 8), own)[0]["reasoned"]
+    trained.model.train()
     hidden = torch.tensor([not pictures for _, pictures in draw.left])
     assert 0 < hidden.sum() < 8
     torch.testing.assert_close(a[hidden], b[hidden], atol=1e-5, rtol=0)
@@ -169,7 +182,7 @@ def test_a_vector_from_which_the_picture_is_hidden_depends_on_words_alone(traine
 
 def test_only_what_the_model_writes_is_a_target(trained: ColdStart, monkeypatch: pytest.MonkeyPatch) -> None:
     """Likelihood covers body and `</think>`: not the prompt, not `<think>`, not `<emb>`."""
-    draw = prepare(trained.model, trained.sampler.draw(4, random.Random(0)), "direct", "key")
+    draw = prepare(trained.moon, trained.sampler.draw(4, random.Random(0)), "direct", "key")
     targets: list[torch.Tensor] = []
     real = torch.nn.functional.cross_entropy
     monkeypatch.setattr(
@@ -177,7 +190,7 @@ def test_only_what_the_model_writes_is_a_target(trained: ColdStart, monkeypatch:
         lambda logits, target, **options: targets.append(target) or real(logits, target, **options),
     )
     trained.losses(draw)
-    prepared = trained.model.prepare
+    prepared = trained.moon.prepare
     found = targets[0].tolist()
     assert prepared.think not in found and prepared.emb not in found
     assert found.count(prepared.end_think) == len(draw.items)
@@ -185,13 +198,13 @@ def test_only_what_the_model_writes_is_a_target(trained: ColdStart, monkeypatch:
 
 
 def test_learning_lowers_the_loss_of_a_fixed_batch(shop: Path, tmp_path: Path) -> None:
-    run = ColdStart(recipe(tmp_path / "b", queue=0), shop)
-    draw = prepare(run.model, run.sampler.draw(8, random.Random(0)), "direct", "key")
-    history = []
+    run = ColdStart(*set_up(recipe(tmp_path / "b", queue=0), shop))
+    draw = prepare(run.moon, run.sampler.draw(8, random.Random(0)), "direct", "key")
+    history, optimiser = [], run.create_optimizer()
     for _ in range(12):
-        run.optimiser.zero_grad()
+        optimiser.zero_grad()
         history.append(float(sum(run.losses(draw).values())))
-        run.optimiser.step()
+        optimiser.step()
     assert history[-1] < 0.8 * history[0]
 
 
@@ -206,22 +219,27 @@ def test_a_batch_of_one_and_a_catalogue_without_attributes_train(
     ]
     write_jsonl(bare, tmp_path / "bare.jsonl")
     run = ColdStart(
-        recipe(tmp_path / "c", sources=[{"feed": "bare.jsonl"}], validation=None, batch=1, steps=3), tmp_path
+        *set_up(
+            recipe(tmp_path / "c", sources=[{"feed": "bare.jsonl"}], validation=None, batch=1, steps=3),
+            tmp_path,
+        )
     )
-    run.run()
+    run.train()
     assert "no item has attributes" in capsys.readouterr().out
     assert MoonModel.from_pretrained(tmp_path / "c" / "checkpoint").labels == []
     (tmp_path / "empty.jsonl").write_text('{"id": "a", "title": "no picture"}\n')
     with pytest.raises(UserError, match="no product"):
-        ColdStart(recipe(tmp_path / "d", sources=[{"feed": "empty.jsonl"}], validation=None), tmp_path)
+        ColdStart(
+            *set_up(recipe(tmp_path / "d", sources=[{"feed": "empty.jsonl"}], validation=None), tmp_path)
+        )
 
 
 def test_a_loss_that_is_not_finite_stops_with_one_sentence(shop: Path, tmp_path: Path) -> None:
-    run = ColdStart(recipe(tmp_path / "n"), shop)
+    run = ColdStart(*set_up(recipe(tmp_path / "n"), shop))
     with torch.no_grad():
-        run.model.head.project.weight.fill_(torch.nan)
+        run.moon.head.project.weight.fill_(torch.nan)
     with pytest.raises(UserError, match="not finite at step 0"):
-        run.run()
+        run.train()
 
 
 def test_flags_become_fields_and_mistakes_are_one_sentence(tmp_path: Path) -> None:
@@ -233,7 +251,7 @@ def test_flags_become_fields_and_mistakes_are_one_sentence(tmp_path: Path) -> No
     with pytest.raises(UserError, match="--field value"):
         flags(["lr", "3"])
     with pytest.raises(UserError, match=r"missing\.jsonl"):
-        ColdStart(Recipe(sources=[SourceSpec(feed="missing.jsonl")], out=str(tmp_path / "o")), tmp_path)
+        set_up(Recipe(sources=[SourceSpec(feed="missing.jsonl")], out=str(tmp_path / "o")), tmp_path)
 
 
 def taught(folder: Path, dim: int = 256) -> str:
@@ -247,26 +265,26 @@ def taught(folder: Path, dim: int = 256) -> str:
 def test_texts_are_learnt_from_a_sentence_encoder(shop: Path, tmp_path: Path) -> None:
     changes = {"texts": taught(tmp_path), "texts_batch": 9, "texts_weight": 20.0, "lr": 3e-3}
     changes |= {"steps": 12, "validation": None}
-    run = ColdStart(recipe(tmp_path / "run", **changes), shop)
+    run = ColdStart(*set_up(recipe(tmp_path / "run", **changes), shop))
     products = [Product(id=text, title=text) for text in run.texts.texts]
     wanted = normalise(run.texts.vectors.float())
 
     def near() -> float:
-        found = torch.from_numpy(run.model.encode(products).vectors)
+        found = torch.from_numpy(run.moon.encode(products).vectors)
         return float((found * wanted).sum(-1).mean())
 
     before = near()
-    run.run()
+    run.train()
     assert near() > before + 0.05
 
 
 def test_texts_that_are_not_there_are_one_sentence(shop: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.parquet is not there"):
-        ColdStart(recipe(tmp_path / "run", texts="nowhere.parquet"), shop)
+        ColdStart(*set_up(recipe(tmp_path / "run", texts="nowhere.parquet"), shop))
 
 
 def test_a_prompt_may_fold_capitals_wherever_text_is_read(trained: ColdStart) -> None:
-    model = trained.model
+    model = trained.moon
     folded = MoonModel(
         model.backbone, model.processor, model.config, model.prompt.model_copy(update={"lower": True})
     )
@@ -276,27 +294,27 @@ def test_a_prompt_may_fold_capitals_wherever_text_is_read(trained: ColdStart) ->
 
 def test_features_of_a_frozen_tower_are_computed_once(shop: Path, tmp_path: Path) -> None:
     frozen = {"freeze": ("backbone.model.visual",), "steps": 6, "validation": None, "reasoned_from": 0.0}
-    run = ColdStart(recipe(tmp_path / "run", views=2, **frozen), shop)
+    run = ColdStart(*set_up(recipe(tmp_path / "run", views=2, **frozen), shop))
     asked: list[int] = []
-    look = run.model.look
+    look = run.moon.look
 
     def counted(patches: Any, grid: Any) -> Any:
         asked.append(len(grid))
         return look(patches, grid)
 
-    run.model.look = counted  # type: ignore[method-assign]
-    run.run()
+    run.moon.look = counted  # type: ignore[method-assign]
+    run.train()
     memory = run.remembered
     assert memory is not None
-    assert sum(asked) == len(memory.features) <= 2 * sum(len(item.images) for item in run.items)
+    assert sum(asked) == len(memory.features) <= 2 * sum(len(item.images) for item in run.by_id.values())
     # What is remembered of a crop is what the tower says of it.
-    draw = prepare(run.model, run.items[:4], "pair", "0/0", remembered=Remembered(2))
+    draw = prepare(run.moon, run.sampler.pools[0][0][:4], "pair", "0/0", remembered=Remembered(2))
     fresh, kept = Remembered(2), Remembered(2)
-    first, again = Views(run.model, draw.pictures, fresh), Views(run.model, draw.pictures, kept)
-    again = Views(run.model, draw.pictures, kept)
+    first, again = Views(run.moon, draw.pictures, fresh), Views(run.moon, draw.pictures, kept)
+    again = Views(run.moon, draw.pictures, kept)
     for a, b in zip(first.visual.pooler_output, again.visual.pooler_output, strict=True):
         assert torch.equal(a, b)
-    plain = Views(run.model, draw.pictures)
+    plain = Views(run.moon, draw.pictures)
     for a, b in zip(plain.visual.pooler_output, again.visual.pooler_output, strict=True):
         torch.testing.assert_close(a, b, atol=2e-3, rtol=2e-3)
 
@@ -312,17 +330,17 @@ def test_what_can_be_read_from_a_text_is_learnt_without_a_picture(shop: Path, tm
     said = [f"category: {text.split()[1]}; colour: {text.split()[0]}" for text in table["text"].to_pylist()]
     pq.write_table(table.append_column("rationale", pa.array([*said[:-1], ""])), path)
     changes = {"texts": str(path), "texts_batch": 9, "texts_weight": 5.0, "lr": 3e-3, "validation": None}
-    run = ColdStart(recipe(tmp_path / "run", steps=40, **changes), shop)
+    run = ColdStart(*set_up(recipe(tmp_path / "run", steps=40, **changes), shop))
 
     def unlikely() -> float:
-        ids = run.model.prepare.text_ids
+        ids = run.moon.prepare.text_ids
         rows = [
-            (text, [], [run.model.prepare.think, *body, run.model.prepare.end_think, run.model.prepare.emb])
+            (text, [], [run.moon.prepare.think, *body, run.moon.prepare.end_think, run.moon.prepare.emb])
             for text, body in zip(ids(run.texts.texts[:8]), ids(said[:8]), strict=True)
         ]
         with torch.no_grad():
-            return float(Views(run.model, Pictures([], np.zeros((0, 3), int), [])).likelihood(rows))
+            return float(Views(run.moon, Pictures([], np.zeros((0, 3), int), [])).likelihood(rows))
 
     before = unlikely()
-    run.run()
+    run.train()
     assert unlikely() < 0.7 * before

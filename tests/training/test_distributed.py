@@ -24,38 +24,40 @@ def worker(rank: int, world: int, port: int, shop: Path, out: Path) -> None:
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
             os.environ.pop(name)
     torch.set_num_threads(1)
-    from moonshelf.training.cold_start import ColdStart
+    from moonshelf.training.cold_start import ColdStart, set_up
     from moonshelf.training.data import prepare
     from moonshelf.training.recipe import Recipe
 
     run = ColdStart(
+        *set_up(
         Recipe(
             sources=[{"feed": "shop.jsonl"}], out=str(out / f"run{world}"), batch=8, hidden=64, layers=2,
             vision_hidden=64, vision_depth=2, vocabulary=500, precision="float32", queue=12, queue_from=0.0,
             prompt={"max_rationale_tokens": 12, "max_pixels": 96 * 96}, report_to=(),
         ),
         shop,
+        )
     )  # fmt: skip
-    run.model.head.fusion.dropout = 0.0  # the processes draw theirs apart
+    run.moon.head.fusion.dropout = 0.0  # the processes draw theirs apart
+    run.model_wrapped = run.accelerator.prepare(run.model)
     # Hard neighbours fill half of the batch, as `moonshelf mine` would list them.
-    neighbours = [*run.items[1:], run.items[0]]
-    run.sampler.near = {
-        (item.source, item.id): (near,) for item, near in zip(run.items, neighbours, strict=True)
-    }
+    (items, _), *_ = run.sampler.pools
+    neighbours = [*items[1:], items[0]]
+    run.sampler.near = {(item.source, item.id): (near,) for item, near in zip(items, neighbours, strict=True)}
     found: dict[str, Any] = {}
     import random
 
     for step, kind in enumerate(KINDS):
-        run.step = step
+        run.state.global_step = step
         items = run.sampler.draw(8, random.Random(step))
         start, stop = (len(items) * (rank + n) // world for n in (0, 1))
-        draw = prepare(run.model, items[start:stop], kind, f"key {step}", first=start)
-        run.optimiser.zero_grad(set_to_none=True)
+        draw = prepare(run.moon, items[start:stop], kind, f"key {step}", first=start)
+        run.model.zero_grad(set_to_none=True)
         terms = run.losses(draw)
         found |= {f"{kind} loss {name}": term.cpu() for name, term in terms.items()}
         found |= {
             f"{kind} {name.removeprefix('module.')}": p.grad.clone()
-            for name, p in run.objective.named_parameters()
+            for name, p in run.model.named_parameters()
             if p.grad is not None
         }
     if rank == 0:

@@ -1,4 +1,4 @@
-"""The joint stage: one pass for tokens and vectors, TRL's loss, rewards that do not collapse in silence."""
+"""Joint training: one pass for tokens and vectors, both losses, rewards that do not collapse in silence."""
 
 from __future__ import annotations
 
@@ -12,19 +12,14 @@ import torch
 from torch.nn import functional as F
 from transformers import TrainerCallback
 
-pytest.importorskip("trl", reason="the joint stage needs moonshelf[train]")
-
 from moonshelf import MoonModel, Product
 from moonshelf.errors import UserError
 from moonshelf.feeds import write_jsonl
-from moonshelf.training import trainer as trainers
+from moonshelf.training import rollouts as rolling
 from moonshelf.training.adapters import add_lora, freeze, lighten, merged_state, quantise, without_lora
 from moonshelf.training.data import Sampler, open_source, same
-from moonshelf.training.grpo import grpo_loss
-from moonshelf.training.joint import JointTrainer
-from moonshelf.training.joint_run import arguments, train_joint
+from moonshelf.training.joint import JointPolicy, JointTrainer, Rollouts, train_joint
 from moonshelf.training.losses import info_nce
-from moonshelf.training.policy import Policy, Rollouts
 from moonshelf.training.recipe import JointRecipe, Lora
 from moonshelf.training.views import Views
 from research.synthetic.shop import iter_products
@@ -50,7 +45,7 @@ def recipe(start: Path, out: Path, **changes: Any) -> JointRecipe:
         {
             "model": str(start), "sources": [{"feed": "shop.jsonl"}], "out": str(out), "products": 3,
             "rollouts": 4, "steps": 2,
-            "lr": 1e-3, "warmup_steps": 0, "precision": "float32", "report_to": (), "queue": 12,
+            "lr": 1e-3, "warmup": 0, "precision": "float32", "report_to": (), "queue": 12,
             "save_every": 2, **changes,
         }
     )  # fmt: skip
@@ -59,21 +54,20 @@ def recipe(start: Path, out: Path, **changes: Any) -> JointRecipe:
 def trainer(settings: JointRecipe, shop: Path, moon: MoonModel | None = None) -> JointTrainer:
     moon = moon or MoonModel.from_pretrained(settings.model)
     sampler = Sampler([open_source(spec, shop) for spec in settings.sources])
-    return JointTrainer(moon, settings, sampler, arguments(settings))
+    return JointTrainer(moon, settings, sampler)
 
 
-def batch_of(run: JointTrainer) -> dict[str, Any]:
-    rows = [
-        {"prompt": "", "slot": slot}
-        for slot in range(run.recipe.products)
-        for _ in range(run.recipe.rollouts)
-    ]
-    return run._generate_and_score_completions(rows)
+def losses(run: JointTrainer, draw: Any, gained: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+    """Terms of a step on a draw; `gained` stands in for the advantages of its rollouts."""
+    if gained is not None:
+        roll = run.roll
+        run.roll = lambda batch: (roll(batch)[0], gained)  # type: ignore[method-assign]
+    return run.losses(draw)
 
 
 @pytest.fixture(autouse=True)
 def no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainers, "COLLAPSED_AFTER", 10_000)
+    monkeypatch.setattr(rolling, "COLLAPSED_AFTER", 10_000)
 
 
 @pytest.mark.parametrize("family", ["model", "model_2_5"])
@@ -111,48 +105,49 @@ def test_tokens_and_vectors_of_one_pass_are_those_of_the_engine(
     """What was written with a shared prefill scores as if each rollout were read alone."""
     run = trainer(recipe(start, tmp_path), shop)
     torch.manual_seed(0)
-    draw, shown = run._draw([0, 1, 2])
-    moon = run.policy.moon.eval()
-    written, _ = run._write(draw, shown, 4)
+    draw = run.draw(0, 0.0)
+    shown, moon = list(zip(draw.shown, draw.own, strict=True)), run.moon.eval()
+    written, _ = run.write(draw, shown)
     assert len({tuple(w.ids) for w in written}) > 3  # rollouts differ
-    run.rollouts = Rollouts(draw, shown, [w.ids for w in written], [w.closed for w in written], 4)
+    run.rollouts = Rollouts(draw, shown, [w.ids for w in written], 4)
     width = max(w.tokens for w in written) + 1
-    scored = run.policy(run.rollouts, list(range(12)), width)
+    scored = run.model(run.rollouts, list(range(12)), width)
     for r, w in enumerate(written):
         torch.testing.assert_close(
-            F.normalize(scored.vectors[r], dim=0), torch.from_numpy(w.vector), atol=2e-5, rtol=0
+            F.normalize(scored.rest.rollouts[r], dim=0), torch.from_numpy(w.vector), atol=2e-5, rtol=0
         )
-        alone = run.policy(run.rollouts, [r], width, queries=False)
+        alone = run.model(run.rollouts, [r], width, whole=False)
         torch.testing.assert_close(scored.logps[r], alone.logps[0], atol=2e-5, rtol=1e-4)
         assert (scored.logps[r, w.tokens + 1 :] == 0).all() and (scored.logps[r, : w.tokens + 1] < 0).all()
     assert moon.prepare.end_think not in {i for w in written for i in w.ids}
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.1])
-def test_trls_loss_is_that_of_the_plain_step_on_our_rollouts(
-    beta: float, start: Path, shop: Path, tmp_path: Path
+@pytest.mark.parametrize(("accumulate", "beta"), [(1, 0.0), (1, 0.1), (3, 0.1)])
+def test_slices_and_the_reference_give_the_loss_of_the_whole(
+    accumulate: int, beta: float, start: Path, shop: Path, tmp_path: Path
 ) -> None:
-    run = trainer(recipe(start, tmp_path, beta=beta, contrastive_weight=0.0), shop)
-    moon = run.policy.moon
-    moon.head.fusion.dropout = 0.0
-    run.policy.train()
+    run = trainer(recipe(start, tmp_path, beta=beta, contrastive_weight=0.0, accumulate=accumulate), shop)
+    run.moon.head.fusion.dropout = 0.0
     if beta:  # a policy that has left its reference
         with torch.no_grad():
-            for weight in moon.decoder.layers[-1].parameters():
+            for weight in run.moon.decoder.layers[-1].parameters():
                 weight.add_(0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
-    inputs = batch_of(run)
-    inputs["advantages"] = torch.linspace(-1, 1, 12)
-    run.current_gradient_accumulation_steps = 1
-    got = run._compute_loss(run.policy, inputs)
-    scored = run.policy(run.rollouts, inputs["row"].tolist(), inputs["completion_ids"].shape[1])
-    mask = inputs["completion_mask"] * inputs["tool_mask"]
-    want = grpo_loss(
-        scored.logps, inputs["advantages"], mask, reference=inputs.get("ref_per_token_logps"), beta=beta,
-        corrected=False, loss_type="grpo",
-    )  # fmt: skip
-    assert abs(float(got) - float(want)) < 1e-5
-    got.backward()
-    one = moon.head.project.weight.grad
+    gained = torch.linspace(-1, 1, 12)
+    terms = losses(run, run.draw(0, 0.0), gained)
+    ids, per = run.rollouts.ids, 4
+    width, means = max(map(len, ids)) + 1, []
+    for r, body in enumerate(ids):
+        now, before = (
+            policy(run.rollouts, [r], width, whole=False).logps[0]
+            for policy in (run.model, run.reference or run.model)
+        )
+        away = before - now
+        token = -gained[r] + beta * (away.exp() - away - 1)
+        closed = len(body) < run.moon.prompt.max_rationale_tokens
+        means.append(token[: len(body) + closed].mean())
+    assert float(terms["policy"]) == pytest.approx(float(torch.stack(means).mean()), abs=1e-5)
+    assert per * 3 == len(ids) and ("kl" in run.figures) == bool(beta)
+    one = run.moon.head.project.weight.grad
     assert one is None or not one.any()  # GRPO alone does not reach the vector
 
 
@@ -160,12 +155,8 @@ def test_the_two_losses_reach_the_weights_in_one_backward_pass(
     start: Path, shop: Path, tmp_path: Path
 ) -> None:
     run = trainer(recipe(start, tmp_path), shop)
-    run.policy.train()
-    inputs = batch_of(run)
-    inputs["advantages"] = torch.linspace(-1, 1, 12)
-    run.current_gradient_accumulation_steps = 1
-    run._compute_loss(run.policy, inputs).backward()
-    moon = run.policy.moon
+    losses(run, run.draw(0, 0.0), torch.linspace(-1, 1, 12))
+    moon = run.moon
     for part in (
         moon.head.project.weight,
         moon.backbone.model.visual.patch_embed.proj.weight,
@@ -176,17 +167,16 @@ def test_the_two_losses_reach_the_weights_in_one_backward_pass(
 
 def test_title_and_picture_of_a_product_meet_here_too(start: Path, shop: Path, tmp_path: Path) -> None:
     run = trainer(recipe(start, tmp_path, intra_weight=0.0), shop)
-    run.policy.moon.head.fusion.dropout = 0.0
-    run.policy.train()
-    inputs = batch_of(run)
-    run.current_gradient_accumulation_steps = 1
-    without = run._compute_loss(run.policy, inputs)
+    run.moon.head.fusion.dropout = 0.0
+    draw = run.draw(0, 0.0)
+    without = losses(run, draw)["contrast"]
+    run.done = None  # the memory is as it was
     run.recipe = run.recipe.model_copy(update={"intra_weight": 0.5})
-    whole = run._compute_loss(run.policy, inputs)
-    moon, items = run.policy.moon, run.rollouts.draw.items
-    views, emb = Views(moon, run.rollouts.draw.pictures), [moon.prepare.emb]
-    titles = views.vectors([(ids, [], emb) for ids in run.rollouts.draw.titles])
-    photos = views.vectors([([], places[:1], emb) for places in run.rollouts.draw.own])
+    whole = losses(run, draw)["contrast"]
+    moon, items = run.moon, draw.items
+    views, emb = Views(moon, draw.pictures), [moon.prepare.emb]
+    titles = views.vectors([(ids, [], emb) for ids in draw.titles])
+    photos = views.vectors([([], places[:1], emb) for places in draw.own])
     scale = torch.tensor(1 / run.recipe.temperature)
     want = info_nce(titles, photos, scale, same(items, items), moon.config.matryoshka)
     got = (whole - without) / (0.5 * run.recipe.contrastive_weight)
@@ -198,7 +188,8 @@ def test_retrieval_pays_the_rollout_that_is_found(start: Path, shop: Path, tmp_p
     from moonshelf.model.engine import Written
 
     run = trainer(recipe(start, tmp_path, rewards={"retrieval": 1.0}, products=2, rollouts=2), shop)
-    draw, shown = run._draw([0, 1])
+    draw = run.draw(0, 0.0)
+    shown = list(zip(draw.shown, draw.own, strict=True))
     queries = torch.eye(256)[:2].repeat(2, 1, 1)  # product i asks for axis i
     text = "<think>category: shoes; colour: red</think>"
     vectors = [
@@ -208,11 +199,11 @@ def test_retrieval_pays_the_rollout_that_is_found(start: Path, shop: Path, tmp_p
         queries[0, 1],
     ]  # the second answers the other product's
     written = [Written(v.numpy(), v[:3].numpy(), text, True, [1, 2], True) for v in vectors]
-    rewards = run._rewards(draw, shown, written, queries)
+    rewards = run.reward(draw, shown, written, queries)
     assert rewards[0] > rewards[1]
-    assert run.queue.items == []
-    run._rewards(draw, shown, written, queries)
-    assert [item.id for item in run.queue.items] == [item.id for item in draw.items]
+    assert run.memory.items == []
+    run.reward(draw, shown, written, queries)
+    assert [item.id for item in run.memory.items] == [item.id for item in draw.items]
 
 
 def test_a_killed_run_goes_on(start: Path, shop: Path, tmp_path: Path) -> None:
@@ -229,11 +220,6 @@ def test_a_killed_run_goes_on(start: Path, shop: Path, tmp_path: Path) -> None:
     stopped.add_callback(Kill())
     with pytest.raises(KeyboardInterrupt):
         stopped.train()
-    resumed = trainer(part, shop)
-    stopped.tally.best, stopped.tally.stale = 0.5, 2
-    stopped._save(str(tmp_path / "counted"))
-    resumed._load_from_checkpoint(str(tmp_path / "counted"))
-    assert resumed.tally == stopped.tally and resumed.clock.before > 0
     again = MoonModel.from_pretrained(train_joint(part, shop))
     for (name, a), (_, b) in zip(whole.state_dict().items(), again.state_dict().items(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0, msg=name)
@@ -242,7 +228,7 @@ def test_a_killed_run_goes_on(start: Path, shop: Path, tmp_path: Path) -> None:
 def test_rewards_that_tell_nothing_apart_stop_the_run(
     start: Path, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainers, "COLLAPSED_AFTER", 2)
+    monkeypatch.setattr(rolling, "COLLAPSED_AFTER", 2)
     with pytest.raises(UserError, match=r"no rationale keeps its format.*Go back to a checkpoint"):
         train_joint(recipe(start, tmp_path, steps=3), shop)
 
@@ -262,16 +248,11 @@ def test_a_wrong_recipe_is_one_sentence(
         train_joint(recipe(start, tmp_path, **changes), shop)
 
 
-@pytest.mark.parametrize(
-    "options", [{"mode": "alternate"}, {"leave_one_out": 1.0}, {"accumulate": 2}, {"beta": 0.05}]
-)
+@pytest.mark.parametrize("options", [{"mode": "alternate"}, {"accumulate": 2}, {"beta": 0.05}])
 def test_options_run(options: dict[str, Any], start: Path, shop: Path, tmp_path: Path) -> None:
     run = trainer(recipe(start, tmp_path, **options), shop)
     run.train()
     assert run.state.global_step == 2
-    if options == {"leave_one_out": 1.0}:
-        _, shown = run._draw([0, 1, 2])
-        assert all(not (text and own) for text, own in shown)
 
 
 @pytest.mark.parametrize("bits", [16, 4])
@@ -342,8 +323,7 @@ def test_frozen_weights_are_halved_where_nothing_is_lost(model: MoonModel) -> No
         assert weight.dtype == torch.float32 or not weight.requires_grad
 
 
-def test_the_policy_is_a_module_that_trl_can_hold(model: MoonModel) -> None:
-    policy = Policy(copy.deepcopy(model), torch.float32, 1.0)
+def test_the_policy_holds_every_weight_once(model: MoonModel) -> None:
+    policy = JointPolicy(copy.deepcopy(model), torch.float32, 1.0)
     names = {name for name, _ in policy.named_parameters()}
     assert {f"moon.{name}" for name, _ in model.named_parameters()} == names
-    assert policy.config.image_token_id == model.backbone.config.image_token_id

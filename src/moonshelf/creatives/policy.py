@@ -7,19 +7,20 @@ gradient is the sum over them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from moonshelf.creatives.backends.describe import COMPARED, Form, Side, choices, compare, describe, sides
 from moonshelf.creatives.backends.model import CreativeModel
 from moonshelf.creatives.data import Work
 from moonshelf.creatives.schema import Assessment
-from moonshelf.model.decode import Decoded, Pick, banned_tokens, greedy
+from moonshelf.model.decode import Decoded, Pick, greedy
 from moonshelf.model.modeling import MoonModel
 from moonshelf.model.precision import computing_in
+from moonshelf.training import rollouts
+from moonshelf.training.trainer import Stage
 
 
 @dataclass
@@ -36,28 +37,23 @@ def whole(body: Sequence[int], end: int) -> Wanted:
 
 
 @dataclass
-class Scored:
-    """One pass over R rows."""
+class Scored(rollouts.Scored):
+    """One pass over R rows: of the wanted tokens, the body and `</think>` if not told."""
 
-    logps: Tensor  # (R, T) float32: of the wanted tokens, the body and `</think>` if not told; zero beyond
-    entropies: Tensor  # (R, T) float32, no gradient
-    answers: Tensor  # (R, 2) float32: log-probability of the first and of the second label, of all tokens
+    answers: Tensor = field(default_factory=lambda: torch.zeros(0, 2))
+    # (R, 2) float32: log-probability of the first and of the second label, of all tokens
 
 
-class VerdictPolicy(PreTrainedModel):
+class VerdictPolicy(Stage):
     """`CreativeModel` as one module, so that DDP and FSDP see one forward pass a step."""
 
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
     creative: CreativeModel
 
     def __init__(self, creative: CreativeModel, dtype: torch.dtype, temperature: float = 1.0) -> None:
-        super().__init__(creative.moon.backbone.config)
+        super().__init__()
         self.backbone = creative.moon.backbone  # the head beside it is not trained
         self.creative = creative
         self.compute_dtype, self.temperature = dtype, temperature
-        self.generation_config = creative.moon.backbone.generation_config
-        self._no_split_modules = creative.moon.backbone._no_split_modules
 
     @property
     def moon(self) -> MoonModel:
@@ -92,24 +88,16 @@ class VerdictPolicy(PreTrainedModel):
             count = torch.tensor([len(one.tokens) for one in wanted], device=states.device)
             length = torch.tensor([len(tail) for tail in tails], device=states.device)
             first = batch.emb - length + 1  # where `<think>` is: it speaks of the first token
-            place = torch.arange(int(count.max()), device=states.device)[None] < count[:, None]
-            row = n[:, None].expand_as(place)[place]
+            row = n.repeat_interleave(count)
             told = [place for one in wanted for place in one.places]
             at = first[row] + torch.tensor(told, dtype=torch.long, device=states.device)
-            logits = moon.logits(states[row, at])
-        logits = (logits.float() + banned_tokens(moon)) / self.temperature
-        every = logits.log_softmax(-1)
-        with torch.no_grad():  # a figure, not a loss
-            entropy = -(every.exp() * every.clamp(min=-1e4)).sum(-1)
-        tokens = [token for one in wanted for token in one.tokens]
-        targets = torch.tensor(tokens, dtype=torch.long, device=every.device)
-        zeros = every.new_zeros(place.shape)
+            tokens = [token for one in wanted for token in one.tokens]
+            logps, entropies = rollouts.score_tokens(
+                moon, states[row, at], torch.tensor(tokens, dtype=torch.long, device=states.device), count,
+                int(count.max()), self.temperature,
+            )  # fmt: skip
         labels = torch.tensor([[creative.label_ids[label] for label in ask.labels] for ask in asks])
-        return Scored(
-            zeros.masked_scatter(place, every.gather(1, targets[:, None])),
-            zeros.masked_scatter(place, entropy),
-            answers.gather(1, labels.to(answers.device)),
-        )
+        return Scored(logps, entropies, answers=answers.gather(1, labels.to(answers.device)))
 
     @torch.no_grad()
     def write(self, work: Work, pick: Pick = greedy, times: int = 1) -> list[Decoded]:

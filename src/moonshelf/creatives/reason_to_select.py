@@ -22,16 +22,17 @@ the whole rollout's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from trl import GRPOConfig
 
 from moonshelf.creatives.backends.describe import Form, ask_alone, read_written
-from moonshelf.creatives.data import Example, Work, draw, load_examples, make_descriptions, make_work
+from moonshelf.creatives.backends.model import CreativeModel
+from moonshelf.creatives.data import Example, Work, draw, make_descriptions, make_work
 from moonshelf.creatives.evidence import check, check_assessment
 from moonshelf.creatives.policy import (
     Scored,
@@ -48,13 +49,14 @@ from moonshelf.creatives.prompt import read_assessment, write_description
 from moonshelf.creatives.recipe import GrpoRecipe
 from moonshelf.creatives.rewards import REWARDS
 from moonshelf.creatives.schema import KEYS, Assessment
-from moonshelf.creatives.training import resume_from, run
+from moonshelf.creatives.training import SelectorTrainer, open_pairs, resume_from
 from moonshelf.errors import UserError
 from moonshelf.model.decode import Decoded, sampling
 from moonshelf.model.precision import resolve
+from moonshelf.training import quiet_dependencies, rollouts
 from moonshelf.training.grpo import advantages, total
-from moonshelf.training.tracking import quiet_dependencies
-from moonshelf.training.trainer import RolloutTrainer, grpo_arguments
+from moonshelf.training.rollouts import RolloutTrainer
+from moonshelf.training.trainer import summary
 
 
 @dataclass
@@ -83,54 +85,53 @@ class Beside:
     orders: slice  # both orders of pairs, side by side, that are to agree
 
 
-class VerdictTrainer(RolloutTrainer):
+class VerdictTrainer(RolloutTrainer, SelectorTrainer):
     """One process's share: `recipe.pairs` pairs, both orders, `recipe.rollouts` reasons each, a step."""
 
+    rewards = REWARDS
+
     def __init__(
-        self, policy: VerdictPolicy, recipe: GrpoRecipe, examples: list[Example], args: GRPOConfig
-    ) -> None:
-        self.examples = examples
-        self.step: int
+        self, creative: CreativeModel, recipe: GrpoRecipe, examples: list[Example],
+        validation: Sequence[Example] = (),
+    ) -> None:  # fmt: skip
+        self.creative, self.examples = creative, examples
+        self.step: int  # of this process's schedule
         self.work: Work  # of the step, and what was written for it
         self.bodies: list[list[int]]
-        super().__init__(policy, recipe, REWARDS, args, policy.creative.moon.processor)
+        policy = VerdictPolicy(
+            creative, resolve(recipe.precision, creative.moon.device), recipe.sampling_temperature
+        )
+        super().__init__(policy, recipe, creative.moon, 2 * recipe.pairs * recipe.rollouts, validation)
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """Draw pairs, write G reasons for both orders of each, reward them: TRL's batch of rollouts."""
-        recipe, per = self.recipe, self.recipe.rollouts
-        slots = [row["slot"] for row in inputs[::per]]
-        self.step = slots[0] // (2 * recipe.pairs)  # processes take slices of the schedule in turn
-        self.work = self._work(draw(self.examples, recipe.pairs, recipe.seed, self.step))
-        if len(self.work.asks) != len(slots):
-            raise ValueError("a picture of a training pair cannot be read: take the pair out of the feed")
-        torch.manual_seed((recipe.seed * 1_000_003 + self.state.global_step) * 4099 + slots[0])
-        self.policy.eval()
+    def draw(self, step: int, share: float) -> tuple[int, Work]:
+        """This process's pairs of a step, in both orders."""
+        turn = self.turn(step)
+        work = self._work(draw(self.examples, self.recipe.pairs, self.recipe.seed, turn), turn)
+        if len(work.asks) != 2 * self.recipe.pairs:
+            raise UserError("a picture of a training pair cannot be read: take the pair out of the feed.")
+        return turn, work
+
+    def roll(self, batch: tuple[int, Work]) -> tuple[list[Decoded], Tensor]:
+        """Write G reasons for both orders of each pair, and reward them."""
+        recipe, (self.step, self.work) = self.recipe, batch
+        slot = self.step * 2 * recipe.pairs
+        torch.manual_seed((recipe.seed * 1_000_003 + self.state.global_step) * 4099 + slot)
         rolled = self._roll()
-        self.policy.train()
-        gained = self._rewards(rolled)
         self.bodies = [w.ids for w in rolled.written]
         count = len(self.bodies)
-        tokens = self._tensors(rolled.written)
-        claimed = self._credit(rolled, tokens["completion_ids"].shape[1])
-        tokens |= {
-            "advantages": advantages(gained, per)[:, None] + claimed.to(gained),
-            "row": torch.arange(count, device=gained.device),
+        gained = self._rewards(rolled)
+        claimed = self._credit(rolled, max(map(len, self.bodies)) + 1)
+        self.figures |= {
+            "reasons/length": sum(len(body) for body in self.bodies) / count,
+            "reasons/closed": sum(w.closed for w in rolled.written) / count,
         }
-        if self.beta:
-            rows = [self._row(r) for r in range(count)]
-            tokens["ref_per_token_logps"] = self._reference_logps(
-                lambda policy: policy(self.work, rows, self.bodies)
-            )
-        metrics = self._metrics["train"]
-        metrics["reasons/length"].append(sum(len(body) for body in self.bodies) / count)
-        metrics["reasons/closed"].append(sum(w.closed for w in rolled.written) / count)
-        return tokens
+        return rolled.written, advantages(gained, recipe.rollouts)[:, None] + claimed
 
-    def _work(self, examples: list[Example], shown: bool = True) -> Work:
+    def _work(self, examples: list[Example], turn: int, shown: bool = True) -> Work:
         recipe = self.recipe
         return make_work(
-            self.policy.creative, examples, f"{recipe.seed}/{self.step}", recipe.no_interest,
-            recipe.no_overlays, recipe.asides, shown=shown,
+            self.creative, examples, f"{recipe.seed}/{turn}", recipe.no_interest, recipe.no_overlays,
+            recipe.asides, shown=shown,
         )  # fmt: skip
 
     def _row(self, r: int) -> int:
@@ -139,9 +140,9 @@ class VerdictTrainer(RolloutTrainer):
 
     def _roll(self) -> Rollouts:
         """G reasons of each ask, and what they come to."""
-        recipe, work, creative = self.recipe, self.work, self.policy.creative
+        recipe, work, creative = self.recipe, self.work, self.creative
         per = recipe.rollouts
-        written = self.policy.write(work, sampling(recipe.sampling_temperature), per)
+        written = self.model.write(work, sampling(recipe.sampling_temperature), per)
         asks = [work.asks[self._row(r)] for r in range(len(written))]
         with torch.no_grad(), creative.moon.computing():
             logits = creative.answer_logits(torch.stack([w.final for w in written]), asks)
@@ -159,29 +160,21 @@ class VerdictTrainer(RolloutTrainer):
     def _rewards(self, rolled: Rollouts) -> Tensor:
         """(R,) weighted sum of the rewards but `claims`, which `_credit` pays; all of them are logged."""
         recipe, work, per = self.recipe, self.work, self.recipe.rollouts
-        rows = [
-            {
-                "prompt": "", "valid": found is not None, "p": p, "posterior": work.targets[r // per],
-                "other": other, "rubric": found.rubric() if found else 0,
-                "refuted": sum(wrong for wrong, _ in checked.values()),
-                "claimed": sum(n for _, n in checked.values()),
-            }
-            for r, (found, p, other, checked) in enumerate(
-                zip(rolled.found, rolled.p.tolist(), rolled.other.tolist(), rolled.checked, strict=True)
-            )
-        ]  # fmt: skip
-        texts = self.policy.creative.moon.processor.tokenizer.batch_decode([w.ids for w in rolled.written])
-        earned = self._calculate_rewards(rows, [""] * len(rows), texts, [w.ids for w in rolled.written])
-        first = self.accelerator.process_index * len(rows)
-        earned = earned[first : first + len(rows)]
-        weights = torch.tensor(list(recipe.rewards.values()), device=earned.device)
-        self._log_rewards(earned, total(earned, weights).view(-1, per))
-        outcome = torch.tensor([name != "claims" for name in recipe.rewards], device=earned.device)
+        count = len(rolled.written)
+        earned, weights = self.earned({
+            "completions": [""] * count, "valid": [found is not None for found in rolled.found],
+            "p": rolled.p.tolist(), "posterior": [work.targets[r // per] for r in range(count)],
+            "other": rolled.other.tolist(), "rubric": [f.rubric() if f else 0 for f in rolled.found],
+            "refuted": [sum(wrong for wrong, _ in one.values()) for one in rolled.checked],
+            "claimed": [sum(n for _, n in one.values()) for one in rolled.checked],
+        })  # fmt: skip
+        self.note_rewards(earned, total(earned, weights))
+        outcome = torch.tensor([name != "claims" for name in recipe.rewards])
         return total(earned, weights * outcome)
 
     def _credit(self, rolled: Rollouts, width: int) -> Tensor:
         """(R, width) advantage of each token by the claims of the question that it answers."""
-        tokenizer = self.policy.creative.moon.processor.tokenizer
+        tokenizer = self.moon.processor.tokenizer
         gained = {}  # by question, of each rollout
         for question in KEYS:
             counts = [checked.get(question, (0, 0)) for checked in rolled.checked]
@@ -211,36 +204,37 @@ class VerdictTrainer(RolloutTrainer):
         return rows, bodies, self._whole(bodies)
 
     def _whole(self, bodies: list[list[int]]) -> list[Wanted]:
-        return [whole(body, self.policy.moon.prepare.end_think) for body in bodies]
+        return [whole(body, self.moon.prepare.end_think) for body in bodies]
 
-    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        """TRL's loss plus the answer's and the known reasons', from one pass over this slice of rollouts."""
-        recipe, work, chosen = self.recipe, self.work, inputs["row"].tolist()
-        n, own, beside = len(chosen), [self.bodies[r] for r in chosen], self._beside(chosen)
-        rows = [self._row(r) for r in chosen] + beside.rows
-        scored = model(work, rows, own + beside.bodies, self._whole(own) + beside.wanted)
-        width = inputs["completion_ids"].shape[1]
+    def score(self, policy: Any, rows: list[int], width: int, whole: bool = True) -> Scored:
+        """One pass over some rollouts and, with `whole`, over what is taught beside them."""
+        own = [self.bodies[r] for r in rows]
+        asks, bodies, wanted = [self._row(r) for r in rows], own, self._whole(own)
+        beside = self._beside(rows) if whole else None
+        if beside:
+            asks, bodies, wanted = asks + beside.rows, own + beside.bodies, wanted + beside.wanted
+        scored = policy(self.work, asks, bodies, wanted)
+        n = len(rows)
         logps, entropies = _wide(scored.logps[:n], width), _wide(scored.entropies[:n], width)
-        self._scored = Scored(logps, entropies, scored.answers[:n])
-        policy = super()._compute_loss(model, inputs)
-        extra = torch.zeros_like(policy)
-        targets = [work.targets[i] for i in rows[beside.answers]]
+        return Scored(logps, entropies, (scored.logps[n:], asks, beside), scored.answers)
+
+    def beside(self, scored: rollouts.Scored, rows: list[int]) -> dict[str, Tensor]:
+        """Weighted losses of the answers, of the two orders' agreement, and of known reasons."""
+        assert isinstance(scored, Scored)
+        recipe, work = self.recipe, self.work
+        logps, asks, beside = scored.rest
+        terms: dict[str, Tensor] = {}
+        targets = [work.targets[i] for i in asks[beside.answers]]
         if targets:
-            answer = answer_loss(scored.answers[beside.answers], targets)
-            self._metrics["train"]["loss/answer"].append(answer.item())
-            extra = extra + recipe.answer_weight * answer
+            terms["answer"] = recipe.answer_weight * answer_loss(scored.answers[beside.answers], targets)
         orders = scored.answers[beside.orders]
         if len(orders):
-            gap = order_gap(orders)
-            self._metrics["train"]["loss/gap"].append(gap.item())
-            extra = extra + recipe.gap_weight * gap
+            terms["gap"] = recipe.gap_weight * order_gap(orders)
         counts = [len(one.tokens) for one in beside.wanted]
         for name, part in (("answers", slice(beside.texts)), ("reasons", slice(beside.texts, None))):
             if recipe.cot_weight and any(counts[part]):
-                known = reasons_loss(scored.logps[n:][part], counts[part])
-                self._metrics["train"][f"loss/known {name}"].append(known.item())
-                extra = extra + recipe.cot_weight * known
-        return self._finite(recipe.grpo_weight * policy + extra / self.current_gradient_accumulation_steps)
+                terms[f"known {name}"] = recipe.cot_weight * reasons_loss(logps[part], counts[part])
+        return terms
 
 
 class DescriptionTrainer(VerdictTrainer):
@@ -262,7 +256,7 @@ class DescriptionTrainer(VerdictTrainer):
         return 2 * self.recipe.pairs + super()._row(r)
 
     def _roll(self) -> Rollouts:
-        recipe, creative, per = self.recipe, self.policy.creative, self.recipe.rollouts
+        recipe, creative, per = self.recipe, self.creative, self.recipe.rollouts
         pairs, prepare = self.work, creative.moon.prepare
         known = [write_description(one) if one is not None else "" for one in pairs.known]
         alone = replace(
@@ -271,14 +265,14 @@ class DescriptionTrainer(VerdictTrainer):
             bodies=[prepare.ids(text) if text else [] for text in known],
             places=[where[:1] for where in pairs.places],
         )
-        written = self.policy.write(alone, sampling(recipe.sampling_temperature), per)
+        written = self.model.write(alone, sampling(recipe.sampling_temperature), per)
         told = read_written(creative, written)
         rival = [(r // per ^ 1) * per + r % per for r in range(len(told))]
         rows = [r // per for r in range(len(told))]
         asks = [pairs.asks[i] for i in rows]
         evidence = [(side, told[rival[r]][0]) for r, (side, _) in enumerate(told)]
         form = Form(creative, asks, evidence)
-        picked, answers = self.policy.compare(pairs, rows, form)
+        picked, answers = self.model.compare(pairs, rows, form)
         p = answers[:, 0].exp()
         self.compared = form.fill(picked)[0]
         texts = creative.moon.processor.tokenizer.batch_decode(self.compared)
@@ -288,7 +282,7 @@ class DescriptionTrainer(VerdictTrainer):
             checked.append({question: check(question, side[question], ask.first.facts) for question in side})
         own = [i for i, one in enumerate(pairs.known) if one is None or i // 2 % recipe.own_every == 0]
         more = self._more()
-        self.taught = comparisons(self.policy, pairs.followed_by(*more), own)
+        self.taught = comparisons(self.model, pairs.followed_by(*more), own)
         self.work = replace(pairs, places=[()] * len(pairs.places)).followed_by(alone, *more)
         first = len(self.work.asks)
         if described := self._told(recipe.describe_pairs, recipe.seed + 2):
@@ -302,7 +296,7 @@ class DescriptionTrainer(VerdictTrainer):
     def _more(self) -> list[Work]:
         """Both orders of further pairs with known reasons, `compare_pairs` for each one described, if any."""
         told = self._told(self.recipe.compare_pairs, self.recipe.seed + 1)
-        return [self._work(told, shown=False)] if told else []
+        return [self._work(told, self.step, shown=False)] if told else []
 
     def _told(self, each: int, seed: int) -> list[Example]:
         """Of `each` further pairs for each one described those with known reasons."""
@@ -353,12 +347,7 @@ def _wide(values: Tensor, width: int) -> Tensor:
     return torch.nn.functional.pad(values, (0, width - values.shape[1]))
 
 
-def arguments(recipe: GrpoRecipe) -> GRPOConfig:
-    """The recipe as TRL's arguments."""
-    return grpo_arguments(recipe, 2 * recipe.pairs * recipe.rollouts)
-
-
-def train_grpo(recipe: GrpoRecipe, data: Path) -> Path:
+def train_grpo(recipe: GrpoRecipe, data: Path, dry_run: bool = False) -> Path:
     """Run GRPO on a selector that CoT-SFT made; returns the folder of the best one."""
     quiet_dependencies()
     creative = resume_from(recipe, recipe.model)
@@ -367,10 +356,9 @@ def train_grpo(recipe: GrpoRecipe, data: Path) -> Path:
             "gap_weight needs a selector that describes first; of another one the reward 'consistency' "
             "speaks for the order. Leave it at 0."
         )
-    examples = [example for source in recipe.sources for example in load_examples(source, data)]
-    policy = VerdictPolicy(
-        creative, resolve(recipe.precision, creative.moon.device), recipe.sampling_temperature
-    )
+    examples, held_out = open_pairs(recipe, data)
+    summary(recipe, creative.moon, f"{recipe.pairs} pairs in both orders, {recipe.rollouts} rollouts each")
     kind = DescriptionTrainer if creative.prompt.describe_first else VerdictTrainer
-    trainer = kind(policy, recipe, examples, arguments(recipe))
-    return run(trainer, recipe, creative, data, "Reason-to-Select")
+    if not dry_run:
+        kind(creative, recipe, examples, held_out).train()
+    return Path(recipe.out) / "checkpoint"

@@ -29,7 +29,7 @@ class _Selector(Run):
     sources: list[PairSource]
     validation: PairSource | None = None
     validation_pairs: int = Field(default=200, ge=1)
-    warmup_steps: int = Field(default=20, ge=0)
+    warmup: float = Field(default=20, ge=0)
     answer_weight: float = Field(default=1.0, ge=0)  # log loss of the answer against the posterior
     gap_weight: float = Field(default=0.0, ge=0)  # disagreement of the two orders, see `policy.order_gap`
     no_interest: float = Field(default=0.1, ge=0, le=1)  # share of pairs that are shown without their queries
@@ -71,7 +71,6 @@ class GrpoRecipe(_Selector):
     accumulate: int = Field(default=1, ge=1)
     sampling_temperature: float = Field(default=1.0, gt=0)
     lr: float = 1e-4
-    loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = "grpo"
     beta: float = Field(default=0.02, ge=0)  # KL to the SFT selector
     grpo_weight: float = Field(default=1.0, ge=0)
     own_every: int = Field(default=3, ge=1)  # pairs whose answers follow the policy's own description

@@ -1,4 +1,4 @@
-"""Rewards of Reason-to-Select: plain functions that TRL's GRPOTrainer takes as `reward_funcs`.
+"""Rewards of Reason-to-Select: plain functions, as those of the joint stage.
 
 Each is `reward(completions, **columns) -> list`, one number a completion. Creative4U names GRPO and none of
 its rewards; all of these are ours:

@@ -6,7 +6,7 @@ Every pair is in the batch in both orders. Reasons are the annotated ones (for d
 from the construction); a pair without any is taught by its answer alone, after reasons that the model wrote
 itself. So are all pairs of some steps late in the run: an answer that has only ever followed perfect reasons
 is too sure of itself after its own. Some steps answer at once, without reasons: the fast mode, and the
-comparison that says what reasons are worth. The trainer is Hugging Face's; what is here is the loss.
+comparison that says what reasons are worth. The trainer is that of all stages; what is here is the loss.
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import Trainer, TrainingArguments
 
 from moonshelf.creatives.backends.model import (
     ADAPTER,
@@ -48,112 +46,127 @@ from moonshelf.creatives.selector import fit_temperature, judge, mean_probabilit
 from moonshelf.errors import UserError
 from moonshelf.model import files
 from moonshelf.model.precision import resolve
+from moonshelf.training import quiet_dependencies
 from moonshelf.training.adapters import add_lora, freeze, lighten, merged_state, targets
+from moonshelf.training.data import say
 from moonshelf.training.recipe import Lora
-from moonshelf.training.tracking import Tracker, quiet_dependencies
-from moonshelf.training.trainer import Budgeted, Clock, Tally, Watch, last_checkpoint, trainer_arguments
+from moonshelf.training.trainer import StageTrainer, summary
 
 EXAMPLES_FOR_TOKENS = 2000
 WORDS_ONLY = 2  # pairs compared by words alone for one that is looked at, at about the same cost
 
 
-class SftTrainer(Budgeted, Trainer):
+class SelectorTrainer(StageTrainer):
+    """What both stages share: validation, and the folder of the best selector."""
+
+    creative: CreativeModel
+    examples: list[Example]
+
+    def measure(self) -> dict[str, Any]:
+        figures, temperature = validate(self.creative, self.eval_dataset)
+        # What is exported, if this is the best one so far, has its own temperature.
+        self.creative.config = self.creative.config.model_copy(update={"temperature": round(temperature, 4)})
+        return figures
+
+    def export(self) -> None:
+        export(self.creative, self.out / "checkpoint")
+
+    def turn(self, step: int) -> int:
+        """Processes take parts of the schedule in turn."""
+        return step * self.accelerator.num_processes + self.accelerator.process_index
+
+
+class SftTrainer(SelectorTrainer):
     """One process's share: `recipe.pairs` pairs a step, each in both orders."""
 
-    def __init__(self, policy: VerdictPolicy, recipe: SftRecipe, examples: list[Example]) -> None:
-        self.policy, self.recipe, self.examples = policy, recipe, examples
-        self.clock, self.tally = Clock(), Tally()
-        self._terms: dict[str, float] = {}
-        arguments = TrainingArguments(
-            **trainer_arguments(recipe),
-            per_device_train_batch_size=recipe.pairs,
-            train_sampling_strategy="sequential",
-        )
-        slots = Dataset.from_dict({"slot": range(recipe.steps * recipe.pairs * arguments.world_size)})
-        super().__init__(model=policy, args=arguments, train_dataset=slots, data_collator=_slots)
+    def __init__(
+        self, creative: CreativeModel, recipe: SftRecipe, examples: list[Example],
+        validation: Sequence[Example] = (),
+    ) -> None:  # fmt: skip
+        self.creative, self.examples = creative, examples
+        policy = VerdictPolicy(creative, resolve(recipe.precision, creative.moon.device))
+        super().__init__(policy, recipe, validation)
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Tensor:
-        recipe, step = self.recipe, self.state.global_step
-        first = int(inputs["slots"][0]) // recipe.pairs  # processes take slices of the schedule in turn
-        examples = draw(self.examples, recipe.pairs, recipe.seed, first)
+    def draw(self, step: int, share: float) -> tuple[str, Work]:
+        """What the step teaches, and its rows."""
+        recipe, first, creative = self.recipe, self.turn(step), self.creative
+        examples, key = draw(self.examples, recipe.pairs, recipe.seed, first), f"{recipe.seed}/{first}"
         every = recipe.describe_every
         if step < recipe.describe_steps or (every and step % every == 0):
-            work = make_descriptions(
-                self.policy.creative, examples, f"{recipe.seed}/{first}", recipe.no_overlays, recipe.asides
-            )
-            scored = model(work, range(len(work.bodies)), work.bodies)
-            return self._loss(reasons=reasons_loss(scored.logps, [len(body) + 1 for body in work.bodies]))
+            return "describe", make_descriptions(creative, examples, key, recipe.no_overlays, recipe.asides)
         turn = step - step // every - 1 if every else step  # among the steps of pairs
-        described = self.policy.creative.prompt.describe_first
+        described = creative.prompt.describe_first
         direct = not described and turn % recipe.direct_every == recipe.direct_every - 1
-        own = self.share(step) >= recipe.own_from and turn % recipe.own_every == 0
+        own = share >= recipe.own_from and turn % recipe.own_every == 0
         if described and not own:  # compared by words alone, where reasons are known
             more = draw(self.examples, WORDS_ONLY * recipe.pairs, recipe.seed, first)
             told = [example for example in more if example.pair.assessment is not None]
             own, examples = not told, told or examples
         work = make_work(
-            self.policy.creative, examples, f"{recipe.seed}/{first}", recipe.no_interest,
-            recipe.no_overlays, recipe.asides, taught=not (direct or own), shown=own or not described,
+            creative, examples, key, recipe.no_interest, recipe.no_overlays, recipe.asides,
+            taught=not (direct or own), shown=own or not described,
         )  # fmt: skip
-        rows = range(len(work.asks))
-        if direct:
-            scored = model(work, rows, work.bodies)
-            counts = [0] * len(rows)
-        elif described:
+        return "direct" if direct else "compare" if described else "reason", work
+
+    def losses(self, batch: tuple[str, Work]) -> dict[str, Tensor]:
+        recipe, (kind, work) = self.recipe, batch
+        rows, policy = range(len(work.asks)), self.model
+        if kind == "compare":
             # Only what follows from words is taught here: evidence is learnt with its one image in sight.
-            form, picked = comparisons(
-                self.policy, work, [i for i, body in enumerate(work.bodies) if not body]
-            )
+            form, picked = comparisons(policy, work, [i for i, body in enumerate(work.bodies) if not body])
             bodies, wanted = label_targets(form, picked, work.known)
-            scored = model(replace(work, places=[()] * len(rows)), rows, bodies, wanted)
+            scored = self.module(replace(work, places=[()] * len(rows)), rows, bodies, wanted)
             counts = [len(one.tokens) for one in wanted]
         else:
-            scored = model(work, rows, self._completed(work))
-            counts = [len(body) + 1 if body else 0 for body in work.bodies]
-        return self._loss(
-            reasons=reasons_loss(scored.logps, counts),
-            answer=answer_loss(scored.answers, work.targets),
-            gap=order_gap(scored.answers),
-        )
+            bodies = self._completed(work) if kind == "reason" else work.bodies
+            scored = self.module(work, rows, bodies)
+            counts = [len(body) + 1 if body or kind == "describe" else 0 for body in work.bodies]
+        terms = {"reasons": recipe.cot_weight * reasons_loss(scored.logps, counts)}
+        if kind != "describe":
+            terms["answer"] = recipe.answer_weight * answer_loss(scored.answers, work.targets)
+            terms["gap"] = recipe.gap_weight * order_gap(scored.answers)
+        self.accelerator.backward(torch.stack(list(terms.values())).sum())
+        return terms
 
     def _completed(self, work: Work) -> list[list[int]]:
         """Bodies, those that are not taught written by the model itself."""
         bodies, untaught = list(work.bodies), [i for i, body in enumerate(work.bodies) if not body]
         if untaught:
-            self.policy.eval()
-            written = self.policy.write(_part(work, untaught))
-            self.policy.train()
+            self.model.eval()
+            part = replace(
+                work, asks=[work.asks[i] for i in untaught], places=[work.places[i] for i in untaught]
+            )
+            written = self.model.write(part)
+            self.model.train()
             for i, reasons in zip(untaught, written, strict=True):
                 bodies[i] = reasons.ids
         return bodies
 
-    def _loss(self, **terms: Tensor) -> Tensor:
-        recipe = self.recipe
-        weights = {"reasons": recipe.cot_weight, "answer": recipe.answer_weight, "gap": recipe.gap_weight}
-        self._terms = {name: float(term.detach()) for name, term in terms.items()}
-        return self._finite(torch.stack([weights[name] * term for name, term in terms.items()]).sum())
 
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        # a step that teaches no reasons has a loss of minus zero
-        super().log({**logs, **{k: round(v, 4) + 0.0 for k, v in self._terms.items()}}, *args, **kwargs)
-
-
-def _slots(rows: list[dict[str, int]]) -> dict[str, Any]:
-    return {"slots": torch.tensor([row["slot"] for row in rows])}
-
-
-def _part(work: Work, rows: list[int]) -> Work:
-    return replace(work, asks=[work.asks[i] for i in rows], places=[work.places[i] for i in rows])
+def open_pairs(recipe: Any, data: Path) -> tuple[list[Example], list[Example]]:
+    """Pairs to train on, and those kept back to validate with; says what each source holds."""
+    examples = []
+    for source in recipe.sources:
+        found = load_examples(source, data)
+        kinds = [stratum(example.target) for example in found]
+        shares = ", ".join(f"{kinds.count(k) / len(kinds):.0%} {k}" for k in ("decisive", "weak", "toss-up"))
+        told = sum(example.pair.assessment is not None for example in found)
+        say(f"{source.feed}: {len(found):,} pairs, {shares}; {told / len(found):.0%} with reasons")
+        examples += found
+    held_out = load_examples(recipe.validation, data)[: recipe.validation_pairs] if recipe.validation else []
+    say(f"validation: {len(held_out):,} pairs")
+    return examples, held_out
 
 
-def train_sft(recipe: SftRecipe, data: Path) -> Path:
+def train_sft(recipe: SftRecipe, data: Path, dry_run: bool = False) -> Path:
     """Run CoT-SFT; returns the folder of the best selector."""
     quiet_dependencies()
-    examples = [example for source in recipe.sources for example in load_examples(source, data)]
+    examples, held_out = open_pairs(recipe, data)
     creative = start(recipe, examples)
-    policy = VerdictPolicy(creative, resolve(recipe.precision, creative.moon.device))
-    trainer = SftTrainer(policy, recipe, examples)
-    return run(trainer, recipe, creative, data, "CoT-SFT")
+    summary(recipe, creative.moon, f"{recipe.pairs} pairs in both orders")
+    if not dry_run:
+        SftTrainer(creative, recipe, examples, held_out).train()
+    return Path(recipe.out) / "checkpoint"
 
 
 def start(recipe: SftRecipe, examples: Sequence[Example] = ()) -> CreativeModel:
@@ -265,37 +278,6 @@ def export(creative: CreativeModel, folder: Path, dtype: torch.dtype = torch.flo
         creative.moon.save_pretrained(folder, state=merged_state(creative.moon))
         config = config.model_copy(update={"base": None, "base_fingerprint": ""})
     write_config(folder, config)
-
-
-def run(trainer: Any, recipe: Any, creative: CreativeModel, data: Path, name: str) -> Path:
-    """Train to the end of the budget, with validation, log and checkpoints; returns the best one's folder."""
-    out = Path(recipe.out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "recipe.json").write_text(recipe.model_dump_json(indent=1))
-    held_out: list[Example] = []
-    if recipe.validation:
-        held_out = load_examples(recipe.validation, data)[: recipe.validation_pairs]
-    _, resumed = last_checkpoint(out / "trainer")
-    tracker = Tracker(out, recipe.report_to, recipe.model_dump(mode="json"), out.name, resumed_step=resumed)
-
-    def measure() -> dict[str, Any]:
-        trainer.policy.eval()
-        figures, temperature = validate(creative, held_out)
-        trainer.policy.train()
-        # What is exported, if this is the best one so far, has its own temperature.
-        creative.config = creative.config.model_copy(update={"temperature": round(temperature, 4)})
-        return figures
-
-    watch = Watch(
-        trainer, tracker, name, measure if held_out else None, lambda: export(creative, out / "checkpoint")
-    )
-    count = sum(p.numel() for p in trainer.policy.parameters() if p.requires_grad)
-    print(
-        f"{len(trainer.examples):,} pairs, {len(held_out):,} to validate; {count / 1e6:.1f} M weights trained"
-    )
-    trainer.policy.train()
-    watch.train(out / "trainer")
-    return out / "checkpoint"
 
 
 def calibrate(folder: Path, examples: Sequence[Example]) -> float:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,21 +73,55 @@ class Source:
     near: dict[str, tuple[Item, ...]] = field(default_factory=dict)
 
 
+def say(text: str) -> None:
+    """Print, in the first process."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(text)
+
+
 def open_source(spec: SourceSpec, root: Path, fingerprint: str | None = None) -> Source:
     """A source with its behaviour log and mined negatives; says what the log held and who mined."""
     source = Source(load_source(spec, root), spec.weight)
     if spec.behaviour:
         log = read_behaviour(root / spec.behaviour, {item.product for item in source.items})
-        print(f"{spec.behaviour}: {log.summary()}")
+        say(f"{spec.behaviour}: {log.summary()}")
         source.asked = queries_of(source.items, log.interactions)
     if spec.negatives:
         from moonshelf.training.negatives import load_negatives, negatives_of
 
         mined = load_negatives(root / spec.negatives, fingerprint)
         for note in mined.notes:
-            print(note)
+            say(note)
         source.near = negatives_of(source.items, mined.negatives)
     return source
+
+
+def open_sources(recipe: Any, root: Path, fingerprint: str | None = None) -> list[Source]:
+    """All sources of a recipe; says what each holds."""
+    sources = [open_source(spec, root, fingerprint) for spec in recipe.sources]
+    whole = sum(spec.weight for spec in recipe.sources) or 1.0
+    told = 0
+    for spec, source in zip(recipe.sources, sources, strict=True):
+        described = sum(bool(item.rationale) for item in source.items)
+        several = sum(len(item.images) > 1 for item in source.items)
+        told += described
+        say(
+            f"{spec.feed}: {len(source.items):,} items, {described:,} with attributes, {several:,} with "
+            f"several pictures, {spec.weight / whole:.0%} of what is drawn"
+        )
+    if not told:
+        say("no item has attributes: no rationale is learnt, and phrases are titles.")
+    return sources
+
+
+def held_out(recipe: Any, root: Path) -> list[Item]:
+    """The items that a recipe keeps back to validate with, one a group; none where it names no feed."""
+    if not recipe.validation:
+        return []
+    items = load_source(SourceSpec(feed=recipe.validation), root)
+    chosen = spread(items, recipe.validation_items)
+    say(f"validation: {len(chosen):,} of {len(items):,} items, one a group")
+    return chosen
 
 
 class Sampler:
@@ -217,7 +252,6 @@ def prepare(
     items: Sequence[Item],
     kind: str,
     key: str,
-    mix: tuple[float, float, float] = QUERY_MIX,
     first: int = 0,
     asked: Asked | None = None,
     hide: float = HIDE,
@@ -270,7 +304,7 @@ def prepare(
         titles.append(title.lower() if rng.random() < 0.3 else title)
         shown.append(rng.choice((titles[-1], titles[-1], _part(title, rng), "")))
         phrases.append(_phrase(item, rng) or Query(titles[-1], words=item.words))
-        queries.append(real or _query(item, title, rng, mix))
+        queries.append(real or _query(item, title, rng))
         taught.append(_taught(item, titles[-1], own, rng.random()))
         drawn = rng.random()
         left.append((drawn >= hide / 2, drawn >= hide))
@@ -385,9 +419,9 @@ def _phrase(item: Item, rng: random.Random) -> Query | None:
     return query if query.text else None
 
 
-def _query(item: Item, title: str, rng: random.Random, mix: tuple[float, float, float]) -> Query:
+def _query(item: Item, title: str, rng: random.Random) -> Query:
     """An image, text or multimodal query; words are a phrase or part of the title."""
-    kind = rng.choices(("image", "text", "multimodal"), mix)[0]
+    kind = rng.choices(("image", "text", "multimodal"), QUERY_MIX)[0]
     if kind == "image":
         return Query(picture=True)
     words = _part(title, rng)
@@ -416,38 +450,6 @@ def _known(item: Item, title: str) -> str:
     text = title.lower()
     told = {key: value for key, value in item.facts.items() if value in text}
     return Item(item.id, item.group, "", (), item.category, told).rationale
-
-
-def stream(
-    model: MoonModel, sampler: Sampler, kinds: Callable[[int], str], batch: int, *,
-    first: int = 0, seed: int = 0, mix: tuple[float, float, float] = QUERY_MIX, hide: float = HIDE,
-    share: tuple[int, int] = (0, 1), remembered: Remembered | None = None,
-) -> Iterator[Draw]:  # fmt: skip
-    """Prepared batches of the steps `first`, `first` + 1, …, one ahead of the caller in a second thread.
-
-    What a step draws depends on seed and step alone, so a resumed run sees what it would have seen. Of the
-    whole batch this process prepares its `share` (rank, number of processes).
-    """
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="moonshelf-data") as pool:
-
-        def submit(step: int) -> Future[Draw]:
-            kind, key = kinds(step), f"{seed}/{step}"
-            size = max(1, 3 * batch // 4) if kind == "pair" else batch
-
-            def work() -> Draw:
-                items = sampler.draw(size, random.Random(key), kind == "pair")
-                start, stop = (len(items) * (share[0] + n) // share[1] for n in (0, 1))
-                return prepare(
-                    model, items[start:stop], kind, key, mix, start, sampler.asked, hide, remembered
-                )
-
-            return pool.submit(work)
-
-        ahead = submit(first)
-        for step in itertools.count(first + 1):
-            ready = ahead.result()
-            ahead = submit(step)
-            yield ready
 
 
 def vocabulary_texts(items: Sequence[Item], prompt: PromptSpec) -> Iterator[str]:

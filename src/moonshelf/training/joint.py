@@ -1,18 +1,14 @@
-"""Joint stage: GRPO over rollouts of the rationale and InfoNCE over the same rollouts, in one step.
+"""Joint contrastive and RL training: GRPO over rollouts of the rationale, and InfoNCE over the same rollouts.
 
     L = w_g GRPO(rollouts) + w_c [InfoNCE(query <-> vectors of rollouts, and direct ones)       (LREM's form)
                                   + w_i InfoNCE(title <-> picture)]
 
-`JointTrainer` is TRL's GRPOTrainer with four things replaced. Rollouts are written by our engine, which
-reads each product once for all of its G rollouts and gives their vectors from the same cache. The retrieval
-reward ranks a rollout, for its product's own queries, among the other products' rollouts and a queue of past
-ones. One forward pass scores the tokens of all rollouts and gives their vectors (see `policy`). And InfoNCE
-is added to TRL's loss before its one backward pass. TRL keeps the loss, the KL, the logging, checkpoints, and
-Accelerate. A process holds whole groups: the G rollouts of a product are never split.
+The retrieval reward ranks a rollout, for its product's own queries, among the other products' rollouts and a
+memory of past ones. One forward pass scores the tokens of all rollouts and gives their vectors, so that both
+losses meet in one backward pass; visual features are computed once a product.
 
-Choices (ours): a truncated rationale is closed by force, and the closing token takes no gradient; a rollout's
-rank is the geometric mean of the ranks of its two queries, a phrase and one of the recipe's mix; other
-processes' rollouts are negatives without gradient.
+Choices (ours): a rollout's rank is the geometric mean of the ranks of its two queries, a synthetic one and
+one of MOON's mix; other processes' rollouts are negatives without gradient.
 """
 
 from __future__ import annotations
@@ -20,12 +16,16 @@ from __future__ import annotations
 import dataclasses
 import random
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn import functional as F
-from trl import GRPOConfig
 
 from moonshelf.errors import UserError
 from moonshelf.model.decode import repeat_rows, sampling
@@ -33,121 +33,150 @@ from moonshelf.model.engine import Written, write
 from moonshelf.model.modeling import MoonModel, normalise
 from moonshelf.model.precision import computing_in, resolve
 from moonshelf.prompts import read_rationale
-from moonshelf.training.data import (
-    Draw,
-    Sampler,
-    answered,
-    prepare,
-    same,
-)
+from moonshelf.training.adapters import adapt, merged_state
+from moonshelf.training.data import Draw, Row, Sampler, answered, held_out, open_sources, prepare, same
 from moonshelf.training.grpo import advantages, total
 from moonshelf.training.losses import CrossBatchMemory, info_nce
-from moonshelf.training.objective import everywhere
 from moonshelf.training.pairs import Item
-from moonshelf.training.policy import Policy, Rollouts, Scored
 from moonshelf.training.recipe import JointRecipe
 from moonshelf.training.rewards import REWARDS, margins, ranks
-from moonshelf.training.trainer import RolloutTrainer
+from moonshelf.training.rollouts import RolloutTrainer, Scored, score_tokens
+from moonshelf.training.trainer import Stage, summary
+from moonshelf.training.validation import validate
 from moonshelf.training.views import Views
+
+
+@dataclass
+class Rollouts:
+    """G rationales for each of P products: row r belongs to product r // G."""
+
+    draw: Draw
+    shown: list[tuple[list[int], list[int]]]  # P: text and places of pictures that the product shows
+    ids: list[list[int]]  # R: tokens of each body
+    per_product: int
+
+
+@dataclass
+class Vectors:
+    """Of one pass over R rollouts of P products; none is normalised."""
+
+    rollouts: Tensor  # (R, dim)
+    direct: Tensor  # (P, dim): the products without a rationale
+    queries: Tensor  # (P, dim)
+    synthetic: Tensor  # (P, dim): their synthetic queries
+    titles: Tensor  # (P, dim): the product's words alone
+    photos: Tensor  # (P, dim): its picture alone
+
+
+class JointPolicy(Stage):
+    """`MoonModel` as the module that is wrapped: one forward pass a slice of rollouts."""
+
+    def __init__(self, moon: MoonModel, dtype: torch.dtype, temperature: float) -> None:
+        super().__init__()
+        self.moon, self.compute_dtype, self.temperature = moon, dtype, temperature
+
+    def forward(self, rollouts: Rollouts, chosen: list[int], width: int, whole: bool = True) -> Scored:
+        """Log-probabilities (R, `width`) at the sampling temperature; with `whole` the vectors too."""
+        moon, prepare, draw = self.moon, self.moon.prepare, rollouts.draw
+        emb = [prepare.emb]
+        with computing_in(self.compute_dtype, moon.backbone):
+            views = Views(moon, draw.pictures)
+            shown = [rollouts.shown[r // rollouts.per_product] for r in chosen]
+            written = [[prepare.think, *rollouts.ids[r], prepare.end_think, prepare.emb] for r in chosen]
+            batch, visual = views.batch([(*row, tail) for row, tail in zip(shown, written, strict=True)])
+            vectors, _, reading = moon(batch, visual)
+            targets = batch.input_ids[:, 1:]
+            scored = batch.rationale_mask[:, 1:] & (targets != prepare.think)
+            logps, entropies = score_tokens(
+                moon, reading.states[:, :-1][scored], targets[scored], scored.sum(1), width, self.temperature
+            )
+            if not whole:
+                return Scored(logps, entropies)
+            direct: list[Row] = [(*row, emb) for row in rollouts.shown]
+            titles: list[Row] = [(ids, [], emb) for ids in draw.titles]
+            photos: list[Row] = [([], places[:1], emb) for places in draw.own]
+            others = [views.vectors(rows) for rows in (direct, *draw.asked(prepare.emb), titles, photos)]
+        return Scored(logps, entropies, Vectors(*(part.float() for part in (vectors, *others))))
 
 
 class JointTrainer(RolloutTrainer):
     """One process's share: `recipe.products` products with `recipe.rollouts` rationales each a step."""
 
-    def __init__(self, moon: MoonModel, recipe: JointRecipe, sampler: Sampler, args: GRPOConfig) -> None:
-        self.sampler, self.queue = sampler, CrossBatchMemory(recipe.queue)
+    rewards = REWARDS
+
+    def __init__(
+        self, moon: MoonModel, recipe: JointRecipe, sampler: Sampler, validation: Sequence[Item] = ()
+    ) -> None:
+        self.sampler, self.memory = sampler, CrossBatchMemory(recipe.queue)
         self.rollouts: Rollouts  # of the step
-        self._done: tuple[Tensor, list[Item]] | None = None  # of the last step, for the queue
-        policy = Policy(moon, resolve(recipe.precision, moon.device), recipe.sampling_temperature)
-        super().__init__(policy, recipe, REWARDS, args, moon.processor)
+        self.contrastive: Tensor  # of the slice, not weighted
+        self.done: tuple[Tensor, list[Item]] | None = None  # of the last step, for the memory
+        policy = JointPolicy(moon, resolve(recipe.precision, moon.device), recipe.sampling_temperature)
+        super().__init__(policy, recipe, moon, recipe.products * recipe.rollouts, validation)
+
+    def draw(self, step: int, share: float) -> Draw:
+        """This process's products of a step."""
+        each, process = self.recipe.products, self.accelerator.process_index
+        key = f"{self.recipe.seed}/{step}"
+        drawn = self.sampler.draw(each * self.accelerator.num_processes, random.Random(key))
+        items = [drawn[place % len(drawn)] for place in range(process * each, (process + 1) * each)]
+        draw = prepare(self.moon, items, "joint", key, process * each, self.sampler.asked)
+        if len(draw.items) != len(items):
+            raise UserError("a training picture is broken: find it with `moonshelf check` and take it out.")
+        return draw
+
+    def measure(self) -> dict[str, Any]:
+        return validate(self.moon, self.eval_dataset)
+
+    def export(self) -> None:
+        self.moon.save_pretrained(self.out / "checkpoint", state=merged_state(self.moon))
 
     # ---- rollouts and rewards ----------------------------------------------------------------------
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """Draw products, write G rationales each, reward them: TRL's batch, whose rows are rollouts."""
-        recipe, moon = self.recipe, self.policy.moon
-        per = self.recipe.rollouts
-        slots = [row["slot"] for row in inputs[::per]]
-        started = time.perf_counter()
-        draw, shown = self._draw(slots)
-        torch.manual_seed((recipe.seed * 1_000_003 + self.state.global_step) * 4099 + slots[0])
-        moon.eval()
-        written, queries = self._write(draw, shown, per)
-        moon.train()
-        self.rollouts = Rollouts(draw, shown, [w.ids for w in written], [w.closed for w in written], per)
-        rewards = self._rewards(draw, shown, written, queries)
-        mode = "train" if self.policy.training else "eval"
-        gained = advantages(rewards, per)
-        tokens = self._tensors(written)
-        tokens |= {"advantages": gained, "row": torch.arange(len(written), device=gained.device)}
-        if self.beta:
-            everything, width = list(range(len(written))), tokens["completion_ids"].shape[1]
-            tokens["ref_per_token_logps"] = self._reference_logps(
-                lambda policy: policy(self.rollouts, everything, width, queries=False)
-            )
+    def roll(self, batch: Draw) -> tuple[list[Written], Tensor]:
+        """Write G rationales for each product and reward them."""
+        recipe, per = self.recipe, self.recipe.rollouts
+        started, first = time.perf_counter(), self.accelerator.process_index * recipe.products
+        slot = self.state.global_step * recipe.products * self.accelerator.num_processes + first
+        torch.manual_seed((recipe.seed * 1_000_003 + self.state.global_step) * 4099 + slot)
+        shown = list(zip(batch.shown, batch.own, strict=True))
+        written, queries = self.write(batch, shown)
+        self.rollouts = Rollouts(batch, shown, [w.ids for w in written], per)
+        gained = advantages(self.reward(batch, shown, written, queries), per)
         counts = [w.tokens for w in written]
-        spent = time.perf_counter() - started
-        metrics = {
+        self.figures |= {
             "rationale/length": sum(counts) / len(counts),
             "rationale/closed": sum(w.closed for w in written) / len(written),
-            "rationale/diversity": _diversity([w.rationale for w in written], per),
-            "rollouts/tokens_per_second": sum(counts) / max(spent, 1e-9),
+            "rationale/diversity": diversity([w.rationale for w in written], per),
+            "rollouts/tokens_per_second": sum(counts) / max(time.perf_counter() - started, 1e-9),
         }
-        for name, value in metrics.items():
-            self._metrics[mode][name].append(value)
-        return tokens
-
-    def _draw(self, slots: list[int]) -> tuple[Draw, list[tuple[list[int], list[int]]]]:
-        """The products of some slots of the schedule, and what each of them shows."""
-        recipe, moon = self.recipe, self.policy.moon
-        step, places = slots[0] // self._products, [slot % self._products for slot in slots]
-        key = f"{recipe.seed}/{step}"
-        drawn = self.sampler.draw(self._products, random.Random(key))
-        items = [drawn[place % len(drawn)] for place in places]
-        draw = prepare(
-            moon, items, "joint", key, recipe.query_mix, places[0], self.sampler.asked,
-        )  # fmt: skip
-        rng = random.Random(f"{key}/{places[0]}")
-        if len(draw.items) != len(items):
-            raise UserError("a training picture is broken: find it with `moonshelf check` and take it out.")
-        shown = []
-        for text, own in zip(draw.shown, draw.own, strict=True):
-            if text and rng.random() < recipe.leave_one_out:
-                text, own = rng.choice((([], own), (text, [])))
-            shown.append((text, own))
-        return draw, shown
-
-    @property
-    def _products(self) -> int:
-        return self.recipe.products * self.accelerator.num_processes
+        return written, gained
 
     @torch.no_grad()
-    def _write(
-        self, draw: Draw, shown: list[tuple[list[int], list[int]]], per: int
-    ) -> tuple[list[Written], Tensor]:
+    def write(self, draw: Draw, shown: list[tuple[list[int], list[int]]]) -> tuple[list[Written], Tensor]:
         """Rollouts on one prefill a product, and unit vectors (2, P, dim) of the products' queries."""
-        moon, prepare = self.policy.moon, self.policy.moon.prepare
-        with computing_in(self.policy.compute_dtype, moon.backbone):
+        moon, prepare = self.moon, self.moon.prepare
+        with computing_in(self.model.compute_dtype, moon.backbone):
             views = Views(moon, draw.pictures)
             batch, visual = views.batch([(*row, [prepare.think]) for row in shown])
             reading = moon.read(batch, visual, use_cache=True)
-            batch, reading = repeat_rows(batch, reading, per)
+            batch, reading = repeat_rows(batch, reading, self.recipe.rollouts)
             written = write(moon, batch, reading, pick=sampling(self.recipe.sampling_temperature))
             asked = [views.vectors(rows) for rows in draw.asked(prepare.emb)]
         return written, torch.stack([normalise(vectors) for vectors in asked])
 
-    def _rewards(
+    def reward(
         self, draw: Draw, shown: list[tuple[list[int], list[int]]], written: list[Written], queries: Tensor
     ) -> Tensor:
-        """(R,) weighted sum of the rewards; TRL calls the functions and logs each."""
+        """(R,) weighted sum of the rewards; all of them are logged."""
         per, items = self.recipe.rollouts, draw.items
-        if self._done:  # only now: a step's own rollouts are in its batch already
-            self.queue.push(*self._done)
+        if self.done:  # only now: a step's own rollouts are in its batch already
+            self.memory.push(*self.done)
         rollouts = torch.stack([torch.from_numpy(w.vector) for w in written]).to(queries)
         pool, owners = rollouts, [items[r // per] for r in range(len(written))]
-        if self.queue.items:
-            pool = torch.cat([pool, normalise(self.queue.vectors).to(pool)])
-            owners = [*owners, *self.queue.items]
+        if self.memory.items:
+            pool = torch.cat([pool, normalise(self.memory.vectors).to(pool)])
+            owners = [*owners, *self.memory.items]
         found, beside = [], []
         for vectors, asked in zip(queries, (draw.queries, draw.phrases), strict=True):
             rivals = ~answered(asked, items, owners).to(pool.device).repeat_interleave(per, 0)
@@ -159,115 +188,110 @@ class JointTrainer(RolloutTrainer):
         # One query's N is not another's: the mean of log rank / log N, as a rank among 100.
         rank = 100 ** torch.stack(found).mean(0)
         # The other way round: the rollout's own two queries among those of all products.
-        mine = (
-            torch.eye(len(items), dtype=torch.bool, device=pool.device).repeat_interleave(per, 0).repeat(1, 2)
-        )
+        mine = torch.eye(len(items), dtype=torch.bool, device=pool.device)
+        mine = mine.repeat_interleave(per, 0).repeat(1, 2)
         spread = margins(rollouts @ torch.cat(list(queries)).T, mine, torch.cat(beside, 1) & ~mine)
-        texts = self.policy.moon.processor.tokenizer.batch_decode([text for text, _ in shown])
-        rows = [
-            {
-                "prompt": "", "rank": float(rank[r]), "candidates": 100,
-                "similarities": float(spread[r]), "truth": _truth(items[r // per]), "title": texts[r // per],
-                "tokens": w.tokens,
-            }
-            for r, w in enumerate(written)
-        ]  # fmt: skip
-        completions = [w.rationale.removeprefix("<think>") for w in written]
-        completions = [
-            c if w.closed else c.removesuffix("</think>") for c, w in zip(completions, written, strict=True)
-        ]
-        earned = self._calculate_rewards(rows, [""] * len(rows), completions, [w.ids for w in written])
-        here = slice(
-            self.accelerator.process_index * len(rows), (self.accelerator.process_index + 1) * len(rows)
-        )
-        earned = earned[here]
-        weights = torch.tensor(list(self.recipe.rewards.values()), device=earned.device)
+        texts = self.moon.processor.tokenizer.batch_decode([text for text, _ in shown])
+        bodies = [w.rationale.removeprefix("<think>") for w in written]
+        earned, weights = self.earned({
+            "completions": [
+                body if w.closed else body.removesuffix("</think>")
+                for body, w in zip(bodies, written, strict=True)
+            ],
+            "rank": rank.tolist(), "candidates": [100] * len(written), "similarities": spread.tolist(),
+            "truth": [read_rationale(items[r // per].rationale) or {} for r in range(len(written))],
+            "title": [texts[r // per] for r in range(len(written))], "tokens": [w.tokens for w in written],
+        })  # fmt: skip
         gained = total(earned, weights)
-        self._log_rewards(earned, gained.view(-1, per))
-        self._done = rollouts[::per], items
+        self.note_rewards(earned, gained)
+        self.done = rollouts[::per], items
         return gained
 
     # ---- loss ----------------------------------------------------------------------------------------
 
-    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        """TRL's loss plus InfoNCE, from one forward pass over this slice of the rollouts."""
-        recipe, chosen = self.recipe, inputs["row"].tolist()
-        self._scored = scored = model(self.rollouts, chosen, inputs["completion_ids"].shape[1])
-        policy = super()._compute_loss(model, inputs)
-        contrast = self._contrast(scored, chosen) / self.current_gradient_accumulation_steps
-        self._log_conflict(policy, contrast)
-        weights = [recipe.grpo_weight, recipe.contrastive_weight]
-        if recipe.mode == "alternate":
-            weights[(self.state.global_step + 1) % 2] = 0.0
-        loss = weights[0] * policy + weights[1] * contrast
-        return self._finite(loss)
+    def slices(self, count: int) -> list[list[int]]:
+        """Every slice has rollouts of all products: those of one product are no negatives of each other."""
+        n = self.recipe.accumulate
+        return [list(range(first, count, n)) for first in range(n)]
 
-    def _contrast(self, scored: Scored, chosen: list[int]) -> Tensor:
+    def score(self, policy: Any, rows: list[int], width: int, whole: bool = True) -> Scored:
+        return policy(self.rollouts, rows, width, whole)
+
+    def weight(self) -> float:
+        alternate = self.recipe.mode == "alternate" and self.state.global_step % 2
+        return 0.0 if alternate else float(self.recipe.grpo_weight)
+
+    def beside(self, scored: Scored, rows: list[int]) -> dict[str, Tensor]:
+        weight = self.recipe.contrastive_weight
+        if self.recipe.mode == "alternate" and not self.state.global_step % 2:
+            weight = 0.0
+        self.contrastive = loss = self.contrast(scored.rest, rows)
+        self.figures["loss/contrastive"] = loss.item()
+        return {"contrast": weight * loss}
+
+    def contrast(self, found: Vectors, rows: list[int]) -> Tensor:
         """InfoNCE of each rollout, and of the direct vectors, with its product's two queries.
 
         Rollouts of one product never compete. Without the direct vectors the two would drift apart, and
         without the intra-product term the cold start's title <-> picture is forgotten (docs/experiments.md).
         """
-        draw, per = self.rollouts.draw, self.rollouts.per_product
-        owner = [r // per for r in chosen]
-        beyond, past = self._beyond(scored.vectors, [draw.items[i] for i in owner])
-        recipe = self.recipe
-        scale = torch.tensor(1 / recipe.temperature, device=scored.vectors.device)
-        dims, terms = self.policy.moon.config.matryoshka, []
-        everything = list(range(len(draw.items)))
-        for vectors, kinds in ((scored.queries, draw.queries), (scored.phrases, draw.phrases)):
-            for products, found in ((owner, scored.vectors), (everything, scored.direct)):
+        draw, recipe = self.rollouts.draw, self.recipe
+        owner = [r // recipe.rollouts for r in rows]
+        beyond, past = self._beyond(found.rollouts, [draw.items[i] for i in owner])
+        scale = torch.tensor(1 / recipe.temperature, device=found.rollouts.device)
+        dims, terms = self.moon.config.matryoshka, []
+        for vectors, kinds in ((found.queries, draw.queries), (found.synthetic, draw.phrases)):
+            for products, answers in ((owner, found.rollouts), (list(range(len(draw.items))), found.direct)):
                 items, asked = [draw.items[i] for i in products], [kinds[i] for i in products]
                 spared, past_spared = (answered(asked, items, others) for others in (items, past))
+                wanted = vectors[products]
                 terms.append(
-                    info_nce(
-                        vectors[products], found, scale, spared, dims, beyond=beyond, beyond_same=past_spared
-                    )
+                    info_nce(wanted, answers, scale, spared, dims, beyond=beyond, beyond_same=past_spared)
                 )
         loss = torch.stack(terms).mean()
         if recipe.intra_weight:
             twins = same(draw.items, draw.items)
-            loss = loss + recipe.intra_weight * info_nce(scored.titles, scored.photos, scale, twins, dims)
-        self._metrics["train" if self.policy.training else "eval"]["loss/contrastive"].append(loss.item())
+            loss = loss + recipe.intra_weight * info_nce(found.titles, found.photos, scale, twins, dims)
         return loss
 
     def _beyond(self, vectors: Tensor, items: list[Item]) -> tuple[Tensor, list[Item]]:
-        """Negatives without gradient: the queue, and the rollouts of the other processes."""
-        beyond, past = self.queue.vectors.to(vectors).view(-1, vectors.shape[1]), list(self.queue.items)
+        """Negatives without gradient: the memory, and the rollouts of the other processes."""
+        beyond, past = self.memory.vectors.to(vectors).view(-1, vectors.shape[1]), list(self.memory.items)
         light = [dataclasses.replace(item, images=()) for item in items]
-        for process, (theirs, their_items) in enumerate(everywhere((vectors.detach().cpu(), light))):
+        for process, (theirs, their_items) in enumerate(gather_object([(vectors.detach().cpu(), light)])):
             if process != self.accelerator.process_index:
                 beyond, past = torch.cat([beyond, theirs.to(beyond)]), [*past, *their_items]
         return beyond, past
 
-    def _log_conflict(self, policy: Tensor, contrast: Tensor) -> None:
+    def compare(self, policy: Tensor) -> None:
         """Gradient norms of both losses on the last decoder layer, and their cosine (Embed-RL's warning)."""
-        if not (self.policy.training and policy.requires_grad and contrast.requires_grad):
-            return
-        layer = [p for p in self.policy.moon.decoder.layers[-1].parameters() if p.requires_grad]
+        layer = [p for p in self.moon.decoder.layers[-1].parameters() if p.requires_grad]
         flat = []
-        for loss in (policy, contrast):
+        for loss in (policy, self.contrastive):
             grads = torch.autograd.grad(loss, layer, retain_graph=True, allow_unused=True)
-            flat.append(
-                torch.cat(
-                    [
-                        g.flatten().float() if g is not None else p.new_zeros(p.numel())
-                        for g, p in zip(grads, layer, strict=True)
-                    ]
-                )
-            )
-        metrics = self._metrics["train"]
-        metrics["gradient/grpo"].append(flat[0].norm().item())
-        metrics["gradient/contrastive"].append(flat[1].norm().item())
-        metrics["gradient/cosine"].append(F.cosine_similarity(flat[0], flat[1], dim=0, eps=1e-12).item())
+            parts = [p.new_zeros(p.shape) if g is None else g for g, p in zip(grads, layer, strict=True)]
+            flat.append(torch.cat([part.flatten().float() for part in parts]))
+        self.figures |= {
+            "gradient/grpo": flat[0].norm().item(),
+            "gradient/contrastive": flat[1].norm().item(),
+            "gradient/cosine": F.cosine_similarity(flat[0], flat[1], dim=0, eps=1e-12).item(),
+        }
 
 
-def _truth(item: Item) -> dict[str, str]:
-    """What the catalogue says, in the rationale's own words."""
-    return read_rationale(item.rationale) or {}
-
-
-def _diversity(rationales: list[str], per: int) -> float:
-    """Mean share of distinct rationales in a group."""
+def diversity(rationales: list[str], per: int) -> float:
+    """Mean share of distinct rationales in a group of `per`."""
     groups = [rationales[i : i + per] for i in range(0, len(rationales), per)]
     return sum(len(set(group)) / len(group) for group in groups) / len(groups)
+
+
+def train_joint(recipe: JointRecipe, data: Path, dry_run: bool = False) -> Path:
+    """Joint training of a cold-started model; returns the folder of the best checkpoint."""
+    moon = MoonModel.from_pretrained(recipe.model, download=recipe.download).to(PartialState().device)
+    sampler = Sampler(open_sources(recipe, data, moon.fingerprint))
+    validation = held_out(recipe, data)
+    adapt(moon, recipe)
+    step = f"{recipe.products} products, {recipe.rollouts} rollouts each; {recipe.queue:,} in the memory"
+    summary(recipe, moon, step)
+    if not dry_run:
+        JointTrainer(moon, recipe, sampler, validation).train()
+    return Path(recipe.out) / "checkpoint"

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from importlib import import_module
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from moonshelf.errors import UserError
 
-FLAT_ROWS = 50_000  # in a larger pool neighbours are found by HNSW and not exactly
-LINKS, EF_BUILD, EF_SEARCH = 24, 100, 128
 MAX_WINDOW = 2048  # what is not among so many nearest of a pool is not hard
-_BLOCK = 256  # products that ask at a time
+_SCORES = 1 << 26  # of those that ask at a time with a whole pool: 256 MB
 
 
 @dataclass(frozen=True)
@@ -104,12 +102,11 @@ class Search:
                     branches[path[level : level + 1]].append(row)
             for branches in pools.values():
                 members = np.array(sorted(chain.from_iterable(branches.values())), np.int64)
-                pool = _Pool(self.records.vectors, members)
                 for step, rows in branches.items():
                     below = np.array(rows if step else [], np.int64)  # asked already, one level below
                     asking = self._lacking(np.array(rows, np.int64))
                     if len(asking) and len(members) - len(below) > 0:
-                        self._fill(asking, pool, below, level)
+                        self._fill(asking, members, below, level)
         return self.found
 
     def _lacking(self, rows: np.ndarray) -> np.ndarray:
@@ -117,13 +114,14 @@ class Search:
         lacks = self.count[rows] < self.settings.num_negatives
         return rows[lacks if reach is None else lacks & (self.rank[rows] < reach)]
 
-    def _fill(self, asking: np.ndarray, pool: _Pool, without: np.ndarray, level: int) -> None:
-        reach = min(len(pool.members) - len(without), MAX_WINDOW)
+    def _fill(self, asking: np.ndarray, members: np.ndarray, without: np.ndarray, level: int) -> None:
+        reach = min(len(members) - len(without), MAX_WINDOW)
         first = 32 + self.settings.range_min + 4 * self.settings.num_negatives
-        for start in range(0, len(asking), _BLOCK):
-            rows, seen, window = asking[start : start + _BLOCK], 0, min(first, reach)
+        block = max(1, min(256, _SCORES // len(members)))
+        for start in range(0, len(asking), block):
+            rows, seen, window = asking[start : start + block], 0, min(first, reach)
             while len(rows):
-                scores, places = pool.search(rows, window, without)
+                scores, places = neighbours(self.records.vectors, members, rows, window, without)
                 self._take(rows, scores[:, seen:], places[:, seen:], level)
                 if window == reach:
                     break
@@ -163,10 +161,9 @@ class Search:
             self.excluded[reason] += int((hit & (order - left < need)).sum())
         for r, column in np.argwhere(left & (order <= need)):
             row, place = int(rows[r]), int(places[r, column])
-            if all(place != known.place for known in self.found[row]):  # HNSW may give one twice
-                score, crossed = float(scores[r, column]), float(cross[r, column])
-                self.found[row].append(Negative(place, score, crossed, level))
-                self.count[row] += 1
+            score, crossed = float(scores[r, column]), float(cross[r, column])
+            self.found[row].append(Negative(place, score, crossed, level))
+            self.count[row] += 1
 
     def _cross(self, rows: np.ndarray, others: np.ndarray, left: np.ndarray) -> np.ndarray:
         """(r, w) float32: mean cosine of one's picture with the other's title; NaN where not asked for."""
@@ -183,30 +180,16 @@ class Search:
         return cross
 
 
-class _Pool:
-    """Neighbours among the products of one category."""
+def neighbours(
+    vectors: np.ndarray, members: np.ndarray, rows: np.ndarray, k: int, without: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines (r, k) float32 and places (r, k) int64 of the nearest `members` but those in `without`.
 
-    def __init__(self, vectors: np.ndarray, members: np.ndarray) -> None:
-        self.vectors, self.members = vectors, members
-        # Here, because a training run reads mined files and has no use for a second OpenMP runtime; and not
-        # by a statement, because its stubs lag behind the library.
-        self.faiss: Any = import_module("faiss")
-        self.index: Any = None
-
-    def search(self, rows: np.ndarray, k: int, without: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Cosines (r, k) float32 and places (r, k) int64, nearest first, -1 where there are no more."""
-        faiss = self.faiss
-        if self.index is None:
-            dim = self.vectors.shape[1]
-            inner: Any = faiss.IndexFlatIP(dim)
-            if len(self.members) > FLAT_ROWS:
-                inner = faiss.IndexHNSWFlat(dim, LINKS, faiss.METRIC_INNER_PRODUCT)
-                inner.hnsw.efConstruction = EF_BUILD
-            self.index = faiss.IndexIDMap2(inner)
-            self.index.add_with_ids(self.vectors[self.members], self.members)
-        keep = faiss.IDSelectorNot(faiss.IDSelectorBatch(without)) if len(without) else None
-        if len(self.members) > FLAT_ROWS:
-            parameters = faiss.SearchParametersHNSW(sel=keep, efSearch=max(EF_SEARCH, 2 * k))
-        else:
-            parameters = faiss.SearchParameters(sel=keep)
-        return self.index.search(self.vectors[rows], k, params=parameters)
+    Nearest first, -1 where there are no more. Exact: a product of matrices costs less than the vectors did.
+    """
+    kept = members[~np.isin(members, without)]
+    scores = torch.from_numpy(vectors[rows]) @ torch.from_numpy(vectors[kept]).T
+    found, at = scores.topk(min(k, len(kept)), dim=1)
+    places = np.full((len(rows), k), -1, np.int64)
+    places[:, : at.shape[1]] = kept[at.numpy()]
+    return np.pad(found.numpy(), ((0, 0), (0, k - at.shape[1]))), places

@@ -13,10 +13,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from accelerate.utils import gather_object
+from torch import Tensor
 
 from moonshelf.model.modeling import MoonModel
 from moonshelf.model.words import locked, semantic
@@ -31,7 +31,11 @@ from moonshelf.training.losses import (
 )
 from moonshelf.training.pairs import Item, Query
 from moonshelf.training.recipe import Recipe
+from moonshelf.training.trainer import Stage
 from moonshelf.training.views import Views
+
+TEXT_WEIGHT = 0.3  # title <-> synthetic query; ours, as the next
+CROSS_WEIGHT = 0.5  # direct <-> reasoned vector of a product
 
 Vectors = dict[str, Tensor]  # by name: phrases, titles, queries, direct, reasoned; each (B, dim)
 
@@ -67,7 +71,7 @@ class Asked:
         return Asked(self.items + other.items, self.phrases + other.phrases, self.queries + other.queries)
 
 
-class Objective(nn.Module):
+class Objective(Stage):
     """Model and temperature; `forward` gives the vectors of a draw and the sum of its rationales' losses."""
 
     def __init__(self, model: MoonModel, recipe: Recipe, remembered: Remembered | None = None) -> None:
@@ -170,7 +174,7 @@ def contrast(
             **labelled("direct", "titles"),
             "title": recipe.intra_weight * nce("titles", "direct", twins, past_twins),
             "phrase": nce("phrases", "direct", told, past_told),
-            "text": recipe.text_weight * nce("phrases", "titles", told),
+            "text": TEXT_WEIGHT * nce("phrases", "titles", told),
         }
     wanted, past_wanted = (answered(asked.queries, items, others) for others in (items, past))
     sides = ("direct", "reasoned") if kind == "reasoned" else ("direct",)
@@ -180,22 +184,13 @@ def contrast(
         "phrase": torch.stack([nce("phrases", side, told, past_told) for side in sides]).mean(),
     }
     if kind == "reasoned":
-        terms["cross"] = recipe.cross_weight * nce("direct", "reasoned", twins)
+        terms["cross"] = CROSS_WEIGHT * nce("direct", "reasoned", twins)
     return terms
-
-
-def everywhere(value: Any) -> list[Any]:
-    """The value of every process, in order."""
-    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
-        return [value]
-    found: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(found, value)
-    return found
 
 
 def whole_batch(vectors: Vectors, asked: Asked) -> tuple[Vectors, Asked, list[int]]:
     """Leaves with gradient of the vectors of all processes, what is asked of them, and each one's start."""
-    shares = everywhere(({name: v.detach().cpu() for name, v in vectors.items()}, asked))
+    shares = gather_object([({name: v.detach().cpu() for name, v in vectors.items()}, asked)])
     device = next(iter(vectors.values())).device
     leaves = {
         name: torch.cat([share[0][name] for share in shares]).to(device).requires_grad_() for name in vectors

@@ -16,7 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from moonshelf.errors import UserError
 from moonshelf.model.precision import Precision
 from moonshelf.prompts import PromptSpec
-from moonshelf.training.data import HIDE, QUERY_MIX, SourceSpec
+from moonshelf.training.data import SourceSpec
+
+RENAMED = {"warmup_steps": "warmup"}  # fields of recipes: old name -> new name
 
 
 class Lora(BaseModel):
@@ -44,16 +46,25 @@ class Run(BaseModel):
     seed: int = 0
     steps: int = Field(default=3000, ge=1)
     minutes: float | None = Field(default=None, gt=0)  # wall-clock budget; whichever ends first
+    warmup: float = Field(default=10, ge=0)  # steps; below 1 a share of the budget
     weight_decay: float = 0.05
     clip: float = Field(default=1.0, gt=0)
     precision: Precision = "auto"
     checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more time
     lora: Lora | None = None
-    freeze: tuple[
-        str, ...
-    ] = ()  # parameters whose names start so are not trained, e.g. backbone.model.visual
+    # Parameters whose names start so are not trained, e.g. backbone.model.visual.
+    freeze: tuple[str, ...] = ()
     download: bool = False  # a hub id may be fetched; without it nothing leaves the machine
     report_to: tuple[str, ...] | None = None  # tensorboard, wandb, trackio; None: TensorBoard if installed
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for old, new in RENAMED.items():
+            if old in values:
+                print(f"the field {old!r} is called {new!r} now; the old name goes with the next version")
+                values = {new if key == old else key: value for key, value in values.items()}
+        return values
 
 
 class _Products(Run):
@@ -62,7 +73,6 @@ class _Products(Run):
     sources: list[SourceSpec]
     validation: str | None = None  # feed of held-out products, for figures, the best checkpoint, early stop
     validation_items: int = Field(default=400, ge=1)
-    query_mix: tuple[float, float, float] = QUERY_MIX  # image, text, multimodal: MOON's 12:3:2
     queue: int = Field(default=512, ge=0)  # items of past steps that are negatives too
 
 
@@ -79,16 +89,14 @@ class Recipe(_Products):
         default=None, ge=1
     )  # products a forward pass; less than batch: gradient caching
     queue_from: float = Field(default=0.2, ge=0, le=1)  # share of the budget after which the queue is used
+    warmup: float = Field(default=0.03, ge=0)
     lr: float = 1e-3
     vision_lr: float = 5e-4
     head_lr: float | None = None  # fusion, FIRE and projection; None: as lr
-    warmup: float = Field(default=0.03, ge=0, le=1)  # share of the budget
     temperature: float = Field(default=0.07, gt=0)  # CLIP's start
     learn_temperature: bool = True
     sft_weight: float = 1.0  # LREM uses 0.1 on a pretrained model; a starter has yet to learn to write
     intra_weight: float = 1.0  # title <-> picture of one product, MOON2.0's largest effect
-    text_weight: float = 0.3
-    cross_weight: float = 0.5
     reasoned_from: float = Field(
         default=0.25, ge=0, le=1
     )  # share after which the model's own rationales join
@@ -96,9 +104,7 @@ class Recipe(_Products):
     texts: str | None = None  # Parquet of `text` and `vector`: what a sentence encoder says of product texts
     texts_batch: int = Field(default=128, ge=2)  # of them, a step
     texts_weight: float = Field(default=1.0, ge=0)
-    refresh: int = Field(default=1, ge=1)  # steps for which a rationale that the model wrote is used again
     views: int = Field(default=0, ge=0)  # fixed crops of a picture, whose features a frozen tower gives once
-    hide: float = Field(default=HIDE, ge=0, le=1)  # share of reasoned vectors that do not see what was read
     vocabulary: int = 6144
     hidden: int = 256
     layers: int = 4
@@ -129,23 +135,14 @@ class JointRecipe(_Products):
     accumulate: int = Field(default=1, ge=1)  # slices that the rollouts of a step are scored in: less memory
     sampling_temperature: float = Field(default=1.0, gt=0)
     lr: float = 1e-6  # LREM; a starter takes more
-    warmup_steps: int = Field(default=10, ge=0)
-    loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = "grpo"
     beta: float = Field(default=0.0, ge=0)  # weight of the KL to the cold start
     grpo_weight: float = Field(default=1.0, ge=0)  # LREM
     contrastive_weight: float = Field(default=0.1, ge=0)  # LREM
     intra_weight: float = Field(default=1.0, ge=0)  # title <-> picture, a share of the contrastive part
     temperature: float = Field(default=0.05, gt=0)  # of InfoNCE, fixed
-    rewards: dict[str, float] = {
-        "format": 0.5,
-        "length": 0.2,
-        "retrieval": 1.0,
-        "attributes": 1.0,
-    }  # LREM's, and
-    mode: Literal["joint", "alternate"] = "joint"  # the last of `rewards`, which is ours
-    leave_one_out: float = Field(
-        default=0.0, ge=0, le=1
-    )  # share of products that reason without one modality
+    # LREM's, and the last one, which is ours.
+    rewards: dict[str, float] = {"format": 0.5, "length": 0.2, "retrieval": 1.0, "attributes": 1.0}
+    mode: Literal["joint", "alternate"] = "joint"  # both losses at each step, or in turn
 
 
 STAGES: dict[str, type[Recipe] | type[JointRecipe]] = {"cold-start": Recipe, "joint": JointRecipe}

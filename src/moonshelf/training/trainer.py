@@ -1,322 +1,394 @@
-"""What every trainer here adds to Hugging Face's and TRL's: a budget, own checkpoints, and an alarm.
+"""The one trainer: Hugging Face's, with a time budget, and checkpoints of the weights that learn.
 
-`Budgeted` goes on top of a `Trainer`: the learning rate follows a share of the step or time budget, whichever
-is used up first, and checkpoints hold what is trained as safetensors. `RolloutTrainer` is TRL's GRPOTrainer
-for a policy whose one forward pass scores rollouts that our engine wrote; it logs each reward and stops with
-a sentence when the rewards have collapsed. What a rollout is, and what it earns, is for its subclasses:
-`joint.JointTrainer` and `creatives.reason_to_select.VerdictTrainer`.
+Resuming, early stop, clipping, several processes and reports are `transformers.Trainer`'s; only its public
+methods are overridden. A stage is a subclass that says what a step draws (`draw`), and what it costs
+(`losses`, which runs its own backward passes, so that a batch can be read in parts):
+
+    cold_start.ColdStart                          contrastive learning and the likelihood of rationales
+    rollouts.RolloutTrainer  <- joint.JointTrainer, creatives' GRPO
+    creatives' CoT-SFT
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import math
+import os
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import psutil
 import torch
-from datasets import Dataset
+from accelerate.utils import gather_object
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
-from transformers import PrinterCallback, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
-from trl import GRPOConfig, GRPOTrainer
+from torch import Tensor, nn
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 
 from moonshelf.errors import UserError
 from moonshelf.memory import keep_freed
-from moonshelf.training.adapters import without_lora
-from moonshelf.training.tracking import Bar, Tracker
+from moonshelf.model.precision import resolve
+from moonshelf.training.data import say
+from moonshelf.training.recipe import Run
 
-COLLAPSED_AFTER = 25  # steps in a row without a signal
-
-
-class Written(Protocol):
-    """A rollout: what the model wrote between its tags, and whether it closed it itself."""
-
-    ids: list[int]
-    closed: bool
+WEIGHTS, STATE = "model.safetensors", "trainer_state.json"  # Hugging Face's names
 
 
-class Budgeted:
-    """Mixed into a Trainer: schedule by `recipe.steps` and `recipe.minutes`, checkpoints of `policy`."""
+class Stage(nn.Module):
+    """What is trained, as one module for DDP and FSDP to wrap."""
 
-    recipe: Any
-    policy: Any
-    args: Any
-    lr_scheduler: Any
-    optimizer: Any
-    state: Any
-    clock: Clock
-    tally: Tally
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Take over the weights that are there: a checkpoint lacks those that do not learn."""
+        keys = super().load_state_dict(state_dict, strict=False, assign=assign)
+        return type(keys)([], [])
+
+
+class StageTrainer(Trainer):
+    """Base of all stages. `recipe` says how long, and where to; `validation` holds what is kept back.
+
+    Checkpoints lie in `OUT/trainer`, the best model by `score` of `measure` in `OUT/checkpoint` (the last one
+    where nothing is kept back), and every figure in `OUT/log.jsonl`.
+    """
+
+    betas = (0.9, 0.999)
+    model: Any  # Hugging Face allows for none
+    eval_dataset: Any
+
+    def __init__(self, module: Stage, recipe: Any, validation: Sequence[Any] = ()) -> None:
+        self.recipe, self.out = recipe, Path(recipe.out)
+        self.out.mkdir(parents=True, exist_ok=True)
+        (self.out / "recipe.json").write_text(recipe.model_dump_json(indent=1))
+        self.spent, self.began = 0.0, time.monotonic()  # seconds, those before a resume included
+        self.figures: dict[str, Any] = {}  # of the last step, for the log
+        self.checkpoint = last_checkpoint(self.out / "trainer")
+        watching: list[TrainerCallback] = [_Budget(self), *_reporters(recipe, self.out, self.checkpoint)]
+        if recipe.patience and validation:
+            watching.append(EarlyStoppingCallback(recipe.patience))
+        if sys.stderr.isatty():
+            watching.append(_Progress())
+        super().__init__(
+            model=module, args=_arguments(recipe, bool(validation)), eval_dataset=list(validation) or None,
+            callbacks=watching,
+        )  # fmt: skip
+        self.remove_callback(PrinterCallback)
+
+    # ---- what a stage says ------------------------------------------------------------------------
+
+    def draw(self, step: int, share: float) -> Any:
+        """The prepared batch of a step, of this process; called one step ahead, in a second thread."""
+        raise NotImplementedError
+
+    def losses(self, batch: Any) -> dict[str, Tensor]:
+        """Weighted terms of the step's loss; their gradients have been accumulated."""
+        raise NotImplementedError
+
+    def measure(self) -> dict[str, Any]:
+        """Figures on what is kept back; the best model is the one with the highest `score`."""
+        raise NotImplementedError
+
+    def export(self) -> None:
+        """Write the model as it is to `OUT/checkpoint`."""
+        raise NotImplementedError
+
+    def extra_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and JSON values beyond weights and optimiser that a killed run needs to go on."""
+        return {}, {}
+
+    def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Take over what `extra_state` gave."""
+
+    # ---- one run ----------------------------------------------------------------------------------
+
+    @property
+    def module(self) -> Any:
+        """What `losses` calls: wrapped where several processes share the work."""
+        return self.model_wrapped if self.accelerator.num_processes > 1 else self.model
 
     def share(self, step: int) -> float:
-        """Share of the step or time budget, whichever is used up first."""
+        """Share of the step or time budget that is used up, 0 to 1, whichever is further."""
         minutes = self.recipe.minutes
-        return max(step / self.recipe.steps, self.clock.spent / (60 * minutes) if minutes else 0.0)
+        return min(1.0, max(step / self.recipe.steps, self.spent / (60 * minutes) if minutes else 0.0))
+
+    def train(self, *_: Any, **__: Any) -> None:  # type: ignore[override]
+        """Run to the end of the budget, from the last checkpoint if there is one."""
+        keep_freed()
+        step = self._resume() if self.checkpoint else 0
+        if self.args.should_save:
+            _cut(self.out / "log.jsonl", step)
+            if step:
+                print(f"going on from step {step:,}")
+        self.began = time.monotonic() - self.spent
+        if self.share(step) < 1:
+            super().train(resume_from_checkpoint=self.checkpoint)
+        self.model.eval()
+
+    def get_train_dataloader(self) -> Any:
+        """Batches of the steps to come. Each follows from seed and step, so resuming needs no skipping."""
+
+        def batches() -> Iterator[dict[str, Any]]:
+            with ThreadPoolExecutor(max_workers=1, thread_name_prefix="moonshelf-data") as pool:
+
+                def submit(step: int) -> Any:
+                    return pool.submit(self.draw, step, self.share(step))
+
+                ahead = submit(self.state.global_step)
+                for step in count(self.state.global_step + 1):
+                    ready = ahead.result()
+                    if step < self.recipe.steps:
+                        ahead = submit(step)
+                    yield {"batch": ready}
+
+        return batches()
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """One batch, forwards and backwards."""
+        self.model.train()
+        self.figures = {"share": round(self.share(self.state.global_step), 4)}
+        terms = self.losses(inputs["batch"])
+        if not all(torch.isfinite(term) for term in terms.values()):
+            raise UserError(
+                f"the loss is not finite at step {self.state.global_step}: lower lr and start again; "
+                "the last checkpoint is kept."
+            )
+        terms = {name: term.detach().float() for name, term in terms.items()}
+        self.figures |= {name: round(float(term), 4) + 0.0 for name, term in terms.items()}
+        return torch.stack(list(terms.values())).sum().to(self.args.device)
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Measure on what is kept back; the best model so far is exported."""
+        self.model.eval()
+        figures = gather_object([self.measure()])[0]  # the first process's, so that all decide alike
+        self.model.train()
+        self.log(figures)
+        score = figures.get("score", 0.0)
+        best = self.state.best_metric
+        if (best is None or score > best) and self.args.should_save:
+            self.export()
+        metrics = {"eval_score": score}
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control.should_save |= self.control.should_training_stop  # patience is at its end
+        return metrics
+
+    def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
+        """One line of `log.jsonl`, and its numbers to what the recipe reports to."""
+        if "train_runtime" in logs:  # Hugging Face's closing summary
+            return
+        rss = round(psutil.Process().memory_info().rss / 2**20)
+        logs = {**logs, **self.figures, "seconds": round(self.spent, 1), "rss_mib": rss}
+        self.figures = {}
+        if self.args.should_save:
+            with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
+                line = {"step": self.state.global_step} | {k: _finite(v) for k, v in logs.items()}
+                file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+        super().log({k: v for k, v in logs.items() if isinstance(v, int | float)}, start_time)
+        self.state.log_history.clear()  # it would be written anew with every checkpoint
+
+    # ---- optimiser --------------------------------------------------------------------------------
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW; the tower and the head may have rates of their own, vectors and scalars do not decay."""
+        r = self.recipe
+        rates = {".visual.": getattr(r, "vision_lr", None), "head.": getattr(r, "head_lr", None)}
+        groups: dict[tuple[float, float], list[Tensor]] = {}
+        for name, parameter in (model or self.model).named_parameters():
+            if parameter.requires_grad:
+                own = [rate for part, rate in rates.items() if rate is not None and part in f".{name}"]
+                rate, decay = own[0] if own else r.lr, r.weight_decay if parameter.ndim > 1 else 0.0
+                groups.setdefault((rate, decay), []).append(parameter)
+        described = [
+            {"params": groups[rate, decay], "lr": rate, "weight_decay": decay}
+            for rate, decay in sorted(groups)
+        ]
+        self.optimizer = torch.optim.AdamW(described, betas=self.betas, fused=True)
+        return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Linear warm-up, then a cosine over the budget, as in the cold start."""
-        warm = self.recipe.warmup_steps
+        """Linear warm-up, then a cosine, over whichever budget is used up first."""
+        warmup = self.recipe.warmup
 
         def rate(step: int) -> float:
-            falling = 0.5 * (1 + math.cos(math.pi * min(1.0, self.share(step))))
-            return min(1.0, (step + 1) / (warm + 1)) * max(0.01, falling)
+            share = self.share(step)
+            ramp = 1.0
+            if warmup:
+                ramp = share / warmup if warmup < 1 else (step + 1) / (warmup + 1)
+            return max(0.01, min(1.0, ramp) * 0.5 * (1 + math.cos(math.pi * share)))
 
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(cast(Any, optimizer or self.optimizer), rate)
         return self.lr_scheduler
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """What is trained, for resuming; a Moonshelf folder is exported by `export`."""
+    # ---- checkpoints ------------------------------------------------------------------------------
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """What learns, and the stage's extra state, in one safetensors file; no pickle."""
+        if not self.args.should_save:
+            return
+        if not self.eval_dataset:
+            self.export()
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        trained = {n: p.detach().contiguous() for n, p in self.policy.named_parameters() if p.requires_grad}
-        state = {"spent": self.clock.spent, "best": self.tally.best, "stale": self.tally.stale}
-        save_file(trained, folder / "trained.safetensors", metadata={"state": json.dumps(state)})
+        tensors, values = self.extra_state()
+        state = json.dumps({"spent": self.spent, **values})
+        tensors = {f"extra.{name}": tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(self._learning() | tensors, folder / WEIGHTS, metadata={"state": state})
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        parameters = dict(self.policy.named_parameters())
-        with safe_open(Path(resume_from_checkpoint) / "trained.safetensors", "pt") as file, torch.no_grad():
-            state = json.loads(file.metadata()["state"])
-            self.clock.before, self.tally = state["spent"], Tally(state["best"], state["stale"])
-            for name in file.keys():  # noqa: SIM118  (safe_open is no mapping)
-                parameters[name].copy_(file.get_tensor(name))
+    def _learning(self) -> dict[str, Tensor]:
+        return {n: p.detach().contiguous() for n, p in self.model.named_parameters() if p.requires_grad}
 
-    def _finite(self, loss: Tensor) -> Tensor:
-        if not torch.isfinite(loss):
-            raise UserError(
-                f"the loss is not finite at step {self.state.global_step}: lower lr and resume from the last "
-                "checkpoint."
-            )
-        return loss
-
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """None: a Moonshelf folder has its own."""
-
-
-class RolloutTrainer(Budgeted, GRPOTrainer):
-    """One process's share of a GRPO run on our own engine's rollouts; rows are rollouts, groups are whole."""
-
-    def __init__(
-        self,
-        policy: Any,
-        recipe: Any,
-        rewards: Mapping[str, Callable[..., Any]],
-        args: GRPOConfig,
-        processor: Any,
-    ) -> None:
-        unknown = sorted(set(recipe.rewards) - set(rewards))
-        if unknown or not recipe.rewards:
-            raise UserError(f"rewards: {unknown or 'none'} given; there are {', '.join(rewards)}.")
-        self.recipe, self.policy = recipe, policy
-        self._scored: Any  # one pass over a slice of the rollouts
-        self.clock, self.tally = Clock(), Tally()
-        self._silent = 0  # steps in a row in which no group told its rollouts apart
-        slots = (
-            recipe.steps
-            * args.world_size
-            * (args.per_device_train_batch_size * args.gradient_accumulation_steps // recipe.rollouts)
-        )  # one row a prompt and step; what it stands for is drawn from seed and step when it is due
-        super().__init__(
-            model=policy,
-            reward_funcs=[rewards[name] for name in recipe.rewards],
-            args=args,
-            train_dataset=Dataset.from_dict({"prompt": [""] * slots, "slot": range(slots)}),
-            processing_class=processor,
-        )
-        # TRL replaces the forward of the model that it is given by one that returns only log-probabilities.
-        self.policy.__dict__.pop("forward", None)
-        self.reward_func_names = list(recipe.rewards)
-        self.beta = recipe.beta
-        self._reference: Any = None
-        if recipe.beta and not recipe.lora:
-            self._reference = copy.deepcopy(policy).eval().requires_grad_(False)
-
-    def _tensors(self, written: Sequence[Written]) -> dict[str, Any]:
-        """Completions as TRL pads them; a closing token that was forced is external to the policy."""
-        prepare, device = self.policy.moon.prepare, self.accelerator.device
-        bodies = [torch.tensor([*w.ids, prepare.end_think]) for w in written]
-        ids = torch.nn.utils.rnn.pad_sequence(bodies, batch_first=True, padding_value=prepare.pad)
-        lengths = torch.tensor([len(body) for body in bodies])
-        mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
-        own = mask.clone()
-        for r, w in enumerate(written):
-            if not w.closed:
-                own[r, lengths[r] - 1] = 0
-        start = torch.full((len(written), 1), prepare.think)
-        return {
-            "prompt_ids": start.to(device), "prompt_mask": torch.ones_like(start).to(device),
-            "completion_ids": ids.to(device), "completion_mask": mask.to(device), "tool_mask": own.to(device),
-            "num_items_in_batch": self.accelerator.gather(own.sum().to(device)).sum(),
-        }  # fmt: skip
-
-    @torch.no_grad()
-    def _reference_logps(self, score: Callable[[Any], Any]) -> Tensor:
-        """Log-probabilities of the rollouts under the policy as it was before this stage."""
-        with without_lora(self.policy) if self._reference is None else nullcontext():
-            return score(self._reference or self.policy).logps
-
-    def _log_rewards(self, found: Tensor, grouped: Tensor) -> None:
-        """Every reward, groups without spread, answers that earn for their form alone; and the alarm."""
-        metrics = self._metrics["train" if self.policy.training else "eval"]
-        for i, name in enumerate(self.recipe.rewards):
-            metrics[f"rewards/{name}"].append(found[:, i].nanmean().item())
-        metrics["reward"].append(grouped.mean().item())
-        flat = (grouped.std(1) < 1e-6).float().mean().item()
-        metrics["zero_spread_groups"].append(flat)
-        names = list(self.recipe.rewards)
-        formed = 1.0
-        if "format" in names:
-            valid = found[:, names.index("format")] > 0
-            formed = valid.float().mean().item()
-            if "attributes" in names:
-                nothing = found[:, names.index("attributes")] <= 0
-                metrics["format_only"].append((valid & nothing).float().mean().item())
-        why = ""
-        if formed < 0.02:
-            why = "no rationale keeps its format"
-        elif flat > 0.98:
-            why = "all rollouts of a product earn the same"
-        self._silent = self._silent + 1 if why else 0
-        if self._silent >= COLLAPSED_AFTER:
-            raise UserError(
-                f"the rewards have collapsed: for {COLLAPSED_AFTER} steps {why}. Go back to a checkpoint and "
-                "lower lr, raise beta or sampling_temperature, or train the cold start longer."
-            )
-
-    def _get_per_token_logps_and_entropies(
-        self, model: Any, *_: Any, **__: Any
-    ) -> tuple[Tensor, Tensor, None]:
-        return self._scored.logps, self._scored.entropies, None
+    def _resume(self) -> int:
+        """Take over a checkpoint's extra state and time, if it is one of this recipe; its step."""
+        assert self.checkpoint is not None
+        with safe_open(Path(self.checkpoint) / WEIGHTS, "pt") as file:
+            there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            here = {name: tuple(tensor.shape) for name, tensor in self._learning().items()}
+            if here != {name: shape for name, shape in there.items() if not name.startswith("extra.")}:
+                raise UserError(
+                    f"{self.checkpoint} does not fit this recipe: give another --out, or delete the folder "
+                    "to start anew."
+                )
+            values = json.loads(file.metadata()["state"])
+            extra = {n.removeprefix("extra."): file.get_tensor(n) for n in there if n.startswith("extra.")}
+        self.spent = values["spent"]
+        self.restore(extra, values)
+        return int(self.checkpoint.rsplit("-", 1)[1])
 
 
-class Watch(TrainerCallback):
-    """Validates, exports the best model, keeps to the time budget, and writes the log.
-
-    `measure` gives the figures of a validation, with a `score` that checkpoints are chosen by; None: there is
-    none, and `train` exports the last model. `export` writes the model as it is.
-    """
-
-    def __init__(
-        self,
-        trainer: Any,
-        tracker: Tracker,
-        name: str,
-        measure: Callable[[], dict[str, Any]] | None,
-        export: Callable[[], None],
-    ) -> None:
-        self.trainer, self.tracker, self.measure, self.export = trainer, tracker, measure, export
-        self.recipe = trainer.recipe
-        self.bar = Bar(name, trainer.accelerator.is_main_process)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if state.is_world_process_zero and logs:
-            memory = psutil.Process().memory_info().rss / 2**20
-            self.tracker.log({**logs, "rss_mib": round(memory)}, state.global_step)
-            share = self.trainer.share(state.global_step)
-            self.bar.update(share, state.global_step, float(logs.get("loss", 0.0)))
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        recipe = self.recipe
-        if self.trainer.share(state.global_step) >= 1:
-            control.should_training_stop = True
-        last = control.should_training_stop or state.global_step >= state.max_steps
-        if self.measure and (state.global_step % recipe.validate_every == 0 or last):
-            figures = self.measure()
-            if state.is_world_process_zero:
-                self.tracker.log(figures, state.global_step)
-            tally = self.trainer.tally
-            if figures.get("score", 0.0) > tally.best:
-                tally.best, tally.stale = figures.get("score", 0.0), 0
-                if state.is_world_process_zero:
-                    self.export()
-            else:
-                tally.stale += 1
-            if recipe.patience and tally.stale >= recipe.patience:
-                control.should_training_stop = True
-        return control
-
-    def train(self, folder: Path) -> None:
-        """Run the trainer, from its last checkpoint in `folder` if there is one."""
-        self.trainer.remove_callback(PrinterCallback)
-        self.trainer.add_callback(self)
-        keep_freed()
-        with self.bar:
-            self.trainer.train(resume_from_checkpoint=last_checkpoint(folder)[0])
-        if self.trainer.accelerator.is_main_process and not self.measure:
-            self.export()
-        self.tracker.close()
-
-
-def last_checkpoint(folder: Path) -> tuple[str | None, int]:
-    """A trainer's last checkpoint and its step; None and 0 where there is none."""
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    return last, int(last.rsplit("-", 1)[1]) if last else 0
-
-
-def trainer_arguments(recipe: Any) -> dict[str, Any]:
-    """What every stage tells Hugging Face's trainer; precision and reporting are ours, telemetry is off."""
-    return {
-        "output_dir": str(Path(recipe.out) / "trainer"),
-        "max_steps": recipe.steps,
-        "learning_rate": recipe.lr,
-        "weight_decay": recipe.weight_decay,
-        "max_grad_norm": recipe.clip,
-        "seed": recipe.seed,
-        "save_steps": recipe.save_every,
-        "save_total_limit": 1,
-        "logging_steps": 1,
-        "report_to": "none",
-        "bf16": False,
-        "gradient_checkpointing": False,  # `adapt` has seen to it; TRL's default is to
-        "remove_unused_columns": False,
-        "disable_tqdm": True,  # the bar is ours: it knows the time budget
-        "use_cpu": not torch.cuda.is_available(),
-        "dataloader_pin_memory": torch.cuda.is_available(),
-    }
-
-
-def grpo_arguments(recipe: Any, rows: int) -> GRPOConfig:
-    """The same for TRL, for a stage of `rows` rollouts a step and process."""
-    if rows % recipe.accumulate:
-        raise UserError(f"accumulate ({recipe.accumulate}) must divide the {rows} rollouts of a step.")
-    return GRPOConfig(
-        **trainer_arguments(recipe),
-        per_device_train_batch_size=rows // recipe.accumulate,
-        gradient_accumulation_steps=recipe.accumulate,
-        steps_per_generation=recipe.accumulate,
-        num_generations=recipe.rollouts,
-        use_bias_correction_kl=False,  # GRPO's own KL
-        max_completion_length=256,  # of no effect: the engine keeps to the prompt's limit
-        temperature=recipe.sampling_temperature,
-        loss_type=recipe.loss_type,
-        beta=0.0,  # the trainer sets it afterwards: TRL would load a reference by name
-        shuffle_dataset=False,
-        disable_dropout=False,
-        multi_objective_aggregation="sum_then_normalize",
+def summary(recipe: Run, model: nn.Module, step: str) -> None:
+    """Say how long a run goes on, and how much of the model it trains."""
+    every = list(model.parameters())
+    trained = sum(p.numel() for p in every if p.requires_grad)
+    limit = f", at most {recipe.minutes:g} minutes," if recipe.minutes else ""
+    say(
+        f"{recipe.steps:,} steps{limit} of {step}\n{trained / 1e6:,.2f} M of "
+        f"{sum(p.numel() for p in every) / 1e6:,.2f} M parameters are trained, "
+        f"in {resolve(recipe.precision, every[0].device)}"
     )
 
 
-@dataclass
-class Tally:
-    """The best validation score so far, and how many validations have passed without a better one."""
+class _Budget(TrainerCallback):
+    """Ends a run whose time is used up, with a last validation and a checkpoint."""
 
-    best: float = -1.0
-    stale: int = 0
+    def __init__(self, trainer: StageTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        spent = time.monotonic() - self.trainer.began
+        # Clocks differ: all processes go by the first one's, or some would stop alone.
+        self.trainer.spent = gather_object([spent])[0] if self.trainer.recipe.minutes else spent
+        if self.trainer.share(state.global_step) >= 1:
+            control.should_training_stop = control.should_save = True
+            control.should_evaluate = bool(self.trainer.eval_dataset)
 
 
-class Clock:
-    """Seconds that a run has taken, those before a resume included."""
+class _Progress(ProgressCallback):
+    """The bar alone: what is logged at every step is in the log."""
 
-    def __init__(self) -> None:
-        self.before, self.began = 0.0, time.monotonic()
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if self.training_bar is not None and "loss" in (logs or {}):
+            self.training_bar.set_postfix(loss=f"{logs['loss']:.3f}")
 
-    @property
-    def spent(self) -> float:
-        return self.before + time.monotonic() - self.began
+
+def _arguments(recipe: Run, validates: bool) -> TrainingArguments:
+    """The recipe in Hugging Face's words. Precision is ours (`model.precision`), reports are callbacks."""
+    return TrainingArguments(
+        output_dir=str(Path(recipe.out) / "trainer"),
+        max_steps=recipe.steps,
+        max_grad_norm=recipe.clip,
+        seed=recipe.seed,
+        eval_strategy="steps" if validates else "no",
+        eval_steps=recipe.validate_every,
+        metric_for_best_model="score",
+        greater_is_better=True,
+        save_steps=recipe.save_every,
+        save_total_limit=2,  # with 1, Trainer ends by deleting the last one for the best one
+        logging_steps=1,
+        log_level="error",  # early stop would warn that the best model is not loaded
+        logging_nan_inf_filter=False,
+        ignore_data_skip=True,
+        restore_callback_states_from_checkpoint=True,
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=True,  # no rationale enters the fusion of a direct vector
+        report_to="none",
+        run_name=Path(recipe.out).name,
+        project="moonshelf",
+        disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(),
+    )
+
+
+def _reporters(recipe: Run, out: Path, checkpoint: str | None) -> list[TrainerCallback]:
+    """Hugging Face's callbacks for `report_to`; None means TensorBoard if it is installed.
+
+    W&B stays offline unless WANDB_MODE says otherwise: a recipe may be somebody else's, so a name in it is
+    not yet leave to upload.
+    """
+    first = int(os.environ.get("RANK", "0")) == 0
+    step = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
+
+    def tensorboard() -> TrainerCallback:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # Events of steps that will be done again are hidden.
+        return TensorBoardCallback(
+            SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
+        )
+
+    makers: dict[str, Callable[[], TrainerCallback]] = {
+        "tensorboard": tensorboard, "wandb": WandbCallback, "trackio": TrackioCallback,
+    }  # fmt: skip
+    made = []
+    for name in dict.fromkeys(("tensorboard",) if recipe.report_to is None else recipe.report_to):
+        if name not in makers:
+            raise UserError(f"report_to: there is no reporter {name!r}: choose from {', '.join(makers)}.")
+        os.environ.setdefault("WANDB_MODE", "offline")
+        os.environ |= {"WANDB_PROJECT": "moonshelf", "WANDB_DIR": str(out)}
+        os.environ.setdefault("TRACKIO_DIR", str(out / "trackio"))
+        try:
+            made += [makers[name]()] if first else []
+        except (ImportError, RuntimeError):
+            if recipe.report_to is not None:
+                raise UserError(
+                    f"report_to: {name} is not installed: `pip install {name}`, or take it out of report_to."
+                ) from None
+    return made
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint of a run. The trainer writes its state last: without it, it was killed."""
+    whole = [path for path in folder.glob("checkpoint-*") if (path / STATE).is_file()]
+    return str(max(whole, key=lambda path: int(path.name.rsplit("-", 1)[1]))) if whole else None
+
+
+def _cut(path: Path, step: int) -> None:
+    """Drop records of later steps, and a last line that a killed run left half written."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except ValueError:
+            continue
+    path.write_text("".join(kept), encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

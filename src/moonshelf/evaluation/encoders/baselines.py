@@ -297,7 +297,7 @@ def make_baselines(
     """
     if not names:
         return []
-    from moonshelf.training.tracking import quiet_dependencies
+    from moonshelf.training import quiet_dependencies
 
     quiet_dependencies()
     made: dict[str, Any] = {}
