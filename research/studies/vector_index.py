@@ -28,7 +28,7 @@ import pyarrow as pa
 import typer
 from lancedb.index import BTree, HnswSq, IvfRq
 
-from moonshelf.catalogue.vector_index import VectorIndex
+from moonshelf.catalogue.vector_index import Passing, VectorIndex
 from research.script import app_of, start
 
 K, AIM, QUERIES, ROUNDS = 10, 0.95, 100, 2
@@ -175,7 +175,7 @@ def study(
         for name, sql in exam.sql.items():
             started = time.perf_counter()
             keys = table.search().where(sql).select(["key"]).limit(None).to_arrow()["key"].to_numpy()
-            passing[name] = index.passing(keys)
+            passing[name] = Passing(index, keys)
             sides["faiss"](vectors[exam.drawn[0]], name)
             first = round(1000 * (time.perf_counter() - started), 1)
             note(**{f"first time of the filter {name}, faiss": first})

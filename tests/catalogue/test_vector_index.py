@@ -75,11 +75,12 @@ def test_catching_up_equals_building_anew(kind, n, steps, seed):
 
 
 @pytest.mark.parametrize("flat_rows", [FLAT_ROWS, 0])
-def test_a_loaded_index_catches_up_with_the_store(tmp_path: Path, flat_rows):
+def test_a_loaded_index_catches_up_with_the_store(tmp_path: Path, monkeypatch, flat_rows):
+    monkeypatch.setattr("moonshelf.catalogue.vector_index.FLAT_ROWS", flat_rows)
     model, rng = FakeModel(), np.random.default_rng(1)
     shelf = Catalogue.create(tmp_path / "shelf", model)
     shelf.embed([product(i) for i in range(40)])
-    info = build(shelf.folder, flat_rows=flat_rows)
+    info = build(shelf.folder)
     assert info.kind == ("flat" if flat_rows else "hnsw")
     writer = Writer(shelf.store)
     for step in range(3):
@@ -102,7 +103,7 @@ def test_a_loaded_index_catches_up_with_the_store(tmp_path: Path, flat_rows):
             best = dict(found_row)
             assert all(best[key] == pytest.approx(score, abs=1e-5) for key, score in expected)
         assert bool(note) == (index.changes > 8) and (not note or "moonshelf index" in note)
-    build(shelf.folder, flat_rows=flat_rows)
+    build(shelf.folder)
     index, note = load(shelf.store)
     assert index is not None and (index.changes, note) == (0, "")
 

@@ -1,9 +1,9 @@
 """Where a product's record says one thing and the model, having seen the picture, another.
 
-A reviewer's time is short, so a doubt is no conflict: a value counts only if FAMILIES knows it, and two
-values conflict only if no family holds both and they share no word (`light blue` is `blue`, `faux leather`
-is near `leather`). Families are ours: shades that people call by either name, and materials that no
-photograph tells apart. A category conflicts only where the model named another leaf of this very catalogue.
+A reviewer's time is short, so a doubt is no conflict: a value counts only if `families.toml` knows it, and
+two values conflict only if no family holds both and they share no word (`light blue` is `blue`, `faux
+leather` is near `leather`). A category conflicts only where the model named another leaf of this very
+catalogue.
 
 Work is done by column: what is compared in Python are the distinct pairs of values, not the rows.
 """
@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
+from collections import defaultdict
 from collections.abc import Container
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,52 +25,9 @@ import pyarrow.compute as pc
 from moonshelf.attributes import normalise_value
 from moonshelf.prompts import CATEGORY_SEPARATOR
 
-# field -> families; one value may be in several, which are the borders between them
-FAMILIES: dict[str, tuple[str, ...]] = {
-    "colour": (
-        "red, maroon, burgundy, wine, crimson, scarlet, rust, brick",
-        "pink, rose, peach, magenta, fuchsia, coral, salmon, mauve, blush, nude, rose gold",
-        "purple, violet, lavender, lilac, mauve, plum, magenta, burgundy, wine, indigo",
-        "blue, navy blue, indigo, denim, turquoise, teal, cyan, aqua, petrol, sky blue, midnight",
-        "green, olive, khaki, teal, turquoise, lime, mint, sea green, petrol, sage, emerald, aqua",
-        "brown, tan, beige, camel, cognac, coffee, chocolate, bronze, copper, rust, taupe, mushroom, khaki, "
-        "olive",
-        "white, off white, cream, ivory, beige, nude, natural, ecru, champagne",
-        "grey, silver, charcoal, steel, anthracite, grey melange, metallic, taupe, slate",
-        "black, charcoal, anthracite, navy blue, midnight, slate",
-        "yellow, mustard, gold, lemon, ochre, lime, champagne",
-        "orange, rust, peach, coral, copper, mustard, brick, apricot, salmon",
-        "gold, bronze, copper, brass, rose gold, metallic, champagne, tan, beige, mustard",
-    ),
-    "material": (
-        "leather, suede, nubuck, synthetic, faux leather, rubber",
-        "cotton, linen, denim, canvas, polyester, nylon, viscose, wool, silk, satin, fleece, jersey, knit, "
-        "fabric, textile, mesh, synthetic, acrylic, felt, velvet, jute, straw, corduroy, lycra, elastane, "
-        "chiffon",
-        "metal, steel, stainless steel, aluminium, aluminum, iron, brass, copper, silver, gold, alloy, "
-        "bronze, zinc, titanium",
-        "plastic, resin, acrylic, silicone, rubber, synthetic, polycarbonate, foam, eva",
-        "wood, bamboo, rattan, wicker, cork, oak, pine, walnut, teak, straw, jute",
-        "glass, crystal, acrylic",
-        "ceramic, porcelain, stoneware, earthenware, clay, terracotta, marble, stone, glass",
-        "paper, cardboard",
-    ),
-    "pattern": (
-        "solid, self design, textured, colour blocked, washed, faded",
-        "striped, colour blocked, checked, printed",
-        "checked, plaid, geometric, gingham, tartan, printed",
-        "printed, floral, geometric, dotted, polka dots, graphic, abstract, animal, paisley, tropical, "
-        "camouflage, typography, ethnic, embroidered, embellished, conversational, tie dye, ombre",
-    ),
-}
-# What a title says without attributes beside it: only words that are seldom something else (no coffee).
-IN_TITLES: dict[str, str] = {
-    "colour": "black, white, grey, gray, red, blue, navy, navy blue, green, yellow, brown, pink, purple, "
-    "beige, maroon, turquoise",
-    "material": "leather, suede, cotton, denim, linen, wool, silk, polyester, plastic, bamboo, ceramic, "
-    "porcelain, stainless steel",
-    "pattern": "striped, checked, plaid, gingham, floral, paisley, camouflage",
-}
+_WORDS = tomllib.loads(Path(__file__).with_name("families.toml").read_text(encoding="utf-8"))
+FAMILIES: dict[str, list[str]] = _WORDS["families"]  # field -> families; a value may be in several
+IN_TITLES: dict[str, str] = _WORDS["in_titles"]
 FIELDS = (*FAMILIES, "category")
 _LIST = re.compile(r"\s*(?:[,/&+|]|\band\b|\bwith\b)\s*")
 _ANY = {"multicolour", "mixed", "other", "others", "na", "n a", "none"}  # says nothing that could be wrong
@@ -88,21 +48,17 @@ def _plain(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 
-_KNOWN: dict[str, dict[str, frozenset[int]]] = {}
+_KNOWN: dict[str, dict[str, set[int]]] = {field: defaultdict(set) for field in FAMILIES}  # value -> families
 for _field, _families in FAMILIES.items():
-    _places: dict[str, set[int]] = {}
     for _number, _family in enumerate(_families):
         for _value in _family.split(", "):
-            _places.setdefault(_plain(_value), set()).add(_number)
-    _KNOWN[_field] = {value: frozenset(places) for value, places in _places.items()}
+            _KNOWN[_field][_plain(_value)].add(_number)
 
 
 def differ(field: str, record: str, said: str) -> bool:
     """Whether two values of colour, material or pattern cannot both be right."""
     ours, theirs = _members(field, record), _members(field, said)
-    if not ours or not theirs:
-        return False
-    return not any(_near(field, a, b) for a in ours for b in theirs)
+    return bool(ours and theirs) and not any(_near(field, a, b) for a in ours for b in theirs)
 
 
 def _members(field: str, value: str) -> list[str]:
@@ -115,14 +71,9 @@ def _members(field: str, value: str) -> list[str]:
 
 
 def _near(field: str, a: str, b: str) -> bool:
-    if set(a.split()) & set(b.split()):
-        return True
-    return bool(_places_of(field, a) & _places_of(field, b))
-
-
-def _places_of(field: str, value: str) -> frozenset[int]:
-    known = _KNOWN[field]
-    return known.get(value) or known[value.split()[-1]]  # `dark wood`: what it is stands last
+    # `dark wood`: what it is stands last
+    first, second = (_KNOWN[field].get(v) or _KNOWN[field][v.split()[-1]] for v in (a, b))
+    return bool(set(a.split()) & set(b.split())) or bool(first & second)
 
 
 def categories_differ(record: str, said: str, leaves: Container[str]) -> bool:
@@ -148,7 +99,8 @@ def find(table: pa.Table, most: int) -> tuple[int, list[Conflict]]:
     """(number of conflicts, the first `most` of them by id) of rows with the columns `COLUMNS`."""
     total = 0
     found: list[Conflict] = []
-    leaves = {leaf_form(path.split(CATEGORY_SEPARATOR)[-1]) for path in _unique(table["category"]) if path}
+    paths = pc.unique(table["category"]).to_pylist()
+    leaves = {leaf_form(path.split(CATEGORY_SEPARATOR)[-1]) for path in paths if path}
     table = table.filter(pc.fill_null(table["rationale_valid"], False))
     for field in FIELDS:
         said = reasoned(table["reasoned_attributes"], field)
@@ -200,17 +152,13 @@ def _conflicting(field: str, pairs: pa.Table, leaves: set[str]) -> pa.Table:
     """The distinct (feed, model) pairs of values that conflict."""
     distinct = pairs.group_by(["feed", "model"]).aggregate([([], "count_all")])
     distinct = distinct.sort_by([("count_all", "descending")]).slice(0, _MOST_PAIRS)
-    bad: list[dict[str, str]] = []
-    for pair in distinct.select(["feed", "model"]).to_pylist():
-        if field == "category":
-            wrong = categories_differ(pair["feed"], pair["model"], leaves)
-        else:
-            wrong = differ(field, pair["feed"], pair["model"])
-        if wrong:
-            bad.append(pair)
+    bad = [
+        pair
+        for pair in distinct.select(["feed", "model"]).to_pylist()
+        if (
+            categories_differ(pair["feed"], pair["model"], leaves)
+            if field == "category"
+            else differ(field, pair["feed"], pair["model"])
+        )
+    ]
     return pa.Table.from_pylist(bad, pa.schema([("feed", pa.string()), ("model", pa.string())]))
-
-
-def _unique(column: pa.ChunkedArray) -> list[str | None]:
-    values: list[str | None] = pc.unique(column).to_pylist()
-    return values

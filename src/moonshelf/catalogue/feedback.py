@@ -80,13 +80,8 @@ def entries(
     table = _table(folder)
     if table is None:
         return 0, []
-    found = _scan(table, ["id", "time"], kind).sort_by([("time", "descending"), ("id", "ascending")])
-    ids = found["id"][offset : offset + limit].to_pylist()
-    if not ids:
-        return found.num_rows, []
-    where = f"id IN ({', '.join(literal('id', id) for id in ids)})"
-    rows = {row["id"]: row for row in table.search().where(where).limit(None).to_list()}
-    return found.num_rows, [_entry(rows[id]) for id in ids]
+    found = _scan(table, _SCHEMA.names, kind).sort_by([("time", "descending"), ("id", "ascending")])
+    return found.num_rows, [_entry(row) for row in found.slice(offset, limit).to_pylist()]
 
 
 def counts(folder: str | Path) -> dict[str, int]:

@@ -6,14 +6,15 @@ counted inside the store and never read. Nothing is kept between calls: the stor
 
 from __future__ import annotations
 
-import json
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import TypeAdapter, ValidationError
 
 from moonshelf.catalogue import conflicts, vector_index
 from moonshelf.catalogue.conflicts import Conflict
@@ -23,6 +24,7 @@ from moonshelf.catalogue.store import Store
 from moonshelf.errors import Problem
 from moonshelf.prompts import CATEGORY_SEPARATOR
 
+_PROBLEM = TypeAdapter(Problem)
 FACETS = tuple(name for name in FILTER_FIELDS if name not in ("size", "language"))
 BEST = 30  # values of one field
 SHOWN = 50  # conflicts and broken rows
@@ -127,31 +129,16 @@ def rejects(folder: Path, most: int = SHOWN) -> tuple[int, list[Problem]]:
     """
     total = 0
     found: list[Problem] = []
-    try:
-        with open(folder / "rejects.jsonl", "rb") as file:
-            left = _MOST_BYTES
-            while left > 0 and (line := file.readline(min(_MOST_LINE, left))):
-                left -= len(line)
-                problem = _problem(line)
-                if problem is not None and (problem.fatal or problem.field == "images"):
+    with suppress(OSError), open(folder / "rejects.jsonl", "rb") as file:  # none may have been written yet
+        left = _MOST_BYTES
+        while left > 0 and (line := file.readline(min(_MOST_LINE, left))):
+            left -= len(line)
+            with suppress(ValidationError):
+                problem = _PROBLEM.validate_json(line, strict=True)
+                if problem.fatal or problem.field == "images":
                     total += 1
-                    if len(found) < most:
-                        found.append(problem)
-    except OSError:  # none was written yet
-        pass
+                    found += [problem] if len(found) < most else []
     return total, found
-
-
-def _problem(line: bytes) -> Problem | None:
-    try:
-        record = json.loads(line)
-        row, name, reason = record["row"], record["field"], record["reason"]
-        id, fatal = record["id"], record["fatal"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
-    right = isinstance(row, int | str) and isinstance(name, str) and isinstance(reason, str)
-    right = right and isinstance(id, str | None) and isinstance(fatal, bool)
-    return Problem(row, name, reason, id, fatal) if right else None
 
 
 def _value_counts(column: pa.ChunkedArray) -> Counts:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,12 +68,21 @@ class SearchResult:
 
 @dataclass
 class _Filter:
-    """A filter's rows, at one version of the store; `passing` is how `index` knows them."""
+    """A filter's rows, at one version of the store; `passing` is how the index knows them."""
 
     version: int
     keys: np.ndarray
-    index: VectorIndex | None = None
     passing: Passing | None = None
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """The vector index as it was loaded; `state` is the time of its record and the store's version."""
+
+    state: tuple[float, int]
+    index: VectorIndex | None
+    note: str
+    fusion: Fusion | None
 
 
 class Catalogue:
@@ -88,8 +97,7 @@ class Catalogue:
         self._given = model
         self._model: Encoder | None = None
         self._store: Store | None = None
-        self._loaded: tuple[tuple[float, int], VectorIndex | None, str] | None = None
-        self._fusion: tuple[float, Fusion | None] = (-1.0, None)
+        self._loaded: _Loaded | None = None
         self._loading = threading.Lock()
         self._filters: OrderedDict[Condition, _Filter] = OrderedDict()
         self._filtering = threading.Lock()
@@ -272,15 +280,13 @@ class Catalogue:
     def _nearest(
         self, vector: np.ndarray, k: int, where: Condition | None, allowed: _Filter | None
     ) -> tuple[list[tuple[int, float]], str]:
-        index, note = self._index()
+        loaded = self._index()
+        index, note = loaded.index, loaded.note
         if index is None:
             return self.store.nearest(vector, k, where), note
-        if allowed is None:
-            return index.search(vector[None], k)[0], note
-        passing = allowed.passing
-        if passing is None or allowed.index is not index:
-            passing = index.passing(allowed.keys)
-            allowed.index, allowed.passing = index, passing
+        passing = allowed.passing if allowed is not None else None
+        if allowed is not None and (passing is None or passing.index is not index):
+            allowed.passing = passing = Passing(index, allowed.keys)
         return index.search(vector[None], k, passing)[0], note
 
     def _filter(self, where: Condition) -> _Filter:
@@ -301,14 +307,15 @@ class Catalogue:
                 self._filters.popitem(last=False)
         return found
 
-    def _index(self) -> tuple[VectorIndex | None, str]:
-        """The loaded index, loaded again when it or the store has changed."""
+    def _index(self) -> _Loaded:
+        """The index, loaded again when it or the store has changed."""
         with self._loading:  # readers in other threads wait for one loading instead of each doing it
             path = self.folder / "index" / "index.json"
             state = (path.stat().st_mtime if path.exists() else 0.0, self.store.version)
-            if self._loaded is None or self._loaded[0] != state:
-                self._loaded = (state, *vector_index.load(self.store))
-            return self._loaded[1], self._loaded[2]
+            if self._loaded is None or self._loaded.state != state:
+                fused = Fusion.read(vector_index.read_info(self.folder))
+                self._loaded = _Loaded(state, *vector_index.load(self.store), fused)
+            return self._loaded
 
     def moved(
         self,
@@ -322,27 +329,23 @@ class Catalogue:
         with new (dim,) vectors, and ids that are gone. Spares the loaded index the look at the whole store.
         """
         with self._loading:
-            (modified, version), index, note = self._loaded or ((0.0, -1), None, "")
-            if index is None or version != before:
+            now = self._loaded
+            if now is None or now.index is None or now.state[1] != before:
                 return  # whoever asks next loads it
             keys, gone = (np.array([key_of(id) for id in ids], np.int64) for ids in (added, removed))
             rows = np.array(vectors, np.float32).reshape(len(keys), self.store.manifest.dim)
-            self._loaded = ((modified, after), index.catch_up(keys, rows, gone), note)
+            index = now.index.catch_up(keys, rows, gone)
+            self._loaded = replace(now, state=(now.state[0], after), index=index)
 
     def index_state(self) -> tuple[dict[str, Any] | None, str]:
         """What `index/index.json` says, None without an index, and why the index is not used, or ""."""
-        note = self._index()[1]
-        return vector_index.read_info(self.folder), note
+        return vector_index.read_info(self.folder) or None, self._index().note
 
     def _vector_weight(self) -> tuple[float, str]:
         """What the index says, or the default and a note where it says nothing."""
-        path = self.folder / "index" / "index.json"
-        modified = path.stat().st_mtime if path.exists() else 0.0
-        if self._fusion[0] != modified:
-            self._fusion = (modified, Fusion.read(vector_index.read_info(self.folder)))
-        found = self._fusion[1]
-        if found is not None or not modified:  # without an index a note has said what to do
-            return found.weight if found is not None else SAFE, ""
+        loaded = self._index()
+        if loaded.fusion is not None or not loaded.state[0]:  # without an index a note has said what to do
+            return loaded.fusion.weight if loaded.fusion is not None else SAFE, ""
         advice = f"how much vectors find here was not measured: they weigh {SAFE:g}; run"
         return SAFE, f"{advice} `moonshelf index {self.folder}`"
 

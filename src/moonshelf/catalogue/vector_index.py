@@ -75,14 +75,16 @@ class VectorIndex:
         self._live = Passing(self, keys[:0], np.flatnonzero(~gone)) if gone is not None else None
 
     @classmethod
-    def of(cls, keys: np.ndarray, vectors: np.ndarray, flat_rows: int = FLAT_ROWS) -> VectorIndex:
-        """Index of keys (n,) int64 and unit vectors (n, dim) float32, a graph above `flat_rows` rows."""
+    def of(cls, keys: np.ndarray, vectors: np.ndarray, flat_rows: int | None = None) -> VectorIndex:
+        """Index of keys (n,) int64 and unit vectors (n, dim) float32, a graph above `flat_rows` rows
+        (FLAT_ROWS)."""
         if len(np.unique(keys)) != len(keys):
             raise RuntimeError("two products share a key: the store is inconsistent")
         if (keys[1:] < keys[:-1]).any():
             order = np.argsort(keys)
             keys, vectors = keys[order], vectors[order]
-        index = _empty("flat" if len(keys) <= flat_rows else "hnsw", vectors.shape[1])
+        flat = len(keys) <= (FLAT_ROWS if flat_rows is None else flat_rows)
+        index = _empty("flat" if flat else "hnsw", vectors.shape[1])
         index.add(np.ascontiguousarray(vectors, np.float32))
         return cls(keys, index)
 
@@ -99,11 +101,6 @@ class VectorIndex:
     def __len__(self) -> int:
         rows = len(self.keys) if self._live is None else len(self._live.places)
         return rows + (len(self.later) if self.later is not None else 0)
-
-    def passing(self, keys: np.ndarray) -> Passing:
-        """Rows that pass a filter, for several calls of `search`: keys (m,) int64 in any order; those that
-        the index does not hold are left out."""
-        return Passing(self, keys)
 
     def search(self, vectors: np.ndarray, k: int, keys: np.ndarray | Passing | None = None) -> Hits:
         """The k nearest to each of (m, dim) float32 vectors, among `keys` only where they are given."""
@@ -177,10 +174,11 @@ class VectorIndex:
 
 
 class Passing:
-    """Rows of one index that pass a filter. What later calls need is made when it is first used."""
+    """Rows of one index that pass a filter, for several calls of `search`: keys (m,) int64 in any order;
+    those that the index does not hold are left out. What later calls need is made when it is first used."""
 
     def __init__(self, index: VectorIndex, keys: np.ndarray, places: np.ndarray | None = None) -> None:
-        self.index, self.later = index, index.later.passing(keys) if index.later is not None else None
+        self.index, self.later = index, Passing(index.later, keys) if index.later is not None else None
         if places is None:
             held = np.unique(keys)
             places = np.searchsorted(index.keys, held[inside(held, index.keys)])
@@ -245,10 +243,7 @@ class IndexInfo(BaseModel):
 
 
 def build(
-    folder: str | Path,
-    *,
-    flat_rows: int = FLAT_ROWS,
-    weigh: Callable[[Store, VectorIndex], dict[str, Any]] | None = None,
+    folder: str | Path, *, weigh: Callable[[Store, VectorIndex], dict[str, Any]] | None = None
 ) -> IndexInfo:
     """Build both indexes of a catalogue, full text in the store and vectors beside it, and swap them in.
 
@@ -266,7 +261,7 @@ def build(
         store.index_text()
         store.compact()
         version = store.version
-        index = VectorIndex.of(*store.vectors(), flat_rows)
+        index = VectorIndex.of(*store.vectors())
         fusion = weigh(store, index) if weigh is not None else None
         home = folder / "index"
         home.mkdir(exist_ok=True)
