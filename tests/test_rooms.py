@@ -43,7 +43,7 @@ ROOMS = {
     "training": Room(4_220, 2_300),
     "catalogue": Room(4_380, 2_200),
     "scale": Room(660, 900),
-    "evaluation": Room(8_440, 2_500),
+    "evaluation": Room(7_760, 2_500),
     "creatives": Room(9_370, 5_000),
     "talk": Room(800, 700, ("doctor", "demo", "creative_demo", "export")),
     "service": Room(4_200, 2_300),

@@ -42,86 +42,6 @@ def jsonl(path: Path, rows: list[dict[str, object]]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def tables(folder: Path, queries, texts, truth) -> None:
-    """The three tables that mteb reads."""
-    parquet(folder / "query-00000-of-00001.parquet", queries)
-    parquet(folder / "texts-00000-of-00001.parquet", texts)
-    rows = [{"query-id": q, "texts-id": c, "score": score} for q, c, score in truth]
-    parquet(folder / "qrels-00000-of-00001.parquet", rows)
-
-
-def item(id: str, text: str | None, shade: int | None) -> dict[str, object]:
-    image = None if shade is None else picture(shade)
-    parts = [name for name, value in (("image", image), ("text", text)) if value]
-    return {"id": id, "modality": ",".join(parts), "text": text, "image": image}
-
-
-def texts_and_photos(start: int):
-    texts = [item(f"1:{start + i}", f"red dress number {i}", None) for i in range(ROWS)]
-    photos = [item(f"2:{start + i}", None, 20 * i) for i in range(ROWS)]
-    return texts, photos
-
-
-def write_fashion200k(folder: Path) -> None:
-    texts, photos = texts_and_photos(0)
-    pairs = list(zip([t["id"] for t in texts], [p["id"] for p in photos], strict=True))
-    tables(folder / "task0", texts, photos, [(t, p, 1) for t, p in pairs])
-    tables(folder / "task3", photos, texts, [(p, t, 1) for t, p in pairs])
-
-
-def write_fashion200k_mbeir(folder: Path) -> None:
-    _, photos = texts_and_photos(0)
-    images = folder / "mbeir_images"
-    images.mkdir(parents=True)
-    for i in range(ROWS):
-        (images / f"{i}.jpg").write_bytes(jpeg(20 * i))
-    texts = [
-        {"did": f"1:{i}", "txt": f"dress {i}", "img_path": None, "modality": "text"} for i in range(ROWS)
-    ]
-    photos = [
-        {"did": f"2:{i}", "txt": None, "img_path": f"mbeir_images/{i}.jpg", "modality": "image"}
-        for i in range(ROWS)
-    ]
-    for part, asked, found in (("task0", texts, photos), ("task3", photos, texts)):
-        queries = [
-            {"qid": f"9:{i}", "query_txt": row["txt"], "query_img_path": row["img_path"],
-             "query_modality": row["modality"], "pos_cand_list": [found[i]["did"]], "neg_cand_list": []}
-            for i, row in enumerate(asked)
-        ]  # fmt: skip
-        jsonl(folder / f"query/test/mbeir_fashion200k_{part}_test.jsonl", queries)
-        jsonl(folder / f"cand_pool/local/mbeir_fashion200k_{part}_cand_pool.jsonl", found)
-        lines = [f"9:{i} 0 {found[i]['did']} 1 {part[-1]}\n" for i in range(ROWS)]
-        qrels = folder / f"qrels/test/mbeir_fashion200k_{part}_test_qrels.txt"
-        qrels.parent.mkdir(parents=True, exist_ok=True)
-        qrels.write_text("".join(lines))
-
-
-def write_fashioniq(folder: Path) -> None:
-    _, photos = texts_and_photos(0)
-    queries = [item(f"q{i}", "the same in blue", 20 * i) for i in range(ROWS - 1)]
-    tables(folder, queries, photos, [(f"q{i}", f"2:{i + 1}", 1) for i in range(ROWS - 1)])
-
-
-def write_sop(folder: Path) -> None:
-    shades = [10 * i for i in range(3 * ROWS)]
-    texts = [item(f"d{i}", None, shade) for i, shade in enumerate(shades)]
-    queries = [item(f"q{i}", None, shades[3 * i]) for i in range(ROWS)]  # each is in the texts, too
-    truth = [(f"q{i}", f"d{3 * i + j}", 1) for i in range(ROWS) for j in range(3)]
-    tables(folder, queries, texts, truth)
-
-
-def write_ebay(folder: Path) -> None:
-    lines = ["image_id class_id super_class_id path"]
-    for i in range(ROWS):
-        kind = ("chair_final", "sofa_final")[i % 2]
-        for j in range(3):
-            path = folder / kind / f"{i}_{j}.JPG"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(jpeg(30 * i + j))
-            lines.append(f"{3 * i + j + 1} {i + 1} {i % 2 + 1} {kind}/{i}_{j}.JPG")
-    (folder / "Ebay_test.txt").write_text("\n".join(lines) + "\n")
-
-
 def write_marqo(folder: Path) -> None:
     rows = [
         {"image": picture(20 * i), "item_ID": f"i{i}", "query": ("lamp", "desk")[i % 2], "title": f"lamp {i}",
@@ -131,47 +51,6 @@ def write_marqo(folder: Path) -> None:
     rows.append({**rows[0], "query": "desk"})  # one item that two terms found
     parquet(folder / "data/data-00000-of-00002.parquet", rows[:3])
     parquet(folder / "data/data-00001-of-00002.parquet", rows[3:])
-
-
-def judgements() -> list[dict[str, object]]:
-    rows = []
-    for q in range(ROWS):
-        for n, label in enumerate("ESCI"):
-            rows.append({
-                "example_id": 4 * q + n, "query": f"phone case {q}", "query_id": q,
-                "product_id": f"B{q}{label}", "product_locale": "us", "esci_label": label,
-                "small_version": 1, "large_version": 1, "split": "test",
-            })  # fmt: skip
-    rows.append({**rows[0], "query_id": 90, "product_locale": "jp"})
-    rows.append({**rows[0], "query_id": 91, "split": "train"})
-    rows.append({**rows[1], "query_id": 92})  # a substitute only: no truth for a hit
-    return rows
-
-
-def product(id: str) -> dict[str, object]:
-    return {"product_id": id, "product_title": f"case {id}", "product_description": None,
-            "product_bullet_point": "x", "product_brand": "b", "product_color": "red",
-            "product_locale": "us"}  # fmt: skip
-
-
-def write_esci(folder: Path) -> None:
-    rows = judgements()
-    place = folder / "shopping_queries_dataset"
-    parquet(place / "shopping_queries_dataset_examples.parquet", rows)
-    ids = sorted({str(row["product_id"]) for row in rows})
-    products = [*map(product, ids), {**product("B0E"), "product_locale": "jp", "product_title": "ケース"}]
-    parquet(place / "shopping_queries_dataset_products.parquet", products)
-
-
-def write_esci_joined(folder: Path) -> None:
-    words = {"E": "Exact", "S": "Substitute", "C": "Complement", "I": "Irrelevant"}
-    rows = [row for row in judgements() if row.pop("split") == "test"]
-    joined = [
-        {**row, **product(str(row["product_id"])), "product_locale": row["product_locale"],
-         "esci_label": words[str(row["esci_label"])]}
-        for row in rows
-    ]  # fmt: skip
-    parquet(folder / "data/test-00000-of-00001.parquet", joined)
 
 
 def write_implicitave(folder: Path) -> None:
@@ -231,10 +110,8 @@ def write_mbe(folder: Path, queries: bool = True) -> None:
 
 
 WRITERS = {
-    "fashion200k": write_fashion200k, "fashioniq": write_fashioniq, "sop": write_sop,
-    "marqo-google": write_marqo, "marqo-amazon-100k": write_marqo, "esci": write_esci,
-    "implicitave": write_implicitave, "m5product": write_m5product, "mbe": write_mbe, "mbe2": write_mbe,
-    "mbe3": write_mbe,
+    "marqo-google": write_marqo, "marqo-amazon-100k": write_marqo, "implicitave": write_implicitave,
+    "m5product": write_m5product, "mbe": write_mbe, "mbe2": write_mbe, "mbe3": write_mbe,
 }  # fmt: skip
 
 
@@ -267,37 +144,6 @@ def test_every_published_set_can_be_scored_and_says_that_it_never_was(name, tmp_
         assert all(np.isfinite(r.value) for r in results if r.value is not None)
 
 
-@pytest.mark.parametrize("write", [write_fashion200k, write_fashion200k_mbeir])
-def test_fashion200k_in_both_layouts(write, tmp_path):
-    tasks = ranked(read("fashion200k", tmp_path, write))
-    assert set(tasks) == {"text → image", "image → text"}
-    there = tasks["text → image"]
-    assert len(there.queries) == len(there.corpus) == ROWS
-    assert there.queries[0].title and not there.queries[0].images and there.corpus[0].images
-    assert [list(wanted) for wanted in there.relevant][:2] == [["2:0"], ["2:1"]]
-
-
-def test_fashioniq_asks_with_a_photo_and_words(tmp_path):
-    task = ranked(read("fashioniq", tmp_path))["photo + change → photo"]
-    assert task.queries[0].images and task.queries[0].title == "the same in blue"
-    assert "R@50" in task.metrics and len(task.corpus) == ROWS
-
-
-def test_no_photo_of_online_products_finds_itself(tmp_path):
-    task = ranked(read("sop", tmp_path))["image → image"]
-    asked = {q.images[0].data for q in task.queries}
-    assert len(task.queries) == ROWS and len(task.corpus) == 2 * ROWS
-    assert not asked & {p.images[0].data for p in task.corpus}
-
-
-def test_online_products_as_its_authors_list_it(tmp_path):
-    dataset = read("sop", tmp_path, write_ebay)
-    task = ranked(dataset)["image → image"]
-    assert len(task.queries) == ROWS and len(task.corpus) == 2 * ROWS
-    assert task.relevant[0] == {"1": 1.0} and task.corpus_keys[:2] == ["1", "1"]
-    assert labelled(dataset)["department", "image"].labels == ["chair", "sofa"]
-
-
 def test_marqo_terms_find_every_item_that_they_found(tmp_path):
     dataset = read("marqo-google", tmp_path)
     tasks = ranked(dataset)
@@ -305,15 +151,6 @@ def test_marqo_terms_find_every_item_that_they_found(tmp_path):
     assert [q.title for q in term.queries] == ["desk", "lamp"]
     assert set(term.relevant[0]) == {"i0", "i1", "i3", "i5"}
     assert len(tasks["title → image"].corpus) == ROWS and not dataset.problems
-
-
-@pytest.mark.parametrize("write", [write_esci, write_esci_joined])
-def test_esci_grades_and_sets_aside_queries_without_an_exact_match(write, tmp_path):
-    dataset = read("esci", tmp_path, write)
-    task = ranked(dataset)["query → product"]
-    assert len(task.queries) == ROWS and task.relevant[0] == {"B0E": 1.0, "B0S": 0.1, "B0C": 0.01}
-    assert len(task.corpus) == 4 * ROWS and task.hit_gain == 1.0  # what is irrelevant can be found, too
-    assert [p.id for p in dataset.problems] == ["92"] and "exact" in dataset.problems[0].reason
 
 
 def test_implicitave_offers_the_options_and_drops_the_tag(tmp_path):
@@ -363,15 +200,6 @@ def test_mbe_without_its_photos_is_scored_by_text_alone(tmp_path):
     assert len(dataset.problems) == 40 and "--download" in dataset.problems[0].reason
 
 
-def test_limit_keeps_what_is_relevant(tmp_path):
-    tasks = ranked(read("fashion200k", tmp_path, limit=2))
-    for task in tasks.values():
-        assert len(task.queries) == len(task.corpus) == 2
-        assert all(set(wanted) <= set(task.corpus_keys) for wanted in task.relevant)
-    again = ranked(datasets.DATASETS["fashion200k"](tmp_path, limit=2))
-    assert [q.id for q in again["text → image"].queries] == [q.id for q in tasks["text → image"].queries]
-
-
 def spoil(path: Path, change) -> None:
     rows = pq.read_table(path).to_pylist()
     pq.write_table(pa.Table.from_pylist(change(rows)), path)
@@ -384,26 +212,7 @@ def drop(column: str):
 @pytest.mark.parametrize(
     ("name", "file", "change", "message"),
     [
-        ("sop", "qrels-00000-of-00001.parquet", drop("texts-id"), "no column texts-id or corpus_id"),
-        ("sop", "texts-00000-of-00001.parquet", drop("id"), "no column id"),
-        ("sop", "texts-00000-of-00001.parquet", drop("image"), "no candidate of sop.* nor an image"),
-        (
-            "sop", "qrels-00000-of-00001.parquet", lambda rows: [{**r, "score": "high"} for r in rows],
-            "relevance 'high' where a number",
-        ),
-        (
-            "sop", "qrels-00000-of-00001.parquet", lambda rows: [{**r, "query-id": "no"} for r in rows],
-            "no query of sop",
-        ),
         ("marqo-google", "data/data-00000-of-00002.parquet", drop("title"), "no column title"),
-        (
-            "esci", "shopping_queries_dataset/shopping_queries_dataset_examples.parquet", drop("esci_label"),
-            "no column esci_label",
-        ),
-        (
-            "esci", "shopping_queries_dataset/shopping_queries_dataset_examples.parquet",
-            lambda rows: [{**r, "esci_label": "S"} for r in rows], "no query of esci has an exact match",
-        ),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_sentence(name, file, change, message, tmp_path):
@@ -414,32 +223,10 @@ def test_what_is_wrong_is_one_sentence(name, file, change, message, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_rows_without_a_picture_or_a_relevant_item_are_set_aside(tmp_path):
-    write_fashion200k(tmp_path / "fashion200k")
-    empty = {"bytes": b"", "path": None}
-    for part, bad in (("task0", 0), ("task3", 1)):
-        spoil(
-            tmp_path
-            / "fashion200k"
-            / part
-            / f"{'texts' if part == 'task0' else 'query'}-00000-of-00001.parquet",
-            lambda rows, bad=bad: [
-                {**r, "image": empty if i == bad else r["image"]} for i, r in enumerate(rows)
-            ],
-        )
-    dataset = datasets.DATASETS["fashion200k"](tmp_path)
-    tasks = ranked(dataset)
-    assert len(tasks["text → image"].corpus) == len(tasks["text → image"].queries) == ROWS - 1
-    assert len(tasks["image → text"].queries) == ROWS - 1
-    reasons = " ".join(problem.reason for problem in dataset.problems)
-    assert "no relevant product in the corpus" in reasons and "nor an image" in reasons
-
-
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
         ("mbe", r"--download.*hf download Daoze/MM-Bench-E-Commerce --repo-type dataset --local-dir"),
-        ("fashion200k", r"task0.*and.*task3"),
         ("mbe3", r"mbe3@OWNER/NAME"),
         ("m5product", r"query\.json and gallery\.json"),
         ("implicitave", r"github\.com/HenryPengZou/ImplicitAVE"),
@@ -460,17 +247,17 @@ def test_nothing_is_fetched_unless_asked_for(tmp_path, monkeypatch):
     def snapshot(repo, *, repo_type, revision, local_dir, allow_patterns):
         asked.append((repo, repo_type, revision))
         assert "*.py" not in allow_patterns and "**/*.pkl" not in allow_patterns
-        write_sop(Path(local_dir))
+        write_marqo(Path(local_dir))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     with pytest.raises(UserError, match="--download"):
-        datasets.DATASETS["sop"](tmp_path)
+        datasets.DATASETS["marqo-google"](tmp_path)
     assert not asked
-    chosen = datasets.select("sop@someone/other@v1.0")
-    assert chosen["sop"](tmp_path, download=True).tasks
+    chosen = datasets.select("marqo-google@someone/other@v1.0")
+    assert chosen["marqo-google"](tmp_path, download=True).tasks
     assert asked == [("someone/other", "dataset", "v1.0")]
-    assert datasets.DATASETS["sop"](tmp_path).tasks and len(asked) == 1  # the folder is there now
-    assert not (tmp_path / "sop.part").exists()
+    assert datasets.DATASETS["marqo-google"](tmp_path).tasks and len(asked) == 1  # the folder is there now
+    assert not (tmp_path / "marqo-google.part").exists()
 
 
 def test_a_failed_fetch_is_one_sentence_and_leaves_no_data_set(tmp_path, monkeypatch):
@@ -478,15 +265,15 @@ def test_a_failed_fetch_is_one_sentence_and_leaves_no_data_set(tmp_path, monkeyp
 
     def snapshot(repo, *, local_dir, **_):
         local_dir.mkdir(parents=True)
-        (local_dir / "texts-00000-of-00001.parquet").write_bytes(b"half")
+        (local_dir / "data.parquet").write_bytes(b"half")
         raise ConnectionError("the network is away\nand more")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     with pytest.raises(UserError, match=r"could not be fetched .*the network is away") as error:
-        datasets.DATASETS["sop"](tmp_path, download=True)
+        datasets.DATASETS["marqo-google"](tmp_path, download=True)
     assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="there is no sop"):
-        datasets.DATASETS["sop"](tmp_path)
+    with pytest.raises(UserError, match="there is no marqo-google"):
+        datasets.DATASETS["marqo-google"](tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -515,5 +302,5 @@ def test_table_says_what_is_there_instead(tmp_path):
 def test_every_card_says_whose_it_is():
     for card in datasets.cards():
         assert card.licence and card.size and card.splits and card.citation
-        assert card.addresses or card.source or not card.published
+        assert card.addresses or card.source or card.mteb or not card.published
         assert json.dumps(card.as_dict())

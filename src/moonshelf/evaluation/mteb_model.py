@@ -1,18 +1,16 @@
-"""Our model as an mteb encoder, and mteb's command line with our models and tasks in its registries.
+"""Our model as an mteb encoder, and mteb's command line with our models in its registry.
 
     mteb.evaluate(MoonEncoder(model), mteb.get_tasks(tasks=["Flickr30kT2IRetrieval"]))
     python -m moonshelf.evaluation.mteb_model run -m moonshelf/starter -t Flickr30kT2IRetrieval
-    python -m moonshelf.evaluation.mteb_model --datasets sampleshop run -m ANY/MODEL -t Moonshelf…
 
-mteb looks models and tasks up by name, and knows no plug-ins: `register` adds them to its registries, and the
-other forms do so before they hand over to mteb's own command. What mteb shows (text, one picture, or both)
+mteb looks models up by name, and knows no plug-ins: `register` adds them to its registry, and the other form
+does so before it hands over to mteb's own command. What mteb shows (text, one picture, or both)
 becomes a product, so the model reads it with its own prompt and pixels. The revision is the model's
 fingerprint and the mode is part of the name, so that mteb's cache never mixes two models or two modes.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from functools import partial
@@ -145,29 +143,18 @@ def main(arguments: list[str]) -> None:
     """mteb's command line after `register`.
 
     `-m moonshelf/starter` and `-m moonshelf/FOLDER` are models, with `-reason-on` behind them in the reasoned
-    mode. `--datasets NAMES` and `--data FOLDER` before mteb's own command add the tasks of those data sets
-    and print their names.
+    mode.
     """
     from mteb.cli import main as mteb_main
 
-    from moonshelf.evaluation import mteb_tasks
-
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--datasets", default="")
-    parser.add_argument("--data", type=Path)
-    ours, rest = parser.parse_known_args(arguments)
-    for i, argument in enumerate(rest):
-        if rest[i - 1 : i] in (["-m"], ["--model"]) and argument.startswith("moonshelf/"):
+    for i, argument in enumerate(arguments):
+        if arguments[i - 1 : i] in (["-m"], ["--model"]) and argument.startswith("moonshelf/"):
             place = argument.removeprefix("moonshelf/")
             folder = place.removesuffix("-reason-on")
             direct, reasoned = register(MoonModel.from_pretrained(folder), Path(folder).name)
-            rest[i] = direct if folder == place else reasoned
-    if ours.datasets:
-        for name in mteb_tasks.register(ours.datasets, ours.data):
-            print(name, file=sys.stderr)
-    if rest or not ours.datasets:
-        sys.argv[1:] = rest
-        mteb_main()
+            arguments[i] = direct if folder == place else reasoned
+    sys.argv[1:] = arguments
+    mteb_main()
 
 
 if __name__ == "__main__":

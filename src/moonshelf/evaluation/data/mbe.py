@@ -17,7 +17,7 @@ from pathlib import Path
 
 from moonshelf import attributes, images
 from moonshelf.errors import Problem, UserError
-from moonshelf.evaluation.data.hub import pick
+from moonshelf.evaluation.data.hub import first_columns, pick
 from moonshelf.evaluation.data.views import (
     DIRECTIONS,
     Dataset,
@@ -69,27 +69,6 @@ def mbe(
         for direction in list(DIRECTIONS)[:3]:
             dataset.not_run[direction] = f"there is no column of queries ({tried})"
     return dataset
-
-
-def first_columns(path: Path) -> list[str]:
-    """Names of the columns of a Parquet file, or of the first object of JSON lines or of a JSON array."""
-    if path.suffix == ".parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            return list(pq.read_schema(path).names)
-        except (pa.ArrowException, OSError, ValueError):
-            raise UserError(f"{path.name} is not a readable Parquet file") from None
-    with path.open(encoding="utf-8", errors="replace") as file:
-        head = file.read(1 << 20).lstrip("\ufeff [\r\n\t")
-    try:
-        first, _ = json.JSONDecoder().raw_decode(head)
-    except (ValueError, RecursionError):
-        first = None
-    if not isinstance(first, dict):
-        raise UserError(f"{path.name} does not begin with a JSON object: it is not the layout that is read")
-    return list(first)
 
 
 def _product(given: Product, folder: Path, problems: list[Problem]) -> Product:

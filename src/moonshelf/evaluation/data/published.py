@@ -1,23 +1,22 @@
-"""Published data sets of products, read in the layout in which their authors or the hub give them.
+"""Published data sets of products that mteb does not have, in the layout of their authors or of the hub.
 
-Each function takes the folder of one data set (see `hub.locate`) and gives its evaluation split as tasks.
-They were written from the data sets' documentation and from public code that reads them; `datasets` says
-which were ever run on the real files. `limit` caps the queries; the corpus then keeps everything relevant
-to them and is filled up with a sample to the same number.
+Those that mteb has are in `mteb_sets`. Each function takes the folder of one data set (see `hub.locate`) and
+gives its evaluation split as tasks. They were written from the data sets' documentation and from public code
+that reads them; `registry` says which were ever run on the real files. `limit` caps the queries; the corpus
+then keeps everything relevant to them and is filled up with a sample to the same number.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from moonshelf import attributes, images
 from moonshelf.errors import Problem, UserError
-from moonshelf.evaluation.data.hub import pick, table
+from moonshelf.evaluation.data.hub import first_columns, pick, table
 from moonshelf.evaluation.data.views import (
-    DIRECTIONS,
     HIDDEN,
     TEMPLATES,
     Dataset,
@@ -30,79 +29,10 @@ from moonshelf.evaluation.data.views import (
     shows,
     views,
 )  # fmt: skip
-from moonshelf.evaluation.tasks import BOTH, IMAGE, TEXT, Labelling, Retrieval, Task
+from moonshelf.evaluation.tasks import BOTH, IMAGE, TEXT, Labelling, Task
 from moonshelf.product import ImageRef, Product
 
 Fetcher = images.Fetcher | None
-IMAGE_TO_IMAGE = {"image → image": (IMAGE, IMAGE)}
-
-
-# ---- a table of queries, one of candidates, and which answer which ------------------------------------
-
-
-def _ranking(
-    split: Split, part: str, limit: int | None, mbeir: str
-) -> tuple[list[Product], list[Product], list[Mapping[str, float]]]:
-    """Queries, candidates and relevance: from three Parquet tables, or from M-BEIR's own files."""
-    if (split.root / "query" / "test").is_dir():
-        fields = {"qid": "id", "query_txt": "title", "query_img_path": "images"}
-        asked = [f"query/test/mbeir_{mbeir}_test.jsonl"]
-        pool = [f"cand_pool/local/mbeir_{mbeir}_cand_pool.jsonl"]
-        found = {"did": "id", "txt": "title", "img_path": "images"}
-        truth = _read_qrels(split, f"qrels/test/mbeir_{mbeir}_test_qrels.txt")
-        ids: Iterable[str] = _ids(split.path(pool[0]), "did")
-        root: Path | None = split.root
-    else:
-        fields, found, root = {}, {}, None
-        asked = split.find(f"{part}query-*.parquet", f"{part}query/*.parquet")
-        pool = split.find(f"{part}texts-*.parquet", f"{part}texts/*.parquet")
-        truth = {}
-        columns = {
-            "query": ("query-id", "query_id"), "item": ("texts-id", "corpus_id"), "score": ("score",)
-        }  # fmt: skip
-        for name in split.find(f"{part}qrels-*.parquet", f"{part}qrels/*.parquet"):
-            for row in table(split.path(name), columns):
-                truth.setdefault(str(row["query"]), {})[str(row["item"])] = _gain(name, row["score"])
-        ids = (str(row["id"]) for name in pool for row in table(split.path(name), {"id": ("id",)}))
-    has_truth = {query for query, gains in truth.items() if any(gains.values())}
-    queries = split.read(asked, limit, keep=lambda p: p.id in has_truth, fields=fields, images_root=root)
-    if not queries:
-        raise UserError(f"no query of {split.root.name}/{asked[0]} has a relevant candidate: is it complete?")
-    wanted = {item for query in queries for item, gain in truth[query.id].items() if gain > 0}
-    chosen = corpus_of(ids, wanted, limit)
-    corpus = split.read(pool, keep=lambda p: p.id in chosen, fields=found, images_root=root)
-    if not corpus:
-        why = split.problems[-1].reason if split.problems else "it has none of those that the truth names"
-        raise UserError(f"no candidate of {split.root.name}/{pool[0]} can be used: {why}")
-    return split.usable(queries), split.usable(corpus), [truth[query.id] for query in queries]
-
-
-def _ids(path: Path, name: str) -> Iterator[str]:
-    """Ids of a file of JSON lines; the reader of the feed says what is wrong with the others."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                yield str(json.loads(line)[name])
-            except (ValueError, TypeError, KeyError):
-                continue
-
-
-def _read_qrels(split: Split, name: str) -> dict[str, dict[str, float]]:
-    truth: dict[str, dict[str, float]] = {}
-    for number, line in enumerate(split.path(name).read_text(encoding="utf-8").splitlines(), 1):
-        parts = line.split()
-        if len(parts) < 4:
-            split.problems.append(Problem(number, "qrels", f"a line of {name} has fewer than 4 columns"))
-            continue
-        truth.setdefault(parts[0], {})[parts[2]] = _gain(name, parts[3])
-    return truth
-
-
-def _gain(name: str, value: object) -> float:
-    try:
-        return float(str(value))
-    except ValueError:
-        raise UserError(f"{name} has the relevance {str(value)[:40]!r} where a number is expected") from None
 
 
 def _ranked(
@@ -113,91 +43,6 @@ def _ranked(
         raise UserError(f"nothing of {split.root.name} can be scored: {why}")
     texts = [p.title for p in products if p.title]
     return Dataset(name, licence, note, list(tasks), texts, split.files, split.problems)
-
-
-def fashion200k(
-    folder: Path, limit: int | None = None, fit_rows: int = 0, fetcher: Fetcher = None
-) -> Dataset:
-    """Descriptions to photos and back, the two tasks of M-BEIR."""
-    split = Split(folder)
-    tasks: list[Task] = []
-    texts: list[Product] = []
-    for part, direction in (("task0", "text → image"), ("task3", "image → text")):
-        queries, corpus, relevant = _ranking(split, f"{part}/", limit, f"fashion200k_{part}")
-        which = {direction: DIRECTIONS[direction]}
-        tasks += directions("fashion200k", queries, corpus, relevant, which=which, problems=split.problems)
-        texts += queries if part == "task0" else corpus
-    note = "each direction has its own queries and corpus"
-    return _ranked("fashion200k", split, "not stated", note, tasks, texts)
-
-
-def fashioniq(folder: Path, limit: int | None = None, fit_rows: int = 0, fetcher: Fetcher = None) -> Dataset:
-    """A photo and what should be different about it, to the photo of that garment."""
-    split = Split(folder)
-    queries, corpus, relevant = _ranking(split, "", limit, "fashioniq_task7")
-    which = {"photo + change → photo": (BOTH, IMAGE)}
-    tasks = directions(
-        "fashioniq", queries, corpus, relevant, which=which, metrics=("R@1", "R@10", "R@50"),
-        problems=split.problems,
-    )  # fmt: skip
-    note = "one pool of all three garments, where the paper's has one for each; the photo asked with is in it"
-    return _ranked("fashioniq", split, "CDLA-Permissive-1.0, photos excepted", note, tasks, queries)
-
-
-def online_products(
-    folder: Path, limit: int | None = None, fit_rows: int = 0, fetcher: Fetcher = None
-) -> Dataset:
-    """Stanford Online Products: other photos of the product that a photo shows."""
-    split = Split(folder)
-    if (folder / "Ebay_test.txt").is_file():
-        queries, corpus = _ebay(split, limit)
-        relevant: list[Mapping[str, float]] = [{q.group_id or "": 1.0} for q in queries]
-        keys = [p.group_id or "" for p in corpus]
-    else:
-        queries, corpus, relevant = _ranking(split, "", limit, "")
-        own = {q.id for q in queries}
-        same = {image.data for q in queries for image in q.images if image.data}
-        corpus = [p for p in corpus if p.id not in own and not any(i.data in same for i in p.images)]
-        keys = [p.id for p in corpus]
-    if not corpus:
-        raise UserError(f"every photo of {folder.name} is a query: nothing is left to be found")
-    tasks = directions(
-        "sop", queries, corpus, relevant, which=IMAGE_TO_IMAGE, keys=keys, metrics=("R@1", "R@10"),
-        problems=split.problems,
-    )  # fmt: skip
-    departments = labelling("sop", "department", "category", 0, queries, queries)
-    note = (
-        "photos that are queries are not in the corpus, where the paper lets each photo search all others: "
-        "figures do not compare with published ones"
-    )
-    return _ranked("sop", split, "for research, see its LICENSE file", note, [*tasks, *departments])
-
-
-def _ebay(split: Split, limit: int | None) -> tuple[list[Product], list[Product]]:
-    """The test photos as the authors list them: the first of each product asks for its others."""
-    photos: dict[str, list[Product]] = {}
-    lines = split.path("Ebay_test.txt").read_text(encoding="utf-8").splitlines()
-    if lines[:1] != ["image_id class_id super_class_id path"]:
-        raise UserError("Ebay_test.txt does not begin with the header of Stanford Online Products")
-    for number, line in enumerate(lines[1:], 1):
-        cells = line.split()
-        if len(cells) != 4:
-            split.problems.append(Problem(number, "row", f"{len(cells)} columns where 4 are expected"))
-            continue
-        path = cells[3]
-        try:
-            ref = ImageRef(path=images.resolve_path(path, split.root))
-        except images.ImageError as error:
-            split.problems.append(Problem(number, "path", str(error), cells[0]))
-            continue
-        department = path.split("/")[0].removesuffix("_final").replace("_", " ")
-        photo = Product(id=cells[0], images=(ref,), group_id=cells[1], category=(department,))
-        photos.setdefault(cells[1], []).append(photo)
-    queries = sample([group[0] for group in photos.values() if len(group) > 1], limit)
-    asked = {q.group_id for q in queries}
-    rest = [p for group in photos.values() for p in group[1:]]
-    chosen = corpus_of((p.id for p in rest), [p.id for p in rest if p.group_id in asked], limit)
-    return split.usable(queries), split.usable([p for p in rest if p.id in chosen])
 
 
 # ---- Marqo ---------------------------------------------------------------------------------------------
@@ -211,7 +56,7 @@ def marqo(
     files = split.find("data/*.parquet", "*.parquet")
     terms: dict[str, set[str]] = {}
     ids: dict[str, None] = {}
-    asked = ("query",) if "query" in _columns(split.path(files[0])) else ("item_ID",)
+    asked = ("query",) if "query" in first_columns(split.path(files[0])) else ("item_ID",)
     for file in files:
         for row in table(split.path(file), {"item": ("item_ID",), "term": asked, "title": ("title",)}):
             if row["item"] is None:
@@ -234,79 +79,6 @@ def marqo(
     tasks += directions(name, asking, products, relevant, which=search, metrics=figures)
     note = "a title is no shopper's query; what was found for a term counts as relevant, and nothing else"
     return _ranked(name, split, "none stated for the data", note, tasks, products)
-
-
-def _columns(path: Path) -> list[str]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return list(pq.read_schema(path).names)
-    except (pa.ArrowException, OSError, ValueError):
-        raise UserError(f"{path.name} is not a readable Parquet file") from None
-
-
-# ---- ESCI ----------------------------------------------------------------------------------------------
-
-GRADES = {"E": 1.0, "S": 0.1, "C": 0.01, "I": 0.0}  # the gains of the challenge's own nDCG
-
-
-def esci(folder: Path, limit: int | None = None, fit_rows: int = 0, fetcher: Fetcher = None) -> Dataset:
-    """Shoppers' queries of the US test split, ranked by exact, substitute, complement, irrelevant."""
-    split = Split(folder)
-    joined = not list(folder.glob("**/shopping_queries_dataset_examples.parquet"))
-    if joined:  # one table for each split, products and judgements together
-        examples = products = split.find("data/test-*.parquet", "test-*.parquet")
-    else:
-        examples = split.find("**/shopping_queries_dataset_examples.parquet")
-        products = split.find("**/shopping_queries_dataset_products.parquet")
-    columns = {
-        name: (name,) for name in ("query", "query_id", "product_id", "product_locale", "small_version")
-    } | {"label": ("esci_label",)}
-    where: dict[str, object] = {"product_locale": "us", "small_version": 1}
-    if not joined:
-        columns["split"], where["split"] = ("split",), "test"
-    queries: dict[str, Product] = {}
-    grades: dict[str, dict[str, float]] = {}
-    for name in examples:
-        for number, row in enumerate(table(split.path(name), columns, where=where), 1):
-            id, label = str(row["query_id"]), str(row["label"])[:1].upper()
-            if label not in GRADES or not row["query"]:
-                reason = f"the label {row['label']!r} is none of E, S, C, I, or the query is empty"
-                split.problems.append(Problem(number, "esci_label", reason, id))
-                continue
-            queries.setdefault(id, Product(id=id, title=str(row["query"])))
-            grades.setdefault(id, {})[str(row["product_id"])] = GRADES[label]
-    for id in [id for id, judged in grades.items() if max(judged.values()) < 1.0]:
-        split.problems.append(Problem(id, "esci_label", "no product is an exact match: set aside", id))
-        del queries[id]
-    if not queries:
-        raise UserError(f"no query of {folder.name} has an exact match among its judged products")
-    asked = sample(list(queries.values()), limit)
-    judged = {item for query in asked for item in grades[query.id]}
-    found = split.read(
-        products,
-        keep=lambda p: p.id in judged and p.extra.get("product_locale", "us") == "us",
-        repeated="first" if joined else "problem",
-    )
-    there = {p.id for p in found}
-    relevant = [{item: g for item, g in grades[q.id].items() if g > 0 and item in there} for q in asked]
-    rows = [i for i, wanted in enumerate(relevant) if max(wanted.values(), default=0.0) >= 1.0]
-    for i in sorted(set(range(len(asked))) - set(rows)):
-        reason = "none of its exact matches is in the table of products: set aside"
-        split.problems.append(Problem(asked[i].id, "product_id", reason, asked[i].id))
-    if not rows:
-        raise UserError(f"no exact match of {folder.name} is in its table of products: is it complete?")
-    task = Retrieval(
-        "esci", "query → product", "text", [asked[i] for i in rows], views(found, "text"),
-        [p.id for p in found], [relevant[i] for i in rows], [asked[i].id for i in rows], TEXT, TEXT,
-        ("nDCG@10", "MRR", "R@1", "R@10"), hit_gain=1.0,
-    )  # fmt: skip
-    note = (
-        "gains 1, 0.1, 0.01, 0; ranked among the judged products of all queries, where the challenge ranks "
-        "each query's own list: harder, and no published figure compares; hits are exact matches"
-    )
-    return Dataset("esci", "Apache-2.0", note, [task], [p.title for p in found], split.files, split.problems)
 
 
 # ---- ImplicitAVE ---------------------------------------------------------------------------------------

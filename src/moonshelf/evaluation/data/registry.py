@@ -18,6 +18,7 @@ from moonshelf.errors import UserError
 from moonshelf.evaluation.data import hub
 from moonshelf.evaluation.data import published as hub_sets
 from moonshelf.evaluation.data.mbe import mbe
+from moonshelf.evaluation.data.mteb_sets import mteb_set
 from moonshelf.evaluation.data.own_feed import own_feed
 from moonshelf.evaluation.data.validation import fashion, flipkart, grocery, luma, sample_shop
 from moonshelf.evaluation.data.views import Dataset
@@ -38,8 +39,9 @@ class Card:
     size: str
     splits: str
     citation: str
-    read: Callable[..., Dataset] = field(repr=False)
-    ran: bool  # on the real files
+    read: Callable[..., Dataset] | None = field(default=None, repr=False)
+    ran: bool = True  # on the real files
+    mteb: tuple[str, ...] = ()  # tasks of mteb that it is, which reads them from the hub
     source: str = ""  # where it is to be had, if not on the hub
     addresses: Mapping[str, str] = field(default_factory=dict)  # folder below its own -> data set of the hub
     unverified: str = ""  # what of this card or of the reader could not be checked
@@ -54,6 +56,15 @@ class Card:
 
         Raises UserError where it is not there, or not of the layout that is read.
         """
+        if self.mteb:
+            if not download:
+                raise UserError(f"mteb fetches {self.name} from the hub: allow it with --download")
+            dataset = mteb_set(self.name, self.mteb, limit)
+            dataset.licence = self.licence
+            if not self.ran:
+                dataset.note = f"{NEVER_RUN}; {dataset.note}"
+            return dataset
+        assert self.read is not None
         if self.path is not None:
             return self.read(self.path, limit=limit, fit_rows=fit_rows, fetcher=fetcher_if(download))
         if self.needs_data and data is None:
@@ -72,7 +83,8 @@ class Card:
         return {
             "name": self.name, "about": self.about, "licence": self.licence, "size": self.size,
             "splits": self.splits, "citation": self.citation, "ran_on_real_files": self.ran,
-            "source": self.source, "hub": dict(self.addresses), "unverified": self.unverified,
+            "source": self.source, "hub": dict(self.addresses), "mteb": list(self.mteb),
+            "unverified": self.unverified,
         }  # fmt: skip
 
 
@@ -141,18 +153,14 @@ _CARDS = (
     Card(
         "fashion200k", "descriptions to photos and back, as in M-BEIR", "not stated",
         "1,719 texts for 202 k photos; 4.9 k photos for 61 k texts", "test",
-        "Han et al., ICCV 2017; Wei et al., UniIR, arXiv:2311.17136", hub_sets.fashion200k, False,
-        addresses={
-            "task0": "MRBench/mbeir_fashion200k_task0", "task3": "MRBench/mbeir_fashion200k_task3",
-        },
-        unverified="licence and the size of the second direction; TIGER-Lab/M-BEIR's own files are read too",
+        "Han et al., ICCV 2017; Wei et al., UniIR, arXiv:2311.17136",
+        ran=False, mteb=("Fashion200kT2IRetrieval", "Fashion200kI2TRetrieval"), unverified="licence",
     ),
     Card(
         "fashioniq", "a photo and a wish, to the photo of another garment", "CDLA-Permissive-1.0, photos not",
         "6,003 queries, 74 k photos", "test of M-BEIR",
         "Wu et al., Fashion IQ, CVPR 2021, arXiv:1905.12794; Wei et al., UniIR, arXiv:2311.17136",
-        hub_sets.fashioniq, False, addresses={"": "MRBench/mbeir_fashioniq_task7"},
-        unverified="licence and size of the pool; TIGER-Lab/M-BEIR's own files are read too",
+        ran=False, mteb=("FashionIQIT2IRetrieval",), unverified="licence and size of the pool",
     ),
     Card(
         "marqo-google", "titles and search terms to photos of Google Shopping", "none stated for the data",
@@ -178,19 +186,16 @@ _CARDS = (
         unverified="columns are taken to be those of marqo-google, search terms where there are any",
     ),
     Card(
-        "esci", "shoppers' queries graded exact, substitute, complement, irrelevant", "Apache-2.0",
-        "130 k queries, 2.6 M judgements; US test of the small version: 8,956 queries, 164,900 products",
-        "test, US, small version", "Reddy et al., Shopping Queries Dataset, arXiv:2206.06588", hub_sets.esci,
-        False, addresses={"": "tasksource/esci"},
-        unverified="columns of the joined table on the hub; the two tables of amazon-science/esci-data are "
-        "read too; the number of US test queries",
+        "esci", "shoppers' queries and the products judged for them", "Apache-2.0",
+        "of 130 k queries and 2.6 M judgements what mteb samples", "test: us, es, jp",
+        "Reddy et al., Shopping Queries Dataset, arXiv:2206.06588", ran=False, mteb=("ESCIReranking",),
+        unverified="size of mteb's sample and its grades",
     ),
     Card(
         "sop", "Stanford Online Products: other photos of the same product", "for research",
         "120,053 photos of 22,634 products, test 60,502 of 11,316", "test",
-        "Oh Song et al., CVPR 2016, arXiv:1511.06452", hub_sets.online_products, False,
-        addresses={"": "JamieSJS/stanford-online-products"},
-        unverified="licence; the authors' own folder with Ebay_test.txt is read too, and gives departments",
+        "Oh Song et al., CVPR 2016, arXiv:1511.06452", ran=False, mteb=("SOPI2IRetrieval",),
+        unverified="licence; every photo searches the others, so mteb itself scores it",
     ),
     Card(
         "implicitave", "attribute values that only the photo tells, five domains", "not stated",
@@ -216,8 +221,9 @@ def cards() -> list[Card]:
 def select(suite: str) -> dict[str, Callable[..., Dataset]]:
     """What a suite reads, by name. Each is called with (data, limit=, fit_rows=), a card with download= too.
 
-    `suite` is a suite, data sets with commas between them, or the path of a feed. `NAME@OWNER/REPO` reads the
-    data set NAME from another address of the hub, `@REVISION` behind it pins one. Raises UserError.
+    `suite` is a suite, data sets with commas between them (`mteb:TASK` is one), or the path of a feed.
+    `NAME@OWNER/REPO` reads the data set NAME from another address of the hub, `@REVISION` behind it
+    pins one. Raises UserError.
     """
     if suite in SUITES:
         return {name: DATASETS[name] for name in SUITES[suite]}
@@ -225,11 +231,16 @@ def select(suite: str) -> dict[str, Callable[..., Dataset]]:
         return {Path(suite).stem: _feed(Path(suite))}
     chosen: dict[str, Callable[..., Dataset]] = {}
     for part in (part.strip() for part in suite.split(",")):
+        if part.startswith("mteb:"):
+            task = part.removeprefix("mteb:")
+            chosen[task] = Card(task, "a task of mteb", "see mteb", "", "", "", mteb=(task,))
+            continue
         name, at, address = part.partition("@")
         if name not in DATASETS:
             known = ", ".join(dict.fromkeys((*SUITES, *DATASETS)))
             raise UserError(
-                f"there is no suite or data set '{part}': choose from {known}, or name the file of a feed"
+                f"there is no suite or data set '{part}': choose from {known}, name the file of a feed, "
+                "or mteb:TASK"
             )
         chosen[name] = _readdressed(name, address) if at else DATASETS[name]
     return chosen
@@ -253,7 +264,7 @@ def _feed(path: Path) -> Card:
 
 def _readdressed(name: str, address: str) -> Card:
     card = DATASETS[name]
-    if not isinstance(card, Card) or not card.published or len(card.addresses) > 1:
+    if not isinstance(card, Card) or not card.published or card.mteb:
         raise UserError(f"the data set {name} has no single address on the hub: leave out '@{address}'")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", address):
         raise UserError(f"'{address}' is no address of the hub: write it as {name}@OWNER/REPO")

@@ -48,9 +48,6 @@ class BaselineEncoder:
     max_side: int | None = None  # pictures are decoded no larger than this
     prompt: PromptSpec = PromptSpec()
     queries: Any = None
-    wrote: list[tuple[str, bool]] | None = (
-        None  # by the last `embed`: a text a row, and if it kept its format
-    )
     _field: ClassVar[dict[frozenset[str], str]] = {TEXT: "title", IMAGE: "images", BOTH: "title, images"}
 
     def embed(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
@@ -74,7 +71,6 @@ class BaselineEncoder:
         """Unit vectors, in order; what cannot be read is not `ok` and has a problem."""
         n = len(products)
         found: dict[int, np.ndarray] = {}
-        texts, valid = [""] * n, np.ones(n, bool)
         problems: list[Problem] = []
         for start in range(0, n, self.batch):
             groups: dict[tuple[bool, bool], list[tuple[int, str, Any]]] = {}
@@ -96,13 +92,11 @@ class BaselineEncoder:
                 )
                 rows = [row for row, _, _ in shown]
                 found.update(zip(rows, unit(vectors), strict=True))
-                for row, (text, good) in zip(rows, self.wrote or [], strict=bool(self.wrote)):
-                    texts[row], valid[row] = text, good
         width = len(next(iter(found.values()))) if found else 1
         vectors, ok = np.zeros((n, width), np.float32), np.zeros(n, bool)
         for row, vector in found.items():
             vectors[row], ok[row] = vector, True
-        return Vectors(vectors, ok, texts, valid, problems)
+        return Vectors(vectors, ok, [""] * n, np.ones(n, bool), problems)
 
     def _read(self, product: Product) -> tuple[str, Image.Image | None]:
         text = self.prompt.text_of(product) if "text" in self.reads else ""
@@ -129,27 +123,6 @@ class QuerySide(BaselineEncoder):
 
     def embed(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
         return self.other.embed_queries(texts, pictures)
-
-
-class TwoTowers(BaselineEncoder):
-    """Text and pictures encoded apart into one space; a product that shows both is the mean direction."""
-
-    reads = BOTH
-    one_space = True
-
-    def embed_texts(self, texts: list[str]) -> np.ndarray:
-        raise NotImplementedError
-
-    def embed_pictures(self, pictures: list[Image.Image]) -> np.ndarray:
-        raise NotImplementedError
-
-    def embed(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
-        parts = []
-        if texts is not None:
-            parts.append(unit(self.embed_texts(texts)))
-        if pictures is not None:
-            parts.append(unit(self.embed_pictures(pictures)))
-        return np.sum(parts, axis=0)
 
 
 # ---- folders ---------------------------------------------------------------------------------------

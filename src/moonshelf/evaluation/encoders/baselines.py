@@ -1,11 +1,11 @@
 """Encoders that can be scored: our model, and the baselines that stand beside it in the same run.
 
 A baseline is named by a word (`tfidf`, `bm25`; `minilm`, `efficientnet`, `concat` and `two-tower` come in
-packages, extra `baselines`) or by a kind and an address: `st:`, `clip:`, `openclip:`, `image:`, `qwen-vl:`
-with a folder or a hub id, `openai:URL#MODEL`, `concat:TEXT+IMAGE` of any two others. Every baseline reads
-exactly what our model reads: the text of the default prompt, and the first photo. A concatenation puts the
-unit vectors of both side by side, a missing half as zeros. Which baselines have one space for text and
-pictures each says itself, and the tasks say so where it matters.
+packages, extra `baselines`) or by a kind and an address: `st:` and `clip:` with a folder or a hub id,
+`mteb:NAME`, `openai:URL#MODEL`, `concat:TEXT+IMAGE` of any two others. Every baseline reads exactly what our
+model reads: the text of the default prompt, and the first photo. A concatenation puts the unit vectors of
+both side by side, a missing half as zeros. Which baselines have one space for text and pictures
+each says itself, and the tasks say so where it matters.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 IMAGE_SIDE = 224
 WORDS = ("tfidf", "bm25", "minilm", "efficientnet", "concat", "two-tower")
-KINDS = ("st", "clip", "openclip", "image", "qwen-vl", "openai", "openai-vl", "concat")
+KINDS = ("st", "clip", "mteb", "openai", "openai-vl", "concat")
 
 # Of two-tower: its vectors, its seed, the contrastive loss, the fit, and how many training products at most.
 WIDTH, SEED = 256, 0
@@ -352,20 +352,14 @@ def _load(spec: str, prompt: PromptSpec | None, download: bool, made: dict[str, 
 
         return EndpointBaseline(address, prompt, pictures=kind == "openai-vl")
     from moonshelf.evaluation.encoders import pretrained
-    from moonshelf.evaluation.encoders.qwen_vl import QwenVLBaseline
 
-    if kind == "openclip":
-        folder = pretrained.open_clip_folder(address, download)
-        return pretrained.OpenClipBaseline(folder, base.short_name(kind, address), prompt)
-    address, generate = address.removesuffix("@gen"), address.endswith("@gen")
-    folder = base.locate(address, download)
-    name = base.short_name(kind, address)
-    if kind == "qwen-vl":
-        return QwenVLBaseline(folder, name + ("@gen" if generate else ""), prompt, generate)
+    if kind == "mteb":
+        if not download:
+            raise UserError(f"mteb fetches {address} from the hub: allow it with --download")
+        return pretrained.MtebBaseline(address, prompt)
+    folder, name = base.locate(address, download), base.short_name(kind, address)
     if kind == "clip":
         return pretrained.ClipBaseline(folder, name, prompt)
-    if kind == "image":
-        return pretrained.ImageBaseline(folder, name)
     return pretrained.SentenceTransformerBaseline(folder, name, prompt)
 
 
@@ -375,4 +369,4 @@ def _halves(address: str) -> tuple[str, str]:
         halves = address[:place], address[place + 1 :]
         if all(half in WORDS or (half.partition(":")[0] in KINDS and ":" in half) for half in halves):
             return halves
-    raise UserError(f"concat: takes TEXT+IMAGE, such as concat:minilm+image:FOLDER, not '{address}'")
+    raise UserError(f"concat: takes TEXT+IMAGE, such as concat:minilm+st:FOLDER, not '{address}'")

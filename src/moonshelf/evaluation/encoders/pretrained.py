@@ -1,62 +1,53 @@
-"""Baselines by folder or hub id: any SentenceTransformer, CLIP or SigLIP, open_clip model, image encoder.
+"""Baselines by folder or hub id: what sentence-transformers, mteb or transformers (CLIP, SigLIP) can load.
 
-Each keeps to what its library documents: prompts of the model for queries and documents, padding and
-pixels of its own processor, the pooled output of its own head. A two-tower model that is shown text and
-a picture gets the mean direction of both vectors; a SentenceTransformer that takes both in one input gets
-one input. An encoder without a pooling head of its own (or with one whose weights the files lack, which
-would be random) is pooled by the mean of its last states.
+Each keeps to what its library documents: prompts of the model for queries and documents, padding and pixels
+of its own processor, the pooled output of its own head. A two-tower model that is shown text and a picture
+gets the mean direction of both vectors; one that takes both in one input gets one input. Only safetensors are
+read and no code of a model is run. mteb loads a model by its own code, which may ask for both: there
+`torch.load` and code from the hub are shut off while it loads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import patch
 
 import numpy as np
 
 from moonshelf.errors import UserError
 from moonshelf.evaluation.contract import BOTH, IMAGE, TEXT
 from moonshelf.evaluation.encoders import base
-from moonshelf.evaluation.encoders.base import BaselineEncoder, QuerySide, TwoTowers
-from moonshelf.model.files import items_of, read_json
-from moonshelf.model.stock import (
-    Clip,
-    array,
-    check_folder,
-    image_processor,
-    load_model,
-    pick_device,
-    pixel_side,
-    pooled,
-    quiet,
-    unit,
-    whole,
-)
+from moonshelf.evaluation.encoders.base import BaselineEncoder, QuerySide
+from moonshelf.model.files import read_json
+from moonshelf.model.stock import Clip, check_folder, pick_device, quiet, unit, whole
 from moonshelf.prompts import PromptSpec
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
-OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
-
-
-class SentenceTransformerBaseline(TwoTowers):
-    """A saved SentenceTransformer, of text alone or of text and pictures."""
+class SentenceTransformerBaseline(BaselineEncoder):
+    """A SentenceTransformer, or any encoder of transformers that it can pool: of text, pictures or both."""
 
     def __init__(
         self, folder: Path, name: str, prompt: PromptSpec | None = None, known: str | None = None
     ) -> None:
         """`known` stands for a hash of the files where a package's version names them."""
         need("sentence_transformers", name)
-        check_folder(folder, "modules.json")
+        plain = not (folder / "modules.json").is_file()
+        check_folder(folder, "config.json" if plain else "modules.json")
+        if plain and str(read_json(folder / "config.json").get("model_type")).startswith("siglip"):
+            raise UserError(f"{name} pads its text as sentence-transformers does not: name it with clip:")
         from sentence_transformers import SentenceTransformer
 
-        device = pick_device()
+        device, missing = pick_device(), set[str]()
         try:
-            with quiet():
+            with quiet(), _noting(missing):
                 self.model = SentenceTransformer(
                     str(folder), device=str(device), local_files_only=True, trust_remote_code=False,
                     model_kwargs={"use_safetensors": True},
@@ -66,6 +57,7 @@ class SentenceTransformerBaseline(TwoTowers):
             raise UserError(
                 f"the SentenceTransformer in {folder.name!r} cannot be loaded: {reason}"
             ) from error
+        whole(folder, {key for key in missing if "pooler" not in key})  # states are pooled by mean instead
         self.name, self.prompt = name, prompt or PromptSpec()
         self.fingerprint = known or base.hash_folder("st", folder, device.type)
         sees, reads = self.model.supports("image"), self.model.supports("text")
@@ -74,7 +66,7 @@ class SentenceTransformerBaseline(TwoTowers):
         self.reads = BOTH if sees and reads else IMAGE if sees else TEXT
         self.one_space = sees and reads
         prompts = self.model.prompts
-        if any(prompts.get(key) for key in ("query", "document", "passage", "texts")):
+        if any(prompts.get(key) for key in ("query", "document", "passage", "corpus")):
             self.queries = QuerySide(self)
 
     def embed(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
@@ -100,8 +92,10 @@ class SentenceTransformerBaseline(TwoTowers):
         )  # fmt: skip
 
 
-class ClipBaseline(TwoTowers):
+class ClipBaseline(BaselineEncoder):
     """CLIP, SigLIP and their kin in transformers (`stock.Clip`)."""
+
+    reads, one_space = BOTH, True
 
     def __init__(self, folder: Path, name: str, prompt: PromptSpec | None = None) -> None:
         self.clip = Clip(folder, name)
@@ -109,106 +103,86 @@ class ClipBaseline(TwoTowers):
         self.name, self.prompt = name, prompt or PromptSpec()
         self.fingerprint = base.hash_folder("clip", folder, self.clip.dtype, type(self.clip.pixels).__name__)
 
-    def embed_texts(self, texts: list[str]) -> np.ndarray:
-        return self.clip.embed_texts(texts)
+    def embed(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
+        parts = [self.clip.embed_texts(texts)] if texts is not None else []
+        parts += [self.clip.embed_pictures(pictures)] if pictures is not None else []
+        return np.sum([unit(part) for part in parts], axis=0)
 
-    def embed_pictures(self, pictures: list[Image.Image]) -> np.ndarray:
-        return self.clip.embed_pictures(pictures)
 
+class MtebBaseline(BaselineEncoder):
+    """A model by its name in mteb's registry, as mteb itself would run it in retrieval."""
 
-class ImageBaseline(BaselineEncoder):
-    """A vision model of transformers: ViT, DINOv2, ConvNeXt, ResNet …, or the image side of a CLIP."""
+    def __init__(self, name: str, prompt: PromptSpec | None = None) -> None:
+        need("mteb", f"mteb:{name}", "moonshelf[eval]")
+        import mteb
+        from mteb.abstasks.task_metadata import TaskMetadata
 
-    reads = IMAGE
-
-    def __init__(self, folder: Path, name: str) -> None:
-        check_folder(folder)
-        from transformers import AutoModel
-
-        self.model, dtype, missing = load_model(AutoModel, folder)
-        # A checkpoint without the pooling layer would get a random one: its states are averaged instead.
-        self.own_pooling = not any("pooler" in key for key in missing)
-        whole(folder, {key for key in missing if "pooler" not in key})
-        self.pixels = image_processor(folder)
-        self.max_side = pixel_side(self.pixels)
-        self.name = name
-        pooling = "own pooling" if self.own_pooling else "mean"
-        self.fingerprint = base.hash_folder("image", folder, dtype, type(self.pixels).__name__, pooling)
+        try:
+            with quiet(), no_code(name):
+                self.model: Any = mteb.get_model(name, device=str(pick_device()))
+        except UserError:
+            raise
+        except Exception as error:  # whatever the code of some model or the network gives
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"mteb cannot load {name}: {reason[:300]}") from error
+        meta = self.model.mteb_model_meta
+        self.name, self.prompt = f"mteb:{name}", prompt or PromptSpec()
+        self.reads = frozenset(meta.modalities) & BOTH
+        if not self.reads:
+            raise UserError(f"{name} reads neither text nor pictures")
+        self.one_space = self.reads == BOTH
+        self.fingerprint = f"mteb|{version('mteb')}|{meta.name}|{meta.revision}"
+        self.task = TaskMetadata(
+            name="MoonshelfRetrieval", description="Products.",
+            dataset={"path": "moonshelf", "revision": "1"},
+            type="Any2AnyRetrieval" if "image" in self.reads else "Retrieval", category="it2it",
+            modalities=sorted(self.reads), eval_splits=["test"], eval_langs=["eng-Latn"],
+            main_score="ndcg_at_10", domains=["E-commerce"],
+        )  # fmt: skip
+        if meta.use_instructions:
+            self.queries = QuerySide(self)
 
     def embed(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
-        import torch
+        return self._embed(texts, pictures, "document")
 
-        assert pictures is not None
-        inputs = self.pixels(images=pictures, return_tensors="pt").to(self.model.device)
-        inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
-        with torch.inference_mode():
-            if hasattr(self.model, "get_image_features"):
-                return array(pooled(self.model.get_image_features(**inputs)))
-            return array(pooled(self.model(**inputs), self.own_pooling))
+    def embed_queries(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
+        return self._embed(texts, pictures, "query")
 
+    def _embed(self, texts: list[str] | None, pictures: list[Image.Image] | None, side: str) -> np.ndarray:
+        from mteb.types import PromptType
+        from torch.utils.data import DataLoader
 
-class OpenClipBaseline(TwoTowers):
-    """A model of open_clip, from a folder with `open_clip_config.json` and safetensors.
-
-    open_clip needs torchvision, which is why it is no dependency: install both beside Moonshelf. It would
-    prefer some pickles to some safetensors, and fetch a text tower that the configuration names, so folders
-    where it could come to that are refused.
-    """
-
-    def __init__(self, folder: Path, name: str, prompt: PromptSpec | None = None) -> None:
-        need("open_clip", name, "open_clip_torch")
-        check_folder(folder, "open_clip_config.json")
-        if not any((folder / weights).is_file() for weights in OPEN_CLIP_WEIGHTS):
-            raise UserError(f"{folder.name!r} has no {OPEN_CLIP_WEIGHTS[0]}, and no other kind is read")
-        for key in ("hf_model_name", "trust_remote_code"):
-            if key in dict(items_of(read_json(folder / "open_clip_config.json"))):
-                raise UserError(
-                    f"open_clip_config.json in {folder.name!r} has {key}: it would fetch or run more"
-                )
-        import open_clip
-
-        self.device = pick_device()
-        place = f"local-dir:{folder}"
-        try:
-            self.model, self.pixels = open_clip.create_model_from_pretrained(place, device=self.device)
-            self.tokenizer = open_clip.get_tokenizer(place)
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"the open_clip model in {folder.name!r} cannot be loaded: {reason}") from error
-        self.model.eval()
-        self.name, self.prompt = name, prompt or PromptSpec()
-        self.fingerprint = base.hash_folder("openclip", folder, f"open_clip {version('open_clip_torch')}")
-
-    def embed_texts(self, texts: list[str]) -> np.ndarray:
-        import torch
-
-        with torch.inference_mode():
-            return array(self.model.encode_text(self.tokenizer(texts).to(self.device)))
-
-    def embed_pictures(self, pictures: list[Image.Image]) -> np.ndarray:
-        import torch
-
-        with torch.inference_mode():
-            pixels = torch.stack([self.pixels(picture) for picture in pictures])
-            return array(self.model.encode_image(pixels.to(self.device)))
+        shown = {"text": texts, "image": pictures}
+        batch = {column: values for column, values in shown.items() if values is not None}
+        shown_once: Any = DataLoader(cast(Any, [batch]), batch_size=None)
+        vectors = self.model.encode(
+            shown_once, task_metadata=self.task, hf_split="test",
+            hf_subset="default", prompt_type=PromptType(side),
+        )  # fmt: skip
+        return np.asarray(vectors.float().cpu() if hasattr(vectors, "cpu") else vectors, np.float32)
 
 
-def open_clip_folder(name: str, download: bool) -> Path:
-    """The folder of a path, of a hub id, or of `MODEL/PRETRAINED` as open_clip lists them."""
-    if Path(name).expanduser().is_dir():
-        return base.locate(name, download)
-    model, _, tag = name.partition("/")
-    need("open_clip", f"openclip:{name}", "open_clip_torch")
-    import open_clip
+@contextmanager
+def no_code(name: str) -> Iterator[None]:
+    """While a model loads, pickles and code from the hub are refused with `UserError`."""
 
-    if model not in open_clip.list_models():
-        return base.locate(name, download)
-    repository = str((open_clip.get_pretrained_cfg(model, tag) or {}).get("hf_hub", "")).strip("/")
-    if not repository:
-        raise UserError(
-            f"open_clip lists no weights {tag!r} for {model} on the hub: name a folder or a hub id"
-        )
-    return base.locate("/".join(repository.split("/")[:2]), download)
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise UserError(f"{name} is loaded from a pickle or by code of its own, which is never run here")
+
+    code = "transformers.dynamic_module_utils.get_cached_module_file"  # all remote code comes by here
+    with patch(code, refuse), patch("torch.load", refuse):
+        yield
+
+
+@contextmanager
+def _noting(missing: set[str]) -> Iterator[None]:
+    """Note the weights that transformers does not find in the files: they would be random."""
+
+    def report(*_: Any, loading_info: Any, **__: Any) -> None:
+        missing.update(loading_info.missing_keys)
+
+    with patch("transformers.modeling_utils.log_state_dict_report", report):
+        yield
 
 
 def need(module: str, baseline: str, package: str = "moonshelf[baselines]") -> None:
