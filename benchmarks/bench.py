@@ -31,7 +31,6 @@ PARTS: dict[str, list[str]] = {
     "memory": ["engine.py", "--only", "memory", "--lengths", "1000,10000", "--photo", "128"],
     "rows": ["rows.py"],
     "training": ["training.py", "--repeats", "5"],
-    "exact": ["exact_search.py"],
     "index": ["index.py", "--parts", "filters"],
     "service": ["serving.py", "--only", "batching", "--callers", "1,4,16", "--repeats", "3"],
     "service-reasoned": [
@@ -129,10 +128,6 @@ LINES = [
         "… where whole clusters pass, and most queries are far from them", "index",
         lambda r: _filtered(r, clusters=True), 2.0, least=False,
         tried="The graph finds too few of these rows, so all that pass are compared.",
-    ),
-    Line(
-        "Exact search of the benchmark against FAISS's flat index", "exact",
-        lambda r: _interval(r["search"]), 0.67,
     ),
     Line(
         "Service, batched against one item a batch at equal p95, direct", "service", _service, 3.0,

@@ -7,15 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moonshelf.evaluation.statistics import exact, metrics
+from moonshelf.evaluation.statistics import metrics
 from moonshelf.evaluation.statistics.metrics import Ranks
 
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(exact, "QUERIES", 3)
-    monkeypatch.setattr(exact, "CORPUS", 8)
-    monkeypatch.setattr(exact, "FIRST", 2)
+    monkeypatch.setattr(metrics, "SCORES", 60)
 
 
 def unit(vectors):
@@ -26,7 +24,7 @@ def unit(vectors):
 def check(queries, corpus, gains, k=5):
     """Places and the first k against the dense float64 scores."""
     rows, columns = np.nonzero(gains)
-    found = exact.search(queries, corpus, rows, columns, k)
+    found = metrics.search(queries, corpus, rows, columns, k)
     dense = metrics.similarity(queries, corpus)
     expected = Ranks.of(dense, gains)
     np.testing.assert_array_equal(found.above, expected.above)
@@ -52,9 +50,7 @@ def test_places_are_those_of_all_scores_in_float64(seed, q, g, dim, repeated):
     gains = (rng.random((q, g)) < 0.3).astype(float)
     gains[np.arange(q), rng.integers(0, g, q)] = 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exact, "QUERIES", 3)
-        patch.setattr(exact, "CORPUS", 8)
-        patch.setattr(exact, "FIRST", 2)
+        patch.setattr(metrics, "SCORES", 60)
         check(queries, corpus, gains)
 
 
@@ -95,7 +91,7 @@ def test_memory_stays_at_blocks():
     vectors = unit(rng.normal(size=(10_000, 16)))
     everyone = np.arange(10_000)
     tracemalloc.start()
-    found = exact.search(vectors, vectors, everyone, everyone)
+    found = metrics.search(vectors, vectors, everyone, everyone)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (found.top[:, 0] == everyone).all() and (found.above == 0).all()
@@ -113,4 +109,4 @@ def test_memory_stays_at_blocks():
 def test_what_cannot_be_searched_says_why(queries, corpus, message):
     nothing = np.zeros(0, np.int64)
     with pytest.raises(ValueError, match=message):
-        exact.search(queries, corpus, nothing, nothing)
+        metrics.search(queries, corpus, nothing, nothing)

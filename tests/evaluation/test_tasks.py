@@ -72,7 +72,7 @@ def test_grades_count_in_ndcg_and_only_the_best_in_hits():
 
 
 def test_a_long_query_list_is_scored_in_blocks(monkeypatch):
-    monkeypatch.setattr("moonshelf.evaluation.statistics.exact.QUERIES", 3)
+    monkeypatch.setattr("moonshelf.evaluation.statistics.metrics.SCORES", 30)
     titles = [f"word{i} thing" for i in range(10)]
     queries, corpus = products(titles, "q"), products(titles)
     relevant = [{f"p{i}": 1.0} for i in range(10)]

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+SCORES = 4_000_000  # of a block of queries: 32 MB, and as much again to round them
 TIE_DECIMALS = 9  # float32 vectors carry about 7: closer scores are equal
 
 
@@ -49,13 +50,7 @@ class Ranks:
         """From dense `scores` and `gains` (queries, corpus). Raises ValueError for what has no ranking."""
         score, gain = _checked(scores, gains)
         query, column = np.nonzero(gain > 0)
-        above, tied = np.empty(len(query), np.int64), np.empty(len(query), np.int64)
-        bounds = np.searchsorted(query, np.arange(len(score) + 1))
-        for row in range(len(score)):
-            part = slice(bounds[row], bounds[row + 1])
-            ranked, own = np.sort(score[row]), score[row, column[part]]
-            right = np.searchsorted(ranked, own, "right")
-            above[part], tied[part] = len(ranked) - right, right - np.searchsorted(ranked, own, "left")
+        above, tied, _ = _places(score, query, column)
         return cls(query, gain[query, column], above, tied, score.shape[1])
 
     def at_least(self, gain: float) -> Ranks:
@@ -70,6 +65,66 @@ class Ranks:
         """The same queries with all items tied: any metric of it is that of a random order."""
         nowhere = np.zeros_like(self.above)
         return Ranks(self.query, self.gain, nowhere, np.full_like(self.tied, self.corpus), self.corpus)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What `search` finds: `top` and `top_scores` (q, k), k at most the corpus; the rest a value an item."""
+
+    top: Ints  # columns of the corpus, best first, ties in its order
+    top_scores: Floats
+    scores: Floats
+    above: Ints  # items with a strictly higher score
+    tied: Ints  # items with just this score, itself among them
+
+
+def search(queries: NDArray, corpus: NDArray, rows: Ints, columns: Ints, k: int = 10) -> Found:
+    """Exact search for `queries` (q, d) in `corpus` (g, d); item `columns[i]` is placed for query `rows[i]`.
+
+    `rows` ascend. Scores are inner products in float64, a block of queries at a time. Raises ValueError for
+    an empty corpus, or vectors that do not fit or are not finite.
+    """
+    if queries.ndim != 2 or corpus.ndim != 2 or queries.shape[1] != corpus.shape[1]:
+        raise ValueError(f"queries {queries.shape} and corpus {corpus.shape} must be (n, dim) of one dim")
+    if not len(corpus):
+        raise ValueError("the corpus is empty")
+    if not (np.isfinite(queries).all() and np.isfinite(corpus).all()):
+        raise ValueError("a vector is not finite")
+    k, wide = min(k, len(corpus)), corpus.astype(np.float64)
+    top, top_scores = np.empty((len(queries), k), np.int64), np.empty((len(queries), k))
+    scores, above, tied = np.empty(len(rows)), np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
+    step = max(1, SCORES // len(corpus))
+    for start in range(0, len(queries), step):
+        block = similarity(queries[start : start + step], wide)
+        part = slice(*np.searchsorted(rows, [start, start + step]))
+        scores[part] = block[rows[part] - start, columns[part]]
+        above[part], tied[part], bound = _places(block, rows[part] - start, columns[part], k)
+        for row, score in enumerate(block):
+            best = np.flatnonzero(score >= bound[row])  # the first k, and what ties with the last of them
+            best = best[np.argsort(-score[best], kind="stable")[:k]]
+            top[start + row], top_scores[start + row] = best, score[best]
+    return Found(top, top_scores, scores, above, tied)
+
+
+def _places(score: Floats, rows: Ints, columns: Ints, k: int = 1) -> tuple[Ints, Ints, Floats]:
+    """Of items of dense scores (q, g), `rows` ascending: how many are above, how many tie; and each row's
+    `k`-th best score."""
+    above, tied = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
+    bound = np.empty(len(score))
+    parts = np.searchsorted(rows, np.arange(len(score) + 1))
+    for row in range(len(score)):
+        part = slice(parts[row], parts[row + 1])
+        ranked, own = np.sort(score[row]), score[row, columns[part]]
+        right = np.searchsorted(ranked, own, "right")
+        above[part], tied[part] = len(ranked) - right, right - np.searchsorted(ranked, own, "left")
+        bound[row] = ranked[-k]
+    return above, tied, bound
+
+
+def pair_scores(queries: NDArray, corpus: NDArray, rows: Ints, columns: Ints) -> Floats:
+    """(n,) inner products of pairs of rows in float64, rounded so that equal vectors tie."""
+    left, right = queries[rows].astype(np.float64), corpus[columns].astype(np.float64)
+    return np.round(np.einsum("ij,ij->i", left, right), TIE_DECIMALS)
 
 
 def ranking_metric(name: str, ranks: Ranks) -> Floats:

@@ -18,7 +18,7 @@ import numpy as np
 from moonshelf.errors import UserError
 from moonshelf.evaluation.contract import Encode, Encoder, Result, asking, check_ids, unable, why_not
 from moonshelf.evaluation.predictions import Head, Predictions
-from moonshelf.evaluation.statistics.exact import pair_scores
+from moonshelf.evaluation.statistics.metrics import pair_scores
 from moonshelf.evaluation.statistics.scoring import PAIR_METRICS, figures
 from moonshelf.product import Product
 

@@ -16,7 +16,7 @@ import numpy as np
 from moonshelf.errors import UserError
 from moonshelf.evaluation.contract import Encode, Encoder, Result, asking, check_ids, unable, why_not, words
 from moonshelf.evaluation.predictions import Head, Predictions
-from moonshelf.evaluation.statistics import exact
+from moonshelf.evaluation.statistics import metrics
 from moonshelf.evaluation.statistics.scoring import figures
 from moonshelf.product import Product
 
@@ -76,7 +76,7 @@ class Retrieval:
         # number the rows and columns that take part through, and search among those alone
         row_at, column_at = np.cumsum(queries.ok) - 1, np.cumsum(corpus.ok) - 1
         takes_part = queries.ok[rows] & corpus.ok[columns]
-        found = exact.search(
+        found = metrics.search(
             queries.vectors[asked], corpus.vectors[there],
             row_at[rows[takes_part]], column_at[columns[takes_part]], TOP,
         )  # fmt: skip
@@ -92,7 +92,7 @@ class Retrieval:
         top_scores: list[list[float]] = [[] for _ in self.queries]
         for i, row in enumerate(asked.tolist()):
             top[row] = [ids[column] for column in there[found.top[i]].tolist()]
-            top_scores[row] = found.top_scores[i].astype(float).tolist()
+            top_scores[row] = found.top_scores[i].tolist()
         head = Head(
             self.dataset, self.name, self.view, "ranking", encoder.name, "ranking", self.metrics,
             len(self.corpus), hit_gain=self.hit_gain, note=self.note,
