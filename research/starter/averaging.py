@@ -26,9 +26,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from moonshelf.creatives.backends.model import ADAPTER, PACKAGED, CreativeConfig, write_config
-from moonshelf.creatives.data import load_examples
-from moonshelf.creatives.recipe import PairSource
-from moonshelf.creatives.training import calibrate
+from moonshelf.creatives.training.data import load_examples
+from moonshelf.creatives.training.recipe import PairSource
+from moonshelf.creatives.training.sft import calibrate
 from moonshelf.errors import UserError
 from moonshelf.files import read_settings
 from moonshelf.model import files

@@ -23,7 +23,7 @@ def train(
     from moonshelf.training import quiet_dependencies
 
     quiet_dependencies()
-    from moonshelf.creatives import recipe as selector
+    from moonshelf.creatives.training import recipe as selector
     from moonshelf.training.recipe import STAGES, JointRecipe, load_recipe
 
     settings = load_recipe(recipe, {**STAGES, **selector.STAGES}, **flags(context.args))
@@ -34,11 +34,11 @@ def train(
 
             folder = train_joint(settings, data, dry_run)
         elif isinstance(settings, selector.SftRecipe):
-            from moonshelf.creatives.training import train_sft
+            from moonshelf.creatives.training.sft import train_sft
 
             folder, trial = train_sft(settings, data, dry_run), judged
         elif isinstance(settings, selector.GrpoRecipe):
-            from moonshelf.creatives.reason_to_select import train_grpo
+            from moonshelf.creatives.training.grpo import train_grpo
 
             folder, trial = train_grpo(settings, data, dry_run), judged
         else:

@@ -20,11 +20,9 @@ from moonshelf.creatives.backends.base import PairInput
 from moonshelf.creatives.backends.describe import Form, choices, compare, describe, sides
 from moonshelf.creatives.backends.model import CreativeConfig, CreativeModel
 from moonshelf.creatives.backends.names import make_backend
-from moonshelf.creatives.data import Example, draw, load_examples, make_descriptions, make_work
 from moonshelf.creatives.evidence import readable
 from moonshelf.creatives.io.readers import write_campaigns
 from moonshelf.creatives.labels import posterior
-from moonshelf.creatives.policy import VerdictPolicy, answer_loss, label_targets, order_gap, reasons_loss
 from moonshelf.creatives.prompt import (
     CreativePrompt,
     read_assessment,
@@ -33,17 +31,25 @@ from moonshelf.creatives.prompt import (
     write_comparison,
     write_description,
 )
-from moonshelf.creatives.reason_to_select import (
+from moonshelf.creatives.schema import KEYS
+from moonshelf.creatives.selector import judge
+from moonshelf.creatives.training.data import Example, draw, load_examples, make_descriptions, make_work
+from moonshelf.creatives.training.grpo import (
     DescriptionTrainer,
     Rollouts,
     token_questions,
     train_grpo,
 )
-from moonshelf.creatives.recipe import STAGES, GrpoRecipe, PairSource, SftRecipe
-from moonshelf.creatives.rewards import REWARDS
-from moonshelf.creatives.schema import KEYS
-from moonshelf.creatives.selector import judge
-from moonshelf.creatives.training import export, reason_tokens, resume_from, start, train_sft
+from moonshelf.creatives.training.policy import (
+    VerdictPolicy,
+    answer_loss,
+    label_targets,
+    order_gap,
+    reasons_loss,
+)
+from moonshelf.creatives.training.recipe import STAGES, GrpoRecipe, PairSource, SftRecipe
+from moonshelf.creatives.training.rewards import REWARDS
+from moonshelf.creatives.training.sft import export, reason_tokens, resume_from, start, train_sft
 from moonshelf.errors import UserError
 from moonshelf.model.decode import Decoded, greedy
 from moonshelf.model.processing import Batch

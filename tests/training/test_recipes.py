@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from moonshelf.creatives.recipe import STAGES as SELECTORS
-from moonshelf.creatives.recipe import GrpoRecipe
+from moonshelf.creatives.training.recipe import STAGES as SELECTORS
+from moonshelf.creatives.training.recipe import GrpoRecipe
 from moonshelf.training.recipe import JointRecipe, Recipe, load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from moonshelf.creatives.backends.describe import COMPARED, Form, Side, choices, compare, describe, sides
 from moonshelf.creatives.backends.model import CreativeModel
-from moonshelf.creatives.data import Work
 from moonshelf.creatives.schema import Assessment
+from moonshelf.creatives.training.data import Work
 from moonshelf.model.decode import Decoded, Pick, greedy
 from moonshelf.model.modeling import MoonModel
 from moonshelf.model.precision import computing_in

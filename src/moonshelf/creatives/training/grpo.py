@@ -32,9 +32,11 @@ from torch import Tensor
 
 from moonshelf.creatives.backends.describe import Form, ask_alone, read_written
 from moonshelf.creatives.backends.model import CreativeModel
-from moonshelf.creatives.data import Example, Work, draw, make_descriptions, make_work
 from moonshelf.creatives.evidence import check, check_assessment
-from moonshelf.creatives.policy import (
+from moonshelf.creatives.prompt import read_assessment, write_description
+from moonshelf.creatives.schema import KEYS, Assessment
+from moonshelf.creatives.training.data import Example, Work, draw, make_descriptions, make_work
+from moonshelf.creatives.training.policy import (
     Scored,
     VerdictPolicy,
     Wanted,
@@ -45,11 +47,9 @@ from moonshelf.creatives.policy import (
     reasons_loss,
     whole,
 )
-from moonshelf.creatives.prompt import read_assessment, write_description
-from moonshelf.creatives.recipe import GrpoRecipe
-from moonshelf.creatives.rewards import REWARDS
-from moonshelf.creatives.schema import KEYS, Assessment
-from moonshelf.creatives.training import SelectorTrainer, open_pairs, resume_from
+from moonshelf.creatives.training.recipe import GrpoRecipe
+from moonshelf.creatives.training.rewards import REWARDS
+from moonshelf.creatives.training.sft import SelectorTrainer, open_pairs, resume_from
 from moonshelf.errors import UserError
 from moonshelf.model.decode import Decoded, sampling
 from moonshelf.model.precision import resolve

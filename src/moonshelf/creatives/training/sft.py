@@ -30,9 +30,11 @@ from moonshelf.creatives.backends.model import (
     load_base,
     write_config,
 )
-from moonshelf.creatives.data import Example, Work, draw, load_examples, make_descriptions, make_work
 from moonshelf.creatives.labels import stratum
-from moonshelf.creatives.policy import (
+from moonshelf.creatives.prompt import INSTRUCTION, write_assessment, write_description
+from moonshelf.creatives.selector import fit_temperature, judge, mean_probability
+from moonshelf.creatives.training.data import Example, Work, draw, load_examples, make_descriptions, make_work
+from moonshelf.creatives.training.policy import (
     VerdictPolicy,
     answer_loss,
     comparisons,
@@ -40,9 +42,7 @@ from moonshelf.creatives.policy import (
     order_gap,
     reasons_loss,
 )
-from moonshelf.creatives.prompt import INSTRUCTION, write_assessment, write_description
-from moonshelf.creatives.recipe import SftRecipe
-from moonshelf.creatives.selector import fit_temperature, judge, mean_probability
+from moonshelf.creatives.training.recipe import SftRecipe
 from moonshelf.errors import UserError
 from moonshelf.model import files
 from moonshelf.model.precision import resolve
