@@ -60,6 +60,7 @@ from research.synthetic.campaigns.simulator import told as truth_of
 from tiny import tiny_qwen3
 
 PROMPT = CreativePrompt(max_pixels=64 * 64, min_pixels=32 * 32, max_rationale_tokens=12)
+DESCRIBING = PROMPT.model_copy(update={"describe_first": True, "overlays": True})
 LORA = Lora(r=4, alpha=8, vision=("qkv", "proj", "linear_fc1", "linear_fc2"))
 
 
@@ -93,7 +94,7 @@ def settings(kind: type, base: Path, feed: Path, out: Path, **more: object) -> o
         "report_to": (), "precision": "float32", "warmup": 1,
     }  # fmt: skip
     start_at = (
-        {"base": str(base), "prompt": PROMPT, "lora": LORA} if kind is SftRecipe else {"model": str(base)}
+        {"base": str(base), "prompt": DESCRIBING, "lora": LORA} if kind is SftRecipe else {"model": str(base)}
     )
     return kind(**{**fields, **start_at, **more})
 
@@ -229,8 +230,12 @@ def test_words_beside_the_point_change_what_is_read_and_nothing_else(
 
 
 def describing(selector: CreativeModel) -> CreativeModel:
-    prompt = PROMPT.model_copy(update={"describe_first": True, "overlays": True})
-    return CreativeModel(selector.moon, CreativeConfig(prompt=prompt))
+    return CreativeModel(selector.moon, CreativeConfig(prompt=DESCRIBING))
+
+
+def answering(selector: CreativeModel) -> CreativeModel:
+    """The same weights answering at once: an untrained model describes nothing to compare by."""
+    return CreativeModel(selector.moon, CreativeConfig(prompt=PROMPT))
 
 
 def test_a_comparison_is_the_greedy_one_with_its_evidence_in_place(
@@ -469,14 +474,15 @@ def test_an_adapter_is_saved_as_peft_reads_it_and_merges_to_the_same(
             if "lora_B" in name:
                 weight.normal_(0, 0.05)
     asked = [example.pair for example in examples[:3]]
-    beside = judge(creative, asked)
+    beside = judge(answering(creative), asked)
     export(creative, tmp_path / "selector")
     assert not list((tmp_path / "selector").glob("*.bin"))
-    merged = judge(CreativeModel.from_pretrained(tmp_path / "selector", precision="float32"), asked)
+    loaded = CreativeModel.from_pretrained(tmp_path / "selector", precision="float32")
+    merged = judge(answering(loaded), asked)
     for one, other in zip(beside, merged, strict=True):
         assert one.p == pytest.approx(other.p, abs=1e-4)
     again = resume_from(settings(SftRecipe, base, base, tmp_path), str(tmp_path / "selector"))
-    assert judge(again, asked)[0].p == pytest.approx(beside[0].p, abs=1e-4)
+    assert judge(answering(again), asked)[0].p == pytest.approx(beside[0].p, abs=1e-4)
 
     from peft import PeftModel
 
@@ -536,29 +542,21 @@ def test_without_reasons_the_answer_alone_is_taught(base: Path, tmp_path: Path) 
     recipe = settings(SftRecipe, base, tmp_path / "bare", tmp_path / "out", steps=2)
     train_sft(recipe, Path())  # type: ignore[arg-type]
     records = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
-    assert all(r["reasons"] == 0 and r["answer"] > 0 for r in records if "answer" in r)
-    # … and by a selector that describes first, after what it says of each image itself
-    prompt = PROMPT.model_copy(update={"describe_first": True})
-    recipe = settings(SftRecipe, base, tmp_path / "bare", tmp_path / "first", steps=2, prompt=prompt)
-    train_sft(recipe, Path())  # type: ignore[arg-type]
-    records = [json.loads(line) for line in (tmp_path / "first" / "log.jsonl").read_text().splitlines()]
     assert {(r["reasons"], r["answer"] > 0) for r in records if "answer" in r} == {(0, True)}
+    with pytest.raises(UserError, match="describe_first: true"):
+        train_sft(settings(SftRecipe, base, tmp_path / "bare", tmp_path / "no", prompt=PROMPT), Path())  # type: ignore[arg-type]
 
 
 def test_a_selector_that_describes_first_is_trained_after_its_own_descriptions(
     base: Path, feed: Path, tmp_path: Path
 ) -> None:
-    prompt = PROMPT.model_copy(update={"describe_first": True, "overlays": True})
-    recipe = settings(
-        SftRecipe, base, feed, tmp_path / "sft", prompt=prompt, describe_every=2, own_from=0.0, own_every=1,
-        direct_every=8,
-    )  # fmt: skip
+    recipe = settings(SftRecipe, base, feed, tmp_path / "sft", describe_every=2, own_from=0.0, own_every=1)
     folder = train_sft(recipe, Path())  # type: ignore[arg-type]
     records = [json.loads(line) for line in (tmp_path / "sft" / "log.jsonl").read_text().splitlines()]
     steps = [r for r in records if "grad_norm" in r]
     assert ["answer" in r for r in steps] == [False, True, False]
     assert all(r["reasons"] > 0 for r in steps)  # after its own descriptions the answers are still taught
-    assert CreativeModel.from_pretrained(folder).prompt == prompt
+    assert CreativeModel.from_pretrained(folder).prompt == DESCRIBING
     grpo = settings(
         GrpoRecipe,
         folder,
@@ -576,13 +574,12 @@ def test_a_selector_that_describes_first_is_trained_after_its_own_descriptions(
     logged = {*(f"rewards/{name}" for name in REWARDS), "known reasons", "known answers"}
     assert logged <= set().union(*records)
     assert all(r["answer"] > 0 <= r["gap"] for r in records if "answer" in r)
-    assert CreativeModel.from_pretrained(chosen).prompt == prompt
+    assert CreativeModel.from_pretrained(chosen).prompt == DESCRIBING
 
 
 def untrained(base: Path, feed: Path, tmp_path: Path) -> Path:
     """A selector that describes first, not trained."""
-    prompt = PROMPT.model_copy(update={"describe_first": True, "overlays": True})
-    export(start(settings(SftRecipe, base, feed, tmp_path, prompt=prompt)), tmp_path / "selector")  # type: ignore[arg-type]
+    export(start(settings(SftRecipe, base, feed, tmp_path)), tmp_path / "selector")  # type: ignore[arg-type]
     return tmp_path / "selector"
 
 

@@ -1,18 +1,14 @@
-"""Reason-to-Select: GRPO over the written reasons, with the answer's log loss beside it, in one step.
+"""Reason-to-Select: GRPO over the written descriptions, with what is taught beside it, in one step.
 
-    L = w_g GRPO(reasons) + w_a LogLoss(answer, posterior) [+ w_c CE(known reasons)]
+    L = w_g GRPO(descriptions) + w_a LogLoss(answer, posterior) + w_o order consistency [+ w_c CE(known)]
 
-Each pair is asked in both orders and each ask answered G times, on one prefill. What GRPO trains are the
-reasons; the answer is one token, whose whole distribution is known, so its gradient needs no sampling: it
-follows the model's own reasons and learns the posterior (ours; the joint stage of the embedding model joins
-GRPO and InfoNCE in the same way). Where annotated reasons are known, their cross-entropy can hold the writing
-to what it learnt (InstructGPT's mix with pretraining data, 2203.02155; the use here is ours). The groups of
-GRPO are the G reasons of one ask. The trainer, its logs and its alarm are those of the joint stage.
-
-Of a selector that describes first (`describe`) they are the G descriptions of one creative, the g-th of which
-is compared with the g-th of its rival, in both orders. Comparing is taught beside them and never after them:
-sampled words err more than those that it will judge by, and true answers to them only teach doubt (measured,
-docs/experiments.md). It follows known evidence, and for some pairs the policy's own greedy description.
+Each creative of a pair is described G times, on one prefill, and the g-th description is compared with the
+g-th of its rival, in both orders; the G descriptions of one creative are a group. The answer of a comparison
+is one token, whose whole distribution is known, so its gradient needs no sampling. Comparing is taught beside
+the rollouts and never after them: sampled words err more than those that it will judge by, and true answers
+to them only teach doubt (measured, docs/experiments.md). It follows known evidence, and for some pairs the
+policy's own greedy description. Where reasons are known, their cross-entropy can hold the writing to what it
+learnt (InstructGPT's mix with pretraining data, 2203.02155; the use here is ours).
 
 What a claim earns goes to the words of its own question alone, normalised over the group by itself: GRPO with
 process supervision (DeepSeekMath, section 4.1.3), where a question's line is the step (ours: there a step is
@@ -32,7 +28,7 @@ from torch import Tensor
 
 from moonshelf.creatives.backends.describe import Form, ask_alone, read_written
 from moonshelf.creatives.backends.model import CreativeModel
-from moonshelf.creatives.evidence import check, check_assessment
+from moonshelf.creatives.evidence import check
 from moonshelf.creatives.prompt import read_assessment, write_description
 from moonshelf.creatives.schema import KEYS, Assessment
 from moonshelf.creatives.training.data import Example, Work, draw, make_descriptions, make_work
@@ -85,8 +81,16 @@ class Beside:
     orders: slice  # both orders of pairs, side by side, that are to agree
 
 
-class VerdictTrainer(RolloutTrainer, SelectorTrainer):
-    """One process's share: `recipe.pairs` pairs, both orders, `recipe.rollouts` reasons each, a step."""
+class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
+    """One process's share: `recipe.pairs` pairs in both orders, G descriptions of each of their creatives.
+
+    Rollout g of a creative is compared with rollout g of its rival, its own creative shown first; the rival's
+    comparison is the other order. The work of a step has an ask of one picture for each of its asks, after
+    them: that ask's first creative. Then come the asks of more pairs, which are only compared, after known
+    evidence and without pictures: a few pairs a step made the comparison less steady than CoT-SFT left it.
+    Last come the creatives of yet more pairs, whose known descriptions are taught, for the same reason. That
+    both orders agree is asked of the rollouts' own comparisons too: it needs no truth.
+    """
 
     rewards = REWARDS
 
@@ -97,7 +101,10 @@ class VerdictTrainer(RolloutTrainer, SelectorTrainer):
         self.creative, self.examples = creative, examples
         self.step: int  # of this process's schedule
         self.work: Work  # of the step, and what was written for it
-        self.bodies: list[list[int]]
+        self.bodies: list[list[int]]  # of the rollouts
+        self.compared: list[list[int]]  # of their comparisons
+        self.taught: tuple[Form, Tensor]  # of asks of pairs: comparisons that are taught, choices in them
+        self.reading: range  # rows of the work whose known descriptions are taught
         policy = VerdictPolicy(
             creative, resolve(recipe.precision, creative.moon.device), recipe.sampling_temperature
         )
@@ -112,7 +119,7 @@ class VerdictTrainer(RolloutTrainer, SelectorTrainer):
         return turn, work
 
     def roll(self, batch: tuple[int, Work]) -> tuple[list[Decoded], Tensor]:
-        """Write G reasons for both orders of each pair, and reward them."""
+        """Write G descriptions of both creatives of each pair, and reward them."""
         recipe, (self.step, self.work) = self.recipe, batch
         slot = self.step * 2 * recipe.pairs
         torch.manual_seed((recipe.seed * 1_000_003 + self.state.global_step) * 4099 + slot)
@@ -135,127 +142,11 @@ class VerdictTrainer(RolloutTrainer, SelectorTrainer):
         )  # fmt: skip
 
     def _row(self, r: int) -> int:
-        """The ask that rollout r answers."""
-        return r // self.recipe.rollouts
+        """Of the work: the ask of one picture that rollout r answers."""
+        return 2 * self.recipe.pairs + r // self.recipe.rollouts
 
     def _roll(self) -> Rollouts:
-        """G reasons of each ask, and what they come to."""
-        recipe, work, creative = self.recipe, self.work, self.creative
-        per = recipe.rollouts
-        written = self.model.write(work, sampling(recipe.sampling_temperature), per)
-        asks = [work.asks[self._row(r)] for r in range(len(written))]
-        with torch.no_grad(), creative.moon.computing():
-            logits = creative.answer_logits(torch.stack([w.final for w in written]), asks)
-        p = logits.softmax(-1)[:, 0]
-        mean = p.view(-1, 2, per).mean(-1)  # pairs, orders
-        bodies = creative.moon.processor.tokenizer.batch_decode([w.ids for w in written])
-        found, checked = list[Assessment | None](), list[Checked]()
-        for w, body, ask in zip(written, bodies, asks, strict=True):
-            one = read_assessment(body, ask.labels) if w.closed else None
-            found.append(one)
-            checked.append(check_assessment(one, ask.first.facts, ask.second.facts) if one else {})
-        return Rollouts(written, p, (1 - mean.flip(1)).reshape(-1).repeat_interleave(per), found, checked)
-
-    @torch.no_grad()
-    def _rewards(self, rolled: Rollouts) -> Tensor:
-        """(R,) weighted sum of the rewards but `claims`, which `_credit` pays; all of them are logged."""
-        recipe, work, per = self.recipe, self.work, self.recipe.rollouts
-        count = len(rolled.written)
-        earned, weights = self.earned({
-            "completions": [""] * count, "valid": [found is not None for found in rolled.found],
-            "p": rolled.p.tolist(), "posterior": [work.targets[r // per] for r in range(count)],
-            "other": rolled.other.tolist(), "rubric": [f.rubric() if f else 0 for f in rolled.found],
-            "refuted": [sum(wrong for wrong, _ in one.values()) for one in rolled.checked],
-            "claimed": [sum(n for _, n in one.values()) for one in rolled.checked],
-        })  # fmt: skip
-        self.note_rewards(earned, total(earned, weights))
-        outcome = torch.tensor([name != "claims" for name in recipe.rewards])
-        return total(earned, weights * outcome)
-
-    def _credit(self, rolled: Rollouts, width: int) -> Tensor:
-        """(R, width) advantage of each token by the claims of the question that it answers."""
-        tokenizer = self.moon.processor.tokenizer
-        gained = {}  # by question, of each rollout
-        for question in KEYS:
-            counts = [checked.get(question, (0, 0)) for checked in rolled.checked]
-            earned = REWARDS["claims"](
-                [""] * len(counts), refuted=[wrong for wrong, _ in counts], claimed=[n for _, n in counts]
-            )
-            paid = torch.tensor([torch.nan if one is None else one for one in earned])
-            gained[question] = advantages(paid, self.recipe.rollouts).tolist()
-        gain = torch.zeros(len(rolled.written), width)
-        for r, w in enumerate(rolled.written):
-            asked = token_questions(tokenizer, w.ids)
-            gain[r, : len(asked)] = torch.tensor([gained[q][r] if q in gained else 0.0 for q in asked])
-        return self.recipe.rewards.get("claims", 0.0) * gain
-
-    def _beside(self, chosen: list[int]) -> Beside:
-        """The known reasons of an ask go with its first rollout; answers follow the rollouts."""
-        return Beside(*self._texts(self._known(chosen)), 0, slice(0, len(chosen)), slice(0))
-
-    def _known(self, chosen: list[int]) -> list[int]:
-        """Rows of the asks with known texts whose first rollout is in `chosen`, if they are taught."""
-        rows = [self._row(r) for r in chosen if not r % self.recipe.rollouts]
-        return [i for i in rows if self.work.bodies[i]] if self.recipe.cot_weight else []
-
-    def _texts(self, rows: list[int]) -> tuple[list[int], list[list[int]], list[Wanted]]:
-        """Rows with the known texts as their bodies, of which all is wanted."""
-        bodies = [self.work.bodies[i] for i in rows]
-        return rows, bodies, self._whole(bodies)
-
-    def _whole(self, bodies: list[list[int]]) -> list[Wanted]:
-        return [whole(body, self.moon.prepare.end_think) for body in bodies]
-
-    def score(self, policy: Any, rows: list[int], width: int, whole: bool = True) -> Scored:
-        """One pass over some rollouts and, with `whole`, over what is taught beside them."""
-        own = [self.bodies[r] for r in rows]
-        asks, bodies, wanted = [self._row(r) for r in rows], own, self._whole(own)
-        beside = self._beside(rows) if whole else None
-        if beside:
-            asks, bodies, wanted = asks + beside.rows, own + beside.bodies, wanted + beside.wanted
-        scored = policy(self.work, asks, bodies, wanted)
-        n = len(rows)
-        logps, entropies = _wide(scored.logps[:n], width), _wide(scored.entropies[:n], width)
-        return Scored(logps, entropies, (scored.logps[n:], asks, beside), scored.answers)
-
-    def beside(self, scored: rollouts.Scored, rows: list[int]) -> dict[str, Tensor]:
-        """Weighted losses of the answers, of the two orders' agreement, and of known reasons."""
-        assert isinstance(scored, Scored)
-        recipe, work = self.recipe, self.work
-        logps, asks, beside = scored.rest
-        terms: dict[str, Tensor] = {}
-        targets = [work.targets[i] for i in asks[beside.answers]]
-        if targets:
-            terms["answer"] = recipe.answer_weight * answer_loss(scored.answers[beside.answers], targets)
-        orders = scored.answers[beside.orders]
-        if len(orders):
-            terms["gap"] = recipe.gap_weight * order_gap(orders)
-        counts = [len(one.tokens) for one in beside.wanted]
-        for name, part in (("answers", slice(beside.texts)), ("reasons", slice(beside.texts, None))):
-            if recipe.cot_weight and any(counts[part]):
-                terms[f"known {name}"] = recipe.cot_weight * reasons_loss(logps[part], counts[part])
-        return terms
-
-
-class DescriptionTrainer(VerdictTrainer):
-    """The same for a selector that describes first: a rollout is a description of one creative.
-
-    Rollout g of a creative is compared with rollout g of its rival, its own creative shown first; the rival's
-    comparison is the other order. The work of a step has an ask of one picture for each of its asks, after
-    them: that ask's first creative. Then come the asks of more pairs, which are only compared, after known
-    evidence and without pictures: a few pairs a step made the comparison less steady than CoT-SFT left it.
-    Last come the creatives of yet more pairs, whose known descriptions are taught, for the same reason. That
-    both orders agree is asked of the rollouts' own comparisons too: it needs no truth.
-    """
-
-    taught: tuple[Form, Tensor]  # of asks of pairs: the comparisons that are taught, and choices in them
-    reading: range  # rows of the work whose known descriptions are taught
-    compared: list[list[int]]  # bodies of the rollouts' comparisons
-
-    def _row(self, r: int) -> int:
-        return 2 * self.recipe.pairs + super()._row(r)
-
-    def _roll(self) -> Rollouts:
+        """Descriptions, what their comparisons come to, and what else this step teaches."""
         recipe, creative, per = self.recipe, self.creative, self.recipe.rollouts
         pairs, prepare = self.work, creative.moon.prepare
         known = [write_description(one) if one is not None else "" for one in pairs.known]
@@ -304,6 +195,39 @@ class DescriptionTrainer(VerdictTrainer):
         drawn = draw(self.examples, count, seed, self.step) if count else []
         return [example for example in drawn if example.pair.assessment is not None]
 
+    @torch.no_grad()
+    def _rewards(self, rolled: Rollouts) -> Tensor:
+        """(R,) weighted sum of the rewards but `claims`, which `_credit` pays; all of them are logged."""
+        recipe, work, per = self.recipe, self.work, self.recipe.rollouts
+        count = len(rolled.written)
+        earned, weights = self.earned({
+            "completions": [""] * count, "valid": [found is not None for found in rolled.found],
+            "p": rolled.p.tolist(), "posterior": [work.targets[r // per] for r in range(count)],
+            "other": rolled.other.tolist(), "rubric": [f.rubric() if f else 0 for f in rolled.found],
+            "refuted": [sum(wrong for wrong, _ in one.values()) for one in rolled.checked],
+            "claimed": [sum(n for _, n in one.values()) for one in rolled.checked],
+        })  # fmt: skip
+        self.note_rewards(earned, total(earned, weights))
+        outcome = torch.tensor([name != "claims" for name in recipe.rewards])
+        return total(earned, weights * outcome)
+
+    def _credit(self, rolled: Rollouts, width: int) -> Tensor:
+        """(R, width) advantage of each token by the claims of the question that it answers."""
+        tokenizer = self.moon.processor.tokenizer
+        gained = {}  # by question, of each rollout
+        for question in KEYS:
+            counts = [checked.get(question, (0, 0)) for checked in rolled.checked]
+            earned = REWARDS["claims"](
+                [""] * len(counts), refuted=[wrong for wrong, _ in counts], claimed=[n for _, n in counts]
+            )
+            paid = torch.tensor([torch.nan if one is None else one for one in earned])
+            gained[question] = advantages(paid, self.recipe.rollouts).tolist()
+        gain = torch.zeros(len(rolled.written), width)
+        for r, w in enumerate(rolled.written):
+            asked = token_questions(tokenizer, w.ids)
+            gain[r, : len(asked)] = torch.tensor([gained[q][r] if q in gained else 0.0 for q in asked])
+        return self.recipe.rewards.get("claims", 0.0) * gain
+
     def _beside(self, chosen: list[int]) -> Beside:
         """With a pair's very first rollout go its comparisons, and its share of the pairs beside it."""
         recipe, per, asks = self.recipe, self.recipe.rollouts, 2 * self.recipe.pairs
@@ -330,6 +254,49 @@ class DescriptionTrainer(VerdictTrainer):
             slice(n, to + len(own)),
         )
 
+    def _known(self, chosen: list[int]) -> list[int]:
+        """Rows of the asks with known texts whose first rollout is in `chosen`, if they are taught."""
+        rows = [self._row(r) for r in chosen if not r % self.recipe.rollouts]
+        return [i for i in rows if self.work.bodies[i]] if self.recipe.cot_weight else []
+
+    def _texts(self, rows: list[int]) -> tuple[list[int], list[list[int]], list[Wanted]]:
+        """Rows with the known texts as their bodies, of which all is wanted."""
+        bodies = [self.work.bodies[i] for i in rows]
+        return rows, bodies, self._whole(bodies)
+
+    def _whole(self, bodies: list[list[int]]) -> list[Wanted]:
+        return [whole(body, self.moon.prepare.end_think) for body in bodies]
+
+    def score(self, policy: Any, rows: list[int], width: int, whole: bool = True) -> Scored:
+        """One pass over some rollouts and, with `whole`, over what is taught beside them."""
+        own = [self.bodies[r] for r in rows]
+        asks, bodies, wanted = [self._row(r) for r in rows], own, self._whole(own)
+        beside = self._beside(rows) if whole else None
+        if beside:
+            asks, bodies, wanted = asks + beside.rows, own + beside.bodies, wanted + beside.wanted
+        scored = policy(self.work, asks, bodies, wanted)
+        n = len(rows)
+        logps, entropies = _wide(scored.logps[:n], width), _wide(scored.entropies[:n], width)
+        return Scored(logps, entropies, (scored.logps[n:], asks, beside), scored.answers)
+
+    def beside(self, scored: rollouts.Scored, rows: list[int]) -> dict[str, Tensor]:
+        """Weighted losses of the answers, of the two orders' agreement, and of known reasons."""
+        assert isinstance(scored, Scored)
+        recipe, work = self.recipe, self.work
+        logps, asks, beside = scored.rest
+        terms: dict[str, Tensor] = {}
+        targets = [work.targets[i] for i in asks[beside.answers]]
+        if targets:
+            terms["answer"] = recipe.answer_weight * answer_loss(scored.answers[beside.answers], targets)
+        orders = scored.answers[beside.orders]
+        if len(orders):
+            terms["gap"] = recipe.gap_weight * order_gap(orders)
+        counts = [len(one.tokens) for one in beside.wanted]
+        for name, part in (("answers", slice(beside.texts)), ("reasons", slice(beside.texts, None))):
+            if recipe.cot_weight and any(counts[part]):
+                terms[f"known {name}"] = recipe.cot_weight * reasons_loss(logps[part], counts[part])
+        return terms
+
 
 def token_questions(tokenizer: Any, ids: list[int]) -> list[str]:
     """The question that each token of reasons or of a description answers; its line's first word."""
@@ -351,14 +318,8 @@ def train_grpo(recipe: GrpoRecipe, data: Path, dry_run: bool = False) -> Path:
     """Run GRPO on a selector that CoT-SFT made; returns the folder of the best one."""
     quiet_dependencies()
     creative = resume_from(recipe, recipe.model)
-    if recipe.gap_weight and not creative.prompt.describe_first:
-        raise UserError(
-            "gap_weight needs a selector that describes first; of another one the reward 'consistency' "
-            "speaks for the order. Leave it at 0."
-        )
     examples, held_out = open_pairs(recipe, data)
     summary(recipe, creative.moon, f"{recipe.pairs} pairs in both orders, {recipe.rollouts} rollouts each")
-    kind = DescriptionTrainer if creative.prompt.describe_first else VerdictTrainer
     if not dry_run:
-        kind(creative, recipe, examples, held_out).train()
+        DescriptionTrainer(creative, recipe, examples, held_out).train()
     return Path(recipe.out) / "checkpoint"

@@ -57,7 +57,6 @@ class SftRecipe(_Selector):
     describe_every: int = Field(default=0, ge=0)  # … and later one step in so many, where it is not 0
     own_from: float = Field(default=0.6, ge=0, le=1)  # share of the budget after which some answers follow
     own_every: int = Field(default=4, ge=1)  # … the model's own reasons, one step in so many: RGE's lesson
-    direct_every: int = Field(default=5, ge=2)  # one step in so many answers at once, without any reasons
 
 
 class GrpoRecipe(_Selector):
@@ -76,7 +75,7 @@ class GrpoRecipe(_Selector):
     own_every: int = Field(default=3, ge=1)  # pairs whose answers follow the policy's own description
     compare_pairs: int = Field(default=0, ge=0)  # for each pair so many more that are compared by words alone
     describe_pairs: int = Field(default=0, ge=0)  # … and so many whose known descriptions are taught
-    cot_weight: float = Field(default=0.0, ge=0)  # cross-entropy of known reasons, see `reason_to_select`
+    cot_weight: float = Field(default=0.0, ge=0)  # cross-entropy of known reasons, see `grpo`
     rewards: dict[str, float] = Field(
         default={"format": 0.5, "verdict": 2.0, "consistency": 0.5, "agreement": 0.0, "claims": 1.0}
     )

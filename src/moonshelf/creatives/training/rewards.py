@@ -14,7 +14,7 @@ its rewards; all of these are ours:
   many speak for either side. Logged, and not paid unless a recipe gives it a weight: not measured yet.
 - `claims`: minus the share of checkable claims that a check refutes (`evidence.check`). None where there are
   no facts to check against, or nothing checkable was claimed: silence is neither paid nor fined. It is paid
-  question by question, to the words that made the claim (`reason_to_select`).
+  question by question, to the words that made the claim (`grpo`).
 
 Nothing is paid for length. A completion that breaks the format earns nothing but what it loses by `claims`.
 """

@@ -1,12 +1,12 @@
 """CoT-SFT of a selector, and what both stages share: adapters, saving, validation.
 
-    L = w_c CE(reasons) + w_a LogLoss(answer, posterior) + w_g Gap(orders)
+    L = w_c CE(reasons) + w_a LogLoss(answer, posterior) + w_g order consistency
 
-Every pair is in the batch in both orders. Reasons are the annotated ones (for drawn pairs: those that follow
-from the construction); a pair without any is taught by its answer alone, after reasons that the model wrote
-itself. So are all pairs of some steps late in the run: an answer that has only ever followed perfect reasons
-is too sure of itself after its own. Some steps answer at once, without reasons: the fast mode, and the
-comparison that says what reasons are worth. The trainer is that of all stages; what is here is the loss.
+A step teaches descriptions of single creatives, or comparisons of pairs by the words of their descriptions,
+each pair in both orders. Reasons are the annotated ones (for drawn pairs: those that follow from the
+construction); a pair without any is compared after what the model says of its images itself. So are all pairs
+of some steps late in the run: an answer that has only ever followed perfect reasons is too sure of itself
+after its own.
 """
 
 from __future__ import annotations
@@ -95,52 +95,35 @@ class SftTrainer(SelectorTrainer):
         if step < recipe.describe_steps or (every and step % every == 0):
             return "describe", make_descriptions(creative, examples, key, recipe.no_overlays, recipe.asides)
         turn = step - step // every - 1 if every else step  # among the steps of pairs
-        described = creative.prompt.describe_first
-        direct = not described and turn % recipe.direct_every == recipe.direct_every - 1
         own = share >= recipe.own_from and turn % recipe.own_every == 0
-        if described and not own:  # compared by words alone, where reasons are known
+        if not own:  # compared by words alone, where reasons are known
             more = draw(self.examples, WORDS_ONLY * recipe.pairs, recipe.seed, first)
             told = [example for example in more if example.pair.assessment is not None]
             own, examples = not told, told or examples
-        work = make_work(
-            creative, examples, key, recipe.no_interest, recipe.no_overlays, recipe.asides,
-            taught=not (direct or own), shown=own or not described,
+        return "compare", make_work(
+            creative, examples, key, recipe.no_interest, recipe.no_overlays, recipe.asides, taught=not own,
+            shown=own,
         )  # fmt: skip
-        return "direct" if direct else "compare" if described else "reason", work
 
     def losses(self, batch: tuple[str, Work]) -> dict[str, Tensor]:
         recipe, (kind, work) = self.recipe, batch
-        rows, policy = range(len(work.asks)), self.model
-        if kind == "compare":
+        rows = range(len(work.asks))
+        if kind == "describe":
+            scored = self.module(work, rows, work.bodies)
+            counts = [len(body) + 1 for body in work.bodies]
+        else:
             # Only what follows from words is taught here: evidence is learnt with its one image in sight.
-            form, picked = comparisons(policy, work, [i for i, body in enumerate(work.bodies) if not body])
+            own = [i for i, body in enumerate(work.bodies) if not body]
+            form, picked = comparisons(self.model, work, own)
             bodies, wanted = label_targets(form, picked, work.known)
             scored = self.module(replace(work, places=[()] * len(rows)), rows, bodies, wanted)
             counts = [len(one.tokens) for one in wanted]
-        else:
-            bodies = self._completed(work) if kind == "reason" else work.bodies
-            scored = self.module(work, rows, bodies)
-            counts = [len(body) + 1 if body or kind == "describe" else 0 for body in work.bodies]
         terms = {"reasons": recipe.cot_weight * reasons_loss(scored.logps, counts)}
-        if kind != "describe":
+        if kind == "compare":
             terms["answer"] = recipe.answer_weight * answer_loss(scored.answers, work.targets)
             terms["gap"] = recipe.gap_weight * order_gap(scored.answers)
         self.accelerator.backward(torch.stack(list(terms.values())).sum())
         return terms
-
-    def _completed(self, work: Work) -> list[list[int]]:
-        """Bodies, those that are not taught written by the model itself."""
-        bodies, untaught = list(work.bodies), [i for i, body in enumerate(work.bodies) if not body]
-        if untaught:
-            self.model.eval()
-            part = replace(
-                work, asks=[work.asks[i] for i in untaught], places=[work.places[i] for i in untaught]
-            )
-            written = self.model.write(part)
-            self.model.train()
-            for i, reasons in zip(untaught, written, strict=True):
-                bodies[i] = reasons.ids
-        return bodies
 
 
 def open_pairs(recipe: Any, data: Path) -> tuple[list[Example], list[Example]]:
@@ -217,6 +200,8 @@ def adapt(
     The embedding head is not part of a selector and is not trained.
     """
     moon, lora = creative.moon, recipe.lora
+    if not creative.prompt.describe_first:
+        raise UserError("a selector is trained to describe each image first: prompt: {describe_first: true}.")
     freeze(moon, recipe.freeze)
     if adapter is not None and (adapter / ADAPTER).exists():
         settings = files.read_json(adapter / "adapter_config.json")
