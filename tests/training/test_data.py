@@ -56,7 +56,7 @@ def test_half_of_an_items_queries_are_the_shoppers_own(
     log.write_text(
         "query,product_id,clicks\n" + "".join(f"words for {i.product},{i.product},3\n" for i in items)
     )
-    source = open_source(SourceSpec(feed="shop.jsonl", behaviour="log.csv"), shop)
+    source = open_source(SourceSpec(feed="shop.jsonl", click_log="log.csv"), shop)
     sampler = Sampler([source])
     texts = [
         query.text

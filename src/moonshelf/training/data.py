@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageEnhance
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from moonshelf import sample
@@ -30,7 +30,7 @@ from moonshelf.model.engine import load_picture
 from moonshelf.model.modeling import MoonModel
 from moonshelf.product import Product
 from moonshelf.prompts import PromptSpec
-from moonshelf.training.behaviour import queries_of, read_behaviour
+from moonshelf.training.click_log import queries_of, read_click_log
 from moonshelf.training.pairs import Item, Query, items_of, join_photos, named, phrase
 
 
@@ -41,9 +41,23 @@ class SourceSpec(BaseModel):
 
     feed: str
     photos: str | None = None
-    behaviour: str | None = None  # log of queries and what was chosen for them, see `behaviour`
+    click_log: str | None = None  # queries and what was chosen for them, see `click_log`
     negatives: str | None = None  # what `moonshelf mine` wrote for this feed
     weight: float = Field(default=1.0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, values: Any) -> Any:
+        return renamed(values, {"behaviour": "click_log"})
+
+
+def renamed(values: Any, names: Mapping[str, str]) -> Any:
+    """Fields of a recipe under the `names` (old -> new) that they have now; says so, for one version."""
+    if isinstance(values, dict):
+        for old in names.keys() & values.keys():
+            say(f"recipe: {old} is called {names[old]} now; the old name goes with the next version.")
+        values = {names.get(key, key): value for key, value in values.items()}
+    return values
 
 
 def load_source(spec: SourceSpec, root: Path) -> list[Item]:
@@ -80,11 +94,11 @@ def say(text: str) -> None:
 
 
 def open_source(spec: SourceSpec, root: Path, fingerprint: str | None = None) -> Source:
-    """A source with its behaviour log and mined negatives; says what the log held and who mined."""
+    """A source with its click log and mined negatives; says what the log held and who mined."""
     source = Source(load_source(spec, root), spec.weight)
-    if spec.behaviour:
-        log = read_behaviour(root / spec.behaviour, {item.product for item in source.items})
-        say(f"{spec.behaviour}: {log.summary()}")
+    if spec.click_log:
+        log = read_click_log(root / spec.click_log, {item.product for item in source.items})
+        say(f"{spec.click_log}: {log.summary()}")
         source.asked = queries_of(source.items, log.interactions)
     if spec.negatives:
         from moonshelf.training.negatives import load_negatives, negatives_of

@@ -116,16 +116,10 @@ class Search:
 
     def _fill(self, asking: np.ndarray, members: np.ndarray, without: np.ndarray, level: int) -> None:
         reach = min(len(members) - len(without), MAX_WINDOW)
-        first = 32 + self.settings.range_min + 4 * self.settings.num_negatives
         block = max(1, min(256, _SCORES // len(members)))
         for start in range(0, len(asking), block):
-            rows, seen, window = asking[start : start + block], 0, min(first, reach)
-            while len(rows):
-                scores, places = neighbours(self.records.vectors, members, rows, window, without)
-                self._take(rows, scores[:, seen:], places[:, seen:], level)
-                if window == reach:
-                    break
-                rows, seen, window = self._lacking(rows), window, min(4 * window, reach)
+            rows = asking[start : start + block]
+            self._take(rows, *neighbours(self.records.vectors, members, rows, reach, without), level)
 
     def _take(self, rows: np.ndarray, scores: np.ndarray, places: np.ndarray, level: int) -> None:
         """Judge the next neighbours (r, w) of some products (r,), nearest first."""

@@ -25,7 +25,6 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,7 +33,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from moonshelf import images
+from moonshelf import __version__, images
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds import DIALECTS, open_feed
 from moonshelf.identifiers import is_makerless, is_placeholder, is_placeholder_gtin
@@ -155,7 +154,7 @@ def mine(
         "feed_sha256": _file_hash(feed),
         "settings": asdict(settings),
         "products": report.products,
-        "moonshelf": _version(),
+        "moonshelf": __version__,
     })  # fmt: skip
     return report
 
@@ -470,10 +469,3 @@ def _file_hash(feed: Feed) -> str | None:
         return None
     with open(feed, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _version() -> str | None:
-    try:
-        return metadata.version("moonshelf")
-    except metadata.PackageNotFoundError:  # a source tree that was not installed
-        return None

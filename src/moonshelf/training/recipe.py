@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from moonshelf.errors import UserError
 from moonshelf.model.precision import Precision
 from moonshelf.prompts import PromptSpec
-from moonshelf.training.data import SourceSpec
+from moonshelf.training.data import SourceSpec, renamed
 
 RENAMED = {"warmup_steps": "warmup"}  # fields of recipes: old name -> new name
 
@@ -59,12 +59,8 @@ class Run(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _renamed(cls, values: dict[str, Any]) -> dict[str, Any]:
-        for old, new in RENAMED.items():
-            if old in values:
-                print(f"the field {old!r} is called {new!r} now; the old name goes with the next version")
-                values = {new if key == old else key: value for key, value in values.items()}
-        return values
+    def _renamed(cls, values: Any) -> Any:
+        return renamed(values, RENAMED)
 
 
 class _Products(Run):

@@ -1,4 +1,4 @@
-"""Behaviour logs: which product people clicked or bought for which words or picture, and how often.
+"""Click logs: which product people clicked or bought for which words or picture, and how often.
 
 A log is a CSV, TSV, JSONL or Parquet file of one row an event (`query, product_id, event`) or one row a pair
 with counts (`query, product_id, clicks, purchases, impressions`) or a ready `weight`. It is read row by row;
@@ -17,6 +17,7 @@ import hashlib
 import json
 import math
 import os
+import tomllib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,52 +28,17 @@ from moonshelf.attributes import fold
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds import jsonl, parquet, values
 from moonshelf.feeds.base import Row, Source
+from moonshelf.feeds.columns import one_each, ranked
 from moonshelf.feeds.detect import check_path, detect
 from moonshelf.feeds.text import Table
 from moonshelf.product import ImageRef
 from moonshelf.prompts import clean_text
 from moonshelf.training.pairs import Item, Query
 
-# Weight of one action, by its folded name. `view` is a visit to the product's page; 0 is an impression.
-EVENTS: dict[str, float] = {
-    **dict.fromkeys(("click", "clicked", "product click", "select", "select item", "clickthrough"), 1.0),
-    **dict.fromkeys(("view", "viewed", "view item", "product view", "detail page view", "pv"), 1.0),
-    **dict.fromkeys(("wishlist", "add to wishlist", "favourite", "favorite", "fav", "like", "save"), 2.0),
-    **dict.fromkeys(("cart", "add to cart", "addtocart", "add to basket", "basket"), 3.0),
-    **dict.fromkeys(("purchase", "purchased", "buy", "bought", "order", "transaction", "conversion"), 5.0),
-    **dict.fromkeys(("impression", "view item list", "shown", "show", "exposure"), 0.0),
-}
-# What a column is -> its names, folded by `attributes.fold`, the most telling first.
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "query": (
-        "query", "query text", "search query", "search term", "search terms", "search text", "search phrase",
-        "search keyword", "search keywords", "search string", "user query", "raw query", "keyword",
-        "keywords", "term", "q", "text",
-    ),
-    "image": (
-        "query image", "query image path", "query picture", "query photo", "search image", "image", "picture",
-        "photo", "image path", "query image url", "image url",
-    ),
-    "product_id": (
-        "product id", "clicked product id", "clicked item id", "clicked id", "purchased product id",
-        "purchased item id", "purchased id", "bought id", "item id", "sku", "asin", "offer id", "article id",
-        "document id", "doc id", "clicked product", "clicked item", "product", "item",
-    ),
-    "weight": ("weight", "interaction weight"),
-    "click": ("clicks", "click count", "num clicks", "n clicks", "click", "clicked", "is click"),
-    "cart": ("carts", "add to carts", "add to cart", "cart adds", "cart", "num carts"),
-    "purchase": (
-        "purchases", "orders", "purchase count", "conversions", "transactions", "num purchases", "purchased",
-        "bought", "is purchase",
-    ),
-    "impressions": ("impressions", "impression count", "num impressions", "shown", "exposures"),
-    "event": (
-        "event", "event type", "event name", "action", "action type", "interaction", "interaction type",
-        "behavior", "behaviour", "behavior type", "behaviour type", "type",
-    ),
-    "count": ("count", "event count", "frequency", "times"),
-}  # fmt: skip
-_ROLE_OF = {name: (role, rank) for role, names in COLUMNS.items() for rank, name in enumerate(names)}
+_WORDS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+EVENTS = {name: float(weight) for weight, names in _WORDS["events"].items() for name in names}
+COLUMNS: dict[str, list[str]] = _WORDS["columns"]
+_ROLE_OF = ranked(COLUMNS)
 _COUNTS = ("click", "cart", "purchase")
 MAX_QUERY = 1_000  # characters; longer ones are pasted pages or robots, and are set aside
 _LARGEST = 1e12  # weight or count of one row
@@ -93,7 +59,7 @@ class Interaction:
 
 
 @dataclass
-class BehaviourLog:
+class ClickLog:
     """A log that was read to its end: distinct pairs, heaviest first, and what was left out."""
 
     interactions: list[Interaction] = field(default_factory=list)
@@ -116,7 +82,7 @@ class BehaviourLog:
         return text
 
 
-def read_behaviour(
+def read_click_log(
     path: str | os.PathLike[str],
     known: Collection[str],
     *,
@@ -124,7 +90,7 @@ def read_behaviour(
     events: Mapping[str, float] | None = None,
     fields: Mapping[str, str] | None = None,
     images_root: str | os.PathLike[str] | None = None,
-) -> BehaviourLog:
+) -> ClickLog:
     """Read a log and add up the rows of each pair of query and product.
 
     `known` holds the ids of the catalogue. Pairs whose weight per impression is below `min_rate` are left out
@@ -132,10 +98,10 @@ def read_behaviour(
     of `COLUMNS` where names do not tell; relative paths of pictures start from `images_root`, by default
     the log's folder. Raises UserError if the file cannot be read, columns are missing, or no row is usable.
     """
-    log = BehaviourLog()
+    log = ClickLog()
     sums: dict[tuple[tuple[str, str], str], list[float]] = {}
     queries: dict[tuple[str, str], Query] = {}
-    for row in stream_behaviour(path, known, events=events, fields=fields, images_root=images_root):
+    for row in stream_click_log(path, known, events=events, fields=fields, images_root=images_root):
         if isinstance(row, Problem):
             if row.fatal:
                 log.rows += 1
@@ -165,7 +131,7 @@ def read_behaviour(
     return log
 
 
-def stream_behaviour(
+def stream_click_log(
     path: str | os.PathLike[str],
     known: Collection[str],
     *,
@@ -173,7 +139,7 @@ def stream_behaviour(
     fields: Mapping[str, str] | None = None,
     images_root: str | os.PathLike[str] | None = None,
 ) -> Iterator[Interaction | Problem]:
-    """The rows of a log in file order, nothing added up; arguments and errors as in `read_behaviour`.
+    """The rows of a log in file order, nothing added up; arguments and errors as in `read_click_log`.
 
     A fatal `Problem` is a row that was set aside; others come before the row that they are about. A row that
     was only shown has weight 0.
@@ -261,12 +227,7 @@ class _Reader:
         """Role -> column."""
         plan = self.plans.get(names)
         if plan is None:
-            ranks: dict[str, int] = {}
-            plan = {}
-            for name in names:
-                role, rank = (self.fields[name], -1) if name in self.fields else _role(name)
-                if role and (role not in plan or rank < ranks[role]):
-                    plan[role], ranks[role] = name, rank
+            plan = one_each(names, _ROLE_OF, self.fields)
             if len(self.plans) < 1_000:
                 self.plans[names] = plan
             self.roles |= plan.keys()
@@ -379,10 +340,6 @@ class _SetAside(Exception):
         self.field, self.reason = field, reason
 
 
-def _role(name: str) -> tuple[str, int]:
-    return _ROLE_OF.get(fold(name), ("", 0))
-
-
 def _number(name: str, value: Any, empty: float | None) -> float:
     """A number from 0; `empty` where the cell is, or a row that is set aside."""
     text = values.as_text(value).strip() if not isinstance(value, (bool, int, float)) else value
@@ -411,7 +368,7 @@ def _records(source: Source, reader: _Reader) -> Iterator[tuple[int, Mapping[str
     elif kind == "jsonl":
         yield from _json_lines(source)
     elif kind in ("json", "jsonld", "merchant-xml", "images"):
-        raise UserError(f"{source.name} is no behaviour log: give CSV, TSV, JSONL or Parquet.")
+        raise UserError(f"{source.name} is no click log: give CSV, TSV, JSONL or Parquet.")
     else:
         table = Table(source)
         reader.header(table.header)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from moonshelf.errors import Problem, UserError
 from moonshelf.product import ImageRef, Product
-from moonshelf.training.behaviour import Interaction, queries_of, read_behaviour, stream_behaviour
+from moonshelf.training.click_log import Interaction, queries_of, read_click_log, stream_click_log
 from moonshelf.training.pairs import Item, Query, items_of
 
 KNOWN = ("p1", "p2", "p3")
@@ -54,7 +54,7 @@ def test_every_form_gives_the_same_pairs_with_repeated_rows_added_up(tmp_path: P
         {"search_term": "mug", "item_id": "p2", "clicks": 1, "purchases": 0, "impressions": 3},
         {"search_term": "mug", "item_id": "p3", "clicks": 0, "purchases": 0, "impressions": 9},
     ]
-    log = read_behaviour(write(tmp_path, rows, form), KNOWN)
+    log = read_click_log(write(tmp_path, rows, form), KNOWN)
     assert pairs(log) == {("Red shoes", "p1"): 8.0, ("mug", "p2"): 1.0}
     assert [i.shown for i in log.interactions] == [50.0, 3.0]
     assert (log.rows, log.queries, log.only_shown, log.set_aside) == (4, 2, 1, 0)
@@ -66,9 +66,9 @@ def test_events_weigh_what_the_table_says_and_impressions_nothing(tmp_path: Path
         {"query": "mug", "sku": "p1", "eventType": event}
         for event in ("impression", "impression", "CLICK", "addToCart", "detail-page-view", "purchase")
     ]
-    log = read_behaviour(write(tmp_path, rows), KNOWN)
+    log = read_click_log(write(tmp_path, rows), KNOWN)
     assert pairs(log) == {("mug", "p1"): 1 + 3 + 1 + 5} and log.interactions[0].shown == 2
-    log = read_behaviour(write(tmp_path, rows), KNOWN, events={"Click": 0.5, "add_to_cart": 7})
+    log = read_click_log(write(tmp_path, rows), KNOWN, events={"Click": 0.5, "add_to_cart": 7})
     assert pairs(log) == {("mug", "p1"): 0.5 + 7 + 1 + 5}
 
 
@@ -84,7 +84,7 @@ def test_rows_that_cannot_be_used_are_counted_by_field_and_the_rest_goes_on(tmp_
         {"query": "mug", "product_id": "p2", "weight": "many"},
         {"query": "x" * 2000, "product_id": "p2", "weight": "1"},
     ]
-    log = read_behaviour(write(tmp_path, rows), KNOWN)
+    log = read_click_log(write(tmp_path, rows), KNOWN)
     assert pairs(log) == {("mug", "p1"): 2.0}
     assert (log.rows, log.set_aside) == (9, 8)
     assert log.set_aside_by == {"query": 2, "product_id": 2, "weight": 4}
@@ -94,9 +94,9 @@ def test_rows_that_cannot_be_used_are_counted_by_field_and_the_rest_goes_on(tmp_
 
 def test_an_unknown_event_is_set_aside_with_the_way_out(tmp_path: Path) -> None:
     rows = [{"query": "mug", "product_id": "p1", "action": a} for a in ("click", "scroll")]
-    log = read_behaviour(write(tmp_path, rows), KNOWN)
+    log = read_click_log(write(tmp_path, rows), KNOWN)
     assert pairs(log) == {("mug", "p1"): 1.0} and "'scroll'" in log.problems[0].reason
-    assert pairs(read_behaviour(tmp_path / "log.csv", KNOWN, events={"scroll": 0.5})) == {("mug", "p1"): 1.5}
+    assert pairs(read_click_log(tmp_path / "log.csv", KNOWN, events={"scroll": 0.5})) == {("mug", "p1"): 1.5}
 
 
 def test_pairs_chosen_too_rarely_for_how_often_they_were_shown_are_left_out(tmp_path: Path) -> None:
@@ -105,10 +105,10 @@ def test_pairs_chosen_too_rarely_for_how_often_they_were_shown_are_left_out(tmp_
         {"query": "mug", "product_id": "p2", "clicks": 9, "impressions": 1000},
         {"query": "mug", "product_id": "p3", "clicks": 1, "impressions": ""},
     ]
-    log = read_behaviour(write(tmp_path, rows), KNOWN, min_rate=0.005)
+    log = read_click_log(write(tmp_path, rows), KNOWN, min_rate=0.005)
     assert set(pairs(log)) == {("mug", "p2"), ("mug", "p3")} and log.rare == 1
     with pytest.raises(UserError, match="too rarely"):
-        read_behaviour(tmp_path / "log.csv", ("p1",), min_rate=0.005)
+        read_click_log(tmp_path / "log.csv", ("p1",), min_rate=0.005)
 
 
 @pytest.mark.parametrize(
@@ -124,30 +124,30 @@ def test_pairs_chosen_too_rarely_for_how_often_they_were_shown_are_left_out(tmp_
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
 def test_a_log_that_is_of_no_use_is_one_sentence(tmp_path: Path, rows: list, says: str, form: str) -> None:
     with pytest.raises(UserError, match=says):
-        read_behaviour(write(tmp_path, rows, form), KNOWN)
+        read_click_log(write(tmp_path, rows, form), KNOWN)
 
 
 def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
     (tmp_path / "log.json").write_text('[{"query": "mug", "product_id": "p1"}]')
     with pytest.raises(UserError, match="give CSV, TSV, JSONL or Parquet"):
-        read_behaviour(tmp_path / "log.json", KNOWN)
+        read_click_log(tmp_path / "log.json", KNOWN)
     (tmp_path / "log.parquet").write_bytes(b"PAR1 and then nothing")
     with pytest.raises(UserError, match="not a readable Parquet"):
-        read_behaviour(tmp_path / "log.parquet", KNOWN)
+        read_click_log(tmp_path / "log.parquet", KNOWN)
     with pytest.raises(UserError, match="there is no file"):
-        read_behaviour(tmp_path / "gone.csv", KNOWN)
+        read_click_log(tmp_path / "gone.csv", KNOWN)
 
 
 def test_columns_can_be_named(tmp_path: Path) -> None:
     path = write(tmp_path, [{"was_sucht": "mug", "artnr": "p1", "n": "3"}])
     with pytest.raises(UserError, match="no column for the product"):
-        read_behaviour(path, KNOWN)
+        read_click_log(path, KNOWN)
     fields = {"was_sucht": "query", "artnr": "product_id", "n": "weight"}
-    assert pairs(read_behaviour(path, KNOWN, fields=fields)) == {("mug", "p1"): 3.0}
+    assert pairs(read_click_log(path, KNOWN, fields=fields)) == {("mug", "p1"): 3.0}
     with pytest.raises(UserError, match="has no column 'lost'"):
-        read_behaviour(path, KNOWN, fields=fields | {"lost": "event"})
+        read_click_log(path, KNOWN, fields=fields | {"lost": "event"})
     with pytest.raises(UserError, match="map columns to one of query"):
-        read_behaviour(path, KNOWN, fields=fields | {"n": "heaviness"})
+        read_click_log(path, KNOWN, fields=fields | {"n": "heaviness"})
 
 
 def test_pictures_ask_alone_and_with_words_and_may_not_lie_elsewhere(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_pictures_ask_alone_and_with_words_and_may_not_lie_elsewhere(tmp_path: P
         {"query": "", "query_image": "../secret.jpg", "product_id": "p3"},
         {"query": "", "query_image": "lost.jpg", "product_id": "p3"},
     ]
-    log = read_behaviour(write(tmp_path / "in", rows), KNOWN)
+    log = read_click_log(write(tmp_path / "in", rows), KNOWN)
     seen = [
         (i.query.text, i.query.picture, i.query.image is not None, i.product_id) for i in log.interactions
     ]
@@ -181,7 +181,7 @@ def test_pictures_inside_a_table_are_one_query_by_their_bytes(tmp_path: Path) ->
         {"image": {"bytes": b"jpeg", "path": "y.jpg"}, "item_id": "p2"},
         {"image": {"bytes": b"other", "path": "x.jpg"}, "item_id": "p3"},
     ]
-    log = read_behaviour(write(tmp_path, rows, "parquet"), KNOWN)
+    log = read_click_log(write(tmp_path, rows, "parquet"), KNOWN)
     assert log.queries == 2
     found = queries_of([item(id) for id in KNOWN], log.interactions)
     assert found["p1"][0][0].answers == {"p1", "p2"} and found["p3"][0][0].answers == {"p3"}
@@ -193,9 +193,9 @@ def test_compressed_and_damaged_logs(tmp_path: Path) -> None:
     rows = "".join(f"query {i * 7919},p1\n" for i in range(20_000))
     packed = gzip.compress(("query,product_id\n" + rows).encode())
     path.write_bytes(packed)
-    assert len(read_behaviour(path, KNOWN).interactions) == 20_000
+    assert len(read_click_log(path, KNOWN).interactions) == 20_000
     path.write_bytes(packed[: len(packed) // 2])
-    log = read_behaviour(path, KNOWN)
+    log = read_click_log(path, KNOWN)
     assert 0 < len(log.interactions) < 20_000 and "cut off" in log.problems[-1].reason
 
 
@@ -249,7 +249,7 @@ def test_weight_is_neither_lost_nor_invented(tmp_path: Path, rows: list[dict[str
     path = write(tmp_path, [{**row, "clicks": str(row["clicks"])} for row in rows], "jsonl")
     seen: list[Interaction | Problem] = []
     try:
-        seen.extend(stream_behaviour(path, KNOWN))
+        seen.extend(stream_click_log(path, KNOWN))
     except UserError:  # no row is usable
         assert not any(row["product_id"] in KNOWN and _clicks(row) and row["query"].isalnum() for row in rows)
         return
@@ -262,7 +262,7 @@ def test_weight_is_neither_lost_nor_invented(tmp_path: Path, rows: list[dict[str
             assert row["product_id"] in KNOWN and outcome.weight == _clicks(row)
             expected[row["product_id"]] += outcome.weight
     if any(expected.values()):
-        log = read_behaviour(path, KNOWN)
+        log = read_click_log(path, KNOWN)
         got: dict[str, float] = defaultdict(float)
         for interaction in log.interactions:
             assert interaction.weight > 0 and interaction.query.text
@@ -288,7 +288,7 @@ def test_garbage_is_one_sentence_or_problems(tmp_path: Path, data: bytes, suffix
     for head in (b"", b"query,product_id,weight\n", b'{"query": "a", "product_id": "p1"}\n'):
         path.write_bytes(head + data)
         try:
-            list(stream_behaviour(path, KNOWN))
+            list(stream_click_log(path, KNOWN))
         except UserError as error:
             assert str(error).endswith(".")
 
