@@ -40,11 +40,11 @@ ROOMS = {
     "feeds": Room(5_520, 2_400),
     "sample": Room(150, 150),
     "model": Room(3_200, 2_000),
-    "training": Room(4_220, 2_300),
+    "training": Room(4_160, 2_300),
     "catalogue": Room(4_380, 2_200),
     "scale": Room(660, 900),
     "evaluation": Room(7_760, 2_500),
-    "creatives": Room(9_370, 5_000),
+    "creatives": Room(9_250, 5_000),
     "talk": Room(800, 700, ("doctor", "demo", "creative_demo", "export")),
     "service": Room(4_200, 2_300),
     "cli": Room(1_100, 900, ("creative_cli", "engine_cli", "training_cli", "cli")),
@@ -58,7 +58,7 @@ CIRCLES = [
     [f"moonshelf.model.{name}" for name in ("decode", "engine", "golden", "modeling")],
 ]
 CROWDS = {
-    "": 25, "catalogue": 18, "creatives": 18, "feeds": 25, "model": 17, "service": 22,
+    "": 25, "catalogue": 18, "creatives": 15, "feeds": 25, "model": 17, "service": 22,
     "training": 19,
 }  # fmt: skip
 

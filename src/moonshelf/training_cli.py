@@ -47,8 +47,10 @@ def train(
             folder = train_cold_start(settings, data, dry_run)
     except ImportError as error:
         raise UserError(f"training needs {error.name}: install moonshelf[train].") from None
+    from moonshelf.training.data import say
+
     if not dry_run:
-        print(f"model saved in {folder}; try: {trial} {folder}")
+        say(f"model saved in {folder}; try: {trial} {folder}")
 
 
 def mine(

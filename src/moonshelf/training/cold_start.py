@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
 
@@ -49,7 +48,7 @@ from moonshelf.training.objective import Asked, Objective, TaughtTexts, contrast
 from moonshelf.training.pairs import Item, leaf
 from moonshelf.training.recipe import Recipe
 from moonshelf.training.starter import build_starter, build_tokenizer
-from moonshelf.training.trainer import StageTrainer, summary
+from moonshelf.training.trainer import StageTrainer, summary, this_process
 from moonshelf.training.validation import validate
 from moonshelf.training.views import Views
 
@@ -251,12 +250,12 @@ def set_up(recipe: Recipe, data: Path) -> tuple[MoonModel, Recipe, Sampler, list
     sampler, validation = Sampler(sources), held_out(recipe, data)
     texts = read_texts(data / recipe.texts) if recipe.texts else None
     items = [item for source in sources for item in source.items]
-    moon = start(recipe, items).to(PartialState().device)
+    moon = start(recipe, items).to(this_process().device)
     moon.labels = sorted({leaf(item.category) for item in items if item.category})
     adapt(moon, recipe)
     chunked = recipe.chunk is not None and recipe.chunk < recipe.batch
     chunks = f" in chunks of {recipe.chunk} with gradient caching" if chunked else ""
-    world = PartialState().num_processes
+    world = this_process().num_processes
     summary(
         recipe, moon,
         f"{recipe.batch} products{chunks} over {world} process{'es' * (world > 1)}: {recipe.batch - 1:,} "

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn import functional as F
@@ -41,7 +40,7 @@ from moonshelf.training.pairs import Item
 from moonshelf.training.recipe import JointRecipe
 from moonshelf.training.rewards import REWARDS, margins, ranks
 from moonshelf.training.rollouts import RolloutTrainer, Scored, score_tokens
-from moonshelf.training.trainer import Stage, summary
+from moonshelf.training.trainer import Stage, summary, this_process
 from moonshelf.training.validation import validate
 from moonshelf.training.views import Views
 
@@ -286,7 +285,7 @@ def diversity(rationales: list[str], per: int) -> float:
 
 def train_joint(recipe: JointRecipe, data: Path, dry_run: bool = False) -> Path:
     """Joint training of a cold-started model; returns the folder of the best checkpoint."""
-    moon = MoonModel.from_pretrained(recipe.model, download=recipe.download).to(PartialState().device)
+    moon = MoonModel.from_pretrained(recipe.model, download=recipe.download).to(this_process().device)
     sampler = Sampler(open_sources(recipe, data, moon.fingerprint))
     validation = held_out(recipe, data)
     adapt(moon, recipe)

@@ -24,6 +24,7 @@ from typing import Any, cast
 
 import psutil
 import torch
+from accelerate import PartialState
 from accelerate.utils import gather_object
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -45,6 +46,11 @@ from moonshelf.training.data import say
 from moonshelf.training.recipe import Run
 
 WEIGHTS, STATE = "model.safetensors", "trainer_state.json"  # Hugging Face's names
+
+
+def this_process() -> PartialState:
+    """Where this process computes, and how many there are."""
+    return PartialState(cpu=not torch.cuda.is_available())
 
 
 class Stage(nn.Module):

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -50,7 +49,7 @@ from moonshelf.training import quiet_dependencies
 from moonshelf.training.adapters import add_lora, freeze, lighten, merged_state, targets
 from moonshelf.training.data import say
 from moonshelf.training.recipe import Lora
-from moonshelf.training.trainer import StageTrainer, summary
+from moonshelf.training.trainer import StageTrainer, summary, this_process
 
 EXAMPLES_FOR_TOKENS = 2000
 WORDS_ONLY = 2  # pairs compared by words alone for one that is looked at, at about the same cost
@@ -170,7 +169,7 @@ def start(recipe: SftRecipe, examples: Sequence[Example] = ()) -> CreativeModel:
         prompt=prompt,
         trained_on=recipe.trained_on,
     )
-    creative = CreativeModel(moon.to(PartialState().device), config)
+    creative = CreativeModel(moon.to(this_process().device), config)
     return adapt(creative, recipe, tokens=reason_tokens(creative, examples))
 
 
@@ -188,7 +187,7 @@ def reason_tokens(creative: CreativeModel, examples: Sequence[Example]) -> list[
 def resume_from(recipe: Any, selector: str) -> CreativeModel:
     """A selector with its adapters apart, to be trained on."""
     creative = CreativeModel.from_pretrained(selector, precision=recipe.precision, merge=False)
-    creative.moon.to(PartialState().device)
+    creative.moon.to(this_process().device)
     return adapt(creative, recipe, creative.folder)
 
 
