@@ -2,104 +2,23 @@
 
 Feeds call one thing by many names (`baseColour`, `Color`, `color_family`) and write one value in many
 ways (`Navy Blue`, `navy-blue`). Rationales, rewards, duplicates and the benchmark compare attributes, so
-the mapping is here, once. The canonical keys are our choice: those that a picture or a title of retail
-products commonly shows. Keys outside the table keep their own name, folded.
+the mapping is here, once; its table is `words.toml`. The canonical keys are our choice: those that a picture
+or a title of retail products commonly shows. Keys outside the table keep their own name, folded.
 """
 
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-# canonical key -> the names that feeds use for it, folded by `fold`
-_NAMES: dict[str, tuple[str, ...]] = {
-    "colour": (
-        "basecolour",
-        "base colour",
-        "color",
-        "colors",
-        "colours",
-        "colour name",
-        "color family",
-        "primary colour",
-        "primary color",
-        "main colour",
-        "strap color",
-        "color code",
-    ),
-    "pattern": ("patterns", "print", "print or pattern type", "design"),
-    "material": (
-        "materials",
-        "fabric",
-        "fabrics",
-        "outer material",
-        "upper material",
-        "body material",
-        "frame material",
-        "strap material",
-        "material composition",
-    ),
-    "gender": ("ideal for", "target gender", "sex", "department gender", "gender from title"),
-    "use": ("usage", "occasion", "occasions"),
-    "season": ("seasons",),
-    "style": ("styles", "type", "style general", "style bottom", "style bags"),
-    "neckline": ("neck", "neck type", "neck style", "collar", "collar type"),
-    "sleeve": ("sleeves", "sleeve length", "sleeve type", "sleeve style"),
-    "heel": ("heel type", "heel style"),
-    "handle": ("handle type", "strap type", "handles"),
-    "shape": ("dial shape", "silhouette"),
-    "size": ("sizes", "size type"),
-    "age group": ("age", "agegroup"),
-    "brand": ("manufacturer", "brand name"),
-}
-_CANONICAL = {name: key for key, names in _NAMES.items() for name in (key, *names)}
-
-# value synonyms within a key; values are folded first
-_VALUES: dict[str, dict[str, str]] = {
-    "colour": {
-        "gray": "grey",
-        "multi": "multicolour",
-        "multi colour": "multicolour",
-        "multicolor": "multicolour",
-        "multi color": "multicolour",
-        "multicoloured": "multicolour",
-        "multi coloured": "multicolour",
-        "multicolored": "multicolour",
-        "multi colored": "multicolour",
-        "assorted": "multicolour",
-        "navy": "navy blue",
-        "offwhite": "off white",
-        "fuschia": "fuchsia",
-        "golden": "gold",
-        "silver coloured": "silver",
-    },
-    "gender": {
-        "man": "men",
-        "male": "men",
-        "mens": "men",
-        "men's": "men",
-        "woman": "women",
-        "female": "women",
-        "womens": "women",
-        "women's": "women",
-        "boy": "boys",
-        "girl": "girls",
-        "men, women": "unisex",
-        "women, men": "unisex",
-        "men and women": "unisex",
-        "women and men": "unisex",
-        "men & women": "unisex",
-        "women & men": "unisex",
-    },
-    "pattern": {
-        "plain": "solid",
-        "stripes": "striped",
-        "stripe": "striped",
-        "check": "checked",
-        "checks": "checked",
-        "checkered": "checked",
-        "color blocked": "colour blocked",
-    },
+WORDS: dict[str, Any] = tomllib.loads(Path(__file__).with_name("words.toml").read_text(encoding="utf-8"))
+_CANONICAL = {name: key for key, names in WORDS["names"].items() for name in (key, *names)}
+_VALUES = {
+    key: {synonym: value for value, synonyms in values.items() for synonym in synonyms}
+    for key, values in WORDS["values"].items()
 }
 
 _FOLD = re.compile(r"[\s_\-/]+")
@@ -112,14 +31,18 @@ def fold(text: str) -> str:
 
 
 def canonical_key(key: str) -> str:
-    """Canonical name of an attribute, or its folded own name."""
+    """Canonical name of an attribute, or its folded own name.
+
+    >>> canonical_key("baseColour"), canonical_key("Waterproof")
+    ('colour', 'waterproof')
+    """
     folded = fold(key)
     return _CANONICAL.get(folded, folded)
 
 
 def names_of(key: str) -> tuple[str, ...]:
     """All names that feeds use for a canonical key, folded; the key itself is the first."""
-    return (key, *_NAMES.get(key, ()))
+    return (key, *WORDS["names"].get(key, ()))
 
 
 def normalise_value(key: str, value: str) -> str:

@@ -1,8 +1,8 @@
 """Values that stand where an identifier is missing: "N/A", "Does not apply", "unbekannt", 0, "-", 000000.
 
 One list for GTIN, part number, SKU, brand and group, used by every feed reader and by everything that takes
-equal identifiers as evidence. The words are those that shops' exports and marketplaces' forms write; a value
-is compared without case, accents and punctuation, so `n.a.`, `N/A` and `#N/A` are one word.
+equal identifiers as evidence. The words, in `words.toml`, are those that shops' exports and marketplaces'
+forms write; a value is compared without case, accents and punctuation: `n.a.`, `N/A`, `#N/A` are one word.
 """
 
 from __future__ import annotations
@@ -11,39 +11,8 @@ import re
 import unicodedata
 from functools import lru_cache
 
-_WORDS = """
-n a, na, nan, none, null, nil, no, false, undefined, unknown, unspecified, unavailable, missing, empty,
-default, various, misc, tba, tbc, tbd, to be defined, to be confirmed, not available, not applicable,
-not specified, not known, not given, not provided, not set, not assigned, no value, no data, no info,
-does not apply, doesn t apply, do not apply, not apply, does not exist, exempt, gtin exempt, exempted,
-see description, placeholder, k a, keine angabe, keine angaben, keine, keiner, kein, ohne, ohne angabe,
-nicht zutreffend, trifft nicht zu, nicht vorhanden, nicht verfugbar, nicht angegeben, nicht bekannt,
-nicht relevant, nicht anwendbar, unbekannt, entfallt, fehlt, leer, nichts, n c, n d, s o, s d, s n, aucun,
-aucune, inconnu, inconnue, neant, sans objet, non applicable, non disponible, non renseigne,
-non renseignee, non communique, non specifie, non connu, pas disponible, ne s applique pas, indisponible,
-vide, no aplica, no aplicable, no se aplica, no procede, no disponible, no especificado, no especificada,
-no consta, no tiene, sin especificar, sin datos, ninguno, ninguna, desconocido, desconocida, vacio, nulo,
-non applicabile, non si applica, non pertinente, non specificato, non noto, nessuno, nessuna, nessun,
-sconosciuto, sconosciuta, assente, vuoto, nao aplicavel, nao se aplica, nao disponivel, nao informado,
-nao especificado, nao tem, nenhum, nenhuma, desconhecido, desconhecida, indisponivel, vazio, n v t, nvt,
-niet van toepassing, niet beschikbaar, niet bekend, niet opgegeven, geen, onbekend, leeg, nie dotyczy,
-nie podano, nie ma, brak, brak danych, nieznany, nieznana, nieznane, ej tillampligt, ej tillamplig,
-ej angivet, finns ej, saknas, ingen, inget, inga, okand, okant, ukendt, ukjent, ikke relevant,
-ikke tilgængelig, ikke tilgjengelig, ikke oppgitt, ikke angivet, mangler, ei ole, ei sovellu, ei tiedossa,
-ei saatavilla, tuntematon, puuttuu, neni, neuvedeno, neuvedene, neznamy, neznama, zadny, zadna, ziadny,
-nevztahuje se, chybi, prazdne, yok, bilinmiyor, belirtilmemis, gecerli degil, uygulanamaz, mevcut degil,
-nincs, nincs adat, ismeretlen, nem alkalmazhato, nu se aplica, nu exista, necunoscut, niciunul, нет,
-нет данных, не применимо, неприменимо, неизвестно, неизвестен, не указано, не указан, не указана,
-отсутствует, не задано, пусто, немає, невідомо, не вказано, няма, неизвестна, δεν ισχυει, αγνωστο, καμια,
-なし, 無し, 該当なし, 不明, 未設定, 无, 無, 暂无, 没有, 不适用, 不適用, 未知, 空, 없음, 해당 없음,
-해당없음, لا ينطبق, غير متوفر, غير معروف, לא רלוונטי, אין, khong co, tidak ada, ไม่มี
-"""
-_MAKERLESS = """
-unbranded, generic, no brand, nobrand, no name, noname, oem, own brand, various brands, brandless,
-off brand, markenlos, ohne marke, ohne markenname, keine marke, sans marque, sin marca, senza marca,
-senza marchio, sem marca, merkloos, zonder merk, bez marki, bez znacky, markasiz, без бренда, ノーブランド,
-ノーブランド品, 无品牌
-"""
+from moonshelf.attributes import WORDS
+
 # "no EAN", "ohne Artikelnummer", "sin código": a word for "without" before the name of the identifier itself.
 _WITHOUT = re.compile(
     r"(no|without|missing|keine?|ohne|sans|aucune?|pas de|sin|sem|senza|nessuna?|geen|zonder|brak|bez|ingen"
@@ -83,5 +52,7 @@ def _fold(text: str) -> str:
     return re.sub(r"[\W_]+", " ", bare).strip()
 
 
-_PLACEHOLDERS = frozenset(_fold(word) for word in _WORDS.replace("\n", " ").split(","))
-_NO_MAKERS = frozenset(_fold(word) for word in _MAKERLESS.replace("\n", " ").split(","))
+_PLACEHOLDERS, _NO_MAKERS = (
+    frozenset(map(_fold, WORDS["placeholders"][name].replace("\n", " ").split(",")))
+    for name in ("identifiers", "makerless")
+)
