@@ -35,9 +35,9 @@ NOUNS = (
 )  # fmt: skip
 # From the bottom up: a room imports what stands above its own line here, and nothing below.
 ROOMS = {
-    "nouns": Room(2_400, 1_050, NOUNS),
+    "nouns": Room(2_240, 1_050, NOUNS),
     "shell": Room(400, 0, ("shell", "steps", "endpoints")),
-    "feeds": Room(5_520, 2_400),
+    "feeds": Room(5_460, 2_400),
     "sample": Room(150, 150),
     "model": Room(3_200, 2_000),
     "training": Room(4_160, 2_300),

@@ -136,7 +136,11 @@ def test_a_disk_that_fails_while_a_feed_is_read(tmp_path, monkeypatch):
             return super().read(min(size, 30) if size > 2 else size)
 
     plain = base.Source.open
-    monkeypatch.setattr(base.Source, "open", lambda source: base._Plain(Failing(plain(source).read())))
+    monkeypatch.setattr(
+        base.Source,
+        "open",
+        lambda source: io.BufferedReader(base.Bytes(Failing(plain(source).read()), 0), 64),
+    )
     with pytest.raises(UserError, match="Input/output error"):
         ours.embed(tmp_path / "feed.csv", allow_removals=True)
     assert len(titles(ours)) == 4

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import io
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Self, TypeAlias
+from typing import IO, Any, TypeAlias
 from urllib.parse import urlsplit
 
 from moonshelf.errors import Problem, UserError
@@ -111,13 +112,11 @@ class Source:
         notes, self.notes = self.notes, []
         return notes
 
-    def open(self) -> IO[bytes]:
+    def open(self) -> io.BufferedReader:
         """The file's bytes, unpacked if it is gzip. Reading raises `FeedBroken` where the disk or the archive
         gives no more."""
-        self._raw = raw = open(self.path, "rb")  # noqa: SIM115 - closed by the reader
-        packed = raw.read(2) == b"\x1f\x8b"
-        raw.seek(0)
-        return _Gunzip(raw, self._size) if packed else _Plain(raw)  # type: ignore[return-value]
+        self._raw = open(self.path, "rb")  # noqa: SIM115 - closed by the reader
+        return io.BufferedReader(Bytes(self._raw, self._size), 1 << 16)
 
     def read_document(self) -> bytes:
         """The whole file, for dialects that cannot be streamed."""
@@ -199,46 +198,34 @@ def notes_of(source: Source, more: Iterable[tuple[str, str]] = ()) -> Iterator[R
 Reader: TypeAlias = Callable[[Source], Iterator[Row]]
 
 
-class _Plain:
-    """A file; an error of the disk becomes `FeedBroken`."""
+class Bytes(io.RawIOBase):
+    """A file's bytes, unpacked if it is gzip, with a cap on how far that expands. What the disk refuses, and
+    what is damaged, becomes `FeedBroken`."""
 
-    def __init__(self, raw: IO[bytes]) -> None:
-        self._raw = raw
+    def __init__(self, raw: IO[bytes], size: int) -> None:
+        super().__init__()
+        self._packed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        self._raw, self._file = raw, gzip.GzipFile(fileobj=raw) if self._packed else raw
+        self._left = max(MAX_DOCUMENT, size * MAX_RATIO)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def readable(self) -> bool:
+        return True
 
     def close(self) -> None:
         self._raw.close()
-
-    def read(self, size: int = -1) -> bytes:
-        try:
-            return self._raw.read(size)
-        except OSError as error:
-            raise FeedBroken(f"the file cannot be read ({error.strerror})") from None
-
-
-class _Gunzip(_Plain):
-    """A gzip stream with a cap on how far it expands; damage becomes `FeedBroken`."""
-
-    def __init__(self, raw: IO[bytes], size: int) -> None:
-        super().__init__(raw)
-        self._file = gzip.GzipFile(fileobj=raw)
-        self._left = max(MAX_DOCUMENT, size * MAX_RATIO)
-
-    def close(self) -> None:
-        self._file.close()
         super().close()
 
-    def read(self, size: int = -1) -> bytes:
+    def readinto(self, buffer: Any) -> int:
         try:
-            data = self._file.read(self._left + 1 if size < 0 else min(size, self._left + 1))
-        except (EOFError, OSError, zlib.error):
-            raise FeedBroken("the compressed file is damaged or cut off") from None
-        self._left -= len(data)
+            data = self._file.read(len(buffer))
+        except (EOFError, OSError, zlib.error) as error:
+            if self._packed:
+                raise FeedBroken("the compressed file is damaged or cut off") from None
+            why = error.strerror if isinstance(error, OSError) else type(error).__name__
+            raise FeedBroken(f"the file cannot be read ({why})") from None
+        self._left -= len(data) if self._packed else 0
         if self._left < 0:
             raise FeedBroken(f"the compressed file expands more than {MAX_RATIO} times")
-        return data
+        buffer[: len(data)] = data
+        return len(data)

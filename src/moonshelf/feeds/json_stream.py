@@ -8,6 +8,7 @@ again, or the file ends within something that was opened, the feed was not read 
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -53,12 +54,13 @@ class _Text:
         self._broken: FeedBroken | None = None
         chunk = file.read(_CHUNK)
         self._decoder = Decoder(chunk, source)
+        self._decode = codecs.getincrementaldecoder(self._decoder.encoding)(self._decoder.errors).decode
         self.held, self.at, self.ended = self._decoded(chunk), 0, not chunk
         self.on_one_line = False  # the value read last
         self.indent: str | None = ""  # before the value at hand, or None where it begins within a line
 
     def _decoded(self, chunk: bytes) -> str:
-        text = self._decoder.decode(chunk, not chunk)
+        text = self._decode(chunk, not chunk)
         return text if text.isascii() else "\n".join(map(self._decoder.mend, text.split("\n")))
 
     def more(self, size: int = _CHUNK) -> None:

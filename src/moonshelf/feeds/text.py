@@ -7,14 +7,13 @@ must not swallow the rows after it, which is why records are put together here a
 
 from __future__ import annotations
 
-import codecs
 import csv
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from io import BufferedReader, TextIOWrapper
 from itertools import islice
-from typing import IO
 
 from moonshelf.attributes import fold
 from moonshelf.errors import UserError
@@ -24,12 +23,12 @@ from moonshelf.feeds.columns import is_known
 from moonshelf.feeds.encodings import code_page, encoding_of
 
 MAX_COLUMNS = 2_000
-_CHUNK = 1 << 16
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 _GUESS = "a guess; --encoding names another"
 _SEP = re.compile(r'\s*"?sep=(.)"?\s*', re.IGNORECASE)  # Excel's own line
 _FORMULA = re.compile(r'="([^"]*)"')  # a spreadsheet's way to keep leading zeros
 _MACHINE = re.compile(r"[a-z][a-z0-9]*([_:.#\[\]=-]+[A-Za-z0-9]*)*")
+_TO_QUOTE = re.compile(r'[^"]*+(?:""[^"]*+)*+"')  # that closes a cell
 _HEADER_WITHIN = 30  # lines at the top among which the header is looked for
 
 
@@ -38,19 +37,18 @@ class Mended(str):
 
 
 class Decoder:
-    """Bytes to text; what had to be guessed is said by the source. Wrong bytes of UTF-8 are lone surrogates
-    until `mend` has seen them."""
+    """How the bytes of a text are read; what is guessed is said by the source. Wrong bytes of UTF-8 are
+    lone surrogates until `mend` has seen them."""
 
     def __init__(self, head: bytes, source: Source) -> None:
         self._source = source
         self._page: str | None = None  # in which lines that are not UTF-8 are read
-        encoding = source.encoding or encoding_of(head)
-        if source.encoding is None and not encoding.startswith("utf"):
-            source.say("encoding", f"the text is not UTF-8: it is read as {_shown(encoding)}, {_GUESS}")
-        strict = encoding.startswith("utf-8") and source.encoding is None
-        self.decode = codecs.getincrementaldecoder(encoding)(
-            "surrogateescape" if strict else "replace"
-        ).decode
+        self.encoding = source.encoding or encoding_of(head)
+        if source.encoding is None and not self.encoding.startswith("utf"):
+            shown = _shown(self.encoding)
+            source.say("encoding", f"the text is not UTF-8: it is read as {shown}, {_GUESS}")
+        strict = self.encoding.startswith("utf-8") and source.encoding is None
+        self.errors = "surrogateescape" if strict else "replace"
 
     def mend(self, line: str) -> str:
         """A line whose bytes are not all UTF-8 in the code page that they are likeliest of."""
@@ -67,6 +65,10 @@ class Decoder:
         return _shown(self._page or "utf-8")
 
 
+def _shown(encoding: str) -> str:
+    return encoding.replace("cp125", "windows-125")
+
+
 class Lines:
     """Lines of a text with their ends (`\\n`, `\\r\\n` or `\\r`, all given as `\\n`).
 
@@ -74,52 +76,23 @@ class Lines:
     encoding that had to be guessed is said by the source.
     """
 
-    def __init__(self, file: IO[bytes], limit: int, source: Source) -> None:
-        self._file, self._limit, self._source = file, limit, source
-        self._decoder: Decoder | None = None
-        self._lines = self._read()
+    def __init__(self, file: BufferedReader, limit: int, source: Source) -> None:
+        self._limit = limit
+        self.decoder = Decoder(file.peek(), source)
+        self._text = TextIOWrapper(file, self.decoder.encoding, self.decoder.errors)
 
     def __iter__(self) -> Iterator[str | None]:
         return self
 
     def __next__(self) -> str | None:
-        return next(self._lines)
-
-    def _read(self) -> Iterator[str | None]:
-        chunk = self._file.read(_CHUNK)
-        self._decoder = decoder = Decoder(chunk, self._source)
-        parts: list[str] = []  # of the line that has not ended yet
-        size, held, skipping = 0, "", False
-        while True:
-            text = held + decoder.decode(chunk, final=not chunk)
-            # A \r at the end may be the first half of \r\n: wait for the next chunk.
-            held = "\r" if chunk and text.endswith("\r") else ""
-            text = text[: len(text) - len(held)]
-            *ended, tail = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-            for piece in ended:
-                line = "".join(parts) + piece if parts else piece
-                if not skipping:
-                    yield decoder.mend(line + "\n") if len(line) <= self._limit else None
-                parts, size, skipping = [], 0, False
-            if tail and not skipping:
-                parts.append(tail)
-                size += len(tail)
-                if size > self._limit:
-                    yield None
-                    parts, size, skipping = [], 0, True
-            if not chunk:
-                if parts:
-                    yield decoder.mend("".join(parts))
-                return
-            chunk = self._file.read(_CHUNK)
-
-    @property
-    def page(self) -> str:
-        return self._decoder.page if self._decoder else "utf-8"
-
-
-def _shown(encoding: str) -> str:
-    return encoding.replace("cp125", "windows-125")
+        line = self._text.readline(self._limit + 1)
+        if not line:
+            raise StopIteration
+        if len(line) <= self._limit or line.endswith("\n"):
+            return self.decoder.mend(line)
+        while line and not line.endswith("\n"):
+            line = self._text.readline(self._limit)
+        return None
 
 
 MAX_LINES = 500  # lines that one quoted cell may span
@@ -148,11 +121,11 @@ class Table:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._file = source.open()
-        self._lines = Lines(self._file, MAX_RECORD, source)
         self._pending: deque[str | None] = deque()
         self._whole = True  # the line read last has an end
         self._mended = False  # a line of the record was
         try:
+            self._lines = Lines(self._file, MAX_RECORD, source)
             head = list(islice(self._lines, _HEADER_WITHIN))
             found = find_header([line or "" for line in head], source.fields)
         except FeedBroken as error:
@@ -195,7 +168,7 @@ class Table:
                         if short and not self._whole:
                             warning, field = f"{warning}, and no line end: the file may be cut off", END
                         if self._mended and warning is None:
-                            warning = f"bytes that are not UTF-8 were read as {self._lines.page}"
+                            warning = f"bytes that are not UTF-8 were read as {self._lines.decoder.page}"
                         named = dict(zip(self.header, cells, strict=False))
                         yield Record(number, named, warning=warning, field=field)
             except FeedBroken as error:
@@ -260,33 +233,17 @@ _END = "\0end"  # cannot be a line: every line but the last ends with \n, and NU
 
 def _scan(line: str, delimiter: str, *, inside: bool) -> str:
     """State at the end of a line: `open` in a quoted cell, `closed`, or `junk` after a closing quote."""
-    at, end, junk = 0, len(line.rstrip("\n")), False
+    at, junk = 0, False
     while True:
-        if not inside:
-            if at < end and line[at] == '"':
-                at, inside = at + 1, True
-            else:
-                at = line.find(delimiter, at, end) + 1
-                if at == 0:
-                    return "junk" if junk else "closed"
-                continue
-        while True:  # in a quoted cell: find the quote that closes it
-            at = line.find('"', at, end)
-            if at < 0:
+        if inside or line.startswith('"', at):
+            closed = _TO_QUOTE.match(line, at if inside else at + 1)
+            if closed is None:
                 return "open"
-            if line.startswith('"', at + 1):
-                at += 2
-            else:
-                break
-        inside, at = False, at + 1
-        if at >= end:
+            at, inside = closed.end(), False
+            junk = junk or line[at : at + 1] not in (delimiter, "\n", "")
+        at = line.find(delimiter, at) + 1
+        if at == 0:
             return "junk" if junk else "closed"
-        if line[at] != delimiter:
-            junk = True
-            at = line.find(delimiter, at, end)
-            if at < 0:
-                return "junk"
-        at += 1
 
 
 def _parse(buffer: list[str], delimiter: str) -> list[str] | None:
