@@ -31,7 +31,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from moonshelf.doctor import environment
+from moonshelf.cli.doctor import environment
 from moonshelf.model import engine
 from moonshelf.model.modeling import MoonModel
 from moonshelf.product import Product

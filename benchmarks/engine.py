@@ -41,7 +41,7 @@ from rich.table import Table
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from moonshelf.doctor import environment
+from moonshelf.cli.doctor import environment
 from moonshelf.model import decode, engine, files
 from moonshelf.model.modeling import MoonModel, normalise
 from moonshelf.model.precision import resolve

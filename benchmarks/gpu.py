@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import Qwen2VLImageProcessorPil, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from moonshelf.doctor import environment
+from moonshelf.cli.doctor import environment
 from moonshelf.model import engine
 from moonshelf.model.configuration import MoonConfig, default_taps
 from moonshelf.model.modeling import MoonModel

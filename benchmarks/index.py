@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from moonshelf.catalogue.vector_index import EF_SEARCH, Hits, Passing, VectorIndex, faiss
-from moonshelf.doctor import environment
+from moonshelf.cli.doctor import environment
 
 AIM, TARGET, K = 2.0, 0.95, 10
 SHARES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.001)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from moonshelf.doctor import environment
+from moonshelf.cli.doctor import environment
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 

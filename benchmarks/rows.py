@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from moonshelf.catalogue.embed import Options, embed_feed
-from moonshelf.doctor import environment
+from moonshelf.cli.doctor import environment
 from moonshelf.model.engine import Encoded
 from moonshelf.product import Product
 from moonshelf.prompts import PromptSpec

@@ -35,7 +35,7 @@ from paired import median_ratio
 from rich.console import Console
 from rich.table import Table
 
-from moonshelf.doctor import environment
+from moonshelf.cli.doctor import environment
 from moonshelf.product import ImageRef, Product
 from moonshelf.sample import Shop
 from research.synthetic.shop import make_shop

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from moonshelf.cli import FREE
+from moonshelf.cli.options import FREE
 from moonshelf.errors import EXIT_USAGE, UserError
 
 

@@ -234,7 +234,7 @@ def test_evaluate_own_data_and_count_again(told: Told, folder: Path, tmp_path: P
 def test_the_demo_ranks_explains_and_resumes(
     told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from moonshelf import creative_demo
+    from moonshelf.cli import creative_demo
 
     out = tmp_path / "demo"
     done = call("demo", "--out", out, "--products", 4)

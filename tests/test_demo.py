@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from moonshelf import cli
 from moonshelf.catalogue import Catalogue
-from moonshelf.demo import run_demo
+from moonshelf.cli.demo import run_demo
 from moonshelf.errors import UserError
 from moonshelf.evaluation.encoders.baselines import MoonshelfEncoder
 from moonshelf.model import files

@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from moonshelf.cli import app
-from moonshelf.doctor import Report, examine
+from moonshelf.cli.doctor import Report, examine
 from moonshelf.errors import EXIT_OK, EXIT_USAGE
 from moonshelf.model import files
 from moonshelf.model.modeling import MoonModel

@@ -11,8 +11,8 @@ import torch
 from safetensors import safe_open
 from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
 
+from moonshelf.cli.export import export_vllm
 from moonshelf.errors import UserError
-from moonshelf.export import export_vllm
 from moonshelf.model import engine
 from moonshelf.model.modeling import MoonModel
 from moonshelf.product import Product

@@ -25,6 +25,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from moonshelf.cli.console import print_json
+from moonshelf.cli.options import Json
 from moonshelf.creatives.backends.model import ADAPTER, PACKAGED, CreativeConfig, write_config
 from moonshelf.creatives.training.data import load_examples
 from moonshelf.creatives.training.recipe import PairSource
@@ -32,7 +34,6 @@ from moonshelf.creatives.training.sft import calibrate
 from moonshelf.errors import UserError
 from moonshelf.files import read_settings
 from moonshelf.model import files
-from moonshelf.shell import Json, print_json
 from research.script import app_of, start
 from research.synthetic.campaigns.simulator import simulate
 from research.synthetic.feeds import write_creatives

@@ -32,11 +32,12 @@ import typer
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from moonshelf.cli.console import say
+from moonshelf.cli.options import flags
 from moonshelf.errors import EXIT_PARTIAL, UserError
 from moonshelf.evaluation.statistics import metrics
 from moonshelf.files import write_atomic
 from moonshelf.model.modeling import MoonModel
-from moonshelf.shell import flags, say
 from moonshelf.training import quiet_dependencies
 from moonshelf.training.data import SourceSpec, load_source, spread
 from moonshelf.training.pairs import Item

@@ -24,9 +24,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
+from moonshelf.cli.options import flags
 from moonshelf.errors import UserError
 from moonshelf.prompts import PromptSpec
-from moonshelf.shell import flags
 from moonshelf.training.recipe import JointRecipe, Recipe, load_recipe
 
 if TYPE_CHECKING:

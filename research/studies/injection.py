@@ -26,13 +26,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moonshelf import images
+from moonshelf.cli.console import print_json
+from moonshelf.cli.options import Json
 from moonshelf.creatives.backends.base import PairInput, PairPrediction, PairwiseBackend
 from moonshelf.creatives.backends.names import make_backend
 from moonshelf.creatives.safety.text import clean, has_ocr
 from moonshelf.creatives.schema import Creative, Judgement, Pair
 from moonshelf.errors import EXIT_PARTIAL
 from moonshelf.product import ImageRef
-from moonshelf.shell import Json, print_json
 from research.script import app_of, start
 from research.studies.attacks import Attack, Where, attacks
 from research.synthetic.shop import iter_products

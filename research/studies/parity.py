@@ -29,8 +29,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from moonshelf import sample
 from moonshelf.catalogue.manifest import versions
+from moonshelf.cli.console import print_json
+from moonshelf.cli.export import load
+from moonshelf.cli.options import Currency, Encoding, Json, MapColumns, reading
 from moonshelf.errors import EXIT_OK, EXIT_USAGE, Problem, UserError
-from moonshelf.export import load
 from moonshelf.feeds import read_feed
 from moonshelf.model import engine
 from moonshelf.model.engine import Row
@@ -39,7 +41,6 @@ from moonshelf.model.precision import Precision
 from moonshelf.model.writers import Body, Generated, at, difference, pool
 from moonshelf.product import Product
 from moonshelf.prompts import THINK
-from moonshelf.shell import Currency, Encoding, Json, MapColumns, print_json, reading
 from moonshelf.training.starter import CHAT_TEMPLATE
 from research.script import app_of, start
 

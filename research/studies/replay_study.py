@@ -22,8 +22,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from moonshelf.cli.console import print_json
+from moonshelf.cli.options import Json
 from moonshelf.errors import UserError
-from moonshelf.shell import Json, print_json
 from research.script import app_of, start
 from research.studies.replay import (
     COLD,

@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from moonshelf.creative_cli import BASELINES
-from moonshelf.creatives.backends.names import make_backend
+from moonshelf.cli.console import say
+from moonshelf.cli.creative import BASELINES, Backends, Interests, Seed, make_backend, named, print_report
+from moonshelf.cli.options import Json
 from moonshelf.creatives.evaluation import evaluate as creative_evaluate
 from moonshelf.creatives.evaluation.figures import TURNED
-from moonshelf.creatives.evaluation.tables import show
 from moonshelf.creatives.io.readers import read_creatives
 from moonshelf.creatives.known import is_known, pairs
 from moonshelf.creatives.schema import Campaign, Pair
-from moonshelf.shell import Json, print_json, say
 from research.script import app_of, start
 from research.synthetic.campaigns.claims import Split
 from research.synthetic.campaigns.edits import edited
@@ -36,10 +34,7 @@ TUNING = 400
 
 def main(
     campaigns: Annotated[int, typer.Option(min=2, help="Campaigns to draw.")] = 200,
-    backend: Annotated[
-        list[str] | None,
-        typer.Option(help="Judge, ours first; may be repeated."),
-    ] = None,
+    backend: Backends = None,
     creatives: Annotated[int, typer.Option(min=2, help="Of a campaign; over 2 are ranked too.")] = 2,
     other_interest: Annotated[
         float, typer.Option(min=0, max=1, help="Share of every second campaign that repeats the one before.")
@@ -47,14 +42,12 @@ def main(
     validation: Annotated[
         Path | None, typer.Option(help="Drawn campaigns of the validation split, to fit temperatures on.")
     ] = None,
-    interest: Annotated[
-        str, typer.Option(help="Interests to ask under: true, and those named of shuffled and none.")
-    ] = "true,shuffled,none",
+    interest: Interests = "true,shuffled,none",
     explanations: Annotated[bool, typer.Option(help="Check the reasons, controls and edits.")] = True,
     out: Annotated[Path, typer.Option(help="Folder for record, judgements and report.")] = Path(
         "runs/selectors"
     ),
-    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
+    seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Score selectors on drawn campaigns, whose truth is known."""
@@ -69,9 +62,9 @@ def main(
         tuning = [row for row in read_creatives(validation) if isinstance(row, Campaign)]
     report = creative_evaluate.evaluate(
         _pairs(scored),
-        [make_backend(name, seed=seed) for name in backend or ["starter", *BASELINES]],
+        [make_backend(name, seed) for name in backend or ["starter", *BASELINES]],
         out,
-        interest=[one.strip() for one in interest.split(",") if one.strip()],  # type: ignore[misc]
+        interest=named(interest),
         campaigns=scored,
         validation=_pairs(tuning),
         editor=edited,
@@ -79,13 +72,7 @@ def main(
         seed=seed,
         progress=not json,
     )
-    if json:
-        print_json(report.as_dict())
-    else:
-        console = Console()
-        console.width = max(console.width, 120)
-        show(report, console)
-        console.print(f"report: {out / 'report.html'}", highlight=False, markup=False)
+    print_report(report, out, json)
     if other_interest and not any(TURNED in line.name for line in report.lines):
         say(
             "--other-interest: no couple is counted. That takes decisive pairs with the same pictures and "

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from moonshelf.cli.export import export_vllm
 from moonshelf.errors import UserError
-from moonshelf.export import export_vllm
 from moonshelf.model import engine
 from moonshelf.model.modeling import MoonModel
 from moonshelf.model.writers import Apart, Body, Generated, Offline, Served, opened, pictures, pool

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from moonshelf.export import export_vllm, load
+from moonshelf.cli.export import export_vllm, load
 from moonshelf.model.modeling import MoonModel
 from research.studies.parity import lines, parity
 from research.synthetic.shop import iter_products
@@ -100,7 +100,7 @@ def agrees(equal: dict[str, int], compared: dict[str, int]) -> None:
 
 IN_ONE_PROCESS = """
 import json, sys
-from moonshelf.export import load
+from moonshelf.cli.export import load
 from moonshelf.model import writers
 from research.studies.parity import parity
 from research.synthetic.shop import iter_products

@@ -16,9 +16,9 @@ import torch
 from transformers import TrainerCallback
 
 from moonshelf import MoonModel, Product
+from moonshelf.cli.options import flags
 from moonshelf.errors import UserError
 from moonshelf.model.modeling import normalise
-from moonshelf.shell import flags
 from moonshelf.training.cold_start import ColdStart, set_up
 from moonshelf.training.data import Draw, Pictures, Remembered, SourceSpec, prepare
 from moonshelf.training.losses import CrossBatchMemory

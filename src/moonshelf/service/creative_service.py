@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from moonshelf import images
-from moonshelf.creatives.schema import Campaign, Creative, Judgement, Pair
-from moonshelf.creatives.show import CAVEAT
+from moonshelf.creatives.schema import CAVEAT, Campaign, Creative, Judgement, Pair
 from moonshelf.errors import UserError
 from moonshelf.product import ImageRef
 from moonshelf.service.batcher import Batcher, Kind

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from moonshelf.cli.console import print_json
+from moonshelf.cli.options import Currency, Encoding, Json, MapColumns, flags, reading
 from moonshelf.errors import EXIT_PARTIAL, UserError
-from moonshelf.shell import Currency, Encoding, Json, MapColumns, flags, print_json, reading
 
 
 def train(

@@ -29,6 +29,7 @@ from moonshelf.catalogue.embed import REASONS
 from moonshelf.catalogue.manifest import NAME as MANIFEST
 from moonshelf.catalogue.manifest import versions
 from moonshelf.catalogue.search import Catalogue
+from moonshelf.cli.console import RECORD, Steps, claim
 from moonshelf.errors import UserError
 from moonshelf.evaluation.report import demo_page as report
 from moonshelf.evaluation.report import showcase
@@ -42,7 +43,6 @@ from moonshelf.model.modeling import MoonModel
 from moonshelf.product import ImageRef, Product
 from moonshelf.sample import Query, Shop, truth_record, write_shop
 from moonshelf.sample import shop as sample_shop
-from moonshelf.steps import RECORD, Steps, claim
 
 SEARCHES = {"text": 3, "image": 3, "composed": 2}
 NOTES = (
@@ -155,7 +155,7 @@ def run_demo(
         size = report.write(page, out / "report.html")
         said.append(f"report.html, {size / 1e6:.1f} MB, with {len(page.cards)} products")
     seconds = time.perf_counter() - started
-    _finish(out, moon.fingerprint, settings, steps.done, results, seconds)
+    steps.finish(out, seconds=round(seconds, 2), results=[result.as_dict() for result in results])
     _say_end(console, page, out, home, feed, seconds)
     return Done(out / "report.html", home, feed, results, seconds)
 
@@ -250,26 +250,6 @@ def _facts(command: str, model: str, moon: MoonModel, reason: str, feed: Path) -
         "Machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
         "Versions": ", ".join(f"{name} {version}" for name, version in found.items()),
     }
-
-
-def _finish(
-    out: Path,
-    fingerprint: str,
-    settings: dict[str, Any],
-    steps: Sequence[tuple[str, str, float]],
-    results: Sequence[Result],
-    seconds: float,
-) -> None:
-    record = {
-        "command": "demo",
-        "config": settings,
-        "fingerprint": fingerprint,
-        "versions": versions(),
-        "steps": [{"name": name, "done": what, "seconds": round(took, 2)} for name, what, took in steps],
-        "seconds": round(seconds, 2),
-        "results": [result.as_dict() for result in results],
-    }
-    write_json(out / RECORD, record)
 
 
 def _say_end(console: Console, page: Page, out: Path, home: Path, feed: Path, seconds: float) -> None:

@@ -8,7 +8,6 @@ of a simulation, and say so.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from rich.text import Text
 
 from moonshelf import sample
 from moonshelf.catalogue.manifest import versions
+from moonshelf.cli.console import RECORD, Steps, claim
 from moonshelf.creatives.backends import names
 from moonshelf.creatives.backends.base import PairwiseBackend
 from moonshelf.creatives.evaluation.pages import write_demo_report
@@ -33,7 +33,6 @@ from moonshelf.creatives.ranking import Ranking, rank_many
 from moonshelf.creatives.schema import Campaign
 from moonshelf.creatives.show import CAVEAT, show_judgement, show_ranking
 from moonshelf.files import write_json
-from moonshelf.steps import RECORD, Steps, claim
 
 SEED = 7  # of what the judge draws
 PART = 8  # campaigns whose pairs are judged together; what a killed run keeps comes in such parts
@@ -96,14 +95,14 @@ def run_demo(
     with steps.step("report") as said:
         facts = {
             "Command": command,
-            "Judge": _judge(judge),
+            "Judge": f"{judge.name}, trained on {judge.trained_on}" if judge.trained_on else judge.name,
             **{f"Simulated: {name}": _shown(value) for name, value in figures.items()},
             "Versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
         }
         report = write_demo_report(out, campaigns, rankings, facts=facts)
         said.append(f"{report.name}, {report.stat().st_size / 1e6:.1f} MB")
     seconds = time.perf_counter() - started
-    _finish(out, settings, steps.done, figures, seconds)
+    steps.finish(out, config=settings, simulated=True, figures=figures, seconds=round(seconds, 2))
     _say_end(console, campaigns, rankings, judge, figures, report, seconds)
     return Done(report, campaigns, rankings, figures, seconds)
 
@@ -175,30 +174,7 @@ def _rankings(path: Path, campaigns: Sequence[Campaign], judge: PairwiseBackend,
     return [known[one.id] for one in campaigns]
 
 
-def _finish(
-    out: Path,
-    settings: dict[str, Any],
-    steps: Sequence[tuple[str, str, float]],
-    figures: dict[str, float | None],
-    seconds: float,
-) -> None:
-    record = json.loads((out / RECORD).read_text(encoding="utf-8"))
-    record |= {
-        "config": settings,
-        "simulated": True,
-        "versions": versions(),
-        "steps": [{"name": name, "done": what, "seconds": round(took, 2)} for name, what, took in steps],
-        "figures": figures,
-        "seconds": round(seconds, 2),
-    }
-    write_json(out / RECORD, record)
-
-
 # ---- words -------------------------------------------------------------------------------------------
-
-
-def _judge(judge: PairwiseBackend) -> str:
-    return f"{judge.name}, trained on {judge.trained_on}" if judge.trained_on else judge.name
 
 
 def _shown(value: float | None) -> str:

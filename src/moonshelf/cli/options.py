@@ -1,15 +1,15 @@
-"""What commands of the command line share: how they end when something stops them, the flag for JSON, fields
-as flags, and remarks on stderr."""
+"""What commands share: their options, how they end when something stops them, fields as flags."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from moonshelf.cli.console import say
 from moonshelf.errors import EXIT_STOPPED, UserError, system_error
 
 _ON_STOP = {  # how to go on after Ctrl-C or SIGTERM
@@ -19,7 +19,17 @@ _ON_STOP = {  # how to go on after Ctrl-C or SIGTERM
     "evaluate": "with --cache the next run goes on from what was embedded",
 }
 
+FREE = {"allow_extra_args": True, "ignore_unknown_options": True}  # flags that are fields of a recipe
+
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+CatalogueFolder = Annotated[Path, typer.Argument(help="Folder that `moonshelf embed` made.")]
+VectorWeight = Annotated[float | None, typer.Option("--vector-weight", help="0 to 1; else as measured.")]
+ModelName = Annotated[
+    str | None,
+    typer.Option("--model", help="Name or folder of a model; default: the one the folder was made with."),
+]
+StarterName = Annotated[str, typer.Option("--model", help="Name or folder of a model.")]
+Dialect = Annotated[str | None, typer.Option(help="Dialect of the feed; default: detected.")]
 
 # How the columns and values of a feed are to be read, where it does not tell.
 MapColumns = Annotated[
@@ -60,18 +70,6 @@ class Commands(TyperGroup):
             if sentence := system_error(error):
                 raise UserError(sentence) from error
             raise
-
-
-def print_json(record: Any) -> None:
-    """One JSON document on stdout; a number that JSON does not know is a defect of ours."""
-    import json
-
-    print(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def say(text: str) -> None:
-    """A remark that is no result."""
-    print(text, file=sys.stderr)
 
 
 def flags(arguments: Sequence[str]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """`moonshelf creative …`: compare two creatives, rank several, evaluate selectors.
 
-Thin functions, as in `cli`: flags are parsed, one room is called, the result is printed. Every import of a
-room happens inside its command.
+`compare` reads downwards: here, `selector.judge`, the backend's `predict`, the engine.
 """
 
 from __future__ import annotations
@@ -11,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moonshelf.cli.console import command_line, print_json, say, wide
+from moonshelf.cli.options import Json
 from moonshelf.errors import EXIT_ABSTAINED, EXIT_PARTIAL, Problem, UserError
-from moonshelf.shell import Json, print_json, say
 
 if TYPE_CHECKING:
     from moonshelf.creatives.backends.base import PairwiseBackend
+    from moonshelf.creatives.evaluation.record import CreativeReport
     from moonshelf.creatives.ranking import Ranking
     from moonshelf.creatives.schema import Campaign, Pair
 
@@ -32,6 +33,12 @@ Interest = Annotated[list[str] | None, typer.Option(help="What the shopper searc
 BackendName = Annotated[
     str,
     typer.Option(help="Judge: starter, a folder, openai:URL#MODEL, or a baseline such as random or bytes."),
+]
+Backends = Annotated[
+    list[str] | None, typer.Option(help="Judge, ours first; may be repeated. Default: starter, baselines.")
+]
+Interests = Annotated[
+    str, typer.Option(help="Interests to ask under: true, and those named of shuffled and none.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")]
 
@@ -67,17 +74,15 @@ def compare(
     )
     words = tuple(interest or ())
     pair = Pair(id="pair", product_id="product", title=title, interest=words, a=first, b=second)
-    judged_by = _backend(backend, seed)
+    judged_by = make_backend(backend, seed)
     (judgement,) = judge(judged_by, [pair], seed=seed)
     if json:
         said = {"verdict": judgement.verdict, **judgement.model_dump(mode="json", exclude={"pair_id"})}
-        print_json(said | {"judge": judged_by.name} | _trained_on(judged_by))
+        print_json(said | _about(judged_by))
     else:
-        from rich.console import Console
-
         from moonshelf.creatives.show import show_judgement
 
-        show_judgement(pair, judgement, judged_by.described, Console(), explain=explain)
+        show_judgement(pair, judgement, judged_by.described, wide(), explain=explain)
     if judgement.verdict is None:
         raise typer.Exit(EXIT_ABSTAINED)
 
@@ -98,31 +103,26 @@ def rank(
 
     --title and --interest replace what the file says. Exits with 3 if rows were set aside.
     """
-    judged_by = _backend(backend, seed)
+    from moonshelf.creatives import export as exporting
+
+    judged_by = make_backend(backend, seed)
     both, problems = _ranked(source, title, interest, judged_by, budget, seed)
     if csv is not None:
-        from moonshelf.creatives.export import write_csv
-
-        write_csv(csv, both, top)
+        exporting.write_csv(csv, both, top)
     if json:
-        from moonshelf.creatives.export import to_records
-
-        aside = [problem.as_dict() for problem in problems]
-        said = {"campaigns": to_records(both), "problems": aside, "judge": judged_by.name}
-        print_json(said | _trained_on(judged_by))
+        rejected = [problem.as_dict() for problem in problems]
+        print_json({"campaigns": exporting.to_records(both), "problems": rejected} | _about(judged_by))
     else:
-        from rich.console import Console
+        from moonshelf.creatives.schema import CAVEAT
+        from moonshelf.creatives.show import show_ranking
 
-        from moonshelf.creatives.show import CAVEAT, show_ranking
-
-        console = Console()
+        console = wide()
         for campaign, one in both:
             show_ranking(campaign, one, console, top=top)
         console.print(f"{judged_by.described}. {CAVEAT}", style="dim", markup=False, soft_wrap=True)
         if csv is not None:
             console.print(f"order: {csv}", markup=False, highlight=False)
-    if any(problem.fatal for problem in problems):
-        raise typer.Exit(EXIT_PARTIAL)
+    _stop_if_partial(problems)
 
 
 @app.command()
@@ -148,19 +148,26 @@ def export(
     json: Annotated[bool, typer.Option("--json", help="A plan as JSON; priors always are.")] = False,
 ) -> None:
     """Turn a ranking into a test plan, a CSV, or a bandit's priors."""
-    from moonshelf.creatives import export as ranked
+    from moonshelf.creatives import export as exporting
 
-    if to not in ranked.EXPORTS:
-        raise UserError(f"--to takes {', '.join(ranked.EXPORTS)}, not {to!r}.")
+    if to not in exporting.EXPORTS:
+        raise UserError(f"--to takes {', '.join(exporting.EXPORTS)}, not {to!r}.")
     problems: list[Problem] = []
-    if ranked.is_ranked(source):
-        both = ranked.read_ranked(source)
+    if exporting.is_ranked(source):
+        both = exporting.read_ranked(source)
     else:
-        both, problems = _ranked(source, title, interest, _backend(backend, seed), None, seed)
+        both, problems = _ranked(source, title, interest, make_backend(backend, seed), None, seed)
     plan = {"lift": lift, "power": power, "arms": arms, "control": control, "daily": daily}
-    _deliver(ranked.exported(both, to, base_rate=base_rate, top=top, plan=plan, as_json=json), out)
-    if any(problem.fatal for problem in problems):
-        raise typer.Exit(EXIT_PARTIAL)
+    text = exporting.exported(both, to, base_rate=base_rate, top=top, plan=plan, as_json=json)
+    if out is None:
+        print(text, end="")
+    else:
+        try:
+            out.write_text(text, encoding="utf-8", newline="")
+        except OSError as error:
+            raise UserError(f"{out} cannot be written: {error.strerror or 'I/O error'}.") from None
+        say(f"written to {out}")
+    _stop_if_partial(problems)
 
 
 @app.command()
@@ -168,10 +175,7 @@ def evaluate(
     data: Annotated[
         Path | None, typer.Argument(help="Campaigns or pairs with clicks or labels; default: the sample's.")
     ] = None,
-    backend: Annotated[
-        list[str] | None,
-        typer.Option(help="Judge, ours first; may be repeated. Default: starter, baselines."),
-    ] = None,
+    backend: Backends = None,
     validation: Annotated[
         Path | None, typer.Option(help="Other products' pairs, on which temperatures are fitted.")
     ] = None,
@@ -179,9 +183,7 @@ def evaluate(
         str | None, typer.Option(help="Which pairs of campaigns: creative4u, caig or all; drawn ones: all.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="At most so many pairs.")] = None,
-    interest: Annotated[
-        str, typer.Option(help="Interests to ask under: true, and those named of shuffled and none.")
-    ] = "true,shuffled,none",
+    interest: Interests = "true,shuffled,none",
     explanations: Annotated[bool, typer.Option(help="Check the reasons, and controls.")] = True,
     out: Annotated[Path, typer.Option(help="Folder for record, judgements and report.")] = Path(
         "creative-evaluation"
@@ -205,29 +207,18 @@ def evaluate(
         chosen, campaigns, problems = _scored(data or sample.CAMPAIGNS, pairs, limit, seed)
         report = evaluation.evaluate(
             chosen,
-            [_backend(name, seed) for name in backend or ["starter", *BASELINES]],
+            [make_backend(name, seed) for name in backend or ["starter", *BASELINES]],
             out,
-            interest=[one.strip() for one in interest.split(",") if one.strip()],  # type: ignore[misc]
+            interest=named(interest),
             campaigns=campaigns,
             validation=_scored(validation, pairs, None, seed)[0] if validation else None,
             explanations=explanations,
             seed=seed,
             progress=not json,
-            command=_command(),
+            command=command_line(),
         )
-    if json:
-        print_json(report.as_dict())
-    else:
-        from rich.console import Console
-
-        from moonshelf.creatives.evaluation.tables import show
-
-        console = Console()
-        console.width = max(console.width, 120)
-        show(report, console)
-        console.print(f"report: {out / 'report.html'}", highlight=False, markup=False)
-    if any(problem.fatal for problem in problems):
-        raise typer.Exit(EXIT_PARTIAL)
+    print_report(report, out, json)
+    _stop_if_partial(problems)
 
 
 @app.command()
@@ -243,22 +234,43 @@ def demo(
     import time
 
     started = time.perf_counter()  # before the libraries load: the demo says how long a user waited
-    from moonshelf.creative_demo import run_demo
+    from moonshelf.cli.creative_demo import run_demo
 
-    run_demo(out, products=products, backend=backend, command=_command(), started=started)
-
-
-# ------------------------------------------------------------------------------------------ what they share
+    run_demo(out, products=products, backend=backend, command=command_line(), started=started)
 
 
-def _backend(name: str, seed: int) -> PairwiseBackend:
-    from moonshelf.creatives.backends.names import make_backend
-
-    return make_backend(name, seed=seed)
+# ---- what they share ---------------------------------------------------------------------------------
 
 
-def _trained_on(backend: PairwiseBackend) -> dict[str, str]:
-    return {"trained_on": backend.trained_on} if backend.trained_on else {}
+def make_backend(name: str, seed: int) -> PairwiseBackend:
+    from moonshelf.creatives.backends import names
+
+    return names.make_backend(name, seed=seed)
+
+
+def named(interest: str) -> Any:
+    """The kinds of interest of an option, parted by commas."""
+    return [one.strip() for one in interest.split(",") if one.strip()]
+
+
+def print_report(report: CreativeReport, out: Path, json: bool) -> None:
+    """An evaluation's figures as JSON or as tables, and where its page is."""
+    if json:
+        return print_json(report.as_dict())
+    from moonshelf.creatives.evaluation.tables import show
+
+    console = wide(120)
+    show(report, console)
+    console.print(f"report: {out / 'report.html'}", highlight=False, markup=False)
+
+
+def _about(backend: PairwiseBackend) -> dict[str, str]:
+    return {"judge": backend.name} | ({"trained_on": backend.trained_on} if backend.trained_on else {})
+
+
+def _stop_if_partial(problems: list[Problem]) -> None:
+    if any(problem.fatal for problem in problems):
+        raise typer.Exit(EXIT_PARTIAL)
 
 
 def _digest(ref: Any) -> str:
@@ -294,7 +306,7 @@ def _ranked(
     source: Path,
     title: str,
     interest: list[str] | None,
-    judge: PairwiseBackend,
+    backend: PairwiseBackend,
     budget: int | None,
     seed: int,
 ) -> tuple[list[tuple[Campaign, Ranking]], list[Problem]]:
@@ -312,7 +324,7 @@ def _ranked(
     found: list[Ranking] = []
     with counting("campaigns ranked") as progress:
         for start in range(0, len(asked), TOGETHER):
-            found += rank_many(asked[start : start + TOGETHER], judge, budget=budget, seed=seed)
+            found += rank_many(asked[start : start + TOGETHER], backend, budget=budget, seed=seed)
             progress(len(found), len(found) / len(asked))
     return list(zip(asked, found, strict=True)), problems
 
@@ -337,23 +349,3 @@ def _scored(
     for reason, number in dropped.items():
         say(f"{number:,} pairs left out: {reason}")
     return (found + made)[:limit], campaigns, problems
-
-
-def _deliver(text: str, out: Path | None) -> None:
-    """To a file, or to stdout."""
-    if out is None:
-        print(text, end="")
-        return
-    try:
-        out.write_text(text, encoding="utf-8", newline="")
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror or 'I/O error'}.") from None
-    say(f"written to {out}")
-
-
-def _command() -> str:
-    """The call as it was made, for the record."""
-    import shlex
-    import sys
-
-    return shlex.join(["moonshelf", *sys.argv[1:]])

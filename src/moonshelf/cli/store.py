@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moonshelf.shell import Json, print_json, say
+from moonshelf.cli.console import print_json, say
+from moonshelf.cli.options import CatalogueFolder, Json
 
 if TYPE_CHECKING:
     from moonshelf.catalogue.store import Store
@@ -18,8 +19,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Folder = Annotated[Path, typer.Argument(help="Folder that `moonshelf embed` made.")]
-
 
 def _open(folder: Path) -> Store:
     from moonshelf.catalogue.store import Store
@@ -28,7 +27,7 @@ def _open(folder: Path) -> Store:
 
 
 @app.command()
-def versions(folder: Folder, json: Json = False) -> None:
+def versions(folder: CatalogueFolder, json: Json = False) -> None:
     """List the states of the rows that can be gone back to, the newest first."""
     store = _open(folder)
     found = store.versions()
@@ -43,7 +42,8 @@ def versions(folder: Folder, json: Json = False) -> None:
 
 @app.command()
 def rollback(
-    folder: Folder, version: Annotated[int, typer.Argument(help="Number from `moonshelf store versions`.")]
+    folder: CatalogueFolder,
+    version: Annotated[int, typer.Argument(help="Number from `moonshelf store versions`.")],
 ) -> None:
     """Make an earlier version of the rows the newest; it can be undone in the same way."""
     from moonshelf.catalogue.manifest import writing
@@ -61,7 +61,7 @@ def rollback(
 
 @app.command()
 def keep(
-    folder: Folder, days: Annotated[float, typer.Option(min=0, help="0 keeps none but the newest.")]
+    folder: CatalogueFolder, days: Annotated[float, typer.Option(min=0, help="0 keeps none but the newest.")]
 ) -> None:
     """Say how long versions of the rows outlive compaction; each costs disk for what was rewritten since."""
     from dataclasses import replace
@@ -76,7 +76,7 @@ def keep(
 
 
 @app.command()
-def compact(folder: Folder) -> None:
+def compact(folder: CatalogueFolder) -> None:
     """Join small files, bring the full-text index up to date, and drop versions that are too old to keep."""
     from moonshelf.catalogue.manifest import writing
 
@@ -90,7 +90,7 @@ def compact(folder: Folder) -> None:
 
 @app.command()
 def move(
-    folder: Folder,
+    folder: CatalogueFolder,
     place: Annotated[str, typer.Argument(help="s3://, gs://, az:// or file:// address, or a folder.")],
 ) -> None:
     """Keep the rows at another place, such as a bucket; the folder keeps manifest, lock and index.
@@ -114,3 +114,30 @@ def move(
             moved.index_text()
     print(f"{len(moved):,} products of {folder} are kept in {place} from now on.")
     say(f"the former copy is no longer read; delete it when you are sure: {store.place}")
+
+
+@app.command()
+def push(
+    folder: CatalogueFolder,
+    to: Annotated[str, typer.Option(help="qdrant or milvus.")],
+    url: Annotated[str, typer.Option(help="Address of the server; a path is the client's local mode.")],
+    collection: Annotated[str, typer.Option(help="Becomes a copy: other rows in it are deleted.")],
+    json: Json = False,
+) -> None:
+    """Copy vectors, ids and what is filtered by into a collection of a vector database.
+
+    Only tested against the clients' local modes. Keys: QDRANT_API_KEY and MILVUS_TOKEN in the environment.
+    """
+    from moonshelf.scale import vector_databases
+
+    store = _open(folder)
+    done = vector_databases.push(
+        store, vector_databases.connect(to, url, collection, store.manifest.dim), say
+    )
+    if json:
+        print_json(done.as_dict())
+        return
+    print(
+        f"{done.written:,} products written to {collection}, {done.deleted:,} deleted; it holds "
+        f"{done.rows:,}."
+    )

@@ -1,0 +1,215 @@
+"""Commands about catalogues: `check` a feed, `embed` it, `index`, `search`, `duplicates`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moonshelf.cli.console import print_json, wide
+from moonshelf.cli.options import (
+    CatalogueFolder,
+    Currency,
+    Encoding,
+    Json,
+    MapColumns,
+    ModelName,
+    VectorWeight,
+    reading,
+)
+from moonshelf.errors import EXIT_PARTIAL
+
+
+def check(
+    feed: Annotated[Path, typer.Argument(help="A feed file, or a folder of pictures.")],
+    dialect: Annotated[str | None, typer.Option(help="Its dialect, detected if not given.")] = None,
+    images: Annotated[bool, typer.Option(help="Decode every picture that is not on the web.")] = True,
+    images_root: Annotated[Path | None, typer.Option(help="Folder of its pictures, if another.")] = None,
+    rejects: Annotated[Path, typer.Option(help="File for the problems, one JSON object a line.")] = Path(
+        "rejects.jsonl"
+    ),
+    columns: MapColumns = None,
+    encoding: Encoding = None,
+    currency: Currency = None,
+    json: Json = False,
+) -> None:
+    """Read a feed to its end and say how complete it is and what is wrong with it.
+
+    Exits with 0 if every row is a product, 3 if some were set aside, 2 if the feed is unusable.
+    """
+    from moonshelf.feeds.check import check_feed
+    from moonshelf.feeds.show import counting, show
+
+    with counting(feed.name) as progress:
+        report = check_feed(
+            feed,
+            dialect,
+            decode_images=images,
+            images_root=images_root,
+            rejects=rejects,
+            progress=progress,
+            **reading(columns, encoding, currency),
+        )
+    show(report, as_json=json)
+    raise typer.Exit(report.exit_code)
+
+
+def embed(
+    feed: Annotated[
+        str,
+        typer.Argument(
+            help="File or folder of products, in any dialect that `check` reads; with --ray also folders of "
+            "Parquet, Lance tables, and addresses such as s3://bucket/feed."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the catalogue, new or to be updated.")],
+    reason: Annotated[
+        str | None,
+        typer.Option(
+            help="Write a rationale first: off, on or auto; default: the folder's own mode, off for a new "
+            "one. Another mode embeds all again: off drops what was written."
+        ),
+    ] = None,
+    model: ModelName = None,
+    dialect: Annotated[str | None, typer.Option(help="Dialect of the feed; default: detected.")] = None,
+    batch_tokens: Annotated[int, typer.Option(help="Tokens that one batch may hold.")] = 8192,
+    images_root: Annotated[
+        str | None, typer.Option(help="Folder that relative image paths start from.")
+    ] = None,
+    allow_text_only: Annotated[
+        bool, typer.Option(help="Embed products by their text alone where no picture can be used.")
+    ] = False,
+    remote_images: Annotated[bool, typer.Option(help="Fetch images from public web addresses.")] = False,
+    allow_removals: Annotated[
+        bool, typer.Option("--allow-removals", help="Remove whatever the feed does not list, however much.")
+    ] = False,
+    max_removed: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the products that may go without being asked.")
+    ] = 0.1,
+    writer: Annotated[
+        str | None,
+        typer.Option(help="What writes the rationales: http://host:8000/v1, or an export for vLLM here."),
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Compute in float32, bfloat16 or auto; bfloat16 where it is quick.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")] = None,
+    ray: Annotated[
+        str | None, typer.Option(help="Compute on Ray: local, auto, or a cluster's address.")
+    ] = None,
+    ray_workers: Annotated[int | None, typer.Option(min=1, help="At most so many workers.")] = None,
+    ray_cpus: Annotated[float, typer.Option(help="CPUs of one worker.")] = 1.0,
+    ray_gpus: Annotated[float, typer.Option(help="GPUs of one worker, say 0.5.")] = 0.0,
+    columns: MapColumns = None,
+    encoding: Encoding = None,
+    currency: Currency = None,
+    json: Json = False,
+) -> None:
+    """Embed a feed: only new and changed products are read by the model, and a killed run goes on."""
+    from moonshelf.catalogue.embed import Options, embed_feed
+    from moonshelf.catalogue.manifest import saved_model
+
+    fetcher = cluster = None
+    if ray is not None:
+        from moonshelf.scale.ray import Cluster
+
+        cluster = Cluster(ray, ray_workers, ray_cpus, ray_gpus)
+    if remote_images:
+        from moonshelf.remote import RemoteFetcher
+
+        fetcher = RemoteFetcher()
+    options = Options(
+        reason=reason, batch_tokens=batch_tokens, dialect=dialect, images_root=images_root,
+        allow_text_only=allow_text_only, writer=writer, precision=precision, device=device,
+        max_removed=max_removed, allow_removals=allow_removals, **reading(columns, encoding, currency),
+    )  # fmt: skip
+    report = embed_feed(
+        feed, out, model or saved_model(out) or "starter", options=options, fetcher=fetcher,
+        progress=not json, cluster=cluster,
+    )  # fmt: skip
+    if json:
+        print_json(report.as_dict())
+    else:
+        from moonshelf.catalogue.tables import show_embed
+
+        show_embed(report, str(out), wide())
+    if report.set_aside:
+        raise typer.Exit(EXIT_PARTIAL)
+
+
+def index(
+    folder: CatalogueFolder,
+    forget: Annotated[bool, typer.Option(help="Drop the weight that was set: measure it again.")] = False,
+    weight: VectorWeight = None,
+    json: Json = False,
+) -> None:
+    """Build the vector and full-text indexes of a catalogue; both can always be built again.
+
+    Measures too, without labels, how far vectors can be trusted beside words in search. What --vector-weight
+    has set is kept when the index is built again.
+    """
+    from moonshelf.catalogue.fusion import Fusion
+    from moonshelf.catalogue.search import Catalogue
+
+    info = Catalogue.open(folder).index(forget=forget, vector_weight=weight)
+    if json:
+        print_json(info.model_dump())
+        return
+    print(f"{info.rows:,} products indexed ({info.kind}) in {info.seconds:.1f} s, in {folder}/index.")
+    print(Fusion.read(info.model_dump()))
+
+
+def search(
+    folder: CatalogueFolder,
+    text: Annotated[str | None, typer.Argument(help="Words to look for.")] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture to look for, alone or with words.")] = None,
+    where: Annotated[str | None, typer.Option(help="Such as \"price < 50 AND colour = 'red'\".")] = None,
+    like: Annotated[str | None, typer.Option(help="Id of a product: find others like it.")] = None,
+    k: Annotated[int, typer.Option("-k", help="How many results.")] = 10,
+    mode: Annotated[str, typer.Option(help="hybrid, vector or text.")] = "hybrid",
+    reason: Annotated[
+        str, typer.Option(help="Let the model reason about the query: off, on or auto.")
+    ] = "off",
+    record_only: Annotated[
+        bool, typer.Option("--record-only", help="Look for words in the record, not in what the model wrote.")
+    ] = False,
+    details: Annotated[
+        bool, typer.Option("--details", help="Say of each hit what the model wrote, and where it comes from.")
+    ] = False,
+    weight: VectorWeight = None,
+    model: ModelName = None,
+    json: Json = False,
+) -> None:
+    """Search a catalogue by words, a picture, both, or a product to be like."""
+    from moonshelf.catalogue.search import Catalogue, make_query
+    from moonshelf.catalogue.store import WRITTEN_WEIGHT
+
+    query = make_query(text, image)
+    written = 0.0 if record_only else WRITTEN_WEIGHT
+    result = Catalogue.open(folder, model).search(
+        query, like=like, k=k, where=where, mode=mode, reason=reason, written=written, vector_weight=weight
+    )
+    if json:
+        print_json(result.as_dict())
+        return
+    from moonshelf.catalogue.tables import show_hits
+
+    show_hits(result, wide(), details)
+
+
+def duplicates(
+    folder: CatalogueFolder,
+    min_score: Annotated[float, typer.Option(help="Cosine from which looks count.", min=-1, max=1)] = 0.9,
+    json: Json = False,
+) -> None:
+    """List products that may be in the catalogue twice, with the evidence; nothing is merged."""
+    from moonshelf.catalogue.search import Catalogue
+
+    report = Catalogue.open(folder).duplicates(min_score=min_score)
+    if json:
+        print_json(report.as_dict())
+        return
+    from moonshelf.catalogue.tables import show_duplicates
+
+    show_duplicates(report, wide())

@@ -1,0 +1,118 @@
+"""Commands about figures: `evaluate`, its `report`, and the `datasets` that there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moonshelf.cli.console import print_json, wide
+from moonshelf.cli.options import (
+    Json,
+)
+from moonshelf.errors import EXIT_PARTIAL
+
+
+def evaluate(
+    model: Annotated[
+        str | None, typer.Argument(help="Folder of a model, or 'starter'; none scores baselines alone.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the validation data sets.")] = None,
+    suite: Annotated[
+        str, typer.Option(help="validation, names of `moonshelf datasets`, or a feed of your own.")
+    ] = "validation",
+    download: Annotated[bool, typer.Option(help="Fetch what is missing of it, and pictures.")] = False,
+    tasks: Annotated[
+        str, typer.Option(help="retrieval, category, attributes, matching, or parts of task names.")
+    ] = "",
+    against: Annotated[
+        str,
+        typer.Option(help="Baselines: tfidf,bm25,minilm,efficientnet,concat,two-tower,st:… and others."),
+    ] = "",
+    reason: Annotated[str, typer.Option(help="Modes to score: off,on,auto.")] = "off,on",
+    baseline: Annotated[
+        str | None, typer.Option(help="Encoder that the others are tested against, by name.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="At most so many validation rows.")] = None,
+    fit_rows: Annotated[int, typer.Option(min=0, help="Training rows for fitted classifiers.")] = 2000,
+    batch_tokens: Annotated[int, typer.Option(min=256, help="Tokens of one batch.")] = 8192,
+    cache: Annotated[Path | None, typer.Option(help="Keep embeddings here between runs.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the record, the predictions and the report.")
+    ] = None,
+    curves: Annotated[bool, typer.Option(help="Shorter vectors and thresholds of auto, with --out.")] = False,
+    recompute: Annotated[
+        Path | None, typer.Option(help="Count the run in this folder again, without a model.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Markdown page whose marked place gets the tables too.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write every figure to a file.")] = None,
+) -> None:
+    """Score a model, and baselines beside it, on retrieval, categories, attributes and matching."""
+    import json
+
+    from rich.console import Console
+
+    from moonshelf.evaluation import record, runner
+    from moonshelf.evaluation.report.tables import show
+
+    loaded = None
+    if model is not None and recompute is None:
+        from moonshelf import MoonModel
+
+        loaded = MoonModel.from_pretrained(model)
+    others, modes, chosen = (
+        [x.strip() for x in given.split(",") if x.strip()] for given in (against, reason, tasks)
+    )
+    with Console(stderr=True).status("evaluate") as status:
+        if recompute is not None:
+            report = record.recompute(recompute, baseline=baseline, advise=runner.advice)
+            record.save(report, recompute)
+        else:
+            report = runner.evaluate(
+                loaded, suite=suite, tasks=chosen, data=data, against=others, reason=modes, baseline=baseline,
+                limit=limit, fit_rows=fit_rows, download=download, cache=cache, out=out, curves=curves,
+                batch_tokens=batch_tokens, say=status.update,
+            )  # fmt: skip
+    console = wide(150)
+    show(report, console)
+    if json_file is not None:
+        json_file.write_text(json.dumps(report.as_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
+    if folder := recompute or out:
+        from moonshelf.evaluation.report.pages import write_pages
+
+        write_pages(folder, page=page)
+        console.print(f"report: {folder / 'report.html'}", highlight=False, markup=False)
+    if report.errors or report.problems:
+        raise typer.Exit(EXIT_PARTIAL)
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder that `moonshelf evaluate … --out` made.")],
+    baseline: Annotated[
+        str | None, typer.Option(help="Encoder that the marks compare with; default: the run's own.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Markdown page whose marked place gets the tables too.")
+    ] = None,
+) -> None:
+    """Write the report of an evaluation again: one HTML page, Markdown for a README, a CSV of all figures."""
+    from moonshelf.evaluation.report.pages import write_pages
+
+    for path in write_pages(folder, baseline=baseline, page=page):
+        print(path)
+
+
+def datasets(json: Json = False) -> None:
+    """List the data sets of the benchmark: licence, size, splits, citation, and whether we ever ran them.
+
+    A published one is read from the folder of its name below --data of `evaluate`, as it lies on the hub.
+    """
+    from moonshelf.evaluation.data.registry import cards, show
+
+    if json:
+        print_json([card.as_dict() for card in cards()])
+        return
+    show(wide(150))  # six columns of words
