@@ -187,7 +187,7 @@ def measure_sql(rows: int, dim: int) -> list[dict[str, Any]]:
                 "price": pa.array(rng.random(n) * 100), "title": pa.array(names),
             }  # fmt: skip
             columns = [given.get(f.name, pa.nulls(n, f.type)) for f in form]
-            store.write(pa.Table.from_arrays(columns, schema=form), form.empty_table())
+            store._table.add(pa.Table.from_arrays(columns, schema=form))
         catalogue = Catalogue.open(folder)
         for share in (0.5, 0.1, 0.01):
             where, spent = f"price < {100 * share:g}", []

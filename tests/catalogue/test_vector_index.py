@@ -114,9 +114,9 @@ def test_very_many_changes_are_read_in_one_pass(tmp_path, monkeypatch):
     shelf = Catalogue.create(tmp_path / "shelf", model)
     shelf.embed([product(i) for i in range(30)])
     keys = np.array([key_of(f"p{i}") for i in (3, 9, 27, 99)])
-    few = shelf.store.vectors_of(keys)
+    few = shelf.store.vectors(keys)
     monkeypatch.setattr("moonshelf.catalogue.store._FEW", 0)
-    many = shelf.store.vectors_of(keys)
+    many = shelf.store.vectors(keys)
     assert few[0].tolist() == many[0].tolist() == sorted(keys[:3].tolist())
     np.testing.assert_array_equal(few[1], many[1])
 

@@ -104,8 +104,8 @@ class _Item:
     picture: int | None  # perceptual hash
 
 
-def find(store: Store, *, min_score: float = MIN_SCORE, neighbours: int = NEIGHBOURS) -> DuplicateReport:
-    """Compare rows that share an identifier, and each row with its nearest `neighbours`.
+def find(store: Store, *, min_score: float = MIN_SCORE) -> DuplicateReport:
+    """Compare rows that share an identifier, and each row with its nearest NEIGHBOURS.
 
     `min_score` is the cosine from which looks count as a witness.
     """
@@ -121,7 +121,7 @@ def find(store: Store, *, min_score: float = MIN_SCORE, neighbours: int = NEIGHB
     index = vector_index.load(store)[0] or vector_index.VectorIndex.of(keys, vectors)
     for start in range(0, len(keys), 1024):
         block = vectors[start : start + 1024]
-        for i, near in enumerate(index.search(block, neighbours + 1), start):
+        for i, near in enumerate(index.search(block, NEIGHBOURS + 1), start):
             for key, score in near:
                 j = place.get(key, i)
                 if j != i and score >= min_score:

@@ -18,9 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from moonshelf.catalogue.rows import Hashes, key_of, schema, with_record
+from moonshelf.catalogue.rows import Hashes, key_of, with_record
 from moonshelf.catalogue.store import Store
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds.base import END
@@ -108,7 +107,6 @@ class EmbedRun:
         self._metadata: list[dict[str, Any]] = []
         self._done: list[RowResult] = []
         self._commits, self._compact_at = 0, _COMPACT_AFTER
-        self._schema = schema(store.manifest.dim)
         self._lock = threading.RLock()
 
     # ----------------------------------------------------------------------------- of each row
@@ -187,9 +185,10 @@ class EmbedRun:
             results, self._done = self._done, []
         if not results:
             return
-        new, changed = ([one.row for one in results if one.state == state] for state in ("new", "changed"))
-        self.store.write(*(pa.Table.from_pylist(rows, self._schema) for rows in (new, changed)))
-        written = [row for row in (*new, *changed) if row and row["rationale"]]
+        new = [one.row for one in results if one.row is not None and one.state == "new"]
+        changed = [one.row for one in results if one.row is not None and one.state == "changed"]
+        self.store.write(new, changed)
+        written = [row for row in (*new, *changed) if row["rationale"]]
         self.report.rationales += len(written)
         self.report.rationales_valid += sum(row["rationale_valid"] for row in written)
         self.report.new += len(new)
@@ -203,8 +202,7 @@ class EmbedRun:
         if not rows:
             return
         stored = {row["id"]: row for row in self.store.rows(key_of(row["id"]) for row in rows).to_pylist()}
-        merged = [with_record(stored[row["id"]], row) for row in rows]
-        self.store.write(self._schema.empty_table(), pa.Table.from_pylist(merged, self._schema))
+        self.store.write([], [with_record(stored[row["id"]], row) for row in rows])
         self.report.metadata_only += len(rows)
         self._committed([row["id"] for row in rows])
 

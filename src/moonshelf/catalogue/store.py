@@ -18,7 +18,7 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -81,6 +81,7 @@ class Store:
     def __init__(self, folder: Path, manifest: Manifest, table: Any) -> None:
         self.folder, self.manifest = folder, manifest
         self._table = table
+        self._schema = schema(manifest.dim)
         self._lock = threading.Lock()
 
     @classmethod
@@ -212,27 +213,19 @@ class Store:
         columns = (table[name].to_pylist() for name in names)
         return {id: (content, record) for id, content, record in zip(*columns, strict=True)}
 
-    def vectors(self, where: Condition | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """(keys (n,) int64, vectors (n, dim) float32), sorted by key."""
-        table = self.scan(["key", "vector"], where)
-        keys = table["key"].to_numpy()
-        order = np.argsort(keys)
-        return keys[order], self._matrix(table)[order]
-
-    def vectors_of(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As `vectors`, of those of the keys (m,) int64 that are there."""
-        if len(keys) > _FEW:  # one pass over everything is faster than very many lookups
-            held, vectors = self.vectors()
-            chosen = np.isin(held, keys)
-            return held[chosen], vectors[chosen]
-        table = self.rows(keys.tolist(), ["key", "vector"])
-        held = table["key"].to_numpy()
-        order = np.argsort(held)
-        return held[order], self._matrix(table)[order]
-
-    def _matrix(self, table: pa.Table) -> np.ndarray:
+    def vectors(self, keys: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """(keys (n,) int64, vectors (n, dim) float32), sorted by key; `keys` (m,) int64 asks for some
+        only."""
+        # One pass over everything is faster than very many lookups.
+        all_of_them = keys is None or len(keys) > _FEW
+        columns = ["key", "vector"]
+        table = self.scan(columns) if all_of_them else self.rows(keys.tolist(), columns)  # type: ignore[union-attr]
         flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return flat.reshape(-1, self.manifest.dim).astype(np.float32, copy=False)
+        held, vectors = table["key"].to_numpy(), flat.reshape(-1, self.manifest.dim)
+        order = np.argsort(held)
+        if all_of_them and keys is not None:
+            order = order[np.isin(held[order], keys)]
+        return held[order], vectors[order].astype(np.float32, copy=False)
 
     def contents(self) -> np.ndarray:
         """(n, 2) int64, sorted: the key of each row, and 64 bits of its content hash. Tells which vectors are
@@ -245,16 +238,12 @@ class Store:
     def nearest(self, vector: np.ndarray, k: int, where: Condition | None = None) -> list[tuple[int, float]]:
         """Exact search: (key, cosine) of the k nearest rows, best first."""
 
-        def query() -> pa.Table:
-            search = self._table.search(vector.astype(np.float32), vector_column_name="vector")
-            search = search.distance_type("dot").select(["key", "_distance"]).limit(k)
-            return (search.where(where.sql, prefilter=True) if where else search).to_arrow()
+        def search() -> Any:
+            found = self._table.search(vector.astype(np.float32), vector_column_name="vector")
+            return found.distance_type("dot")
 
-        table = self._read(query)
-        scores = 1.0 - table["_distance"].to_numpy()  # Lance's dot distance is 1 - <a, b>
-        return sorted(
-            zip(table["key"].to_pylist(), scores.tolist(), strict=True), key=lambda hit: (-hit[1], hit[0])
-        )
+        # Lance's dot distance is 1 - <a, b>
+        return _ordered((key, 1.0 - far) for key, far in self._best(search, "_distance", k, where))
 
     def full_text(
         self, text: str, k: int, where: Condition | None = None, written: float = WRITTEN_WEIGHT
@@ -282,13 +271,17 @@ class Store:
         return self._words(query, k, where)
 
     def _words(self, query: FullTextQuery, k: int, where: Condition | None) -> list[tuple[int, float]]:
+        return _ordered(self._best(lambda: self._table.search(query, query_type="fts"), "_score", k, where))
+
+    def _best(
+        self, search: Callable[[], Any], column: str, k: int, where: Condition | None
+    ) -> list[tuple[int, float]]:
         def run() -> pa.Table:
-            search = self._table.search(query, query_type="fts").select(["key", "_score"]).limit(k)
-            return (search.where(where.sql, prefilter=True) if where else search).to_arrow()
+            found = search().select(["key", column]).limit(k)
+            return (found.where(where.sql, prefilter=True) if where else found).to_arrow()
 
         table = self._read(run)
-        hits = zip(table["key"].to_pylist(), table["_score"].to_pylist(), strict=True)
-        return sorted(hits, key=lambda hit: (-hit[1], hit[0]))
+        return list(zip(table["key"].to_pylist(), table[column].to_pylist(), strict=True))
 
     def _indexed(self) -> set[str]:
         """Columns with a full-text index."""
@@ -311,17 +304,18 @@ class Store:
 
     # ------------------------------------------------------------------------------------ writing
 
-    def write(self, added: pa.Table, updated: pa.Table) -> None:
+    def write(self, added: Sequence[Mapping[str, Any]], updated: Sequence[Mapping[str, Any]]) -> None:
         """Commit rows: `added` must be new ids, `updated` existing ones. Each is one atomic version.
 
         The split is for speed only: an append does not look at the table, an update joins with it.
         """
+        new, old = (pa.Table.from_pylist(list(rows), self._schema) for rows in (added, updated))
         with self._changing():
-            if added.num_rows:
-                self._table.add(added)
-            if updated.num_rows:
+            if added:
+                self._table.add(new)
+            if updated:
                 merge = self._table.merge_insert("id").when_matched_update_all()
-                merge.when_not_matched_insert_all().execute(updated)
+                merge.when_not_matched_insert_all().execute(old)
 
     def remove(self, keys: Sequence[int]) -> None:
         """Take the rows with these keys out; unknown ones do no harm."""
@@ -361,7 +355,7 @@ class Store:
                     "codes": codes_text([row["id"], row["gtin"], row["mpn"]]),
                     "record_hash": "0" * 64,
                 }
-            self.write(self._table.schema.empty_table(), pa.Table.from_pylist(rows, self._table.schema))
+            self.write([], rows)
 
     def compact(self) -> None:
         """Join small files, bring the text index up to date, drop versions that are too old to keep.
@@ -454,6 +448,10 @@ class Store:
             raise UserError(
                 f"{copied:,} of {len(self):,} products arrived in {place}: empty it and try again."
             )
+
+
+def _ordered(hits: Iterable[tuple[int, float]]) -> list[tuple[int, float]]:
+    return sorted(hits, key=lambda hit: (-hit[1], hit[0]))
 
 
 def _damaged(place: str, error: Exception) -> UserError:

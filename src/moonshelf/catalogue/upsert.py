@@ -8,14 +8,12 @@ title: such products come back as stale, to be prepared again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-
 from moonshelf.catalogue.manifest import Manifest, writing
-from moonshelf.catalogue.rows import PreparedRow, key_of, schema, with_record
+from moonshelf.catalogue.rows import PreparedRow, key_of, with_record
 from moonshelf.catalogue.store import Store
 from moonshelf.errors import UserError
 
@@ -45,7 +43,6 @@ class Writer:
     def __init__(self, store: Store, compact_after: int = COMPACT_AFTER) -> None:
         self.store, self.compact_after = store, compact_after
         self.commits = 0  # since files were joined
-        self._schema = schema(store.manifest.dim)
 
     def commit(
         self,
@@ -78,7 +75,7 @@ class Writer:
             there = self.store.hashes([*whole, *leaving])
             added = [row for id, row in whole.items() if id not in there]
             changed = [row for id, row in whole.items() if id in there]
-            self.store.write(self._table(added), self._table([*changed, *current]))
+            self.store.write(added, [*changed, *current])
             gone = tuple(id for id in leaving if id in there)
             self.store.remove([key_of(id) for id in gone])
             self.commits += bool(added) + bool(changed or current) + bool(gone)
@@ -100,9 +97,6 @@ class Writer:
     def _compact(self) -> None:
         self.store.compact()
         self.commits = 0
-
-    def _table(self, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-        return pa.Table.from_pylist(list(rows), self._schema)
 
     def _check(self) -> None:
         """The folder still holds vectors of the model that made these, and at the same place."""

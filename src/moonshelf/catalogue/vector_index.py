@@ -3,10 +3,9 @@
 Up to 50,000 rows it is flat, hence exact: scanning 50,000 × 256 takes 4 ms on one core. Above it is HNSW with
 24 links; LanceDB's own graph was measured against it and is slower with a filter (docs/experiments.md).
 
-Files have names of their own, and `index.json`, replaced atomically, says which ones count: a reader sees one
-whole index or the other. Beside the vectors lies what they were made of, key and hash of each row. Where the
-store has moved on since, the index catches up: rows that are gone or redone no longer count, new ones are
-compared one by one beside a graph.
+`index.json`, replaced atomically, says which files count: a reader sees one whole index or the other. Beside
+the vectors lies what they were made of, key and hash of each row. Where the store has moved on, the index
+catches up: rows that are gone or redone no longer count, new ones are compared one by one beside a graph.
 
 Filters. Up to 10,240 rows that pass are compared with the query, through a matrix of their own that is kept
 for the next time. From a graph more is fetched than wanted, and what does not pass is dropped; where too
@@ -21,11 +20,12 @@ import os
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel
@@ -65,10 +65,9 @@ class VectorIndex:
         built: int | None = None,
         changes: int = 0,
     ) -> None:
-        """`first` is the FAISS index; `gone` (n,) bool marks rows that no longer count, `later` is a flat
-        index of rows that came after a graph was built."""
-        self.keys, self.first, self.gone, self.later = keys, first, gone, later
-        self.kind: Literal["flat", "hnsw"] = "hnsw" if isinstance(first, faiss.IndexHNSW) else "flat"
+        self.keys, self.first = keys, first  # `first` is FAISS's
+        self.gone, self.later = gone, later  # (n,) bool: rows that no longer count; flat, of later ones
+        self.kind = "hnsw" if isinstance(first, faiss.IndexHNSW) else "flat"
         self.flat = faiss.downcast_index(first.storage) if self.kind == "hnsw" else first
         self.built = len(keys) if built is None else built  # rows of the index that was built
         self.changes = changes  # rows that were added, redone or removed since, by and by
@@ -76,8 +75,7 @@ class VectorIndex:
 
     @classmethod
     def of(cls, keys: np.ndarray, vectors: np.ndarray, flat_rows: int | None = None) -> VectorIndex:
-        """Index of keys (n,) int64 and unit vectors (n, dim) float32, a graph above `flat_rows` rows
-        (FLAT_ROWS)."""
+        """Of keys (n,) int64 and unit vectors (n, dim) float32, a graph above FLAT_ROWS or `flat_rows`."""
         if len(np.unique(keys)) != len(keys):
             raise RuntimeError("two products share a key: the store is inconsistent")
         if (keys[1:] < keys[:-1]).any():
@@ -117,8 +115,7 @@ class VectorIndex:
     def _search(self, vectors: np.ndarray, k: int, passing: Passing | None) -> Hits:
         rows = len(self.keys)
         count = rows if passing is None else len(passing.places)
-        k = min(k, count)
-        if not k:
+        if not (k := min(k, count)):
             return [[] for _ in vectors]
         if passing is not None and count <= _DENSE_ROWS:
             return [self._hits(passing.places, passing.matrix @ vector, k) for vector in vectors]
@@ -138,8 +135,8 @@ class VectorIndex:
         return found
 
     def _compare(self, vectors: np.ndarray, k: int, passing: Passing | None) -> Hits:
-        selector = passing.selector if passing is not None else None
-        lines = self.flat.search(vectors, k, params=faiss.SearchParameters(sel=selector))
+        params = faiss.SearchParameters(sel=passing.selector) if passing is not None else None
+        lines = self.flat.search(vectors, k, params=params)
         return [self._hits(places, scores, k) for scores, places in zip(*lines, strict=True)]
 
     def _hits(self, places: np.ndarray, scores: np.ndarray, k: int) -> list[tuple[int, float]]:
@@ -151,11 +148,8 @@ class VectorIndex:
         return list(zip(keys[order].tolist(), scores[order].tolist(), strict=True))
 
     def catch_up(self, added: np.ndarray, vectors: np.ndarray, removed: np.ndarray) -> VectorIndex:
-        """A new index that holds what this one will after a commit; this one stays as it is for its readers.
-
-        `added` (n,) int64 are the keys of new and of redone rows, with unit vectors (n, dim) float32;
-        `removed` are keys that are gone. Keys in `removed` that the index does not hold do no harm.
-        """
+        """A new index that holds what this one will after a commit: `added` (n,) int64 are the keys of new
+        and of redone rows, with unit vectors (n, dim) float32, `removed` keys that are gone, held or not."""
         leaving = np.union1d(added, removed).astype(np.int64)
         changes = self.changes + len(leaving)
         vectors = np.asarray(vectors, np.float32).reshape(len(added), self.dim)
@@ -290,11 +284,10 @@ def build(
 
 def read_info(folder: Path) -> dict[str, Any]:
     """What `index/index.json` of a catalogue says, unchecked; empty without one that can be read."""
-    try:
+    with suppress(UserError):
         record = read_json(folder / "index" / "index.json")
-    except UserError:
-        return {}
-    return record if isinstance(record, dict) else {}
+        return record if isinstance(record, dict) else {}
+    return {}
 
 
 def load(store: Store) -> tuple[VectorIndex | None, str]:
@@ -351,25 +344,20 @@ def load(store: Store) -> tuple[VectorIndex | None, str]:
 
 def _consistent(info: IndexInfo, first: Any, then: np.ndarray) -> bool:
     """Whether both parts are of the same rows, in order of their keys, and of the kind that was recorded."""
-    empty = _empty(info.kind, info.dim)
-    return (
-        then.shape == (info.rows, 2)
-        and then.dtype == np.int64
-        and bool((np.diff(then[:, 0]) > 0).all())
-        and type(first) is type(empty)
-        and (first.ntotal, first.d, first.metric_type) == (info.rows, empty.d, empty.metric_type)
-    )
+    found = (type(first), first.ntotal, first.d, first.metric_type, then.shape, then.dtype)
+    metric = faiss.METRIC_INNER_PRODUCT
+    right = (type(_empty(info.kind, 1)), info.rows, info.dim, metric, (info.rows, 2), np.int64)
+    return found == right and bool((np.diff(then[:, 0]) > 0).all())
 
 
 def _caught_up(index: VectorIndex, then: np.ndarray, store: Store) -> VectorIndex:
-    """`then` and the store's contents now are (n, 2) int64, keys and hashes."""
-    now = store.contents()
+    now = store.contents()  # as `then` (n, 2) int64, keys and hashes
     same = inside(then[:, 0], now[:, 0])
     same[same] = now[np.searchsorted(now[:, 0], then[same, 0]), 1] == then[same, 1]
     other = np.setdiff1d(now[:, 0], then[same, 0], assume_unique=True)
     if same.all() and not len(other):
         return index
-    return index.catch_up(*store.vectors_of(other), then[~same, 0])
+    return index.catch_up(*store.vectors(other), then[~same, 0])
 
 
 def _sha256(path: Path) -> str:

@@ -24,24 +24,20 @@ GRAMMAR = r"""
 ?start: either
 ?either: both (_OR both)*
 ?both: term (_AND term)*
-?term: _NOT term                                   -> negated
+?term: NOT term                                    -> negated
      | "(" either ")"
      | name                                        -> holds
      | name SIGN value                             -> compare
-     | name _IN "(" value ("," value)* ")"         -> one_of
-     | name _NOT _IN "(" value ("," value)* ")"    -> not_one_of
-     | name LIKE STRING                            -> like
-     | name _NOT LIKE STRING                       -> not_like
-     | name _BETWEEN value _AND value              -> between
-     | name _NOT _BETWEEN value _AND value         -> not_between
-     | name _IS _NULL                              -> missing
-     | name _IS _NOT _NULL                         -> present
+     | name [NOT] _IN "(" value ("," value)* ")"   -> one_of
+     | name [NOT] LIKE STRING                      -> like
+     | name [NOT] _BETWEEN value _AND value        -> between
+     | name _IS [NOT] _NULL                        -> missing
 name: NAME ("." NAME | "[" STRING "]")?
 ?value: STRING | NUMBER | TRUE | FALSE
 
 _OR.2: /or\b/i
 _AND.2: /and\b/i
-_NOT.2: /not\b/i
+NOT.2: /not\b/i
 _IN.2: /in\b/i
 LIKE.2: /i?like\b/i
 _BETWEEN.2: /between\b/i
@@ -85,7 +81,7 @@ def parse(text: str) -> Condition:
 
 @cache
 def _parser() -> Lark:
-    return Lark(GRAMMAR, parser="lalr")
+    return Lark(GRAMMAR, parser="lalr", maybe_placeholders=True)
 
 
 def _place(text: str, error: UnexpectedInput) -> str:
@@ -103,11 +99,10 @@ def _place(text: str, error: UnexpectedInput) -> str:
 class _Build(Transformer_NonRecursive):
     """From the parser's tree to a condition. A name is a pair: the column, and the key of an attribute."""
 
+    NUMBER = float
+
     def STRING(self, token: Token) -> str:
         return token[1:-1].replace("''", "'")
-
-    def NUMBER(self, token: Token) -> float:
-        return float(token)
 
     def TRUE(self, _: Token) -> bool:
         return True
@@ -127,7 +122,7 @@ class _Build(Transformer_NonRecursive):
     def both(self, *conditions: Condition) -> Condition:
         return filters.all_of(conditions)
 
-    def negated(self, condition: Condition) -> Condition:
+    def negated(self, _: Token, condition: Condition) -> Condition:
         return filters.negated(condition)
 
     def holds(self, name: Any) -> Condition:
@@ -136,26 +131,18 @@ class _Build(Transformer_NonRecursive):
     def compare(self, name: Any, sign: str, value: Any) -> Condition:
         return filters.compare(name[0], sign, value, name[1])
 
-    def one_of(self, name: Any, *values: Any) -> Condition:
-        return filters.one_of(name[0], values, name[1])
+    def one_of(self, name: Any, no: Token | None, *values: Any) -> Condition:
+        return _unless(no, filters.one_of(name[0], values, name[1]))
 
-    def not_one_of(self, name: Any, *values: Any) -> Condition:
-        return filters.negated(self.one_of(name, *values))
+    def like(self, name: Any, no: Token | None, word: Token, pattern: str) -> Condition:
+        return _unless(no, filters.like(name[0], pattern, name[1], any_case=word.lower() == "ilike"))
 
-    def like(self, name: Any, word: Token, pattern: str) -> Condition:
-        return filters.like(name[0], pattern, name[1], any_case=word.lower() == "ilike")
+    def between(self, name: Any, no: Token | None, low: Any, high: Any) -> Condition:
+        return _unless(no, filters.all_of([self.compare(name, ">=", low), self.compare(name, "<=", high)]))
 
-    def not_like(self, name: Any, word: Token, pattern: str) -> Condition:
-        return filters.negated(self.like(name, word, pattern))
+    def missing(self, name: Any, no: Token | None) -> Condition:
+        return _unless(no, filters.missing(*name))
 
-    def between(self, name: Any, low: Any, high: Any) -> Condition:
-        return filters.all_of([self.compare(name, ">=", low), self.compare(name, "<=", high)])
 
-    def not_between(self, name: Any, low: Any, high: Any) -> Condition:
-        return filters.negated(self.between(name, low, high))
-
-    def missing(self, name: Any) -> Condition:
-        return filters.missing(*name)
-
-    def present(self, name: Any) -> Condition:
-        return filters.negated(self.missing(name))
+def _unless(no: Token | None, condition: Condition) -> Condition:
+    return condition if no is None else filters.negated(condition)
