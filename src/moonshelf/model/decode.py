@@ -52,6 +52,8 @@ class Decoded:
     closed: bool  # the model wrote `</think>` itself, before the limit
     states: Tensor  # (T, d): of `<think>`, the body and `</think>`
     final: Tensor  # (d,): at the last of the tokens that were fed after it
+    likelihoods: list[float]  # log-probability of each token of the body, as it was chosen
+    emptied: bool = False  # all that was written has been left out
 
 
 def decode(
@@ -64,6 +66,7 @@ def decode(
     pick: Pick = greedy,
     gone: Callable[[int], bool] | None = None,
     repeats: Repeats | None = None,
+    doubt: Callable[[list[int], list[float]], list[int]] | None = None,
 ) -> list[Decoded]:
     """Write between `<think>` and `</think>` for each row of a batch that was read with its cache kept.
 
@@ -72,6 +75,8 @@ def decode(
     prompt's `max_rationale_tokens` the closing token is forced. `gone` says of a row of the batch whether
     nobody waits for it any more: it leaves at the next pass, and what is returned for it means nothing. With
     `repeats` a row that begins to repeat itself takes back what it wrote of that and closes the pair instead.
+    `doubt` is asked before `</think>` which places of a body, given with its tokens' log-probabilities, are
+    better left out: what follows does not see them, and they are not in what is returned.
 
     A greedy choice is guessed ahead where few rows are left: a pass checks several tokens as quickly as one
     there. What is written is the same, but for ties within rounding.
@@ -79,14 +84,16 @@ def decode(
     prepare, device, n = model.prepare, model.device, len(batch.emb)
     banned = banned_tokens(model)
 
-    def chosen(logits: Tensor) -> tuple[list[int], list[int]]:
-        """The next token of each position, and the one that would close the pair there."""
+    def chosen(logits: Tensor) -> list[tuple[int, int, float]]:
+        """For each position the next token, the one that would close the pair, and log p of the next."""
         logits = logits.float() + banned
         closing = [prepare.end_think] * len(logits)
         if repeats is not None:
             semicolon = logits[:, repeats.semicolon] > logits[:, prepare.end_think]
             closing = torch.where(semicolon, repeats.semicolon, prepare.end_think).tolist()
-        return pick(logits).tolist(), closing
+        picked = pick(logits)
+        likely = logits.gather(-1, picked[:, None])[:, 0] - logits.logsumexp(-1)
+        return list(zip(picked.tolist(), closing, likely.tolist(), strict=True))
 
     lines = [_Line() for _ in range(n)]
     guesser = _Guesser(model, batch, after) if pick is greedy else None
@@ -94,10 +101,9 @@ def decode(
     position = attention.sum(1) + reading.deltas[:, 0]
     if fed:
         last = reading.states[torch.arange(n, device=device), batch.emb]
-        for line, state, token, close in zip(lines, last, *chosen(model.logits(last)), strict=True):
+        for line, state, choice in zip(lines, last, chosen(model.logits(last)), strict=True):
             line.states.append(state)
-            line.closing.append(close)
-            line.token = token
+            line.choose(*choice)
     else:
         for line in lines:
             line.token = prepare.think
@@ -123,14 +129,14 @@ def decode(
             use_cache=True,
             **{model.cache_name: cache},
         ).last_hidden_state
-        choices = list(zip(*chosen(model.logits(states[real])), strict=True))
+        choices = chosen(model.logits(states[real]))
         stay, used, begin = [], [], 0
         for place, (row, feed) in enumerate(zip(active, feeds, strict=True)):
-            choice, begin = choices[begin : begin + len(feed)], begin + len(feed)
+            mine, begin = choices[begin : begin + len(feed)], begin + len(feed)
             if gone is not None and gone(row):
                 lines[row].leave(states[place, 0])
                 continue
-            taken = _take(model, lines[row], feed, choice, states[place], len(after), repeats)
+            taken = _take(model, lines[row], feed, mine, states[place], len(after), repeats, doubt)
             if lines[row].final is None:
                 stay.append(place)
                 used.append(taken)
@@ -151,6 +157,11 @@ def decode(
                 attention[place, attention[place].nonzero()[-back:]] = 0
                 position[place] -= back
                 lines[row].back = 0
+            if left_out := lines[row].left_out:
+                written = attention[place].nonzero()[-len(lines[row].ids) :, 0]
+                attention[place, written[left_out]] = 0
+                position[place] -= len(left_out)
+                lines[row].leave_out()
     return [line.decoded() for line in lines]
 
 
@@ -165,11 +176,28 @@ class _Line:
     truncated: bool = False
     final: Tensor | None = None
     back: int = 0  # tokens that were taken back in this pass
+    likely: list[float] = field(default_factory=list)  # log p of each of `ids`, then of `token`
+    doubted: bool = False
+    left_out: list[int] = field(default_factory=list)  # places of `ids` that will be hidden after this pass
+    whole: list[int] | None = None  # `ids` before anything was left out
+
+    def choose(self, token: int, close: int, likely: float) -> None:
+        self.token = token
+        self.closing.append(close)
+        self.likely.append(likely)
 
     def take_back(self, kept: int, token: int) -> None:
         self.back = len(self.ids) - kept
         self.ids, self.states = self.ids[:kept], self.states[: kept + 1]
         self.closing, self.token = self.closing[: kept + 1], token
+        self.likely = self.likely[: kept + 1]
+
+    def leave_out(self) -> None:
+        self.whole = self.ids
+        stay = [place for place in range(len(self.ids)) if place not in set(self.left_out)]
+        self.ids, self.likely = [self.ids[p] for p in stay], [self.likely[p] for p in stay]
+        self.states = [self.states[0], *(self.states[1 + p] for p in stay)]
+        self.left_out = []
 
     def leave(self, state: Tensor) -> None:
         self.states.append(state)
@@ -177,33 +205,40 @@ class _Line:
 
     def decoded(self) -> Decoded:
         assert self.final is not None
-        return Decoded(self.ids, not self.truncated, torch.stack(self.states), self.final)
+        likely = self.likely[: len(self.ids)]
+        emptied = bool(self.whole) and not self.ids
+        return Decoded(self.ids, not self.truncated, torch.stack(self.states), self.final, likely, emptied)
 
 
 def _take(
     model: MoonModel,
     line: _Line,
     feed: list[int],
-    choice: list[tuple[int, int]],
+    choice: list[tuple[int, int, float]],
     states: Tensor,
     following: int,
     repeats: Repeats | None,
+    doubt: Callable[[list[int], list[float]], list[int]] | None,
 ) -> int:
     """Take what was fed as far as the choices agree with it; returns how many tokens that were.
 
     `choice[i]` (and `states[i]`) come from token i, whose right follower it is, with the one that would close
-    the pair; `following` is how many tokens stand after `</think>`.
+    the pair and its own log-probability; `following` is how many tokens stand after `</think>`.
     """
     prepare, limit = model.prepare, model.prompt.max_rationale_tokens
     for place, token in enumerate(feed):
+        if token == prepare.end_think and doubt is not None and not line.doubted:
+            line.doubted = True
+            if left_out := doubt(line.ids, line.likely[: len(line.ids)]):
+                line.left_out = left_out
+                return place  # it is fed again when they are hidden
         line.states.append(states[place])
         if token == prepare.end_think:
             line.final = states[place + following]
             return len(feed)
         if token != prepare.think:
             line.ids.append(token)
-        line.token, close = choice[place]
-        line.closing.append(close)
+        line.choose(*choice[place])
         if repeats is not None and (found := repeats.kept(line.ids, line.token)) is not None:
             kept, ends = found
             line.take_back(kept, prepare.end_think if ends else line.closing[kept])
@@ -238,7 +273,8 @@ class _Guesser:
 
     def learn(self, line: _Line) -> None:
         if not line.truncated:
-            self.lookup.learn([self.think, *line.ids, self.stop])
+            written = line.ids if line.whole is None else line.whole
+            self.lookup.learn([self.think, *written, self.stop])
 
 
 def repeat_rows(batch: Batch, reading: Reading, times: int) -> tuple[Batch, Reading]:

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from moonshelf import images
 from moonshelf.errors import Problem
+from moonshelf.model.confidence import Confidence
 from moonshelf.model.decode import Pick, decode, greedy, reserved_tokens
 from moonshelf.model.modeling import Reading, normalise
 from moonshelf.model.repeats import Repeats
@@ -63,6 +64,8 @@ class Encoded:
     tokens: np.ndarray  # (n,) int32: tokens written, or read where a rationale was given
     row_index: np.ndarray  # (n,) int64: position in the input
     problems: list[Problem] = field(default_factory=list)
+    # Of each pair of a rationale that was written, 0 to 1: see `confidence`.
+    confidence: list[list[float]] = field(default_factory=list)
 
     @property
     def reasoning_valid_rate(self) -> float:
@@ -177,6 +180,7 @@ def _join(parts: list[Encoded], dim: int) -> Encoded:
         ids=[i for p in parts for i in p.ids],
         rationales=[r for p in parts for r in p.rationales],
         problems=[x for p in parts for x in p.problems],
+        confidence=[c for p in parts for c in p.confidence],
         **arrays,
     )
 
@@ -294,6 +298,7 @@ class Written:
     valid: bool = True  # it kept its format
     ids: list[int] = field(default_factory=list)  # tokens of the body
     closed: bool = True  # the model wrote `</think>` itself, before the limit
+    confidence: list[float] = field(default_factory=list)  # of each pair
 
     @property
     def tokens(self) -> int:
@@ -355,6 +360,7 @@ def _gather(rows: list[Row], results: list[Written], dim: int) -> Encoded:
         weights=np.array([r.weights for r in results], dtype=np.float32).reshape(-1, 3),
         tokens=np.array([r.tokens for r in results], dtype=np.int32),
         row_index=np.array([row.index for row in rows], dtype=np.int64),
+        confidence=[r.confidence for r in results],
     )
 
 
@@ -443,11 +449,22 @@ def write(
 
     `fed`: the last token of each row is `<think>` and was read in the prefill; else it is fed first. At the
     limit `</think>` is forced and the rationale counts as invalid. A greedy rationale does not repeat itself
-    (`repeats`). `gone`: see `decode`.
+    (`repeats`) and leaves out what the model is less sure of than its prompt asks for (`confidence`); one of
+    which nothing is left is empty. `gone`: see `decode`.
     """
     repeats = Repeats(model.processor.tokenizer, model.prepare.end_think) if pick is greedy else None
+    confidence = Confidence(model.processor.tokenizer, model.prompt.least_confidence)
+    doubt = confidence.doubtful if confidence.least and pick is greedy else None
     decoded = decode(
-        model, batch, reading, [model.prepare.emb], fed=fed, pick=pick, gone=gone, repeats=repeats
+        model,
+        batch,
+        reading,
+        [model.prepare.emb],
+        fed=fed,
+        pick=pick,
+        gone=gone,
+        repeats=repeats,
+        doubt=doubt,
     )
     states = [d.states for d in decoded]
     rationale = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
@@ -462,7 +479,10 @@ def write(
     texts = model.processor.tokenizer.batch_decode([d.ids for d in decoded])
     results = []
     for i, (body, d) in enumerate(zip(texts, decoded, strict=True)):
-        text = f"{THINK}{body}{END_THINK}"
+        text = f"{THINK}{body.strip()}{END_THINK}"
         valid = d.closed and read_rationale(text) is not None
-        results.append(Written(numbers[0][i], numbers[1][i], text, valid, d.ids, d.closed))
+        if d.emptied:
+            text, valid = "", d.closed
+        sure = confidence.of(d.ids, d.likelihoods)
+        results.append(Written(numbers[0][i], numbers[1][i], text, valid, d.ids, d.closed, sure))
     return results
