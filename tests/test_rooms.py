@@ -39,7 +39,7 @@ ROOMS = {
     "endpoints": Room(160, 100),
     "feeds": Room(5_460, 2_400),
     "sample": Room(150, 150),
-    "model": Room(3_200, 2_000),
+    "model": Room(3_250, 2_000),
     "training": Room(4_160, 2_300),
     "catalogue": Room(4_340, 2_200),
     "scale": Room(660, 900),
