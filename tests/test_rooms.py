@@ -57,7 +57,7 @@ CIRCLES = [
     [f"moonshelf.model.{name}" for name in ("decode", "engine", "golden", "modeling")],
 ]
 CROWDS = {
-    "catalogue": 18, "creatives": 15, "feeds": 25, "model": 17, "service": 21,
+    "catalogue": 18, "creatives": 15, "feeds": 25, "model": 16, "service": 21,
     "training": 19,
 }  # fmt: skip
 

@@ -41,9 +41,9 @@ from torch import Tensor, nn
 from transformers import Qwen2Tokenizer
 
 from moonshelf.errors import UserError
-from moonshelf.model.modeling import MoonHead, MoonModel
+from moonshelf.model.head import MoonHead, semantic
+from moonshelf.model.modeling import MoonModel
 from moonshelf.model.processing import ADDED_TOKENS, MoonProcessor
-from moonshelf.model.words import semantic
 from moonshelf.product import Product
 from moonshelf.training.cold_start import read_texts
 from moonshelf.training.data import SourceSpec, load_source

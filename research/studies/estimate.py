@@ -198,7 +198,8 @@ def skeleton(config: Any, recipe: Recipe | JointRecipe) -> nn.Module:
     import torch
 
     from moonshelf.model.configuration import MoonConfig, default_taps
-    from moonshelf.model.modeling import BACKBONES, MoonHead
+    from moonshelf.model.head import MoonHead
+    from moonshelf.model.modeling import BACKBONES
     from moonshelf.training.adapters import add_lora, freeze
 
     text = config.text_config

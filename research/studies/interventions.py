@@ -36,7 +36,7 @@ from moonshelf.training.pairs import ORDER, Item, Query, phrase
 
 if TYPE_CHECKING:
     from moonshelf.model.engine import Encoded
-    from moonshelf.model.fire import FireStep
+    from moonshelf.model.head import FireStep
     from moonshelf.model.modeling import MoonModel
 
 RATIONALES = {

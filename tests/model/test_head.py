@@ -14,10 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from moonshelf.model.configuration import MODALITIES, MoonConfig, default_taps
-from moonshelf.model.fire import Fire
-from moonshelf.model.fusion import ModalityFusion
+from moonshelf.model.head import Fire, ModalityFusion, WordPath, locked, semantic
 from moonshelf.model.modeling import normalise
-from moonshelf.model.words import WordPath, locked, semantic
 
 D, HEADS, BATCH, LENGTH = 16, 4, 5, 7
 CONFIG = MoonConfig(hidden=D, dim=8, matryoshka=(8, 4), heads=HEADS, taps=(1, 0))

@@ -12,7 +12,8 @@ from torch import nn
 
 from moonshelf.errors import UserError
 from moonshelf.model.configuration import MoonConfig, default_taps
-from moonshelf.model.modeling import BACKBONES, MoonHead, Reading
+from moonshelf.model.head import MoonHead
+from moonshelf.model.modeling import BACKBONES, Reading
 from moonshelf.training.recipe import JointRecipe, Lora, Recipe
 from research.studies.estimate import PUBLISHED, Shape, config_of, estimate, main, skeleton
 

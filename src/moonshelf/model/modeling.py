@@ -43,12 +43,10 @@ from moonshelf.errors import UserError
 from moonshelf.files import read_settings
 from moonshelf.model import files
 from moonshelf.model.configuration import MoonConfig, default_taps
-from moonshelf.model.fire import Fire
-from moonshelf.model.fusion import ModalityFusion
+from moonshelf.model.head import MoonHead
 from moonshelf.model.lookup import Lookup
 from moonshelf.model.precision import Precision, computing_in, resolve, without_gradients
 from moonshelf.model.processing import ADDED_TOKENS, Batch, MoonProcessor, Preprocessor, register
-from moonshelf.model.words import WordPath
 from moonshelf.prompts import PromptSpec
 
 if TYPE_CHECKING:
@@ -70,43 +68,6 @@ class Reading:
     taps: list[Tensor]  # outputs of the tapped layers, in the order of the configuration
     deltas: Tensor  # (B, 1) int64: rotary position of a new token minus its place in the row
     cache: Any = None
-
-
-class MoonHead(nn.Module):
-    """Fusion, FIRE and projection: W_p LN(z_K), not normalised, so that Matryoshka prefixes can be."""
-
-    def __init__(self, config: MoonConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.fusion = ModalityFusion(config) if config.fusion else None
-        self.fire = Fire(config) if config.fire else None
-        self.words = WordPath(config) if config.words else None
-        self.norm = nn.LayerNorm(config.hidden)
-        self.project = nn.Linear(config.hidden, config.dim, bias=False)
-
-    def forward(
-        self, e: Tensor, reading: Reading, batch: Batch, rationale: tuple[Tensor, Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """`e` (B, d) -> vectors (B, dim), modality weights (B, 3).
-
-        `rationale` holds token ids (B, T), their states (B, T, d) and a mask (B, T).
-        """
-        z, weights = e, e.new_zeros(len(e), 3)
-        if self.fusion is not None:
-            signals = {
-                "image": (reading.raw, batch.image_mask),
-                "text": (reading.raw, batch.text_mask),
-                "rationale": rationale[1:],
-            }
-            z, weights = self.fusion(e, signals)
-        if self.fire is not None:
-            z = self.fire(z, reading.taps, batch.image_mask | batch.text_mask)
-        vectors = self.project(self.norm(z))
-        if self.words is not None:
-            text = batch.input_ids, reading.states, batch.text_mask
-            said = self.words(e, {"text": text, "rationale": rationale})
-            vectors = vectors + torch.stack([said, torch.zeros_like(said)], -1).flatten(-2)
-        return vectors, weights
 
 
 class _PatchProjection(nn.Conv3d):

@@ -18,8 +18,8 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from moonshelf.model.head import locked, semantic
 from moonshelf.model.modeling import MoonModel
-from moonshelf.model.words import locked, semantic
 from moonshelf.training.data import Draw, Remembered, Row, answered, same
 from moonshelf.training.losses import (
     CrossBatchMemory,

@@ -1,0 +1,250 @@
+"""The head: fusion, FIRE, words, and the projection to one vector.
+
+    v = W_p LN(FIRE(fusion(e)))  (+ words, where the model has a word path)
+
+**Multi-head modality fusion**: the `<emb>` state looks back at the raw signals of each modality.
+
+MOON3.0 states that a multi-head module adaptively re-integrates the raw image and text signals, because
+long reasoning dilutes attention on them; the equations below are ours.
+
+    q_h       = W_q^h LN(e)                                       e: last-layer state at <emb>
+    o_{h,m}   = softmax(q_h K_m^h / sqrt(d_h)) V_m^h              m in image, text, rationale
+    pi_{h,.}  = softmax over the modalities present of (n(q_h) . W_g n(o_{h,m}) / sqrt(d_h) + b_{h,m})
+    z_0       = e + W_o [sum_m pi_{1,m} o_{1,m}; ...; sum_m pi_{H,m} o_{H,m}]
+
+Image tokens enter as the language model receives them, text as its input embeddings, the rationale as its
+last-layer states. Each modality has its own LayerNorm, since their scales differ by orders of magnitude.
+n(x) = x / rms(x) keeps the gate's logits in a range where no modality's weight, and with it its gradient, is
+lost for good: without it the title took 90% and the rationale under 0.1% (docs/experiments.md). For the same
+reason training hides each modality from the fusion now and then (ModDrop); <emb> itself has read them all.
+
+**FIRE, fine-grained residual enhancement**: detail of earlier layers is put back step by step.
+
+MOON3.0 states that local detail fades in forward propagation and is preserved progressively throughout
+the network; the equations are ours, after the gated residual h + lambda * a * F(h) with
+a = sigmoid(w . GELU(W LN h)) that the same group describes for PailitaoGR.
+
+    z_k = z_{k-1} + lambda_k * a_k * F_k(z_{k-1}, U_k),   k = 1 ... K
+    F_k = y + MLP(LN y),  y = attention of W_q LN(z_{k-1}) over LN(U_k)
+    a_k = sigmoid(w_k . GELU(W_k LN z_{k-1}))
+
+U_k are the states of the product's image and text tokens after one tapped decoder layer; lambda_k is a
+layer scale (one number a channel) that starts small, so that training starts from the fused vector.
+
+**The word path**: static embeddings of what is read and written, straight into the vector.
+
+A small decoder does not learn from a few thousand products what words mean, and its states lose what it has
+just written (docs/experiments.md). Static embeddings distilled from a sentence encoder, as model2vec makes
+them, know words from the start, in the encoder's own space. The equations are ours:
+
+    s_m = sum_t a_t S[id_t],  a_t = softmax over t in m of (w_m . LN(x_t)),   m in text, rationale
+    v   = W_p LN(z_K), and to its even numbers is added  sum_m g_m s_m,   g_m = exp(u_m . LN(e) + b_m)
+
+So half of the numbers speak the encoder's language, in which a text keeps its place while contrasts move
+pictures and products towards it (as LiT locks one side), and half are free for what no words say. They
+alternate, hence every Matryoshka size holds both.
+
+The length of a row of S is its word's weight, so that equal a_t (the start: w_m = 0) give the weighted mean.
+x_t are last-layer states, which tell a value from its key; e is the state at <emb>.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, full, nn
+
+from moonshelf.model.configuration import MODALITIES, MoonConfig
+
+if TYPE_CHECKING:
+    from moonshelf.model.modeling import Reading
+    from moonshelf.model.processing import Batch
+
+SOURCES = ("text", "rationale")  # of words
+
+
+# ---- fusion ----------------------------------------------------------------------------------------
+
+
+def attend(query: Tensor, tokens: Tensor, keys: nn.Linear, values: nn.Linear, mask: Tensor) -> Tensor:
+    """One query per head over masked tokens: softmax(q K / sqrt(d_h)) V.
+
+    query (B, H, dh), tokens (B, T, d), mask (B, T) bool -> (B, H, dh). A row whose mask is empty gives zeros,
+    not NaN. With a single query the key and value projections move from the T tokens to the query and to the
+    pooled token, q (W_k x) = (W_k' q) x: H/d of the cost of projecting every token, for the same number.
+    """
+    _, heads, size = query.shape
+    absorbed = torch.einsum("bhd,hde->bhe", query, keys.weight.view(heads, size, -1))
+    scores = absorbed @ tokens.transpose(1, 2) / math.sqrt(size)
+    scores = scores.masked_fill(~mask[:, None, :], torch.finfo(scores.dtype).min)
+    weights = scores.softmax(-1) * mask[:, None, :].to(scores.dtype)
+    pooled = torch.einsum("bhe,hde->bhd", weights @ tokens, values.weight.view(heads, size, -1))
+    present = mask.any(1)[:, None, None].to(pooled.dtype)
+    return pooled + present * values.bias.view(heads, size)
+
+
+class ModalityFusion(nn.Module):
+    """`forward` returns z_0 (B, d) and the modality weights pi averaged over heads (B, 3)."""
+
+    def __init__(self, config: MoonConfig) -> None:
+        super().__init__()
+        d, self.heads, self.dropout = config.hidden, config.heads, config.modality_dropout
+        self.norm = nn.LayerNorm(d)
+        self.query = nn.Linear(d, d)
+        self.norms = nn.ModuleDict({m: nn.LayerNorm(d) for m in MODALITIES})
+        self.keys = nn.ModuleDict(
+            {m: nn.Linear(d, d, bias=False) for m in MODALITIES}
+        )  # softmax drops a bias
+        self.values = nn.ModuleDict({m: nn.Linear(d, d) for m in MODALITIES})
+        self.gate = nn.Parameter(torch.eye(d // self.heads).repeat(self.heads, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(self.heads, len(MODALITIES)))
+        self.out = nn.Linear(d, d)
+
+    def forward(self, e: Tensor, signals: dict[str, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """`e` (B, d); `signals` maps a modality to its tokens (B, T, d) and their mask (B, T) bool."""
+        batch = e.shape[0]
+        query = self.query(self.norm(e)).view(batch, self.heads, -1)
+        read, present = [], []
+        for modality in MODALITIES:
+            tokens, mask = signals[modality]
+            tokens = self.norms[modality](tokens)
+            keys, values = (cast(nn.Linear, group[modality]) for group in (self.keys, self.values))
+            read.append(attend(query, tokens, keys, values, mask))
+            present.append(mask.any(1))
+        o, here = torch.stack(read, 2), torch.stack(present, 1)  # (B, H, 3, dh), (B, 3)
+        if self.training and self.dropout:
+            kept = here & (torch.rand(here.shape, device=here.device) >= self.dropout)
+            here = torch.where(kept.any(1, keepdim=True), kept, here)
+        asked, said = _unit(query), _unit(o)
+        logits = torch.einsum("bhd,hde,bhme->bhm", asked, self.gate, said) / math.sqrt(query.shape[-1])
+        logits = logits + self.bias
+        logits = logits.masked_fill(~here[:, None, :], torch.finfo(logits.dtype).min)
+        pi = logits.softmax(-1) * here[:, None, :].to(logits.dtype)
+        mixed = torch.einsum("bhm,bhmd->bhd", pi, o).reshape(batch, -1)
+        return e + self.out(mixed), pi.mean(1)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Root mean square 1 over the last dimension; an absent modality stays zero."""
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+
+
+# ---- FIRE ------------------------------------------------------------------------------------------
+
+
+class FireStep(nn.Module):
+    """One tapped depth: z (B, d), tokens (B, T, d), mask (B, T) bool -> z (B, d)."""
+
+    def __init__(self, config: MoonConfig) -> None:
+        super().__init__()
+        d, self.heads = config.hidden, config.heads
+        inner = int(d * config.mlp_ratio)
+        self.norm, self.token_norm, self.mlp_norm = nn.LayerNorm(d), nn.LayerNorm(d), nn.LayerNorm(d)
+        self.query, self.values, self.out = (nn.Linear(d, d) for _ in range(3))
+        self.keys = nn.Linear(d, d, bias=False)
+        self.mlp = nn.Sequential(nn.Linear(d, inner), nn.GELU(), nn.Linear(inner, d))
+        self.gate = nn.Sequential(nn.Linear(d, d // 4), nn.GELU(), nn.Linear(d // 4, 1), nn.Sigmoid())
+        self.scale = nn.Parameter(full((d,), config.layer_scale))
+
+    def forward(self, z: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        batch, normed = z.shape[0], self.norm(z)
+        query = self.query(normed).view(batch, self.heads, -1)
+        y = attend(query, self.token_norm(tokens), self.keys, self.values, mask)
+        y = self.out(y.reshape(batch, -1))
+        return z + self.scale * self.gate(normed) * (y + self.mlp(self.mlp_norm(y)))
+
+
+class Fire(nn.Module):
+    """The steps in order; `taps` holds one (B, T, d) tensor for each, `mask` (B, T) the product's tokens."""
+
+    def __init__(self, config: MoonConfig) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(FireStep(config) for _ in config.taps)
+
+    def forward(self, z: Tensor, taps: list[Tensor], mask: Tensor) -> Tensor:
+        for step, tokens in zip(self.steps, taps, strict=True):
+            z = step(z, tokens, mask)
+        return z
+
+
+# ---- words -----------------------------------------------------------------------------------------
+
+
+def semantic(vectors: Tensor) -> Tensor:
+    """The numbers (..., dim / 2) of vectors (..., dim) that the words are added to."""
+    return vectors[..., ::2]
+
+
+def locked(vectors: Tensor) -> Tensor:
+    """The same vectors (..., dim), but no gradient passes through their semantic numbers."""
+    return torch.stack([semantic(vectors).detach(), vectors[..., 1::2]], -1).flatten(-2)
+
+
+class WordPath(nn.Module):
+    """`forward` adds up what the words of the product's text and of its rationale mean: (B, dim / 2)."""
+
+    def __init__(self, config: MoonConfig) -> None:
+        super().__init__()
+        self.table = nn.Embedding(config.words, config.dim // 2)
+        self.norms = nn.ModuleDict({m: nn.LayerNorm(config.hidden) for m in SOURCES})
+        self.scores = nn.ModuleDict({m: nn.Linear(config.hidden, 1, bias=False) for m in SOURCES})
+        self.norm = nn.LayerNorm(config.hidden)
+        self.gate = nn.Linear(config.hidden, len(SOURCES))
+        for weight in (*self.scores.parameters(), self.gate.weight):
+            nn.init.zeros_(weight)
+        nn.init.zeros_(self.gate.bias)
+
+    def forward(self, e: Tensor, words: dict[str, tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+        """`e` (B, d); `words` maps a source to ids (B, T) int64, states (B, T, d) and mask (B, T) bool."""
+        gates = self.gate(self.norm(e)).exp()
+        found = e.new_zeros(len(e), self.table.embedding_dim)
+        for place, source in enumerate(SOURCES):
+            ids, states, mask = words[source]
+            scores = self.scores[source](self.norms[source](states))[..., 0]
+            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+            weights = scores.softmax(-1) * mask.to(scores.dtype)  # a row without words gives zeros
+            mean = torch.einsum("bt,btd->bd", weights, self.table(ids))
+            found = found + gates[:, place, None] * mean
+        return found
+
+
+# ---- all of it -------------------------------------------------------------------------------------
+
+
+class MoonHead(nn.Module):
+    """Fusion, FIRE and projection: W_p LN(z_K), not normalised, so that Matryoshka prefixes can be."""
+
+    def __init__(self, config: MoonConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.fusion = ModalityFusion(config) if config.fusion else None
+        self.fire = Fire(config) if config.fire else None
+        self.words = WordPath(config) if config.words else None
+        self.norm = nn.LayerNorm(config.hidden)
+        self.project = nn.Linear(config.hidden, config.dim, bias=False)
+
+    def forward(
+        self, e: Tensor, reading: Reading, batch: Batch, rationale: tuple[Tensor, Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """`e` (B, d) -> vectors (B, dim), modality weights (B, 3).
+
+        `rationale` holds token ids (B, T), their states (B, T, d) and a mask (B, T).
+        """
+        z, weights = e, e.new_zeros(len(e), 3)
+        if self.fusion is not None:
+            signals = {
+                "image": (reading.raw, batch.image_mask),
+                "text": (reading.raw, batch.text_mask),
+                "rationale": rationale[1:],
+            }
+            z, weights = self.fusion(e, signals)
+        if self.fire is not None:
+            z = self.fire(z, reading.taps, batch.image_mask | batch.text_mask)
+        vectors = self.project(self.norm(z))
+        if self.words is not None:
+            text = batch.input_ids, reading.states, batch.text_mask
+            said = self.words(e, {"text": text, "rationale": rationale})
+            vectors = vectors + torch.stack([said, torch.zeros_like(said)], -1).flatten(-2)
+        return vectors, weights
