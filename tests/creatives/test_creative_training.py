@@ -52,6 +52,7 @@ from moonshelf.creatives.training.rewards import REWARDS
 from moonshelf.creatives.training.sft import export, reason_tokens, resume_from, start, train_sft
 from moonshelf.errors import UserError
 from moonshelf.model.decode import Decoded, greedy
+from moonshelf.model.engine import load_picture
 from moonshelf.model.processing import Batch
 from moonshelf.product import ImageRef
 from moonshelf.training.recipe import Lora, load_recipe
@@ -60,7 +61,7 @@ from research.synthetic.campaigns.simulator import told as truth_of
 from tiny import tiny_qwen3
 
 PROMPT = CreativePrompt(max_pixels=64 * 64, min_pixels=32 * 32, max_rationale_tokens=12)
-DESCRIBING = PROMPT.model_copy(update={"describe_first": True, "overlays": True})
+DESCRIBING = PROMPT.model_copy(update={"overlays": True})
 LORA = Lora(r=4, alpha=8, vision=("qkv", "proj", "linear_fc1", "linear_fc2"))
 
 
@@ -144,12 +145,11 @@ def test_an_opinion_does_not_depend_on_the_batch(selector: CreativeModel) -> Non
         assert one.abstained == other.abstained
 
 
-@pytest.mark.parametrize("first", [False, True])
 def test_what_rounding_could_turn_is_decided_without_company(
-    selector: CreativeModel, monkeypatch: pytest.MonkeyPatch, first: bool
+    selector: CreativeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Many tokens are level, and logits differ a little by the shape of the batch, as kernels' do."""
-    model = describing(selector) if first else CreativeModel(selector.moon, selector.config)
+    model = describing(selector)
     asked = [p for c in simulate(3, creatives=3, seed=8, same=0, alike=0) for p in pairs(c)]
     asks = [PairInput(p.id, p.title, p.interest, p.a, p.b, ("K", "M"), (p.a.text, p.b.text)) for p in asked]
     weight = model.moon.backbone.lm_head.weight
@@ -342,11 +342,12 @@ def test_what_is_said_of_an_image_does_not_depend_on_its_partner_or_place(select
         PairInput(p.id, p.title, p.interest, p.a, p.b, ("K", "M"), (p.a.text, p.b.text))
         for pair in asked for p in (pair, pair.swapped())
     ]  # fmt: skip
-    usable, places, pictures = model.pictures(asks, range(len(asks)))
+    shown = list(campaign.creatives)
+    places = [(shown.index(ask.first), shown.index(ask.second)) for ask in asks]
+    pictures = [load_picture(one.image, PROMPT.max_pixels) for one in shown]
     with model.moon.inferring():
         seen = model.see_pixels(*model.moon.prepare.pixels(pictures))
         told = describe(model, asks, places, seen, greedy)
-    assert len(usable) == 6
     by_creative = {(ask.first.id, ask.second.id): both for ask, both in zip(asks, told, strict=True)}
     for (first, second), both in by_creative.items():  # three creatives, each described once
         assert both == by_creative[second, first][::-1]
@@ -543,8 +544,8 @@ def test_without_reasons_the_answer_alone_is_taught(base: Path, tmp_path: Path) 
     train_sft(recipe, Path())  # type: ignore[arg-type]
     records = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
     assert {(r["reasons"], r["answer"] > 0) for r in records if "answer" in r} == {(0, True)}
-    with pytest.raises(UserError, match="describe_first: true"):
-        train_sft(settings(SftRecipe, base, tmp_path / "bare", tmp_path / "no", prompt=PROMPT), Path())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="in one go are not read any more"):
+        CreativePrompt(describe_first=False)
 
 
 def test_a_selector_that_describes_first_is_trained_after_its_own_descriptions(
@@ -588,8 +589,6 @@ def test_a_description_is_paid_for_its_own_claims_and_for_the_comparison(
 ) -> None:
     """Rollout g of a creative meets rollout g of its rival; each form has its own creative first."""
     selector = untrained(base, feed, tmp_path)
-    with pytest.raises(UserError, match="described once"):
-        make_backend(f"{selector}:direct")
     assert not make_backend(f"{selector}:pixels").prompt.overlays  # type: ignore[attr-defined]
     recipe = settings(GrpoRecipe, selector, feed, tmp_path / "grpo", rollouts=3, pairs=2, cot_weight=0.5)
     assert isinstance(recipe, GrpoRecipe)

@@ -37,6 +37,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("temperature", 0),
         ("temperature", 1e9),
         ("prompt", {"labels": ["K"]}),
+        ("prompt", {"describe_first": False}),
         ("prompt", {"max_pixels": 10**12}),
         ("prompt", {"max_rationale_tokens": -1}),
     ],

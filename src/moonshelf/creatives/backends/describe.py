@@ -15,18 +15,21 @@ before a pairwise verdict in LLM judges (PRePair, 2406.12319), and concept bottl
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from moonshelf import images
 from moonshelf.creatives.backends.base import PairInput, PairPrediction
 from moonshelf.creatives.evidence import SOUGHT, grounded, readable
 from moonshelf.creatives.prompt import read_assessment, read_description, write_comparison
 from moonshelf.creatives.schema import QUESTIONS, Assessment, unasked
 from moonshelf.errors import UserError
 from moonshelf.model.decode import Decoded, Pick, banned_tokens, greedy
+from moonshelf.model.engine import load_picture
 from moonshelf.product import ImageRef
 
 if TYPE_CHECKING:
@@ -42,6 +45,7 @@ TIE = 1e-3
 
 Key = TypeVar("Key")
 Side = dict[str, str]  # what is said of one creative, by question
+Said = tuple[Side, bool]  # … and whether it keeps the format
 # What a description depends on, but for the model: the image (its hash where known) and the words about it.
 Described = tuple[str | ImageRef, str, str, tuple[str, ...]]
 
@@ -133,8 +137,8 @@ def sides(assessment: Assessment) -> tuple[Side, Side]:
     return {f.question: f.reason_a for f in found}, {f.question: f.reason_b for f in found}
 
 
-def opine(model: CreativeModel, asks: Sequence[PairInput], pick: Pick) -> list[PairPrediction]:
-    """Opinions of a selector that describes first; an image that cannot be read gives `p_first` None.
+def predict(model: CreativeModel, asks: Sequence[PairInput], pick: Pick) -> list[PairPrediction]:
+    """Predictions by descriptions of single creatives; an image that cannot be read gives `p_first` None.
 
     What was said of a creative is said again of it under the same words, if the model may remember.
     """
@@ -150,25 +154,33 @@ def opine(model: CreativeModel, asks: Sequence[PairInput], pick: Pick) -> list[P
         del told[next(iter(told))]
     results = [PairPrediction(None)] * len(asks)
     for rows in _parts([i for i, both in enumerate(keys) if found.keys() >= set(both)]):
-        chosen = [asks[i] for i in rows]
         said = [(found[keys[i][0]], found[keys[i][1]]) for i in rows]
-        checked = [
-            [grounded(side, ask.title, ask.interest) for side, _ in two]
-            for ask, two in zip(chosen, said, strict=True)
-        ]
-        form = Form(model, chosen, [(first[0], second[0]) for first, second in checked])
-        with model.moon.inferring():
-            picked, final = compare(model, chosen, form)
-            likely = model.answer_logits(final, chosen).softmax(-1)[:, 0].cpu().tolist()
-        bodies = form.fill(picked)[0]
-        texts = model.moon.processor.tokenizer.batch_decode(bodies)
-        for i, p, body, text, ((_, kept), (_, too)), ((_, one), (_, other)) in zip(
-            rows, likely, bodies, texts, said, checked, strict=True
-        ):
-            assessment = read_assessment(text, asks[i].labels) if kept and too else None
-            shown = readable(assessment) if assessment else None
-            results[i] = PairPrediction(p, shown, text, len(body), tuple(dict.fromkeys((*one, *other))))
+        for i, prediction in zip(rows, _compared(model, [asks[i] for i in rows], said), strict=True):
+            results[i] = prediction
     return results
+
+
+def _compared(
+    model: CreativeModel, asks: Sequence[PairInput], said: Sequence[tuple[Said, Said]]
+) -> list[PairPrediction]:
+    """Predictions by what was said of both creatives, as far as title and interest bear it out."""
+    checked = [
+        [grounded(side, ask.title, ask.interest) for side, _ in both]
+        for ask, both in zip(asks, said, strict=True)
+    ]
+    form = Form(model, asks, [(first[0], second[0]) for first, second in checked])
+    with model.moon.inferring():
+        picked, final = compare(model, asks, form)
+        likely = model.answer_logits(final, asks).softmax(-1)[:, 0].cpu().tolist()
+    bodies = form.fill(picked)[0]
+    texts = model.moon.processor.tokenizer.batch_decode(bodies)
+    found = []
+    for ask, p, body, text, both, claims in zip(asks, likely, bodies, texts, said, checked, strict=True):
+        assessment = read_assessment(text, ask.labels) if all(valid for _, valid in both) else None
+        dropped = tuple(dict.fromkeys(claim for _, out in claims for claim in out))
+        shown = readable(assessment) if assessment else None
+        found.append(PairPrediction(p, shown, text, len(body), dropped))
+    return found
 
 
 def _identity(ask: PairInput, side: int) -> Described:
@@ -183,18 +195,25 @@ def _words(ask: PairInput, side: int) -> tuple[str, str, tuple[str, ...]]:
 
 def _described(
     model: CreativeModel, asks: Mapping[Described, PairInput], pick: Pick
-) -> dict[Described, tuple[Side, bool]]:
+) -> dict[Described, Said]:
     """What is said of single creatives, without those whose image cannot be read."""
-    keys, alone = list(asks), list(asks.values())
-    usable, places, pictures = model.pictures(alone, range(len(alone)))
-    if not usable:
+    pictures: dict[ImageRef, Any] = {}
+    for ask in asks.values():
+        with suppress(images.ImageError):
+            if ask.first.image not in pictures:
+                pictures[ask.first.image] = load_picture(ask.first.image, model.prompt.max_pixels)
+    shown = {key: ask for key, ask in asks.items() if ask.first.image in pictures}
+    if not shown:
         return {}
+    place = {ref: i for i, ref in enumerate(pictures)}
     with model.moon.inferring():
-        seen = model.see_pixels(*model.moon.prepare.pixels(pictures))
-        written = model.write([alone[i] for i in usable], [where[:1] for where in places], seen, pick)
+        seen = model.see_pixels(*model.moon.prepare.pixels(list(pictures.values())))
+        places = [(place[ask.first.image],) for ask in shown.values()]
+        written = model.write(list(shown.values()), places, seen, pick)
         near = near_ties(model, written) if pick is greedy else []
-    found = dict(zip([keys[i] for i in usable], read_written(model, written), strict=True))
-    for key in (keys[usable[n]] for n in near):
+    keys = list(shown)
+    found = dict(zip(keys, read_written(model, written), strict=True))
+    for key in (keys[n] for n in near):
         found |= _described(model, {key: asks[key]}, likeliest)
     return found
 
@@ -228,7 +247,7 @@ def ask_alone(model: CreativeModel, ask: PairInput, side: int) -> PairInput:
 
 def describe(
     model: CreativeModel, asks: Sequence[PairInput], places: Sequence[tuple[int, ...]], seen: Any, pick: Pick
-) -> list[tuple[tuple[Side, bool], tuple[Side, bool]]]:
+) -> list[tuple[Said, Said]]:
     """What is said of both creatives of each ask, and whether it keeps the format.
 
     A creative is described once under the same words, in however many asks it stands.
@@ -254,7 +273,7 @@ def _singles(
     }
 
 
-def read_written(model: CreativeModel, written: Sequence[Decoded]) -> list[tuple[Side, bool]]:
+def read_written(model: CreativeModel, written: Sequence[Decoded]) -> list[Said]:
     """Descriptions as evidence by question, and whether each keeps the format; none where it does not."""
     bodies = model.moon.processor.tokenizer.batch_decode([w.ids for w in written])
     told = [read_description(body) for body in bodies]
@@ -307,5 +326,5 @@ def _answers(model: CreativeModel, labels: tuple[str, str]) -> list[list[int]]:
     choices = [model.moon.prepare.ids(f" {word}") for word in ("even", *labels)]
     start = _common(choices)
     if len({tuple(choice[start : start + 1]) for choice in choices} - {()}) != len(choices):
-        raise UserError("describe_first needs a tokenizer that tells each two answers by one token.")
+        raise UserError("a selector needs a tokenizer that tells each two answers by one token.")
     return choices

@@ -1,10 +1,9 @@
-"""Our model as a backend: it writes its reasons and its answer is read from the logits.
+"""Our model as a backend: it describes each image and compares by that; the answer is read from logits.
 
 A selector is a folder: either a LoRA adapter (PEFT's file layout) beside the backbone of an embedding model,
 `starter` for one, or a whole backbone of its own; `creative.json` says which, and holds the prompt and the
 temperature that was fitted on validation. The adapter is merged when it is loaded, so nothing of PEFT is
-needed to use one. Each picture is seen once, however many pairs and orders it stands in; a batch is read in
-one prefill, its reasons are written on the cache, `<answer>` is fed, and two logits are compared.
+needed to use one. What is written and compared, and how, is `describe`'s; here are rows, batches and files.
 """
 
 from __future__ import annotations
@@ -22,19 +21,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from moonshelf import images
+from moonshelf.creatives.backends import describe
 from moonshelf.creatives.backends.base import PairInput, PairPrediction, PairwiseBackend
-from moonshelf.creatives.backends.describe import ASKS_A_BATCH, Described, Side, likeliest, near_ties, opine
-from moonshelf.creatives.prompt import ANSWER, CreativePrompt, read_assessment
+from moonshelf.creatives.backends.describe import Described, Side
+from moonshelf.creatives.prompt import ANSWER, CreativePrompt
 from moonshelf.errors import UserError
 from moonshelf.files import read_settings, write_atomic
 from moonshelf.model import files
 from moonshelf.model.decode import Decoded, Pick, decode, greedy, repeat_rows
-from moonshelf.model.engine import load_picture
 from moonshelf.model.modeling import MoonModel, choose_features
 from moonshelf.model.precision import Precision
 from moonshelf.model.processing import Batch
-from moonshelf.product import ImageRef
 
 ADAPTER = "adapter_model.safetensors"
 
@@ -76,7 +73,6 @@ class CreativeModel(PairwiseBackend):
         self, moon: MoonModel, config: CreativeConfig | None = None, name: str = "moonshelf"
     ) -> None:
         self.config, self.name = config or CreativeConfig(), name
-        self.reasons = True  # False answers at once: faster, and without reasons
         self.folder: Path | None = None
         # Descriptions by what they depend on, where they may be kept: never while the weights change.
         self.told: dict[Described, tuple[Side, bool]] | None = None
@@ -235,48 +231,9 @@ class CreativeModel(PairwiseBackend):
 
     # ---- the backend -----------------------------------------------------------------------------
 
-    def predict(self, asks: Sequence[PairInput], pick: Pick = greedy) -> list[PairPrediction]:
-        """Reasons and probability of each ask; an image that cannot be read gives `p_first` None."""
-        if self.prompt.describe_first:
-            return opine(self, asks, pick)
-        results: list[PairPrediction | None] = [None] * len(asks)
-        for start in range(0, len(asks), ASKS_A_BATCH):
-            part = range(start, min(start + ASKS_A_BATCH, len(asks)))
-            usable, places, pictures = self.pictures(asks, part)
-            for i in set(part) - set(usable):
-                results[i] = PairPrediction(None)
-            if not usable:
-                continue
-            chosen = [asks[i] for i in usable]
-            with self.moon.inferring():
-                pixels, grid = self.moon.prepare.pixels(pictures)
-                seen = self.see_pixels(pixels, grid)
-                if not self.reasons:
-                    states, decoded, near = self._at_once(chosen, places, seen), [], []
-                else:
-                    decoded = self.write(chosen, places, seen, pick)
-                    states = torch.stack([d.final for d in decoded])
-                    near = near_ties(self, decoded) if pick is greedy else []
-                p = self.answer_logits(states, chosen).softmax(-1)[:, 0].cpu().tolist()
-            bodies = self.moon.processor.tokenizer.batch_decode([d.ids for d in decoded])
-            for n, (i, likely) in enumerate(zip(usable, p, strict=True)):
-                results[i] = PairPrediction(likely)
-                if decoded:
-                    assessment = read_assessment(bodies[n], asks[i].labels) if decoded[n].closed else None
-                    results[i] = PairPrediction(likely, assessment, bodies[n], len(decoded[n].ids))
-            for n in near:
-                (results[usable[n]],) = self.predict([chosen[n]], likeliest)
-        return [result for result in results if result is not None]
-
-    def _at_once(
-        self,
-        asks: Sequence[PairInput],
-        places: Sequence[tuple[int, ...]],
-        seen: tuple[Any, list[int], np.ndarray],
-    ) -> Tensor:
-        """States (B, d) at `<answer>` after empty reasons."""
-        batch, visual = self.batch(asks, [self.tail([])] * len(asks), places, seen)
-        return self.moon.read(batch, visual).states[torch.arange(len(asks)), batch.emb]
+    def predict(self, inputs: Sequence[PairInput], pick: Pick = greedy) -> list[PairPrediction]:
+        """Reasons and probability of each input; an image that cannot be read gives `p_first` None."""
+        return describe.predict(self, inputs, pick)
 
     def write(
         self,
@@ -286,7 +243,7 @@ class CreativeModel(PairwiseBackend):
         pick: Pick = greedy,
         times: int = 1,
     ) -> list[Decoded]:
-        """Reasons of each ask, or a description where one picture is shown, on one prefill.
+        """A description of the picture that each ask shows, on one prefill.
 
         `times` over, rollouts of one ask side by side.
         """
@@ -296,31 +253,6 @@ class CreativeModel(PairwiseBackend):
         if times > 1:
             batch, reading = repeat_rows(batch, reading, times)
         return decode(moon, batch, reading, self.after, pick=pick)
-
-    def pictures(
-        self, asks: Sequence[PairInput], part: Sequence[int]
-    ) -> tuple[list[int], list[tuple[int, int]], list[Any]]:
-        """Asks whose images can be read, where each one's images are, and the images, each once."""
-        index: dict[ImageRef, int | None] = {}
-        pictures: list[Any] = []
-        usable, places = [], []
-        for i in part:
-            where = []
-            for creative in (asks[i].first, asks[i].second):
-                if creative.image not in index:
-                    try:
-                        picture = load_picture(creative.image, self.prompt.max_pixels)
-                    except images.ImageError:
-                        index[creative.image] = None
-                    else:
-                        index[creative.image] = len(pictures)
-                        pictures.append(picture)
-                where.append(index[creative.image])
-            first, second = where
-            if first is not None and second is not None:
-                usable.append(i)
-                places.append((first, second))
-        return usable, places, pictures
 
 
 def load_base(name: str, download: bool, precision: Precision) -> MoonModel:

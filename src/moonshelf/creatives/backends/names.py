@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from moonshelf.model.modeling import MoonModel
 
 BASELINES = ("random", "first", "second", "bytes", "text", "title", "interest")
-DIRECT, PIXELS = ":direct", ":pixels"  # no reasons; no words beside the pictures
+PIXELS = ":pixels"  # no words beside the pictures
 
 
 def make_backend(name: str, model: str | Path | MoonModel = "starter", seed: int = 0) -> PairwiseBackend:
@@ -48,7 +48,6 @@ def make_backend(name: str, model: str | Path | MoonModel = "starter", seed: int
     if name in BASELINES:
         return _baseline(name, model, seed)
     whole = name
-    direct, name = name.endswith(DIRECT), name.removesuffix(DIRECT)
     pixels, name = name.endswith(PIXELS), name.removesuffix(PIXELS)
     if name != "starter" and not Path(name).expanduser().is_dir():
         raise UserError(
@@ -58,12 +57,7 @@ def make_backend(name: str, model: str | Path | MoonModel = "starter", seed: int
     from moonshelf.creatives.backends.model import CreativeModel
 
     selector = CreativeModel.from_pretrained(name)
-    if direct and selector.prompt.describe_first:
-        raise UserError(
-            f"{whole}: this selector compares by what it wrote of each image, so it cannot answer without "
-            f"reasons. Leave {DIRECT} away: an image is described once, however many it is compared with."
-        )
-    selector.reasons, selector.name = not direct, whole
+    selector.name = whole
     if pixels:
         selector.config = selector.config.model_copy(
             update={"prompt": selector.prompt.model_copy(update={"overlays": False})}

@@ -199,8 +199,6 @@ def adapt(
     The embedding head is not part of a selector and is not trained.
     """
     moon, lora = creative.moon, recipe.lora
-    if not creative.prompt.describe_first:
-        raise UserError("a selector is trained to describe each image first: prompt: {describe_first: true}.")
     freeze(moon, recipe.freeze)
     if adapter is not None and (adapter / ADAPTER).exists():
         settings = files.read_json(adapter / "adapter_config.json")
