@@ -61,9 +61,7 @@ class Report:
     set_aside: int = 0
     warnings: int = 0
     seconds: float = 0.0
-    filled: dict[str, int] = default(
-        default_factory=lambda: dict.fromkeys(FIELDS, 0)
-    )  # products with the field
+    filled: dict[str, int] = default(default_factory=lambda: dict.fromkeys(FIELDS, 0))  # products with it
     attributes: dict[str, int] = default(default_factory=dict)  # the most frequent names, by products
     images: dict[str, int] = default(
         default_factory=lambda: {"good": 0, "missing": 0, "broken": 0, "remote": 0, "not_checked": 0}
@@ -132,7 +130,7 @@ def check_feed(
 
 
 class _Rejects:
-    """The file of problems: opened with the first of them, emptied if a former run left one."""
+    """The file of problems: made with the first of them, emptied if a former run left one."""
 
     def __init__(self, path: str | os.PathLike[str] | None) -> None:
         self.name = os.fspath(path) if path is not None else None
@@ -141,26 +139,25 @@ class _Rejects:
 
     def __enter__(self) -> _Rejects:
         if self.name is not None and os.path.exists(self.name):
-            self._open()
+            self._write("")
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._file:
             self._file.close()
 
-    def _open(self) -> IO[str]:
-        assert self.name is not None
+    def _write(self, text: str) -> None:
+        if self.name is None:
+            return
         try:
-            self._file = open(self.name, "w", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
+            self._file = self._file or open(self.name, "w", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
+            self._file.write(text)
         except OSError as error:
             raise UserError(f"{self.name} cannot be written: {error.strerror}.") from None
-        return self._file
 
     def add(self, problem: Problem) -> None:
-        if self.name is not None:
-            file = self._file or self._open()
-            file.write(json.dumps(problem.as_dict(), ensure_ascii=False) + "\n")
-            self.written += 1
+        self._write(json.dumps(problem.as_dict(), ensure_ascii=False) + "\n")
+        self.written += self.name is not None
 
 
 class _Tally:
@@ -266,7 +263,8 @@ class SeenIds:
 
     def __init__(self) -> None:
         self._pending: list[tuple[str, int]] = []
-        self._runs: list[tuple[np.ndarray, np.ndarray]] = []  # sorted hashes and their rows
+        # Sorted hashes and their rows, with one below all so that there is always one to compare with.
+        self._hashes, self._rows = np.full(1, -(2**63), np.int64), np.full(1, -1, np.int64)
 
     @property
     def full(self) -> bool:
@@ -281,26 +279,17 @@ class SeenIds:
         if not pending:
             return []
         hashes = np.array([hash(id) for id, _ in pending], np.int64)
-        first = np.full(len(pending), -1, np.int64)
-        for known, rows in self._runs:
-            at = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
-            first = np.where(known[at] == hashes, rows[at], first)
+        at = np.searchsorted(self._hashes, hashes, "right") - 1
+        first = np.where(self._hashes[at] == hashes, self._rows[at], -1)
         found: list[tuple[str, int, int]] = []
         new: dict[int, int] = {}
         for (id, row), code, seen in zip(pending, hashes.tolist(), first.tolist(), strict=True):
             earlier = seen if seen >= 0 else new.setdefault(code, row)
             if earlier != row:
                 found.append((id, row, earlier))
-        if new:
-            run = (np.fromiter(new.keys(), np.int64, len(new)), np.fromiter(new.values(), np.int64, len(new)))
-            self._runs.append(_sorted(*run))
-        # Runs of like size are merged, so that there are few of them and each row is moved few times.
-        while len(self._runs) > 1 and len(self._runs[-1][0]) * 2 >= len(self._runs[-2][0]):
-            a, b = self._runs.pop(), self._runs.pop()
-            self._runs.append(_sorted(np.concatenate((a[0], b[0])), np.concatenate((a[1], b[1]))))
+        fresh = np.array(sorted(new.items()), np.int64).reshape(-1, 2)
+        at = np.searchsorted(self._hashes, fresh[:, 0])
+        self._hashes, self._rows = (
+            np.insert(held, at, fresh[:, column]) for column, held in enumerate((self._hashes, self._rows))
+        )
         return found
-
-
-def _sorted(hashes: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    order = np.argsort(hashes)
-    return hashes[order], rows[order]

@@ -35,15 +35,11 @@ _TELLING = frozenset(("title", "description", "images"))
 
 
 class _Malformed(Exception):
-    """One value is not JSON, or too long."""
+    """One value is not JSON, or too `long`, or `cut`: the file ends within it, as far as can be told."""
 
-
-class _Long(_Malformed):
-    """One value is too long."""
-
-
-class _Cut(_Malformed):
-    """The file ends within one value, as far as can be told."""
+    def __init__(self, why: str, *, long: bool = False, cut: bool = False) -> None:
+        super().__init__(why)
+        self.long, self.cut = long, cut
 
 
 class _Text:
@@ -105,7 +101,7 @@ class _Text:
         self.indent = None
 
     def value(self, limit: int = MAX_RECORD) -> Any:
-        """The JSON value that begins here. Raises FeedBroken if it is cut off; _Malformed, or _Long if it
+        """The JSON value that begins here. Raises FeedBroken if it is cut off; _Malformed, also if it
         does not end within `limit` characters, and then stays where it is."""
         size = _CHUNK
         while True:
@@ -119,7 +115,7 @@ class _Text:
                     where = error.pos - self.at + 1
                     raise _Malformed(f"not JSON: {error.msg} at character {where}") from None
                 if self.ended:
-                    raise _Cut("not JSON: the file ends within a record") from None
+                    raise _Malformed("not JSON: the file ends within a record", cut=True) from None
             except ValueError:
                 raise _Malformed("not JSON: a number is too long") from None
             else:
@@ -133,7 +129,7 @@ class _Text:
                 break
             self.more(size)
             size *= 2
-        raise _Long(f"the record is longer than {limit // 2**20} MiB")
+        raise _Malformed(f"the record is longer than {limit // 2**20} MiB", long=True)
 
     def line(self) -> str:
         """The line from here on, or the beginning of a very long one."""
@@ -173,15 +169,11 @@ def records(source: Source) -> Iterator[Item]:
         with source.open() as file:
             for found in _Reader(source, _Text(file, source)).all():
                 number += 1
-                yield number, _numbered(number, found)
+                yield number, set_aside(number, "row", found) if isinstance(found, str) else found
     except FeedBroken as error:
         if not number:
             raise UserError(f"{source.name} is not valid JSON: {error}.") from None
         yield number + 1, broken_off(number + 1, error)
-
-
-def _numbered(number: int, found: Mapping[str, Any] | str) -> Mapping[str, Any] | Row:
-    return set_aside(number, "row", found) if isinstance(found, str) else found
 
 
 class _Reader:
@@ -223,7 +215,7 @@ class _Reader:
         try:
             value = text.value(_AHEAD if top and begins == "{" else MAX_RECORD)
         except _Malformed as error:
-            if isinstance(error, _Long) and top and begins == "{":
+            if error.long and top and begins == "{":
                 yield from self._long(indent)
                 return
             if begins == "{" and isinstance(
@@ -232,7 +224,7 @@ class _Reader:
                 text.at += len(text.line())
             else:
                 found = text.skip(indent, "" if self._lines else begins)
-                if not found and isinstance(error, _Cut):
+                if not found and error.cut:
                     raise text.broken or FeedBroken("the file ends within a record") from None
                 yield str(error)
                 if not found and indent is None:
@@ -249,7 +241,7 @@ class _Reader:
                 found = True
                 yield record
         except _Malformed as error:
-            if found or (not self._text.skip(indent, "{") and isinstance(error, _Cut)):
+            if found or (not self._text.skip(indent, "{") and error.cut):
                 raise self._text.broken or FeedBroken(f"an object is malformed ({error})") from None
             yield str(error)
 
@@ -304,26 +296,22 @@ class _Reader:
                     inside = iter([{"id": key, **value}])
                 else:
                     head[key] = value
-                    size += _size(value)
+                    size += len(json.dumps(value))
             for record in inside:
                 if holder or (isinstance(record, dict) and _is_product(record)):
                     found = True
                     yield record
             if size > MAX_RECORD:
-                raise _Long(f"the record is longer than {MAX_RECORD // 2**20} MiB")
+                raise _Malformed(f"the record is longer than {MAX_RECORD // 2**20} MiB", long=True)
         text.take()
         if not found:
             yield from self._of_value(head)
 
 
-def _size(value: Any) -> int:
-    return len(json.dumps(value)) if isinstance(value, (dict, list, str)) else 8
-
-
 def held_records(value: Mapping[str, Any]) -> list[Any] | None:
     """The records that an object holds, or None if it is one itself."""
-    if _is_table(value):
-        return _rows_of(value)
+    if (rows := _rows_of(value)) is not None:
+        return rows
     names = {fold(name): name for name in value}
     own = _is_product(value)
     for holder in ("products", "items", *_HOLDERS):
@@ -332,45 +320,37 @@ def held_records(value: Mapping[str, Any]) -> list[Any] | None:
             continue
         if isinstance(inner, list) and any(isinstance(item, (dict, list)) for item in inner):
             return inner
-        if isinstance(inner, dict) and (inside := held_records(inner)) is not None:
-            return inside
-        if (
-            isinstance(inner, dict)
-            and holder in ("products", "product", "items", "item")
-            and _is_product(inner)
-        ):
-            return [inner]
+        if isinstance(inner, dict):
+            if (inside := held_records(inner)) is not None:
+                return inside
+            if holder in ("products", "product", "items", "item") and _is_product(inner):
+                return [inner]
     if own or not value:
         return None
-    mappings = [item for item in value.values() if isinstance(item, dict)]
-    if len(mappings) == len(value) and all(map(_is_product, mappings)):  # by id
+    if all(isinstance(item, dict) and _is_product(item) for item in value.values()):  # by id
         return [{"id": name, **item} for name, item in value.items()]
-    lists = [item for item in value.values() if isinstance(item, list) and item and isinstance(item[0], dict)]
-    known = [item for item in lists if _is_product(bare(item[0]))]
-    return known[0] if known else None
+    lists = (item for item in value.values() if isinstance(item, list) and item and isinstance(item[0], dict))
+    return next((item for item in lists if _is_product(bare(item[0]))), None)
 
 
-def _is_table(value: Mapping[str, Any]) -> bool:
-    """Whether an object holds columns or a header and rows, as pandas writes tables."""
-    if isinstance(value.get("columns"), list) and isinstance(value.get("data"), list):
-        return True
-    columns = list(value.values())
-    if len(columns) < 2 or not _is_product(value) or not any(fold(name) in _IDS for name in value):
-        return False
-    if all(isinstance(column, dict) for column in columns):
-        first = columns[0].keys()
-        return bool(first) and all(key.isdigit() for key in first) and all(c.keys() == first for c in columns)
-    return all(isinstance(column, list) and len(column) == len(columns[0]) > 1 for column in columns)
-
-
-def _rows_of(value: Mapping[str, Any]) -> list[Any]:
-    if isinstance(value.get("columns"), list) and isinstance(value.get("data"), list):
-        names = [str(name) for name in value["columns"]]
-        return [
-            dict(zip(names, row, strict=False)) if isinstance(row, list) else row for row in value["data"]
-        ]
-    columns = [column.values() if isinstance(column, dict) else column for column in value.values()]
-    return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
+def _rows_of(value: Mapping[str, Any]) -> list[Any] | None:
+    """The rows of an object that holds columns or a header and rows, as pandas writes tables, else None."""
+    columns, rows = value.get("columns"), value.get("data")
+    if isinstance(columns, list) and isinstance(rows, list):
+        names = [str(name) for name in columns]
+        return [dict(zip(names, row, strict=False)) if isinstance(row, list) else row for row in rows]
+    held = list(value.values())
+    if len(held) < 2 or not _is_product(value) or not any(fold(name) in _IDS for name in value):
+        return None
+    if all(isinstance(column, dict) for column in held):
+        first = held[0].keys()
+        numbered = bool(first) and all(key.isdigit() for key in first)
+        if not numbered or not all(column.keys() == first for column in held):
+            return None
+        held = [list(column.values()) for column in held]
+    elif not all(isinstance(column, list) and len(column) == len(held[0]) > 1 for column in held):
+        return None
+    return [dict(zip(value, row, strict=True)) for row in zip(*held, strict=True)]
 
 
 def bare(record: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -378,14 +358,8 @@ def bare(record: Mapping[str, Any]) -> Mapping[str, Any]:
     for _ in range(4):
         if _is_product(record, telling=True):
             break
-        inner = next(
-            (
-                name
-                for name, item in record.items()
-                if fold(name) in _WRAPS and isinstance(item, dict) and item
-            ),
-            None,
-        )
+        wraps = (name for name, item in record.items() if fold(name) in _WRAPS and isinstance(item, dict))
+        inner = next((name for name in wraps if record[name]), None)
         if inner is None or not (len(record) == 1 or _is_product(bare(record[inner]), telling=True)):
             break
         around = {name: item for name, item in record.items() if name != inner}

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from moonshelf.feeds import json_stream
 from moonshelf.feeds.base import MAX_RECORD, FeedBroken, Row, Source, broken_off, set_aside
 from moonshelf.feeds.build import Draft
@@ -21,10 +23,6 @@ from moonshelf.feeds.records import RecordReader
 from moonshelf.feeds.text import Lines
 from moonshelf.product import ImageRef, Product
 
-_STRINGS = frozenset(
-    name for name, field in Product.model_fields.items() if field.annotation in (str, str | None)
-)
-_FIELDS = frozenset(Product.model_fields)
 _SUFFIXES = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"RIFF", ".webp"))
 
 
@@ -34,10 +32,9 @@ def read(source: Source) -> Iterator[Row]:
     for number, record in json_stream.records(source):
         if isinstance(record, Row):
             yield record
-        elif _is_ours(record) and not source.fields:
-            yield _own(source, number, record)
         else:
-            yield reader.row(number, record)
+            ours = None if source.fields else _of_ours(record)
+            yield reader.row(number, record) if ours is None else _own(source, number, record, ours)
     yield from reader.ending()
 
 
@@ -71,42 +68,23 @@ def parse_object(number: int, line: str) -> dict[str, Any] | Row:
     return record
 
 
-def _is_ours(record: Mapping[str, Any]) -> bool:
-    """Whether every value has the name and JSON type that `write_jsonl` gives it."""
-    if not record.keys() <= _FIELDS or "id" not in record:
-        return False
-    for name, value in record.items():
-        if name in _STRINGS:
-            right = isinstance(value, str)
-        elif name == "price":
-            right = isinstance(value, (int, float)) and not isinstance(value, bool)
-        elif name == "category":
-            right = isinstance(value, list) and all(isinstance(part, str) for part in value)
-        elif name == "images":
-            right = isinstance(value, list) and all(_is_image(item) for item in value)
-        else:
-            right = isinstance(value, dict) and all(isinstance(part, str) for part in value.values())
-        if not right:
-            return False
-    return True
+def _of_ours(record: Mapping[str, Any]) -> Product | None:
+    """The product, if every value has the name and JSON type that `write_jsonl` gives it."""
+    lists = {name: tuple(value) for name, value in record.items() if isinstance(value, list)}
+    try:
+        return Product.model_validate({**record, **lists}, strict=True) if "id" in record else None
+    except ValidationError:
+        return None
 
 
-def _is_image(item: Any) -> bool:
-    return (
-        isinstance(item, dict)
-        and item.keys() <= {"path", "url", "role"}
-        and ("path" in item) != ("url" in item)
-        and all(isinstance(part, str) for part in item.values())
-    )
-
-
-def _own(source: Source, number: int, record: Mapping[str, Any]) -> Row:
+def _own(source: Source, number: int, record: Mapping[str, Any], product: Product) -> Row:
     draft = Draft(source, number)
-    for name, value in record.items():
+    for name in record:
+        value = getattr(product, name)
         if name == "images":
-            for item in value:
+            for ref in value:
                 try:
-                    draft.image(source.image(item.get("path") or item["url"], item.get("role")), once=False)
+                    draft.image(source.image(ref.path or ref.url, ref.role), once=False)
                 except ValueError as error:
                     draft.warn("images", str(error))
         elif name == "attributes":

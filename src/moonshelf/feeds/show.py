@@ -118,18 +118,13 @@ def _images(report: Report) -> Text | None:
     counts = report.images
     if not any(counts.values()):
         return None
-    text = Text("Images ")
-    words = (
-        ("good", "good", ""),
-        ("missing", "missing", "red"),
-        ("broken", "broken", "red"),
-        ("remote", "on the web, not fetched", ""),
-        ("not_checked", "not decoded", ""),
-    )
-    shown = [(f"{counts[key]:,} {word}", style) for key, word, style in words if counts[key]]
-    for position, (part, style) in enumerate(shown):
-        text.append((", " if position else "") + part, style)
-    return text
+    said = {"remote": "on the web, not fetched", "not_checked": "not decoded"}
+    shown = [
+        Text(f"{n:,} {said.get(key, key)}", "red" if key in ("missing", "broken") else "")
+        for key, n in counts.items()
+        if n
+    ]
+    return Text("Images ") + Text(", ").join(shown)
 
 
 def _identifiers(report: Report) -> Text | None:
@@ -143,23 +138,12 @@ def _identifiers(report: Report) -> Text | None:
 
 def _reasons(report: Report) -> Table:
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for name, justify in (
-        ("", "left"),
-        ("count", "right"),
-        ("field", "left"),
-        ("reason", "left"),
-        ("rows", "left"),
-    ):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for name in ("", "count", "field", "reason", "rows"):
+        table.add_column(name, justify="right" if name == "count" else "left")
     for reason in report.reasons[:20]:
         text = reason.example if reason.count == 1 else reason.kind
         rows = ", ".join(str(row) for row in reason.rows[:4]) + (", …" if reason.count > 4 else "")
         kind = Text("set aside", "red") if reason.fatal else Text("warning", "yellow")
-        table.add_row(
-            kind,
-            f"{reason.count:,}",
-            Text(_plain(reason.field, 30)),
-            Text(_plain(text, 120)),
-            Text(_plain(rows)),
-        )
+        cells = Text(_plain(reason.field, 30)), Text(_plain(text, 120)), Text(_plain(rows))
+        table.add_row(kind, f"{reason.count:,}", *cells)
     return table
