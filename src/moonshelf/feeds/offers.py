@@ -8,7 +8,7 @@ offers alike in stock, those that are valid today, that sell and that are new co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any
@@ -16,14 +16,55 @@ from typing import Any
 from moonshelf.feeds import values
 from moonshelf.feeds.vocabulary import WORDS, by_word
 
-Node = Mapping[str, Any]
-Resolve = Callable[[Any], Node | None]
-Text = Callable[[Any], str]
-
+Node = dict[str, Any]
 _SAID = WORDS["schema_org"]
 _STOCK = {word: int(rank) for word, rank in by_word(_SAID["stock"]).items()}
 _UNSAID = 1
-_REFERENCE, _CHARGES = frozenset(_SAID["reference_prices"]), frozenset(_SAID["charges"])
+
+
+class Graph:
+    """Nodes by their `@id`, and what values mean among them."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Node] = {}
+
+    def resolve(self, value: Any) -> Node | None:
+        """The node that a value is or refers to."""
+        if isinstance(value, str):
+            return self.nodes.get(value)
+        if not isinstance(value, dict):
+            return None
+        name = value.get("@id")
+        return self.nodes.get(name, value) if isinstance(name, str) and len(value) <= 2 else value
+
+    def text(self, value: Any) -> str:
+        """Text of a literal, a language-tagged literal, or a thing with a name; of several the first."""
+        for item in listed(value):
+            if isinstance(item, dict):
+                item = self.resolve(item) or item
+                item = next((item[key] for key in ("@value", "name", "value", "url") if item.get(key)), None)
+            if not isinstance(item, (dict, list)) and (text := values.as_text(item).strip()):
+                return text
+        return ""
+
+    def first(self, node: Node, *names: str) -> str:
+        """The first text of a node under these names."""
+        return next((text for name in names if (text := self.text(node.get(name)))), "")
+
+    def offers(self, given: list[Any]) -> Iterator[Node]:
+        """Offers, also those inside an AggregateOffer, which lends them what they leave out."""
+        for value in given:
+            node = self.resolve(value)
+            if node is None:
+                continue
+            inner = [
+                offer for item in listed(node.get("offers")) if (offer := self.resolve(item)) is not None
+            ]
+            shared = {name: node[name] for name in _SAID["shared"] if name in node}
+            for offer in inner:
+                yield {**shared, **offer}
+            if not any("price" in offer or "priceSpecification" in offer for offer in inner):
+                yield node
 
 
 @dataclass(slots=True)
@@ -32,7 +73,7 @@ class Price:
 
     amount: str
     currency: str
-    penalty: int
+    penalty: int = 0
     list_price: str = ""
 
     @property
@@ -53,130 +94,100 @@ class Choice:
     highest: str = ""
 
 
-def choose(given: list[Any], resolve: Resolve, text: Text, currency: str | None = None) -> Choice:
+def choose(given: list[Any], graph: Graph, currency: str | None = None) -> Choice:
     """The best of the offers, in `currency` where one is in it, else in that of the best."""
     today = datetime.now(UTC).date()
-    priced = [(offer, _price(offer, resolve, text, today)) for offer in flat(given, resolve)]
-    if not priced:
+    ranked = []
+    for offer in graph.offers(given):
+        price = _price(offer, graph, today)
+        stock, *rest = _standing(offer, graph, today)
+        ranked.append(((price is None, stock, price.penalty if price else 9, *rest), offer, price))
+    if not ranked:
         return Choice({})
-    standing = {id(offer): _standing(offer, text, today) for offer, _ in priced}
-
-    def rank(one: tuple[Node, Price | None]) -> tuple[Any, ...]:
-        offer, price = one
-        penalty = price.penalty if price else 9
-        stock, *rest = standing[id(offer)]
-        return (price is None, stock, penalty, *rest)
-
-    best = min(rank(one) for one in priced)
-    alike = [one for one in priced if rank(one) == best]
+    best = min(rank for rank, _, _ in ranked)
+    alike = [(offer, price) for rank, offer, price in ranked if rank == best]
     codes = [price.currency for _, price in alike if price]
     wanted = currency if currency in codes else next(iter(codes), "")
     offer, price = min(
         (one for one in alike if one[1] is None or one[1].currency == wanted),
         key=lambda one: one[1].number if one[1] else 0,
     )
-    others = sorted({other.currency for _, other in priced if other and other.currency not in ("", wanted)})
-    return Choice(offer, price, others, text(offer.get("highPrice")))
+    others = {other.currency for _, _, other in ranked if other} - {"", wanted}
+    return Choice(offer, price, sorted(others), graph.text(offer.get("highPrice")))
 
 
-def flat(given: list[Any], resolve: Resolve) -> Iterator[Node]:
-    """Offers, also those inside an AggregateOffer, which lends them what they leave out."""
-    for value in given:
-        node = resolve(value)
-        if node is None:
+def _price(offer: Node, graph: Graph, today: date) -> Price | None:
+    code = graph.text(offer.get("priceCurrency")).upper()
+    amount = graph.first(offer, "price", "lowPrice", "minPrice")
+    own, reference = bool(amount), ""
+    found = [Price(amount, code)] if own else []
+    for item in listed(offer.get("priceSpecification")):
+        spec = graph.resolve(item)
+        if spec is None or kinds(spec).intersection(_SAID["charges"]):
             continue
-        inner = [offer for item in _listed(node.get("offers")) if (offer := resolve(item)) is not None]
-        shared = {name: node[name] for name in _SAID["shared"] if name in node}
-        for offer in inner:
-            yield {**shared, **offer}
-        if not any("price" in offer or "priceSpecification" in offer for offer in inner):
-            yield node
-
-
-def _price(offer: Node, resolve: Resolve, text: Text, today: date) -> Price | None:
-    code = text(offer.get("priceCurrency")).upper()
-    found = [
-        Price(amount, code, 0)
-        for name in ("price", "lowPrice", "minPrice")
-        if (amount := text(offer.get(name)))
-    ][:1]
-    own = bool(found)
-    reference = ""
-    for item in _listed(offer.get("priceSpecification")):
-        spec = resolve(item)
-        if spec is None or _kinds(spec) & _CHARGES:
+        if not (amount := graph.first(spec, "price", "minPrice")):
             continue
-        amount = next((t for name in ("price", "minPrice") if (t := text(spec.get(name)))), "")
-        if not amount:
-            continue
-        kind = _name(text(spec.get("priceType")))
-        price = Price(amount, text(spec.get("priceCurrency")).upper() or code, 0)
-        if kind in _REFERENCE:
+        kind = _name(graph.text(spec.get("priceType")))
+        price = Price(amount, graph.text(spec.get("priceCurrency")).upper() or code)
+        untaxed = graph.text(spec.get("valueAddedTaxIncluded")).lower() in ("no", "false")
+        if kind in _SAID["reference_prices"]:
             reference = reference or amount
             price.penalty = 4
-        elif _bulk(spec, resolve, text) or _conditional(spec, own):
+        elif _conditional(spec, graph, own):
             price.penalty = 3
-        elif not _valid(spec, text, today):
+        elif not _valid(spec, graph, today):
             price.penalty = 2
-        elif (own and kind != "saleprice") or text(spec.get("valueAddedTaxIncluded")).lower() in (
-            "no",
-            "false",
-        ):
+        elif (own and kind != "saleprice") or untaxed:
             price.penalty = 1
         found.append(price)
     if not found:
         return None
     best = min(found, key=lambda one: (one.penalty, one.number))
-    if reference and reference != best.amount:
-        best.list_price = reference
+    best.list_price = reference if reference != best.amount else ""
     return best
 
 
-def _standing(offer: Node, text: Text, today: date) -> tuple[int, bool, bool, bool]:
+def _standing(offer: Node, graph: Graph, today: date) -> tuple[int, bool, bool, bool]:
     """How far an offer is from a new thing that is in stock and sold today; 0 and False are best."""
-    business = _name(text(offer.get("businessFunction")))
-    condition = _name(text(offer.get("itemCondition")))
+    stock, business, condition = (
+        _name(graph.text(offer.get(name))) for name in ("availability", "businessFunction", "itemCondition")
+    )
     return (
-        _STOCK.get(_name(text(offer.get("availability"))), _UNSAID),
-        not _valid(offer, text, today),
+        _STOCK.get(stock, _UNSAID),
+        not _valid(offer, graph, today),
         bool(business) and "sell" not in business,
         bool(condition) and "new" not in condition,
     )
 
 
-def _valid(node: Node, text: Text, today: date) -> bool:
-    begins = [_day(text(node.get(name))) for name in ("validFrom", "availabilityStarts")]
-    ends = [_day(text(node.get(name))) for name in ("validThrough", "priceValidUntil", "availabilityEnds")]
-    return all(day is None or day <= today for day in begins) and all(
-        day is None or day >= today for day in ends
+def _valid(node: Node, graph: Graph, today: date) -> bool:
+    def days(*names: str) -> Iterator[date]:
+        for name in names:
+            try:
+                yield date.fromisoformat(graph.text(node.get(name))[:10])
+            except ValueError:
+                continue
+
+    return all(day <= today for day in days("validFrom", "availabilityStarts")) and all(
+        day >= today for day in days("validThrough", "priceValidUntil", "availabilityEnds")
     )
 
 
-def _day(written: str) -> date | None:
+def _conditional(spec: Node, graph: Graph, own: bool) -> bool:
+    """Whether a price is a member's, for several pieces, or for a unit of measure or time beside the offer's
+    own price."""
+    quantity = graph.resolve(spec.get("eligibleQuantity")) or {}
     try:
-        return date.fromisoformat(written[:10])
+        bulk = float(graph.first(quantity, "minValue", "value") or 1) > 1
     except ValueError:
-        return None
+        bulk = False
+    by_unit = own and any(spec.get(name) for name in _SAID["conditional"])
+    return bulk or by_unit or bool(spec.get("validForMemberTier"))
 
 
-def _bulk(spec: Node, resolve: Resolve, text: Text) -> bool:
-    """Whether a price is for several pieces only."""
-    quantity = resolve(spec.get("eligibleQuantity")) or {}
-    try:
-        return float(text(quantity.get("minValue")) or text(quantity.get("value")) or 1) > 1
-    except ValueError:
-        return False
-
-
-def _conditional(spec: Node, own: bool) -> bool:
-    """Whether a price is a member's, or for a unit of measure or time beside the offer's own price."""
-    return bool(spec.get("validForMemberTier")) or (
-        own and any(spec.get(name) for name in _SAID["conditional"])
-    )
-
-
-def _kinds(node: Node) -> set[str]:
-    return {_name(kind) for kind in _listed(node.get("@type")) if isinstance(kind, str)}
+def kinds(node: Node) -> set[str]:
+    """Types of a node, without the vocabulary's prefix, in small letters."""
+    return {_name(kind) for kind in listed(node.get("@type")) if isinstance(kind, str)}
 
 
 def _name(text: str) -> str:
@@ -185,5 +196,6 @@ def _name(text: str) -> str:
     return "".join(c for c in last if c.isalnum()).lower()
 
 
-def _listed(value: Any) -> list[Any]:
+def listed(value: Any) -> list[Any]:
+    """A list of what may be one value, several or none."""
     return value if isinstance(value, list) else [] if value is None else [value]
