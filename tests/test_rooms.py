@@ -41,7 +41,7 @@ ROOMS = {
     "sample": Room(150, 150),
     "model": Room(3_250, 2_000),
     "training": Room(4_160, 2_300),
-    "catalogue": Room(4_340, 2_200),
+    "catalogue": Room(4_200, 2_200),
     "scale": Room(660, 900),
     "evaluation": Room(7_760, 2_500),
     "creatives": Room(9_200, 5_000),
@@ -57,7 +57,7 @@ CIRCLES = [
     [f"moonshelf.model.{name}" for name in ("decode", "engine", "golden", "modeling")],
 ]
 CROWDS = {
-    "catalogue": 18, "creatives": 15, "feeds": 25, "model": 16, "service": 21,
+    "creatives": 15, "feeds": 25, "model": 16, "service": 21,
     "training": 19,
 }  # fmt: skip
 

@@ -127,6 +127,8 @@ def in_faiss(index: VectorIndex, passing: dict[str, Any]) -> Search:
 def study(
     rows: Annotated[int, typer.Option()] = 1_000_000,
     dim: Annotated[int, typer.Option()] = 256,
+    kinds: Annotated[str, typer.Option(help="Of LanceDB's.")] = "IVF_HNSW_SQ,IVF_RQ",
+    ours: Annotated[bool, typer.Option(help="Build and measure ours beside them.")] = True,
     ef_build: Annotated[int, typer.Option(help="Of LanceDB's graphs.")] = 150,
     out: Annotated[Path | None, typer.Option(help="JSON of all figures, written as they come.")] = None,
 ) -> None:
@@ -155,10 +157,11 @@ def study(
         )  # fmt: skip
         bare = size_of(Path(folder))
         started = time.perf_counter()
-        index = VectorIndex.of(np.arange(rows, dtype=np.int64), vectors)
-        note(faiss={"build_s": round(time.perf_counter() - started, 1), "table_mb": round(bare / 1e6)})
+        held = rows if ours else 1
+        index = VectorIndex.of(np.arange(held, dtype=np.int64), vectors[:held])
+        note(ours={"build_s": round(time.perf_counter() - started, 1), "table_mb": round(bare / 1e6)})
         passing: dict[str, Any] = {}
-        sides = {"faiss": in_faiss(index, passing)}
+        sides = {"ours": in_faiss(index, passing)} if ours else {}
 
         def marks(name: str | None, right: np.ndarray) -> dict[str, Any]:
             times = exam.times(sides, name)
@@ -176,9 +179,9 @@ def study(
             started = time.perf_counter()
             keys = table.search().where(sql).select(["key"]).limit(None).to_arrow()["key"].to_numpy()
             passing[name] = Passing(index, keys)
-            sides["faiss"](vectors[exam.drawn[0]], name)
+            in_faiss(index, passing)(vectors[exam.drawn[0]], name)
             first = round(1000 * (time.perf_counter() - started), 1)
-            note(**{f"first time of the filter {name}, faiss": first})
+            note(**{f"first time of the filter {name}, ours": first})
         # LanceDB's kinds, each with the least effort that reaches the aim without a filter.
         cells = round(rows**0.5)
         # More cells than the least are looked into only where a filter leaves too few rows in these.
@@ -187,11 +190,12 @@ def study(
             for p, r in ((8, 4), (16, 10), (32, 30))
         ]
         graph = [{"ef": ef, "refine_factor": r} for ef, r in ((64, 1), (128, 2), (256, 2))]
-        kinds: dict[str, tuple[Any, list[dict[str, int]]]] = {
+        configs: dict[str, tuple[Any, list[dict[str, int]]]] = {
             "IVF_HNSW_SQ": (HnswSq("dot", num_partitions=1, ef_construction=ef_build), graph),
             "IVF_RQ": (IvfRq("dot", num_partitions=cells), lists),
         }
-        for kind, (config, efforts) in kinds.items():
+        for kind in kinds.split(","):
+            config, efforts = configs[kind]
             before, started = size_of(Path(folder)), time.perf_counter()
             table.create_index("vector", config=config, replace=True)
             seconds = round(time.perf_counter() - started, 1)
@@ -206,7 +210,7 @@ def study(
             filtered(kind)
         for column in ("lot", "cluster"):
             table.create_index(column, config=BTree())
-        filtered("IVF_RQ, columns indexed")
+        filtered(f"{kind}, columns indexed")
         # A thousand fresh rows, near others; then a hundredth of the rows leaves.
         rng = np.random.default_rng(2)
         fresh = vectors[rng.integers(rows, size=1000)] + 0.02 * rng.normal(size=(1000, dim)).astype(
@@ -226,7 +230,7 @@ def study(
         started = time.perf_counter()
         index = index.catch_up(keys, fresh, np.empty(0, np.int64))
         caught = round(1000 * (time.perf_counter() - started), 1)
-        sides["faiss"] = in_faiss(index, passing)
+        sides |= {"ours": in_faiss(index, passing)} if ours else {}
         near = np.concatenate([exam.vectors, fresh])
         hits = {
             side: sum(int(search(vector, None)[0] == key) for key, vector in zip(keys, fresh, strict=True))
@@ -248,7 +252,7 @@ def study(
         started = time.perf_counter()
         index = index.catch_up(np.empty(0, np.int64), np.empty((0, dim), np.float32), gone)
         caught = round(1000 * (time.perf_counter() - started), 1)
-        sides["faiss"] = in_faiss(index, passing)
+        sides |= {"ours": in_faiss(index, passing)} if ours else {}
         left = np.ones(len(near), bool)
         left[gone] = False
         note(deleted={"delete_s": deleted, "catch_up_ms": caught, **marks(None, exam.right(left))})

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from fake_model import FakeModel, product
 
-from moonshelf.catalogue import embed, rows, upsert, vector_index
+from moonshelf.catalogue import commits, embed, rows, vector_index
 from moonshelf.catalogue.store import Store
 from moonshelf.product import Product
 
@@ -62,7 +62,7 @@ def index_until_killed(folder: str) -> None:
 def upsert_until_killed(folder: str, seed: int, acknowledged: str) -> None:
     """Products in and out at random, a line of `id title` for each acknowledged one; `-` if removed."""
     dice, model, log = random.Random(seed), FakeModel(), os.open(acknowledged, os.O_WRONLY | os.O_APPEND)
-    writer = upsert.Writer(Store.open(folder), compact_after=5)
+    writer = commits.Writer(Store.open(folder), compact_after=5)
     for step in itertools.count():
         products = [
             product(dice.randrange(40), title=f"title-{seed}-{step}-{i}") for i in range(dice.randint(1, 6))

@@ -8,13 +8,13 @@ from fake_model import FakeModel, product
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moonshelf.catalogue import Catalogue, run
+from moonshelf.catalogue import Catalogue, commits
+from moonshelf.catalogue.commits import Known, Seen
 from moonshelf.catalogue.rows import key_of
-from moonshelf.catalogue.run import Known, Seen
 
 
 def test_the_hashes_of_a_store_are_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "_BATCH", 7)  # many batches, the last one not full
+    monkeypatch.setattr(commits, "_BATCH", 7)  # many batches, the last one not full
     shelf = Catalogue.create(tmp_path / "shelf", FakeModel())
     products = [product(i) for i in range(30)]
     shelf.embed(products[:20])
@@ -29,7 +29,7 @@ def test_the_hashes_of_a_store_are_found(tmp_path, monkeypatch):
 @given(ids=st.lists(st.sampled_from([f"id {i}" for i in range(40)])), batch=st.integers(1, 9))
 def test_an_id_is_new_once(ids, batch):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "_BATCH", batch)
+        patch.setattr(commits, "_BATCH", batch)
         seen, plain = Seen(), set()
         for id in ids:
             assert seen.add(id) == (id not in plain)

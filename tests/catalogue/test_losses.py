@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moonshelf.catalogue import Catalogue
+from moonshelf.catalogue.commits import Writer
 from moonshelf.catalogue.manifest import Manifest, writing
 from moonshelf.catalogue.rows import prepare_row
 from moonshelf.catalogue.store import Store
-from moonshelf.catalogue.upsert import Writer
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds import base
 from moonshelf.product import Product

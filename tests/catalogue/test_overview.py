@@ -11,10 +11,10 @@ from fake_model import FakeModel, product, table
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from moonshelf.catalogue import Catalogue, conflicts, overview
+from moonshelf.catalogue import Catalogue, overview
+from moonshelf.catalogue.commits import Writer
 from moonshelf.catalogue.filters import to_condition
 from moonshelf.catalogue.rows import build_row, prepare_row, to_json
-from moonshelf.catalogue.upsert import Writer
 from moonshelf.product import Product
 
 
@@ -125,7 +125,7 @@ def test_rejects_are_read_with_suspicion(tmp_path):
     ],
 )
 def test_values_that_conflict(field, record, said):
-    assert conflicts.differ(field, record, said) and conflicts.differ(field, said, record)
+    assert overview.differ(field, record, said) and overview.differ(field, said, record)
 
 
 @pytest.mark.parametrize(
@@ -148,12 +148,12 @@ def test_values_that_conflict(field, record, said):
     ],
 )
 def test_near_values_do_not_conflict(field, record, said):
-    assert not conflicts.differ(field, record, said) and not conflicts.differ(field, said, record)
+    assert not overview.differ(field, record, said) and not overview.differ(field, said, record)
 
 
 def test_categories_conflict_only_within_the_catalogues_own_tree():
-    leaves = {conflicts.leaf_form(leaf) for leaf in ("T-shirts", "Tops", "Sandals", "Crop tops")}
-    assert conflicts.categories_differ("Apparel > T-shirts", "shoes > sandals", leaves)
+    leaves = {overview.leaf_form(leaf) for leaf in ("T-shirts", "Tops", "Sandals", "Crop tops")}
+    assert overview.categories_differ("Apparel > T-shirts", "shoes > sandals", leaves)
     for record, said in (
         ("Apparel > T-shirts", "apparel > tshirt"),
         ("Apparel > T-shirts", "footwear > clogs"),  # no leaf here: another taxonomy, not another product
@@ -161,7 +161,7 @@ def test_categories_conflict_only_within_the_catalogues_own_tree():
         ("Apparel > Tops", "apparel > crop tops"),
         ("", "shoes > sandals"),
     ):
-        assert not conflicts.categories_differ(record, said, leaves)
+        assert not overview.categories_differ(record, said, leaves)
 
 
 KEYS = st.sampled_from(["colour", "material", "category", 'x "colour', "my colour"])
@@ -175,7 +175,7 @@ def test_reading_json_by_column_reads_what_json_does(pairs):
     column = pa.chunked_array([[to_json(pairs), "{}", to_json({"colour": "red"})]], pa.string())
     for field in ("colour", "material", "category"):
         expected = [pairs.get(field), None, "red" if field == "colour" else None]
-        assert conflicts.reasoned(column, field).to_pylist() == expected
+        assert overview.reasoned(column, field).to_pylist() == expected
 
 
 def test_only_the_first_conflicts_are_listed(tmp_path: Path):
@@ -192,5 +192,5 @@ def test_only_the_first_conflicts_are_listed(tmp_path: Path):
             "pattern": pa.nulls(n, pa.string()),
         }
     )
-    total, some = conflicts.find(rows, 3)
+    total, some = overview.find_conflicts(rows, 3)
     assert total == n // 2 and [c.id for c in some] == ["p0000", "p0002", "p0004"]

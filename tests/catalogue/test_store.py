@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from moonshelf import cli
 from moonshelf.catalogue import Catalogue, vector_index
+from moonshelf.catalogue.commits import Writer
 from moonshelf.catalogue.manifest import Locked, Manifest, writing
 from moonshelf.catalogue.rows import key_of
 from moonshelf.catalogue.store import Store
-from moonshelf.catalogue.upsert import Writer
 from moonshelf.errors import UserError
 
 

@@ -12,11 +12,11 @@ import pytest
 from fake_model import FakeModel, picture, product, table
 
 from moonshelf.catalogue import Catalogue
-from moonshelf.catalogue import upsert as upsert_module
+from moonshelf.catalogue import commits as commits_module
+from moonshelf.catalogue.commits import Writer
 from moonshelf.catalogue.manifest import Locked, Manifest, writing
 from moonshelf.catalogue.rows import PreparedRow, RowRejected, build_row, prepare_row
 from moonshelf.catalogue.store import Store
-from moonshelf.catalogue.upsert import Writer
 from moonshelf.errors import UserError
 from moonshelf.product import ImageRef, Product
 
@@ -186,7 +186,7 @@ def test_threads_that_write_the_same_ids_lose_and_double_nothing(shelf, model):
 
 
 def test_files_are_joined_every_so_many_commits(shelf, model, monkeypatch):
-    monkeypatch.setattr(upsert_module, "COMPACT_AFTER", 3)
+    monkeypatch.setattr(commits_module, "COMPACT_AFTER", 3)
     replace(shelf.store.manifest, keep_days=0.0).write(shelf.folder)
     shelf = Catalogue.open(shelf.folder, model)
     writer, versions = Writer(shelf.store, compact_after=5), shelf.folder / "products.lance" / "_versions"
@@ -196,10 +196,10 @@ def test_files_are_joined_every_so_many_commits(shelf, model, monkeypatch):
         most = max(most, len(list(versions.glob("*.manifest"))))
     assert most <= 8 and table(shelf.folder)["p0"]["title"] == "title 11"
     later = Writer(shelf.store, compact_after=0)
-    for i in range(upsert_module.COMPACT_AFTER):
+    for i in range(commits_module.COMPACT_AFTER):
         assert not later.due
         upsert(model, later, product(0, price=float(i) + 0.5))
-    assert later.due and later.commits == upsert_module.COMPACT_AFTER
+    assert later.due and later.commits == commits_module.COMPACT_AFTER
     later.compact()
     assert not later.due and later.commits == 0 and len(list(versions.glob("*.manifest"))) <= 2
 

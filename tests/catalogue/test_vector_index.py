@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moonshelf.catalogue import Catalogue
+from moonshelf.catalogue.commits import Writer
 from moonshelf.catalogue.rows import build_row, key_of, prepare_row
-from moonshelf.catalogue.upsert import Writer
 from moonshelf.catalogue.vector_index import FLAT_ROWS, VectorIndex, build, load
 
 DIM = 16

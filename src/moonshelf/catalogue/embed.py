@@ -1,7 +1,7 @@
 """From a feed to the store: only what changed is read by the model, and a killed run goes on.
 
 Read downwards: `embed_feed` opens the feed and the store, `embed_rows` prepares products, has the engine read
-those that are new or changed, and gives every row's fate to `EmbedRun.take`, which commits it (`run`).
+those that are new or changed, and gives every row's fate to `EmbedRun.take`, which commits it (`commits`).
 
 Products that left the feed leave the store, but only after the feed was read to its end, with every row's id,
 and not if they are more than a share of the catalogue: that asks. A row that is rejected (broken picture, no
@@ -21,9 +21,9 @@ from typing import Any, Protocol
 
 from moonshelf import images
 from moonshelf.catalogue import manifest
+from moonshelf.catalogue.commits import SHARD_ROWS, EmbedReport, EmbedRun, RowResult
 from moonshelf.catalogue.manifest import NAME, Encoder, Manifest, check_place, versions, writing
 from moonshelf.catalogue.rows import Hashes, PreparedRow, RowRejected, build_row, kept, prepare_row
-from moonshelf.catalogue.run import SHARD_ROWS, EmbedReport, EmbedRun, RowResult
 from moonshelf.catalogue.store import Store
 from moonshelf.errors import Problem, UserError
 from moonshelf.files import write_json

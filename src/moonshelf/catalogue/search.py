@@ -31,8 +31,8 @@ from moonshelf.product import ImageRef, Product
 from moonshelf.prompts import clean_text
 
 if TYPE_CHECKING:
+    from moonshelf.catalogue.commits import EmbedReport
     from moonshelf.catalogue.duplicates import DuplicateReport
-    from moonshelf.catalogue.run import EmbedReport
 
 MODES = ("hybrid", "vector", "text")
 MAX_K = 1_000

@@ -12,8 +12,8 @@ from rich.text import Text
 from moonshelf.prompts import END_THINK, THINK, clean_text
 
 if TYPE_CHECKING:
+    from moonshelf.catalogue.commits import EmbedReport
     from moonshelf.catalogue.duplicates import DuplicateReport, Pair
-    from moonshelf.catalogue.run import EmbedReport
     from moonshelf.catalogue.search import SearchResult
 
 _ID_CELLS, _PRICE_CELLS, _LEAST_TITLE = 24, 12, 12  # widths of columns; longer ids push their own line

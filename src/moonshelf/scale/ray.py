@@ -29,10 +29,10 @@ import pyarrow as pa
 
 from moonshelf import images
 from moonshelf.catalogue import manifest
+from moonshelf.catalogue.commits import EmbedRun, Known, RowResult
 from moonshelf.catalogue.embed import Feed, Numbered, Options, embed_rows, prepared
 from moonshelf.catalogue.manifest import Encoder
 from moonshelf.catalogue.rows import schema
-from moonshelf.catalogue.run import EmbedRun, Known, RowResult
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds.parts import Item, Part, cut
 from moonshelf.product import ImageRef, Product

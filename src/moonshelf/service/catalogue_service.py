@@ -28,12 +28,12 @@ from cachetools import LRUCache, TTLCache
 
 from moonshelf import images
 from moonshelf.catalogue import vector_index
+from moonshelf.catalogue.commits import Committed, Writer
 from moonshelf.catalogue.filters import Condition
 from moonshelf.catalogue.manifest import Encoder, saved_model
 from moonshelf.catalogue.rows import PreparedRow, RowRejected, build_row, prepare_row
 from moonshelf.catalogue.search import Catalogue, SearchResult
 from moonshelf.catalogue.store import Store
-from moonshelf.catalogue.upsert import Committed, Writer
 from moonshelf.errors import Problem, UserError
 from moonshelf.product import ImageRef, Product
 from moonshelf.service.batcher import Batcher, Kind
