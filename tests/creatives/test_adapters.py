@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from moonshelf.creatives.io.readers import FILE, read_creatives, write_campaigns
-from moonshelf.creatives.io.records import MAX_COUNT, Refused, count
+from moonshelf.creatives.io.records import MAX_COUNT, RowRejected, count
 from moonshelf.creatives.schema import KEYS, QUESTIONS, AspectAnswer, Assessment, Campaign, Creative, Pair
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds.base import MAX_TITLE
@@ -317,7 +317,7 @@ def test_count() -> None:
         None, None, None, 3, 3, 3, 3, 1_234_567, MAX_COUNT,
     ]  # fmt: skip
     for bad in ("1.234", "1e5", "abc", "12,34", "٣", -1, "-1", float("inf"), [1], "9" * 5000, 10**13):
-        with pytest.raises(Refused):
+        with pytest.raises(RowRejected):
             count(bad, "n")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -19,29 +20,23 @@ from typing import Any
 from moonshelf import images
 from moonshelf.attributes import fold
 from moonshelf.creatives.io import published
-from moonshelf.creatives.io.records import (
-    CREATIVE_FIELDS,
-    CreativeDraft,
-    Reading,
-    Refused,
-    checked,
-    count,
-    plain_id,
-)
-from moonshelf.creatives.schema import Assessment, Campaign, Creative, Pair
+from moonshelf.creatives.io.published import Numbered
+from moonshelf.creatives.io.records import Reading, RowRejected, count, plain_id, rejected
+from moonshelf.creatives.schema import Campaign, Creative, Pair
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds import folder, parquet, values
 from moonshelf.feeds.base import FeedBroken, Row, Source
+from moonshelf.feeds.columns import one_each, ranked
 from moonshelf.feeds.detect import check_path
 from moonshelf.feeds.encodings import encoding_of
 from moonshelf.feeds.jsonl import numbered, parse_object, store_image
 from moonshelf.feeds.text import Table, split_header
-from moonshelf.product import ImageRef
 
 Item = Campaign | Pair | Problem
 FILE = "campaigns.jsonl"  # of our own form, in a folder
 _HEAD = 1 << 16
-# Column of a table -> names that exports use for it, folded; the first that is there is taken.
+_CONTEXT = ("audience", "country", "device", "language", "placement", "platform", "region", "slot")
+# What a column of a table fills -> names that exports use for it, folded, the most telling first.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "product_id": ("product id", "item id", "offer id", "sku", "parent id", "product", "item"),
     "campaign": ("campaign id", "campaign", "ad group id", "adgroup id", "ad group", "campaign name"),
@@ -60,8 +55,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "clicks": ("clicks", "click", "clk", "link clicks", "exp click cnt"),
     "category": ("category", "category path", "product category", "product type"),
     "text": ("overlay text", "overlay", "text"),
+    **{name: (name,) for name in _CONTEXT},
 }  # fmt: skip
-_CONTEXT = frozenset(("slot", "placement", "audience", "device", "country", "language", "region", "platform"))
 
 
 def read_creatives(
@@ -81,7 +76,11 @@ def read_creatives(
         place = place / FILE
     reader = FORMATS[sniff(place)]
     source = Source(place, check_path(images_root) if images_root is not None else None)
-    rows = reader(Reading(source, check_images))
+    reading = Reading(source, check_images)
+    rows = chain.from_iterable(
+        [item] if isinstance(item, Problem) else reading.build(*item, published.translate)
+        for item in reader(reading)
+    )
     first = next(rows, None)  # so that an unusable file raises here and not in the caller's loop
     if first is None:
         raise UserError(f"{source.name} holds no creatives.")
@@ -91,9 +90,8 @@ def read_creatives(
 def sniff(path: Path) -> str:
     """Name of the format, a key of `FORMATS`. Raises UserError if it is none."""
     if path.is_dir():
-        files = sorted(
-            e.name for e in path.iterdir() if e.suffix.lower() in (".jsonl", ".json", ".csv", ".tsv")
-        )
+        tables = (".jsonl", ".json", ".csv", ".tsv")
+        files = sorted(entry.name for entry in path.iterdir() if entry.suffix.lower() in tables)
         if files and next(folder.walk(str(path)), None) is None:
             raise UserError(f"{path} holds no pictures: name one of its files, such as {files[0]}.")
         return "images"
@@ -116,8 +114,7 @@ def sniff(path: Path) -> str:
         raise UserError(f"{path.name} is empty.")
     if published.is_list_row(lines[0]):
         return "creative-ranking"
-    names = {fold(cell) for cell in split_header(lines[0])[1]}
-    if not names.intersection(COLUMNS["image"]):
+    if not {fold(cell) for cell in split_header(lines[0])[1]}.intersection(COLUMNS["image"]):
         raise UserError(
             f"{path.name} has no column of images: a table of creatives has the columns product_id, title, "
             "interest, image, impressions, clicks, of which only image is needed."
@@ -133,36 +130,35 @@ def _whole(line: str) -> bool:
         return line.rstrip().endswith("}")  # a broken row of JSON lines
 
 
-# ------------------------------------------------------------------------------------------ JSON
+# ---- JSON --------------------------------------------------------------------------------------------
 
 
-def read_jsonl(reading: Reading) -> Iterator[Item]:
+def _parsed(number: int, line: str | Row) -> Iterator[Numbered]:
+    record = line if isinstance(line, Row) else parse_object(number, line)
+    if isinstance(record, Row):
+        yield from record.problems
+    else:
+        yield number, record
+
+
+def read_jsonl(reading: Reading) -> Iterator[Numbered]:
     """Our own rows, and those of published sets that are written one a line."""
     for number, line in numbered(reading.source):
-        record = line if isinstance(line, Row) else parse_object(number, line)
-        if isinstance(record, Row):
-            yield from record.problems
-        else:
-            yield from _record(reading, number, record)
+        yield from _parsed(number, line)
 
 
-def read_parquet(reading: Reading) -> Iterator[Item]:
+def read_parquet(reading: Reading) -> Iterator[Numbered]:
     """Our own rows with their pictures inside: `record` is the JSON, `images` are its creatives' in order."""
     with parquet.opened(reading.source) as file:
         types = {field.name: str(field.type) for field in file.schema_arrow}
         if types.get("record") != "string" or not types.get("images", "").startswith("list<"):
             raise UserError(f"{reading.source.name} is Parquet, but has no columns record and images.")
         for number, row in parquet.numbered(reading.source, file, 32, ["record", "images"]):
-            if isinstance(row, Row):
-                yield from row.problems
-                continue
-            record = parse_object(number, row["record"] or "")
-            if isinstance(record, Row):
-                yield from record.problems
-                continue
-            for creative, data in zip(_creatives_of(record), row["images"] or (), strict=False):
-                creative["image"] = data
-            yield from _record(reading, number, record)
+            for item in _parsed(number, row if isinstance(row, Row) else row["record"] or ""):
+                if not isinstance(item, Problem) and not isinstance(row, Row):
+                    for creative, data in zip(_creatives_of(item[1]), row["images"] or (), strict=False):
+                        creative["image"] = data
+                yield item
 
 
 def _creatives_of(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -171,85 +167,100 @@ def _creatives_of(record: dict[str, Any]) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
-def read_json(reading: Reading) -> Iterator[Item]:
+def read_json(reading: Reading) -> Iterator[Numbered]:
     """A JSON file: an array of such rows, or CAIG's object of lists."""
     try:
         data = json.loads(reading.source.read_document().decode("utf-8-sig", "surrogateescape"))
     except (FeedBroken, ValueError, RecursionError):
         raise UserError(f"{reading.source.name} is not valid JSON.") from None
     if isinstance(data, dict) and data and all(isinstance(value, list) for value in data.values()):
-        yield from published.read_groups(reading, data)
+        yield from published.read_groups(data)
         return
     for number, record in enumerate(data if isinstance(data, list) else [data], 1):
         if isinstance(record, dict):
-            yield from _record(reading, number, record)
+            yield number, record
         else:
             yield Problem(number, "row", f"not a JSON object but {type(record).__name__}")
 
 
-def _record(reading: Reading, number: int, record: dict[str, Any]) -> list[Any]:
-    draft = reading.draft(number)
-    if "creatives" in record:
-        return _own_campaign(draft, record)
-    if "a" in record and "b" in record:
-        return _own_pair(draft, record)
-    if published.is_pair_row(record):
-        return published.pair_row(draft, record)
-    if published.is_sides_row(record):
-        return published.sides_row(draft, record)
-    return draft.set_aside("row", "neither a campaign (creatives) nor a pair (a and b, image_a and image_b)")
+# ---- tables and pictures -----------------------------------------------------------------------------
 
 
-def _own_campaign(draft: CreativeDraft, record: dict[str, Any]) -> list[Any]:
-    rows = record["creatives"]
-    if not isinstance(rows, list):
-        return draft.set_aside("creatives", "not a list", record.get("id"))
-    found, places = draft.creatives(rows)
-    rates = record.get("true_rates")
-    if rates is not None and not _are_rates(rates, len(rows)):
-        draft.warn("true_rates", "not one rate between 0 and 1 a creative, so they were left out")
-        rates = None
-    more = draft.shown(record) | {"true_rates": tuple(rates[i] for i in places) if rates else None}
-    name = record.get("id") or record.get("product_id")
-    return draft.campaign(name, record.get("product_id"), found, **more)
-
-
-def _are_rates(value: Any, number: int) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == number
-        and all(isinstance(x, int | float) and not isinstance(x, bool) and 0 <= x <= 1 for x in value)
-    )
-
-
-def _own_pair(draft: CreativeDraft, record: dict[str, Any]) -> list[Any]:
-    sides = {}
-    for side in ("a", "b"):
-        row = record[side]
+def read_table(reading: Reading) -> Iterator[Numbered]:
+    """Rows of creatives, grouped by product, campaign, interest and context in the order of their coming."""
+    table = Table(reading.source)
+    plan = one_each(table.header, ranked(COLUMNS))
+    groups: dict[tuple[str, ...], tuple[int, dict[str, Any]]] = {}
+    names: Counter[str] = Counter()
+    for record in table:
+        if record.fatal is not None:
+            yield Problem(record.number, "row", record.fatal)
+            continue
+        row = {role: record.cells.get(column, "").strip() for role, column in plan.items()}
+        # Without a product all rows of a title are one, or else those of the file.
+        product = (row.get("product_id") or row.get("title") or reading.source.path.stem)[:200]
+        key = (product, *(row.get(role, "") for role in ("campaign", "interest", *_CONTEXT)))
         try:
-            if not isinstance(row, dict):
-                raise Refused("image", "it is no object with an image")
-            fields = {key: value for key, value in row.items() if key in CREATIVE_FIELDS}
-            sides[side] = draft.creative(fields.pop("id", side), fields.pop("image", None), **fields)
-        except Refused as error:
-            return draft.set_aside(f"{side}.{error.field}", error.reason, record.get("id"))
-    assessment = None
-    if record.get("assessment") is not None:
-        try:
-            assessment = checked(Assessment, **record["assessment"])
-        except (Refused, TypeError):
-            draft.warn("assessment", "it does not answer the protocol, so it was left out")
-    rates = record.get("true_rates")
-    if rates is not None and not _are_rates(rates, 2):
-        draft.warn("true_rates", "not two rates between 0 and 1, so they were left out")
-        rates = None
-    more = draft.shown(record) | {
-        "assessment": assessment,
-        "label": record.get("label"),
-        "true_rates": tuple(rates) if rates else None,
-        "rationale": draft.text("rationale", record.get("rationale"), 10_000),
-    }
-    return draft.pair(record.get("id"), record.get("product_id"), sides["a"], sides["b"], **more)
+            image = reading.image(row.get("image"))
+            if key not in groups:
+                name = row.get("campaign") or product
+                names[name] += 1
+                exposure = {role: row[role] for role in _CONTEXT if role in row}
+                about: dict[str, Any] = {role: row.get(role) for role in ("title", "interest", "category")}
+                about |= {"id": name if names[name] == 1 else f"{name}#{names[name]}", "product_id": product}
+                about |= {"exposure": exposure, "source": reading.source.name, "creatives": {}}
+                groups[key] = record.number, about
+            _add(groups[key][1]["creatives"], row, image.path or image.url or "")
+        except RowRejected as error:
+            yield rejected(record.number, error, row.get("id"))
+    for number, about in groups.values():
+        yield number, about | {"creatives": list(about["creatives"].values())}
+
+
+def _add(creatives: dict[str, dict[str, Any]], row: dict[str, str], image: str) -> None:
+    """A creative of a campaign, or more counts of one. Raises RowRejected if its name is another image's."""
+    name = plain_id(row.get("id") or Path(image).stem).strip()
+    shown, clicks = (count(row.get(key), key) for key in ("impressions", "clicks"))
+    if shown is not None and clicks is not None and clicks > shown:
+        raise RowRejected("clicks", f"{clicks} clicks are more than {shown} impressions")
+    known = creatives.setdefault(name, {"id": name, "image": image, "text": row.get("text", "")})
+    if known["image"] != image:
+        raise RowRejected("id", f"creative {name[:40]!r} has another image in an earlier row")
+    for key, value in (("impressions", shown), ("clicks", clicks)):
+        if value is not None:
+            known[key] = known.get(key, 0) + value
+
+
+def read_folder(reading: Reading) -> Iterator[Numbered]:
+    """One campaign a folder with pictures in it; links to folders are not followed."""
+    root = reading.source.path
+    found: dict[tuple[str, ...], list[str]] = {}
+    for path, parts in folder.walk(str(root)):
+        found.setdefault(parts, []).append(path)
+    if not found:
+        raise UserError(f"{root.name} holds no pictures ({', '.join(folder.SUFFIXES)}).")
+    for number, (parts, paths) in enumerate(found.items(), 1):
+        stems = Counter(Path(path).stem for path in paths)
+        rows = [  # a.png beside a.jpg
+            {"id": Path(path).stem if stems[Path(path).stem] == 1 else Path(path).name, "image": path}
+            for path in paths
+        ]
+        name = values.clean("/".join(parts) or root.name)[0] or "creatives"
+        source = values.clean(root.name)[0]
+        yield number, {"id": name, "product_id": name, "creatives": rows, "source": source}
+
+
+FORMATS: dict[str, Callable[[Reading], Iterator[Numbered]]] = {
+    "jsonl": read_jsonl,
+    "json": read_json,
+    "parquet": read_parquet,
+    "csv": read_table,
+    "images": read_folder,
+    "creative-ranking": published.read_list,
+}
+
+
+# ---- writing -----------------------------------------------------------------------------------------
 
 
 def write_campaigns(place: str | os.PathLike[str], rows: Iterable[Campaign | Pair], name: str = FILE) -> int:
@@ -286,114 +297,3 @@ def _creative_record(creative: Creative, folder: Path) -> dict[str, Any]:
     except images.ImageError as error:
         raise UserError(f"the image of creative {creative.id} cannot be written: {error}.") from None
     return record | {"image": {"path": store_image(data, folder, "images")}}
-
-
-# ------------------------------------------------------------------------------------------ tables
-
-
-class _Group:
-    """Rows of a table that are one campaign."""
-
-    def __init__(self, number: int, row: dict[str, str]) -> None:
-        self.number, self.first = number, row
-        self.creatives: dict[str, dict[str, Any]] = {}
-
-    def add(self, name: str, image: ImageRef, row: dict[str, str]) -> bool:
-        """A creative, or more counts of one; False if its name is another image's. Raises Refused."""
-        counts = {key: count(row.get(key), key) for key in ("impressions", "clicks")}
-        shown, clicks = counts["impressions"], counts["clicks"]
-        if shown is not None and clicks is not None and clicks > shown:
-            raise Refused("clicks", f"{clicks} clicks are more than {shown} impressions")
-        known = self.creatives.setdefault(name, {"id": name, "image": image, "text": row.get("text", "")})
-        if known["image"] != image:
-            return False
-        for key, value in counts.items():
-            if value is not None:
-                known[key] = known.get(key, 0) + value
-        return True
-
-
-def read_table(reading: Reading) -> Iterator[Item]:
-    """Rows of creatives, grouped by product, campaign, interest and context in the order of their coming."""
-    table = Table(reading.source)
-    plan = _plan(table.header)
-    groups: dict[tuple[str, ...], _Group] = {}
-    for record in table:
-        if record.fatal is not None:
-            yield Problem(record.number, "row", record.fatal)
-            continue
-        row = {target: record.cells.get(column, "") for target, column in plan.items()}
-        draft = reading.draft(record.number)
-        try:
-            image = draft.image(row.get("image"))
-            name = plain_id(row.get("id") or Path(image.name).stem).strip()
-            context = (row.get(target, "").strip() for target in ("campaign", "interest", *sorted(_CONTEXT)))
-            key = (_product(row, reading.source), *context)
-            group = groups.setdefault(key, _Group(record.number, row))
-            if not group.add(name, image, row):
-                raise Refused("id", f"creative {name[:40]!r} has another image in an earlier row")
-        except Refused as error:
-            yield from draft.set_aside(error.field, error.reason, row.get("id"))
-    ids: dict[str, int] = {}
-    for key, group in groups.items():
-        draft = reading.draft(group.number)
-        found, _ = draft.creatives(_at(group.creatives.values()))
-        name = group.first.get("campaign", "").strip() or key[0]
-        ids[name] = ids.get(name, 0) + 1
-        exposure = {target: group.first[target] for target in plan if target in _CONTEXT}
-        more = draft.shown(dict(group.first) | {"exposure": exposure, "source": reading.source.name})
-        yield from draft.campaign(name if ids[name] == 1 else f"{name}#{ids[name]}", key[0], found, **more)
-
-
-def _at(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Creatives whose image has been resolved already, as a path or an address again."""
-    for row in rows:
-        yield row | {"image": row["image"].path or row["image"].url}
-
-
-def _plan(header: list[str]) -> dict[str, str]:
-    """Field -> column of the table."""
-    folded = {fold(name): name for name in reversed(header)}
-    plan: dict[str, str] = {}
-    for target, names in COLUMNS.items():
-        column = next((folded[name] for name in names if name in folded), None)
-        if column is not None and column not in plan.values():
-            plan[target] = column
-    return plan | {name: column for name, column in folded.items() if name in _CONTEXT}
-
-
-def _product(row: dict[str, str], source: Source) -> str:
-    """Id of the product: its own, or its title, or the file where neither is there: then all are one."""
-    return (row.get("product_id", "").strip() or row.get("title", "").strip() or source.path.stem)[:200]
-
-
-# ------------------------------------------------------------------------------------------ pictures
-
-
-def read_folder(reading: Reading) -> Iterator[Item]:
-    """One campaign a folder with pictures in it; links to folders are not followed."""
-    root = reading.source.path
-    found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for path, parts in folder.walk(str(root)):
-        name = os.path.splitext(os.path.basename(path))[0]
-        found.setdefault(parts, []).append({"id": name, "image": path})
-    if not found:
-        raise UserError(f"{root.name} holds no pictures ({', '.join(folder.SUFFIXES)}).")
-    for number, (parts, rows) in enumerate(found.items(), 1):
-        names = [row["id"] for row in rows]
-        for row in rows:  # a.png beside a.jpg
-            row["id"] = row["id"] if names.count(row["id"]) == 1 else os.path.basename(row["image"])
-        draft = reading.draft(number)
-        creatives, _ = draft.creatives(rows)
-        name = values.clean("/".join(parts) or root.name)[0] or "creatives"
-        yield from draft.campaign(name, name, creatives, source=values.clean(root.name)[0])
-
-
-FORMATS: dict[str, Callable[[Reading], Iterator[Any]]] = {
-    "jsonl": read_jsonl,
-    "json": read_json,
-    "parquet": read_parquet,
-    "csv": read_table,
-    "images": read_folder,
-    "creative-ranking": published.read_list,
-}
