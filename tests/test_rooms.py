@@ -41,7 +41,7 @@ ROOMS = {
     "sample": Room(150, 150),
     "model": Room(3_250, 2_000),
     "training": Room(4_160, 2_300),
-    "catalogue": Room(4_200, 2_200),
+    "catalogue": Room(4_205, 2_200),
     "scale": Room(660, 900),
     "evaluation": Room(7_760, 2_500),
     "creatives": Room(9_091, 5_000),

@@ -13,7 +13,7 @@ from fake_model import DIM, FakeModel, picture, product, table
 from PIL import Image
 
 from moonshelf.catalogue import Catalogue
-from moonshelf.catalogue.manifest import Manifest, writing
+from moonshelf.catalogue.manifest import Manifest, preprocessing, writing
 from moonshelf.catalogue.rows import key_of
 from moonshelf.catalogue.store import Store
 from moonshelf.errors import Problem, UserError
@@ -203,6 +203,12 @@ def test_a_folder_refuses_other_models(shelf):
     with pytest.raises(UserError, match="preprocessing"):
         Catalogue.open(shelf.folder, other).search("red shoe")
     assert len(table(shelf.folder)) == 1
+
+
+def test_a_prompt_that_is_as_it_was_fits_folders_of_before():
+    """Whoever adds a field to PromptSpec names it in `manifest._LATER`, or every catalogue is refused."""
+    assert preprocessing(PromptSpec()) == "fbe016add9cd70c9"
+    assert preprocessing(PromptSpec(least_confidence=0.5)) != "fbe016add9cd70c9"
 
 
 def test_a_folder_that_is_no_catalogue_is_refused(tmp_path):

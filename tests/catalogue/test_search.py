@@ -230,6 +230,9 @@ def test_an_index_that_does_not_say_what_it_holds_is_not_used(own):
     path.write_text(json.dumps({**info, "format": 1}))
     result = own.search("red boot", mode="vector", k=1)
     assert "boot" in result.hits[0].product["title"] and "has format 1" in result.notes[0]
+    path.write_text(json.dumps({**info, "kind": "ivf-pq", "spec": {"kind": "ivf-pq"}, "tuned": None}))
+    result = own.search("red boot", mode="vector", k=1)  # of an earlier version, which had more kinds
+    assert "boot" in result.hits[0].product["title"] and "the kind ivf-pq" in result.notes[0]
     path.write_text(json.dumps({k: v for k, v in info.items() if not k.startswith("rows_")}))
     assert "searching the store exactly" in own.search("red boot", mode="vector", k=1).notes[0]
 

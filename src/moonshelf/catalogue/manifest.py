@@ -27,6 +27,7 @@ from moonshelf.product import Product
 from moonshelf.prompts import PromptSpec
 
 FORMAT = 1
+_LATER = {"least_confidence"}  # fields of PromptSpec that came after catalogues had been written
 NAME = "manifest.json"
 _PROBE = 64 * 1024  # bytes that a place must take before anything is computed
 PLACES = "MOONSHELF_PLACES"  # environment variable
@@ -153,8 +154,13 @@ def _places_file() -> Path:
 
 
 def preprocessing(prompt: PromptSpec) -> str:
-    """Hash (16 hex digits) of everything that turns a product into the model's input."""
-    return hashlib.sha256(prompt.model_dump_json().encode()).hexdigest()[:16]
+    """Hash (16 hex digits) of everything that turns a product into the model's input.
+
+    A field that `PromptSpec` was given later counts where it is set, so that older folders still fit.
+    """
+    fields = PromptSpec.model_fields
+    unset = {name for name in _LATER if getattr(prompt, name) == fields[name].default}
+    return hashlib.sha256(prompt.model_dump_json(exclude=unset).encode()).hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:
