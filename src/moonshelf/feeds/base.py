@@ -16,6 +16,7 @@ import io
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -101,10 +102,16 @@ class Source:
         self._size = path.stat().st_size if path.is_file() else 0
         self.share_read: float | None = None  # set by readers that do not go through `open`
 
+    def is_new(self, remark: str) -> bool:
+        """Whether a remark on the whole feed was not made yet; from now on it was."""
+        new = remark not in self.said and len(self.said) < 1_000
+        if new:
+            self.said.add(remark)
+        return new
+
     def say(self, field: str, remark: str) -> None:
         """A remark on the whole feed, for the reader to give once."""
-        if remark not in self.said and len(self.said) < 1_000:
-            self.said.add(remark)
+        if self.is_new(remark):
             self.notes.append((field, remark))
 
     def take_notes(self) -> list[tuple[str, str]]:
@@ -153,17 +160,12 @@ class Source:
         if head in ("http", "https"):
             if len(value) > MAX_URL:
                 raise ValueError(f"an image address is longer than {MAX_URL} characters")
-            try:
-                host = urlsplit(value).hostname
-            except ValueError:
-                host = None
-            if not host:
-                raise ValueError("an image address has no host")
-            return ImageRef(url=value, role=role)
-        if len(head) > 1 and "/" not in head and "\\" not in head and "//" in value:
+            with suppress(ValueError):
+                if urlsplit(value).hostname:
+                    return ImageRef(url=value, role=role)
+            raise ValueError("an image address has no host")
+        if head == "data" or (len(head) > 1 and "//" in value and not {"/", "\\"} & set(head)):
             raise ValueError(f"images of scheme '{head[:20]}' are not read, only http(s) addresses and files")
-        if head == "data":
-            raise ValueError("images of scheme 'data' are not read, only http(s) addresses and files")
         if os.sep == "/":
             value = value.replace("\\", "/")  # exports from Windows
         path = os.path.normpath(os.path.join(self.images_root, value))

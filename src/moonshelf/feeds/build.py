@@ -21,9 +21,9 @@ from moonshelf.feeds.base import MAX_CELL, MAX_IMAGES, MAX_TEXT, MAX_TITLE, Row,
 from moonshelf.identifiers import is_placeholder, is_placeholder_gtin
 from moonshelf.product import ImageRef, Product
 
-_IDENTIFIERS = frozenset(
-    ("brand", "mpn", "group_id")
-)  # beside `id` and `gtin`, which have checks of their own
+# Beside `id` and `gtin`, which have checks of their own.
+_IDENTIFIERS = frozenset(("brand", "mpn", "group_id"))
+_LIMITS = {"title": MAX_TITLE, "description": MAX_TEXT}  # characters
 _IS_PATH = re.compile(r"[>›»|]| / |::")
 
 
@@ -44,8 +44,7 @@ class Draft:
 
     def say(self, field: str, reason: str) -> None:
         """A warning that one product bears for the whole feed."""
-        if reason not in self.source.said and len(self.source.said) < 1_000:
-            self.source.said.add(reason)
+        if self.source.is_new(reason):
             self.warn(field, reason)
 
     def warn(self, field: str, reason: str) -> None:
@@ -69,51 +68,43 @@ class Draft:
         return text
 
     def set(self, field: str, value: Any, *, html: bool = True) -> None:
-        """One of the product's own fields from a raw value. Empty values leave what was there."""
-        if html and field not in ("category", "price"):
-            value = self.spoken(field, value)
-        if field == "title":
-            text = self.cleaned(field, value, MAX_TITLE)
-            if text:
-                self.values[field] = values.plain(text) if html else text
-        elif field == "description":
-            text = self.cleaned(field, value, MAX_TEXT)
-            if text:
-                self.values[field] = values.plain(text, lines=True) if html else text
-        elif field == "id":
-            text = values.as_text(value).strip()
-            # A table may count from 0, and our own form is taken as it stands.
-            if text and (not html or text.isdigit() or not is_placeholder(text)):
-                self.values[field] = values.clean(text)[0] if not text.isascii() else text
-        elif field == "category":
+        """One of the product's own fields from a raw value. Empty values leave what was there.
+
+        `html` tells a stranger's value from our own form's, which is taken as it stands.
+        """
+        if field == "price":
+            return self.price(value)
+        if field == "category":
             path = values.category(self.path(value) if html else value)
             if len(path) == 1 and path[0].isdigit():
                 self.put("category_id", path[0])  # the number of a taxonomy says nothing to a reader
             elif path:
                 self.values[field] = path
-        elif field == "price":
-            self.price(value)
-        elif field == "gtin":
-            self.gtin(value)
+            return
+        if html:
+            value = self.spoken(field, value)
+        if field == "gtin":
+            return self.gtin(value)
+        if field == "id":
+            text = values.as_text(value).strip()
+            # A table may count from 0.
+            if text and (not html or text.isdigit() or not is_placeholder(text)):
+                self.values[field] = values.clean(text)[0] if not text.isascii() else text
+        elif not (text := self.cleaned(field, value, _LIMITS.get(field, MAX_CELL))):
+            return
         elif field == "currency":
-            if text := self.cleaned(field, value):
-                code = values.currency(text)
-                if code:
-                    self.values.setdefault(field, code)  # a price that names its own currency knows better
-                else:
-                    self.warn(field, f"the currency {text[:20]!r} is not an ISO 4217 code")
-        elif field == "availability":
-            if text := self.cleaned(field, value):
-                self.values[field] = values.availability(text)
-        elif text := self.cleaned(field, value):
-            if field in _IDENTIFIERS and is_placeholder(text):
-                self.put(field, text)
-            elif html and field == "brand":
-                self.values[field] = values.plain(text)
-            elif html and field == "link":
-                self.values[field] = values.unescape(text)
+            if code := values.currency(text):
+                self.values.setdefault(field, code)  # a price that names its own currency knows better
             else:
-                self.values[field] = text
+                self.warn(field, f"the currency {text[:20]!r} is not an ISO 4217 code")
+        elif field == "availability":
+            self.values[field] = values.availability(text)
+        elif field in _IDENTIFIERS and is_placeholder(text):
+            self.put(field, text)
+        elif html and field in ("title", "description", "brand"):
+            self.values[field] = values.plain(text, lines=field == "description")
+        else:
+            self.values[field] = values.unescape(text) if html and field == "link" else text
 
     def spoken(self, field: str, value: Any) -> Any:
         """A list or mapping, or a text that prints one, as text in one language; other values as they are."""
@@ -130,13 +121,13 @@ class Draft:
         taken = values.clean(found.language or "")[0]  # a tag is text of the feed too
         if taken:
             self.values.setdefault("language", taken.replace("_", "-"))
-        if found.others:
-            others = {values.clean(tag)[0]: text for tag, text in found.others.items()}
+        others = {values.clean(tag)[0]: text for tag, text in found.others.items()}
+        if others:
             listed = ", ".join(sorted(others)[:20])
             said = f"the feed has texts in several languages: {taken} is taken, {listed} are in `extra`"
             self.say("language", said)
-            for tag, text in others.items():
-                self.put(f"{field} ({tag})", text)
+        for tag, text in others.items():
+            self.put(f"{field} ({tag})", text)
         return found.text
 
     def path(self, value: Any) -> Any:
@@ -257,10 +248,7 @@ class Draft:
 
     def held(self) -> str:
         """All text that the product holds so far."""
-        fields = [
-            values.as_text(list(value) if isinstance(value, tuple) else value)
-            for value in self.values.values()
-        ]
+        fields = map(values.as_text, self.values.values())
         pairs = [text for pair in (*self.attributes.items(), *self.extra.items()) for text in pair]
         pictures = [text for ref in self.images for text in (ref.url, ref.path, ref.role) if text]
         return "\n".join([*fields, *pairs, *pictures])
@@ -279,12 +267,8 @@ class Draft:
         product = None
         if self.fatal is None:
             try:
-                product = Product(
-                    **fields,
-                    images=tuple(self.images[:MAX_IMAGES]),
-                    attributes=self.attributes,
-                    extra=self.extra,
-                )
+                images = tuple(self.images[:MAX_IMAGES])
+                product = Product(**fields, images=images, attributes=self.attributes, extra=self.extra)
             except ValidationError as error:
                 first = error.errors(include_url=False, include_input=False)[0]
                 where = str(first["loc"][0]) if first["loc"] else "row"

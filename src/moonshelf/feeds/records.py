@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from moonshelf.attributes import fold
@@ -86,11 +87,8 @@ class RecordReader:
         names = tuple(record)
         plan = self._plans.get(names)
         if plan is None:
-            fields = {
-                name: target
-                for name, target in self.source.fields.items()
-                if name in record or fold(name) in map(fold, names)
-            }
+            there = {*names, *map(fold, names)}
+            fields = {n: field for n, field in self.source.fields.items() if there & {n, fold(n)}}
             self._unseen -= fields.keys()
             plan = plan_columns(names, fields, currency=self.source.currency, shop=self.shop)
             if len(self._plans) < _MAX_PLANS:
@@ -119,11 +117,10 @@ class RecordReader:
             self._images(draft, value, "alternate" if draft.images else None)
         if later and draft.images and draft.images[0].role is None:
             draft.images[0] = draft.images[0].model_copy(update={"role": "main"})
-        if "price" not in draft.values:
-            for column in plan.columns:
-                if column.field == "extra" and column.currency and not _is_blank(record.get(column.name)):
-                    draft.warn("price", f"there is a price in {column.currency}, but not in the one taken")
-                    break
+        others = (c for c in plan.columns if c.field == "extra" and c.currency)
+        other = next((c.currency for c in others if not _is_blank(record.get(c.name))), None)
+        if other and "price" not in draft.values:
+            draft.warn("price", f"there is a price in {other}, but not in the one taken")
         self._identify(draft, plan, record)
         _roles(draft, record)
         _keep_rest(draft, plan, record)
@@ -216,9 +213,8 @@ class RecordReader:
         if self.shop is not None and self.shop.slashed and isinstance(value, str):
             value = re.sub(r"(^|[,;|]\s*)/(?!/)", r"\1", value)
         draft.image_text(value, role)
-        names = [
-            picture.name for picture in shapes.pictures(value) if isinstance(picture.value, bytes | bytearray)
-        ]
+        held = shapes.pictures(value)
+        names = [picture.name for picture in held if isinstance(picture.value, bytes | bytearray)]
         if any(names):  # an ImageRef with bytes has no name: keep it beside the picture
             draft.extra["image_names"] = values.clean(json.dumps(names, ensure_ascii=False))[0]
 
@@ -238,8 +234,7 @@ def _attributes(draft: Draft, value: Any) -> None:
         draft.attribute("attributes", value)
         return
     for name, content in found.items():
-        folded = fold(name)
-        priced = price_column(name)
+        folded, priced = fold(name), price_column(name)
         if priced and priced[0] == 0 and "price" not in draft.values:
             draft.price(content, priced[1])
         elif priced or folded.endswith("price"):
@@ -289,18 +284,12 @@ def _roles(draft: Draft, record: Mapping[str, Any]) -> None:
     if len(names) != len(draft.images):
         return
     main = main.rsplit("/", 1)[-1]
-    groups: list[set[str]] = []
-    try:
+    other: set[str] = set()
+    with suppress(ValueError, TypeError, KeyError, RecursionError):
         for variant in json.loads(values.as_text(record.get("variants")) or "[]"):
-            groups.append({str(path).rsplit("/", 1)[-1] for path in variant["image_paths"]})
-    except (ValueError, TypeError, KeyError, RecursionError):
-        groups = []
-    other = set().union(*(group for group in groups if main not in group))
+            group = {str(path).rsplit("/", 1)[-1] for path in variant["image_paths"]}
+            other |= group if main not in group else set()
     for index, (name, ref) in enumerate(zip(names, draft.images, strict=True)):
-        if name == main:
-            role = "main"
-        elif name in other:
-            role = "variant"
-        else:
-            role = "back" if re.search(r"[_-]back\b", name) else "alternate"
+        role = "back" if re.search(r"[_-]back\b", name) else "alternate"
+        role = "main" if name == main else "variant" if name in other else role
         draft.images[index] = ref.model_copy(update={"role": role})

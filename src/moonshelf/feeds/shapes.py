@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
+from itertools import islice
 from typing import Any
 
 from moonshelf.attributes import fold
@@ -283,12 +284,7 @@ class Picture:
 
 def pictures(value: Any) -> list[Picture]:
     """Pictures of a path, an address, bytes, a mapping with one of them, or lists of these in any depth."""
-    found: list[Picture] = []
-    for picture in _pictures(value, None, 0):
-        found.append(picture)
-        if len(found) == _MAX_ITEMS:
-            break
-    return found
+    return list(islice(_pictures(value, None, 0), _MAX_ITEMS))
 
 
 def _pictures(value: Any, role: str | None, depth: int) -> Iterator[Picture]:
