@@ -149,7 +149,7 @@ def test_a_disk_that_fails_while_a_feed_is_read(tmp_path, monkeypatch):
 def test_a_folder_of_pictures_of_which_a_part_cannot_be_read(tmp_path, monkeypatch):
     from fake_model import picture
 
-    from moonshelf.feeds import folder
+    from moonshelf.feeds.dialects import folder
 
     for name in ("mugs/a.png", "mugs/b.png", "hats/c.png"):
         (tmp_path / "pictures" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from moonshelf.errors import UserError
 from moonshelf.feeds.base import Source
-from moonshelf.feeds.json_stream import _Reader, _Text
+from moonshelf.feeds.dialects.json_stream import _Reader, _Text
 
 RECORDS: list[dict[str, Any]] = [
     {"id": n, "title": f"Mug {n}", "price": 9.9, "images": ["a.jpg"]} for n in (1, 2, 3)

@@ -10,7 +10,7 @@ import helpers as h
 import pytest
 
 from moonshelf.feeds.check import check_feed
-from moonshelf.feeds.shops import SHOPS, recognise
+from moonshelf.feeds.dialects.shops import SHOPS, recognise
 
 I = "https://cdn.example/"  # noqa: E741 - pictures
 

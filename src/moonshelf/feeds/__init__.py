@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 
 from moonshelf.errors import Problem, UserError
-from moonshelf.feeds import folder, jsonl, jsonld, parquet, tables, variants, xml_feed
 from moonshelf.feeds.base import Reader, Row, Source
 from moonshelf.feeds.detect import check_path, detect
-from moonshelf.feeds.jsonl import write_jsonl
+from moonshelf.feeds.dialects import folder, jsonl, jsonld, parquet, tables, variants, xml_feed
+from moonshelf.feeds.dialects.jsonl import write_jsonl
 from moonshelf.product import Product
 
 __all__ = ["DIALECTS", "Row", "detect", "open_feed", "read_feed", "read_rows", "write_jsonl"]

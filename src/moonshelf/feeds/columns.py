@@ -22,7 +22,7 @@ from moonshelf.feeds.vocabulary import WORDS, by_word
 from moonshelf.product import Product
 
 if TYPE_CHECKING:
-    from moonshelf.feeds.shops import Shop
+    from moonshelf.feeds.dialects.shops import Shop
 
 
 def ranked(names: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, int]]:

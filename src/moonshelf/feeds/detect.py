@@ -88,7 +88,7 @@ def _detect_text(path: Path, head: bytes, encoding: str | None) -> str:
         first = text.split("\n", 1)[0]
         lines = text.startswith("{") and _is_object(first)
         return "jsonld" if _LINKED.search(first if lines else text) else "jsonl" if lines else "json"
-    from moonshelf.feeds.tables import detect_table
+    from moonshelf.feeds.dialects.tables import detect_table
 
     return detect_table(text)
 

@@ -19,7 +19,7 @@ from moonshelf.feeds import shapes, values
 from moonshelf.feeds.base import Row, Source, note
 from moonshelf.feeds.build import Draft
 from moonshelf.feeds.columns import Column, Plan, kept, plan_columns, price_column
-from moonshelf.feeds.shops import Shop, by_name
+from moonshelf.feeds.dialects.shops import Shop, by_name
 from moonshelf.identifiers import is_placeholder
 from moonshelf.product import MAX_ID, Product
 

@@ -26,10 +26,11 @@ from typing import Any
 
 from moonshelf.attributes import fold
 from moonshelf.errors import Problem, UserError
-from moonshelf.feeds import jsonl, parquet, values
+from moonshelf.feeds import values
 from moonshelf.feeds.base import Row, Source
 from moonshelf.feeds.columns import one_each, ranked
 from moonshelf.feeds.detect import check_path, detect
+from moonshelf.feeds.dialects import jsonl, parquet
 from moonshelf.feeds.text import Table
 from moonshelf.product import ImageRef
 from moonshelf.prompts import clean_text

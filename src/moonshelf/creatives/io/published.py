@@ -26,7 +26,7 @@ from moonshelf.creatives.schema import ASPECTS, KEYS, AspectAnswer, Assessment
 from moonshelf.errors import Problem
 from moonshelf.feeds import values
 from moonshelf.feeds.base import Row
-from moonshelf.feeds.jsonl import numbered
+from moonshelf.feeds.dialects.jsonl import numbered
 
 Numbered = Problem | tuple[int | str, dict[str, Any]]  # a record with its number
 _LABELS = {

@@ -24,12 +24,12 @@ from moonshelf.creatives.io.published import Numbered
 from moonshelf.creatives.io.records import Reading, RowRejected, count, plain_id, rejected
 from moonshelf.creatives.schema import Campaign, Creative, Pair
 from moonshelf.errors import Problem, UserError
-from moonshelf.feeds import folder, parquet, values
+from moonshelf.feeds import values
 from moonshelf.feeds.base import FeedBroken, Row, Source
 from moonshelf.feeds.columns import one_each, ranked
 from moonshelf.feeds.detect import check_path
+from moonshelf.feeds.dialects import folder, jsonl, parquet
 from moonshelf.feeds.encodings import encoding_of
-from moonshelf.feeds.jsonl import numbered, parse_object, store_image
 from moonshelf.feeds.text import Table, split_header
 
 Item = Campaign | Pair | Problem
@@ -134,7 +134,7 @@ def _whole(line: str) -> bool:
 
 
 def _parsed(number: int, line: str | Row) -> Iterator[Numbered]:
-    record = line if isinstance(line, Row) else parse_object(number, line)
+    record = line if isinstance(line, Row) else jsonl.parse_object(number, line)
     if isinstance(record, Row):
         yield from record.problems
     else:
@@ -143,7 +143,7 @@ def _parsed(number: int, line: str | Row) -> Iterator[Numbered]:
 
 def read_jsonl(reading: Reading) -> Iterator[Numbered]:
     """Our own rows, and those of published sets that are written one a line."""
-    for number, line in numbered(reading.source):
+    for number, line in jsonl.numbered(reading.source):
         yield from _parsed(number, line)
 
 
@@ -296,4 +296,4 @@ def _creative_record(creative: Creative, folder: Path) -> dict[str, Any]:
         data = images.read_bytes(creative.image)
     except images.ImageError as error:
         raise UserError(f"the image of creative {creative.id} cannot be written: {error}.") from None
-    return record | {"image": {"path": store_image(data, folder, "images")}}
+    return record | {"image": {"path": jsonl.store_image(data, folder, "images")}}

@@ -16,9 +16,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from moonshelf.feeds import json_stream
 from moonshelf.feeds.base import MAX_RECORD, FeedBroken, Row, Source, broken_off, set_aside
 from moonshelf.feeds.build import Draft
+from moonshelf.feeds.dialects import json_stream
 from moonshelf.feeds.records import RecordReader
 from moonshelf.feeds.text import Lines
 from moonshelf.product import ImageRef, Product

@@ -22,8 +22,8 @@ from moonshelf.errors import UserError
 from moonshelf.feeds import shapes
 from moonshelf.feeds.base import MAX_RECORD, FeedBroken, Row, Source, broken_off
 from moonshelf.feeds.columns import FIELD_OF
+from moonshelf.feeds.dialects.tables import of_merchant
 from moonshelf.feeds.records import RecordReader
-from moonshelf.feeds.tables import of_merchant
 from moonshelf.feeds.vocabulary import WORDS
 
 _ITEMS, _PARAMETERS, _MARKUP = (frozenset(WORDS["xml"][name]) for name in ("items", "parameters", "markup"))

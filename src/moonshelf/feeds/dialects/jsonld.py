@@ -19,8 +19,8 @@ from moonshelf.errors import UserError
 from moonshelf.feeds import values
 from moonshelf.feeds.base import FeedBroken, Row, Source, set_aside
 from moonshelf.feeds.build import Draft
+from moonshelf.feeds.dialects.offers import Choice, Graph, Node, choose, kinds, listed
 from moonshelf.feeds.encodings import encoding_of
-from moonshelf.feeds.offers import Choice, Graph, Node, choose, kinds, listed
 from moonshelf.feeds.vocabulary import WORDS
 
 _SAID = WORDS["schema_org"]

@@ -17,8 +17,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from moonshelf import avif
 from moonshelf.errors import ImageError
+from moonshelf.images import avif
 
 _PARTS = 5_000  # segments of a JPEG, chunks of a WEBP, entries of a TIFF: real files have up to some hundreds
 _MANY_PARTS = 100_000  # chunks of a PNG and blocks of a GIF: 16 MB in blocks of 255 bytes are 66,000

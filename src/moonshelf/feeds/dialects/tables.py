@@ -13,11 +13,11 @@ from typing import Any
 
 from moonshelf.attributes import fold
 from moonshelf.errors import Problem
-from moonshelf.feeds import variants
 from moonshelf.feeds.base import Row, Source, notes_of, set_aside
 from moonshelf.feeds.columns import simple
+from moonshelf.feeds.dialects import variants
+from moonshelf.feeds.dialects.shops import SHOPIFY, Shop, by_name, recognise
 from moonshelf.feeds.records import RecordReader
-from moonshelf.feeds.shops import SHOPIFY, Shop, by_name, recognise
 from moonshelf.feeds.text import Table, find_header
 from moonshelf.feeds.vocabulary import WORDS
 

@@ -24,7 +24,7 @@ from moonshelf.feeds import values
 from moonshelf.feeds.base import Row, Source, notes_of, set_aside
 from moonshelf.feeds.build import Draft
 from moonshelf.feeds.columns import forced_fields, kept, simple
-from moonshelf.feeds.shops import SHOPIFY, Shop, by_name
+from moonshelf.feeds.dialects.shops import SHOPIFY, Shop, by_name
 from moonshelf.feeds.text import Record, Table
 from moonshelf.feeds.vocabulary import WORDS
 

@@ -41,9 +41,10 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from moonshelf import containers, files, memory
-from moonshelf.containers import FORMATS, Contents, Limits
+from moonshelf import files, memory
 from moonshelf.errors import ImageError, UserError
+from moonshelf.images import containers
+from moonshelf.images.containers import FORMATS, Contents, Limits
 
 if TYPE_CHECKING:
     from moonshelf.product import ImageRef

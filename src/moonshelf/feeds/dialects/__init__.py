@@ -1,0 +1,1 @@
+"""Readers of feeds, one file a dialect, and what two of them share."""
