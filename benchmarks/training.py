@@ -68,7 +68,7 @@ def shop(folder: Path, products: int) -> list[Product]:
 def joint_sides(options: argparse.Namespace, folder: Path) -> tuple[Side, Side, dict[str, Any]]:
     recipe = JointRecipe(
         model=options.model, sources=[SourceSpec(feed="shop.jsonl")], out=str(folder / "joint"),
-        products=options.products, rollouts=options.rollouts, precision=options.precision, queue=512,
+        products=options.products, rollouts=options.rollouts, precision=options.precision, memory=512,
     )  # fmt: skip
     moon = MoonModel.from_pretrained(options.model)
     theirs = copy.deepcopy(moon.backbone).train()
@@ -151,7 +151,7 @@ def cold_start(
     """`options.steps` steps of a cold start; with `everything` rationales and queries too."""
     recipe = Recipe(
         model=options.model, sources=[SourceSpec(feed="shop.jsonl")], out=str(folder / "cold"),
-        batch=options.batch, steps=10**6, lr=1e-5, vision_lr=1e-5, precision=options.precision, queue=0,
+        batch=options.batch, steps=10**6, lr=1e-5, vision_lr=1e-5, precision=options.precision, memory=0,
         report_to=(), **({} if everything else {"sft_weight": 0.0}), **changes,
     )  # fmt: skip
     run = ColdStart(*set_up(recipe, folder))

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from moonshelf.attributes import canonical
 from moonshelf.product import Product
 from moonshelf.prompts import write_rationale
-from moonshelf.training.pairs import facts_of
+from moonshelf.training.sources.pairs import facts_of
 
 KEYS = {
     "colour": ("Color",),

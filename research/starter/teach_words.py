@@ -48,7 +48,7 @@ from moonshelf.product import Product
 from moonshelf.training.cold_start import read_texts
 from moonshelf.training.data import SourceSpec, load_source
 from moonshelf.training.losses import text_loss
-from moonshelf.training.pairs import Item
+from moonshelf.training.sources.pairs import Item
 from moonshelf.training.starter import CHAT_TEMPLATE, SPECIAL_TOKENS
 from research.starter.readings import readings, taxonomy_names, taxonomy_values
 

@@ -28,7 +28,7 @@ from moonshelf.errors import UserError
 from moonshelf.feeds import read_feed
 from moonshelf.product import Product
 from moonshelf.prompts import PromptSpec
-from moonshelf.training.pairs import leaf
+from moonshelf.training.sources.pairs import leaf
 
 CELL = 32  # pixels a side that one merged token sees: patch 16, merge 2
 

@@ -40,8 +40,8 @@ from moonshelf.files import write_atomic
 from moonshelf.model.modeling import MoonModel
 from moonshelf.training import quiet_dependencies
 from moonshelf.training.data import SourceSpec, load_source, spread
-from moonshelf.training.pairs import Item
 from moonshelf.training.recipe import JointRecipe, Recipe, load_recipe
+from moonshelf.training.sources.pairs import Item
 from research.script import app_of, start
 from research.studies import interventions
 from research.studies.interventions import (

@@ -31,8 +31,8 @@ from moonshelf.evaluation.tasks import says
 from moonshelf.model.engine import load_picture
 from moonshelf.product import Product
 from moonshelf.prompts import END_THINK, THINK
-from moonshelf.training.data import answered, same
-from moonshelf.training.pairs import ORDER, Item, Query, phrase
+from moonshelf.training.data import duplicate_mask, positive_mask
+from moonshelf.training.sources.pairs import ORDER, Item, Query, synthetic_query
 
 if TYPE_CHECKING:
     from moonshelf.model.engine import Encoded
@@ -258,12 +258,12 @@ class Bench:
         self.titled = [i for i, item in enumerate(items) if model.prompt.text_of(_titled(item))]
         owners = [items[i] for i in self.titled]
         self.titles = encode([item.title for item in owners])
-        self.twins = same(owners, items).numpy().astype(float)
+        self.twins = duplicate_mask(owners, items).numpy().astype(float)
         phrases = [_phrase(item, random.Random(f"{seed}/{item.id}")) for item in items]
         self.asked = [i for i, query in enumerate(phrases) if query.text]
         asked = [phrases[i] for i in self.asked]
         self.phrases = encode([query.text for query in asked])
-        self.wanted = answered(asked, [items[i] for i in self.asked], items).numpy().astype(float)
+        self.wanted = positive_mask(asked, [items[i] for i in self.asked], items).numpy().astype(float)
         self.labels: dict[str, tuple[list[str], np.ndarray]] = {}
         for key in keys_of(items):
             names = sorted({_label(item, key) for item in items} - {""})
@@ -326,7 +326,7 @@ def _titled(item: Item) -> Product:
 def _phrase(item: Item, rng: random.Random) -> Query:
     """The category and up to two facts, as a shopper would ask."""
     keys = list(item.facts)
-    return phrase(item, [*sorted(rng.sample(keys, min(2, len(keys))), key=keys.index), "category"])
+    return synthetic_query(item, [*sorted(rng.sample(keys, min(2, len(keys))), key=keys.index), "category"])
 
 
 class Watch:

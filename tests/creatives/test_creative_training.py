@@ -33,10 +33,10 @@ from moonshelf.creatives.prompt import (
 )
 from moonshelf.creatives.schema import KEYS
 from moonshelf.creatives.selector import judge
-from moonshelf.creatives.training.data import Example, draw, load_examples, make_descriptions, make_work
+from moonshelf.creatives.training.data import Example, draw, load_examples, make_descriptions, make_pair_batch
 from moonshelf.creatives.training.grpo import (
     DescriptionTrainer,
-    Rollouts,
+    RolledPairs,
     token_questions,
     train_grpo,
 )
@@ -101,7 +101,7 @@ def settings(kind: type, base: Path, feed: Path, out: Path, **more: object) -> o
 
 
 def test_a_row_reads_as_the_chat_template_writes_it(selector: CreativeModel, examples: list[Example]) -> None:
-    work = make_work(selector, examples[:1], "k")
+    work = make_pair_batch(selector, examples[:1], "k")
     ask, prepare = work.asks[0], selector.moon.prepare
     ids, kinds = selector.row(ask, [2, 3], [prepare.think])
     tokenizer, image = prepare.processor.tokenizer, prepare.processor.image_token
@@ -117,7 +117,7 @@ def test_a_row_reads_as_the_chat_template_writes_it(selector: CreativeModel, exa
 
 
 def test_words_on_an_image_stand_after_it(selector: CreativeModel, examples: list[Example]) -> None:
-    work = make_work(selector, examples, "k", no_overlays=0.5)
+    work = make_pair_batch(selector, examples, "k", no_overlays=0.5)
     ask = next(ask for ask in work.asks if ask.overlays[0] and ask.overlays[1] != ask.overlays[0])
     assert any(not any(ask.overlays) for ask in work.asks)  # a share goes without
     for i in range(0, len(work.asks), 2):
@@ -182,7 +182,7 @@ def test_the_complement_is_exact_for_the_model_too(selector: CreativeModel) -> N
 
 
 def test_rows_of_a_step_mirror(selector: CreativeModel, examples: list[Example]) -> None:
-    work = make_work(selector, examples[:4], "key")
+    work = make_pair_batch(selector, examples[:4], "key")
     assert len(work.asks) == 8
     decode = selector.moon.processor.tokenizer.decode
     for i in range(0, 8, 2):
@@ -217,14 +217,14 @@ def test_a_description_is_one_side_of_the_reasons(selector: CreativeModel, examp
 def test_words_beside_the_point_change_what_is_read_and_nothing_else(
     selector: CreativeModel, examples: list[Example]
 ) -> None:
-    plain, beside = (make_work(selector, examples, "key", asides=share) for share in (0.0, 1.0))
+    plain, beside = (make_pair_batch(selector, examples, "key", distractors=share) for share in (0.0, 1.0))
     assert all(one.title != other.title for one, other in zip(plain.asks, beside.asks, strict=True))
     assert plain.targets == beside.targets and plain.known == beside.known and plain.bodies == beside.bodies
-    some = make_work(selector, examples, "key", asides=0.5)
+    some = make_pair_batch(selector, examples, "key", distractors=0.5)
     changed = [one.title != other.title for one, other in zip(plain.asks, some.asks, strict=True)]
     assert any(changed) and not all(changed)
     assert changed[::2] == changed[1::2]  # both orders of a pair read the same
-    plain, beside = (make_descriptions(selector, examples, "key", asides=share) for share in (0.0, 1.0))
+    plain, beside = (make_descriptions(selector, examples, "key", distractors=share) for share in (0.0, 1.0))
     assert all(one.title != other.title for one, other in zip(plain.asks, beside.asks, strict=True))
     assert plain.bodies == beside.bodies and plain.places == beside.places
 
@@ -242,7 +242,7 @@ def test_a_comparison_is_the_greedy_one_with_its_evidence_in_place(
     selector: CreativeModel, examples: list[Example]
 ) -> None:
     model = describing(selector)
-    work, prepare = make_work(model, examples[:3], "key"), model.moon.prepare
+    work, prepare = make_pair_batch(model, examples[:3], "key"), model.moon.prepare
     decode = model.moon.processor.tokenizer.decode
     known = [read_assessment(decode(b), ask.labels) for b, ask in zip(work.bodies, work.asks, strict=True)]
     form = Form(model, work.asks, [sides(one) for one in known if one is not None])
@@ -251,7 +251,7 @@ def test_a_comparison_is_the_greedy_one_with_its_evidence_in_place(
         picked, final = compare(model, work.asks, form)
     bodies = form.fill(picked)[0]
     policy = VerdictPolicy(model, torch.float32)
-    work = make_work(model, examples[:3], "key", shown=False)  # what is compared are words alone
+    work = make_pair_batch(model, examples[:3], "key", shown=False)  # what is compared are words alone
     assert work.places == [()] * 6 and not work.pixels.size
     for r, (body, given) in enumerate(zip(bodies, known, strict=True)):
         written = read_assessment(decode(body), work.asks[r].labels)
@@ -290,7 +290,7 @@ def test_the_answers_taught_are_the_true_ones_whatever_was_picked(
     """A form filled with the truth is the known reasons; the loss of its answers is that of these tokens."""
     model = describing(selector)
     decode = model.moon.processor.tokenizer.decode
-    work = make_work(model, examples[:3], "key", shown=False)
+    work = make_pair_batch(model, examples[:3], "key", shown=False)
     known = [one for one in work.known if one is not None]
     form = Form(model, work.asks, [sides(one) for one in known])
     true = torch.tensor([choices(one) for one in known])
@@ -412,7 +412,7 @@ def test_every_token_that_is_taught_has_a_trained_row(
 ) -> None:
     """A frozen row keeps its word rare, whatever the rest learns: a description's first word is one more."""
     tokens = set(reason_tokens(selector, examples))
-    for work in (make_work(selector, examples, "k"), make_descriptions(selector, examples, "k")):
+    for work in (make_pair_batch(selector, examples, "k"), make_descriptions(selector, examples, "k")):
         used = {token for body in work.bodies for token in body}
         assert len(used - tokens) <= 0.2 * len(used)  # a few words of queries that were drawn anew
         assert {body[0] for body in work.bodies} <= tokens
@@ -435,7 +435,7 @@ def test_every_epoch_draws_every_example_once(examples: list[Example]) -> None:
 def test_scores_are_those_of_a_plain_forward_pass(selector: CreativeModel, examples: list[Example]) -> None:
     """Log-probabilities and answers against logits taken one row at a time."""
     policy = VerdictPolicy(selector, torch.float32).eval()
-    work = make_work(selector, examples[:2], "x")
+    work = make_pair_batch(selector, examples[:2], "x")
     scored = policy(work, range(4), work.bodies)
     moon, prepare = selector.moon, selector.moon.prepare
     for r in range(4):
@@ -507,7 +507,14 @@ def test_an_adapter_of_another_base_is_refused(base: Path, tmp_path: Path) -> No
 
 def test_both_stages_run_resume_and_can_be_judged_with(base: Path, feed: Path, tmp_path: Path) -> None:
     sft = settings(
-        SftRecipe, base, feed, tmp_path / "sft", own_from=0.0, own_every=2, describe_steps=1, gap_weight=0.5
+        SftRecipe,
+        base,
+        feed,
+        tmp_path / "sft",
+        self_generated_from=0.0,
+        self_generated_every=2,
+        describe_steps=1,
+        order_weight=0.5,
     )
     folder = train_sft(sft, Path())  # type: ignore[arg-type]
     records = [json.loads(line) for line in (tmp_path / "sft" / "log.jsonl").read_text().splitlines()]
@@ -528,7 +535,9 @@ def test_both_stages_run_resume_and_can_be_judged_with(base: Path, feed: Path, t
     (judged,) = judge(selector, [pair()])
     assert 0 <= judged.p <= 1
     # a run that was stopped goes on
-    longer = settings(SftRecipe, base, feed, tmp_path / "sft", own_from=0.0, own_every=2, steps=5)
+    longer = settings(
+        SftRecipe, base, feed, tmp_path / "sft", self_generated_from=0.0, self_generated_every=2, steps=5
+    )
     train_sft(longer, Path())  # type: ignore[arg-type]
     records = [json.loads(line) for line in (tmp_path / "sft" / "log.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records if "answer" in r and "loss" in r] == [2, 3, 4, 5]
@@ -551,7 +560,15 @@ def test_without_reasons_the_answer_alone_is_taught(base: Path, tmp_path: Path) 
 def test_a_selector_that_describes_first_is_trained_after_its_own_descriptions(
     base: Path, feed: Path, tmp_path: Path
 ) -> None:
-    recipe = settings(SftRecipe, base, feed, tmp_path / "sft", describe_every=2, own_from=0.0, own_every=1)
+    recipe = settings(
+        SftRecipe,
+        base,
+        feed,
+        tmp_path / "sft",
+        describe_every=2,
+        self_generated_from=0.0,
+        self_generated_every=1,
+    )
     folder = train_sft(recipe, Path())  # type: ignore[arg-type]
     records = [json.loads(line) for line in (tmp_path / "sft" / "log.jsonl").read_text().splitlines()]
     steps = [r for r in records if "grad_norm" in r]
@@ -568,7 +585,7 @@ def test_a_selector_that_describes_first_is_trained_after_its_own_descriptions(
         accumulate=2,
         compare_pairs=1,
         describe_pairs=1,
-        gap_weight=0.5,
+        order_weight=0.5,
     )
     chosen = train_grpo(grpo, Path())  # type: ignore[arg-type]
     records = [json.loads(line) for line in (tmp_path / "grpo" / "log.jsonl").read_text().splitlines()]
@@ -595,7 +612,7 @@ def test_a_description_is_paid_for_its_own_claims_and_for_the_comparison(
     creative = resume_from(recipe, str(selector))
     trainer = DescriptionTrainer(creative, recipe, examples)
     policy = trainer.model
-    pairs_only = trainer.work = make_work(creative, examples[:2], "key")
+    pairs_only = trainer.work = make_pair_batch(creative, examples[:2], "key")
     known = [one for one in pairs_only.known if one is not None]
     texts = [
         sides(known[r // 3])[0] if r % 3 != 1 else None for r in range(12)
@@ -632,13 +649,13 @@ def test_a_description_is_paid_for_its_own_claims_and_for_the_comparison(
     assert beside.rows == [2, 3, 6] and beside.answers == beside.orders == slice(2, 4)
     assert [len(one.tokens) >= 7 for one in beside.wanted[:2]] == [True] * 2
     assert beside.bodies[2] == ids(true[2])
-    # The first of `own_every` pairs is compared by the policy's own description (untrained: nothing of use),
+    # One pair in `self_generated_every` is compared by the policy's own description (untrained: of no use),
     # the others by the known evidence.
     form, _ = trainer.taught
     assert form.evidence[2:] == [sides(one) for one in known[2:]]
     assert form.evidence[:2] != [sides(one) for one in known[:2]]
     # Further pairs are compared by words alone, after known evidence, with the first rollout of a pair.
-    more = recipe.model_copy(update={"compare_pairs": 2, "gap_weight": 0.0})
+    more = recipe.model_copy(update={"compare_pairs": 2, "order_weight": 0.0})
     trainer = DescriptionTrainer(creative, more, examples)
     policy = trainer.model
     trainer.model.write = lambda *_, **__: written
@@ -660,7 +677,7 @@ def test_a_description_is_paid_for_its_own_claims_and_for_the_comparison(
         said, truth = read_assessment(body, work.asks[row].labels), work.known[row]
         assert said is not None and truth is not None and sides(said) == sides(truth)
     # Both orders are to agree after what was sampled, too; there nothing else is taught.
-    trainer.recipe = more.model_copy(update={"gap_weight": 1.0})
+    trainer.recipe = more.model_copy(update={"order_weight": 1.0})
     beside = trainer._beside([6, 7])
     assert beside.rows == [2, 3, 12, 13, 14, 15, *[2, 3] * 3, 6]
     assert (beside.answers, beside.orders) == (slice(2, 8), slice(2, 14))
@@ -708,7 +725,7 @@ def test_a_claim_is_credited_to_the_words_of_its_own_question(
     # Of a group of three: what each question's claims came to; the third kept no format and made none.
     checked = [{"title": (0, 1), "text": (1, 3)}, {"title": (1, 1), "text": (1, 3)}, {}]
     none = torch.zeros(1)
-    rolled = Rollouts([Decoded(ids, True, none[:, None], none)] * 3, none, none, [None] * 3, checked)
+    rolled = RolledPairs([Decoded(ids, True, none[:, None], none)] * 3, none, none, [None] * 3, checked)
     gain = trainer._credit(rolled, len(ids) + 1)
     told = torch.tensor([name == "title" for name in asked] + [False])
     assert torch.allclose(gain[0, told], 2.0 * torch.tensor(0.5 / 0.5**0.5), atol=1e-3)

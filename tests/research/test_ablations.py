@@ -22,8 +22,8 @@ from moonshelf.feeds import write_jsonl
 from moonshelf.product import ImageRef, Product
 from moonshelf.prompts import END_THINK, THINK
 from moonshelf.training.data import SourceSpec, load_source, spread
-from moonshelf.training.pairs import Item
 from moonshelf.training.recipe import JointRecipe, Recipe
+from moonshelf.training.sources.pairs import Item
 from research.studies import ablations, interventions
 from research.studies.ablations import load_plan, over_seeds, run_plan
 from research.studies.interventions import HIDDEN, PHOTO, RATIONALES, WHOLE, Figure, Study, measure
@@ -199,15 +199,15 @@ def test_an_unknown_rationale_is_one_sentence(model: MoonModel, items: list[Item
 COLD = {
     "sources": [{"feed": "shop.jsonl"}], "validation": "shop.jsonl", "validation_items": 4,
     "hidden": 64, "layers": 2, "vision_hidden": 64, "vision_depth": 2, "vocabulary": 500, "batch": 6,
-    "reasoned_from": 0.0, "precision": "float32", "report_to": [], "queue": 0,
+    "self_generated_from": 0.0, "precision": "float32", "report_to": [], "memory": 0,
     "prompt": {"max_rationale_tokens": 8, "max_pixels": 9216},
 }  # fmt: skip
 JOINT = {
     "stage": "joint", "model": "unused", "sources": COLD["sources"], "products": 2, "rollouts": 2,
-    "precision": "float32", "report_to": [], "warmup": 0, "queue": 0,
+    "precision": "float32", "report_to": [], "warmup": 0, "memory": 0,
 }  # fmt: skip
 ARMS = {
-    "plain": {"cold_start": {"sft_weight": 0, "reasoned_from": 1}},
+    "plain": {"cold_start": {"sft_weight": 0, "self_generated_from": 1}},
     "cold": {},
     "joint": {"joint": {}},
     "decoupled": {"joint": {"mode": "alternate"}},

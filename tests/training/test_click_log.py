@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from moonshelf.errors import Problem, UserError
 from moonshelf.product import ImageRef, Product
-from moonshelf.training.click_log import Interaction, queries_of, read_click_log, stream_click_log
-from moonshelf.training.pairs import Item, Query, items_of
+from moonshelf.training.sources.click_log import Interaction, queries_of, read_click_log, stream_click_log
+from moonshelf.training.sources.pairs import Item, Query, items_of
 
 KNOWN = ("p1", "p2", "p3")
 

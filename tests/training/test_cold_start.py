@@ -20,16 +20,16 @@ from moonshelf.cli.options import flags
 from moonshelf.errors import UserError
 from moonshelf.model.modeling import normalise
 from moonshelf.training.cold_start import ColdStart, set_up
-from moonshelf.training.data import Draw, Pictures, Remembered, SourceSpec, prepare
+from moonshelf.training.data import Pictures, ProductBatch, Remembered, SourceSpec, prepare
 from moonshelf.training.losses import CrossBatchMemory
-from moonshelf.training.objective import taught_tokens
+from moonshelf.training.objective import supervised_tokens
 from moonshelf.training.recipe import Recipe, load_recipe
-from moonshelf.training.views import Views
+from moonshelf.training.views import SharedVisionBatch
 from research.synthetic.shop import iter_products
 
 SMALL = {
     "hidden": 64, "layers": 2, "vision_hidden": 64, "vision_depth": 2, "vocabulary": 500, "batch": 8,
-    "reasoned_from": 0.0, "save_every": 100, "validate_every": 100, "validation_items": 4,
+    "self_generated_from": 0.0, "save_every": 100, "validate_every": 100, "validation_items": 4,
     "prompt": {"max_rationale_tokens": 12, "max_pixels": 96 * 96},
 }  # fmt: skip
 
@@ -90,7 +90,7 @@ class Kill(TrainerCallback):
 
 def test_a_killed_run_goes_on_as_if_it_had_not_been(shop: Path, tmp_path: Path) -> None:
     """Batches, dropout, schedule, optimiser and queue: step 7 is bit for bit that of the whole run."""
-    changes = {"steps": 7, "save_every": 3, "queue": 20, "queue_from": 0.0}
+    changes = {"steps": 7, "save_every": 3, "memory": 20, "memory_from": 0.0}
     whole = ColdStart(*set_up(recipe(tmp_path / "whole", **changes), shop))
     whole.train()
     first = ColdStart(*set_up(recipe(tmp_path / "parts", **changes), shop))
@@ -116,7 +116,7 @@ def test_a_run_can_go_on_from_a_finished_model(shop: Path, tmp_path: Path, train
         recipe(tmp_path / "both", model=start, backbone="some/hub-id")
 
 
-def gradients(run: ColdStart, draw: Draw) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def gradients(run: ColdStart, draw: ProductBatch) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     run.model.zero_grad(set_to_none=True)
     run.memory = CrossBatchMemory(0)
     terms = run.losses(draw)
@@ -147,24 +147,25 @@ def test_the_contrastive_branch_never_sees_the_teacher(
     model, sampler = trained.moon, trained.sampler
     draw = prepare(model, sampler.draw(6, random.Random(0)), "reasoned", "key")
     seen: list[list[int]] = []
-    vectors = Views.vectors
+    vectors = SharedVisionBatch.vectors
 
     def spy(self, rows):  # type: ignore[no-untyped-def]
         seen.extend(list(tail) for _, _, tail in rows if len(tail) > 1)
         return vectors(self, rows)
 
-    monkeypatch.setattr(Views, "vectors", spy)
+    monkeypatch.setattr(SharedVisionBatch, "vectors", spy)
     terms = trained.losses(draw)
     assert "sft" not in terms and len(seen) == len(draw.items)
     gold = [
-        [model.prepare.think, *body, model.prepare.end_think, model.prepare.emb] for _, _, body in draw.taught
+        [model.prepare.think, *body, model.prepare.end_think, model.prepare.emb]
+        for _, _, body in draw.supervised
     ]
     assert all(tail not in gold for tail in seen)
 
 
 def test_a_vector_from_which_the_picture_is_hidden_depends_on_words_alone(trained: ColdStart) -> None:
     model = trained.moon
-    draw = prepare(model, trained.sampler.draw(8, random.Random(0)), "reasoned", "key", hide=0.8)
+    draw = prepare(model, trained.sampler.draw(8, random.Random(0)), "reasoned", "key", modality_dropout=0.8)
     turned = [patches[::-1].copy() for patches in draw.pictures.patches]
     other = replace(draw, pictures=replace(draw.pictures, patches=turned))
     own = [[20, 21, 22] for _ in draw.items]
@@ -194,11 +195,11 @@ def test_only_what_the_model_writes_is_a_target(trained: ColdStart, monkeypatch:
     found = targets[0].tolist()
     assert prepared.think not in found and prepared.emb not in found
     assert found.count(prepared.end_think) == len(draw.items)
-    assert len(found) == taught_tokens(draw)
+    assert len(found) == supervised_tokens(draw)
 
 
 def test_learning_lowers_the_loss_of_a_fixed_batch(shop: Path, tmp_path: Path) -> None:
-    run = ColdStart(*set_up(recipe(tmp_path / "b", queue=0), shop))
+    run = ColdStart(*set_up(recipe(tmp_path / "b", memory=0), shop))
     draw = prepare(run.moon, run.sampler.draw(8, random.Random(0)), "direct", "key")
     history, optimiser = [], run.create_optimizer()
     for _ in range(12):
@@ -293,7 +294,12 @@ def test_a_prompt_may_fold_capitals_wherever_text_is_read(trained: ColdStart) ->
 
 
 def test_features_of_a_frozen_tower_are_computed_once(shop: Path, tmp_path: Path) -> None:
-    frozen = {"freeze": ("backbone.model.visual",), "steps": 6, "validation": None, "reasoned_from": 0.0}
+    frozen = {
+        "freeze": ("backbone.model.visual",),
+        "steps": 6,
+        "validation": None,
+        "self_generated_from": 0.0,
+    }
     run = ColdStart(*set_up(recipe(tmp_path / "run", views=2, **frozen), shop))
     asked: list[int] = []
     look = run.moon.look
@@ -310,11 +316,14 @@ def test_features_of_a_frozen_tower_are_computed_once(shop: Path, tmp_path: Path
     # What is remembered of a crop is what the tower says of it.
     draw = prepare(run.moon, run.sampler.pools[0][0][:4], "pair", "0/0", remembered=Remembered(2))
     fresh, kept = Remembered(2), Remembered(2)
-    first, again = Views(run.moon, draw.pictures, fresh), Views(run.moon, draw.pictures, kept)
-    again = Views(run.moon, draw.pictures, kept)
+    first, again = (
+        SharedVisionBatch(run.moon, draw.pictures, fresh),
+        SharedVisionBatch(run.moon, draw.pictures, kept),
+    )
+    again = SharedVisionBatch(run.moon, draw.pictures, kept)
     for a, b in zip(first.visual.pooler_output, again.visual.pooler_output, strict=True):
         assert torch.equal(a, b)
-    plain = Views(run.moon, draw.pictures)
+    plain = SharedVisionBatch(run.moon, draw.pictures)
     for a, b in zip(plain.visual.pooler_output, again.visual.pooler_output, strict=True):
         torch.testing.assert_close(a, b, atol=2e-3, rtol=2e-3)
 
@@ -339,7 +348,9 @@ def test_what_can_be_read_from_a_text_is_learnt_without_a_picture(shop: Path, tm
             for text, body in zip(ids(run.texts.texts[:8]), ids(said[:8]), strict=True)
         ]
         with torch.no_grad():
-            return float(Views(run.moon, Pictures([], np.zeros((0, 3), int), [])).likelihood(rows))
+            return float(
+                SharedVisionBatch(run.moon, Pictures([], np.zeros((0, 3), int), [])).likelihood(rows)
+            )
 
     before = unlikely()
     run.train()

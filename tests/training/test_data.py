@@ -14,8 +14,16 @@ from hypothesis import strategies as st
 from moonshelf import MoonModel, Product
 from moonshelf.feeds import write_jsonl
 from moonshelf.product import ImageRef
-from moonshelf.training.data import Sampler, Source, SourceSpec, answered, open_source, prepare, same
-from moonshelf.training.pairs import Item, Query
+from moonshelf.training.data import (
+    Sampler,
+    Source,
+    SourceSpec,
+    duplicate_mask,
+    open_source,
+    positive_mask,
+    prepare,
+)
+from moonshelf.training.sources.pairs import Item, Query
 from research.synthetic.shop import iter_products
 
 
@@ -89,7 +97,7 @@ def test_chunks_and_shares_are_parts_of_the_whole(model: MoonModel, items: list[
     whole = prepare(model, items[:6], kind, "key")
     rest = prepare(model, items[2:6], kind, "key", first=2)
     part = whole.part(2, 6)
-    for name in ("titles", "shown", "phrases", "queries", "own", "view", "taught", "left"):
+    for name in ("titles", "shown", "synthetic", "queries", "own", "view", "taught", "left"):
         assert getattr(part, name) == getattr(rest, name), name
     assert np.array_equal(part.pictures.grids, rest.pictures.grids)
     for mine, theirs in zip(part.pictures.patches, rest.pictures.patches, strict=True):
@@ -99,21 +107,25 @@ def test_chunks_and_shares_are_parts_of_the_whole(model: MoonModel, items: list[
 def test_hiding_takes_the_picture_and_half_as_often_the_title_too(
     model: MoonModel, items: list[Item]
 ) -> None:
-    left = [pair for n in range(40) for pair in prepare(model, items[:6], "reasoned", str(n), hide=0.5).left]
+    left = [
+        pair
+        for n in range(40)
+        for pair in prepare(model, items[:6], "reasoned", str(n), modality_dropout=0.5).left
+    ]
     assert set(left) == {(True, True), (True, False), (False, False)}
     assert 0.4 < np.mean([not pictures for _, pictures in left]) < 0.6
     assert 0.15 < np.mean([not title for title, _ in left]) < 0.35
-    assert set(prepare(model, items[:6], "reasoned", "k", hide=0).left) == {(True, True)}
+    assert set(prepare(model, items[:6], "reasoned", "k", modality_dropout=0).left) == {(True, True)}
 
 
 def test_variants_and_equal_titles_are_never_negatives(items: list[Item]) -> None:
     a, b, c = list({item.group: item for item in items}.values())[:3]
     twin, namesake = replace(a, id="twin", title="another"), replace(b, id="namesake", group="elsewhere")
     batch = [a, b, twin, namesake, c]
-    assert same(batch, batch).tolist() == [
+    assert duplicate_mask(batch, batch).tolist() == [
         [x.group == y.group or x.title == y.title for y in batch] for x in batch
     ]
-    asked = answered([Query("x", answers=frozenset({c.group}))], [a], batch)
+    asked = positive_mask([Query("x", answers=frozenset({c.group}))], [a], batch)
     assert asked[0].tolist() == [True, False, True, False, True]
 
 
@@ -129,8 +141,8 @@ def test_masks_are_what_items_and_queries_say_of_each_other(data: st.DataObject)
         picture=st.booleans(), answers=st.frozensets(word, max_size=1),
     )  # fmt: skip
     queries = [data.draw(query) for _ in things]
-    assert same(things, things[1:]).tolist() == [[a.same(b) for b in things[1:]] for a in things]
-    assert answered(queries, things, things).tolist() == [
+    assert duplicate_mask(things, things[1:]).tolist() == [[a.same(b) for b in things[1:]] for a in things]
+    assert positive_mask(queries, things, things).tolist() == [
         [q.holds(item) or owner.same(item) for item in things]
         for q, owner in zip(queries, things, strict=True)
     ]
@@ -144,4 +156,4 @@ def test_items_without_attributes_take_part_with_their_title(model: MoonModel, t
     source = open_source(SourceSpec(feed="bare.jsonl"), tmp_path)
     assert [item.id for item in source.items] == ["0", "1", "2"]
     draw = prepare(model, source.items, "direct", "k")
-    assert all(body == [] for _, _, body in draw.taught) and all(query.text for query in draw.phrases)
+    assert all(body == [] for _, _, body in draw.supervised) and all(query.text for query in draw.synthetic)

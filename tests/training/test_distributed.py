@@ -32,7 +32,7 @@ def worker(rank: int, world: int, port: int, shop: Path, out: Path) -> None:
         *set_up(
         Recipe(
             sources=[{"feed": "shop.jsonl"}], out=str(out / f"run{world}"), batch=8, hidden=64, layers=2,
-            vision_hidden=64, vision_depth=2, vocabulary=500, precision="float32", queue=12, queue_from=0.0,
+            vision_hidden=64, vision_depth=2, vocabulary=500, precision="float32", memory=12, memory_from=0.0,
             prompt={"max_rationale_tokens": 12, "max_pixels": 96 * 96}, report_to=(),
         ),
         shop,

@@ -17,11 +17,11 @@ from moonshelf.errors import UserError
 from moonshelf.feeds import write_jsonl
 from moonshelf.training import rollouts as rolling
 from moonshelf.training.adapters import add_lora, freeze, lighten, merged_state, quantise, without_lora
-from moonshelf.training.data import Sampler, open_source, same
+from moonshelf.training.data import Sampler, duplicate_mask, open_source
 from moonshelf.training.joint import JointPolicy, JointTrainer, Rollouts, train_joint
 from moonshelf.training.losses import info_nce
 from moonshelf.training.recipe import JointRecipe, Lora
-from moonshelf.training.views import Views
+from moonshelf.training.views import SharedVisionBatch
 from research.synthetic.shop import iter_products
 
 
@@ -45,7 +45,7 @@ def recipe(start: Path, out: Path, **changes: Any) -> JointRecipe:
         {
             "model": str(start), "sources": [{"feed": "shop.jsonl"}], "out": str(out), "products": 3,
             "rollouts": 4, "steps": 2,
-            "lr": 1e-3, "warmup": 0, "precision": "float32", "report_to": (), "queue": 12,
+            "lr": 1e-3, "warmup": 0, "precision": "float32", "report_to": (), "memory": 12,
             "save_every": 2, **changes,
         }
     )  # fmt: skip
@@ -174,11 +174,11 @@ def test_title_and_picture_of_a_product_meet_here_too(start: Path, shop: Path, t
     run.recipe = run.recipe.model_copy(update={"intra_weight": 0.5})
     whole = losses(run, draw)["contrast"]
     moon, items = run.moon, draw.items
-    views, emb = Views(moon, draw.pictures), [moon.prepare.emb]
+    views, emb = SharedVisionBatch(moon, draw.pictures), [moon.prepare.emb]
     titles = views.vectors([(ids, [], emb) for ids in draw.titles])
     photos = views.vectors([([], places[:1], emb) for places in draw.own])
     scale = torch.tensor(1 / run.recipe.temperature)
-    want = info_nce(titles, photos, scale, same(items, items), moon.config.matryoshka)
+    want = info_nce(titles, photos, scale, duplicate_mask(items, items), moon.config.matryoshka)
     got = (whole - without) / (0.5 * run.recipe.contrastive_weight)
     torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
 
@@ -207,7 +207,7 @@ def test_retrieval_pays_the_rollout_that_is_found(start: Path, shop: Path, tmp_p
 
 
 def test_a_killed_run_goes_on(start: Path, shop: Path, tmp_path: Path) -> None:
-    changes = {"steps": 4, "save_every": 2, "queue": 0}
+    changes = {"steps": 4, "save_every": 2, "memory": 0}
     whole = MoonModel.from_pretrained(train_joint(recipe(start, tmp_path / "whole", **changes), shop))
     part = recipe(start, tmp_path / "part", **changes)
 

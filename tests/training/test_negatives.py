@@ -23,8 +23,14 @@ from moonshelf.errors import EXIT_PARTIAL, Problem, UserError
 from moonshelf.feeds import write_jsonl
 from moonshelf.product import ImageRef, Product
 from moonshelf.prompts import PromptSpec
-from moonshelf.training.negatives import MineReport, MiningSettings, load_negatives, mine, negatives_of
-from moonshelf.training.pairs import facts_of, items_of
+from moonshelf.training.sources.negatives import (
+    MineReport,
+    MiningSettings,
+    load_negatives,
+    mine,
+    negatives_of,
+)
+from moonshelf.training.sources.pairs import facts_of, items_of
 
 DIM = 48
 NO_MARGIN = {"relative_margin": None}

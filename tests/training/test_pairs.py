@@ -6,7 +6,7 @@ import json
 
 from moonshelf.product import ImageRef, Product
 from moonshelf.prompts import read_rationale
-from moonshelf.training.pairs import Query, facts_of, items_of, join_photos, leaf, phrase
+from moonshelf.training.sources.pairs import Query, facts_of, items_of, join_photos, leaf, synthetic_query
 
 PICTURE = ImageRef(data=b"x")
 SHOE = Product(
@@ -69,12 +69,12 @@ def test_extra_photos_join_the_item_of_their_group() -> None:
 
 def test_a_phrase_is_true_of_its_item_and_of_others_that_share_its_facts() -> None:
     (item,) = items_of(SHOE)
-    query = phrase(item, ["colour", "category"])
+    query = synthetic_query(item, ["colour", "category"])
     assert query.text == "red sports shoes" and query.holds(item)
     (blue,) = items_of(SHOE.model_copy(update={"attributes": {"baseColour": "Blue"}}))
     assert not query.holds(blue)
-    assert phrase(blue, ["category"]).holds(item)
-    top = phrase(item, ["category"], level=0)
+    assert synthetic_query(blue, ["category"]).holds(item)
+    top = synthetic_query(item, ["category"], level=0)
     assert top.text == "footwear" and top.holds(blue)
     assert not Query("apparel", facts=frozenset({("category", "apparel")})).holds(blue)
 

@@ -89,8 +89,8 @@ def mine(
     """
     from moonshelf import MoonModel
     from moonshelf.feeds.show import counting
-    from moonshelf.training.negatives import MiningSettings
-    from moonshelf.training.negatives import mine as run
+    from moonshelf.training.sources.negatives import MiningSettings
+    from moonshelf.training.sources.negatives import mine as run
 
     settings = MiningSettings(
         num_negatives=num_negatives, range_min=range_min, range_max=range_max, min_score=min_score,

@@ -34,8 +34,8 @@ from moonshelf.model.modeling import MoonModel
 from moonshelf.model.precision import computing_in, resolve
 from moonshelf.training.adapters import adapt, merged_state
 from moonshelf.training.data import (
-    Draw,
     Pictures,
+    ProductBatch,
     Remembered,
     Sampler,
     held_out,
@@ -44,13 +44,20 @@ from moonshelf.training.data import (
     vocabulary_texts,
 )
 from moonshelf.training.losses import CrossBatchMemory, Labels
-from moonshelf.training.objective import Asked, Objective, TaughtTexts, contrast, taught_tokens, whole_batch
-from moonshelf.training.pairs import Item, leaf
+from moonshelf.training.objective import (
+    BatchQueries,
+    Objective,
+    TaughtTexts,
+    contrast,
+    supervised_tokens,
+    whole_batch,
+)
 from moonshelf.training.recipe import Recipe
+from moonshelf.training.sources.pairs import Item, leaf
 from moonshelf.training.starter import build_starter, build_tokenizer
 from moonshelf.training.trainer import StageTrainer, summary, this_process
 from moonshelf.training.validation import validate
-from moonshelf.training.views import Views
+from moonshelf.training.views import SharedVisionBatch
 
 KEY_WEIGHT = {"category": 8.0, "colour": 8.0}  # of the keys whose values are contrasted; ours
 MOST_LABELS = 256
@@ -71,14 +78,14 @@ class ColdStart(StageTrainer):
         items = [item for pool, _ in sampler.pools for item in pool]
         self.by_id = {item.id: item for item in items}
         self.values = values_of_keys(items) if recipe.label_weight else {}
-        self.memory = CrossBatchMemory(recipe.queue)
+        self.memory = CrossBatchMemory(recipe.memory)
         self.dtype = resolve(recipe.precision, moon.device)
         self.remembered = Remembered(recipe.views) if recipe.views else None
         super().__init__(Objective(moon, recipe, self.remembered), recipe, validation)
 
-    def draw(self, step: int, share: float) -> Draw:
+    def draw(self, step: int, share: float) -> ProductBatch:
         """This process's part of a step's batch; what is drawn follows from seed and step alone."""
-        kinds = LATE if share >= self.recipe.reasoned_from else EARLY
+        kinds = LATE if share >= self.recipe.self_generated_from else EARLY
         kind, key = kinds[step % len(kinds)], f"{self.recipe.seed}/{step}"
         size = max(1, 3 * self.recipe.batch // 4) if kind == "pair" else self.recipe.batch
         items = self.sampler.draw(size, random.Random(key), kind == "pair")
@@ -96,7 +103,7 @@ class ColdStart(StageTrainer):
 
     # ---- one step --------------------------------------------------------------------------------
 
-    def losses(self, batch: Draw) -> dict[str, Tensor]:
+    def losses(self, batch: ProductBatch) -> dict[str, Tensor]:
         """Weighted loss terms of a batch, this process's part given; their gradients are accumulated.
 
         Chunks are read once without a graph, contrasted as one batch of all processes, and read again, each
@@ -111,8 +118,8 @@ class ColdStart(StageTrainer):
             chunks = [batch.part(s, min(s + size, len(batch.items))) for s in starts]
         world, process = self.accelerator.num_processes, self.accelerator.process_index
         texts = self._draw_texts()
-        own = [self._own_rationales(chunk) for chunk in chunks]
-        tokens = max(1, sum(gather_object([sum(taught_tokens(chunk) for chunk in chunks)])))
+        own = [self._write_rationales(chunk) for chunk in chunks]
+        tokens = max(1, sum(gather_object([sum(supervised_tokens(chunk) for chunk in chunks)])))
 
         def read(i: int) -> Any:
             torch.manual_seed((r.seed * 1_000_003 + step) * 4099 + i * world + process)
@@ -122,9 +129,9 @@ class ColdStart(StageTrainer):
         with torch.no_grad() if len(chunks) > 1 else nullcontext():
             outputs = [read(i) for i in range(len(chunks))]
         vectors = {name: torch.cat([o[0][name] for o in outputs]) for name in outputs[0][0]}
-        leaves, everyone, firsts = whole_batch(vectors, Asked.of(batch))
+        leaves, everyone, firsts = whole_batch(vectors, BatchQueries.of(batch))
         scale = outputs[0][2].detach().requires_grad_()
-        memory = self.memory if self.share(step) >= r.queue_from else CrossBatchMemory(0)
+        memory = self.memory if self.share(step) >= r.memory_from else CrossBatchMemory(0)
         labels = self._draw_labels(everyone.items)
         terms = contrast(batch.kind, leaves, everyone, scale, r, self.moon.config.matryoshka, memory, labels)
         torch.stack(list(terms.values())).sum().backward()
@@ -148,7 +155,7 @@ class ColdStart(StageTrainer):
                 self.accelerator.backward(total)
             likelihood = likelihood + written.detach()
             start += len(chunks[i].items)
-        if taught_tokens(batch) and batch.kind != "reasoned":
+        if supervised_tokens(batch) and batch.kind != "reasoned":
             whole = torch.tensor(sum(gather_object([float(likelihood)])))
             terms["sft"] = r.sft_weight * whole / tokens
         self.memory.push(leaves["direct"], everyone.items)
@@ -176,19 +183,22 @@ class ColdStart(StageTrainer):
         if len(names) > MOST_LABELS:
             names = list(dict.fromkeys([*filter(None, own), *rng.sample(names, MOST_LABELS)]))[:MOST_LABELS]
         place = {name: n for n, name in enumerate(names)}
-        emb, views = self.moon.prepare.emb, Views(self.moon, Pictures([], np.zeros((0, 3), int), []))
+        emb, views = (
+            self.moon.prepare.emb,
+            SharedVisionBatch(self.moon, Pictures([], np.zeros((0, 3), int), [])),
+        )
         with computing_in(self.dtype, self.moon.backbone):
             vectors = views.vectors([(ids, [], [emb]) for ids in self.moon.prepare.text_ids(names)])
         return Labels(vectors.float(), torch.tensor([place.get(name, -1) for name in own]))
 
-    def _own_rationales(self, draw: Draw) -> list[list[int]]:
+    def _write_rationales(self, draw: ProductBatch) -> list[list[int]]:
         """Bodies that the model writes for the draw's products now, greedily."""
         if draw.kind != "reasoned":
             return []
         self.moon.eval()
         with torch.no_grad(), computing_in(self.dtype, self.moon.backbone):
             rows = list(zip(draw.shown, draw.own, strict=True))
-            bodies = Views(self.moon, draw.pictures, self.remembered).own_rationales(rows)
+            bodies = SharedVisionBatch(self.moon, draw.pictures, self.remembered).write_rationales(rows)
         self.moon.train()
         return bodies
 
@@ -259,7 +269,7 @@ def set_up(recipe: Recipe, data: Path) -> tuple[MoonModel, Recipe, Sampler, list
     summary(
         recipe, moon,
         f"{recipe.batch} products{chunks} over {world} process{'es' * (world > 1)}: {recipe.batch - 1:,} "
-        f"negatives in the batch, {recipe.queue:,} in the memory",
+        f"negatives in the batch, {recipe.memory:,} in the memory",
     )  # fmt: skip
     return moon, recipe, sampler, validation, texts
 

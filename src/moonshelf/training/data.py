@@ -30,8 +30,8 @@ from moonshelf.model.engine import load_picture
 from moonshelf.model.modeling import MoonModel
 from moonshelf.product import Product
 from moonshelf.prompts import PromptSpec
-from moonshelf.training.click_log import queries_of, read_click_log
-from moonshelf.training.pairs import Item, Query, items_of, join_photos, named, phrase
+from moonshelf.training.sources.click_log import queries_of, read_click_log
+from moonshelf.training.sources.pairs import Item, Query, items_of, join_photos, named, synthetic_query
 
 
 class SourceSpec(BaseModel):
@@ -74,7 +74,8 @@ def load_source(spec: SourceSpec, root: Path) -> list[Item]:
     return [i for i in items if i.images and (i.rationale or i.title)]
 
 
-Asked = Mapping[tuple[str, str], Sequence[tuple[Query, float]]]  # (source, item id) -> real queries, weights
+# (source, item id) -> queries that shoppers asked, and their weights
+RealQueries = Mapping[tuple[str, str], Sequence[tuple[Query, float]]]
 
 
 @dataclass
@@ -101,7 +102,7 @@ def open_source(spec: SourceSpec, root: Path, fingerprint: str | None = None) ->
         say(f"{spec.click_log}: {log.summary()}")
         source.asked = queries_of(source.items, log.interactions)
     if spec.negatives:
-        from moonshelf.training.negatives import load_negatives, negatives_of
+        from moonshelf.training.sources.negatives import load_negatives, negatives_of
 
         mined = load_negatives(root / spec.negatives, fingerprint)
         for note in mined.notes:
@@ -124,7 +125,7 @@ def open_sources(recipe: Any, root: Path, fingerprint: str | None = None) -> lis
             f"several pictures, {spec.weight / whole:.0%} of what is drawn"
         )
     if not told:
-        say("no item has attributes: no rationale is learnt, and phrases are titles.")
+        say("no item has attributes: no rationale is learnt, and synthetic queries are titles.")
     return sources
 
 
@@ -211,7 +212,7 @@ Row = tuple[list[int], list[int], Sequence[int]]  # token ids of the text, place
 
 
 @dataclass
-class Draw:
+class ProductBatch:
     """One prepared batch of B items: pixels of all pictures, texts, and what each query asks for."""
 
     items: list[Item]
@@ -221,24 +222,22 @@ class Draw:
     view: list[list[int]]  # place of the query's own picture, another photo or another crop; empty: none
     titles: list[list[int]]  # token ids, as all that follow
     shown: list[list[int]]  # the title as the full product shows it: whole, in part, or not at all
-    left: list[
-        tuple[bool, bool]
-    ]  # of title and pictures, what a reasoned vector may read beside the rationale
-    taught: list[
-        tuple[list[int], list[int], list[int]]
-    ]  # text, pictures, and the rationale that is true of them
-    phrases: list[Query]
-    phrase_ids: list[list[int]]
+    # Of title and pictures, what a reasoned vector may read beside the rationale.
+    left: list[tuple[bool, bool]]
+    # Text, pictures, and the rationale that is true of them.
+    supervised: list[tuple[list[int], list[int], list[int]]]
+    synthetic: list[Query]  # made from what the record states
+    synthetic_ids: list[list[int]]
     queries: list[Query]
     query_ids: list[list[int]]
 
     def asked(self, emb: int) -> tuple[list[Row], list[Row]]:
-        """Rows of each item's query, and of its phrase, up to the token `emb`."""
+        """Rows of each item's query, and of its synthetic one, up to the token `emb`."""
         seen = [view if query.picture else [] for query, view in zip(self.queries, self.view, strict=True)]
         mixed: list[Row] = [(ids, places, [emb]) for ids, places in zip(self.query_ids, seen, strict=True)]
-        return mixed, [(ids, [], [emb]) for ids in self.phrase_ids]
+        return mixed, [(ids, [], [emb]) for ids in self.synthetic_ids]
 
-    def part(self, start: int, stop: int) -> Draw:
+    def part(self, start: int, stop: int) -> ProductBatch:
         """The items `start` to `stop` with their own pixels: a chunk of a larger batch."""
         places = sorted({p for i in range(start, stop) for p in (*self.own[i], *self.view[i])})
         new = {place: n for n, place in enumerate(places)}
@@ -247,18 +246,18 @@ class Draw:
         def moved(groups: list[list[int]]) -> list[list[int]]:
             return [[new[p] for p in group] for group in groups]
 
-        return Draw(
+        return ProductBatch(
             self.items[rows], self.kind,
             self.pictures.chosen(places),
             moved(self.own[rows]), moved(self.view[rows]), self.titles[rows], self.shown[rows],
             self.left[rows],
-            [(text, moved([pictures])[0], body) for text, pictures, body in self.taught[rows]],
-            self.phrases[rows], self.phrase_ids[rows], self.queries[rows], self.query_ids[rows],
+            [(text, moved([pictures])[0], body) for text, pictures, body in self.supervised[rows]],
+            self.synthetic[rows], self.synthetic_ids[rows], self.queries[rows], self.query_ids[rows],
         )  # fmt: skip
 
 
 QUERY_MIX = (12.0, 3.0, 2.0)  # image : text : multimodal queries, as MOON draws them
-HIDE = 0.4  # ours
+MODALITY_DROPOUT = 0.4  # ours
 
 
 def prepare(
@@ -267,10 +266,10 @@ def prepare(
     kind: str,
     key: str,
     first: int = 0,
-    asked: Asked | None = None,
-    hide: float = HIDE,
+    asked: RealQueries | None = None,
+    modality_dropout: float = MODALITY_DROPOUT,
     remembered: Remembered | None = None,
-) -> Draw:
+) -> ProductBatch:
     """Decode, augment and tokenise. Items whose pictures are broken are dropped.
 
     For `direct` batches a product shows one picture or two; for the others it shows one and its query has
@@ -278,8 +277,9 @@ def prepare(
     item depends on `key` and on its place in the whole batch, which starts with `first` here: processes
     and chunks see what one process would. Where shoppers `asked` for an item, half of its queries are theirs.
 
-    Of the share `hide` of items the pictures, and of half of these the title too, are hidden after the
-    rationale was written: a vector that sees all that the rationale was read from never learns to read it.
+    Of the share `modality_dropout` of items the pictures, and of half of these the title too, are hidden
+    after the rationale was written: a vector that sees all that the rationale was read from never learns to
+    read it.
     """
     pictures: list[tuple[str, Image.Image | None]] = []
     kept: list[tuple[Item, random.Random, list[int], list[int], Query | None]] = []
@@ -312,20 +312,20 @@ def prepare(
         own, view = (places, []) if kind == "direct" else (places[:1], places[1:])
         pictures += views
         kept.append((item, rng, own, view, real))
-    titles, shown, left, taught, phrases, queries = [], [], [], [], [], []
+    titles, shown, left, supervised, synthetic, queries = [], [], [], [], [], []
     for item, rng, own, _, real in kept:
         title = model.prompt.text_of(Product(id="t", title=item.title))
         titles.append(title.lower() if rng.random() < 0.3 else title)
         shown.append(rng.choice((titles[-1], titles[-1], _part(title, rng), "")))
-        phrases.append(_phrase(item, rng) or Query(titles[-1], words=item.words))
+        synthetic.append(_synthetic(item, rng) or Query(titles[-1], words=item.words))
         queries.append(real or _query(item, title, rng))
-        taught.append(_taught(item, titles[-1], own, rng.random()))
+        supervised.append(_supervised(item, titles[-1], own, rng.random()))
         drawn = rng.random()
-        left.append((drawn >= hide / 2, drawn >= hide))
+        left.append((drawn >= modality_dropout / 2, drawn >= modality_dropout))
     ids = model.prepare.text_ids
-    bodies = [body[: model.prompt.max_rationale_tokens] for body in ids([body for _, _, body in taught])]
-    texts = ids([text for text, _, _ in taught])
-    return Draw(
+    bodies = [body[: model.prompt.max_rationale_tokens] for body in ids([body for _, _, body in supervised])]
+    texts = ids([text for text, _, _ in supervised])
+    return ProductBatch(
         items=[item for item, *_ in kept],
         kind=kind,
         pictures=_cut(model, pictures, remembered),
@@ -334,9 +334,11 @@ def prepare(
         titles=ids(titles),
         shown=ids(shown),
         left=left,
-        taught=[(text, own, body) for text, (_, own, _), body in zip(texts, taught, bodies, strict=True)],
-        phrases=phrases,
-        phrase_ids=ids([query.text for query in phrases]),
+        supervised=[
+            (text, own, body) for text, (_, own, _), body in zip(texts, supervised, bodies, strict=True)
+        ],
+        synthetic=synthetic,
+        synthetic_ids=ids([query.text for query in synthetic]),
         queries=queries,
         query_ids=ids([query.text for query in queries]),
     )
@@ -375,7 +377,7 @@ def _cut(
     )
 
 
-def _taught(item: Item, title: str, own: list[int], drawn: float) -> tuple[str, list[int], str]:
+def _supervised(item: Item, title: str, own: list[int], drawn: float) -> tuple[str, list[int], str]:
     """What is shown, and the rationale that it supports: picture alone, title alone, or both."""
     if drawn < 0.4:
         return "", own, item.rationale
@@ -384,7 +386,7 @@ def _taught(item: Item, title: str, own: list[int], drawn: float) -> tuple[str, 
     return title, own, item.rationale
 
 
-def same(left: Sequence[Item], right: Sequence[Item]) -> Tensor:
+def duplicate_mask(left: Sequence[Item], right: Sequence[Item]) -> Tensor:
     """(L, R) bool: pairs that must not be negatives of each other, as `Item.same` says."""
     codes: dict[tuple[str, str], int] = {}
 
@@ -398,11 +400,11 @@ def same(left: Sequence[Item], right: Sequence[Item]) -> Tensor:
     return found
 
 
-def answered(queries: Sequence[Query], owners: Sequence[Item], items: Sequence[Item]) -> Tensor:
+def positive_mask(queries: Sequence[Query], owners: Sequence[Item], items: Sequence[Item]) -> Tensor:
     """(Q, N) bool: items that must not be negatives of a query made from its owner, as `Query.holds` says.
 
-    Whether all that a query asks for is true of an item is one matrix product: with a queue, a batch of 1,024
-    makes two million pairs.
+    Whether all that a query asks for is true of an item is one matrix product: with a memory, a batch of
+    1,024 makes two million pairs.
     """
     asked = [() if query.picture else (*query.facts, *query.words) for query in queries]
     columns = {thing: column for column, thing in enumerate(dict.fromkeys(itertools.chain(*asked)))}
@@ -418,10 +420,10 @@ def answered(queries: Sequence[Query], owners: Sequence[Item], items: Sequence[I
     for row, query in enumerate(queries):
         for group in query.answers:
             found[row, groups.get(group, [])] = True
-    return found | same(owners, items)
+    return found | duplicate_mask(owners, items)
 
 
-def _phrase(item: Item, rng: random.Random) -> Query | None:
+def _synthetic(item: Item, rng: random.Random) -> Query | None:
     keys = [*item.facts, "category"]
     size = rng.choice((1, 2, 2, 3))
     picked = rng.sample(keys, min(size, len(keys)))
@@ -429,7 +431,7 @@ def _phrase(item: Item, rng: random.Random) -> Query | None:
         picked[-1] = "category"
     # Upper levels too: a model that has only met leaf names cannot place `footwear`.
     upper = rng.randrange(len(item.category)) if item.category and rng.random() < 0.3 else None
-    query = phrase(item, sorted(picked, key=keys.index), upper)
+    query = synthetic_query(item, sorted(picked, key=keys.index), upper)
     return query if query.text else None
 
 
@@ -439,7 +441,7 @@ def _query(item: Item, title: str, rng: random.Random) -> Query:
     if kind == "image":
         return Query(picture=True)
     words = _part(title, rng)
-    query = (_phrase(item, rng) if rng.random() < 0.5 else None) or Query(
+    query = (_synthetic(item, rng) if rng.random() < 0.5 else None) or Query(
         words, words=frozenset(words.lower().split())
     )
     return query if kind == "text" else Query(query.text, picture=True)

@@ -33,23 +33,32 @@ from moonshelf.model.modeling import MoonModel, normalise
 from moonshelf.model.precision import computing_in, resolve
 from moonshelf.prompts import read_rationale
 from moonshelf.training.adapters import adapt, merged_state
-from moonshelf.training.data import Draw, Row, Sampler, answered, held_out, open_sources, prepare, same
+from moonshelf.training.data import (
+    ProductBatch,
+    Row,
+    Sampler,
+    duplicate_mask,
+    held_out,
+    open_sources,
+    positive_mask,
+    prepare,
+)
 from moonshelf.training.grpo import advantages, total
 from moonshelf.training.losses import CrossBatchMemory, info_nce
-from moonshelf.training.pairs import Item
 from moonshelf.training.recipe import JointRecipe
 from moonshelf.training.rewards import REWARDS, margins, ranks
 from moonshelf.training.rollouts import RolloutTrainer, Scored, score_tokens
+from moonshelf.training.sources.pairs import Item
 from moonshelf.training.trainer import Stage, summary, this_process
 from moonshelf.training.validation import validate
-from moonshelf.training.views import Views
+from moonshelf.training.views import SharedVisionBatch
 
 
 @dataclass
 class Rollouts:
     """G rationales for each of P products: row r belongs to product r // G."""
 
-    draw: Draw
+    draw: ProductBatch
     shown: list[tuple[list[int], list[int]]]  # P: text and places of pictures that the product shows
     ids: list[list[int]]  # R: tokens of each body
     per_product: int
@@ -79,7 +88,7 @@ class JointPolicy(Stage):
         moon, prepare, draw = self.moon, self.moon.prepare, rollouts.draw
         emb = [prepare.emb]
         with computing_in(self.compute_dtype, moon.backbone):
-            views = Views(moon, draw.pictures)
+            views = SharedVisionBatch(moon, draw.pictures)
             shown = [rollouts.shown[r // rollouts.per_product] for r in chosen]
             written = [[prepare.think, *rollouts.ids[r], prepare.end_think, prepare.emb] for r in chosen]
             batch, visual = views.batch([(*row, tail) for row, tail in zip(shown, written, strict=True)])
@@ -106,14 +115,14 @@ class JointTrainer(RolloutTrainer):
     def __init__(
         self, moon: MoonModel, recipe: JointRecipe, sampler: Sampler, validation: Sequence[Item] = ()
     ) -> None:
-        self.sampler, self.memory = sampler, CrossBatchMemory(recipe.queue)
+        self.sampler, self.memory = sampler, CrossBatchMemory(recipe.memory)
         self.rollouts: Rollouts  # of the step
         self.contrastive: Tensor  # of the slice, not weighted
         self.done: tuple[Tensor, list[Item]] | None = None  # of the last step, for the memory
         policy = JointPolicy(moon, resolve(recipe.precision, moon.device), recipe.sampling_temperature)
         super().__init__(policy, recipe, moon, recipe.products * recipe.rollouts, validation)
 
-    def draw(self, step: int, share: float) -> Draw:
+    def draw(self, step: int, share: float) -> ProductBatch:
         """This process's products of a step."""
         each, process = self.recipe.products, self.accelerator.process_index
         key = f"{self.recipe.seed}/{step}"
@@ -132,7 +141,7 @@ class JointTrainer(RolloutTrainer):
 
     # ---- rollouts and rewards ----------------------------------------------------------------------
 
-    def roll(self, batch: Draw) -> tuple[list[Written], Tensor]:
+    def roll(self, batch: ProductBatch) -> tuple[list[Written], Tensor]:
         """Write G rationales for each product and reward them."""
         recipe, per = self.recipe, self.recipe.rollouts
         started, first = time.perf_counter(), self.accelerator.process_index * recipe.products
@@ -152,11 +161,13 @@ class JointTrainer(RolloutTrainer):
         return written, gained
 
     @torch.no_grad()
-    def write(self, draw: Draw, shown: list[tuple[list[int], list[int]]]) -> tuple[list[Written], Tensor]:
+    def write(
+        self, draw: ProductBatch, shown: list[tuple[list[int], list[int]]]
+    ) -> tuple[list[Written], Tensor]:
         """Rollouts on one prefill a product, and unit vectors (2, P, dim) of the products' queries."""
         moon, prepare = self.moon, self.moon.prepare
         with computing_in(self.model.compute_dtype, moon.backbone):
-            views = Views(moon, draw.pictures)
+            views = SharedVisionBatch(moon, draw.pictures)
             batch, visual = views.batch([(*row, [prepare.think]) for row in shown])
             reading = moon.read(batch, visual, use_cache=True)
             batch, reading = repeat_rows(batch, reading, self.recipe.rollouts)
@@ -165,7 +176,11 @@ class JointTrainer(RolloutTrainer):
         return written, torch.stack([normalise(vectors) for vectors in asked])
 
     def reward(
-        self, draw: Draw, shown: list[tuple[list[int], list[int]]], written: list[Written], queries: Tensor
+        self,
+        draw: ProductBatch,
+        shown: list[tuple[list[int], list[int]]],
+        written: list[Written],
+        queries: Tensor,
     ) -> Tensor:
         """(R,) weighted sum of the rewards; all of them are logged."""
         per, items = self.recipe.rollouts, draw.items
@@ -177,13 +192,13 @@ class JointTrainer(RolloutTrainer):
             pool = torch.cat([pool, normalise(self.memory.vectors).to(pool)])
             owners = [*owners, *self.memory.items]
         found, beside = [], []
-        for vectors, asked in zip(queries, (draw.queries, draw.phrases), strict=True):
-            rivals = ~answered(asked, items, owners).to(pool.device).repeat_interleave(per, 0)
+        for vectors, asked in zip(queries, (draw.queries, draw.synthetic), strict=True):
+            rivals = ~positive_mask(asked, items, owners).to(pool.device).repeat_interleave(per, 0)
             scores = (vectors @ pool.T).repeat_interleave(per, 0)
             own = torch.eye(len(written), len(owners), dtype=torch.bool, device=pool.device)
             rank, candidates = ranks(scores, own, ~rivals & ~own)
             found.append((rank.float().log() / candidates.clamp(min=2).float().log()).nan_to_num(1.0))
-            beside.append(answered(asked, items, items).T.to(pool.device).repeat_interleave(per, 0))
+            beside.append(positive_mask(asked, items, items).T.to(pool.device).repeat_interleave(per, 0))
         # One query's N is not another's: the mean of log rank / log N, as a rank among 100.
         rank = 100 ** torch.stack(found).mean(0)
         # The other way round: the rollout's own two queries among those of all products.
@@ -239,17 +254,17 @@ class JointTrainer(RolloutTrainer):
         beyond, past = self._beyond(found.rollouts, [draw.items[i] for i in owner])
         scale = torch.tensor(1 / recipe.temperature, device=found.rollouts.device)
         dims, terms = self.moon.config.matryoshka, []
-        for vectors, kinds in ((found.queries, draw.queries), (found.synthetic, draw.phrases)):
+        for vectors, kinds in ((found.queries, draw.queries), (found.synthetic, draw.synthetic)):
             for products, answers in ((owner, found.rollouts), (list(range(len(draw.items))), found.direct)):
                 items, asked = [draw.items[i] for i in products], [kinds[i] for i in products]
-                spared, past_spared = (answered(asked, items, others) for others in (items, past))
+                spared, past_spared = (positive_mask(asked, items, others) for others in (items, past))
                 wanted = vectors[products]
                 terms.append(
                     info_nce(wanted, answers, scale, spared, dims, beyond=beyond, beyond_same=past_spared)
                 )
         loss = torch.stack(terms).mean()
         if recipe.intra_weight:
-            twins = same(draw.items, draw.items)
+            twins = duplicate_mask(draw.items, draw.items)
             loss = loss + recipe.intra_weight * info_nce(found.titles, found.photos, scale, twins, dims)
         return loss
 
@@ -289,7 +304,7 @@ def train_joint(recipe: JointRecipe, data: Path, dry_run: bool = False) -> Path:
     sampler = Sampler(open_sources(recipe, data, moon.fingerprint))
     validation = held_out(recipe, data)
     adapt(moon, recipe)
-    step = f"{recipe.products} products, {recipe.rollouts} rollouts each; {recipe.queue:,} in the memory"
+    step = f"{recipe.products} products, {recipe.rollouts} rollouts each; {recipe.memory:,} in the memory"
     summary(recipe, moon, step)
     if not dry_run:
         JointTrainer(moon, recipe, sampler, validation).train()

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from moonshelf.model.head import locked, semantic
 from moonshelf.model.modeling import MoonModel
-from moonshelf.training.data import Draw, Remembered, Row, answered, same
+from moonshelf.training.data import ProductBatch, Remembered, Row, duplicate_mask, positive_mask
 from moonshelf.training.losses import (
     CrossBatchMemory,
     Labels,
@@ -29,10 +29,10 @@ from moonshelf.training.losses import (
     label_loss,
     text_loss,
 )
-from moonshelf.training.pairs import Item, Query
 from moonshelf.training.recipe import Recipe
+from moonshelf.training.sources.pairs import Item, Query
 from moonshelf.training.trainer import Stage
-from moonshelf.training.views import Views
+from moonshelf.training.views import SharedVisionBatch
 
 TEXT_WEIGHT = 0.3  # title <-> synthetic query; ours, as the next
 CROSS_WEIGHT = 0.5  # direct <-> reasoned vector of a product
@@ -55,20 +55,22 @@ class TaughtTexts:
 
 
 @dataclass
-class Asked:
+class BatchQueries:
     """What the masks of a batch need to know about its B items; no pictures, so it can travel."""
 
     items: list[Item]
-    phrases: list[Query]
+    synthetic: list[Query]
     queries: list[Query]
 
     @classmethod
-    def of(cls, draw: Draw) -> Asked:
+    def of(cls, draw: ProductBatch) -> BatchQueries:
         items = [dataclasses.replace(item, images=()) for item in draw.items]
-        return cls(items, draw.phrases, draw.queries)
+        return cls(items, draw.synthetic, draw.queries)
 
-    def __add__(self, other: Asked) -> Asked:
-        return Asked(self.items + other.items, self.phrases + other.phrases, self.queries + other.queries)
+    def __add__(self, other: BatchQueries) -> BatchQueries:
+        return BatchQueries(
+            self.items + other.items, self.synthetic + other.synthetic, self.queries + other.queries
+        )
 
 
 class Objective(Stage):
@@ -81,18 +83,18 @@ class Objective(Stage):
         self.temperature.log_scale.requires_grad_(recipe.learn_temperature)
 
     def forward(
-        self, draw: Draw, own: Sequence[list[int]] = (), texts: TaughtTexts | None = None
+        self, draw: ProductBatch, own: Sequence[list[int]] = (), texts: TaughtTexts | None = None
     ) -> tuple[Vectors, Tensor, Tensor, Tensor]:
         """Vectors, summed cross-entropy of the taught rationales, inverse temperature, loss of `texts`.
 
         `own` holds the bodies that the model wrote, for `reasoned` draws.
         """
-        views, prepare = Views(self.model, draw.pictures, self.remembered), self.model.prepare
+        views, prepare = SharedVisionBatch(self.model, draw.pictures, self.remembered), self.model.prepare
         emb = prepare.emb
         queries, phrases = draw.asked(emb)
         # Texts stay where the sentence encoder has put them; products and pictures move.
         lock = locked if self.model.head.words is not None else _free
-        found = {"phrases": lock(views.vectors(phrases))}
+        found = {"synthetic": lock(views.vectors(phrases))}
         if draw.kind == "direct":
             found["titles"] = lock(views.vectors([(ids, [], [emb]) for ids in draw.titles]))
             found["direct"] = views.vectors([([], pictures[:1], [emb]) for pictures in draw.own])
@@ -110,11 +112,11 @@ class Objective(Stage):
                     ]
                 )
         likelihood = found["direct"].new_zeros(())
-        if draw.kind != "reasoned" and self.recipe.sft_weight and taught_tokens(draw):
+        if draw.kind != "reasoned" and self.recipe.sft_weight and supervised_tokens(draw):
             likelihood = views.likelihood(
                 [
                     (text, pictures, [prepare.think, *body, prepare.end_think, emb])
-                    for text, pictures, body in draw.taught
+                    for text, pictures, body in draw.supervised
                     if body
                 ]
             )
@@ -139,28 +141,28 @@ def _free(vectors: Tensor) -> Tensor:
     return vectors
 
 
-def taught_tokens(draw: Draw) -> int:
+def supervised_tokens(draw: ProductBatch) -> int:
     """Tokens of the draw's rationales that the model is to write, each `</think>` included."""
-    return sum(len(body) + 1 for _, _, body in draw.taught if body)
+    return sum(len(body) + 1 for _, _, body in draw.supervised if body)
 
 
 def contrast(
     kind: str,
     vectors: Vectors,
-    asked: Asked,
+    asked: BatchQueries,
     scale: Tensor,
     recipe: Recipe,
     dims: tuple[int, ...],
-    queue: CrossBatchMemory,
+    memory: CrossBatchMemory,
     labels: Labels | None = None,
 ) -> dict[str, Tensor]:
-    """Weighted InfoNCE terms of a whole batch; items of `queue` are further negatives."""
-    items, past = asked.items, queue.items
-    twins, told = same(items, items), answered(asked.phrases, items, items)
-    past_twins, past_told = same(items, past), answered(asked.phrases, items, past)
+    """Weighted InfoNCE terms of a whole batch; items of `memory` are further negatives."""
+    items, past = asked.items, memory.items
+    twins, told = duplicate_mask(items, items), positive_mask(asked.synthetic, items, items)
+    past_twins, past_told = duplicate_mask(items, past), positive_mask(asked.synthetic, items, past)
 
     def nce(a: str, b: str, mask: Tensor, past_mask: Tensor | None = None) -> Tensor:
-        beyond = queue.vectors if past_mask is not None else None
+        beyond = memory.vectors if past_mask is not None else None
         return info_nce(vectors[a], vectors[b], scale, mask, dims, beyond=beyond, beyond_same=past_mask)
 
     def labelled(*sides: str) -> dict[str, Tensor]:
@@ -173,22 +175,22 @@ def contrast(
         return {
             **labelled("direct", "titles"),
             "title": recipe.intra_weight * nce("titles", "direct", twins, past_twins),
-            "phrase": nce("phrases", "direct", told, past_told),
-            "text": TEXT_WEIGHT * nce("phrases", "titles", told),
+            "synthetic": nce("synthetic", "direct", told, past_told),
+            "text": TEXT_WEIGHT * nce("synthetic", "titles", told),
         }
-    wanted, past_wanted = (answered(asked.queries, items, others) for others in (items, past))
+    wanted, past_wanted = (positive_mask(asked.queries, items, others) for others in (items, past))
     sides = ("direct", "reasoned") if kind == "reasoned" else ("direct",)
     terms = {
         **labelled(*sides),
         "query": torch.stack([nce("queries", side, wanted, past_wanted) for side in sides]).mean(),
-        "phrase": torch.stack([nce("phrases", side, told, past_told) for side in sides]).mean(),
+        "synthetic": torch.stack([nce("synthetic", side, told, past_told) for side in sides]).mean(),
     }
     if kind == "reasoned":
         terms["cross"] = CROSS_WEIGHT * nce("direct", "reasoned", twins)
     return terms
 
 
-def whole_batch(vectors: Vectors, asked: Asked) -> tuple[Vectors, Asked, list[int]]:
+def whole_batch(vectors: Vectors, asked: BatchQueries) -> tuple[Vectors, BatchQueries, list[int]]:
     """Leaves with gradient of the vectors of all processes, what is asked of them, and each one's start."""
     shares = gather_object([({name: v.detach().cpu() for name, v in vectors.items()}, asked)])
     device = next(iter(vectors.values())).device

@@ -18,7 +18,11 @@ from moonshelf.model.precision import Precision
 from moonshelf.prompts import PromptSpec
 from moonshelf.training.data import SourceSpec, renamed
 
-RENAMED = {"warmup_steps": "warmup"}  # fields of recipes: old name -> new name
+RENAMED = {  # fields of recipes: old name -> new name
+    "warmup_steps": "warmup", "queue": "memory", "queue_from": "memory_from", "asides": "distractors",
+    "reasoned_from": "self_generated_from", "gap_weight": "order_weight", "own_from": "self_generated_from",
+    "own_every": "self_generated_every",
+}  # fmt: skip
 
 
 class Lora(BaseModel):
@@ -69,7 +73,7 @@ class _Products(Run):
     sources: list[SourceSpec]
     validation: str | None = None  # feed of held-out products, for figures, the best checkpoint, early stop
     validation_items: int = Field(default=400, ge=1)
-    queue: int = Field(default=512, ge=0)  # items of past steps that are negatives too
+    memory: int = Field(default=512, ge=0)  # items of past steps that are negatives too
 
 
 class Recipe(_Products):
@@ -81,10 +85,9 @@ class Recipe(_Products):
     tower: str | None = None  # weights for a new starter's vision tower
     out: str = "runs/cold-start"
     batch: int = Field(default=64, ge=1)
-    chunk: int | None = Field(
-        default=None, ge=1
-    )  # products a forward pass; less than batch: gradient caching
-    queue_from: float = Field(default=0.2, ge=0, le=1)  # share of the budget after which the queue is used
+    # Products a forward pass; less than batch: gradient caching.
+    chunk: int | None = Field(default=None, ge=1)
+    memory_from: float = Field(default=0.2, ge=0, le=1)  # share of the budget after which it is used
     warmup: float = Field(default=0.03, ge=0)
     lr: float = 1e-3
     vision_lr: float = 5e-4
@@ -93,9 +96,8 @@ class Recipe(_Products):
     learn_temperature: bool = True
     sft_weight: float = 1.0  # LREM uses 0.1 on a pretrained model; a starter has yet to learn to write
     intra_weight: float = 1.0  # title <-> picture of one product, MOON2.0's largest effect
-    reasoned_from: float = Field(
-        default=0.25, ge=0, le=1
-    )  # share after which the model's own rationales join
+    # Share of the budget after which the model's own rationales join.
+    self_generated_from: float = Field(default=0.25, ge=0, le=1)
     label_weight: float = Field(default=0.0, ge=0)  # product <-> its value among all values of a key
     texts: str | None = None  # Parquet of `text` and `vector`: what a sentence encoder says of product texts
     texts_batch: int = Field(default=128, ge=2)  # of them, a step

@@ -11,7 +11,7 @@ from moonshelf.model.engine import encode
 from moonshelf.model.modeling import MoonModel
 from moonshelf.product import Product
 from moonshelf.prompts import read_rationale
-from moonshelf.training.pairs import Item
+from moonshelf.training.sources.pairs import Item
 
 
 def validate(model: MoonModel, items: Sequence[Item]) -> dict[str, Any]:

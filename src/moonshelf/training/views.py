@@ -21,7 +21,7 @@ from moonshelf.model.processing import Batch
 from moonshelf.training.data import Pictures, Remembered, Row
 
 
-class Views:
+class SharedVisionBatch:
     """Rows over the pictures of one draw; a frozen tower's features may be `remembered`."""
 
     def __init__(self, model: MoonModel, pictures: Pictures, remembered: Remembered | None = None) -> None:
@@ -57,7 +57,7 @@ class Views:
         return F.cross_entropy(logits.float(), batch.input_ids[:, 1:][written], reduction="sum")
 
     @torch.no_grad()
-    def own_rationales(self, rows: Sequence[tuple[list[int], list[int]]]) -> list[list[int]]:
+    def write_rationales(self, rows: Sequence[tuple[list[int], list[int]]]) -> list[list[int]]:
         """Token ids of the bodies that the model writes for (text, pictures) now, greedily."""
         batch, visual = self.batch([(*row, [self.model.prepare.think]) for row in rows])
         reading = self.model.read(batch, visual, use_cache=True)

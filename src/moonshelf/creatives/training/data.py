@@ -29,6 +29,7 @@ from moonshelf.creatives.training.recipe import PairSource
 from moonshelf.errors import UserError
 from moonshelf.model.engine import load_picture
 
+NO_INTEREST = 0.1  # share of pairs that are shown without their queries; ours, as the next
 LABEL_TRUST = 0.9  # ours: annotators of creatives agree about so often (reference: none stated)
 
 
@@ -41,7 +42,7 @@ class Example:
 
 
 @dataclass
-class Work:
+class PairBatch:
     """Rows of one step: asks, bodies (R lists of token ids), targets (R,), and the pictures they show."""
 
     asks: list[PairInput]  # of a description only the first creative is shown
@@ -60,7 +61,7 @@ class Work:
         at = {p: i for i, p in enumerate(used)}
         return np.concatenate(pixels), self.grid[used], [tuple(at[p] for p in where) for where in places]
 
-    def beside(self, other: Work) -> Work:
+    def beside(self, other: PairBatch) -> PairBatch:
         """These rows and pictures, then those of `other`."""
         n = len(self.grid)
         moved = replace(other, places=[tuple(p + n for p in where) for where in other.places])
@@ -68,7 +69,7 @@ class Work:
         pixels, grid = np.concatenate([self.pixels, other.pixels]), np.concatenate([self.grid, other.grid])
         return replace(both, pixels=pixels, grid=grid)
 
-    def followed_by(self, *others: Work) -> Work:
+    def followed_by(self, *others: PairBatch) -> PairBatch:
         """These rows, then those of `others`, whose places are among these pictures."""
         works = (self, *others)
         return replace(
@@ -132,21 +133,21 @@ def _order(n: int, seed: int, epoch: int) -> list[int]:
     return _orders[key]
 
 
-def make_work(
+def make_pair_batch(
     model: CreativeModel,
     examples: Sequence[Example],
     key: str,
     no_interest: float = 0.0,
     no_overlays: float = 0.0,
-    asides: float = 0.0,
+    distractors: float = 0.0,
     taught: bool = True,
     shown: bool = True,
-) -> Work:
+) -> PairBatch:
     """Both orders of each example, side by side; a pair with a picture that cannot be read is left out.
 
-    `no_interest`, `no_overlays` and `asides` are the shares of pairs that are shown without queries, without
-    the words on the images, and with words beside the point. Without its queries a pair's reasons are known
-    only if it is a drawn one.
+    `no_interest`, `no_overlays` and `distractors` are the shares of pairs that are shown without queries,
+    without the words on the images, and with words beside the point. Without its queries a pair's reasons
+    are known only if it is a drawn one.
     `taught` False: no bodies. `shown` False: no images, for comparisons by words; known reasons stay so.
     """
     rng, beside = random.Random(key), random.Random(f"{key}/asides")
@@ -160,7 +161,7 @@ def make_work(
         pair = example.pair
         if pair.interest and (shown or known.is_known(pair.a, pair.b)) and rng.random() < no_interest:
             pair = known.without_interest(pair)
-        title, interest = _words(with_distractors(pair, beside) if beside.random() < asides else pair)
+        title, interest = _words(with_distractors(pair, beside) if beside.random() < distractors else pair)
         bare = rng.random() < no_overlays
         for swapped in (False, True):
             one = pair.swapped() if swapped else pair
@@ -175,15 +176,19 @@ def make_work(
 
 
 def make_descriptions(
-    model: CreativeModel, examples: Sequence[Example], key: str, no_overlays: float = 0.0, asides: float = 0.0
-) -> Work:
+    model: CreativeModel,
+    examples: Sequence[Example],
+    key: str,
+    no_overlays: float = 0.0,
+    distractors: float = 0.0,
+) -> PairBatch:
     """One row a creative: what the reasons say of it, without the other one and without any comparison.
 
     Reading is learnt far sooner so: in a pair a small model first has to find out which picture a word is
     about. A drawn creative is described under a query of its own that the picture need not answer: it was
     drawn for its campaign's, and a model that sees those learns to say that whatever is asked for is shown
-    (docs/experiments.md). `asides` is the share of rows with words beside the point. Pairs without reasons
-    give no rows; raises `UserError` where none has any.
+    (docs/experiments.md). `distractors` is the share of rows with words beside the point. Pairs without
+    reasons give no rows; raises `UserError` where none has any.
     """
     rng = np.random.default_rng(list(key.encode()))
     beside = random.Random(f"{key}/asides")
@@ -198,7 +203,9 @@ def make_descriptions(
         for offset, pair in enumerate((example.pair, example.pair.swapped())):
             pair = known.asked_anew(pair, rng)
             assert pair.assessment is not None
-            title, interest = _words(with_distractors(pair, beside) if beside.random() < asides else pair)
+            title, interest = _words(
+                with_distractors(pair, beside) if beside.random() < distractors else pair
+            )
             said = "" if rng.random() < no_overlays else _overlay(pair.a)
             asks.append(PairInput(pair.id, title, interest, pair.a, pair.a, model.prompt.alone, (said, said)))
             bodies.append(write_description(pair.assessment))
@@ -235,8 +242,8 @@ def _work(
     places: list[tuple[int, ...]],
     pictures: list[Image],
     known: list[Assessment | None],
-) -> Work:
+) -> PairBatch:
     if not asks:
         raise UserError("no picture of this step can be read: look at the images of the pairs.")
     pixels, grid = model.moon.prepare.pixels(pictures) if pictures else (np.empty(0), np.empty(0))
-    return Work(asks, model.moon.prepare.text_ids(bodies), targets, places, pixels, grid, known)
+    return PairBatch(asks, model.moon.prepare.text_ids(bodies), targets, places, pixels, grid, known)

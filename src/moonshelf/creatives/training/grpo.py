@@ -31,9 +31,16 @@ from moonshelf.creatives.backends.model import CreativeModel
 from moonshelf.creatives.evidence import check
 from moonshelf.creatives.prompt import read_assessment, write_description
 from moonshelf.creatives.schema import KEYS, Assessment
-from moonshelf.creatives.training.data import Example, Work, draw, make_descriptions, make_work
+from moonshelf.creatives.training.data import (
+    NO_INTEREST,
+    Example,
+    PairBatch,
+    draw,
+    make_descriptions,
+    make_pair_batch,
+)
 from moonshelf.creatives.training.policy import (
-    Scored,
+    ScoredPairs,
     VerdictPolicy,
     Wanted,
     answer_loss,
@@ -56,7 +63,7 @@ from moonshelf.training.trainer import summary
 
 
 @dataclass
-class Rollouts:
+class RolledPairs:
     """What was written in a step, R rows of which each G are of one ask."""
 
     written: list[Decoded]
@@ -100,7 +107,7 @@ class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
     ) -> None:  # fmt: skip
         self.creative, self.examples = creative, examples
         self.step: int  # of this process's schedule
-        self.work: Work  # of the step, and what was written for it
+        self.work: PairBatch  # of the step, and what was written for it
         self.bodies: list[list[int]]  # of the rollouts
         self.compared: list[list[int]]  # of their comparisons
         self.taught: tuple[Form, Tensor]  # of asks of pairs: comparisons that are taught, choices in them
@@ -110,7 +117,7 @@ class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
         )
         super().__init__(policy, recipe, creative.moon, 2 * recipe.pairs * recipe.rollouts, validation)
 
-    def draw(self, step: int, share: float) -> tuple[int, Work]:
+    def draw(self, step: int, share: float) -> tuple[int, PairBatch]:
         """This process's pairs of a step, in both orders."""
         turn = self.turn(step)
         work = self._work(draw(self.examples, self.recipe.pairs, self.recipe.seed, turn), turn)
@@ -118,7 +125,7 @@ class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
             raise UserError("a picture of a training pair cannot be read: take the pair out of the feed.")
         return turn, work
 
-    def roll(self, batch: tuple[int, Work]) -> tuple[list[Decoded], Tensor]:
+    def roll(self, batch: tuple[int, PairBatch]) -> tuple[list[Decoded], Tensor]:
         """Write G descriptions of both creatives of each pair, and reward them."""
         recipe, (self.step, self.work) = self.recipe, batch
         slot = self.step * 2 * recipe.pairs
@@ -134,18 +141,18 @@ class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
         }
         return rolled.written, advantages(gained, recipe.rollouts)[:, None] + claimed
 
-    def _work(self, examples: list[Example], turn: int, shown: bool = True) -> Work:
+    def _work(self, examples: list[Example], turn: int, shown: bool = True) -> PairBatch:
         recipe = self.recipe
-        return make_work(
-            self.creative, examples, f"{recipe.seed}/{turn}", recipe.no_interest, recipe.no_overlays,
-            recipe.asides, shown=shown,
+        return make_pair_batch(
+            self.creative, examples, f"{recipe.seed}/{turn}", NO_INTEREST, recipe.no_overlays,
+            recipe.distractors, shown=shown,
         )  # fmt: skip
 
     def _row(self, r: int) -> int:
         """Of the work: the ask of one picture that rollout r answers."""
         return 2 * self.recipe.pairs + r // self.recipe.rollouts
 
-    def _roll(self) -> Rollouts:
+    def _roll(self) -> RolledPairs:
         """Descriptions, what their comparisons come to, and what else this step teaches."""
         recipe, creative, per = self.recipe, self.creative, self.recipe.rollouts
         pairs, prepare = self.work, creative.moon.prepare
@@ -171,20 +178,22 @@ class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
         for (side, kept), body, ask in zip(told, texts, asks, strict=True):
             found.append(read_assessment(body, ask.labels) if kept else None)
             checked.append({question: check(question, side[question], ask.first.facts) for question in side})
-        own = [i for i, one in enumerate(pairs.known) if one is None or i // 2 % recipe.own_every == 0]
+        own = [
+            i for i, one in enumerate(pairs.known) if one is None or i // 2 % recipe.self_generated_every == 0
+        ]
         more = self._more()
         self.taught = comparisons(self.model, pairs.followed_by(*more), own)
         self.work = replace(pairs, places=[()] * len(pairs.places)).followed_by(alone, *more)
         first = len(self.work.asks)
         if described := self._told(recipe.describe_pairs, recipe.seed + 2):
             read = make_descriptions(
-                creative, described, f"{recipe.seed}/{self.step}", recipe.no_overlays, recipe.asides
+                creative, described, f"{recipe.seed}/{self.step}", recipe.no_overlays, recipe.distractors
             )
             self.work = self.work.beside(read)
         self.reading = range(first, len(self.work.asks))
-        return Rollouts(written, p, 1 - p[rival], found, checked)
+        return RolledPairs(written, p, 1 - p[rival], found, checked)
 
-    def _more(self) -> list[Work]:
+    def _more(self) -> list[PairBatch]:
         """Both orders of further pairs with known reasons, `compare_pairs` for each one described, if any."""
         told = self._told(self.recipe.compare_pairs, self.recipe.seed + 1)
         return [self._work(told, self.step, shown=False)] if told else []
@@ -196,7 +205,7 @@ class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
         return [example for example in drawn if example.pair.assessment is not None]
 
     @torch.no_grad()
-    def _rewards(self, rolled: Rollouts) -> Tensor:
+    def _rewards(self, rolled: RolledPairs) -> Tensor:
         """(R,) weighted sum of the rewards but `claims`, which `_credit` pays; all of them are logged."""
         recipe, work, per = self.recipe, self.work, self.recipe.rollouts
         count = len(rolled.written)
@@ -211,7 +220,7 @@ class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
         outcome = torch.tensor([name != "claims" for name in recipe.rewards])
         return total(earned, weights * outcome)
 
-    def _credit(self, rolled: Rollouts, width: int) -> Tensor:
+    def _credit(self, rolled: RolledPairs, width: int) -> Tensor:
         """(R, width) advantage of each token by the claims of the question that it answers."""
         tokenizer = self.moon.processor.tokenizer
         gained = {}  # by question, of each rollout
@@ -238,7 +247,7 @@ class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
             start = asks + pair * each
             taught += [2 * pair, 2 * pair + 1]
             taught += range(start, min(start + each, len(self.taught[1])))
-            if recipe.gap_weight:
+            if recipe.order_weight:
                 own += [(2 * pair + order) * per + g for g in range(per) for order in (0, 1)]
         rows = [i if i < asks else i + asks for i in taught]  # in the work those alone stand in between
         known = [self.work.known[i] if recipe.cot_weight else None for i in rows]
@@ -267,7 +276,7 @@ class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
     def _whole(self, bodies: list[list[int]]) -> list[Wanted]:
         return [whole(body, self.moon.prepare.end_think) for body in bodies]
 
-    def score(self, policy: Any, rows: list[int], width: int, whole: bool = True) -> Scored:
+    def score(self, policy: Any, rows: list[int], width: int, whole: bool = True) -> ScoredPairs:
         """One pass over some rollouts and, with `whole`, over what is taught beside them."""
         own = [self.bodies[r] for r in rows]
         asks, bodies, wanted = [self._row(r) for r in rows], own, self._whole(own)
@@ -277,20 +286,20 @@ class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
         scored = policy(self.work, asks, bodies, wanted)
         n = len(rows)
         logps, entropies = _wide(scored.logps[:n], width), _wide(scored.entropies[:n], width)
-        return Scored(logps, entropies, (scored.logps[n:], asks, beside), scored.answers)
+        return ScoredPairs(logps, entropies, (scored.logps[n:], asks, beside), scored.answers)
 
     def beside(self, scored: rollouts.Scored, rows: list[int]) -> dict[str, Tensor]:
         """Weighted losses of the answers, of the two orders' agreement, and of known reasons."""
-        assert isinstance(scored, Scored)
+        assert isinstance(scored, ScoredPairs)
         recipe, work = self.recipe, self.work
         logps, asks, beside = scored.rest
         terms: dict[str, Tensor] = {}
         targets = [work.targets[i] for i in asks[beside.answers]]
         if targets:
-            terms["answer"] = recipe.answer_weight * answer_loss(scored.answers[beside.answers], targets)
+            terms["answer"] = answer_loss(scored.answers[beside.answers], targets)
         orders = scored.answers[beside.orders]
         if len(orders):
-            terms["gap"] = recipe.gap_weight * order_gap(orders)
+            terms["gap"] = recipe.order_weight * order_gap(orders)
         counts = [len(one.tokens) for one in beside.wanted]
         for name, part in (("answers", slice(beside.texts)), ("reasons", slice(beside.texts, None))):
             if recipe.cot_weight and any(counts[part]):

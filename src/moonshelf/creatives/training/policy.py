@@ -15,7 +15,7 @@ from torch import Tensor
 from moonshelf.creatives.backends.describe import COMPARED, Form, Side, choices, compare, describe, sides
 from moonshelf.creatives.backends.model import CreativeModel
 from moonshelf.creatives.schema import Assessment
-from moonshelf.creatives.training.data import Work
+from moonshelf.creatives.training.data import PairBatch
 from moonshelf.model.decode import Decoded, Pick, greedy
 from moonshelf.model.modeling import MoonModel
 from moonshelf.model.precision import computing_in
@@ -37,7 +37,7 @@ def whole(body: Sequence[int], end: int) -> Wanted:
 
 
 @dataclass
-class Scored(rollouts.Scored):
+class ScoredPairs(rollouts.Scored):
     """One pass over R rows: of the wanted tokens, the body and `</think>` if not told."""
 
     answers: Tensor = field(default_factory=lambda: torch.zeros(0, 2))
@@ -61,11 +61,11 @@ class VerdictPolicy(Stage):
 
     def forward(
         self,
-        work: Work,
+        work: PairBatch,
         rows: Sequence[int],
         bodies: Sequence[Sequence[int]],
         wanted: Sequence[Wanted] | None = None,
-    ) -> Scored:
+    ) -> ScoredPairs:
         """Score `bodies` (R lists of tokens), body r for the ask `rows[r]` of `work`.
 
         `wanted` (R) None: every token of the body and the `</think>` after it.
@@ -97,10 +97,10 @@ class VerdictPolicy(Stage):
                 int(count.max()), self.temperature,
             )  # fmt: skip
         labels = torch.tensor([[creative.label_ids[label] for label in ask.labels] for ask in asks])
-        return Scored(logps, entropies, answers=answers.gather(1, labels.to(answers.device)))
+        return ScoredPairs(logps, entropies, answers=answers.gather(1, labels.to(answers.device)))
 
     @torch.no_grad()
-    def write(self, work: Work, pick: Pick = greedy, times: int = 1) -> list[Decoded]:
+    def write(self, work: PairBatch, pick: Pick = greedy, times: int = 1) -> list[Decoded]:
         """Reasons that the policy writes for each ask, `times` each, side by side."""
         creative = self.creative
         with computing_in(self.compute_dtype, creative.moon.backbone):
@@ -108,7 +108,7 @@ class VerdictPolicy(Stage):
             return creative.write(work.asks, work.places, seen, pick, times)
 
     @torch.no_grad()
-    def describe(self, work: Work, rows: Sequence[int]) -> list[tuple[Side, Side]]:
+    def describe(self, work: PairBatch, rows: Sequence[int]) -> list[tuple[Side, Side]]:
         """What the policy says of both creatives of the asks `rows`, for a selector that describes first."""
         creative = self.creative
         asks, places = [work.asks[i] for i in rows], [work.places[i] for i in rows]
@@ -118,7 +118,7 @@ class VerdictPolicy(Stage):
         return [(first, second) for (first, _), (second, _) in told]
 
     @torch.no_grad()
-    def compare(self, work: Work, rows: Sequence[int], form: Form) -> tuple[Tensor, Tensor]:
+    def compare(self, work: PairBatch, rows: Sequence[int], form: Form) -> tuple[Tensor, Tensor]:
         """Choices (R, 7) of the policy, and log-probabilities (R, 2) of its answers after them."""
         creative, asks = self.creative, [work.asks[i] for i in rows]
         with computing_in(self.compute_dtype, creative.moon.backbone):
@@ -126,7 +126,7 @@ class VerdictPolicy(Stage):
             return picked, creative.answer_logits(final, asks).log_softmax(-1)
 
 
-def comparisons(policy: VerdictPolicy, work: Work, own: Sequence[int]) -> tuple[Form, Tensor]:
+def comparisons(policy: VerdictPolicy, work: PairBatch, own: Sequence[int]) -> tuple[Form, Tensor]:
     """What a selector that describes first compares, and its choices (R, 7): known, or the policy's own.
 
     The evidence and choices of the asks `own` are the policy's, greedily; of the others those that are known.

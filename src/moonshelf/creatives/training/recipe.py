@@ -30,13 +30,10 @@ class _Selector(Run):
     validation: PairSource | None = None
     validation_pairs: int = Field(default=200, ge=1)
     warmup: float = Field(default=20, ge=0)
-    answer_weight: float = Field(default=1.0, ge=0)  # log loss of the answer against the posterior
-    gap_weight: float = Field(default=0.0, ge=0)  # disagreement of the two orders, see `policy.order_gap`
-    no_interest: float = Field(default=0.1, ge=0, le=1)  # share of pairs that are shown without their queries
-    no_overlays: float = Field(default=0.25, ge=0, le=1)  # … without the words on them, if the prompt has any
-    asides: float = Field(
-        default=0.0, ge=0, le=1
-    )  # … with words beside the point, see `asides.with_distractors`
+    order_weight: float = Field(default=0.0, ge=0)  # disagreement of the two orders, see `policy.order_gap`
+    # Shares of pairs that are shown without the words on them, and with words beside the point.
+    no_overlays: float = Field(default=0.25, ge=0, le=1)
+    distractors: float = Field(default=0.0, ge=0, le=1)
     trained_on: str = ""  # said wherever figures of the selector appear
 
 
@@ -44,19 +41,17 @@ class SftRecipe(_Selector):
     """CoT-SFT: every pair in both orders with mirrored reasons."""
 
     stage: Literal["creative-sft"] = "creative-sft"
-    base: str = (
-        "starter"  # embedding model whose backbone is adapted; or a folder or hub id of a stock Qwen-VL
-    )
+    base: str = "starter"  # embedding model whose backbone is adapted; or folder or hub id of a stock Qwen-VL
     selector: str | None = None  # selector to go on from, adapter and all
     out: str = "runs/creative-sft"
     prompt: CreativePrompt = CreativePrompt()
     pairs: int = Field(default=16, ge=1)  # a step and process; each is two rows
     lr: float = 1e-3
-    cot_weight: float = Field(default=1.0, ge=0)
     describe_steps: int = Field(default=0, ge=0)  # first steps: one creative a row, its side of the reasons
     describe_every: int = Field(default=0, ge=0)  # … and later one step in so many, where it is not 0
-    own_from: float = Field(default=0.6, ge=0, le=1)  # share of the budget after which some answers follow
-    own_every: int = Field(default=4, ge=1)  # … the model's own reasons, one step in so many: RGE's lesson
+    # Share of the budget after which answers follow the model's own words, one step in so many: RGE's lesson.
+    self_generated_from: float = Field(default=0.6, ge=0, le=1)
+    self_generated_every: int = Field(default=4, ge=1)
 
 
 class GrpoRecipe(_Selector):
@@ -72,7 +67,7 @@ class GrpoRecipe(_Selector):
     lr: float = 1e-4
     beta: float = Field(default=0.02, ge=0)  # KL to the SFT selector
     grpo_weight: float = Field(default=1.0, ge=0)
-    own_every: int = Field(default=3, ge=1)  # pairs whose answers follow the policy's own description
+    self_generated_every: int = Field(default=3, ge=1)  # one pair in so many is compared by its own words
     compare_pairs: int = Field(default=0, ge=0)  # for each pair so many more that are compared by words alone
     describe_pairs: int = Field(default=0, ge=0)  # … and so many whose known descriptions are taught
     cot_weight: float = Field(default=0.0, ge=0)  # cross-entropy of known reasons, see `grpo`

@@ -32,7 +32,15 @@ from moonshelf.creatives.backends.model import (
 from moonshelf.creatives.labels import stratum
 from moonshelf.creatives.prompt import INSTRUCTION, write_assessment, write_description
 from moonshelf.creatives.selector import fit_temperature, judge, mean_probability
-from moonshelf.creatives.training.data import Example, Work, draw, load_examples, make_descriptions, make_work
+from moonshelf.creatives.training.data import (
+    NO_INTEREST,
+    Example,
+    PairBatch,
+    draw,
+    load_examples,
+    make_descriptions,
+    make_pair_batch,
+)
 from moonshelf.creatives.training.policy import (
     VerdictPolicy,
     answer_loss,
@@ -86,25 +94,27 @@ class SftTrainer(SelectorTrainer):
         policy = VerdictPolicy(creative, resolve(recipe.precision, creative.moon.device))
         super().__init__(policy, recipe, validation)
 
-    def draw(self, step: int, share: float) -> tuple[str, Work]:
+    def draw(self, step: int, share: float) -> tuple[str, PairBatch]:
         """What the step teaches, and its rows."""
         recipe, first, creative = self.recipe, self.turn(step), self.creative
         examples, key = draw(self.examples, recipe.pairs, recipe.seed, first), f"{recipe.seed}/{first}"
         every = recipe.describe_every
         if step < recipe.describe_steps or (every and step % every == 0):
-            return "describe", make_descriptions(creative, examples, key, recipe.no_overlays, recipe.asides)
+            return "describe", make_descriptions(
+                creative, examples, key, recipe.no_overlays, recipe.distractors
+            )
         turn = step - step // every - 1 if every else step  # among the steps of pairs
-        own = share >= recipe.own_from and turn % recipe.own_every == 0
+        own = share >= recipe.self_generated_from and turn % recipe.self_generated_every == 0
         if not own:  # compared by words alone, where reasons are known
             more = draw(self.examples, WORDS_ONLY * recipe.pairs, recipe.seed, first)
             told = [example for example in more if example.pair.assessment is not None]
             own, examples = not told, told or examples
-        return "compare", make_work(
-            creative, examples, key, recipe.no_interest, recipe.no_overlays, recipe.asides, taught=not own,
-            shown=own,
+        return "compare", make_pair_batch(
+            creative, examples, key, NO_INTEREST, recipe.no_overlays, recipe.distractors,
+            taught=not own, shown=own,
         )  # fmt: skip
 
-    def losses(self, batch: tuple[str, Work]) -> dict[str, Tensor]:
+    def losses(self, batch: tuple[str, PairBatch]) -> dict[str, Tensor]:
         recipe, (kind, work) = self.recipe, batch
         rows = range(len(work.asks))
         if kind == "describe":
@@ -117,10 +127,10 @@ class SftTrainer(SelectorTrainer):
             bodies, wanted = label_targets(form, picked, work.known)
             scored = self.module(replace(work, places=[()] * len(rows)), rows, bodies, wanted)
             counts = [len(one.tokens) for one in wanted]
-        terms = {"reasons": recipe.cot_weight * reasons_loss(scored.logps, counts)}
+        terms = {"reasons": reasons_loss(scored.logps, counts)}
         if kind == "compare":
-            terms["answer"] = recipe.answer_weight * answer_loss(scored.answers, work.targets)
-            terms["gap"] = recipe.gap_weight * order_gap(scored.answers)
+            terms["answer"] = answer_loss(scored.answers, work.targets)
+            terms["gap"] = recipe.order_weight * order_gap(scored.answers)
         self.accelerator.backward(torch.stack(list(terms.values())).sum())
         return terms
 

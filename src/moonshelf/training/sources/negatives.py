@@ -39,8 +39,8 @@ from moonshelf.feeds import DIALECTS, open_feed
 from moonshelf.identifiers import is_makerless, is_placeholder, is_placeholder_gtin
 from moonshelf.product import ImageRef, Product
 from moonshelf.prompts import PromptSpec, clean_text
-from moonshelf.training.nearest import MiningSettings, Negative, Records, Search
-from moonshelf.training.pairs import Item, facts_of
+from moonshelf.training.sources.nearest import MiningSettings, Negative, Records, Search
+from moonshelf.training.sources.pairs import Item, facts_of
 
 FORMAT = 1
 _SHOWN = 20  # problems kept; all are counted

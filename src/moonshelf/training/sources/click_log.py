@@ -34,7 +34,7 @@ from moonshelf.feeds.dialects import jsonl, parquet
 from moonshelf.feeds.text import Table
 from moonshelf.product import ImageRef
 from moonshelf.prompts import clean_text
-from moonshelf.training.pairs import Item, Query
+from moonshelf.training.sources.pairs import Item, Query
 
 _WORDS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 EVENTS = {name: float(weight) for weight, names in _WORDS["events"].items() for name in names}

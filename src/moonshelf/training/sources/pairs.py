@@ -151,7 +151,7 @@ def join_photos(catalogue: Iterable[Item], photos: Iterable[Product]) -> Iterato
             )  # fmt: skip
 
 
-def phrase(item: Item, keys: Iterable[str], level: int | None = None) -> Query:
+def synthetic_query(item: Item, keys: Iterable[str], level: int | None = None) -> Query:
     """A shopper's short query for an item from some of its facts: adjectives first, `red cotton t-shirts`.
 
     `keys` may hold `category`, named by its leaf or by the step `level` of its path (0 is the root).
