@@ -1,4 +1,4 @@
-"""Behaviour logs: what a row weighs, which rows are set aside, and which products a query must spare."""
+"""Behaviour logs: what a row weighs, which rows are rejected, and which products a query must spare."""
 
 from __future__ import annotations
 
@@ -56,8 +56,7 @@ def test_every_form_gives_the_same_pairs_with_repeated_rows_added_up(tmp_path: P
     ]
     log = read_click_log(write(tmp_path, rows, form), KNOWN)
     assert pairs(log) == {("Red shoes", "p1"): 8.0, ("mug", "p2"): 1.0}
-    assert [i.shown for i in log.interactions] == [50.0, 3.0]
-    assert (log.rows, log.queries, log.only_shown, log.set_aside) == (4, 2, 1, 0)
+    assert (log.rows, log.queries, log.only_shown, log.rejected) == (4, 2, 1, 0)
     assert log.interactions[0].query.words == {"red", "shoes"}
 
 
@@ -67,9 +66,7 @@ def test_events_weigh_what_the_table_says_and_impressions_nothing(tmp_path: Path
         for event in ("impression", "impression", "CLICK", "addToCart", "detail-page-view", "purchase")
     ]
     log = read_click_log(write(tmp_path, rows), KNOWN)
-    assert pairs(log) == {("mug", "p1"): 1 + 3 + 1 + 5} and log.interactions[0].shown == 2
-    log = read_click_log(write(tmp_path, rows), KNOWN, events={"Click": 0.5, "add_to_cart": 7})
-    assert pairs(log) == {("mug", "p1"): 0.5 + 7 + 1 + 5}
+    assert pairs(log) == {("mug", "p1"): 1 + 3 + 1 + 5}
 
 
 def test_rows_that_cannot_be_used_are_counted_by_field_and_the_rest_goes_on(tmp_path: Path) -> None:
@@ -86,29 +83,16 @@ def test_rows_that_cannot_be_used_are_counted_by_field_and_the_rest_goes_on(tmp_
     ]
     log = read_click_log(write(tmp_path, rows), KNOWN)
     assert pairs(log) == {("mug", "p1"): 2.0}
-    assert (log.rows, log.set_aside) == (9, 8)
-    assert log.set_aside_by == {"query": 2, "product_id": 2, "weight": 4}
+    assert (log.rows, log.rejected) == (9, 8)
+    assert log.rejected_by == {"query": 2, "product_id": 2, "weight": 4}
     assert [p.row for p in log.problems] == list(range(2, 10)) and all(p.fatal for p in log.problems)
-    assert "8 rows set aside" in log.summary() and "the query is empty" in log.summary()
+    assert "8 rows rejected" in log.summary() and "the query is empty" in log.summary()
 
 
-def test_an_unknown_event_is_set_aside_with_the_way_out(tmp_path: Path) -> None:
+def test_an_unknown_event_is_rejected(tmp_path: Path) -> None:
     rows = [{"query": "mug", "product_id": "p1", "action": a} for a in ("click", "scroll")]
     log = read_click_log(write(tmp_path, rows), KNOWN)
     assert pairs(log) == {("mug", "p1"): 1.0} and "'scroll'" in log.problems[0].reason
-    assert pairs(read_click_log(tmp_path / "log.csv", KNOWN, events={"scroll": 0.5})) == {("mug", "p1"): 1.5}
-
-
-def test_pairs_chosen_too_rarely_for_how_often_they_were_shown_are_left_out(tmp_path: Path) -> None:
-    rows = [
-        {"query": "mug", "product_id": "p1", "clicks": 1, "impressions": 1000},
-        {"query": "mug", "product_id": "p2", "clicks": 9, "impressions": 1000},
-        {"query": "mug", "product_id": "p3", "clicks": 1, "impressions": ""},
-    ]
-    log = read_click_log(write(tmp_path, rows), KNOWN, min_rate=0.005)
-    assert set(pairs(log)) == {("mug", "p2"), ("mug", "p3")} and log.rare == 1
-    with pytest.raises(UserError, match="too rarely"):
-        read_click_log(tmp_path / "log.csv", ("p1",), min_rate=0.005)
 
 
 @pytest.mark.parametrize(
@@ -138,18 +122,6 @@ def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
         read_click_log(tmp_path / "gone.csv", KNOWN)
 
 
-def test_columns_can_be_named(tmp_path: Path) -> None:
-    path = write(tmp_path, [{"was_sucht": "mug", "artnr": "p1", "n": "3"}])
-    with pytest.raises(UserError, match="no column for the product"):
-        read_click_log(path, KNOWN)
-    fields = {"was_sucht": "query", "artnr": "product_id", "n": "weight"}
-    assert pairs(read_click_log(path, KNOWN, fields=fields)) == {("mug", "p1"): 3.0}
-    with pytest.raises(UserError, match="has no column 'lost'"):
-        read_click_log(path, KNOWN, fields=fields | {"lost": "event"})
-    with pytest.raises(UserError, match="map columns to one of query"):
-        read_click_log(path, KNOWN, fields=fields | {"n": "heaviness"})
-
-
 def test_pictures_ask_alone_and_with_words_and_may_not_lie_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jpg").write_bytes(b"a")
@@ -170,7 +142,7 @@ def test_pictures_ask_alone_and_with_words_and_may_not_lie_elsewhere(tmp_path: P
         ("", True, True, "p1"), ("", True, True, "p2"), ("in red", True, True, "p2"),
         ("mug", False, False, "p3"),
     ]  # fmt: skip
-    assert log.queries == 3 and log.set_aside_by == {"image": 2}
+    assert log.queries == 3 and log.rejected_by == {"image": 2}
     warning = next(p for p in log.problems if not p.fatal)
     assert warning.row == 4 and "web address" in warning.reason
 
@@ -269,7 +241,7 @@ def test_weight_is_neither_lost_nor_invented(tmp_path: Path, rows: list[dict[str
             got[interaction.product_id] += interaction.weight
         assert dict(got) == {id: weight for id, weight in expected.items() if weight}
         assert log.rows == len(rows)
-        assert log.set_aside == sum(isinstance(outcome, Problem) for outcome in seen)
+        assert log.rejected == sum(isinstance(outcome, Problem) for outcome in seen)
 
 
 def _clicks(row: dict[str, Any]) -> float | None:

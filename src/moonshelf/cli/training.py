@@ -108,5 +108,5 @@ def mine(
         print_json(report.as_dict())
     else:
         print("\n".join([*report.lines(), f"Written to {out}."]))
-    if report.set_aside:
+    if report.rejected:
         raise typer.Exit(EXIT_PARTIAL)

@@ -4,11 +4,10 @@ A log is a CSV, TSV, JSONL or Parquet file of one row an event (`query, product_
 with counts (`query, product_id, clicks, purchases, impressions`) or a ready `weight`. It is read row by row;
 what stays in memory is one entry for each distinct pair of query and product, and queries are the same if
 they differ in case and space only. Like feeds, logs are untrusted: pictures of queries may not lie outside
-the log's folder, addresses are never called, a bad row is set aside and the rest goes on.
+the log's folder, addresses are never called, a bad row is rejected and the rest goes on.
 
 What an action weighs is ours (`EVENTS`): a purchase says more than a click, and being shown says nothing by
-itself. A `weight` column outranks counts, counts outrank the kind of event. Impressions are kept as exposure,
-so that `min_rate` can drop pairs that were shown often and chosen by accident.
+itself. A `weight` column outranks counts, counts outrank the kind of event.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import json
 import math
 import os
 import tomllib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,14 +40,14 @@ EVENTS = {name: float(weight) for weight, names in _WORDS["events"].items() for 
 COLUMNS: dict[str, list[str]] = _WORDS["columns"]
 _ROLE_OF = ranked(COLUMNS)
 _COUNTS = ("click", "cart", "purchase")
-MAX_QUERY = 1_000  # characters; longer ones are pasted pages or robots, and are set aside
+MAX_QUERY = 1_000  # characters; longer ones are pasted pages or robots, and are rejected
 _LARGEST = 1e12  # weight or count of one row
 _SHOWN = 20  # problems kept; all are counted
 
 
 @dataclass(frozen=True, slots=True)
 class Interaction:
-    """A query and a product chosen for it. `weight` is a sum over rows, `shown` the impressions known of.
+    """A query and a product chosen for it; `weight` is a sum over rows.
 
     The query holds text, picture or both; its `answers` are filled by `queries_of`, which sees all pairs.
     """
@@ -56,7 +55,6 @@ class Interaction:
     query: Query
     product_id: str
     weight: float
-    shown: float = 0.0
 
 
 @dataclass
@@ -66,89 +64,62 @@ class ClickLog:
     interactions: list[Interaction] = field(default_factory=list)
     rows: int = 0
     queries: int = 0  # distinct ones among the interactions
-    only_shown: int = 0  # rows that say that nobody chose the product; their impressions count
-    rare: int = 0  # pairs below `min_rate`
-    set_aside: int = 0
-    set_aside_by: Counter[str] = field(default_factory=Counter)  # field -> rows
+    only_shown: int = 0  # rows that say that nobody chose the product
+    rejected: int = 0
+    rejected_by: Counter[str] = field(default_factory=Counter)  # field -> rows
     problems: list[Problem] = field(default_factory=list)  # the first few
 
     def summary(self) -> str:
         """One line for people."""
         text = f"{self.rows:,} rows: {len(self.interactions):,} pairs of {self.queries:,} queries"
-        if self.rare:
-            text += f", {self.rare:,} pairs chosen too rarely"
-        if self.set_aside:
-            why = ", ".join(f"{name} {n:,}" for name, n in self.set_aside_by.most_common())
-            text += f"; {self.set_aside:,} rows set aside ({why}), the first: {self.problems[0].reason}"
+        if self.rejected:
+            why = ", ".join(f"{name} {n:,}" for name, n in self.rejected_by.most_common())
+            text += f"; {self.rejected:,} rows rejected ({why}), the first: {self.problems[0].reason}"
         return text
 
 
-def read_click_log(
-    path: str | os.PathLike[str],
-    known: Collection[str],
-    *,
-    min_rate: float = 0.0,
-    events: Mapping[str, float] | None = None,
-    fields: Mapping[str, str] | None = None,
-    images_root: str | os.PathLike[str] | None = None,
-) -> ClickLog:
+def read_click_log(path: str | os.PathLike[str], known: Collection[str]) -> ClickLog:
     """Read a log and add up the rows of each pair of query and product.
 
-    `known` holds the ids of the catalogue. Pairs whose weight per impression is below `min_rate` are left out
-    where impressions are known. `events` adds to `EVENTS` or replaces weights; `fields` maps columns to keys
-    of `COLUMNS` where names do not tell; relative paths of pictures start from `images_root`, by default
-    the log's folder. Raises UserError if the file cannot be read, columns are missing, or no row is usable.
+    `known` holds the ids of the catalogue; relative paths of pictures start from the log's folder. Raises
+    UserError if the file cannot be read, columns are missing, or no row is usable.
     """
     log = ClickLog()
-    sums: dict[tuple[tuple[str, str], str], list[float]] = {}
+    sums: dict[tuple[tuple[str, str], str], float] = defaultdict(float)
     queries: dict[tuple[str, str], Query] = {}
-    for row in stream_click_log(path, known, events=events, fields=fields, images_root=images_root):
+    for row in stream_click_log(path, known):
         if isinstance(row, Problem):
             if row.fatal:
                 log.rows += 1
-                log.set_aside += 1
-                log.set_aside_by[row.field] += 1
+                log.rejected += 1
+                log.rejected_by[row.field] += 1
             if len(log.problems) < _SHOWN:
                 log.problems.append(row)
             continue
         log.rows += 1
         log.only_shown += not row.weight
         key = key_of(row.query)
-        total = sums.setdefault((key, row.product_id), [0.0, 0.0])
-        total[0] += row.weight
-        total[1] += row.shown
+        sums[key, row.product_id] += row.weight
         queries.setdefault(key, row.query)
-    chosen = {pair: total for pair, total in sums.items() if total[0] > 0}
-    kept = {pair: (weight, shown) for pair, (weight, shown) in chosen.items() if weight >= min_rate * shown}
-    log.rare = len(chosen) - len(kept)
-    log.queries = len({key for key, _ in kept})
-    log.interactions = [
-        Interaction(queries[key], product_id, weight, shown)
-        for (key, product_id), (weight, shown) in sorted(kept.items(), key=lambda entry: -entry[1][0])
-    ]
+    kept = [(pair, weight) for pair, weight in sums.items() if weight > 0]
     if not kept:
-        why = "were chosen too rarely for min_rate" if chosen else "were only shown, and never chosen"
-        raise UserError(f"{Path(path).name}: all pairs of query and product {why}.")
+        raise UserError(
+            f"{Path(path).name}: all pairs of query and product were only shown, and never chosen."
+        )
+    log.queries = len({key for (key, _), _ in kept})
+    kept.sort(key=lambda entry: -entry[1])
+    log.interactions = [Interaction(queries[key], product, weight) for (key, product), weight in kept]
     return log
 
 
-def stream_click_log(
-    path: str | os.PathLike[str],
-    known: Collection[str],
-    *,
-    events: Mapping[str, float] | None = None,
-    fields: Mapping[str, str] | None = None,
-    images_root: str | os.PathLike[str] | None = None,
-) -> Iterator[Interaction | Problem]:
+def stream_click_log(path: str | os.PathLike[str], known: Collection[str]) -> Iterator[Interaction | Problem]:
     """The rows of a log in file order, nothing added up; arguments and errors as in `read_click_log`.
 
-    A fatal `Problem` is a row that was set aside; others come before the row that they are about. A row that
+    A fatal `Problem` is a row that was rejected; others come before the row that they are about. A row that
     was only shown has weight 0.
     """
-    path = check_path(path)
-    source = Source(path, check_path(images_root) if images_root is not None else None)
-    weights = EVENTS | {fold(name): float(weight) for name, weight in (events or {}).items()}
-    reader = _Reader(source, known, weights, dict(fields or {}))
+    source = Source(check_path(path), None)
+    reader = _Reader(source, known)
     usable = False
     for number, record in _records(source, reader):
         if isinstance(record, str):
@@ -211,24 +182,19 @@ def queries_of(
 class _Reader:
     """Turns records into interactions; the meaning of the columns is worked out once per header."""
 
-    def __init__(
-        self, source: Source, known: Collection[str], events: Mapping[str, float], fields: dict[str, str]
-    ) -> None:
-        self.source, self.known, self.events, self.fields = source, known, events, fields
+    def __init__(self, source: Source, known: Collection[str]) -> None:
+        self.source, self.known = source, known
         self.plans: dict[tuple[str, ...], dict[str, str]] = {}
         self.roles: set[str] = set()  # that some row had
         self.names: list[str] = []  # the first columns seen, for messages
         self.unknown = ""  # an id that the catalogue lacks
-        self.first = ""  # why the first row was set aside
-        wrong = set(fields.values()) - COLUMNS.keys()
-        if wrong:
-            raise UserError(f"a log has no {wrong.pop()!r}: map columns to one of {', '.join(COLUMNS)}.")
+        self.first = ""  # why the first row was rejected
 
     def plan(self, names: tuple[str, ...]) -> dict[str, str]:
         """Role -> column."""
         plan = self.plans.get(names)
         if plan is None:
-            plan = one_each(names, _ROLE_OF, self.fields)
+            plan = one_each(names, _ROLE_OF)
             if len(self.plans) < 1_000:
                 self.plans[names] = plan
             self.roles |= plan.keys()
@@ -237,11 +203,7 @@ class _Reader:
 
     def header(self, names: Iterable[str]) -> dict[str, str]:
         """The plan of a table, whose header must name queries and products."""
-        names = tuple(names)
-        missing = [name for name in self.fields if name not in names]
-        if missing:
-            raise UserError(f"{self.source.name} has no column {missing[0]!r}.")
-        plan = self.plan(names)
+        plan = self.plan(tuple(names))
         if "product_id" not in plan or not plan.keys() & {"query", "image"}:
             raise UserError(self.missing())
         return plan
@@ -273,30 +235,30 @@ class _Reader:
         try:
             query, warning = self._query(cells)
             if not product_id:
-                raise _SetAside("product_id", "the product's id is empty")
-            weight, shown = self._weight(cells)
+                raise RowRejected("product_id", "the product's id is empty")
+            weight = _weight(cells)
             if product_id not in self.known:
                 self.unknown = self.unknown or product_id
-                raise _SetAside("product_id", "the catalogue has no product of this id")
-        except _SetAside as error:
+                raise RowRejected("product_id", "the catalogue has no product of this id")
+        except RowRejected as error:
             self.first = self.first or error.reason
             yield Problem(number, error.field, error.reason, product_id[:100] or None)
             return
         if warning:
             yield Problem(number, "image", warning, product_id, fatal=False)
-        yield Interaction(query, product_id, weight, shown)
+        yield Interaction(query, product_id, weight)
 
     def _query(self, cells: Mapping[str, Any]) -> tuple[Query, str]:
         text = clean_text(values.clean(values.as_text(cells.get("query")))[0])
         if len(text) > MAX_QUERY:
-            raise _SetAside("query", f"the query is longer than {MAX_QUERY:,} characters")
+            raise RowRejected("query", f"the query is longer than {MAX_QUERY:,} characters")
         image, warning = None, ""
         try:
             image = self._picture(cells.get("image"))
         except ValueError as error:
             warning = str(error)
         if not text and image is None:
-            raise _SetAside("image" if warning else "query", warning or "the query is empty")
+            raise RowRejected("image" if warning else "query", warning or "the query is empty")
         words = frozenset(text.lower().split())
         return Query(text, words=words, picture=image is not None, image=image), warning
 
@@ -315,45 +277,45 @@ class _Reader:
             raise ValueError(f"the query's picture {text[:100]!r} is not there")
         return ref
 
-    def _weight(self, cells: Mapping[str, Any]) -> tuple[float, float]:
-        """(weight, impressions) of one row."""
-        shown = _number("impressions", cells.get("impressions"), 0.0)
-        if "weight" in cells:
-            weight = _number("weight", cells["weight"], None)
-            if weight <= 0:
-                raise _SetAside("weight", "the weight is 0")
-            return weight, shown
-        counts = {name: _number(name, cells[name], 0.0) for name in _COUNTS if name in cells}
-        if counts:
-            return sum(self.events[name] * count for name, count in counts.items()), shown
-        times = _number("count", cells["count"], None) if "count" in cells else 1.0
-        if "event" not in cells:
-            return times, shown
-        kind = values.as_text(cells["event"]).strip()
-        if (each := self.events.get(fold(kind))) is None:
-            raise _SetAside("event", f"what the event {kind[:40]!r} weighs is not known: pass it in `events`")
-        return each * times, shown if each else shown + times
+
+def _weight(cells: Mapping[str, Any]) -> float:
+    """What one row says of how much its product was wanted."""
+    if "weight" in cells:
+        weight = _number("weight", cells["weight"], None)
+        if weight <= 0:
+            raise RowRejected("weight", "the weight is 0")
+        return weight
+    counts = {name: _number(name, cells[name], 0.0) for name in _COUNTS if name in cells}
+    if counts:
+        return sum(EVENTS[name] * count for name, count in counts.items())
+    times = _number("count", cells["count"], None) if "count" in cells else 1.0
+    if "event" not in cells:
+        return times
+    kind = values.as_text(cells["event"]).strip()
+    if (each := EVENTS.get(fold(kind))) is None:
+        raise RowRejected("event", f"what the event {kind[:40]!r} weighs is not known")
+    return each * times
 
 
-class _SetAside(Exception):
+class RowRejected(Exception):
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(reason)
         self.field, self.reason = field, reason
 
 
 def _number(name: str, value: Any, empty: float | None) -> float:
-    """A number from 0; `empty` where the cell is, or a row that is set aside."""
+    """A number from 0; `empty` where the cell is, or a row that is rejected."""
     text = values.as_text(value).strip() if not isinstance(value, (bool, int, float)) else value
     if text == "" or (isinstance(text, float) and math.isnan(text)):
         if empty is None:
-            raise _SetAside(name, f"the {name} is empty")
+            raise RowRejected(name, f"the {name} is empty")
         return empty
     try:
         number = float({"true": "1", "false": "0"}.get(text.lower(), text) if isinstance(text, str) else text)
     except (ValueError, OverflowError):
-        raise _SetAside(name, f"the {name} {str(text)[:30]!r} is not a number") from None
+        raise RowRejected(name, f"the {name} {str(text)[:30]!r} is not a number") from None
     if not 0 <= number <= _LARGEST:  # NaN too
-        raise _SetAside(name, f"the {name} is negative" if number < 0 else f"the {name} is not usable")
+        raise RowRejected(name, f"the {name} is negative" if number < 0 else f"the {name} is not usable")
     return number
 
 

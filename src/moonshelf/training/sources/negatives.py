@@ -74,7 +74,7 @@ class MineReport:
     pairs: int = 0
     levels: dict[int, int] = field(default_factory=dict)  # shared steps of the category path -> pairs
     excluded: Counter[str] = field(default_factory=Counter)
-    set_aside: int = 0
+    rejected: int = 0
     problems: list[Problem] = field(default_factory=list)  # the first few
     notes: list[str] = field(default_factory=list)
     fingerprint: str = ""
@@ -106,9 +106,9 @@ class MineReport:
         if self.excluded:
             why = ", ".join(f"{reason} {n:,}" for reason, n in self.excluded.most_common())
             found.append(f"Neighbours passed over: {why}.")
-        if self.set_aside:
+        if self.rejected:
             first = self.problems[0]
-            found.append(f"{self.set_aside:,} rows set aside; the first: row {first.row}, {first.reason}.")
+            found.append(f"{self.rejected:,} rows rejected; the first: row {first.row}, {first.reason}.")
         return found + self.notes
 
 
@@ -171,11 +171,11 @@ class Mined:
     notes: list[str]
 
 
-def load_negatives(path: str | Path, fingerprint: str | None = None, *, strict: bool = False) -> Mined:
+def load_negatives(path: str | Path, fingerprint: str | None = None) -> Mined:
     """Read what `mine` wrote. Raises UserError if it did not write the file.
 
     Where `fingerprint` is given and another model mined the file, that is a note, since training goes on from
-    the model that mined; `strict` makes it a UserError.
+    the model that mined.
     """
     path = Path(path)
     try:
@@ -190,8 +190,6 @@ def load_negatives(path: str | Path, fingerprint: str | None = None, *, strict: 
     notes = []
     if fingerprint is not None and info.get("fingerprint") != fingerprint:
         what = f"{path.name} was mined with model {info.get('fingerprint')}, not with {fingerprint}"
-        if strict:
-            raise UserError(f"{what}: mine again, or allow negatives of another model.")
         notes.append(f"{what}: its negatives are those of that model.")
     found: dict[str, list[str]] = defaultdict(list)
     for batch in table.to_batches(max_chunksize=65536):
@@ -252,14 +250,14 @@ class _Reading:
             for problem in part.problems:
                 place, view = self.views[int(problem.row) - 1]
                 if view == "whole":
-                    self._set_aside(Problem(self.numbers[place], problem.field, problem.reason, problem.id))
+                    self._rejected(Problem(self.numbers[place], problem.field, problem.reason, problem.id))
             for row, vector in zip(part.row_index, np.asarray(part.vectors, np.float32), strict=True):
                 place, view = self.views[int(row)]
                 if abs(float(np.linalg.norm(vector)) - 1) < 1e-2:  # NaN fails too
                     found[view][place] = vector
                 elif view == "whole":
                     reason = "the model gave a vector that is not of unit length"
-                    self._set_aside(Problem(self.numbers[place], "vector", reason, self.facts[place].id))
+                    self._rejected(Problem(self.numbers[place], "vector", reason, self.facts[place].id))
             progress(len(found["whole"]))
         return self._records(found)
 
@@ -268,10 +266,10 @@ class _Reading:
         for number, row in self.rows:
             if isinstance(row, Problem):
                 if row.fatal:
-                    self._set_aside(row)
+                    self._rejected(row)
                 continue
             if row.id in self.seen:
-                self._set_aside(Problem(number, "id", "the id came before: the first row stays", row.id))
+                self._rejected(Problem(number, "id", "the id came before: the first row stays", row.id))
                 continue
             self.seen.add(row.id)
             try:
@@ -280,7 +278,7 @@ class _Reading:
                     for ref in row.images[: self.model.prompt.max_images]
                 )
             except images.ImageError as error:
-                self._set_aside(Problem(number, "images", str(error), row.id))
+                self._rejected(Problem(number, "images", str(error), row.id))
                 continue
             product, place = row.model_copy(update={"images": refs}), len(self.facts)
             self.facts.append(_facts(product))
@@ -295,9 +293,9 @@ class _Reading:
                 self.views.append((place, view))
                 yield shown
 
-    def _set_aside(self, problem: Problem) -> None:
+    def _rejected(self, problem: Problem) -> None:
         with self.lock:
-            self.report.set_aside += 1
+            self.report.rejected += 1
             if len(self.report.problems) < _SHOWN:
                 self.report.problems.append(problem)
 
