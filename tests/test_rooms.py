@@ -40,7 +40,7 @@ ROOMS = {
     "feeds": Room(5_275, 2_400),
     "sample": Room(150, 150),
     "model": Room(3_250, 2_000),
-    "training": Room(4_160, 2_300),
+    "training": Room(4_145, 2_300),
     "catalogue": Room(4_205, 2_200),
     "scale": Room(660, 900),
     "evaluation": Room(7_760, 2_500),
@@ -58,7 +58,6 @@ CIRCLES = [
 ]
 CROWDS = {
     "creatives": 15, "model": 16, "service": 21,
-    "training": 19,
 }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
-"""Rewards of the joint stage: plain functions that TRL's GRPOTrainer takes as `reward_funcs`.
+"""Rewards of joint training: plain functions, one number a completion.
 
-Each is `reward(completions, **columns) -> list`, one number a completion; every column is a list of the same
+Each is `reward(completions, **columns) -> list`; every column is a list of the same
 length, and columns that a reward does not name are ignored. A completion is what the model wrote after the
 opening `<think>`. None stands for "says nothing about this completion", as in TRL.
 

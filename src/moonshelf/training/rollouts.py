@@ -14,7 +14,7 @@ A truncated rationale is closed by force; the closing token is then not the poli
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -27,10 +27,10 @@ from moonshelf.model.decode import banned_tokens
 from moonshelf.model.modeling import MoonModel
 from moonshelf.training.adapters import without_lora
 from moonshelf.training.grpo import divergence, grpo_loss
+from moonshelf.training.rewards import Reward
 from moonshelf.training.trainer import Stage, StageTrainer
 
 COLLAPSED_AFTER = 25  # steps in a row without a signal
-Reward = Callable[..., list[float | None]]
 
 
 class Body(Protocol):

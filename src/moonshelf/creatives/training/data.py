@@ -161,7 +161,7 @@ def make_pair_batch(
         pair = example.pair
         if pair.interest and (shown or known.is_known(pair.a, pair.b)) and rng.random() < no_interest:
             pair = known.without_interest(pair)
-        title, interest = _words(with_distractors(pair, beside) if beside.random() < distractors else pair)
+        title, interest = _words(pair, beside, distractors)
         bare = rng.random() < no_overlays
         for swapped in (False, True):
             one = pair.swapped() if swapped else pair
@@ -172,7 +172,7 @@ def make_pair_batch(
             bodies.append(write_assessment(one.assessment, labels) if taught and one.assessment else "")
             targets.append(1 - example.target if swapped else example.target)
             places.append(() if not shown else (at + 1, at) if swapped else (at, at + 1))
-    return _work(model, asks, bodies, targets, places, pictures, truths)
+    return _batch(model, asks, bodies, targets, places, pictures, truths)
 
 
 def make_descriptions(
@@ -203,14 +203,12 @@ def make_descriptions(
         for offset, pair in enumerate((example.pair, example.pair.swapped())):
             pair = known.asked_anew(pair, rng)
             assert pair.assessment is not None
-            title, interest = _words(
-                with_distractors(pair, beside) if beside.random() < distractors else pair
-            )
+            title, interest = _words(pair, beside, distractors)
             said = "" if rng.random() < no_overlays else _overlay(pair.a)
             asks.append(PairInput(pair.id, title, interest, pair.a, pair.a, model.prompt.alone, (said, said)))
             bodies.append(write_description(pair.assessment))
             places.append((at + offset,))
-    return _work(model, asks, bodies, [0.5] * len(asks), places, pictures, [None] * len(asks))
+    return _batch(model, asks, bodies, [0.5] * len(asks), places, pictures, [None] * len(asks))
 
 
 def _seen(
@@ -226,7 +224,10 @@ def _seen(
         yield example, len(pictures) - 2
 
 
-def _words(pair: Pair) -> tuple[str, tuple[str, ...]]:
+def _words(pair: Pair, rng: random.Random, distractors: float) -> tuple[str, tuple[str, ...]]:
+    """Title and queries of a pair, in the share `distractors` of cases with words beside the point."""
+    if rng.random() < distractors:
+        pair = with_distractors(pair, rng)
     return clean(pair.title)[0], tuple(clean(query)[0] for query in pair.interest)
 
 
@@ -234,15 +235,10 @@ def _overlay(creative: Creative) -> str:
     return clean(creative.text)[0]
 
 
-def _work(
-    model: CreativeModel,
-    asks: list[PairInput],
-    bodies: list[str],
-    targets: list[float],
-    places: list[tuple[int, ...]],
-    pictures: list[Image],
-    known: list[Assessment | None],
-) -> PairBatch:
+def _batch(
+    model: CreativeModel, asks: list[PairInput], bodies: list[str], targets: list[float],
+    places: list[tuple[int, ...]], pictures: list[Image], known: list[Assessment | None],
+) -> PairBatch:  # fmt: skip
     if not asks:
         raise UserError("no picture of this step can be read: look at the images of the pairs.")
     pixels, grid = model.moon.prepare.pixels(pictures) if pictures else (np.empty(0), np.empty(0))

@@ -181,7 +181,8 @@ class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
         own = [
             i for i, one in enumerate(pairs.known) if one is None or i // 2 % recipe.self_generated_every == 0
         ]
-        more = self._more()
+        compared = self._told(recipe.compare_pairs, recipe.seed + 1)
+        more = [self._work(compared, self.step, shown=False)] if compared else []
         self.taught = comparisons(self.model, pairs.followed_by(*more), own)
         self.work = replace(pairs, places=[()] * len(pairs.places)).followed_by(alone, *more)
         first = len(self.work.asks)
@@ -192,11 +193,6 @@ class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
             self.work = self.work.beside(read)
         self.reading = range(first, len(self.work.asks))
         return RolledPairs(written, p, 1 - p[rival], found, checked)
-
-    def _more(self) -> list[PairBatch]:
-        """Both orders of further pairs with known reasons, `compare_pairs` for each one described, if any."""
-        told = self._told(self.recipe.compare_pairs, self.recipe.seed + 1)
-        return [self._work(told, self.step, shown=False)] if told else []
 
     def _told(self, each: int, seed: int) -> list[Example]:
         """Of `each` further pairs for each one described those with known reasons."""

@@ -7,7 +7,8 @@ gradient is the sum over them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,8 +41,7 @@ def whole(body: Sequence[int], end: int) -> Wanted:
 class ScoredPairs(rollouts.Scored):
     """One pass over R rows: of the wanted tokens, the body and `</think>` if not told."""
 
-    answers: Tensor = field(default_factory=lambda: torch.zeros(0, 2))
-    # (R, 2) float32: log-probability of the first and of the second label, of all tokens
+    answers: Any = None  # (R, 2) float32 tensor: log-probability of the first and of the second label
 
 
 class VerdictPolicy(Stage):

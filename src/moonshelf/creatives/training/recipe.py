@@ -82,7 +82,4 @@ class GrpoRecipe(_Selector):
         return self
 
 
-STAGES: dict[str, type[SftRecipe] | type[GrpoRecipe]] = {
-    "creative-sft": SftRecipe,
-    "creative-grpo": GrpoRecipe,
-}
+STAGES: dict[str, type[Run]] = {"creative-sft": SftRecipe, "creative-grpo": GrpoRecipe}

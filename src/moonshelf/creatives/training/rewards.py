@@ -21,10 +21,10 @@ Nothing is paid for length. A completion that breaks the format earns nothing bu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-Reward = Callable[..., list[float | None]]
+from moonshelf.training.rewards import Reward
 
 
 def format(completions: Sequence[str], *, valid: Sequence[bool], **_: Any) -> list[float | None]:
@@ -71,10 +71,6 @@ def claims(
     return [-wrong / n if n else None for wrong, n in zip(refuted, claimed, strict=True)]
 
 
-REWARDS: Mapping[str, Reward] = {
-    "format": format,
-    "verdict": verdict,
-    "consistency": consistency,
-    "agreement": agreement,
-    "claims": claims,
+REWARDS: dict[str, Reward] = {
+    reward.__name__: reward for reward in (format, verdict, consistency, agreement, claims)
 }

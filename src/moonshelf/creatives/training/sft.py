@@ -290,9 +290,8 @@ def validate(creative: CreativeModel, examples: list[Example]) -> tuple[dict[str
     Abstentions count as they would have been decided: a checkpoint must not gain by saying nothing.
     """
     judged = judge(creative, [example.pair for example in examples], temperature=1.0, near_half=0.0)
-    asked = [
-        (j, e.target) for j, e in zip(judged, examples, strict=True) if (j.p_first, j.p_second) != (0.5, 0.5)
-    ]
+    both = zip(judged, examples, strict=True)
+    asked = [(j, e.target) for j, e in both if (j.p_first, j.p_second) != (0.5, 0.5)]
     if not asked:
         return {"score": 0.0, "answered": 0.0}, 1.0
     p = torch.tensor([mean_probability(j.p_first, 1 - j.p_second) for j, _ in asked])
@@ -320,7 +319,6 @@ def _questions(judged: Any, examples: list[Example]) -> dict[str, float]:
         if judgement.assessment is not None and example.pair.assessment is not None:
             truth = example.pair.assessment
             for finding in judgement.assessment.findings:
-                right.setdefault(finding.question, []).append(
-                    finding.answer == truth[finding.question].answer
-                )
+                agrees = finding.answer == truth[finding.question].answer
+                right.setdefault(finding.question, []).append(agrees)
     return {f"right {key}": round(sum(found) / len(found), 3) for key, found in right.items()}
