@@ -97,7 +97,7 @@ def test_chunks_and_shares_are_parts_of_the_whole(model: MoonModel, items: list[
     whole = prepare(model, items[:6], kind, "key")
     rest = prepare(model, items[2:6], kind, "key", first=2)
     part = whole.part(2, 6)
-    for name in ("titles", "shown", "synthetic", "queries", "own", "view", "taught", "left"):
+    for name in ("titles", "shown", "synthetic", "queries", "own", "view", "supervised", "left"):
         assert getattr(part, name) == getattr(rest, name), name
     assert np.array_equal(part.pictures.grids, rest.pictures.grids)
     for mine, theirs in zip(part.pictures.patches, rest.pictures.patches, strict=True):
