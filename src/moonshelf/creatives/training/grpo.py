@@ -51,7 +51,7 @@ from moonshelf.creatives.training.policy import (
     whole,
 )
 from moonshelf.creatives.training.recipe import GrpoRecipe
-from moonshelf.creatives.training.rewards import REWARDS
+from moonshelf.creatives.training.rewards import REWARDS, claims
 from moonshelf.creatives.training.sft import SelectorTrainer, open_pairs, resume_from
 from moonshelf.errors import UserError
 from moonshelf.model.decode import Decoded, sampling
@@ -221,10 +221,8 @@ class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
         tokenizer = self.moon.processor.tokenizer
         gained = {}  # by question, of each rollout
         for question in KEYS:
-            counts = [checked.get(question, (0, 0)) for checked in rolled.checked]
-            earned = REWARDS["claims"](
-                [""] * len(counts), refuted=[wrong for wrong, _ in counts], claimed=[n for _, n in counts]
-            )
+            wrong, counted = zip(*(one.get(question, (0, 0)) for one in rolled.checked), strict=True)
+            earned = claims([], refuted=wrong, claimed=counted)
             paid = torch.tensor([torch.nan if one is None else one for one in earned])
             gained[question] = advantages(paid, self.recipe.rollouts).tolist()
         gain = torch.zeros(len(rolled.written), width)
@@ -265,9 +263,8 @@ class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
         return [i for i in rows if self.work.bodies[i]] if self.recipe.cot_weight else []
 
     def _texts(self, rows: list[int]) -> tuple[list[int], list[list[int]], list[Wanted]]:
-        """Rows with the known texts as their bodies, of which all is wanted."""
         bodies = [self.work.bodies[i] for i in rows]
-        return rows, bodies, self._whole(bodies)
+        return rows, bodies, self._whole(bodies)  # of the known texts all is wanted
 
     def _whole(self, bodies: list[list[int]]) -> list[Wanted]:
         return [whole(body, self.moon.prepare.end_think) for body in bodies]
