@@ -372,7 +372,7 @@ def test_each_image_is_described_once_and_compared_by_that(
         assert all(len(where) == 1 for where in places)
         shown.extend(ask.first.id for ask in alone)
         none, ids = torch.zeros(2, 64), model.moon.prepare.ids
-        return [Decoded(ids(known[ask.first.id]), True, none, none[0]) for ask in alone]
+        return [Decoded(ids(known[ask.first.id]), True, none, none[0], []) for ask in alone]
 
     monkeypatch.setattr(model, "write", write)
     monkeypatch.setattr(describing_first, "TIE", 0.0)  # nothing was chosen here
@@ -621,7 +621,7 @@ def test_a_description_is_paid_for_its_own_claims_and_for_the_comparison(
     true = [write_description(one) for one in known]
     none = torch.zeros(1)
     written = [
-        Decoded(ids(true[r // 3] if texts[r] else "query"), texts[r] is not None, none[:, None], none)
+        Decoded(ids(true[r // 3] if texts[r] else "query"), texts[r] is not None, none[:, None], none, [])
         for r in range(12)
     ]
     policy.write = lambda *_, **__: written  # type: ignore[method-assign,assignment]
@@ -725,7 +725,7 @@ def test_a_claim_is_credited_to_the_words_of_its_own_question(
     # Of a group of three: what each question's claims came to; the third kept no format and made none.
     checked = [{"title": (0, 1), "text": (1, 3)}, {"title": (1, 1), "text": (1, 3)}, {}]
     none = torch.zeros(1)
-    rolled = RolledPairs([Decoded(ids, True, none[:, None], none)] * 3, none, none, [None] * 3, checked)
+    rolled = RolledPairs([Decoded(ids, True, none[:, None], none, [])] * 3, none, none, [None] * 3, checked)
     gain = trainer._credit(rolled, len(ids) + 1)
     told = torch.tensor([name == "title" for name in asked] + [False])
     assert torch.allclose(gain[0, told], 2.0 * torch.tensor(0.5 / 0.5**0.5), atol=1e-3)
