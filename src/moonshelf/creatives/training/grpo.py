@@ -218,7 +218,6 @@ class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
 
     def _credit(self, rolled: RolledPairs, width: int) -> Tensor:
         """(R, width) advantage of each token by the claims of the question that it answers."""
-        tokenizer = self.moon.processor.tokenizer
         gained = {}  # by question, of each rollout
         for question in KEYS:
             wrong, counted = zip(*(one.get(question, (0, 0)) for one in rolled.checked), strict=True)
@@ -227,7 +226,7 @@ class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
             gained[question] = advantages(paid, self.recipe.rollouts).tolist()
         gain = torch.zeros(len(rolled.written), width)
         for r, w in enumerate(rolled.written):
-            asked = token_questions(tokenizer, w.ids)
+            asked = token_questions(self.moon.processor.tokenizer, w.ids)
             gain[r, : len(asked)] = torch.tensor([gained[q][r] if q in gained else 0.0 for q in asked])
         return self.recipe.rewards.get("claims", 0.0) * gain
 
