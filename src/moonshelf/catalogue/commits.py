@@ -82,7 +82,7 @@ class EmbedReport:
         }
 
 
-@dataclass
+@dataclass(slots=True)
 class RowResult:
     """What became of one row of a feed. `state` is new or changed (`row` is to be stored), metadata (`row`
     holds the record's columns), unchanged, or rejected."""
@@ -151,13 +151,14 @@ class EmbedRun:
 
     def take(self, result: RowResult) -> None:
         """What became of a fresh product."""
+        self.taken += 1
+        if result.state == "unchanged":  # most rows of most runs, and only the reader's: no lock
+            self.report.unchanged += 1
+            return
         with self._lock:
-            self.taken += 1
             for problem in result.problems:
                 self.note(problem)
-            if result.state == "unchanged":
-                self.report.unchanged += 1
-            elif result.state == "metadata" and result.row is not None:
+            if result.state == "metadata" and result.row is not None:
                 self._metadata.append(result.row)
                 if len(self._metadata) >= self.shard_rows:
                     self._update_metadata()
