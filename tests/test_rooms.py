@@ -39,7 +39,7 @@ ROOMS = {
     "endpoints": Room(160, 100),
     "feeds": Room(5_275, 2_400),
     "sample": Room(150, 150),
-    "model": Room(3_250, 2_000),
+    "model": Room(3_265, 2_000),
     "training": Room(4_145, 2_300),
     "catalogue": Room(4_205, 2_200),
     "scale": Room(660, 900),

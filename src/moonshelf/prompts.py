@@ -47,9 +47,9 @@ class PromptSpec(BaseModel):
     min_pixels: int = Field(default=96 * 96, gt=0, le=MAX_PIXELS)
     max_pixels: int = Field(default=160 * 160, gt=0, le=MAX_PIXELS)
     max_rationale_tokens: int = Field(default=64, ge=0, le=8_192)
-    least_confidence: float = Field(
-        default=0.0, ge=0, lt=1
-    )  # pairs of which the model is less sure go unwritten
+    least_confidence: float = Field(default=0.0, ge=0, lt=1)  # pairs below it are not written
+    # How the confidence of a pair follows from the log-odds of its value: slope and offset (Platt, 1999).
+    calibration: tuple[float, float] = (1.0, 0.0)
 
     def text_of(self, product: Product) -> str:
         """The text that the model reads: cleaned, with reserved tokens broken up, capped in length."""

@@ -58,6 +58,14 @@ def test_doubtful_pairs_go_with_their_semicolons(doubted: str, left: str) -> Non
     assert "".join(c for i, c in enumerate(body) if i not in places).strip() == left
 
 
+def test_calibration_is_a_line_over_the_log_odds() -> None:
+    body, likely = "a: b; c: d", [0.0] * 10
+    likely[3], likely[9] = math.log(0.8), math.log(0.5)  # of the spaces before b and of d
+    np.testing.assert_allclose(Confidence(Letters()).of([*body.encode()], likely), [0.8, 0.5])
+    fitted = Confidence(Letters(), calibration=(2.0, -1.0)).of([*body.encode()], likely)
+    np.testing.assert_allclose(fitted, [1 / (1 + math.exp(-(2 * math.log(4) - 1))), 1 / (1 + math.e)])
+
+
 def test_confidence_is_what_the_model_gives_the_value(sure: MoonModel) -> None:
     """Against one pass over prompt and rationale, without a cache."""
     encoded = sure.encode(PRODUCTS, reason="on")

@@ -1,10 +1,11 @@
 """How sure the model is of each pair that it writes, and which pairs are better left unwritten.
 
-The confidence of a pair is the probability that the model gave to its value, the product over the value's
-tokens, given its key and all that stands before. A model that is out of its depth spreads that probability,
-so a threshold, chosen where the truth is known (`research/starter/confidence.py`) and kept in the prompt
-(`least_confidence`), makes it silent instead of wrong. The choice of the product is ours; that likelihoods of
-a short answer tell right from wrong is an old observation (Kadavath et al., 2022).
+    c = sigmoid(a logit(p) + b),   p = product over the value's tokens of p(token | all before)
+
+A model that is out of its depth spreads that probability, so a threshold (`least_confidence` of the prompt)
+makes it silent instead of wrong. a and b are fitted where the truth is known and the domain is another
+(`research/starter/confidence.py`; Platt, 1999). That the likelihood of a short answer tells right from wrong
+is an old observation (Kadavath et al., 2022); the product over the value alone is ours.
 """
 
 from __future__ import annotations
@@ -23,16 +24,26 @@ class Span(NamedTuple):
     end: int
 
 
+def log_odds(likely: float) -> float:
+    """log(p / (1 - p)) of a log-probability, within ±30."""
+    p = math.exp(min(likely, 0.0))
+    return min(max(math.log(p / (1 - p)), -30.0), 30.0) if 0 < p < 1 else math.copysign(30.0, p - 0.5)
+
+
 class Confidence:
     """Reads pairs off the tokens of one model's rationales."""
 
-    def __init__(self, tokenizer: Any, least: float = 0.0) -> None:
-        self.tokenizer, self.least = tokenizer, least
+    def __init__(
+        self, tokenizer: Any, least: float = 0.0, calibration: tuple[float, float] = (1.0, 0.0)
+    ) -> None:
+        self.tokenizer, self.least, self.calibration = tokenizer, least, calibration
         self._pieces: dict[int, str] = {}
 
     def of(self, ids: Sequence[int], likelihoods: Sequence[float]) -> list[float]:
         """The confidence of each pair, 0 to 1, from the log-probabilities of a body's tokens."""
-        return [math.exp(sum(likelihoods[s.value : s.stop])) for s in self.spans(ids)]
+        slope, offset = self.calibration
+        likely = (math.fsum(likelihoods[s.value : s.stop]) for s in self.spans(ids))
+        return [1 / (1 + math.exp(-min(max(slope * log_odds(x) + offset, -30.0), 30.0))) for x in likely]
 
     def doubtful(self, ids: list[int], likelihoods: list[float]) -> list[int]:
         """Places of the tokens of all pairs whose confidence is below the least, in order."""

@@ -453,7 +453,8 @@ def write(
     which nothing is left is empty. `gone`: see `decode`.
     """
     repeats = Repeats(model.processor.tokenizer, model.prepare.end_think) if pick is greedy else None
-    confidence = Confidence(model.processor.tokenizer, model.prompt.least_confidence)
+    asked = model.prompt.least_confidence, model.prompt.calibration
+    confidence = Confidence(model.processor.tokenizer, *asked)
     doubt = confidence.doubtful if confidence.least and pick is greedy else None
     decoded = decode(
         model,
