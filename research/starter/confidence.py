@@ -24,7 +24,7 @@ from moonshelf.model import files
 from moonshelf.model.modeling import MoonModel
 from moonshelf.product import Product
 from moonshelf.prompts import PromptSpec, read_rationale
-from moonshelf.training.pairs import items_of
+from moonshelf.training.sources.pairs import items_of
 
 STEPS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
