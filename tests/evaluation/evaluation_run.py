@@ -7,12 +7,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-from benchmark_fakes import FakeEncoder, unit
 from PIL import Image
 
-from moonshelf.evaluation import calibration, compression, predictions
-from moonshelf.evaluation.compression import curves
-from moonshelf.evaluation.points import save_points
+from evaluation_fakes import FakeEncoder, unit
+from moonshelf.evaluation import predictions
 from moonshelf.evaluation.predictions import Predictions
 from moonshelf.evaluation.statistics import scoring
 from moonshelf.evaluation.tasks import BOTH, IMAGE, TEXT, Labelling, Matching, Retrieval
@@ -124,8 +122,4 @@ def make_run(out: Path) -> Path:
     }  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     (out / "result.json").write_text(json.dumps(record), encoding="utf-8")
-    first = [t for t in tasks() if isinstance(t, Retrieval)]
-    save_points(curves(first, made[0], encode, dims=(16, 8)), out / compression.FILE)
-    points = calibration.calibrate(tasks()[:2], made[0], made[1], encode, COLOURS, default=0.05, steps=4)
-    save_points(points, out / calibration.FILE)
     return out

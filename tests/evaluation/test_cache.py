@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from benchmark_fakes import FakeEncoder, words_vector
 from PIL import Image
 
+from evaluation_fakes import FakeEncoder, words_vector
 from moonshelf.errors import UserError
 from moonshelf.evaluation.encoders import cache as cache_module
 from moonshelf.evaluation.encoders.cache import EmbeddingCache

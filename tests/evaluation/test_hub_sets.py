@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from benchmark_fakes import FakeMoon
 from PIL import Image
 
+from evaluation_fakes import FakeMoon
 from moonshelf.errors import UserError
 from moonshelf.evaluation.data import hub
 from moonshelf.evaluation.data import registry as datasets

@@ -6,8 +6,8 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from benchmark_fakes import FakeEncoder, unit, words_vector
 
+from evaluation_fakes import FakeEncoder, unit, words_vector
 from moonshelf.errors import UserError
 from moonshelf.evaluation.predictions import Predictions
 from moonshelf.evaluation.statistics import scoring

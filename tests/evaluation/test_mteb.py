@@ -13,11 +13,11 @@ import pytest
 mteb = pytest.importorskip("mteb")
 
 import datasets  # noqa: E402
-from benchmark_fakes import FakeMoon  # noqa: E402
 from mteb.abstasks import AbsTaskRetrieval  # noqa: E402
 from mteb.abstasks.task_metadata import TaskMetadata  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from evaluation_fakes import FakeMoon  # noqa: E402
 from moonshelf import images  # noqa: E402
 from moonshelf.errors import UserError  # noqa: E402
 from moonshelf.evaluation import mteb_model  # noqa: E402

@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from benchmark_fakes import FakeMoon
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
 import moonshelf
+from evaluation_fakes import FakeMoon
 from moonshelf.cli import app
 from moonshelf.errors import UserError
 from moonshelf.evaluation.data import own_feed
@@ -222,3 +222,16 @@ def test_any_feed_gives_tasks_with_truth_or_one_sentence(tmp_path_factory, recor
             assert set(task.same) == {True, False}
         for product in getattr(task, "products", ()):
             assert not product.category and not product.attributes and not product.group_id
+
+
+def test_a_feed_is_read_as_the_flags_say(tmp_path):
+    rows = ["Nr;Bezeichnung;Farbe;Muster"]
+    rows += [f"p{i};Schuh für {i};rot;{('quer', 'längs')[i % 2]}" for i in range(12)]
+    feed = tmp_path / "feed.csv"
+    feed.write_text("\n".join(rows), encoding="cp1252")
+    fields = {"Nr": "id", "Bezeichnung": "title", "Farbe": "brand", "Muster": "category"}
+    reading = {"fields": fields, "encoding": "cp1252", "currency": None}
+    dataset = datasets.select(str(feed), reading)["feed"](None)
+    assert "Schuh für 3" in dataset.texts and "category" in {task.name for task in dataset.tasks}
+    with pytest.raises(UserError, match="say how a feed is read"):
+        datasets.select("sampleshop", reading)

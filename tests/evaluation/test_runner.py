@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from benchmark_fakes import FakeMoon, unit
 from typer.testing import CliRunner
 
 import moonshelf
+from evaluation_fakes import FakeMoon, unit
 from moonshelf.cli import app
 from moonshelf.errors import UserError
 from moonshelf.evaluation import predictions, record, runner
@@ -123,7 +123,6 @@ def kept(tmp_path_factory, shop):
         )
         report = evaluate(
             FakeMoon(), suite="sampleshop", against=["tfidf"], baseline="moonshelf direct", out=out,
-            curves=True,
         )  # fmt: skip
     return out, report
 
@@ -141,7 +140,6 @@ def test_a_folder_holds_what_counts_every_figure_again(kept):
     assert {r.predictions for r in report.results if r.predictions} == {
         path.name for path in (out / "predictions").iterdir()
     }
-    assert (out / "curves.json").is_file() and not (out / "auto.json").is_file()  # the fake has no labels
 
 
 def test_differences_are_those_of_the_rows(kept):
@@ -224,7 +222,6 @@ def test_a_model_that_fails_late_stops_the_run(shop):
     ("settings", "message"),
     [
         ({"suite": "sampleshop", "baseline": "clip"}, "baseline is one of moonshelf direct"),
-        ({"suite": "sampleshop", "curves": True}, "with --out"),
         ({"suite": "moon"}, "no suite or data set 'moon'"),
         ({"suite": "validation"}, "--data"),
         ({"suite": "grocery"}, "--data"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from benchmark_fakes import FakeEncoder, words_vector
 
+from evaluation_fakes import FakeEncoder, words_vector
 from moonshelf.errors import UserError
 from moonshelf.evaluation.tasks import (
     BOTH,

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from benchmark_fakes import COLOURS, WORDS, FakeEncoder, picture_vector, unit, words_vector
 
+from evaluation_fakes import COLOURS, WORDS, FakeEncoder, picture_vector, unit, words_vector
 from moonshelf import images
 from moonshelf.errors import UserError
 from moonshelf.evaluation import runner

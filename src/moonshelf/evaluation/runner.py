@@ -8,21 +8,20 @@ broken vector. Classifiers are fitted for encoders that write nothing: thousands
 have to be reasoned about for a figure that is not zero-shot.
 
 With a folder for the results, the predictions of every query are kept there as each task ends, then the
-record, the pictures of the worst answers and, where asked for, two curves: what shorter vectors of our model
-cost, and what `auto` would be worth at other thresholds. Both come from vectors that are there already.
+record and the pictures of the worst answers.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moonshelf.errors import UserError
-from moonshelf.evaluation import calibration, compression, predictions, record
+from moonshelf.evaluation import predictions, record
 from moonshelf.evaluation.contract import asking, check_vectors, why_not
 from moonshelf.evaluation.data.registry import select
 from moonshelf.evaluation.data.views import Dataset
@@ -30,7 +29,6 @@ from moonshelf.evaluation.encoders.baselines import MoonshelfEncoder, TwoTowerBa
 from moonshelf.evaluation.encoders.cache import EmbeddingCache, Timing
 from moonshelf.evaluation.encoders.lexical import fit_words
 from moonshelf.evaluation.meter import measured
-from moonshelf.evaluation.points import save_points
 from moonshelf.evaluation.predictions import Predictions
 from moonshelf.evaluation.record import Report
 from moonshelf.evaluation.statistics.scoring import Scored, results, scored
@@ -50,7 +48,6 @@ if TYPE_CHECKING:
     from moonshelf.product import Product
 
 GATE_ROWS = 64
-CALIBRATED = ("category", "colour")  # beside retrieval: each threshold scores a task again
 KINDS: dict[str, Callable[[Task], bool]] = {
     "retrieval": lambda task: isinstance(task, Retrieval),
     "category": lambda task: isinstance(task, Labelling) and task.key == "category",
@@ -75,22 +72,22 @@ def evaluate(
     download: bool = False,
     cache: Path | None = None,
     out: Path | None = None,
-    curves: bool = False,
+    reading: Mapping[str, Any] | None = None,
     batch_tokens: int = 8192,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Score `model` in each mode of `reason`, and the baselines `against`, on the tasks of `suite`.
 
-    A suite may also be data sets or a feed (see `datasets.select`); with `download` what is missing of them
-    is fetched, and pictures behind web addresses. `tasks` are kinds (`KINDS`), names, parts of names, or
-    patterns with `*`; none takes all. `limit` caps the validation rows (for the sample shop, its products),
-    `fit_rows` the training rows that fitted classifiers learn from (0: none). `baseline` is the name of the
-    encoder that the others are tested against, the first by default. With `out` the record and the
-    predictions are written there, and `curves`.
+    A suite may also be data sets or a feed (`registry.select`); with `download` what is missing of them is
+    fetched, and pictures behind web addresses; `reading` are options of `read_feed` for a feed. `tasks` are
+    kinds (`KINDS`), names, parts of names, or patterns with `*`; none takes all. `limit` caps the validation
+    rows (for the sample shop, its products), `fit_rows` the training rows that fitted classifiers learn from
+    (0: none). `baseline` is the name of the encoder that the others are tested against, the first by default.
+    With `out` the record and the predictions are written there.
     Raises UserError for what the user must mend and where the sanity gate closes.
     """
     start = time.perf_counter()
-    chosen = select(suite)
+    chosen = select(suite, reading)
     if model is None and not against:
         raise UserError("there is nothing to score: name a model, or baselines with --against")
     ours = (
@@ -102,8 +99,6 @@ def evaluate(
     if baseline is None and len(encoders) > 1:
         baseline = encoders[0].name
     record.check_baseline(baseline, [encoder.name for encoder in encoders])
-    if curves and (out is None or not ours):
-        raise UserError("curves are drawn of our model, into a folder: name a model, and a folder with --out")
     run = _Run(encoders, EmbeddingCache(cache), baseline, out, say)
     run.report.settings = {
         "model": str(getattr(model, "source", "")) if model else None, "suite": suite, "tasks": list(tasks),
@@ -129,8 +124,6 @@ def evaluate(
         dataset.tasks = [task for task in dataset.tasks if wanted(task, tasks)]
         if dataset.tasks:
             run.score(dataset)
-            if curves:
-                run.draw(dataset, ours)
         run.store.release()
     if not run.report.datasets:
         names = ", ".join(dict.fromkeys(passed_over))
@@ -173,8 +166,6 @@ class _Run:
         self.encoders, self.store, self.baseline, self.out, self.say = encoders, store, baseline, out, say
         self.report = Report(versions=record.versions(), machine=record.machine())
         self.pictures = Pictures()
-        self.curves: list[compression.CurvePoint] = []
-        self.auto: list[calibration.AutoPoint] = []
         for encoder in encoders:
             if hasattr(encoder, "part_encode"):
                 encoder.part_encode = store.encode
@@ -198,26 +189,6 @@ class _Run:
         report.problems += [
             {"encoder": None, "dataset": dataset.name, **p.as_dict()} for p in dataset.problems
         ]
-
-    def draw(self, dataset: Dataset, ours: Sequence[MoonshelfEncoder]) -> None:
-        """Points of the curves, of the first metric of each task."""
-        first = [replace(task, metrics=task.metrics[:1]) for task in dataset.tasks]
-        ranked = [task for task in first if isinstance(task, Retrieval)]
-        for moon in ours:
-            self.say(f"{dataset.name}: shorter vectors - {moon.name}")
-            sizes = getattr(getattr(moon.model, "config", None), "matryoshka", None)
-            self.curves += compression.curves(ranked, moon, self.store.encode, dims=sizes)
-        modes = {moon.reason: moon for moon in ours}
-        labels = getattr(modes["off"].model, "labels", []) if {"off", "on"} <= set(modes) else []
-        if len(labels) > 1:
-            self.say(f"{dataset.name}: thresholds of auto")
-            named = [t for t in first if isinstance(t, Labelling) and t.key in CALIBRATED and t.level == -1]
-            unfitted: list[Task] = [*ranked, *(replace(t, fit=None) for t in named if "hidden" not in t.view)]
-            from moonshelf.model.engine import AUTO_MARGIN
-
-            self.auto += calibration.calibrate(
-                unfitted, modes["off"], modes["on"], self.store.encode, labels, default=AUTO_MARGIN
-            )
 
     def finish(self, ours: Sequence[MoonshelfEncoder], seconds: float) -> Report:
         """Fill in costs, problems and errors, and write the record."""
@@ -246,9 +217,6 @@ class _Run:
         report.seconds = seconds
         if self.out is not None:
             record.save(report, self.out)
-            for name, points in ((compression.FILE, self.curves), (calibration.FILE, self.auto)):
-                if points:
-                    save_points(points, self.out / name)
             self._illustrate(self.out)
         return report
 

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 from moonshelf.creatives.evaluation.metrics import Bin, Gap
 from moonshelf.creatives.schema import Campaign, Creative, Judgement, Pair
 from moonshelf.errors import UserError
-from moonshelf.evaluation.points import typed
+from moonshelf.evaluation.record import typed
 from moonshelf.files import write_atomic
 from moonshelf.product import ImageRef
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from moonshelf import attributes, images
 from moonshelf.errors import UserError
@@ -37,14 +38,19 @@ MOST_KEYS = 12  # attributes scored, the commonest first
 
 
 def own_feed(
-    path: Path, limit: int | None = None, fit_rows: int = 0, fetcher: images.Fetcher | None = None
+    path: Path,
+    limit: int | None = None,
+    fit_rows: int = 0,
+    fetcher: images.Fetcher | None = None,
+    **reading: Any,
 ) -> Dataset:
     """The tasks that a feed gives. Raises UserError if there is none, with the reasons.
 
-    `limit` takes a sample of the products; pictures behind web addresses are used only with a `fetcher`.
+    `limit` takes a sample of the products; pictures behind web addresses are used only with a `fetcher`;
+    `reading` are options of `read_feed`.
     """
     split = Split(path.parent)
-    products = split.usable(split.read(path.name, limit), fetcher)
+    products = split.usable(split.read(path.name, limit, **reading), fetcher)
     name = path.stem[:60]
     dataset = Dataset(name, "yours", "", [], [p.title for p in products if p.title])
     least = min(LEAST, max(2, len(products) // 10))

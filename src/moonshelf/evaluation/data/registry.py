@@ -218,17 +218,20 @@ def cards() -> list[Card]:
     return [card for card in DATASETS.values() if isinstance(card, Card)]
 
 
-def select(suite: str) -> dict[str, Callable[..., Dataset]]:
+def select(suite: str, reading: Mapping[str, Any] | None = None) -> dict[str, Callable[..., Dataset]]:
     """What a suite reads, by name. Each is called with (data, limit=, fit_rows=), a card with download= too.
 
     `suite` is a suite, data sets with commas between them (`mteb:TASK` is one), or the path of a feed.
     `NAME@OWNER/REPO` reads the data set NAME from another address of the hub, `@REVISION` behind it
-    pins one. Raises UserError.
+    pins one. `reading` are options of `read_feed`, for a feed alone. Raises UserError.
     """
+    given = {name: value for name, value in (reading or {}).items() if value is not None}
+    if suite not in (*SUITES, *DATASETS) and Path(suite).exists():
+        return {Path(suite).stem: _feed(Path(suite), given)}
+    if given:
+        raise UserError("--map, --encoding and --currency say how a feed is read: name one with --suite")
     if suite in SUITES:
         return {name: DATASETS[name] for name in SUITES[suite]}
-    if suite not in DATASETS and Path(suite).exists():
-        return {Path(suite).stem: _feed(Path(suite))}
     chosen: dict[str, Callable[..., Dataset]] = {}
     for part in (part.strip() for part in suite.split(",")):
         if part.startswith("mteb:"):
@@ -246,7 +249,7 @@ def select(suite: str) -> dict[str, Callable[..., Dataset]]:
     return chosen
 
 
-def _feed(path: Path) -> Card:
+def _feed(path: Path, reading: Mapping[str, Any]) -> Card:
     return Card(
         path.stem,
         "a feed",
@@ -254,7 +257,7 @@ def _feed(path: Path) -> Card:
         "",
         "all",
         "",
-        own_feed,
+        partial(own_feed, **reading),
         True,
         source=str(path),
         needs_data=False,

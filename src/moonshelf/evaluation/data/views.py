@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from moonshelf import attributes, images
 from moonshelf.errors import Problem, UserError
@@ -101,6 +101,8 @@ class Split:
         dialect: str | None = None,
         fields: Mapping[str, str] | None = None,
         images_root: Path | None = None,
+        encoding: str | None = None,
+        currency: str | None = None,
     ) -> list[Product]:
         """Products of a feed, or of one in several files; of those that `keep` takes, a sample of `limit`.
 
@@ -111,7 +113,8 @@ class Split:
         seen: set[str] = set()
         for name in (names,) if isinstance(names, str) else names:
             path = self.path(name)
-            for row in read_feed(path, dialect, fields=fields, images_root=images_root):
+            how: dict[str, Any] = {"encoding": encoding, "currency": currency, "images_root": images_root}
+            for row in read_feed(path, dialect, fields=fields, **how):
                 if isinstance(row, Problem):
                     if row.fatal:
                         self.problems.append(row)

@@ -11,15 +11,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from moonshelf.evaluation.calibration import AutoPoint
-from moonshelf.evaluation.compression import PRECISIONS, CurvePoint
 from moonshelf.evaluation.report.outcome import Outcome, Row
 
 WIDTH, HEIGHT = 340, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 332, 12, 206
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring")
 DASHES = ("", "6 4", "2 3")
-METHODS = {"ranking": 0, "zero-shot classification": 1}  # whose thresholds come first
 Scale = Callable[[float], float]
 
 
@@ -128,107 +125,6 @@ def _cost(outcome: Outcome, row: Row) -> Chart | None:
     )
 
 
-def curve_charts(points: Sequence[CurvePoint]) -> list[Chart]:
-    """Quality, by a task's first metric, against bytes of a vector: a plot an encoder and task."""
-    groups: dict[tuple[str, ...], list[CurvePoint]] = {}
-    for p in points:
-        group = groups.setdefault((p.encoder, p.dataset, p.task, p.view), [])
-        if not group or group[0].metric == p.metric:
-            group.append(p)
-    return [_curve(group) for group in groups.values() if len(group) > 1]
-
-
-def _curve(points: Sequence[CurvePoint]) -> Chart:
-    one = points[0]
-    x_ticks, x = _doubling([p.bytes for p in points])
-    y_ticks, y = share_scale([v for p in points for v in (p.value, p.low, p.high) if v is not None])
-    marks, lines, cells = [], [], []
-    for i, precision in enumerate(dict.fromkeys((*PRECISIONS, *(p.precision for p in points)))):
-        found = sorted((p for p in points if p.precision == precision), key=lambda p: -p.dims)
-        if not found:
-            continue
-        shape = SHAPES[i % len(SHAPES)]
-        at = [(x(p.bytes), y(p.value)) for p in found]
-        middle = len(found) // 2
-        top = found[middle].high
-        label = (
-            min(max(at[middle][0], LEFT + 24), RIGHT - 24),
-            max(TOP + 8, (at[middle][1] if top is None else y(top)) - 6),
-        )
-        lines.append(Line(at, DASHES[i % len(DASHES)], precision, label))
-        for p, (px, py) in zip(found, at, strict=True):
-            marks.append(Mark(px, py, shape, low=at_end(y, p.low), high=at_end(y, p.high)))
-            texts = (precision, str(p.dims), f"{p.bytes:,}", percent(p.value), between(p.low, p.high))
-            cells.append(("", shape, texts))
-    whole = max(points, key=lambda p: p.bytes)
-    small = min(points, key=lambda p: p.bytes)
-    return Chart(
-        f"{one.encoder}: {one.dataset}, {one.task}, {one.view}",
-        f"{one.metric} against the size of a vector. {percent(whole.value)} % with {whole.bytes:,} bytes "
-        f"({whole.dims} numbers, {whole.precision}), {percent(small.value)} % with {small.bytes:,} bytes "
-        f"({small.dims} numbers, {small.precision}).",
-        "bytes a vector, logarithmic",
-        f"{one.metric}, %",
-        x_ticks,
-        y_ticks,
-        marks,
-        ("precision", "numbers", "bytes", f"{one.metric}, %", "interval"),
-        cells,
-        lines,
-    )
-
-
-def auto_charts(points: Sequence[AutoPoint]) -> list[Chart]:
-    """Quality, by a task's first metric, against the share of products that reason."""
-    groups: dict[tuple[str, ...], list[AutoPoint]] = {}
-    for p in points:
-        group = groups.setdefault((p.encoder, p.reasoned, p.dataset, p.task, p.view, p.method), [])
-        if not group or group[0].metric == p.metric:
-            group.append(p)
-    found = sorted(groups.values(), key=lambda group: METHODS.get(group[0].method, len(METHODS)))
-    return [_auto(sorted(group, key=lambda p: p.threshold)) for group in found if len(group) > 1]
-
-
-def _auto(points: Sequence[AutoPoint]) -> Chart:
-    one = points[0]
-    y_ticks, y = share_scale([v for p in points for v in (p.value, p.low, p.high) if v is not None])
-
-    def x(share: float) -> float:
-        return LEFT + 12 + share * (RIGHT - LEFT - 24)
-
-    default = next((p for p in points if p.default), None)
-    marks, cells = [], []
-    for p in points:
-        shape = "diamond" if p.default else "circle"
-        marks.append(Mark(x(p.share), y(p.value), shape, low=at_end(y, p.low), high=at_end(y, p.high)))
-        threshold = f"{p.threshold:.4f}" + (" (the engine’s)" if p.default else "")
-        cells.append(("", shape, (threshold, percent(p.share), percent(p.value), between(p.low, p.high))))
-    best = max(points, key=lambda p: (p.value, -p.share))
-    says = (
-        f"{one.metric} against the share of products that reason. It is best, {percent(best.value)} %, where "
-        f"{percent(best.share)} % reason"
-    )
-    if default:
-        says += (
-            f"; at the engine’s threshold of {default.threshold:.2f}, {percent(default.share)} % reason "
-            f"and it is {percent(default.value)} %"
-        )
-    method = "" if one.method == "ranking" else f", {one.method}"
-    return Chart(
-        f"{one.dataset}: {one.task}, {one.view}{method}",
-        says + ".",
-        "share of products that reason, %",
-        f"{one.metric}, %",
-        [Tick(x(share / 100), str(share)) for share in (0, 25, 50, 75, 100)],
-        y_ticks,
-        sorted(marks, key=lambda m: m.shape == "diamond"),  # drawn last, over its neighbours
-        ("margin below", "reason, %", f"{one.metric}, %", "interval"),
-        cells,
-        [Line([(x(p.share), y(p.value)) for p in points], "")],
-        rule=x(default.share) if default else None,
-    )
-
-
 def percent(value: float | None) -> str:
     """A share as a number of percent with one decimal, as the tables of an evaluation give it."""
     return "n/a" if value is None else f"{100 * value:.1f}"
@@ -268,17 +164,6 @@ def _log(values: Sequence[float]) -> tuple[list[Tick], Scale]:
         if low <= math.log10(digit * 10.0**decade) <= high
     ]
     return [Tick(at(value), f"{value:g}") for value in found], at
-
-
-def _doubling(values: Sequence[int]) -> tuple[list[Tick], Scale]:
-    low, high = math.log2(min(values)) - 0.4, math.log2(max(values)) + 0.4
-
-    def at(value: float) -> float:
-        return LEFT + (math.log2(value) - low) / (high - low) * (RIGHT - LEFT)
-
-    exponents = [i for i in range(math.ceil(low), math.floor(high) + 1)]
-    every = max(1, math.ceil(len(exponents) / 6))
-    return [Tick(at(2**i), f"{2**i:,}") for i in exponents[::every]], at
 
 
 def at_end(scale: Scale, value: float | None) -> float | None:

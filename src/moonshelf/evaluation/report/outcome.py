@@ -16,12 +16,7 @@ from typing import Any
 
 from moonshelf.errors import UserError
 from moonshelf.evaluation import predictions, record
-from moonshelf.evaluation.calibration import FILE as AUTO
-from moonshelf.evaluation.calibration import AutoPoint
-from moonshelf.evaluation.compression import FILE as CURVES
-from moonshelf.evaluation.compression import CurvePoint
 from moonshelf.evaluation.contract import Result, Versus
-from moonshelf.evaluation.points import load_points
 from moonshelf.evaluation.predictions import Predictions
 from moonshelf.evaluation.statistics import scoring, significance
 
@@ -101,8 +96,6 @@ class Outcome:
     results: list[Result]
     record: dict[str, Any]  # the rest of result.json
     baseline: str
-    curves: list[CurvePoint] = field(default_factory=list)
-    auto: list[AutoPoint] = field(default_factory=list)
     _drawn: dict[Key, scoring.Scored] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -118,8 +111,7 @@ class Outcome:
         record.check_baseline(baseline, names)
         rest = {name: value for name, value in vars(report).items() if name != "results"}
         chosen = baseline or _baseline_of(rest, report.results) or names[0]
-        curves, auto = load_points(out / CURVES, CurvePoint), load_points(out / AUTO, AutoPoint)
-        return cls(out, report.results, rest, chosen, curves, auto)
+        return cls(out, report.results, rest, chosen)
 
     # ---- rows ----------------------------------------------------------------------------------------
 

@@ -68,8 +68,6 @@ def render(outcome: Outcome, pictures: Mapping[Picture, bytes]) -> str:
         changes=changes,
         span=_span(changes),
         costs=charts.cost_charts(outcome),
-        curves=charts.curve_charts(outcome.curves),
-        auto=charts.auto_charts(outcome.auto),
         slices=slices.sliced(outcome),
         encoder=worst.shown_encoder(outcome),
         queries=worst.worst_queries(outcome),

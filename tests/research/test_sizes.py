@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
-from benchmark_fakes import FakeEncoder, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moonshelf.errors import UserError
-from moonshelf.evaluation import compression
-from moonshelf.evaluation.compression import CurvePoint, compress, curves, halves, stored_bytes
-from moonshelf.evaluation.points import load_points, save_points
+from evaluation_fakes import FakeEncoder, unit
 from moonshelf.evaluation.tasks import BOTH, IMAGE, TEXT, Retrieval
 from moonshelf.product import Product
+from research.studies.curves import PRECISIONS, compress, curves, halves, markdown, stored_bytes
 
 WIDE = 64
 
@@ -25,7 +20,7 @@ def vectors(n: int, seed: int = 0, width: int = WIDE) -> np.ndarray:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10_000), st.sampled_from([1, 7, 32, 64]), st.sampled_from(compression.PRECISIONS))
+@given(st.integers(0, 10_000), st.sampled_from([1, 7, 32, 64]), st.sampled_from(PRECISIONS))
 def test_compressed_vectors_are_unit_and_do_not_depend_on_their_neighbours(seed, dims, precision):
     rows = vectors(5, seed)
     rows[2] = 0
@@ -61,7 +56,7 @@ def test_mistakes_are_refused():
 
 
 def test_bytes_and_sizes():
-    assert [stored_bytes(256, p) for p in compression.PRECISIONS] == [1024, 256, 32]
+    assert [stored_bytes(256, p) for p in PRECISIONS] == [1024, 256, 32]
     assert stored_bytes(9, "binary") == 2
     assert halves(256) == (256, 128, 64, 32) and halves(100) == (100, 50) and halves(33) == (33,)
 
@@ -85,7 +80,7 @@ def test_a_curve_falls_with_size_and_precision_and_its_whole_is_the_plain_result
     encoder = FakeEncoder(lambda p: unit(rows[int(p.id)] + (0.6 * noise[int(p.id)] if p.description else 0)))
     points = curves([retrieval()], encoder, direct, dims=(128, 64, 32, 8))
     found = {(p.dims, p.precision): p for p in points}
-    assert set(found) == {(d, p) for d in (64, 32, 8) for p in compression.PRECISIONS}
+    assert set(found) == {(d, p) for d in (64, 32, 8) for p in PRECISIONS}
     assert found[64, "float32"].value == retrieval().run(encoder, direct)[0].value
     assert found[64, "float32"].value >= found[32, "float32"].value > found[8, "float32"].value
     assert found[8, "float32"].value > found[8, "binary"].value
@@ -98,33 +93,7 @@ def test_what_an_encoder_cannot_do_has_no_points():
     assert curves([retrieval(reads=IMAGE)], reader, direct) == []
 
 
-def test_points_come_back_and_a_broken_file_is_one_sentence(tmp_path):
-    path = tmp_path / compression.FILE
-    assert load_points(path, CurvePoint) == []
-    points = [CurvePoint("toy", "find", "text", "me", 8, "int8", 8, "R@1", 0.5, None, 0.75, 3, 4)]
-    save_points(points, path)
-    assert load_points(path, CurvePoint) == points
-    record = json.loads(path.read_text())
-    for change, message in (
-        ({"value": "high"}, "point 1 of curves.json: value: input should be a valid number"),
-        ({"dims": True}, "dims: input should be a valid integer"),
-        ({"value": None}, "value: input should be a valid number"),
-    ):
-        path.write_text(json.dumps({**record, "points": [{**record["points"][0], **change}]}))
-        with pytest.raises(UserError, match=message):
-            load_points(path, CurvePoint)
-    path.write_text(json.dumps({**record, "points": [{**record["points"][0], "low": float("nan")}]}))
-    with pytest.raises(UserError, match="NaN is no figure"):
-        load_points(path, CurvePoint)
-    del record["points"][0]["value"]
-    path.write_text(json.dumps(record))
-    with pytest.raises(UserError, match="value: field required"):
-        load_points(path, CurvePoint)
-    for text, message in (
-        ("{", "is not JSON"),
-        ("[]", "no list of points"),
-        ('{"format": 1, "points": [3]}', "the record: input should be"),
-    ):
-        path.write_text(text)
-        with pytest.raises(UserError, match=message):
-            load_points(path, CurvePoint)
+def test_points_are_a_table():
+    encoder = FakeEncoder(lambda p: np.ones(8), reads=TEXT)
+    lines = markdown(curves([retrieval()], encoder, direct, dims=(8,))).splitlines()
+    assert len(lines) == 2 + 3 and "float32" in lines[2] and "R@1" in lines[2]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from benchmark_fakes import FakeEncoder, unit
 
-from moonshelf.evaluation.calibration import AtThreshold, AutoPoint, calibrate, margins
-from moonshelf.evaluation.points import load_points, save_points
+from evaluation_fakes import FakeEncoder, unit
 from moonshelf.evaluation.tasks import TEXT, Labelling, Retrieval
 from moonshelf.product import Product
+from research.studies.curves import AtThreshold, calibrate, margins
 
 LABELS = ("red", "blue")
 N = 40
@@ -91,9 +90,3 @@ def test_a_corpus_takes_part(encoders):
     )  # fmt: skip
     points = calibrate([task], direct, reasoned, encode, LABELS, default=0.05)
     assert points[0].value == 1 and points[-1].value == pytest.approx(1 / (N // 4))
-
-
-def test_points_come_back(encoders, tmp_path):
-    points = calibrate([labelling()], *encoders, encode, LABELS, default=0.05, steps=2)
-    save_points(points, tmp_path / "auto.json")
-    assert load_points(tmp_path / "auto.json", AutoPoint) == points
