@@ -11,45 +11,27 @@ from __future__ import annotations
 
 import codecs
 import re
-from itertools import pairwise
+from itertools import chain, pairwise
+
+from moonshelf.feeds.vocabulary import WORDS
 
 _ENOUGH = 0.5  # mean score of a character from which a code page is believed
 _SAMPLE = 8_000  # characters or bytes that are scored
-_WEST = "äöüßéèêëàâçîïôûùœæñáíóúãõåøìòÄÖÜÉÈÊÀÂÇÎÔÛŒÆÑÁÍÓÚÃÕÅØ"
-_EAST = "ąćęłńóśźżĄĆĘŁŃÓŚŹŻáčďéěíňóřšťúůýžÁČĎÉĚÍŇŘŠŤÚŮÝŽőűöüäŐŰÖÜôľĺŕâîăşţđĐ"
-_CYRILLIC = "".join(map(chr, range(0x410, 0x450))) + "ёЁіїєґІЇЄҐўЎ"
-# Code pages with the letters of their languages; of two that do equally well the first is believed.
-_PAGES = {
-    "cp1252": _WEST,
-    "iso8859-15": _WEST,
-    "cp1250": _EAST,
-    "iso8859-2": _EAST,
-    "cp1254": "ğışöüçĞİŞÖÜÇâîû",
-    "cp1257": "āčēģīķļņšūžąęėįųõäöüĀČĒĢĪĶĻŅŠŪŽĄĘĖĮŲÕÄÖÜ",
-    "cp1251": _CYRILLIC,
-    "koi8-u": _CYRILLIC,
-    "cp866": _CYRILLIC,
-    "cp1253": "".join(map(chr, range(0x386, 0x3CF))),
-    "cp1255": "".join(map(chr, range(0x5D0, 0x5EB))),
-    "cp1256": "".join(map(chr, range(0x621, 0x653))),
-    "cp850": _WEST,
-    "mac-roman": _WEST,
-}
-# Letters that make most of a text, where pages of one shape have to be told apart.
-_COMMON = frozenset("оеаинтсрвлкмдпуяОЕАИНТСРВЛКМДПУЯіІαοιεστνηυρπκμλίόάέήΑΟΙΕΣΤΝΗΥΡΠΚΜΛς")
-_THAI = frozenset(map(chr, range(0xE01, 0xE5C)))
-_THAI_MARKS = frozenset(map(chr, (0xE31, *range(0xE34, 0xE3B), *range(0xE47, 0xE4F))))
-_THAI_LATE = frozenset(map(chr, range(0xE4F, 0xE5C)))  # digits and signs that hardly any text has
-# Encodings of two bytes a character, with the first bytes of their common characters.
+
+
+def _letters(text: str) -> frozenset[str]:
+    """Characters of a text, in which `a-z` is a range."""
+    ranges = (range(ord(a), ord(b) + 1) for a, b in re.findall("(.)-(.)", text))
+    return frozenset(map(chr, chain(*ranges))).union(re.sub(".-.", "", text))
+
+
+_PAGES = {name: _letters(text) for name, text in WORDS["encodings"]["pages"].items()}
 _PAIRS = {
-    "cp949": (range(0xB0, 0xC9),),
-    "gb18030": (range(0xB0, 0xD8),),
-    "euc-jp": (range(0xA4, 0xA6), range(0xB0, 0xD0)),
-    "big5": (range(0xA4, 0xC7),),
-    "cp932": (range(0x82, 0x84), range(0x88, 0x98)),
+    name: frozenset(chain(*(range(first, last + 1) for first, last in spans)))
+    for name, spans in WORDS["encodings"]["pairs"].items()
 }
-_BESIDE_WORDS = frozenset("’‘™®°²³ªº”“»«…–—")  # signs that may touch a letter
-_SIGNS = _BESIDE_WORDS | frozenset("€£¥¢©½¼¾×·•„§±´\xa0¿¡₽№")
+_SIGN = {name: _letters(text) for name, text in WORDS["encodings"]["signs"].items()}
+_SIGNS = _SIGN["beside_words"] | _SIGN["apart"]
 
 
 def encoding_of(head: bytes) -> str:
@@ -91,9 +73,9 @@ def _is_utf8(head: bytes) -> bool:
 def code_page(data: bytes) -> str:
     """The likeliest encoding of bytes that are neither UTF-8 nor UTF-16."""
     data = data[: _SAMPLE * 8]
-    scores = {name: _score(data, name, frozenset(letters)) for name, letters in _PAGES.items()}
+    scores = {name: _score(data, name, letters) for name, letters in _PAGES.items()}
     scores |= {name: _score_pairs(data, name, firsts) for name, firsts in _PAIRS.items()}
-    scores["cp874"] = _score(data, "cp874", _THAI)  # last: nearly all bytes are letters there
+    scores["cp874"] = scores.pop("cp874")  # last: nearly all bytes are letters there
     best = max(scores, key=lambda name: scores[name])
     if scores[best] < _ENOUGH:
         from charset_normalizer import from_bytes
@@ -117,7 +99,7 @@ def _score(data: bytes, name: str, letters: frozenset[str]) -> float:
         count, run = count + 1, run + 1
         if here not in letters:
             total += _score_sign(before, here, after, name)
-        elif (here.isupper() and before.islower()) or (here in _THAI_MARKS and before not in letters):
+        elif (here.isupper() and before.islower()) or (here in _SIGN["thai_marks"] and before not in letters):
             total -= 1
         elif latin:  # words of the west are ASCII with a few other letters
             total += -1 if run > 3 else (1 if before.isalpha() or after.isalpha() else 0.3)
@@ -126,7 +108,11 @@ def _score(data: bytes, name: str, letters: frozenset[str]) -> float:
         elif before not in letters and after not in letters:
             total -= 0.3
         else:
-            total += -1 if here in _THAI_LATE else (1 if here in _COMMON or name[2:] > "1253" else 0.8)
+            total += (
+                -1
+                if here in _SIGN["thai_late"]
+                else (1 if here in _SIGN["common"] or name[2:] > "1253" else 0.8)
+            )
         if count == _SAMPLE:
             break
     return total / count if count else 0.0
@@ -137,27 +123,24 @@ def _score_sign(before: str, here: str, after: str, name: str) -> float:
     if here in "€£¥":
         return -1 if within else 1
     if here in _SIGNS and (here in "’‘" or not within):
-        return 0.6 if here in _BESIDE_WORDS or not (before.isalpha() or after.isalpha()) else -0.5
+        return 0.6 if here in _SIGN["beside_words"] or not (before.isalpha() or after.isalpha()) else -0.5
     rare = here.isalpha() and here.islower() and name in ("cp1252", "iso8859-15")
     return 0.2 if rare else -1
 
 
-def _score_pairs(data: bytes, name: str, firsts: tuple[range, ...]) -> float:
+def _score_pairs(data: bytes, name: str, firsts: frozenset[int]) -> float:
     """Mean over the characters that are not ASCII; -1 if the bytes are not of this encoding."""
     try:
         text = codecs.getincrementaldecoder(name)("strict").decode(data[:_SAMPLE])
     except UnicodeDecodeError:
         return -1
-    total = count = 0.0
-    for here in re.findall(r"[^\x00-\x7f]", text):
-        first = here.encode(name)
-        common = len(first) == 2 and any(first[0] in known for known in firsts)
-        kana = "\u3040" <= here <= "\u30ff"
-        count += 1
-        total += 1 if common or kana else 0.1
+    found = re.findall(r"[^\x00-\x7f]", text)
     runs = sum(a >= "\x80" and b >= "\x80" for a, b in pairwise(text))
-    if (
-        count and runs * 3 < count
-    ):  # letters of the west stand alone among ASCII, characters of the east do not
-        return -0.5
-    return total / count if count else 0.0
+    if found and runs * 3 < len(found):
+        return -0.5  # letters of the west stand alone among ASCII, characters of the east do not
+
+    def worth(here: str) -> float:
+        pair = here.encode(name)
+        return 1 if (len(pair) == 2 and pair[0] in firsts) or "\u3040" <= here <= "\u30ff" else 0.1
+
+    return sum(map(worth, found)) / len(found) if found else 0.0

@@ -9,18 +9,18 @@ of the whole feed would give them; of several files, a row is named by its file 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds import DIALECTS, Row, open_feed, read_rows
-from moonshelf.feeds.base import Source, broken_off, note
+from moonshelf.feeds.base import FeedBroken, Source, broken_off, note
+from moonshelf.feeds.dialects.parquet import batch_rows, unique
 from moonshelf.feeds.records import RecordReader
 from moonshelf.product import Product
 
 LANCE_ROWS = 8192  # of one part; they are read a few at a time
-_FEW, _MANY = 32, 1024  # rows held at once, with pictures in them and without
 
 Item = tuple[int | str, float | None, Product | Problem]  # number, share of the feed read so far
 
@@ -128,37 +128,37 @@ class Table:
         source = self._source
         reader: RecordReader | None = None
         number = self.first
-        batches = self._records()
-        while True:
-            try:
-                names, records = next(batches)
-            except StopIteration:
-                return
-            except UserError:
-                raise
-            except Exception as error:  # of the format's library, or of the storage
-                why = f"the table cannot be read further ({type(error).__name__})"
-                yield from _items(broken_off(self._name(number + 1), why), None)
-                return
-            if reader is None:
-                reader = self._reader(source, names)
-                for field, text in reader.notes if not self.first else ():
-                    yield from _items(note(source.name, field, text), 0.0)
-            for record in records:
-                number += 1
-                row = reader.row(number, record)
-                share = (self.before + number - self.first) / max(1, self.total)
-                for _, _, item in _items(row, share):
+        try:
+            for names, records in self._batches():
+                if reader is None:
+                    reader = self._reader(source, names)
+                    for field, text in reader.notes if not self.first else ():
+                        yield from _items(note(source.name, field, text), 0.0)
+                for record in records:
+                    number += 1
+                    row = reader.row(number, record)
+                    share = (self.before + number - self.first) / max(1, self.total)
                     name = self._name(number)
-                    yield name, share, _renamed(item, name)
+                    for _, _, item in _items(row, share):
+                        if isinstance(item, Problem) and item.row != name:
+                            item = replace(item, row=name)
+                        yield name, share, item
+        except FeedBroken as error:
+            yield from _items(broken_off(self._name(number + 1), error), None)
+
+    def _batches(self) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
+        try:
+            yield from self._records()
+        except UserError:
+            raise
+        except Exception as error:  # of the format's library, or of the storage
+            raise FeedBroken(f"the table cannot be read further ({type(error).__name__})") from None
 
     def _name(self, number: int) -> int | str:
         return number if self.label is None else f"{self.label}:{number}"
 
     def _reader(self, source: Source, names: list[str]) -> RecordReader:
-        if len(set(names)) != len(names):
-            raise UserError(f"{source.name} has two columns of one name: rename one of them.")
-        reader = RecordReader(source, names)
+        reader = RecordReader(source, unique(source, names))
         if self.label is not None and (reader.numbered or reader.photos):
             raise UserError(
                 f"{source.name} is one of several files and has no column with an id of its own for each "
@@ -175,7 +175,7 @@ class ParquetGroup(Table):
 
     def _records(self) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
         schema = self.fragment.physical_schema
-        rows = _FEW if any("binary" in str(field.type) for field in schema) else _MANY
+        rows = batch_rows(schema)
         for batch in self.fragment.to_batches(schema=schema, batch_size=rows, use_threads=False):
             yield schema.names, batch.to_pylist()
 
@@ -191,7 +191,7 @@ class LanceRange(Table):
         table = _open_lance(self.address)
         table.checkout(self.version)
         names = table.schema.names
-        few = _FEW if any("binary" in str(field.type) for field in table.schema) else _MANY
+        few = batch_rows(table.schema)
         for start in range(self.first, self.first + self.rows, few):
             end = min(start + few, self.first + self.rows)
             yield names, table.take_offsets(list(range(start, end))).to_arrow().select(names).to_pylist()
@@ -206,8 +206,7 @@ def _parquet(address: str, images_root: str | None, reading: dict[str, Any]) -> 
         fragments = list(ds.dataset(address, format="parquet").get_fragments())
         groups = [[group.num_rows for group in fragment.row_groups] for fragment in fragments]
     except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise UserError(f"{shown} cannot be read as Parquet: {reason}") from None
+        raise _unreadable(shown, "Parquet", error) from None
     total = sum(map(sum, groups))
     if not total:
         raise UserError(f"{shown} holds no records.")
@@ -228,14 +227,14 @@ def _parquet(address: str, images_root: str | None, reading: dict[str, Any]) -> 
 
 
 def _lance(address: str, images_root: str | None, reading: dict[str, Any]) -> list[Part]:
+    shown = address.rsplit("/", 1)[-1]
     try:
         table = _open_lance(address)
         total, version = table.count_rows(), table.version
     except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise UserError(f"{address.rsplit('/', 1)[-1]} cannot be read as a Lance table: {reason}") from None
+        raise _unreadable(shown, "a Lance table", error) from None
     if not total:
-        raise UserError(f"{address.rsplit('/', 1)[-1]} holds no records.")
+        raise UserError(f"{shown} holds no records.")
     return [
         LanceRange(
             address, images_root, reading, None, first, first, total, "://" in address,
@@ -243,6 +242,11 @@ def _lance(address: str, images_root: str | None, reading: dict[str, Any]) -> li
         )
         for first in range(0, total, LANCE_ROWS)
     ]  # fmt: skip
+
+
+def _unreadable(name: str, kind: str, error: Exception) -> UserError:
+    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    return UserError(f"{name} cannot be read as {kind}: {reason}")
 
 
 def _open_lance(address: str) -> Any:
@@ -257,9 +261,3 @@ def _items(row: Row, share: float | None) -> Iterator[Item]:
         yield row.number, share, problem
     if row.product is not None:
         yield row.number, share, row.product
-
-
-def _renamed(item: Product | Problem, name: int | str) -> Product | Problem:
-    if isinstance(item, Product) or item.row == name:
-        return item
-    return Problem(name, item.field, item.reason, item.id, item.fatal)

@@ -21,14 +21,23 @@ def read(source: Source) -> Iterator[Row]:
     """Rows of a Parquet file. Raises UserError if the file is not Parquet."""
     with opened(source) as file:
         schema = file.schema_arrow
-        if len(set(schema.names)) != len(schema.names):
-            raise UserError(f"{source.name} has two columns of one name: rename one of them.")
-        reader = RecordReader(source, schema.names)
+        reader = RecordReader(source, unique(source, schema.names))
         for field, text in reader.notes:
             yield note(source.name, field, text)
-        binary = any("binary" in str(field.type) for field in schema)
-        for number, record in numbered(source, file, 32 if binary else 1024):
+        for number, record in numbered(source, file, batch_rows(schema)):
             yield record if isinstance(record, Row) else reader.row(number, record)
+
+
+def unique(source: Source, names: list[str]) -> list[str]:
+    """Names of columns. Raises UserError if two are alike."""
+    if len(set(names)) != len(names):
+        raise UserError(f"{source.name} has two columns of one name: rename one of them.")
+    return names
+
+
+def batch_rows(schema: Any) -> int:
+    """Rows to hold at once, with pictures in them or without."""
+    return 32 if any("binary" in str(field.type) for field in schema) else 1024
 
 
 def opened(source: Source) -> ParquetFile:
