@@ -2,8 +2,8 @@
 
 `UserError` is the only exception that the command line turns into a message without a traceback;
 anything else is a defect of ours and keeps its traceback. `Problem` is the record of one row, file or
-field that was set aside while the rest went on. Exit codes: 0 done, 1 a defect of ours, 2 a mistake in
-the call or an unusable input, 3 done but some rows were set aside, 4 done without a verdict: a selector of
+field that was rejected while the rest went on. Exit codes: 0 done, 1 a defect of ours, 2 a mistake in
+the call or an unusable input, 3 done but some rows were rejected, 4 done without a verdict: a selector of
 creatives abstained, 130 stopped by Ctrl-C or SIGTERM.
 """
 
@@ -64,7 +64,7 @@ def system_error(error: BaseException) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with one row: `fatal` means that the row was set aside, else it went on."""
+    """One thing wrong with one row: `fatal` means that the row was rejected, else it went on."""
 
     row: int | str  # number of the row in the feed (1 is the first record), or a file's name
     field: str

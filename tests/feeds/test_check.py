@@ -47,7 +47,7 @@ def shop(tmp_path: Path) -> Path:
 def test_report_of_a_faulty_feed(shop: Path, tmp_path: Path) -> None:
     rejects = tmp_path / "rejects.jsonl"
     report = check_feed(shop, rejects=rejects)
-    assert (report.dialect, report.rows, report.products, report.set_aside) == ("csv", 7, 4, 3)
+    assert (report.dialect, report.rows, report.products, report.rejected) == ("csv", 7, 4, 3)
     assert report.images == {"good": 3, "missing": 1, "broken": 2, "remote": 1, "not_checked": 0}
     assert (report.duplicates, report.duplicate_examples) == (1, [{"id": "a", "rows": [1, 7]}])
     assert report.gtin_bad == 1
@@ -61,7 +61,7 @@ def test_report_of_a_faulty_feed(shop: Path, tmp_path: Path) -> None:
         (4, "d", "images"),
         (6, "f", "price"),
     ]
-    assert len(written) == report.set_aside + report.warnings
+    assert len(written) == report.rejected + report.warnings
     assert all(set(item) == {"row", "id", "field", "reason", "fatal"} for item in written)
     assert sum(reason.count for reason in report.reasons) == len(written)
 
@@ -69,7 +69,7 @@ def test_report_of_a_faulty_feed(shop: Path, tmp_path: Path) -> None:
 def test_without_decoding_pictures_are_only_counted(shop: Path) -> None:
     report = check_feed(shop, decode_images=False)
     assert report.images == {"good": 0, "missing": 0, "broken": 0, "remote": 1, "not_checked": 6}
-    assert report.set_aside == 1
+    assert report.rejected == 1
 
 
 def test_many_reasons_of_one_kind_are_one_line(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_command_line(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     runner = CliRunner()
     result = runner.invoke(app, ["check", str(shop)])
     assert result.exit_code == 3
-    assert "set aside" in result.output
+    assert "rejected" in result.output
     assert (tmp_path / "rejects.jsonl").exists()
     result = runner.invoke(app, ["check", str(shop), "--json", "--no-images", "--rejects", "other.jsonl"])
     report = json.loads(result.stdout)

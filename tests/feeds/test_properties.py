@@ -151,9 +151,7 @@ def test_any_cells_give_one_outcome_per_record(dialect: str, data: st.DataObject
             row.product.content_hash()  # the text can be encoded
             assert row.product.title or row.product.description or row.product.images
     expected = count(cells) if WRITERS[dialect] is as_csv else len(cells)
-    if (
-        dialect == "csv" or dialect == "merchant"
-    ):  # a row that repeats the header is set aside, and counts too
+    if dialect == "csv" or dialect == "merchant":  # a row that repeats the header is rejected, and counts too
         assert len([row for row in rows if row.records]) == expected
     assert sum(row.records for row in rows) == expected
 

@@ -151,7 +151,7 @@ def test_what_was_written_is_read_back(table: Table) -> None:
             assert product.price is not None and product.price == expected(row[table.names["price"]])
             for name in OTHERS:
                 assert product.price is None or name not in ("price_min",) or product.price >= 0
-        assert check_feed(path, "csv").set_aside == 0
+        assert check_feed(path, "csv").rejected == 0
 
 
 def expected(text: str) -> float:

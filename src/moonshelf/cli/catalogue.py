@@ -36,7 +36,7 @@ def check(
 ) -> None:
     """Read a feed to its end and say how complete it is and what is wrong with it.
 
-    Exits with 0 if every row is a product, 3 if some were set aside, 2 if the feed is unusable.
+    Exits with 0 if every row is a product, 3 if some were rejected, 2 if the feed is unusable.
     """
     from moonshelf.feeds.check import check_feed
     from moonshelf.feeds.show import counting, show

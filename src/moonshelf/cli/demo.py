@@ -109,7 +109,7 @@ def run_demo(
     with steps.step("check") as said:
         checked = check_feed(feed, rejects=out / "shop" / "rejects.jsonl")
         said.append(
-            f"{checked.products} of {checked.rows} rows are products, {checked.set_aside} set aside, "
+            f"{checked.products} of {checked.rows} rows are products, {checked.rejected} rejected, "
             f"{checked.warnings} warnings, {checked.images['good']} photos decode"
         )
     with steps.step("embed", spinner=False) as said:

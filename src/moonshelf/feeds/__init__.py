@@ -98,7 +98,7 @@ def read_feed(
 ) -> Iterator[Product | Problem]:
     """Products of a feed in file order, streamed; a problem stands where its row would.
 
-    A fatal `Problem` is a row that was set aside; others come just before the product that they are about.
+    A fatal `Problem` is a row that was rejected; others come just before the product that they are about.
     `dialect` is a key of `DIALECTS`, detected if None. Relative paths of pictures are resolved against
     `images_root`, by default the feed's folder, and may not leave it. `fields` maps columns of a table to
     fields of `Product` where their names do not tell; `encoding` is that of a text that does not tell;

@@ -29,7 +29,7 @@ from moonshelf.product import ImageRef, Product
 MAX_TITLE = 2_000  # characters; longer titles are cut with a warning
 MAX_TEXT = 50_000  # characters of a description, the same
 MAX_CELL = 10_000  # characters of any other value
-MAX_RECORD = 8 * 2**20  # characters or bytes of one record; longer ones are set aside
+MAX_RECORD = 8 * 2**20  # characters or bytes of one record; longer ones are rejected
 MAX_DOCUMENT = 64 * 2**20  # bytes of a file that has to be read whole (JSON-LD, HTML, a JSON array)
 MAX_IMAGES = 100  # references kept per product
 MAX_RATIO = 300  # expansion of a compressed feed, beyond the first MAX_DOCUMENT bytes
@@ -57,14 +57,14 @@ class Row:
         return any(problem.fatal for problem in self.problems)
 
 
-def set_aside(number: int | str, name: str, reason: str, id: str | None = None) -> Row:
+def rejected(number: int | str, name: str, reason: str, id: str | None = None) -> Row:
     """A row that does not become a product."""
     return Row(number, None, [Problem(number, name, reason, id, fatal=True)])
 
 
 def broken_off(number: int | str, reason: object) -> Row:
     """The last row of a feed that cannot be read to its end: what it would have listed is not known."""
-    return set_aside(number, END, f"{reason}: the rest was not read")
+    return rejected(number, END, f"{reason}: the rest was not read")
 
 
 def note(number: int | str, name: str, reason: str) -> Row:

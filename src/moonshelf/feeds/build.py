@@ -1,6 +1,6 @@
 """From raw values to a `Product`: one draft per record.
 
-A reader fills a `Draft` and calls `finish`. What is set aside: a record without id, without title,
+A reader fills a `Draft` and calls `finish`. What is rejected: a record without id, without title,
 description and picture, or with a negative price (a corrupt row that would be costly to show). What only
 earns a warning: text that was cut or mended, a price that is not understood and a GTIN with a wrong check
 digit (both kept in `extra`), pictures that may not be followed. Nothing is dropped: unknown columns go to
@@ -51,7 +51,7 @@ class Draft:
         self.problems.append(Problem(self.row, field, reason, fatal=False))
 
     def refuse(self, field: str, reason: str) -> None:
-        """The row will be set aside; the first reason is kept."""
+        """The row will be rejected; the first reason is kept."""
         self.fatal = self.fatal or (field, reason)
 
     def cleaned(self, field: str, value: Any, limit: int = MAX_CELL) -> str:

@@ -2,7 +2,7 @@
 
 Memory stays bounded on feeds of any length: of the ids only 16 bytes each are kept, reasons are grouped,
 and the rows that have problems go to a file as they are found. A product of which no picture can be read is
-set aside, for embedding it by its text alone would hide the fault; one bad picture among good ones is a
+rejected, for embedding it by its text alone would hide the fault; one bad picture among good ones is a
 warning. Web addresses are counted and never called.
 """
 
@@ -58,7 +58,7 @@ class Report:
     dialect: str
     rows: int = 0
     products: int = 0
-    set_aside: int = 0
+    rejected: int = 0
     warnings: int = 0
     seconds: float = 0.0
     filled: dict[str, int] = default(default_factory=lambda: dict.fromkeys(FIELDS, 0))  # products with it
@@ -75,10 +75,10 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 all rows are products, 3 some were set aside, 2 there is no product, or none has a title."""
+        """0 all rows are products, 3 some were rejected, 2 there is no product, or none has a title."""
         if self.products == 0 or self.untitled:
             return EXIT_USAGE
-        return EXIT_PARTIAL if self.set_aside else EXIT_OK
+        return EXIT_PARTIAL if self.rejected else EXIT_OK
 
     @property
     def untitled(self) -> bool:
@@ -176,7 +176,7 @@ class _Tally:
         for problem in row.problems:
             self.problem(problem)
         if row.product is None:
-            report.set_aside += 1
+            report.rejected += 1
             return
         product = row.product
         report.products += 1

@@ -51,7 +51,7 @@ def show(report: Report, *, as_json: bool = False, console: Console | None = Non
     counts = Text()
     _count(counts, report.rows, "row")
     _count(counts, report.products, "product")
-    _count(counts, report.set_aside, "set aside", "red", plural=False)
+    _count(counts, report.rejected, "rejected", "red", plural=False)
     _count(counts, report.warnings, "warning", "yellow")
     console.print(counts)
     for text in report.notes:
@@ -81,7 +81,7 @@ def show(report: Report, *, as_json: bool = False, console: Console | None = Non
     if report.untitled:
         text = "No product has a title: say which column holds it, such as --map title=COLUMN."
         console.print(Text(text, "red"))
-    elif not report.set_aside and not report.warnings:
+    elif not report.rejected and not report.warnings:
         console.print(Text("Nothing is wrong.", "green"))
 
 
@@ -143,7 +143,7 @@ def _reasons(report: Report) -> Table:
     for reason in report.reasons[:20]:
         text = reason.example if reason.count == 1 else reason.kind
         rows = ", ".join(str(row) for row in reason.rows[:4]) + (", …" if reason.count > 4 else "")
-        kind = Text("set aside", "red") if reason.fatal else Text("warning", "yellow")
+        kind = Text("rejected", "red") if reason.fatal else Text("warning", "yellow")
         cells = Text(_plain(reason.field, 30)), Text(_plain(text, 120)), Text(_plain(rows))
         table.add_row(kind, f"{reason.count:,}", *cells)
     return table

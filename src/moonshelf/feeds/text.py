@@ -114,7 +114,7 @@ class Table:
     """A table with a header, read record by record; `header` is known after construction.
 
     What stands above the header is skipped, as are empty records. A record with more cells
-    than the header is set aside, for nobody can say which cell is whose; one with fewer is padded with a
+    than the header is rejected, for nobody can say which cell is whose; one with fewer is padded with a
     warning. Raises UserError if there is no header.
     """
 

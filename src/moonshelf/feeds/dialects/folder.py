@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 
 from moonshelf.errors import UserError
-from moonshelf.feeds.base import END, Row, Source, set_aside
+from moonshelf.feeds.base import END, Row, Source, rejected
 from moonshelf.feeds.build import Draft
 from moonshelf.product import ImageRef
 
@@ -28,7 +28,7 @@ def read(source: Source) -> Iterator[Row]:
     for number, (path, parts) in enumerate(walk(str(source.path), unread=unread), 1):
         yield _row(source, number, path, parts)
     for path in unread:
-        yield set_aside(os.path.relpath(path, source.path), END, "the folder cannot be read")
+        yield rejected(os.path.relpath(path, source.path), END, "the folder cannot be read")
     if number == 0:
         raise UserError(f"{source.name} holds no pictures ({', '.join(SUFFIXES)}).")
 
@@ -60,7 +60,7 @@ def _row(source: Source, number: int, path: str, parts: tuple[str, ...]) -> Row:
     try:
         name.encode()
     except UnicodeEncodeError:
-        return set_aside(number, "id", "the file's name is not valid text: rename it")
+        return rejected(number, "id", "the file's name is not valid text: rename it")
     draft = Draft(source, number)
     draft.set("id", name)
     draft.set("title", _title(stem))

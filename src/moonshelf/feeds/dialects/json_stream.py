@@ -17,7 +17,7 @@ from typing import IO, Any
 from moonshelf.attributes import fold
 from moonshelf.errors import UserError
 from moonshelf.feeds import shapes
-from moonshelf.feeds.base import MAX_RECORD, FeedBroken, Row, Source, broken_off, set_aside
+from moonshelf.feeds.base import MAX_RECORD, FeedBroken, Row, Source, broken_off, rejected
 from moonshelf.feeds.columns import FIELD_OF
 from moonshelf.feeds.text import Decoder
 from moonshelf.feeds.vocabulary import WORDS
@@ -169,7 +169,7 @@ def records(source: Source) -> Iterator[Item]:
         with source.open() as file:
             for found in _Reader(source, _Text(file, source)).all():
                 number += 1
-                yield number, set_aside(number, "row", found) if isinstance(found, str) else found
+                yield number, rejected(number, "row", found) if isinstance(found, str) else found
     except FeedBroken as error:
         if not number:
             raise UserError(f"{source.name} is not valid JSON: {error}.") from None

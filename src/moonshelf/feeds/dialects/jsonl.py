@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from moonshelf.feeds.base import MAX_RECORD, FeedBroken, Row, Source, broken_off, set_aside
+from moonshelf.feeds.base import MAX_RECORD, FeedBroken, Row, Source, broken_off, rejected
 from moonshelf.feeds.build import Draft
 from moonshelf.feeds.dialects import json_stream
 from moonshelf.feeds.records import RecordReader
@@ -48,7 +48,7 @@ def numbered(source: Source) -> Iterator[tuple[int, str | Row]]:
                     continue
                 number += 1
                 long = f"the line is longer than {MAX_RECORD // 2**20} MiB"
-                yield number, set_aside(number, "row", long) if line is None else line
+                yield number, rejected(number, "row", long) if line is None else line
     except FeedBroken as error:
         yield number + 1, broken_off(number + 1, error)
 
@@ -58,13 +58,13 @@ def parse_object(number: int, line: str) -> dict[str, Any] | Row:
     try:
         record = json.loads(line)
     except RecursionError:
-        return set_aside(number, "row", "the JSON is nested too deeply")
+        return rejected(number, "row", "the JSON is nested too deeply")
     except ValueError as error:
         if isinstance(error, json.JSONDecodeError):
-            return set_aside(number, "row", f"not JSON: {error.msg} at character {error.pos + 1}")
-        return set_aside(number, "row", "not JSON: a number is too long")
+            return rejected(number, "row", f"not JSON: {error.msg} at character {error.pos + 1}")
+        return rejected(number, "row", "not JSON: a number is too long")
     if not isinstance(record, dict):
-        return set_aside(number, "row", f"not a JSON object but {type(record).__name__}")
+        return rejected(number, "row", f"not a JSON object but {type(record).__name__}")
     return record
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from moonshelf.errors import UserError
 from moonshelf.feeds import values
-from moonshelf.feeds.base import FeedBroken, Row, Source, set_aside
+from moonshelf.feeds.base import FeedBroken, Row, Source, rejected
 from moonshelf.feeds.build import Draft
 from moonshelf.feeds.dialects.offers import Choice, Graph, Node, choose, kinds, listed
 from moonshelf.feeds.encodings import encoding_of
@@ -55,7 +55,7 @@ def read(source: Source) -> Iterator[Row]:
                 documents.append(_parsed(block))
             except (ValueError, RecursionError):
                 number += 1
-                yield set_aside(number, "row", f"JSON-LD block {position} of the page is not valid JSON")
+                yield rejected(number, "row", f"JSON-LD block {position} of the page is not valid JSON")
     else:
         try:
             documents.append(_parsed(text))

@@ -13,7 +13,7 @@ from typing import Any
 
 from moonshelf.attributes import fold
 from moonshelf.errors import Problem
-from moonshelf.feeds.base import Row, Source, notes_of, set_aside
+from moonshelf.feeds.base import Row, Source, notes_of, rejected
 from moonshelf.feeds.columns import simple
 from moonshelf.feeds.dialects import variants
 from moonshelf.feeds.dialects.shops import SHOPIFY, Shop, by_name, recognise
@@ -122,7 +122,7 @@ def _rows(
     yield from notes_of(source, reader.notes)
     for record in table:
         if record.fatal is not None:
-            yield set_aside(record.number, record.field, record.fatal)
+            yield rejected(record.number, record.field, record.fatal)
             continue
         row = reader.row(record.number, prepare(record.cells) if prepare else record.cells)
         if record.warning:

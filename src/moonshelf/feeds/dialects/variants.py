@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from moonshelf.attributes import canonical_key, fold
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds import values
-from moonshelf.feeds.base import Row, Source, notes_of, set_aside
+from moonshelf.feeds.base import Row, Source, notes_of, rejected
 from moonshelf.feeds.build import Draft
 from moonshelf.feeds.columns import forced_fields, kept, simple
 from moonshelf.feeds.dialects.shops import SHOPIFY, Shop, by_name
@@ -101,7 +101,7 @@ def read(source: Source, table: Table, shop: Shop) -> Iterator[Row]:
         one = line(record)
         unused |= dict.fromkeys(one.unknown)
         if record.fatal is not None and not group:
-            yield set_aside(record.number, record.field, record.fatal)
+            yield rejected(record.number, record.field, record.fatal)
             continue
         same = group and (not one.handle or one.handle == group[0].handle) and not one.get("starts")
         if same and len(group) < MAX_LINES:
@@ -110,7 +110,7 @@ def read(source: Source, table: Table, shop: Shop) -> Iterator[Row]:
         yield from _rows(source, group)
         group = [one] if one.handle else []
         if not one.handle:
-            yield set_aside(record.number, "id", "the handle is missing")
+            yield rejected(record.number, "id", "the handle is missing")
     yield from _rows(source, group)
     if left := [name for name in unused if shop is SHOPIFY or simple(name) not in ever]:
         source.say("columns", kept(left))
@@ -118,7 +118,7 @@ def read(source: Source, table: Table, shop: Shop) -> Iterator[Row]:
 
 
 def _rows(source: Source, group: list[Line]) -> Iterator[Row]:
-    """Rows of one handle: a row per look, and one per line that is set aside."""
+    """Rows of one handle: a row per look, and one per line that is rejected."""
     if not group:
         return
     first = group[0]
@@ -128,11 +128,11 @@ def _rows(source: Source, group: list[Line]) -> Iterator[Row]:
     for line in group:
         record = line.record
         if record.fatal is not None:
-            rows.append(set_aside(record.number, record.field, record.fatal))
+            rows.append(rejected(record.number, record.field, record.fatal))
         elif line is not first and not line.is_variant():
             added += 1
         elif reason := _negative(line.get("price")):
-            rows.append(set_aside(record.number, "price", reason, first.handle[:100]))
+            rows.append(rejected(record.number, "price", reason, first.handle[:100]))
         else:
             variants.append(line)
     if first.get("parent") and len(variants) > 1:  # its variants are the lines below it
