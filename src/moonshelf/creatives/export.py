@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 from scipy import stats
 
 from moonshelf.creatives.ranking import Floats, Ranking
-from moonshelf.creatives.schema import Campaign, Creative
+from moonshelf.creatives.schema import Campaign, Creative, Record
 from moonshelf.errors import UserError
 from moonshelf.feeds.base import MAX_DOCUMENT
 from moonshelf.plaintext import csv_field, escaped, shown, table
@@ -54,10 +54,8 @@ GUARDRAILS = (
 )
 
 
-class Arm(BaseModel):
+class Arm(Record):
     """One creative of a test."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
     image: str
@@ -68,10 +66,8 @@ class Arm(BaseModel):
     impressions: int  # that it needs
 
 
-class Plan(BaseModel):
+class Plan(Record):
     """An A/B test of the ranking's first creatives against a control; JSON there and back."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     campaign_id: str
     source: str = ""
@@ -225,7 +221,7 @@ def plan_markdown(plan: Plan) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-# ------------------------------------------------------------------------------------------------- CSV
+# ---- CSV ----------------------------------------------------------------------------------------------
 
 
 def ranking_csv(both: Sequence[tuple[Campaign, Ranking]], top: int | None = None) -> str:
@@ -257,7 +253,7 @@ def write_csv(
         raise UserError(f"{path} cannot be written: {error.strerror or 'I/O error'}") from None
 
 
-# ---------------------------------------------------------------------------------------------- shared
+# ---- shared -------------------------------------------------------------------------------------------
 
 
 def _same(ranking: Ranking, campaign: Campaign) -> dict[str, Creative]:
@@ -290,10 +286,8 @@ MAX_SLOPE = 5.0
 HIGHEST = 0.95  # a rate; keeps every Beta proper where strengths are extreme
 
 
-class PriorScale(BaseModel):
+class PriorScale(Record):
     """What a unit of strength is worth on the log rate, and what the prior is worth in impressions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     slope: float = Field(ge=0, le=MAX_SLOPE)
     weight: float = Field(gt=0)
@@ -304,10 +298,8 @@ class PriorScale(BaseModel):
 UNCALIBRATED = PriorScale(slope=0.1, weight=500.0)
 
 
-class ArmPrior(BaseModel):
+class ArmPrior(Record):
     """Beta(alpha, beta) of one creative's click-through rate."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
     alpha: float = Field(gt=0)
@@ -318,10 +310,8 @@ class ArmPrior(BaseModel):
         return self.alpha / (self.alpha + self.beta)
 
 
-class BanditPrior(BaseModel):
+class BanditPrior(Record):
     """Priors of a campaign's creatives, in the order of the ranking; JSON there and back."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     campaign_id: str
     source: str = ""
@@ -397,17 +387,12 @@ def read_ranked(path: Path) -> list[tuple[Campaign, Ranking]]:
 
 
 def _both(row: dict[str, Any]) -> tuple[Campaign, Ranking]:
-    ranking = Ranking.model_validate_json(json.dumps(row["ranking"]))
-    fields = {name: value for name, value in row.items() if name != "ranking"}
-    fields["creatives"] = [one | {"image": _image(one["image"])} for one in fields["creatives"]]
-    try:
-        return Campaign.model_validate_json(json.dumps(fields)), ranking
-    except ValidationError as error:
-        raise ValueError(str(error)) from None
-
-
-def _image(name: str) -> dict[str, str]:
-    return {"url" if name.startswith(("https://", "http://")) else "path": name}
+    ranking = Ranking.model_validate_json(json.dumps(row.pop("ranking")))
+    for creative in row["creatives"]:
+        name = creative["image"]
+        kind = "url" if name.startswith(("https://", "http://")) else "path"
+        creative["image"] = {kind: name}
+    return Campaign.model_validate_json(json.dumps(row)), ranking
 
 
 def exported(

@@ -26,12 +26,12 @@ from typing import Literal
 import choix
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
 from moonshelf.creatives import selector
 from moonshelf.creatives.backends.base import PairwiseBackend
 from moonshelf.creatives.labels import content_key
-from moonshelf.creatives.schema import Campaign, Creative, Judgement, Pair
+from moonshelf.creatives.schema import Campaign, Creative, Judgement, Pair, Record
 from moonshelf.errors import UserError
 
 Floats = NDArray[np.float64]
@@ -48,10 +48,8 @@ BOOTSTRAP = 200  # draws
 DECIMALS = 9  # strengths closer than this are equal
 
 
-class Comparison(BaseModel):
+class Comparison(Record):
     """Two creatives by id, and what the judge said; `judgement.p` is the probability that `a` is better."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     a: str
     b: str
@@ -63,10 +61,8 @@ class Comparison(BaseModel):
         return 0.5 if self.judgement.abstained else self.judgement.p
 
 
-class Ranking(BaseModel):
+class Ranking(Record):
     """Creatives of one campaign, best first, with all that the order rests on; JSON there and back."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     campaign_id: str
     source: str = ""  # of the campaign; starts with "simulated" for drawn ones
@@ -186,14 +182,13 @@ def _rounds(
         raise UserError(f"{budget} comparisons cannot connect {n} different images: allow at least {n - 1}")
     spend = min(total, budget if budget is not None else total if n <= ALL_PAIRS else default_budget(n))
     heads = [group[0] for group in groups]
-    shown = campaign.model_dump(exclude={"id", "creatives", "true_rates"})
+    shown = campaign.model_copy(update={"creatives": tuple(heads), "true_rates": None})
     found: list[tuple[int, int, Judgement]] = []
     stopped: Stopped = "nothing to compare"
     chosen = _opening(n, spend, seed) if n > 1 else []
     while chosen:
         judgements = yield [
-            Pair(id=_pair_id(campaign.id, heads[i].id, heads[j].id), a=heads[i], b=heads[j], **shown)
-            for i, j in chosen
+            shown.pair(i, j, _pair_id(campaign.id, heads[i].id, heads[j].id)) for i, j in chosen
         ]
         found += [(i, j, one) for (i, j), one in zip(chosen, judgements or (), strict=True)]
         asked = {(i, j) for i, j, _ in found}
@@ -251,7 +246,7 @@ def intransitivity(comparisons: Sequence[Comparison]) -> tuple[float | None, int
     return (cyclic / triples if triples else None), triples
 
 
-# ------------------------------------------------------------------------------------------ competitors
+# ---- competitors --------------------------------------------------------------------------------------
 
 
 def _groups(creatives: Sequence[Creative]) -> list[list[Creative]]:
@@ -271,7 +266,7 @@ def _name(judge: JudgeFn | PairwiseBackend) -> str:
     return str(getattr(judge, "name", "") or getattr(judge, "__name__", "") or type(judge).__name__)
 
 
-# ------------------------------------------------------------------------------------ which pairs to ask
+# ---- which pairs to ask -------------------------------------------------------------------------------
 
 
 def _opening(n: int, spend: int, seed: int) -> list[tuple[int, int]]:
@@ -316,7 +311,7 @@ def _round(best: Floats, asked: set[tuple[int, int]], n: int, most: int) -> list
     return chosen
 
 
-# ----------------------------------------------------------------------------------------- the figures
+# ---- the figures --------------------------------------------------------------------------------------
 
 
 def _entries(found: Sequence[tuple[int, int, Judgement]]) -> list[Entry]:

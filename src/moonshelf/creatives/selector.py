@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import numpy as np
 
 from moonshelf import images
 from moonshelf.creatives.backends.base import PairInput, PairPrediction, PairwiseBackend
@@ -30,16 +32,6 @@ from moonshelf.product import ImageRef
 NEAR_HALF = 0.05  # ours: nearer to one half than this there is no verdict
 PART = 64  # pairs that are asked together; a bar moves, and memory stays flat
 Canary = Literal["flagged", "all", "off"]
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What can be said of an image without a model."""
-
-    digest: str = ""  # of its pixels at 128 px: bytes may differ where pixels do not
-    problem: str = ""  # why it cannot be judged
-    picture: Any = None  # small
-    read: str = ""  # words on it, where OCR is installed
 
 
 def judge(
@@ -57,21 +49,31 @@ def judge(
     `progress` is called with the number of pairs that were done. Nothing is raised for a pair: whatever is
     wrong with one is its `abstained`.
     """
-    if temperature is None:
-        temperature = backend.temperature or 1.0
+    temperature = backend.temperature or 1.0 if temperature is None else temperature
     seen: dict[ImageRef, _Seen] = {}
     results: list[Judgement] = []
     for start in range(0, len(pairs), PART):
         part = pairs[start : start + PART]
-        for pair in part:
-            for creative in (pair.a, pair.b):
-                if creative.image not in seen:
-                    seen[creative.image] = _look(creative.image)
-        results += _judge_part(backend, part, seen, seed, temperature, near_half, canary)
-        seen = {ref: seen[ref] for pair in part for ref in (pair.a.image, pair.b.image)}
+        refs = {creative.image for pair in part for creative in (pair.a, pair.b)}
+        seen = {ref: seen[ref] if ref in seen else _look(ref) for ref in refs}
+        cases = [_open(pair, seen[pair.a.image], seen[pair.b.image], backend) for pair in part]
+        _ask(backend, [case for case in cases if not case.stop], seed)
+        watched = [case for case in cases if not case.stop and (canary == "all" or case.flags)]
+        _ask(backend, watched if canary != "off" else [], seed, bare=True)
+        results += [_close(case, temperature, near_half) for case in cases]
         if progress is not None:
             progress(len(part))
     return results
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What can be said of an image without a model."""
+
+    digest: str = ""  # of its pixels at 128 px: bytes may differ where pixels do not
+    problem: str = ""  # why it cannot be judged
+    picture: Any = None  # small
+    read: str = ""  # words on it, where OCR is installed
 
 
 def _look(ref: ImageRef) -> _Seen:
@@ -81,11 +83,8 @@ def _look(ref: ImageRef) -> _Seen:
         return _Seen(problem=f"cannot be read: {error}")
     size = "x".join(map(str, picture.size))
     digest = hashlib.sha256(size.encode() + picture.tobytes()).hexdigest()
-    if is_blank(picture):
-        return _Seen(digest, "is blank", picture)
-    if is_noise(picture):
-        return _Seen(digest, "is noise", picture)
-    return _Seen(digest, "", picture, read_overlay(ref))
+    problem = "is blank" if is_blank(picture) else "is noise" if is_noise(picture) else ""
+    return _Seen(digest, problem, picture, "" if problem else read_overlay(ref))
 
 
 @dataclass
@@ -93,105 +92,70 @@ class _Case:
     """A pair on its way: its words, what is known against it, and what the backend said."""
 
     pair: Pair
+    digests: tuple[str, str]
     title: str
     interest: tuple[str, ...]
     overlays: tuple[str, str]
     flags: list[str]
     stop: str  # why there is no verdict, found before any model was asked
-    answers: dict[tuple[str, bool], PairPrediction]  # by (canary or "", A shown second)
+    # By (without any words, A shown second).
+    answers: dict[tuple[bool, bool], PairPrediction] = field(default_factory=dict)
 
-    def asks(self, seed: int, seen: dict[ImageRef, _Seen], labels: _Labels, bare: bool) -> list[_Asked]:
-        title, interest, overlays = self.title, self.interest, self.overlays
-        if bare:
-            title, interest, overlays = "", (), ("", "")
-        found = []
+    def inputs(
+        self, backend: PairwiseBackend, seed: int, bare: bool
+    ) -> Iterator[tuple[str, bool, PairInput]]:
+        """Both orders. The key is equal for judge(A, B) and judge(B, A): they ask the same, in one order."""
+        title, interest = ("", ()) if bare else (self.title, self.interest)
+        overlays = ("", "") if bare else self.overlays
         for second in (False, True):
-            one, two = (self.pair.b, self.pair.a) if second else (self.pair.a, self.pair.b)
-            said = overlays[::-1] if second else overlays
-            content = (str(seed), seen[one.image].digest, seen[two.image].digest, title, *interest, "", *said)
-            ask = PairInput(self.pair.id, title, interest, one, two, labels(*content), said)
-            found.append(_Asked("\0".join(content), ask, self, ("bare" if bare else "", second)))
-        return found
+            turn = -1 if second else 1
+            one, other = (self.pair.a, self.pair.b)[::turn]
+            content = (str(seed), *self.digests[::turn], title, *interest, "", *overlays[::turn])
+            labels = backend.prompt.draw_labels(*content)
+            asked = PairInput(self.pair.id, title, interest, one, other, labels, overlays[::turn])  # type: ignore[arg-type]
+            yield "\0".join(content), second, asked
 
 
-_Labels = Callable[..., tuple[str, str]]
+def _ask(backend: PairwiseBackend, cases: Sequence[_Case], seed: int, *, bare: bool = False) -> None:
+    """Let the backend predict both orders of each case, each different input once, always in one order."""
+    asked = [(case, *one) for case in cases for one in case.inputs(backend, seed, bare)]
+    once = {key: one for _, key, _, one in sorted(asked, key=lambda row: row[1])}
+    predictions = dict(zip(once, backend.predict(list(once.values())), strict=True)) if once else {}
+    for case, key, second, _ in asked:
+        case.answers[bare, second] = predictions[key]
 
 
-@dataclass
-class _Asked:
-    content: str  # equal for judge(A, B) and judge(B, A): they ask the same, in the same order
-    ask: PairInput
-    case: _Case
-    place: tuple[str, bool]
-
-
-def _judge_part(
-    backend: PairwiseBackend,
-    pairs: Sequence[Pair],
-    seen: dict[ImageRef, _Seen],
-    seed: int,
-    temperature: float,
-    near_half: float,
-    canary: Canary,
-) -> list[Judgement]:
-    cases = [_open(pair, seen, backend.prompt.overlays) for pair in pairs]
-    labels = backend.prompt.draw_labels
-    for bare in (False, True):
-        asked = []
-        for case in cases:
-            wanted = not bare or canary == "all" or (canary == "flagged" and case.flags)
-            if wanted and not case.stop:
-                asked += case.asks(seed, seen, labels, bare)
-        asked.sort(key=lambda one: one.content)
-        once = {one.content: one.ask for one in asked}
-        predictions = dict(zip(once, backend.predict(list(once.values())), strict=True)) if once else {}
-        for one in asked:
-            one.case.answers[one.place] = predictions[one.content]
-    return [_close(case, temperature, near_half) for case in cases]
-
-
-def _open(pair: Pair, seen: dict[ImageRef, _Seen], overlays: bool) -> _Case:
+def _open(pair: Pair, a: _Seen, b: _Seen, backend: PairwiseBackend) -> _Case:
     """Clean the words, and find what stands against a verdict before anything is asked.
 
-    Words on an image are the feed's, else OCR's; a backend that is not shown them (`overlays`) is not
-    doubted for them.
+    Words on an image are the feed's, else OCR's; a backend that is not shown them is not doubted for them.
     """
-    flags: list[str] = []
-    words = []
-    stop = ""
+    stops = []
     said = []
-    for side, creative in (("A", pair.a), ("B", pair.b)):
-        look = seen[creative.image]
-        problem = look.problem or _held(creative.text, look.read)
-        if problem and not stop:
-            stop = f"image {side} {problem}"
-        said.append((creative.text or look.read) if overlays else "")
-    for text in (*said, pair.title, *pair.interest):
-        cleaned, found = clean(text)
-        words.append(cleaned)
-        flags += found
-    if not stop:
-        stop = one_is_a_copy(seen[pair.a.image].picture, seen[pair.b.image].picture)
-    one, two, title, *asked = words
-    for side, words_on in (("A", one), ("B", two)):
-        if unrepeated(words_on, asked) != words_on:
+    for side, creative, seen in (("A", pair.a, a), ("B", pair.b, b)):
+        held = "" if seen.problem else quarantine((creative.text, seen.read))
+        problem = seen.problem or (held and f"is held for review: {held}")
+        stops.append(problem and f"image {side} {problem}")
+        said.append((creative.text or seen.read) if backend.prompt.overlays else "")
+    texts = [clean(text) for text in (*said, pair.title, *pair.interest)]
+    flags = [flag for _, found in texts for flag in found]
+    (one, other, title, *asked), suspicious = [text for text, _ in texts], texts[2][1]
+    overlays = unrepeated(one, asked), unrepeated(other, asked)
+    for side, before, after in zip("AB", (one, other), overlays, strict=True):
+        if after != before:
             flags.append(f"{REPEATED} {side}")
-    one, two = unrepeated(one, asked), unrepeated(two, asked)
-    if not stop and not title and clean(pair.title)[1]:
-        stop = "the title is nothing but suspicious words"
+    if not any(stops):
+        stops.append(one_is_a_copy(a.picture, b.picture))
+    if suspicious and not title:
+        stops.append("the title is nothing but suspicious words")
     interest = tuple(text for text in asked if text)
-    return _Case(pair, title, interest, (one, two), list(dict.fromkeys(flags)), stop, {})
-
-
-def _held(*overlay: str) -> str:
-    why = quarantine(overlay)
-    return f"is held for review: {why}" if why else ""
+    stop = next(filter(None, stops), "")
+    return _Case(pair, (a.digest, b.digest), title, interest, overlays, list(dict.fromkeys(flags)), stop)
 
 
 def _close(case: _Case, temperature: float, near_half: float) -> Judgement:
     """Both orders' predictions as one judgement."""
-    first, second = case.answers.get(("", False)), case.answers.get(("", True))
-    if case.stop or first is None or second is None:
+    if case.stop:
         return Judgement(
             pair_id=case.pair.id,
             p=0.5,
@@ -200,25 +164,22 @@ def _close(case: _Case, temperature: float, near_half: float) -> Judgement:
             abstained=case.stop,
             flags=tuple(case.flags),
         )
+    first, second = case.answers[False, False], case.answers[False, True]
     why = ""
-    if first.p_first is None or second.p_first is None:
-        why = "the backend gave no usable answer"
-        p_first = p_second = p = 0.5
+    p = _mean(first, second, temperature)
+    if p is None or first.p_first is None or second.p_first is None:
+        why, p, p_first, p_second = "the backend gave no usable answer", 0.5, 0.5, 0.5
     else:
         p_first, p_second = first.p_first, 1 - second.p_first
-        p = mean_probability(first.p_first, second.p_first, temperature)
         if (p_first - 0.5) * (p_second - 0.5) < 0:
             why = "the winner changes with the order"
         elif abs(p - 0.5) < near_half:
             why = "too close to call"
-        bare = [case.answers.get(("bare", second)) for second in (False, True)]
-        alone = [o.p_first for o in bare if o is not None and o.p_first is not None]
-        if len(alone) == 2:
-            without = mean_probability(alone[0], alone[1], temperature)
-            if (without > 0.5) != (p > 0.5):
-                case.flags.append("the words decide: without them the other image wins")
-                if not why and len(case.flags) > 1:
-                    why = "suspicious words decide it"
+        without = _mean(case.answers.get((True, False)), case.answers.get((True, True)), temperature)
+        if without is not None and (without > 0.5) != (p > 0.5):
+            case.flags.append("the words decide: without them the other image wins")
+            if not why and len(case.flags) > 1:
+                why = "suspicious words decide it"
     dropped = [*first.dropped, *second.dropped]
     reasons: list[Assessment | None] = [first.assessment, second.assessment]
     for place, said in enumerate(reasons):
@@ -228,9 +189,15 @@ def _close(case: _Case, temperature: float, near_half: float) -> Judgement:
     return Judgement(
         pair_id=case.pair.id, p=p, p_first=p_first, p_second=p_second, abstained=why, flags=tuple(case.flags),
         assessment=reasons[0], mirrored=reasons[1].swapped() if reasons[1] is not None else None,
-        tokens=sum(opinion.tokens for opinion in case.answers.values()),
+        tokens=sum(prediction.tokens for prediction in case.answers.values()),
         dropped=tuple(dict.fromkeys(dropped)),
     )  # fmt: skip
+
+
+def _mean(first: PairPrediction | None, other: PairPrediction | None, temperature: float) -> float | None:
+    if first is None or other is None or first.p_first is None or other.p_first is None:
+        return None
+    return mean_probability(first.p_first, other.p_first, temperature)
 
 
 def mean_probability(p_first: float, p_other: float, temperature: float = 1.0) -> float:
@@ -255,8 +222,6 @@ def fit_temperature(
     `judgements` must have been made at temperature 1. Pairs that were never asked (p = 0.5 in both orders)
     carry no information and are left out. Raises `ValueError` where none is left.
     """
-    import numpy as np
-
     rows = [
         (_logit(j.p), q)
         for j, q in zip(judgements, posteriors, strict=True)
