@@ -44,7 +44,7 @@ ROOMS = {
     "catalogue": Room(4_205, 2_200),
     "scale": Room(660, 900),
     "evaluation": Room(7_140, 2_500),
-    "creatives": Room(9_036, 5_000),
+    "creatives": Room(9_006, 5_000),
     "service": Room(4_200, 2_300),
     "cli": Room(2_130, 1_600),
 }

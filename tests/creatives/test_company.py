@@ -50,3 +50,9 @@ def test_a_probability_does_not_depend_on_company(number: int, sizes: tuple[int,
             assert one.p == pytest.approx(same[pair.id].p, abs=1e-5)
             assert one.p + other[pair.id].p == pytest.approx(1, abs=1e-5)
             assert (one.abstained, one.assessment) == (same[pair.id].abstained, same[pair.id].assessment)
+
+
+def test_a_selector_is_known_again_by_its_fingerprint() -> None:
+    """What was judged before a run was stopped is kept for the same weights and settings alone."""
+    again, pixels = make_backend("starter"), make_backend("starter:pixels")
+    assert starter().fingerprint == again.fingerprint != pixels.fingerprint

@@ -16,7 +16,8 @@ from PIL import Image
 
 from moonshelf import images
 from moonshelf.creatives.backends.base import PairInput
-from moonshelf.creatives.backends.endpoint import EndpointBackend, make_endpoint
+from moonshelf.creatives.backends.endpoint import EndpointBackend
+from moonshelf.creatives.backends.names import make_backend
 from moonshelf.creatives.schema import KEYS, QUESTIONS, Creative, Pair
 from moonshelf.creatives.selector import judge
 from moonshelf.endpoints import KEY, TRIES
@@ -122,11 +123,9 @@ def sent_pictures(body):
 
 
 def test_nothing_is_sent_before_the_first_ask(server):
-    assert make_endpoint(server.name).name == "openai:judge" and server.seen == []
+    assert make_backend(server.name).name == "openai:judge" and server.seen == []
     with pytest.raises(UserError, match="takes URL#MODEL"):
-        make_endpoint("openai:http://127.0.0.1/v1")
-    with pytest.raises(UserError, match="is no endpoint"):
-        make_endpoint("starter")
+        make_backend("openai:http://127.0.0.1/v1")
 
 
 def test_the_probability_is_that_of_the_label_tokens(server):

@@ -20,13 +20,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from moonshelf import images
 from moonshelf.creatives.backends.base import PairInput, PairPrediction, PairwiseBackend
 from moonshelf.creatives.schema import QUESTIONS, VERDICT, AspectAnswer, Assessment
 from moonshelf.endpoints import Endpoint, EndpointError, picture_part
-from moonshelf.errors import UserError
 
 Mode = Literal["auto", "logprobs", "json"]
 MAX_SIDE = 768  # pixels of an image that is sent
@@ -41,10 +40,16 @@ _SYSTEM = (
     + " ".join(f"({question.key}) {question.asks}" for question in QUESTIONS)
     + f" {VERDICT}"
 )
+_JSON_ORDER = (
+    "Answer with one JSON object after the schema. In a finding, `answer` is the better label or 'even' "
+    "(yes or no for `same` and `similar`), `first` and `second` say in a few words what is seen in the "
+    "first and in the second image; `better` is a label; `confidence` is how likely that is, "
+    "in per cent, from 50."
+)
 
 
 class _Row(BaseModel):
-    """A finding as the schema asks for it: labels are replaced by first and second."""
+    """An answer as the schema asks for it: labels are replaced by first and second."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -62,11 +67,12 @@ class _Reply(BaseModel):
 
 
 class EndpointBackend(PairwiseBackend):
-    """A server as a backend; `calls`, `tokens` and `seconds` say what it has cost.
+    """The server at `URL#MODEL` as a backend; `calls`, `tokens` and `seconds` say what it has cost.
 
-    `budget` is the most requests that may be sent (two an ask where a server turns out to give no log-
-    probabilities, once; tries of a failed request count as one). `timeout` in seconds. A first request that
-    fails raises `UserError`, since the address or the key is wrong; so does a refused key at any time.
+    Nothing is sent before the first input. `budget` is the most requests that may be sent (two an input where
+    a server turns out to give no log-probabilities, once; tries of a failed request count as one). `timeout`
+    in seconds. A first request that fails raises `UserError`, since the address or the key is wrong; so does
+    a refused key at any time.
     """
 
     def __init__(
@@ -83,63 +89,63 @@ class EndpointBackend(PairwiseBackend):
         self.seconds = 0.0
         self._works = False
 
-    def predict(self, asks: Sequence[PairInput]) -> list[PairPrediction]:
-        return [self._opinion(ask) for ask in asks]
+    def predict(self, inputs: Sequence[PairInput]) -> list[PairPrediction]:
+        return [self._predict(one) for one in inputs]
 
-    def _opinion(self, ask: PairInput) -> PairPrediction:
+    def _predict(self, one: PairInput) -> PairPrediction:
         try:
-            pictures = [images.load(c.image, max_side=MAX_SIDE) for c in (ask.first, ask.second)]
-        except images.ImageError as error:
+            pictures = [images.load(c.image, max_side=MAX_SIDE) for c in (one.first, one.second)]
+            shown = _shown(one, pictures)
+            if self.mode != "json":
+                try:
+                    return _from_logprobs(self._ask(_logprobs_body(shown, one)), one)
+                except _NoLogprobs as error:
+                    if self.mode == "logprobs":
+                        raise _NoAnswer(str(error)) from None
+                    self.mode = "json"
+            return _from_json(self._ask(_json_body(shown, one)), one)
+        except (images.ImageError, _NoAnswer) as error:
             return PairPrediction(None, raw=str(error))
-        message = _message(ask, pictures)
-        if self.mode != "json":
-            answer, why = self._post(_logprobs_body(message, ask))
-            if answer is not None:
-                opinion, given = _from_logprobs(answer, ask)
-                opinion.tokens = _tokens(answer)
-                if given or self.mode == "logprobs":
-                    return opinion
-            if answer is None and (self.mode == "logprobs" or why != "refused"):
-                return PairPrediction(None, raw=why)
-            self.mode = "json"  # the server gives no log-probabilities
-        answer, why = self._post(_json_body(message, ask))
-        if answer is None:
-            return PairPrediction(None, raw=why)
-        opinion = _from_json(answer, ask)
-        opinion.tokens = _tokens(answer)
-        return opinion
 
-    def _post(self, body: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
-        """The parsed answer, or None and why; "refused" where the request itself was not liked."""
+    def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The parsed answer. Raises _NoAnswer, and _NoLogprobs where they were asked for and refused."""
         if self.calls >= self.budget:
-            return None, f"the budget of {self.budget} requests is spent"
+            raise _NoAnswer(f"the budget of {self.budget} requests is spent")
         self.calls += 1
         started = time.monotonic()
         try:
             data = self.endpoint.post({"temperature": 0, **body})
+            self._works = True
         except EndpointError as error:
             if error.status in (400, 422) and (self._works or "logprobs" in body):
-                return None, "refused"
+                raise (_NoLogprobs if "logprobs" in body else _NoAnswer)("refused") from None
             if not self._works or error.status in (401, 403):
                 raise
-            return None, str(error)
+            raise _NoAnswer(str(error)) from None
         finally:
             self.seconds += time.monotonic() - started
-        self._works = True
         try:
             answer = json.loads(data)
         except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
-            return None, "the endpoint answered with something else than a JSON object"
+            raise _NoAnswer("the endpoint answered with something else than a JSON object")
         self.tokens += _tokens(answer)
-        return answer, ""
+        return answer
 
 
-def _message(ask: PairInput, pictures: Sequence[Any]) -> list[dict[str, Any]]:
-    words = json.dumps({"title": ask.title, "interest": list(ask.interest)}, ensure_ascii=False)
+class _NoAnswer(Exception):
+    """Nothing that can be used came back; the message says why."""
+
+
+class _NoLogprobs(Exception):
+    """The server gives no log-probabilities."""
+
+
+def _shown(one: PairInput, pictures: Sequence[Any]) -> list[dict[str, Any]]:
+    words = json.dumps({"title": one.title, "interest": list(one.interest)}, ensure_ascii=False)
     content: list[dict[str, Any]] = [{"type": "text", "text": f"Data: {words}"}]
-    for label, picture in zip(ask.labels, pictures, strict=True):
+    for label, picture in zip(one.labels, pictures, strict=True):
         content += [{"type": "text", "text": f"Image {label}:"}, picture_part(picture, quality=90)]
     return content
 
@@ -151,55 +157,36 @@ def _chat(content: list[dict[str, Any]], order: str) -> list[dict[str, Any]]:
     ]
 
 
-def _logprobs_body(content: list[dict[str, Any]], ask: PairInput) -> dict[str, Any]:
-    order = f"Answer with one label and nothing else: {ask.labels[0]} or {ask.labels[1]}."
+def _logprobs_body(content: list[dict[str, Any]], one: PairInput) -> dict[str, Any]:
+    order = f"Answer with one label and nothing else: {one.labels[0]} or {one.labels[1]}."
     return {"messages": _chat(content, order), "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
 
 
-def _json_body(content: list[dict[str, Any]], ask: PairInput) -> dict[str, Any]:
-    order = (
-        "Answer with one JSON object after the schema. In a finding, `answer` is the better label or 'even' "
-        "(yes or no for `same` and `similar`), `first` and `second` say in a few words what is seen in the "
-        "first and in the second image; `better` is a label; `confidence` is how likely that is, "
-        "in per cent, from 50."
-    )
-    return {
-        "messages": _chat(content, order),
-        "max_tokens": 1500,
-        "response_format": {
-            "type": "json_schema",
-            "json_schema": {"name": "assessment", "strict": True, "schema": _schema(ask.labels)},
-        },
-    }
+def _json_body(content: list[dict[str, Any]], one: PairInput) -> dict[str, Any]:
+    def table(**properties: Any) -> dict[str, Any]:
+        closed = {"required": list(properties), "additionalProperties": False}
+        return {"type": "object", "properties": properties, **closed}
 
-
-def _schema(labels: tuple[str, str]) -> dict[str, Any]:
-    def table(properties: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "type": "object", "properties": properties, "required": list(properties),
-            "additionalProperties": False,
-        }  # fmt: skip
+    def choice(*values: str) -> dict[str, Any]:
+        return {"type": "string", "enum": list(values)}
 
     text = {"type": "string"}
-    rows = {
-        question.key: table(
-            {
-                "answer": {
-                    "type": "string",
-                    "enum": [*labels, "even"] if question.compares else ["yes", "no"],
-                },
-                "first": text,
-                "second": text,
-            }
-        )
-        for question in QUESTIONS
+    answers = {q.key: choice(*one.labels, "even") if q.compares else choice("yes", "no") for q in QUESTIONS}
+    schema = table(
+        findings=table(**{key: table(answer=may, first=text, second=text) for key, may in answers.items()}),
+        better=choice(*one.labels),
+        confidence={"type": "integer"},
+    )
+    named = {"name": "assessment", "strict": True, "schema": schema}
+    return {
+        "messages": _chat(content, _JSON_ORDER),
+        "max_tokens": 1500,
+        "response_format": {"type": "json_schema", "json_schema": named},
     }
-    better = {"type": "string", "enum": list(labels)}
-    return table({"findings": table(rows), "better": better, "confidence": {"type": "integer"}})
 
 
-def _from_logprobs(answer: dict[str, Any], ask: PairInput) -> tuple[PairPrediction, bool]:
-    """PairPrediction from the first token's alternatives, and whether the server gave any."""
+def _from_logprobs(answer: dict[str, Any], one: PairInput) -> PairPrediction:
+    """Prediction from the first token's alternatives. Raises _NoLogprobs where the server gave none."""
     try:
         choice = answer["choices"][0]
         raw = str(choice["message"].get("content") or "")[:200]
@@ -207,51 +194,40 @@ def _from_logprobs(answer: dict[str, Any], ask: PairInput) -> tuple[PairPredicti
         rows = [first, *first["top_logprobs"]]
         found = [(str(row["token"]), float(row["logprob"])) for row in rows]
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-        return PairPrediction(None, raw="the endpoint gave no log-probabilities"), False
+        raise _NoLogprobs("the endpoint gave no log-probabilities") from None
     if any(math.isnan(value) or value > 1e-3 for _, value in found):
-        return PairPrediction(None, raw="the log-probabilities are none"), True
+        raise _NoAnswer("the log-probabilities are none")
     shares = [0.0, 0.0]
     for token, value in dict(found).items():  # the chosen token is among its own alternatives
-        if token.strip() in ask.labels:
-            shares[ask.labels.index(token.strip())] += math.exp(value)
+        if token.strip() in one.labels:
+            shares[one.labels.index(token.strip())] += math.exp(value)
     if sum(shares) < MIN_MASS:
-        return PairPrediction(None, raw=raw), True
+        return PairPrediction(None, raw=raw, tokens=_tokens(answer))
     # A label below the alternatives that were given has at most the probability of the least of them.
     floor = math.exp(min(value for _, value in found))
     shares = [share or min(floor, 1e-3) for share in shares]
-    return PairPrediction(shares[0] / sum(shares), raw=raw), True
+    return PairPrediction(shares[0] / sum(shares), raw=raw, tokens=_tokens(answer))
 
 
-def _from_json(answer: dict[str, Any], ask: PairInput) -> PairPrediction:
-    """PairPrediction from an object that keeps the schema to the letter; anything else is no answer."""
+def _from_json(answer: dict[str, Any], one: PairInput) -> PairPrediction:
+    """Prediction from an object that keeps the schema to the letter; anything else is no answer."""
     try:
         choice = answer["choices"][0]
         raw = choice["message"]["content"]
         if not isinstance(raw, str) or choice.get("finish_reason") not in ("stop", None):
             raise ValueError("cut short")
         reply = _Reply.model_validate(json.loads(raw, object_pairs_hook=_once))
-        names = {ask.labels[0]: "A>B", ask.labels[1]: "A<B", "even": "A=B"}
-        place = ask.labels.index(reply.better)
-        assessment = Assessment(
-            findings=tuple(
-                AspectAnswer.model_validate(
-                    {
-                        "question": key,
-                        "answer": names.get(row.answer, row.answer)
-                        if row.answer not in names.values()
-                        else "",
-                        "reason_a": row.first,
-                        "reason_b": row.second,
-                    }
-                )
-                for key, row in reply.findings.items()
-            ),
-            verdict="A" if place == 0 else "B",
+        names = {one.labels[0]: "A>B", one.labels[1]: "A<B", "even": "A=B", "yes": "yes", "no": "no"}
+        findings = tuple(
+            AspectAnswer(question=key, answer=names[row.answer], reason_a=row.first, reason_b=row.second)  # type: ignore[arg-type]
+            for key, row in reply.findings.items()
         )
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError, ValidationError):
-        return PairPrediction(None, raw="the answer does not keep the schema")
+        place = one.labels.index(reply.better)
+        assessment = Assessment(findings=findings, verdict="BA"[place == 0])  # type: ignore[arg-type]
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError):
+        return PairPrediction(None, raw="the answer does not keep the schema", tokens=_tokens(answer))
     p = min(reply.confidence / 100, CEILING)
-    return PairPrediction(p if place == 0 else 1 - p, assessment, raw)
+    return PairPrediction(p if place == 0 else 1 - p, assessment, raw, _tokens(answer))
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -266,11 +242,3 @@ def _tokens(answer: dict[str, Any]) -> int:
     usage = answer.get("usage")
     count = usage.get("completion_tokens") if isinstance(usage, dict) else 0
     return count if isinstance(count, int) and 0 <= count < 10**7 else 0
-
-
-def make_endpoint(name: str, mode: Mode = "auto", budget: int = 1000) -> EndpointBackend:
-    """The backend of `openai:URL#MODEL`. Nothing is sent before the first ask."""
-    kind, _, address = name.partition(":")
-    if kind != "openai":
-        raise UserError(f"{name!r} is no endpoint: openai:URL#MODEL is one")
-    return EndpointBackend(address, mode, budget)

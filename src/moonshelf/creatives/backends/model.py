@@ -151,8 +151,10 @@ class CreativeModel(PairwiseBackend):
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (16 hex digits) of weights and settings: records of another selector are not this one's."""
-        whole = f"{self.config.model_dump_json()}{self.moon.fingerprint}"
-        return hashlib.sha256(whole.encode()).hexdigest()[:16]
+        digest = hashlib.sha256(self.config.model_dump_json().encode())
+        for name, tensor in sorted(self.moon.backbone.state_dict().items()):  # the head beside it is unused
+            digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     @property
     def temperature(self) -> float:
