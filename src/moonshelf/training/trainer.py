@@ -332,7 +332,8 @@ def _arguments(recipe: Run, validates: bool) -> TrainingArguments:
         ddp_find_unused_parameters=True,  # no rationale enters the fusion of a direct vector
         report_to="none",
         run_name=Path(recipe.out).name,
-        project="moonshelf",
+        project="moonshelf",  # trackio's; nothing of it leaves the machine
+        trackio_static_space_id=False,
         disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),
     )
@@ -362,8 +363,10 @@ def _reporters(recipe: Run, out: Path, checkpoint: str | None) -> list[TrainerCa
     for name in dict.fromkeys(("tensorboard",) if recipe.report_to is None else recipe.report_to):
         if name not in makers:
             raise UserError(f"report_to: there is no reporter {name!r}: choose from {', '.join(makers)}.")
-        os.environ.setdefault("WANDB_MODE", "offline")
-        os.environ |= {"WANDB_PROJECT": "moonshelf", "WANDB_DIR": str(out)}
+        if name == "wandb":
+            os.environ.setdefault("WANDB_MODE", "offline")
+            os.environ.setdefault("WANDB_PROJECT", "moonshelf")
+            os.environ["WANDB_DIR"] = str(out)
         os.environ.setdefault("TRACKIO_DIR", str(out / "trackio"))
         try:
             made += [makers[name]()] if first else []

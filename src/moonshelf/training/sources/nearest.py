@@ -65,13 +65,14 @@ class Records:
     positive: np.ndarray  # (n,) float32: cosine of the two, NaN where unknown
 
 
-class Negative(NamedTuple):
-    """One mined negative: its place among the records, its scores, the steps of the path that it shares."""
+class Negatives(NamedTuple):
+    """P mined pairs, those of a product together, hardest first: deepest shared category, then nearest."""
 
-    place: int
-    score: float
-    cross_score: float  # NaN where unknown
-    level: int
+    row: np.ndarray  # (P,) int64: the product's place among the records
+    place: np.ndarray  # (P,) int64: its negative's
+    score: np.ndarray  # (P,) float32
+    cross_score: np.ndarray  # (P,) float32, NaN where unknown
+    level: np.ndarray  # (P,) int64: steps of the category path that the two share
 
 
 class Search:
@@ -82,7 +83,7 @@ class Search:
         self.excluded: Counter[str] = Counter()  # reason -> neighbours
         n = len(records.ids)
         self.count, self.rank = np.zeros(n, np.int64), np.zeros(n, np.int64)
-        self.found: list[list[Negative]] = [[] for _ in range(n)]
+        self.found: list[Negatives] = []
         own = records.positive
         limits: list[np.ndarray] = [np.full(n, np.inf, np.float32)]
         if settings.absolute_margin is not None:
@@ -91,8 +92,8 @@ class Search:
             limits.append(own - np.abs(own) * settings.relative_margin)
         self.limit = np.fmin.reduce(limits)  # of the crossed pair; infinite where the own pair is unknown
 
-    def run(self) -> list[list[Negative]]:
-        """The negatives of each product, in no particular order."""
+    def run(self) -> Negatives:
+        """The negatives of all products."""
         paths = self.records.paths
         for level in range(max(map(len, paths)), self.settings.min_level - 1, -1):
             pools: dict[tuple[str, ...], dict[tuple[str, ...], list[int]]] = {}
@@ -107,7 +108,12 @@ class Search:
                     asking = self._lacking(np.array(rows, np.int64))
                     if len(asking) and len(members) - len(below) > 0:
                         self._fill(asking, members, below, level)
-        return self.found
+        nothing = Negatives(
+            *(np.zeros(0, kind) for kind in (np.int64, np.int64, np.float32, np.float32, np.int64))
+        )
+        every = Negatives(*map(np.concatenate, zip(nothing, *self.found, strict=True)))
+        order = np.lexsort((-every.score, -every.level, every.row))
+        return Negatives(*(column[order] for column in every))
 
     def _lacking(self, rows: np.ndarray) -> np.ndarray:
         reach = self.settings.range_max
@@ -153,11 +159,10 @@ class Search:
         order, need = np.cumsum(left, 1), (s.num_negatives - self.count[rows])[:, None]
         for reason, hit in passed.items():  # of those that came before a product had enough
             self.excluded[reason] += int((hit & (order - left < need)).sum())
-        for r, column in np.argwhere(left & (order <= need)):
-            row, place = int(rows[r]), int(places[r, column])
-            score, crossed = float(scores[r, column]), float(cross[r, column])
-            self.found[row].append(Negative(place, score, crossed, level))
-            self.count[row] += 1
+        r, column = np.nonzero(left & (order <= need))
+        taken = rows[r], places[r, column], scores[r, column], cross[r, column]
+        self.found.append(Negatives(*taken, np.full(len(r), level)))
+        np.add.at(self.count, rows[r], 1)
 
     def _cross(self, rows: np.ndarray, others: np.ndarray, left: np.ndarray) -> np.ndarray:
         """(r, w) float32: mean cosine of one's picture with the other's title; NaN where not asked for."""

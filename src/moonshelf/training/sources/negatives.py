@@ -39,7 +39,7 @@ from moonshelf.feeds import DIALECTS, open_feed
 from moonshelf.identifiers import is_makerless, is_placeholder, is_placeholder_gtin
 from moonshelf.product import ImageRef, Product
 from moonshelf.prompts import PromptSpec, clean_text
-from moonshelf.training.sources.nearest import MiningSettings, Negative, Records, Search
+from moonshelf.training.sources.nearest import MiningSettings, Negatives, Records, Search
 from moonshelf.training.sources.pairs import Item, facts_of
 
 FORMAT = 1
@@ -141,11 +141,10 @@ def mine(
     report = MineReport(fingerprint=model.fingerprint)
     reading = _Reading(model, settings, rows, root, report)
     records = reading.run(batch_tokens, lambda n: progress(n, share()) if progress else None)
-    _say(records, settings, report)
     search = Search(records, settings)
     found, report.excluded = search.run(), search.excluded
     _summarise(found, records, settings, report)
-    _write(out, _table(found, records, settings), {
+    _write(out, _table(found, records), {
         "format": FORMAT,
         "kind": "hard negatives",
         "model": model_name,
@@ -376,8 +375,18 @@ def _picture_codes(pictures: Sequence[tuple[bytes, ...]]) -> np.ndarray:
 # ---- saying and writing ----------------------------------------------------------------------------
 
 
-def _say(records: Records, settings: MiningSettings, report: MineReport) -> None:
+def _summarise(found: Negatives, records: Records, settings: MiningSettings, report: MineReport) -> None:
     n = report.products = len(records.ids)
+    each = np.bincount(found.row, minlength=n)
+    report.mined, report.pairs = int((each > 0).sum()), len(found.row)
+    report.short = int((each < settings.num_negatives).sum())
+    report.levels = dict(Counter(found.level.tolist()))
+    report.excluded = +report.excluded  # without zeros
+    if report.pairs:
+        report.mean_score = round(float(found.score.mean()), 4)
+    if np.isfinite(found.cross_score).any():
+        report.mean_cross_score = round(float(np.nanmean(found.cross_score)), 4)
+        report.mean_positive_score = round(float(np.nanmean(records.positive)), 4)
     bare = sum(not path for path in records.paths)
     if n == 1:
         report.notes.append("The feed holds one usable product, so there is nothing to be its negative.")
@@ -387,51 +396,27 @@ def _say(records: Records, settings: MiningSettings, report: MineReport) -> None
         report.notes.append(f"{bare:,} products have no category: theirs come from the whole feed.")
     if settings.own_pair and (lacking := int(np.isnan(records.positive).sum())):
         report.notes.append(f"{lacking:,} products lack a picture or text, so no margin applies to them.")
-
-
-def _summarise(
-    found: list[list[Negative]], records: Records, settings: MiningSettings,
-    report: MineReport,
-) -> None:  # fmt: skip
-    report.mined = sum(bool(mine) for mine in found)
-    report.short = sum(len(mine) < settings.num_negatives for mine in found)
-    pairs = [pair for mine in found for pair in mine]
-    report.pairs = len(pairs)
-    report.levels = dict(Counter(pair.level for pair in pairs))
-    report.excluded = +report.excluded  # without zeros
-    if pairs:
-        report.mean_score = round(float(np.mean([pair.score for pair in pairs])), 4)
-    crossed = [pair.cross_score for pair in pairs if np.isfinite(pair.cross_score)]
-    if crossed:
-        report.mean_cross_score = round(float(np.mean(crossed)), 4)
-        report.mean_positive_score = round(float(np.nanmean(records.positive)), 4)
-    if report.short and report.products > 1:
+    if report.short and n > 1:
         report.notes.append(
             f"{report.short:,} products have fewer than {settings.num_negatives} negatives, "
-            f"{report.products - report.mined:,} of them none."
+            f"{n - report.mined:,} of them none."
         )
 
 
-def _table(found: list[list[Negative]], records: Records, settings: MiningSettings) -> pa.Table:
-    rows = [(row, *pair) for row, mine in enumerate(found) for pair in sorted(mine, key=_hardest)]
-    own, negative, score, cross, level = zip(*rows, strict=True) if rows else ((),) * 5
+def _table(found: Negatives, records: Records) -> pa.Table:
+    ids = np.array(records.ids, dtype=object)
 
-    def numbers(column: Iterable[float]) -> pa.Array:
-        return pa.array(np.array(list(column), np.float32), from_pandas=True)  # NaN becomes null
+    def numbers(column: np.ndarray) -> pa.Array:
+        return pa.array(column.astype(np.float32), from_pandas=True)  # NaN becomes null
 
     return pa.table({
-        "id": pa.array([records.ids[row] for row in own], pa.string()),
-        "negative_id": pa.array([records.ids[row] for row in negative], pa.string()),
-        "score": numbers(score),
-        "cross_score": numbers(cross),
-        "positive_score": numbers(records.positive[list(own)]),
-        "category_level": pa.array(level, pa.int32()),
+        "id": pa.array(ids[found.row], pa.string()),
+        "negative_id": pa.array(ids[found.place], pa.string()),
+        "score": numbers(found.score),
+        "cross_score": numbers(found.cross_score),
+        "positive_score": numbers(records.positive[found.row]),
+        "category_level": pa.array(found.level, pa.int32()),
     })  # fmt: skip
-
-
-def _hardest(pair: Negative) -> tuple[int, float]:
-    """Deepest shared category first, then the nearest."""
-    return -pair.level, -pair.score
 
 
 def _write(out: Path, table: pa.Table, info: dict[str, Any]) -> None:
