@@ -27,7 +27,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -38,30 +38,18 @@ from moonshelf.errors import Problem, UserError
 from moonshelf.feeds import DIALECTS, open_feed
 from moonshelf.identifiers import is_makerless, is_placeholder, is_placeholder_gtin
 from moonshelf.product import ImageRef, Product
-from moonshelf.prompts import PromptSpec, clean_text
+from moonshelf.prompts import clean_text
 from moonshelf.training.sources.nearest import MiningSettings, Negatives, Records, Search
 from moonshelf.training.sources.pairs import Item, facts_of
+
+if TYPE_CHECKING:
+    from moonshelf.model.modeling import MoonModel
 
 FORMAT = 1
 _SHOWN = 20  # problems kept; all are counted
 _NUMBER = re.compile(r"\b\d+([.,/x]\d+)*[a-z]{0,2}\b")  # with a unit or without
 
 Feed = str | Path | Iterable[Product | Problem]
-
-
-class Encoder(Protocol):
-    """The part of `MoonModel` that mining uses; tests put a small fake in its place."""
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    @property
-    def dim(self) -> int: ...
-
-    @property
-    def prompt(self) -> PromptSpec: ...
-
-    def encode_iter(self, products: Any, **options: Any) -> Iterator[Any]: ...
 
 
 @dataclass
@@ -115,7 +103,7 @@ class MineReport:
 def mine(
     feed: Feed,
     out: str | Path,
-    model: Encoder,
+    model: MoonModel,
     settings: MiningSettings | None = None,
     *,
     model_name: str = "",
@@ -230,7 +218,7 @@ class _Reading:
     """One pass over the feed. `_views` runs in the engine's reading thread, `run` in the caller's."""
 
     def __init__(
-        self, model: Encoder, settings: MiningSettings, rows: Iterator[tuple[int | str, Product | Problem]],
+        self, model: MoonModel, settings: MiningSettings, rows: Iterator[tuple[int | str, Product | Problem]],
         root: str | None, report: MineReport,
     ) -> None:  # fmt: skip
         self.model, self.settings, self.rows, self.root, self.report = model, settings, rows, root, report
@@ -243,7 +231,10 @@ class _Reading:
     def run(self, batch_tokens: int, progress: Callable[[int], None]) -> Records:
         found: dict[str, dict[int, np.ndarray]] = {"whole": {}, "picture": {}, "title": {}}
         parts = self.model.encode_iter(
-            self._views(), reason=self.settings.reason, batch_tokens=batch_tokens, on_error="report"
+            self._views(),
+            reason=cast(Any, self.settings.reason),
+            batch_tokens=batch_tokens,
+            on_error="report",
         )
         for part in parts:
             for problem in part.problems:
