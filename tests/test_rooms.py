@@ -40,7 +40,7 @@ ROOMS = {
     "feeds": Room(5_260, 2_400),
     "sample": Room(150, 150),
     "model": Room(3_265, 2_000),
-    "training": Room(4_145, 2_300),
+    "training": Room(4_130, 2_300),
     "catalogue": Room(4_205, 2_200),
     "scale": Room(660, 900),
     "evaluation": Room(7_140, 2_500),

@@ -27,7 +27,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -230,12 +230,8 @@ class _Reading:
 
     def run(self, batch_tokens: int, progress: Callable[[int], None]) -> Records:
         found: dict[str, dict[int, np.ndarray]] = {"whole": {}, "picture": {}, "title": {}}
-        parts = self.model.encode_iter(
-            self._views(),
-            reason=cast(Any, self.settings.reason),
-            batch_tokens=batch_tokens,
-            on_error="report",
-        )
+        how: Any = self.settings.reason
+        parts = self.model.encode_iter(self._views(), how, batch_tokens=batch_tokens, on_error="report")
         for part in parts:
             for problem in part.problems:
                 place, view = self.views[int(problem.row) - 1]
