@@ -36,8 +36,12 @@ class Panel:
 
 
 PANELS = (
-    Panel("Contrastive loss", r"title|phrase|text|query|pair|cross|contrastive_loss|loss/contrastive", low=0),
-    Panel("Loss", r"loss|total|loss/(total|grpo|kl)|kl"),
+    Panel(
+        "Contrastive loss",
+        r"title|phrase|synthetic|text|query|pair|cross|loss/contrastive",
+        low=0,
+    ),
+    Panel("Loss", r"loss|total|policy|contrast|loss/(total|grpo|kl)|kl"),
     Panel("Rationale, loss per token", r"sft", low=0),
     Panel("Held-out retrieval", r".*R@\d+|score", 0, 1),
     Panel("Held-out rationales", r"written .*|valid", 0, 1),

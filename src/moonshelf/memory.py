@@ -2,9 +2,9 @@
 
 glibc asks the system for a block of its own for every large tensor, and hands it back with the tensor; the
 next one of that size is mapped and zeroed anew, page by page. A training step is 1.15 times as fast where
-freed blocks are kept; encoding is not, and loses with rationales (docs/experiments.md). So only the stages
-that run on a trainer ask for it; the cold start's own loop does not yet. PyTorch's tuning guide puts another
-allocator in front for the same reason; two settings of the one that is there do as well, and need no library.
+freed blocks are kept; encoding is not, and loses with rationales (docs/experiments.md). So only training asks
+for it. PyTorch's tuning guide puts another allocator in front for the same reason; two settings of the one
+that is there do as well, and need no library.
 """
 
 from __future__ import annotations
