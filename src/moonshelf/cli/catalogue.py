@@ -11,6 +11,7 @@ from moonshelf.cli.console import print_json, wide
 from moonshelf.cli.options import (
     CatalogueFolder,
     Currency,
+    Dialect,
     Encoding,
     Json,
     MapColumns,
@@ -72,7 +73,7 @@ def embed(
         ),
     ] = None,
     model: ModelName = None,
-    dialect: Annotated[str | None, typer.Option(help="Dialect of the feed; default: detected.")] = None,
+    dialect: Dialect = None,
     batch_tokens: Annotated[int, typer.Option(help="Tokens that one batch may hold.")] = 8192,
     images_root: Annotated[
         str | None, typer.Option(help="Folder that relative image paths start from.")

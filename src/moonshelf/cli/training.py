@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from moonshelf.cli.console import print_json
-from moonshelf.cli.options import Currency, Encoding, Json, MapColumns, flags, reading
+from moonshelf.cli.options import Currency, Dialect, Encoding, Json, MapColumns, StarterName, flags, reading
 from moonshelf.errors import EXIT_PARTIAL, UserError
 
 
@@ -57,7 +57,7 @@ def train(
 def mine(
     feed: Annotated[Path, typer.Argument(help="File or folder of products, as for `embed`.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Parquet file of negatives, replaced if there.")],
-    model: Annotated[str, typer.Option(help="Name or folder of a model.")] = "starter",
+    model: StarterName = "starter",
     num_negatives: Annotated[int, typer.Option("-k", "--num-negatives", help="For each product.")] = 4,
     range_min: Annotated[int, typer.Option(help="Skip so many of the nearest.")] = 0,
     range_max: Annotated[int | None, typer.Option(help="Take none beyond this rank.")] = None,
@@ -75,7 +75,7 @@ def mine(
         bool, typer.Option(help="Take products of equal category and visible attributes too.")
     ] = False,
     reason: Annotated[str, typer.Option(help="Write a rationale first: off, on or auto.")] = "off",
-    dialect: Annotated[str | None, typer.Option(help="Dialect of the feed; default: detected.")] = None,
+    dialect: Dialect = None,
     batch_tokens: Annotated[int, typer.Option(min=256, help="Tokens of one batch.")] = 8192,
     images_root: Annotated[str | None, typer.Option(help="Folder that image paths start from.")] = None,
     columns: MapColumns = None,
