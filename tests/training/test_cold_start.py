@@ -22,8 +22,9 @@ from moonshelf.model.modeling import normalise
 from moonshelf.training.cold_start import ColdStart, set_up
 from moonshelf.training.data import Pictures, ProductBatch, Remembered, SourceSpec, prepare
 from moonshelf.training.losses import CrossBatchMemory
-from moonshelf.training.objective import supervised_tokens
+from moonshelf.training.objective import BatchQueries, contrast, supervised_tokens
 from moonshelf.training.recipe import Recipe, load_recipe
+from moonshelf.training.sources.pairs import Item, Query
 from moonshelf.training.views import SharedVisionBatch
 from research.synthetic.shop import iter_products
 
@@ -355,3 +356,25 @@ def test_what_can_be_read_from_a_text_is_learnt_without_a_picture(shop: Path, tm
     before = unlikely()
     run.train()
     assert unlikely() < 0.7 * before
+
+
+def test_a_product_without_a_title_is_no_answer_to_one() -> None:
+    def item(n: int, title: str) -> Item:
+        return Item(f"{n}", f"g{n}", title, (), ("shoes",), {"colour": f"c{n}"})
+
+    items = [item(0, "red shoe"), item(1, ""), item(2, "blue mug"), item(3, "")]
+    queries = [Query(f"c{n}", facts=frozenset({("colour", f"c{n}")})) for n in range(4)]
+    torch.manual_seed(0)
+    vectors = {name: torch.randn(4, 8) for name in ("titles", "direct", "synthetic")}
+    r = Recipe(sources=[])
+
+    def terms(rows: list[int]) -> dict[str, Any]:
+        chosen = {name: v[rows] for name, v in vectors.items()}
+        asked = BatchQueries([items[n] for n in rows], *[[queries[n] for n in rows]] * 2)
+        return contrast("direct", chosen, asked, torch.tensor(10.0), r, (8,), CrossBatchMemory(0))
+
+    everyone, titled = terms([0, 1, 2, 3]), terms([0, 2])
+    for name in ("title", "text"):
+        torch.testing.assert_close(everyone[name], titled[name])
+    assert not torch.equal(everyone["synthetic"], titled["synthetic"])  # there all four compete
+    assert set(terms([1, 3])) == {"synthetic"}

@@ -161,9 +161,13 @@ def contrast(
     twins, told = duplicate_mask(items, items), positive_mask(asked.synthetic, items, items)
     past_twins, past_told = duplicate_mask(items, past), positive_mask(asked.synthetic, items, past)
 
-    def nce(a: str, b: str, mask: Tensor, past_mask: Tensor | None = None) -> Tensor:
+    def nce(
+        a: str, b: str, mask: Tensor, past_mask: Tensor | None = None, rows: Tensor | slice = slice(None)
+    ) -> Tensor:
         beyond = memory.vectors if past_mask is not None else None
-        return info_nce(vectors[a], vectors[b], scale, mask, dims, beyond=beyond, beyond_same=past_mask)
+        further = past_mask[rows] if past_mask is not None else None
+        left, right = vectors[a][rows], vectors[b][rows]
+        return info_nce(left, right, scale, mask[rows][:, rows], dims, beyond=beyond, beyond_same=further)
 
     def labelled(*sides: str) -> dict[str, Tensor]:
         if labels is None:
@@ -172,12 +176,12 @@ def contrast(
         return {"label": recipe.label_weight * torch.stack(found).mean()}
 
     if kind == "direct":
-        return {
-            **labelled("direct", "titles"),
-            "title": recipe.intra_weight * nce("titles", "direct", twins, past_twins),
-            "synthetic": nce("synthetic", "direct", told, past_told),
-            "text": TEXT_WEIGHT * nce("synthetic", "titles", told),
-        }
+        terms = {**labelled("direct", "titles"), "synthetic": nce("synthetic", "direct", told, past_told)}
+        titled = torch.tensor([bool(item.title) for item in items])  # no title finds no picture
+        if titled.any():
+            terms["title"] = recipe.intra_weight * nce("titles", "direct", twins, past_twins, titled)
+            terms["text"] = TEXT_WEIGHT * nce("synthetic", "titles", told, None, titled)
+        return terms
     wanted, past_wanted = (positive_mask(asked.queries, items, others) for others in (items, past))
     sides = ("direct", "reasoned") if kind == "reasoned" else ("direct",)
     terms = {
