@@ -41,7 +41,7 @@ ROOMS = {
     "sample": Room(150, 150),
     "model": Room(3_265, 2_000),
     "training": Room(4_130, 2_300),
-    "catalogue": Room(4_205, 2_200),
+    "catalogue": Room(4_210, 2_200),
     "scale": Room(660, 900),
     "evaluation": Room(7_140, 2_500),
     "creatives": Room(9_006, 5_000),

@@ -206,7 +206,7 @@ def test_a_folder_refuses_other_models(shelf):
 
 
 def test_a_prompt_that_is_as_it_was_fits_folders_of_before():
-    """Whoever adds a field to PromptSpec names it in `manifest._LATER`, or every catalogue is refused."""
+    """A field that PromptSpec is given, with a default, must not make every catalogue unfit."""
     assert preprocessing(PromptSpec()) == "fbe016add9cd70c9"
     assert preprocessing(PromptSpec(least_confidence=0.5)) != "fbe016add9cd70c9"
 

@@ -27,7 +27,10 @@ from moonshelf.product import Product
 from moonshelf.prompts import PromptSpec
 
 FORMAT = 1
-_LATER = {"least_confidence"}  # fields of PromptSpec that came after catalogues had been written
+_FIRST = (  # fields of PromptSpec when catalogues were first written
+    "instruction", "text_fields", "lower", "max_text_chars", "max_images", "min_pixels", "max_pixels",
+    "max_rationale_tokens",
+)  # fmt: skip
 NAME = "manifest.json"
 _PROBE = 64 * 1024  # bytes that a place must take before anything is computed
 PLACES = "MOONSHELF_PLACES"  # environment variable
@@ -159,7 +162,7 @@ def preprocessing(prompt: PromptSpec) -> str:
     A field that `PromptSpec` was given later counts where it is set, so that older folders still fit.
     """
     fields = PromptSpec.model_fields
-    unset = {name for name in _LATER if getattr(prompt, name) == fields[name].default}
+    unset = {name for name in fields if name not in _FIRST and getattr(prompt, name) == fields[name].default}
     return hashlib.sha256(prompt.model_dump_json(exclude=unset).encode()).hexdigest()[:16]
 
 
