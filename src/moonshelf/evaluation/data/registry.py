@@ -250,18 +250,9 @@ def select(suite: str, reading: Mapping[str, Any] | None = None) -> dict[str, Ca
 
 
 def _feed(path: Path, reading: Mapping[str, Any]) -> Card:
+    read = partial(own_feed, **reading)
     return Card(
-        path.stem,
-        "a feed",
-        "yours",
-        "",
-        "all",
-        "",
-        partial(own_feed, **reading),
-        True,
-        source=str(path),
-        needs_data=False,
-        path=path,
+        path.stem, "a feed", "yours", "", "all", "", read, source=str(path), needs_data=False, path=path
     )
 
 
