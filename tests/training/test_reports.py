@@ -93,6 +93,13 @@ def test_a_checkpoint_that_was_not_finished_is_passed_over(tmp_path: Path) -> No
     assert Trainer(tmp_path).checkpoint == str(tmp_path / "trainer" / "checkpoint-4")
 
 
+def test_a_run_of_an_earlier_version_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "trainer.safetensors").write_bytes(b"weights and moments")
+    with pytest.raises(UserError, match="an earlier version began: give another --out"):
+        Trainer(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["trainer.safetensors"]
+
+
 def test_the_best_model_is_exported_and_patience_ends_a_run(tmp_path: Path) -> None:
     scores = [0.5, 0.7, 0.6, 0.7, 0.1]
     run = Trainer(tmp_path, steps=20, validate_every=1, patience=2, scores=scores)

@@ -77,6 +77,8 @@ class StageTrainer(Trainer):
 
     def __init__(self, module: Stage, recipe: Any, validation: Sequence[Any] = ()) -> None:
         self.recipe, self.out = recipe, Path(recipe.out)
+        if (self.out / "trainer.safetensors").exists():
+            raise UserError(f"{self.out} holds a run that an earlier version began: give another --out.")
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / "recipe.json").write_text(recipe.model_dump_json(indent=1))
         self.spent, self.began = 0.0, time.monotonic()  # seconds, those before a resume included
