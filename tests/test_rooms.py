@@ -37,7 +37,7 @@ NOUNS = (
 ROOMS = {
     "nouns": Room(2_235, 1_050, NOUNS),
     "endpoints": Room(160, 100),
-    "feeds": Room(5_260, 2_400),
+    "feeds": Room(5_240, 2_400),
     "sample": Room(150, 150),
     "model": Room(3_265, 2_000),
     "training": Room(4_130, 2_300),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from itertools import chain
+from typing import Any
 
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds.base import Reader, Row, Source
@@ -60,20 +61,9 @@ def open_feed(
     return dialect, source
 
 
-def read_rows(
-    path: str | os.PathLike[str],
-    dialect: str | None = None,
-    *,
-    images_root: str | os.PathLike[str] | None = None,
-    fields: Mapping[str, str] | None = None,
-    encoding: str | None = None,
-    currency: str | None = None,
-) -> Iterator[Row]:
+def read_rows(path: str | os.PathLike[str], dialect: str | None = None, **reading: Any) -> Iterator[Row]:
     """Outcome of every record in file order, with its number. Arguments and errors as in `read_feed`."""
-    name, source = open_feed(
-        path, dialect, images_root=images_root, fields=fields, encoding=encoding, currency=currency
-    )
-    return started(name, source)
+    return started(*open_feed(path, dialect, **reading))
 
 
 def started(dialect: str, source: Source) -> Iterator[Row]:
@@ -105,15 +95,13 @@ def read_feed(
     `currency` is taken where a price names none, and of several price columns.
 
     Raises UserError, before the first row, if the file is missing, empty, or not of the dialect.
+
+    Examples:
+        >>> from moonshelf.feeds import read_feed
+        >>> for item in read_feed("shop.csv", fields={"Nr": "id"}):  # doctest: +SKIP
+        ...     print(item)
     """
     rows = read_rows(
         path, dialect, images_root=images_root, fields=fields, encoding=encoding, currency=currency
     )
-    return _flatten(rows)
-
-
-def _flatten(rows: Iterator[Row]) -> Iterator[Product | Problem]:
-    for row in rows:
-        yield from row.problems
-        if row.product is not None:
-            yield row.product
+    return (item for row in rows for item in (*row.problems, row.product) if item is not None)

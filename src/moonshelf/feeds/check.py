@@ -13,7 +13,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from dataclasses import field as default
 from typing import IO, Any
@@ -95,22 +95,18 @@ def check_feed(
     *,
     decode_images: bool = True,
     images_root: str | os.PathLike[str] | None = None,
-    fields: Mapping[str, str] | None = None,
-    encoding: str | None = None,
-    currency: str | None = None,
     rejects: str | os.PathLike[str] | None = None,
     progress: Callable[[int, float | None], None] | None = None,
+    **reading: Any,
 ) -> Report:
-    """Reads the whole feed and reports on it.
+    """Reads the whole feed and reports on it; `reading` is as in `read_feed`: fields, encoding, currency.
 
     `rejects` is a file that gets one JSON object per problem: row, id, field, reason, fatal. `progress` is
     called now and then with the rows read and the share of the file (None where unknown). Raises UserError
     if the feed cannot be read at all or `rejects` cannot be written.
     """
     started = time.monotonic()
-    name, source = open_feed(
-        path, dialect, images_root=images_root, fields=fields, encoding=encoding, currency=currency
-    )
+    name, source = open_feed(path, dialect, images_root=images_root, **reading)
     with _Rejects(rejects) as out:
         tally = _Tally(Report(source.name, name), out)
         last = started

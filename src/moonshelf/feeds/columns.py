@@ -49,6 +49,13 @@ def one_each(
 
 FIELD_OF = ranked(WORDS["fields"])
 _RULES = WORDS["columns"]
+
+
+def fields_of(names: Iterable[str]) -> set[str]:
+    """Fields of a product, and `additional`, `attributes` and `extra`, that names as they stand fill."""
+    return {FIELD_OF[folded][0] for name in names if (folded := fold(name)) in FIELD_OF}
+
+
 _ATTRIBUTES, _PARTS = frozenset(_RULES["attributes"]), frozenset(_RULES["named_attributes"])
 _KINDS = by_word(_RULES["kinds"])
 _NUMBERED_IMAGE = re.compile(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from moonshelf.errors import UserError
@@ -86,15 +87,10 @@ def _detect_text(path: Path, head: bytes, encoding: str | None) -> str:
         if suffix == ".jsonld":
             return "jsonld"
         first = text.split("\n", 1)[0]
-        lines = text.startswith("{") and _is_object(first)
+        lines = False
+        with suppress(ValueError, RecursionError):
+            lines = isinstance(json.loads(first), dict)
         return "jsonld" if _LINKED.search(first if lines else text) else "jsonl" if lines else "json"
     from moonshelf.feeds.dialects.tables import detect_table
 
     return detect_table(text)
-
-
-def _is_object(line: str) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False

@@ -18,7 +18,7 @@ from moonshelf.attributes import fold
 from moonshelf.errors import UserError
 from moonshelf.feeds import shapes
 from moonshelf.feeds.base import MAX_RECORD, FeedBroken, Row, Source, broken_off, rejected
-from moonshelf.feeds.columns import FIELD_OF
+from moonshelf.feeds.columns import FIELD_OF, fields_of
 from moonshelf.feeds.text import Decoder
 from moonshelf.feeds.vocabulary import WORDS
 
@@ -371,5 +371,5 @@ def bare(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _is_product(value: Mapping[str, Any], *, telling: bool = False) -> bool:
     """Whether an object has names of a product's fields: of a text or picture, and of something beside it."""
-    found = {FIELD_OF[folded][0] for name in value if (folded := fold(name)) in FIELD_OF}
+    found = fields_of(value)
     return bool(found & _TELLING) and (telling or len(found) > 1)

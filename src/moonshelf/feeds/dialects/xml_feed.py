@@ -21,7 +21,7 @@ from moonshelf.attributes import fold
 from moonshelf.errors import UserError
 from moonshelf.feeds import shapes
 from moonshelf.feeds.base import MAX_RECORD, FeedBroken, Row, Source, broken_off
-from moonshelf.feeds.columns import FIELD_OF
+from moonshelf.feeds.columns import fields_of
 from moonshelf.feeds.dialects.tables import of_merchant
 from moonshelf.feeds.records import RecordReader
 from moonshelf.feeds.vocabulary import WORDS
@@ -52,7 +52,9 @@ def read(source: Source) -> Iterator[Row]:
             f"{source.name} declares a document type or entities, which are refused: remove the DOCTYPE."
         ) from None
     except (ParseError, FeedBroken, LookupError, ValueError) as error:
-        reason = _reason(error)
+        reason = str(error) if isinstance(error, FeedBroken) else "its encoding is not supported"
+        if isinstance(error, ParseError):
+            reason = f"malformed XML at line {error.position[0]}, column {error.position[1] + 1}"
         if number == 0:
             raise UserError(f"{source.name} is not a readable XML feed: {reason}.") from None
         yield broken_off(number + 1, reason)
@@ -60,15 +62,6 @@ def read(source: Source) -> Iterator[Row]:
     if number == 0:
         raise UserError(f"{source.name} holds no <item> or <entry>: is it a product feed?")
     yield from reader.ending()
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ParseError):
-        line, column = error.position
-        return f"malformed XML at line {line}, column {column + 1}"
-    if isinstance(error, FeedBroken):
-        return str(error)
-    return "its encoding is not supported"
 
 
 def _item_names(source: Source) -> frozenset[str]:
@@ -91,8 +84,7 @@ def _item_names(source: Source) -> frozenset[str]:
             if depth > _MAX_DEPTH or elements > 2 * _MAX_ELEMENTS:
                 break
             if event == "end" and depth:
-                names = [_local(child.tag) for child in element] + [_local(name) for name in element.attrib]
-                fields = {FIELD_OF[folded][0] for name in names if (folded := fold(name)) in FIELD_OF}
+                fields = fields_of(map(_local, (*(child.tag for child in element), *element.attrib)))
                 if fields & {"title", "description"} and len(fields) > 1:
                     found[_local(element.tag)] += 1
     except ParseError:  # the head ends somewhere
