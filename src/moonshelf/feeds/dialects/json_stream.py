@@ -26,6 +26,7 @@ _CHUNK = 1 << 16
 _AHEAD = 1 << 20  # characters in which an object has to end to be looked at as a whole
 _SPACE = re.compile(r"[ \t\r\n\ufeff\x00\x1e]*")  # \x1e stands before each text of a JSON sequence
 _DECODE = json.JSONDecoder().raw_decode
+_MAX_INDENT = 1_000  # characters of a line's beginning that are kept, at least
 _CUT = 16  # characters before the end where an error may come from the end itself
 
 # Names under which exports keep their products, and under which they wrap them.
@@ -84,7 +85,7 @@ class _Text:
             if "\n" in space or fresh:
                 before, fresh = space.rpartition("\n")[2].strip("\ufeff\0\x1e\r"), False
                 self.indent = before
-            elif space and self.indent is not None:
+            elif self.indent is not None and len(self.indent) < _MAX_INDENT:
                 self.indent += space
             self.at = end
             if end < len(self.held):
