@@ -20,7 +20,7 @@ from moonshelf.errors import EXIT_OK, EXIT_USAGE, UserError
 Level = Literal["ok", "warning", "error", "skipped"]
 PACKAGES = (
     "torch", "transformers", "tokenizers", "safetensors", "huggingface-hub", "numpy", "pillow", "pyarrow",
-    "lancedb", "faiss-cpu", "pydantic", "typer", "sentence-transformers", "trl", "torchvision",
+    "lancedb", "faiss-cpu", "pydantic", "typer", "sentence-transformers", "torchvision",
 )  # fmt: skip
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM", "HF_HUB_OFFLINE", "DO_NOT_TRACK")
 
