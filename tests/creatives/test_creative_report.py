@@ -20,8 +20,8 @@ from creative_fakes import (
     pair,
     pairs,
 )
-from html_reader import Reader
 
+from html_reader import Reader
 from moonshelf import images
 from moonshelf.creatives.backends.base import PairPrediction
 from moonshelf.creatives.evaluation import cards as cards

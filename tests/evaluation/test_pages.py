@@ -10,9 +10,9 @@ from itertools import pairwise
 
 import pytest
 from evaluation_run import BIDI, DIRECT, FORMULA, OTHER, REASONED, XSS, make_run, picture
-from html_reader import Reader
 from typer.testing import CliRunner
 
+from html_reader import Reader
 from moonshelf.cli import app
 from moonshelf.errors import UserError
 from moonshelf.evaluation import predictions, record

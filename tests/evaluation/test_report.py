@@ -7,8 +7,8 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from html_reader import Reader
 
+from html_reader import Reader
 from moonshelf.evaluation.report.demo_page import (
     Card,
     Chip,
