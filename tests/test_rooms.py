@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "moonshelf"
-LINES, MODULES = (47_500, 22_000), (230, 115)  # of the package: ceiling, target
+LINES, MODULES = (42_350, 22_000), (218, 115)  # of the package: ceiling, target
 LONGEST = 500  # lines of a file
 CROWD = 15  # files directly in a folder
 
@@ -42,11 +42,11 @@ ROOMS = {
     "model": Room(3_265, 2_000),
     "training": Room(4_130, 2_300),
     "catalogue": Room(4_210, 2_200),
-    "scale": Room(660, 900),
+    "scale": Room(600, 900),
     "evaluation": Room(7_110, 2_500),
     "creatives": Room(9_006, 5_000),
-    "service": Room(4_200, 2_300),
-    "cli": Room(2_130, 1_600),
+    "service": Room(4_080, 2_300),
+    "cli": Room(2_110, 1_600),
 }
 # Rooms that do not know each other, whatever their order: the first never imports the second.
 APART = (
