@@ -36,7 +36,15 @@ def refused(folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "name", ["../other.safetensors", "/etc/hosts.safetensors", "none.safetensors", "", 3]
+    "name",
+    [
+        "../other.safetensors",
+        "/etc/hosts.safetensors",
+        "none.safetensors",
+        "",
+        3,
+        "x" * 9_000 + ".safetensors",
+    ],
 )
 def test_an_index_names_only_files_of_the_folder(folder: Path, name: Any) -> None:
     shutil.move(folder / "model.safetensors", folder.parent / "other.safetensors")
@@ -136,3 +144,9 @@ def test_json_of_no_sane_kind_is_one_sentence(folder: Path, text: str, message: 
     with pytest.raises(UserError, match=rf"prompt\.json in 'copy'.*{message}"):
         read_json(folder / "prompt.json")
     assert "prompt.json" in refused(folder)
+
+
+def test_a_name_that_no_disk_takes_is_one_sentence() -> None:
+    with pytest.raises(UserError, match="no model folder") as caught:
+        MoonModel.from_pretrained("x" * 9_000)
+    assert len(str(caught.value)) < 400

@@ -65,16 +65,24 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 def find(name: str, download: bool) -> Path:
     """The folder of `starter`, of a path, or (with `download`) of a hub id; `UserError` if there is none."""
     folder = STARTER if name == "starter" else Path(name)
-    if folder.is_dir():
+    if is_folder(folder):
         return folder
     if not download:
         raise UserError(
-            f"no model folder at {name!r}: give a folder or 'starter'; a hub id is only fetched with "
+            f"no model folder at {name[:200]!r}: give a folder or 'starter'; a hub id is only fetched with "
             "--download, or with `download: true` in a recipe."
         )
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(name, allow_patterns=[f"*{suffix}" for suffix in sorted(SUFFIXES)]))
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder; a name that no file system takes is none."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 # ---- manifest --------------------------------------------------------------------------------------
@@ -212,9 +220,9 @@ def _check_index(folder: Path, path: Path, index: Any) -> None:
 
 def _check_name(folder: Path, path: Path, name: Any, suffix: str = "") -> None:
     """A file that another one names is one of the folder's own, by its plain name."""
+    own = {inside.name for inside in folder.iterdir() if inside.is_file()}
     for one in name if isinstance(name, list) else [name]:
-        plain = isinstance(one, str) and one == Path(one).name and one.endswith(suffix)
-        if one is not None and not (plain and (folder / one).is_file()):
+        if one is not None and not (isinstance(one, str) and one in own and one.endswith(suffix)):
             raise UserError(
                 f"{path.name} in {folder.name!r} names the file {str(one)[:80]!r}, which is none of this "
                 f"folder's {suffix or 'own'} files: fetch the model again."

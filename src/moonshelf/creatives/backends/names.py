@@ -21,6 +21,7 @@ from moonshelf import images
 from moonshelf.creatives.backends import scores
 from moonshelf.creatives.backends.base import PairwiseBackend
 from moonshelf.errors import UserError
+from moonshelf.model.files import is_folder
 
 if TYPE_CHECKING:
     from moonshelf.model.modeling import MoonModel
@@ -49,10 +50,11 @@ def make_backend(name: str, model: str | Path | MoonModel = "starter", seed: int
         return _baseline(name, model, seed)
     whole = name
     pixels, name = name.endswith(PIXELS), name.removesuffix(PIXELS)
-    if name != "starter" and not Path(name).expanduser().is_dir():
+    if name != "starter" and not is_folder(Path(name).expanduser()):
         raise UserError(
-            f"there is no backend {whole!r}: give starter, the folder of a selector (either with {PIXELS} to "
-            f"keep words on the images from it), openai:URL#MODEL, {', '.join(BASELINES)} or clip:FOLDER"
+            f"there is no backend {whole[:99]!r}: give starter, the folder of a selector (either with "
+            f"{PIXELS} to keep words on the images from it), openai:URL#MODEL, {', '.join(BASELINES)} "
+            "or clip:FOLDER"
         )
     from moonshelf.creatives.backends.model import CreativeModel
 
