@@ -10,6 +10,7 @@ what a threshold keeps and how much of it is right. `--write` puts both into the
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,10 +21,13 @@ import typer
 from sklearn.linear_model import LogisticRegression
 
 from moonshelf.feeds import read_feed
+from moonshelf.files import write_atomic
 from moonshelf.model import files
+from moonshelf.model.confidence import log_odds
+from moonshelf.model.golden import write_golden
 from moonshelf.model.modeling import MoonModel
 from moonshelf.product import Product
-from moonshelf.prompts import PromptSpec, read_rationale
+from moonshelf.prompts import read_rationale
 from moonshelf.training.sources.pairs import items_of
 
 STEPS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -59,7 +63,7 @@ def claims(model: MoonModel, feed: Path, most: int, seed: int = 0) -> Iterator[C
         for (_, stated), text, confidence in rows:
             for (key, value), sure in zip((read_rationale(text) or {}).items(), confidence, strict=False):
                 if key in stated:
-                    odds = float(np.log(sure / (1 - sure))) if 0 < sure < 1 else 30.0
+                    odds = log_odds(math.log(sure))
                     yield Claim(feed.stem, shown, key, odds, same_value(key, value, stated[key]))
 
 
@@ -101,7 +105,8 @@ def run(
 ) -> None:
     """Calibrate the confidence of pairs and show what thresholds do."""
     loaded = MoonModel.from_pretrained(str(model))
-    loaded.prompt = loaded.prompt.model_copy(update={"least_confidence": 0.0, "calibration": (1.0, 0.0)})
+    spec = loaded.prompt
+    loaded.prompt = spec.model_copy(update={"least_confidence": 0.0, "calibration": (1.0, 0.0)})
     found = [claim for feed in held_out for claim in claims(loaded, feed, most)]
     right = np.array([claim.right for claim in found])
     calibration = fit(found)
@@ -126,10 +131,11 @@ def run(
             cells.append(f"{len(kept) / len(true):.2f} / {kept.mean() if len(kept) else np.nan:.2f}")
         typer.echo(f"{feed[:22]:22} {shown:8} {len(group):>4}" + "".join(f"{cell:>13}" for cell in cells))
     if write:
-        spec = PromptSpec.model_validate(files.read_json(model / "prompt.json"))
         spec = spec.model_copy(update={"least_confidence": least, "calibration": calibration})
-        loaded.prompt = spec
-        loaded.save_pretrained(model, golden=True)
+        write_atomic(model / "prompt.json", f"{spec.model_dump_json(indent=1)}\n".encode())
+        files.write_manifest(model)  # the weights stay as they are; golden results are those of the files
+        write_golden(model)
+        files.write_manifest(model)
 
 
 if __name__ == "__main__":

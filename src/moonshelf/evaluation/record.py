@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -82,26 +82,35 @@ def bootstrap_settings() -> dict[str, Any]:
 
 def save(report: Report, out: Path) -> Path:
     """Write `out/result.json`, whole or not at all."""
+    return write_result(report.as_dict(), out)
+
+
+def write_result(record: Mapping[str, Any], out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
-    body = json.dumps(report.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+    body = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
     write_atomic(out / RESULT, f"{body}\n".encode())
     return out / RESULT
 
 
 def load(out: Path) -> Report:
     """The record in a folder. Raises UserError if it is missing or is none."""
-    path = out / RESULT
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"there is no {RESULT} in {out}: evaluate with --out {out} first") from None
-    except (OSError, ValueError):
-        record = None
-    if not isinstance(record, dict) or not isinstance(record.get("results"), list):
-        raise UserError(f"{path} is no record of an evaluation: evaluate again with --out")
+    record = read_result(out)
+    if not isinstance(record.get("results"), list):
+        raise UserError(f"{out / RESULT} is no record of an evaluation: evaluate again with --out")
     names = {one.name for one in fields(Report)}
     known = {name: value for name, value in record.items() if name in names}
     return Report(**{**known, "results": typed(record["results"], Result, f"result {{}} of {RESULT}")})
+
+
+def read_result(out: Path) -> dict[str, Any]:
+    """What `out/result.json` holds, empty where it cannot be read; UserError if it is missing."""
+    try:
+        record = json.loads((out / RESULT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"there is no {RESULT} in {out}: evaluate with --out {out} first") from None
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def typed(records: list[Any], kind: type[P], where: str) -> list[P]:

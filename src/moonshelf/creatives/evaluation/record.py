@@ -22,12 +22,12 @@ from pydantic import BaseModel, ValidationError
 from moonshelf.creatives.evaluation.metrics import Bin, Gap
 from moonshelf.creatives.schema import Campaign, Creative, Judgement, Pair
 from moonshelf.errors import UserError
-from moonshelf.evaluation.record import typed
+from moonshelf.evaluation.record import RESULT, read_result, typed, write_result
 from moonshelf.files import write_atomic
 from moonshelf.product import ImageRef
 
 FORMAT = 1
-RESULT, PAIRS, CAMPAIGNS, EDITS = "result.json", "pairs.jsonl", "campaigns.jsonl", "edits.jsonl"
+PAIRS, CAMPAIGNS, EDITS = "pairs.jsonl", "campaigns.jsonl", "edits.jsonl"
 JUDGEMENTS, RANKINGS, PICTURES = "judgements", "rankings", "pictures"
 PART = 64  # pairs that are judged before they are written
 M = TypeVar("M", bound=BaseModel)
@@ -113,22 +113,16 @@ class CreativeReport:
 
 def save(report: CreativeReport, out: Path) -> Path:
     """Write `out/result.json`, whole or not at all."""
-    body = json.dumps(report.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-    _write(out / RESULT, body + "\n")
-    return out / RESULT
+    return write_result(report.as_dict(), out)
 
 
 def load(out: Path) -> CreativeReport:
     """The record in a folder. Raises UserError if it is missing, or is no record of this version."""
-    path = out / RESULT
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"there is no {RESULT} in {out}: evaluate with --out {out} first") from None
-    except (OSError, ValueError):
-        record = None
-    if not isinstance(record, dict) or record.get("format") != FORMAT or "differences" not in record:
-        raise UserError(f"{path} is no record of an evaluation of creatives: evaluate again with --out")
+    record = read_result(out)
+    if record.get("format") != FORMAT or "differences" not in record:
+        raise UserError(
+            f"{out / RESULT} is no record of an evaluation of creatives: evaluate again with --out"
+        )
     known = {one.name: record[one.name] for one in fields(CreativeReport) if one.name in record}
     for name, kind in (("lines", Line), ("differences", Difference), ("curves", Curve)):
         known[name] = typed(known.get(name, []), kind, f"{name} {{}} of {RESULT}")
