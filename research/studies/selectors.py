@@ -19,10 +19,12 @@ from moonshelf.cli.creative import BASELINES, Backends, Interests, Seed, make_ba
 from moonshelf.cli.options import Json
 from moonshelf.creatives.evaluation import evaluate as creative_evaluate
 from moonshelf.creatives.evaluation.figures import TURNED
+from moonshelf.creatives.evaluation.record import read_judged
 from moonshelf.creatives.io.readers import read_creatives
 from moonshelf.creatives.known import is_known, pairs
 from moonshelf.creatives.schema import Campaign, Pair
 from research.script import app_of, start
+from research.studies.reason_edits import intervene
 from research.synthetic.campaigns.claims import Split
 from research.synthetic.campaigns.edits import edited
 from research.synthetic.campaigns.simulator import simulate
@@ -60,19 +62,27 @@ def main(
         tuning: list[Campaign] = drawn(min(campaigns, TUNING), "validation")
     else:
         tuning = [row for row in read_creatives(validation) if isinstance(row, Campaign)]
+    backends = [make_backend(name, seed) for name in backend or ["starter", *BASELINES]]
     report = creative_evaluate.evaluate(
         _pairs(scored),
-        [make_backend(name, seed) for name in backend or ["starter", *BASELINES]],
+        backends,
         out,
         interest=named(interest),
         campaigns=scored,
         validation=_pairs(tuning),
-        editor=edited,
         explanations=explanations,
         seed=seed,
         progress=not json,
     )
     print_report(report, out, json)
+    for one in backends if explanations else ():
+        known = read_judged(out, "true", one.name)
+        pairs = [pair for pair in _pairs(scored) if pair.id in known]
+        temperature = next(row["temperature"] for row in report.about if row["name"] == one.name)
+        judged = [known[pair.id] for pair in pairs]
+        for figure in intervene(one, pairs, judged, edited, seed=seed, temperature=temperature):
+            ends = "" if figure.low is None else f" [{figure.low:.3f}, {figure.high:.3f}]"
+            say(f"{one.name}: {figure.name}: {figure.value:.3f}{ends}, n = {figure.n}")
     if other_interest and not any(TURNED in line.name for line in report.lines):
         say(
             "--other-interest: no couple is counted. That takes decisive pairs with the same pictures and "

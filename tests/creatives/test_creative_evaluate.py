@@ -70,7 +70,7 @@ def test_every_figure_is_counted_by_the_same_rules_for_all(made):
         assert value(report, "skill", part, "wrong", "accuracy") == 0
     line = report.find("skill", HEADLINE, "ours", "accuracy")
     assert (line.n, line.clusters) == (8, 4) and line.low == line.high == 1 and 0.95 < line.bound < 1
-    [gap] = [one.gap for one in report.differences if one.group == "backends"]
+    [gap] = [one for one in report.differences if one.group == "backends"]
     assert (gap.ours, gap.theirs, gap.difference, gap.n) == ("ours", "wrong", 1.0, 8)
     assert not report.simulated and report.sources == {"a shop": 8}
     assert [one["name"] for one in report.about] == ["ours", "wrong"]
@@ -230,7 +230,7 @@ def test_a_judge_that_reads_the_interest_loses_without_it(tmp_path):
     for part, expected in (("true", 1.0), ("shuffled", 0.0), ("none", 0.5)):
         assert value(report, "interest", part, "reads", f"accuracy, {HEADLINE}") == expected
         assert value(report, "interest", part, "ours", f"accuracy, {HEADLINE}") == 1
-    gaps = {(one.gap.ours, one.part): one.gap for one in report.differences if one.group == "interest"}
+    gaps = {(one.ours, one.part): one for one in report.differences if one.group == "interest"}
     assert gaps["reads", "true against shuffled"].difference == 1
     assert gaps["reads", "true against none"].difference == 0.5
     assert gaps["ours", "true against none"].difference == 0

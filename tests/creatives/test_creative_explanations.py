@@ -7,7 +7,6 @@ from creative_fakes import assessment, judgement, pair, pairs
 
 from moonshelf import images
 from moonshelf.creatives.evaluation import explanations as reasons
-from moonshelf.creatives.evaluation.record import Trial
 from moonshelf.creatives.schema import KEYS
 
 
@@ -120,40 +119,3 @@ def test_figures_of_controls():
         "blank image: abstains": 0.5,
         "blank image: distance from one half": pytest.approx(0.15),
     }
-
-
-def test_the_named_factor_is_one_that_both_orders_name_for_the_verdict():
-    for_a = assessment(text="A>B", props="A<B")
-    assert reasons.named_factor(judgement("x", 0.8, assessment=for_a, mirrored=for_a)) == ("A", "text")
-    assert reasons.named_factor(judgement("x", 0.2, assessment=for_a, mirrored=for_a)) == ("B", "props")
-    other = assessment(layout="A>B")
-    assert reasons.named_factor(judgement("x", 0.8, assessment=for_a, mirrored=other)) is None
-    assert reasons.named_factor(judgement("x", 0.8, assessment=for_a)) is None
-    quiet = judgement("x", 0.8, assessment=for_a, mirrored=for_a, abstained="too close to call")
-    assert reasons.named_factor(quiet) is None
-
-
-def test_only_pairs_that_can_be_edited_are_and_no_more_than_wanted():
-    for_a = assessment(text="A>B")
-    judged = [judgement(f"pair {i}", 0.8, assessment=for_a, mirrored=for_a) for i in range(5)]
-
-    def editor(one, side, question):
-        assert (side, question) == ("A", "text")
-        return None if one.id == "pair 1" else (one, one)
-
-    rows = reasons.edited_pairs(pairs(5), judged, editor, most=3)
-    assert [row[0].id for row in rows] == ["pair 0", "pair 2", "pair 3"]
-
-
-def test_edits_are_held_against_their_placebo():
-    trials = [
-        Trial("ours", "1", "p1", "text", 0.9, 0.4, 0.8),
-        Trial("ours", "2", "p2", "text", 0.7, 0.7, 0.7),
-    ]
-    got = found(reasons.edit_figures(trials))
-    assert got["fall after editing the named factor"] == pytest.approx(0.25)
-    assert got["fall after a placebo edit"] == pytest.approx(0.05)
-    assert got["named factor minus placebo"] == pytest.approx(0.2)
-    assert got["falls more than under the placebo"] == 0.75  # no movement at all is half
-    assert got["verdict turns after editing"] == 0.5 and got["verdict turns after the placebo"] == 0
-    assert reasons.edit_figures([]) == []

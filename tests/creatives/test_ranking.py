@@ -14,7 +14,6 @@ from scipy.optimize import minimize
 from moonshelf.creatives.evaluation.ranking import (
     normalised_regret,
     score_ranking,
-    score_strengths,
 )
 from moonshelf.creatives.ranking import (
     PRIOR,
@@ -268,23 +267,23 @@ def test_what_cannot_be_ranked_is_said() -> None:
 
 def test_scores_of_a_ranking() -> None:
     ranking = rank(campaign(list("abc")), judge_of(by_utility({"a": 2, "b": 1, "c": 0})))
-    right = score_ranking(ranking, {"a": 0.03, "b": 0.02, "c": 0.01})
+    right = score_ranking(ranking.strengths, {"a": 0.03, "b": 0.02, "c": 0.01})
     assert (right.kendall, right.spearman, right.top1, right.regret) == (
         pytest.approx(1),
         pytest.approx(1),
         1,
         0,
     )
-    wrong = score_ranking(ranking, {"a": 0.01, "b": 0.03, "c": 0.02})
+    wrong = score_ranking(ranking.strengths, {"a": 0.01, "b": 0.03, "c": 0.02})
     assert wrong.kendall == pytest.approx(-1 / 3)
     assert wrong.regret == pytest.approx(2 / 3)
     assert wrong.top1 == 0
     assert normalised_regret([right, wrong]) == pytest.approx(0.02 / 0.02)
-    tied = score_strengths("c", {"a": 1.0, "b": 1.0, "c": 1.0}, {"a": 0.03, "b": 0.02, "c": 0.01})
+    tied = score_ranking({"a": 1.0, "b": 1.0, "c": 1.0}, {"a": 0.03, "b": 0.02, "c": 0.01})
     assert (tied.kendall, tied.top1, tied.picked_rate) == (None, pytest.approx(1 / 3), pytest.approx(0.02))
     assert normalised_regret([tied]) == pytest.approx(1)
     with pytest.raises(ValueError, match="no rate of c"):
-        score_ranking(ranking, {"a": 0.1, "b": 0.1})
+        score_ranking(ranking.strengths, {"a": 0.1, "b": 0.1})
 
 
 def test_many_campaigns_are_ranked_as_each_alone_in_fewer_calls() -> None:

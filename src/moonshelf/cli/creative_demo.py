@@ -24,6 +24,7 @@ from moonshelf.catalogue.manifest import versions
 from moonshelf.cli.console import RECORD, Steps, claim
 from moonshelf.creatives.backends import names
 from moonshelf.creatives.backends.base import PairwiseBackend
+from moonshelf.creatives.evaluation.figures import rates_of
 from moonshelf.creatives.evaluation.pages import write_demo_report
 from moonshelf.creatives.evaluation.ranking import RankingScore, normalised_regret, score_ranking
 from moonshelf.creatives.io.readers import FILE, read_creatives, write_campaigns
@@ -112,8 +113,7 @@ def count(campaigns: Sequence[Campaign], rankings: Sequence[Ranking]) -> dict[st
     scores: list[RankingScore] = []
     right: list[bool] = []
     for campaign, ranking in zip(campaigns, rankings, strict=True):
-        names = [one.id for one in campaign.creatives]
-        scores.append(score_ranking(ranking, dict(zip(names, campaign.true_rates or (), strict=True))))
+        scores.append(score_ranking(ranking.strengths, rates_of(campaign)))
         right += _decisive(campaign, ranking)
     regret = normalised_regret(scores)
     return {

@@ -164,6 +164,18 @@ class Judgement(Record):
         """The orders contradict each other: the winner changes with the place."""
         return (self.p_first - 0.5) * (self.p_second - 0.5) < 0
 
+    def swapped(self) -> Judgement:
+        """The judgement of the same pair with the names A and B exchanged."""
+        return self.model_copy(
+            update={
+                "p": 1 - self.p,
+                "p_first": 1 - self.p_second,
+                "p_second": 1 - self.p_first,
+                "assessment": self.mirrored.swapped() if self.mirrored else None,
+                "mirrored": self.assessment.swapped() if self.assessment else None,
+            }
+        )
+
 
 # ---- creatives ---------------------------------------------------------------------------------------
 

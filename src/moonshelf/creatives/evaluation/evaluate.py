@@ -1,16 +1,16 @@
 """Evaluate selectors of creatives: every backend over the same pairs, in both orders, by the same rules.
 
 Baselines go through `selector.judge` like any model, so that averaging, abstention and safety are equal for
-all. What was judged is written at once (`creative_record`), so an interrupted run goes on, and `recompute`
-makes every figure again without a model. The temperature is fitted on validation pairs, whose products must
-not be among those that are scored; without them it is the backend's own.
+all. What was judged is written at once (`record`), so an interrupted run goes on, and `recompute` makes every
+figure again without a model. The temperature is fitted on validation pairs, whose products must not be among
+those that are scored; without them it is the backend's own.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ from moonshelf.creatives.evaluation.figures import (
     shuffled_interest,
     truth_of,
 )
-from moonshelf.creatives.evaluation.record import CreativeReport, Head, Kept, Trial
+from moonshelf.creatives.evaluation.pages import keep_pictures, write_pages
+from moonshelf.creatives.evaluation.record import CreativeReport, Head, Kept
 from moonshelf.creatives.labels import Prior, fit_prior
 from moonshelf.creatives.ranking import Ranking, rank_many
 from moonshelf.creatives.schema import Campaign, Judgement, Pair
@@ -36,8 +37,7 @@ from moonshelf.errors import UserError
 from moonshelf.evaluation import record as common
 
 INTERESTS: tuple[Interest, ...] = ("true", "shuffled", "none")
-CHECKED = 48  # pairs of each control and edit; they cost as much as other pairs
-Judge = Callable[[Sequence[Pair]], Sequence[Judgement]]
+CHECKED = 48  # pairs of each control; they cost as much as other pairs
 
 
 def evaluate(
@@ -48,7 +48,6 @@ def evaluate(
     interest: Sequence[Interest] = INTERESTS,
     campaigns: Sequence[Campaign] | None = None,
     validation: Sequence[Pair] | None = None,
-    editor: reasons.Editor | None = None,
     explanations: bool = True,
     checked: int = CHECKED,
     seed: int = 0,
@@ -59,10 +58,9 @@ def evaluate(
     `result.json`, `results.csv`, `report.md` and `report.html` into `out`.
 
     `interest` says under which interests: the pair's own (always), another campaign's, none. `campaigns` with
-    more than two creatives are ranked. `explanations` adds controls and, with an `editor` that can test the
-    reasons by editing what they name, edits, on the first `checked` pairs each. Pairs without
-    counts and label are left out, with a note. Raises UserError for inputs that cannot be scored, and where
-    `out` holds another run.
+    more than two creatives are ranked. `explanations` adds controls, on the first `checked` pairs each. Pairs
+    without counts and label are left out, with a note. Raises UserError for inputs that cannot be scored, and
+    where `out` holds another run.
     """
     began = time.perf_counter()
     creatives = [one for pair in pairs for one in (pair.a, pair.b)]
@@ -90,29 +88,23 @@ def evaluate(
     for left, what in ((len(pairs) - len(scored), "pairs"), (len(ranked) - len(rankable), "campaigns")):
         if left:
             report.notes.append(f"{left} {what} without counts were left out.")
-    record.write_rows([record.without_pictures(pair) for pair in scored], out / record.PAIRS)
-    record.write_rows([record.bare_campaign(one) for one in rankable], out / record.CAMPAIGNS)
+    record.write_rows(map(record.without_pictures, scored), out / record.PAIRS)
+    record.write_rows(map(record.without_pictures, rankable), out / record.CAMPAIGNS)
 
-    asked = {one: interest_pairs(scored, one, seed) for one in conditions}
-    total = len(backends) * (sum(map(len, asked.values())) + len(validation or ()))
-    trials: list[Trial] = []
-    with _bar(total, progress) as step:
+    asked = {str(one): interest_pairs(scored, one, seed) for one in conditions}
+    if explanations:
+        controls = {one: reasons.control_pairs(scored[:checked], one) for one in reasons.CONTROLS}
+        asked |= {f"control {name}": some for name, some in controls.items()}
+    known = [(pair, q) for pair in validation or () if (q := truth_of(pair, prior)) is not None]
+    with _bar(len(backends) * (sum(map(len, asked.values())) + len(known)), progress) as step:
         for backend in backends:
-            run = _Run(backend, out, seed, step)
-            run.fit(validation or (), prior)
-            for name, some in asked.items():
-                run.judge(name, some)
-            if explanations:
-                run.controls(scored[:checked])
-                trials += run.edits(scored, editor, checked)
-            run.rankings(rankable)
-            report.about.append(run.about)
-    record.write_trials(trials, out)
+            report.about.append(_judge(backend, asked, rankable, known, out, seed, step))
     evidence = read_evidence(out, [one.name for one in backends], report.settings)
     count(evidence, report)
     report.seconds = round(time.perf_counter() - began, 1)
     record.save(report, out)
-    _write_pages(out, report, evidence, scored)
+    keep_pictures(out, evidence, scored)
+    write_pages(out, report, evidence)
     return report
 
 
@@ -125,7 +117,7 @@ def recompute(out: Path) -> CreativeReport:
     evidence = read_evidence(out, report.backends, report.settings)
     count(evidence, report)
     record.save(report, out)
-    _write_pages(out, report, evidence, None)
+    write_pages(out, report, evidence)
     return report
 
 
@@ -139,24 +131,19 @@ def read_evidence(out: Path, backends: Sequence[str], settings: dict[str, Any]) 
     evidence = Evidence(pairs, [float(one) for one in truth if one is not None], list(backends), {})
     for condition in settings.get("interest", ["true"]):
         wanted = interest_pairs(pairs, condition, settings.get("seed", 0))
-        for name in backends:
-            known = record.read_judged(out, condition, name)
+        evidence.judged[condition] = {name: record.read_judged(out, condition, name) for name in backends}
+        for name, known in evidence.judged[condition].items():
             if lacking := [pair.id for pair in wanted if pair.id not in known]:
                 raise UserError(
                     f"{len(lacking)} judgements of {name} are missing (interest: {condition}): run the "
                     "evaluation again with the same --out, it goes on where it stopped"
                 )
-            evidence.judged.setdefault(condition, {})[name] = known
-    if settings.get("checked"):
-        for control in reasons.CONTROLS:
-            evidence.controls[control] = {
-                name: record.read_judged(out, f"control {control}", name) for name in backends
-            }
-    evidence.trials = record.read_trials(out)
+    for control in reasons.CONTROLS if settings.get("checked") else ():
+        part = f"control {control}"
+        evidence.judged[part] = {name: record.read_judged(out, part, name) for name in backends}
     evidence.campaigns = record.read_rows(out / record.CAMPAIGNS, Campaign)
     for name in backends:
-        rankings = record.read_rows(out / record.RANKINGS / record.file_name(name, "rankings"), Ranking)
-        if rankings:
+        if rankings := record.read_rows(_rankings(out, name), Ranking):
             evidence.rankings[name] = rankings
     return evidence
 
@@ -173,106 +160,70 @@ def interest_pairs(pairs: Sequence[Pair], interest: Interest, seed: int) -> list
     raise UserError(f"there is no interest {interest!r}; there are {', '.join(INTERESTS)}")
 
 
-class _Run:
-    """One backend: everything it is asked, kept as it comes."""
+def _judge(
+    backend: PairwiseBackend,
+    asked: Mapping[str, Sequence[Pair]],
+    campaigns: Sequence[Campaign],
+    validation: Sequence[tuple[Pair, float]],
+    out: Path,
+    seed: int,
+    step: Callable[[int], None],
+) -> dict[str, Any]:
+    """All that one backend is asked, kept as it comes; what is said of the backend in the record."""
+    temperature: float | None = None
 
-    def __init__(self, backend: PairwiseBackend, out: Path, seed: int, step: Callable[[int], None]) -> None:
-        self.backend, self.out, self.seed, self.step = backend, out, seed, step
-        self.temperature: float | None = None
-        self.true: list[Judgement] = []
-        self.about: dict[str, Any] = {"name": backend.name}
+    def keep(part: str, rows: Sequence[Pair | Campaign]) -> Kept:
+        pairs = record.fingerprint(rows)
+        return Kept(out, part, Head(backend.name, backend.fingerprint, pairs, seed, temperature))
 
-    def _kept(self, part: str, pairs: Sequence[Pair], temperature: float | None) -> Kept:
-        version = self.backend.fingerprint
-        head = Head(self.backend.name, version, record.fingerprint(pairs), self.seed, temperature)
-        return Kept(self.out, part, head)
-
-    def _judge(self, pairs: Sequence[Pair], temperature: float | None) -> list[Judgement]:
-        found = selector.judge(self.backend, pairs, seed=self.seed, temperature=temperature)
-        self.step(len(pairs))
+    def judge(pairs: Sequence[Pair], near_half: float = selector.NEAR_HALF) -> list[Judgement]:
+        found = selector.judge(backend, pairs, seed=seed, temperature=temperature, near_half=near_half)
+        step(len(pairs))
         return found
 
-    def fit(self, validation: Sequence[Pair], prior: Prior) -> None:
-        """The temperature, on validation pairs; without them the backend keeps its own."""
-        own = self.backend.temperature
-        self.about |= {
-            "temperature": own,
-            "temperature_from": "the backend" if own is not None else "none fitted",
-        }
-        known = [(pair, q) for pair in validation if (q := truth_of(pair, prior)) is not None]
-        if not known:
-            return
-        chosen = [pair for pair, _ in known]
-        kept = self._kept("validation", chosen, 1.0)(chosen, lambda some: self._judge(some, 1.0))
+    own = backend.temperature
+    about: dict[str, Any] = {
+        "name": backend.name,
+        "temperature": own,
+        "temperature_from": "the backend" if own is not None else "none fitted",
+    }
+    if validation:
+        temperature, chosen = 1.0, [pair for pair, _ in validation]
+        judged = keep("validation", chosen)(chosen, judge)
         try:
-            self.temperature, loss = selector.fit_temperature(kept, [q for _, q in known])
+            temperature, loss = selector.fit_temperature(judged, [q for _, q in validation])
+            about |= {
+                "temperature": temperature,
+                "temperature_from": f"{len(validation)} validation pairs",
+                "validation_log_loss": loss,
+            }
         except ValueError:  # it never leaves one half: nothing can be fitted
-            return
-        self.about |= {
-            "temperature": self.temperature,
-            "temperature_from": f"{len(known)} validation pairs",
-            "validation_log_loss": loss,
-        }
-
-    def judge(self, interest: Interest, pairs: Sequence[Pair]) -> None:
-        kept, began = self._kept(interest, pairs, self.temperature), time.perf_counter()
+            temperature = None
+    for part, pairs in asked.items():
+        kept, began = keep(part, pairs), time.perf_counter()
         resumed = kept.resumed
-        found = kept(pairs, lambda some: self._judge(some, self.temperature))
-        if interest == "true":
-            self.true = found
+        found = kept(pairs, judge)
+        if part == "true":
             seconds = time.perf_counter() - began
-            self.about |= {
+            about |= {
                 "pairs": len(pairs),
                 # of a run that was resumed nobody knows how long it took
                 "seconds_per_pair": None if resumed else round(seconds / len(pairs), 5),
                 "tokens_per_pair": round(sum(one.tokens for one in found) / len(pairs), 1),
             }
-
-    def controls(self, pairs: Sequence[Pair]) -> None:
-        for control in reasons.CONTROLS:
-            some = reasons.control_pairs(pairs, control)
-            self._kept(f"control {control}", some, self.temperature)(some, self._quietly)
-
-    def edits(self, pairs: Sequence[Pair], editor: reasons.Editor | None, most: int) -> list[Trial]:
-        if editor is None or not reasons.explains(self.true):
-            return []
-        found = reasons.edited_pairs(pairs, self.true, editor, most=most, seed=self.seed)
-        before = {one.pair_id: one.p for one in self.true}
-        after = []
-        for part, place in (("edits", 3), ("placebos", 4)):
-            some: list[Pair] = [row[place] for row in found]  # type: ignore[misc]
-            after.append(self._kept(part, some, self.temperature)(some, self._quietly))
-        trials = []
-        for (pair, side, question, _, _), edit, placebo in zip(found, *after, strict=True):
-            p = (before[pair.id], edit.p, placebo.p)
-            mine = p if side == "A" else tuple(1 - one for one in p)
-            trials.append(Trial(self.backend.name, pair.id, pair.product_id, question, *mine))
-        return trials
-
-    def rankings(self, campaigns: Sequence[Campaign]) -> None:
-        if not campaigns:
-            return
-        every = [
-            Pair(
-                id=one.id, product_id=one.product_id, title=one.title, interest=one.interest,
-                a=one.creatives[0], b=one.creatives[-1],
-            )
-            for one in campaigns
-        ]  # fmt: skip
-        kept = self._kept("ranking", every, self.temperature)
-        rankings = rank_many(campaigns, lambda some: kept(some, self._decided), seed=self.seed)
-        found = [one.model_copy(update={"judge": self.backend.name}) for one in rankings]
-        name = record.file_name(self.backend.name, "rankings")
-        record.write_rows(found, self.out / record.RANKINGS / name)
-
-    def _decided(self, pairs: Sequence[Pair]) -> list[Judgement]:
-        """For an order: being unsure of a pair is told by its probability, not by an abstention."""
-        return selector.judge(
-            self.backend, pairs, seed=self.seed, temperature=self.temperature, near_half=0.0
+    if campaigns:
+        kept = keep("ranking", campaigns)
+        # For an order, being unsure of a pair is told by its probability, not by an abstention.
+        orders = rank_many(
+            campaigns, lambda some: kept(some, lambda few: judge(few, near_half=0.0)), seed=seed
         )
+        rows = [one.model_copy(update={"judge": backend.name}) for one in orders]
+        record.write_rows(rows, _rankings(out, backend.name))
+    return about
 
-    def _quietly(self, pairs: Sequence[Pair]) -> list[Judgement]:
-        return selector.judge(self.backend, pairs, seed=self.seed, temperature=self.temperature)
+
+def _rankings(out: Path, backend: str) -> Path:
+    return out / record.RANKINGS / record.file_name(backend, "rankings")
 
 
 def _check(pairs: Sequence[Pair], backends: Sequence[PairwiseBackend], validation: Sequence[Pair]) -> None:
@@ -292,14 +243,6 @@ def _check(pairs: Sequence[Pair], backends: Sequence[PairwiseBackend], validatio
             f"{len(shared)} products are in the validation pairs and in those that are scored, "
             f"{sorted(shared)[0]} for one: a temperature may only be fitted on other products"
         )
-
-
-def _write_pages(out: Path, report: CreativeReport, evidence: Evidence, pairs: Sequence[Pair] | None) -> None:
-    from moonshelf.creatives.evaluation.pages import keep_pictures, write_pages
-
-    if pairs is not None:
-        keep_pictures(out, report, evidence, pairs)
-    write_pages(out, report, evidence)
 
 
 @contextmanager

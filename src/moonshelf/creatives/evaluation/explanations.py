@@ -1,12 +1,11 @@
-"""Are a selector's reasons worth anything? Checked, not read: form, agreement, truth, cause.
+"""Are a selector's reasons worth anything? Checked, not read: form, agreement, truth.
 
 Form: share of answers that keep the protocol. Agreement: do the reasons speak for the verdict that came with
 them, and do they say the same when the pair is shown in the other order? Truth: answers against the
 construction, and claims about a picture (its words, colours, background …) against what is known of it; the
 same claims held against the *other* picture of the pair are the control, since a claim that fits both says
-nothing. Cause: a factor that was named as a reason is edited on the side that it spoke for, and the
-probability must fall by more than under an edit of a factor that was not named (after EDCT, 2510.00047).
-Controls: one picture twice, a blank one, noise in place of both. Nothing here asks a model to grade another.
+nothing. Controls: one picture twice, a blank one, noise in place of both. Nothing here asks a model to grade
+another. Cause, by editing what a reason names, is `research/studies/reason_edits`.
 """
 
 from __future__ import annotations
@@ -14,38 +13,35 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 
 import numpy as np
+from PIL import Image
 
 from moonshelf import images
-from moonshelf.creatives.evaluation.metrics import Figure, mean_figure
-from moonshelf.creatives.evaluation.record import Trial
+from moonshelf.creatives.evaluation.metrics import Figure, Rows
 from moonshelf.creatives.evidence import claims, holds
-from moonshelf.creatives.schema import KEYS, QUESTIONS, Assessment, Creative, Judgement, Pair, Side
+from moonshelf.creatives.schema import ASPECTS, KEYS, Assessment, Creative, Judgement, Pair
 from moonshelf.product import ImageRef
 
-COMPARED = tuple(question.key for question in QUESTIONS if question.compares)
 CONTROLS = ("same image", "same image, re-encoded", "blank image", "noise for both")
 NOISE_SIDE = 256  # pixels
 
 
-def was_asked(judgement: Judgement) -> bool:
-    """A backend saw the pair: it was not stopped for its images, nor left without an answer."""
-    return (judgement.p_first, judgement.p_second) != (0.5, 0.5) or any(_orders(judgement))
-
-
 def explains(judgements: Sequence[Judgement]) -> bool:
     """The backend gives reasons at all."""
-    return any(any(_orders(one)) for one in judgements)
+    return any(one.assessment or one.mirrored for one in judgements)
 
 
-def _orders(judgement: Judgement) -> tuple[Assessment | None, Assessment | None]:
-    """What was written with A shown first, and with A shown second, both in terms of A and B."""
-    return judgement.assessment, judgement.mirrored
-
-
-# ---- form and agreement ---------------------------------------------------------------------------------
+def _written(
+    pairs: Sequence[Pair], judgements: Sequence[Judgement]
+) -> Iterator[tuple[Pair, Judgement, Assessment]]:
+    """Every valid answer: at most two a pair, by the order that was shown, in terms of A and B."""
+    for pair, judgement in zip(pairs, judgements, strict=True):
+        for found in (judgement.assessment, judgement.mirrored):
+            if found is not None:
+                yield pair, judgement, found
 
 
 def agreement_figures(pairs: Sequence[Pair], judgements: Sequence[Judgement]) -> list[Figure]:
@@ -55,58 +51,40 @@ def agreement_figures(pairs: Sequence[Pair], judgements: Sequence[Judgement]) ->
     """
     if not explains(judgements):
         return []
-    valid, untrue = _Rows(), _Rows()
-    rubric, silent, written, mirror, whole = _Rows(), _Rows(), _Rows(), _Rows(), _Rows()
+    rows = Rows()
     for pair, judgement in zip(pairs, judgements, strict=True):
-        if not was_asked(judgement):
-            continue
-        for found, p in zip(_orders(judgement), (judgement.p_first, judgement.p_second), strict=True):
-            valid.add(found is not None, pair)
+        first, second = judgement.assessment, judgement.mirrored
+        if (judgement.p_first, judgement.p_second) == (0.5, 0.5) and not (first or second):
+            continue  # it was stopped for its images, or left without an answer
+        for found, p in ((first, judgement.p_first), (second, judgement.p_second)):
+            rows.add("schema valid", found is not None, pair.product_id)
             if found is None:
                 continue
-            untrue.add(len(judgement.dropped), pair)
+            rows.add("claims left out", len(judgement.dropped), pair.product_id)
             score = found.rubric()
-            silent.add(score == 0, pair)
+            rows.add("rubric is even", score == 0, pair.product_id)
             if score:
-                rubric.add(_agrees(np.sign(score), p), pair)
+                rows.add("rubric agrees with the verdict", _agrees(np.sign(score), p), pair.product_id)
             if found.verdict:
-                written.add(_agrees(1 if found.verdict == "A" else -1, p), pair)
-        first, second = _orders(judgement)
+                agrees = _agrees(1 if found.verdict == "A" else -1, p)
+                rows.add("written verdict agrees with the read one", agrees, pair.product_id)
         if first is not None and second is not None:
             same = [first[key].answer == second[key].answer for key in KEYS if key in first and key in second]
-            mirror.add(float(np.mean(same)), pair)
-            whole.add(all(same), pair)
+            rows.add("same answers in the other order", float(np.mean(same)), pair.product_id)
+            rows.add("all answers the same in the other order", all(same), pair.product_id)
     return [
-        valid.figure("schema valid"),
-        rubric.figure("rubric agrees with the verdict", "orders whose reasons lean to one side"),
-        silent.figure("rubric is even"),
-        written.figure("written verdict agrees with the read one"),
-        mirror.figure("same answers in the other order"),
-        whole.figure("all answers the same in the other order"),
-        untrue.figure("claims left out", "of what title and interest do not say, a pair"),
+        rows.figure("schema valid"),
+        rows.figure("rubric agrees with the verdict", "orders whose reasons lean to one side"),
+        rows.figure("rubric is even"),
+        rows.figure("written verdict agrees with the read one"),
+        rows.figure("same answers in the other order"),
+        rows.figure("all answers the same in the other order"),
+        rows.figure("claims left out", "of what title and interest do not say, a pair"),
     ]
 
 
 def _agrees(sign: float, p: float) -> float:
     return (float(np.sign(p - 0.5)) * sign + 1) / 2
-
-
-class _Rows:
-    """Values with the product of each."""
-
-    def __init__(self) -> None:
-        self.values: list[float] = []
-        self.clusters: list[str] = []
-
-    def add(self, value: float, pair: Pair) -> None:
-        self.values.append(float(value))
-        self.clusters.append(pair.product_id)
-
-    def figure(self, name: str, note: str = "") -> Figure:
-        return mean_figure(name, self.values, self.clusters, note=note)
-
-
-# ---- truth ----------------------------------------------------------------------------------------------
 
 
 def question_figures(
@@ -117,30 +95,20 @@ def question_figures(
 
     Rows are valid answers, two a pair. [] where there is no truth or no answer.
     """
-    right = {key: _Rows() for key in KEYS}
-    answers: dict[str, Counter[str]] = {key: Counter() for key in KEYS}
-    for pair, judgement in zip(pairs, judgements, strict=True):
-        for found in _orders(judgement):
-            if pair.assessment is None or found is None:
+    rows, answers = Rows(), {key: Counter[str]() for key in KEYS}
+    for pair, _, found in _written(pairs, judgements):
+        for key in KEYS:
+            if pair.assessment is None or key not in found or key not in pair.assessment:
                 continue
-            for key in KEYS:
-                if key not in found or key not in pair.assessment:
-                    continue
-                truth = pair.assessment[key].answer
-                right[key].add(found[key].answer == truth, pair)
-                answers[key].update((truth, pair.assessment[key].swapped().answer))
-    if not right[KEYS[0]].values:
-        return []
+            truth = pair.assessment[key].answer
+            for name in (key, "all aspects") if key in ASPECTS else (key,):
+                rows.add(name, found[key].answer == truth, pair.product_id)
+            answers[key].update((truth, pair.assessment[key].swapped().answer))
     constant = {key: max(found.values()) / found.total() for key, found in answers.items() if found}
-    together = _Rows()
-    for key in COMPARED:
-        together.values += right[key].values
-        together.clusters += right[key].clusters
-    mean = float(np.mean([constant[key] for key in COMPARED if key in constant]))
-    return [
-        (together.figure("all aspects"), mean),
-        *((right[key].figure(key), constant[key]) for key in KEYS if key in constant),
-    ]
+    if not constant:
+        return []
+    mean = float(np.mean([constant[key] for key in ASPECTS if key in constant]))
+    return [(rows.figure(key), chance) for key, chance in ({"all aspects": mean} | constant).items()]
 
 
 def claim_figures(pairs: Sequence[Pair], judgements: Sequence[Judgement]) -> list[Figure]:
@@ -149,33 +117,28 @@ def claim_figures(pairs: Sequence[Pair], judgements: Sequence[Judgement]) -> lis
     Rows are claims (`creatives.evidence`), of valid answers in both orders. Claims that hold of both pictures
     are easy; those of a fact in which the two differ are counted apart. [] where nothing could be checked.
     """
-    borne, other, apart, often = _Rows(), _Rows(), _Rows(), _Rows()
-    for pair, judgement in zip(pairs, judgements, strict=True):
-        for found in _orders(judgement):
-            if found is None or not (pair.a.facts or pair.b.facts):
-                continue
-            checked = 0
-            for finding in found.findings:
-                sides = ((finding.reason_a, pair.a, pair.b), (finding.reason_b, pair.b, pair.a))
-                for reason, mine, theirs in sides:
-                    for claim in claims(finding.question, reason):
-                        held, there = holds(claim, mine.facts), holds(claim, theirs.facts)
-                        if held is None or there is None:
-                            continue
-                        checked += 1
-                        borne.add(held, pair)
-                        other.add(there, pair)
-                        if mine.facts[claim[0]] != theirs.facts[claim[0]]:
-                            apart.add(held, pair)
-            often.add(checked, pair)
-    if not borne.values:
-        return []
-    return [
-        borne.figure("claims borne out"),
-        other.figure("claims of the one held against the other"),
-        apart.figure("claims borne out where the two differ"),
-        often.figure("checkable claims an answer"),
-    ]
+    names = (
+        "claims borne out", "claims of the one held against the other",
+        "claims borne out where the two differ", "checkable claims an answer",
+    )  # fmt: skip
+    rows = Rows()
+    for pair, _, found in _written(pairs, judgements):
+        if not (pair.a.facts or pair.b.facts):
+            continue
+        checked = 0
+        for finding, left in product(found.findings, (True, False)):
+            mine, theirs = (pair.a, pair.b) if left else (pair.b, pair.a)
+            for claim in claims(finding.question, finding.reason_a if left else finding.reason_b):
+                held, there = holds(claim, mine.facts), holds(claim, theirs.facts)
+                if held is None or there is None:
+                    continue
+                checked += 1
+                rows.add(names[0], held, pair.product_id)
+                rows.add(names[1], there, pair.product_id)
+                if mine.facts[claim[0]] != theirs.facts[claim[0]]:
+                    rows.add(names[2], held, pair.product_id)
+        rows.add(names[3], checked, pair.product_id)
+    return [rows.figure(name) for name in names] if rows.found[names[0]] else []
 
 
 # ---- controls -------------------------------------------------------------------------------------------
@@ -189,109 +152,37 @@ def control_pairs(pairs: Sequence[Pair], control: str) -> list[Pair]:
             picture = images.load(pair.a.image, max_side=1024)
         except images.ImageError:
             continue
-        if control == "same image":
-            a, b = pair.a.image, pair.a.image
-        elif control == "same image, re-encoded":
-            smaller = picture.resize((max(1, picture.width * 95 // 100), max(1, picture.height * 95 // 100)))
-            a, b = pair.a.image, ImageRef(data=_jpeg(smaller))
+        a = b = pair.a.image
+        if control == "same image, re-encoded":
+            b = _jpeg(picture.resize((max(1, picture.width * 95 // 100), max(1, picture.height * 95 // 100))))
         elif control == "blank image":
-            a, b = pair.a.image, ImageRef(data=_jpeg(_flat(picture.size)))
+            b = _jpeg(Image.new("RGB", picture.size, (255, 255, 255)))
         elif control == "noise for both":
-            a, b = (ImageRef(data=_jpeg(_noise(f"{pair.id} {side}"))) for side in "ab")
-        else:
+            a, b = (_jpeg(_noise(f"{pair.id} {side}")) for side in "ab")
+        elif control != "same image":
             raise ValueError(f"there is no control {control!r}")
-        sides = {
-            "a": Creative(id=f"{pair.a.id} a", image=a),
-            "b": Creative(id=f"{pair.a.id} b", image=b),
-            "label": None,
-            "assessment": None,
-            "true_rates": None,
-        }
-        found.append(pair.model_copy(update=sides))
+        sides = {side: Creative(id=f"{pair.a.id} {side}", image=ref) for side, ref in (("a", a), ("b", b))}
+        nothing = dict.fromkeys(("label", "assessment", "true_rates"))
+        found.append(pair.model_copy(update=sides | nothing))
     return found
 
 
 def control_figures(control: str, pairs: Sequence[Pair], judgements: Sequence[Judgement]) -> list[Figure]:
     """Share of a control's pairs without a verdict, and how far the probability is from one half."""
-    quiet, far = _Rows(), _Rows()
+    rows, quiet, far = Rows(), f"{control}: abstains", f"{control}: distance from one half"
     for pair, judgement in zip(pairs, judgements, strict=True):
-        quiet.add(bool(judgement.abstained), pair)
-        far.add(abs(judgement.p - 0.5), pair)
-    return [quiet.figure(f"{control}: abstains"), far.figure(f"{control}: distance from one half")]
+        rows.add(quiet, bool(judgement.abstained), pair.product_id)
+        rows.add(far, abs(judgement.p - 0.5), pair.product_id)
+    return [rows.figure(quiet), rows.figure(far)]
 
 
-def _jpeg(picture: object) -> bytes:
+def _jpeg(picture: Image.Image) -> ImageRef:
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=87, subsampling=0)  # type: ignore[attr-defined]
-    return file.getvalue()
+    picture.save(file, "JPEG", quality=87, subsampling=0)
+    return ImageRef(data=file.getvalue())
 
 
-def _flat(size: tuple[int, int]) -> object:
-    from PIL import Image
-
-    return Image.new("RGB", size, (255, 255, 255))
-
-
-def _noise(name: str) -> object:
-    from PIL import Image
-
+def _noise(name: str) -> Image.Image:
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
     coarse = np.random.default_rng(seed).integers(0, 256, (NOISE_SIDE // 8, NOISE_SIDE // 8, 3), np.uint8)
     return Image.fromarray(coarse).resize((NOISE_SIDE, NOISE_SIDE), Image.Resampling.NEAREST)
-
-
-# ---- cause ----------------------------------------------------------------------------------------------
-
-
-# The pair with what a question asks about made worse on one side, and the pair with something changed there
-# that the question does not ask about; None where that cannot be done.
-Editor = Callable[[Pair, Side, str], tuple[Pair, Pair] | None]
-
-
-def named_factor(judgement: Judgement, seed: int = 0) -> tuple[Side, str] | None:
-    """The favoured side and one aspect that both orders name in its favour, drawn; None without."""
-    first, second = _orders(judgement)
-    if judgement.verdict is None or first is None or second is None:
-        return None
-    wanted = "A>B" if judgement.verdict == "A" else "A<B"
-    both = [key for key in COMPARED if key in first and key in second]
-    named = [key for key in both if first[key].answer == second[key].answer == wanted]
-    if not named:
-        return None
-    digest = hashlib.sha256(f"{seed} {judgement.pair_id}".encode()).digest()
-    return judgement.verdict, named[digest[0] % len(named)]
-
-
-def edited_pairs(
-    pairs: Sequence[Pair], judgements: Sequence[Judgement], editor: Editor, *, most: int, seed: int = 0
-) -> list[tuple[Pair, Side, str, Pair, Pair]]:
-    """(pair, favoured side, named factor, edited, placebo) of the first `most` pairs that allow both."""
-    found: list[tuple[Pair, Side, str, Pair, Pair]] = []
-    for pair, judgement in zip(pairs, judgements, strict=True):
-        named = named_factor(judgement, seed)
-        if named is None:
-            continue
-        if (changed := editor(pair, *named)) is not None:
-            found.append((pair, *named, *changed))
-        if len(found) == most:
-            break
-    return found
-
-
-def edit_figures(trials: Sequence[Trial]) -> list[Figure]:
-    """How far the favoured side falls when the named factor is edited, beside the placebo, and how often
-    it falls by more. [] without trials."""
-    if not trials:
-        return []
-    clusters = [one.cluster for one in trials]
-    edit = np.array([one.before - one.edited for one in trials])
-    placebo = np.array([one.before - one.placebo for one in trials])
-    more = (np.sign(edit - placebo) + 1) / 2
-    return [
-        mean_figure("fall after editing the named factor", edit, clusters),
-        mean_figure("fall after a placebo edit", placebo, clusters),
-        mean_figure("named factor minus placebo", edit - placebo, clusters),
-        mean_figure("falls more than under the placebo", more, clusters),
-        mean_figure("verdict turns after editing", [one.edited < 0.5 for one in trials], clusters),
-        mean_figure("verdict turns after the placebo", [one.placebo < 0.5 for one in trials], clusters),
-    ]

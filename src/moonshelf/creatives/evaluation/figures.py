@@ -9,7 +9,8 @@ care was not made for anyone. Differences are paired, over the same pairs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -17,9 +18,9 @@ import numpy as np
 
 from moonshelf.creatives.evaluation import explanations as reasons
 from moonshelf.creatives.evaluation import metrics
-from moonshelf.creatives.evaluation.metrics import Cases, Figure, Mask, mean_figure
-from moonshelf.creatives.evaluation.ranking import RankingScore, score_ranking
-from moonshelf.creatives.evaluation.record import CreativeReport, Curve, Difference, Line, Trial
+from moonshelf.creatives.evaluation.metrics import Cases, Figure, Gap, Mask, Rows, mean_figure
+from moonshelf.creatives.evaluation.ranking import score_ranking
+from moonshelf.creatives.evaluation.record import CreativeReport, Curve
 from moonshelf.creatives.evaluation.simulated import ORACLE, drawn, interest_speaks, oracle
 from moonshelf.creatives.labels import STRATA, Prior, label_ceiling, posterior, stratum
 from moonshelf.creatives.ranking import Ranking
@@ -35,14 +36,13 @@ TURNED = "both of two pairs with the same pictures, where the interest turns the
 
 @dataclass
 class Evidence:
-    """What an evaluation kept of its backends; judgements by backend, then by pair."""
+    """What an evaluation kept of its backends."""
 
     pairs: list[Pair]
     truth: list[float]  # posterior probability that A is better
     backends: list[str]  # ours first
-    judged: dict[Interest, dict[str, dict[str, Judgement]]]
-    controls: dict[str, dict[str, dict[str, Judgement]]] = field(default_factory=dict)
-    trials: list[Trial] = field(default_factory=list)
+    # By what was asked (an interest, or "control …"), backend and pair.
+    judged: dict[str, dict[str, dict[str, Judgement]]]
     campaigns: list[Campaign] = field(default_factory=list)
     rankings: dict[str, list[Ranking]] = field(default_factory=dict)
 
@@ -55,7 +55,7 @@ def truth_of(pair: Pair, prior: Prior) -> float | None:
     return known
 
 
-def count(evidence: Evidence, report: CreativeReport) -> CreativeReport:
+def count(evidence: Evidence, report: CreativeReport) -> None:
     """Fill in the lines, differences and curves of `report`."""
     counting = _Counting(evidence)
     report.backends = list(evidence.backends)
@@ -66,13 +66,10 @@ def count(evidence: Evidence, report: CreativeReport) -> CreativeReport:
         *counting.explanations(),
         *counting.ranking(),
     ]
-    report.differences = [*counting.against_ours(), *counting.interest_differences()]
+    report.differences = counting.differences()
     report.curves = counting.curves()
     report.simulated = any(pair.source.startswith("simulated") for pair in evidence.pairs)
-    report.sources = {}
-    for pair in evidence.pairs:
-        report.sources[pair.source or "unnamed"] = report.sources.get(pair.source or "unnamed", 0) + 1
-    return report
+    report.sources = dict(Counter(pair.source or "unnamed" for pair in evidence.pairs))
 
 
 # ---- slices ---------------------------------------------------------------------------------------------
@@ -80,18 +77,19 @@ def count(evidence: Evidence, report: CreativeReport) -> CreativeReport:
 
 def slices(pairs: Sequence[Pair], truth: Sequence[float]) -> dict[str, Mask]:
     """Parts of the pairs by name; a part without pairs is left out."""
-    won = [None if q == 0.5 else (pair.a, pair.b) if q > 0.5 else (pair.b, pair.a)
-           for pair, q in zip(pairs, truth, strict=True)]  # fmt: skip
-    less = [0 if sides is None else richness(sides[0]) - richness(sides[1]) for sides in won]
     strata = [stratum(q) for q in truth]
-    new = [any(one.facts.get("new") == "yes" for one in (pair.a, pair.b)) for pair in pairs]
-    told = [any("new" in one.facts for one in (pair.a, pair.b)) for pair in pairs]
+    new = [{one.facts["new"] for one in (pair.a, pair.b) if "new" in one.facts} for pair in pairs]
+    # How much richer the winner is than the other; 0 where nobody wins.
+    more = [
+        (richness(pair.a) - richness(pair.b)) * int(np.sign(q - 0.5))
+        for pair, q in zip(pairs, truth, strict=True)
+    ]
     found = {f"{name} pairs": np.array([one == name for one in strata]) for name in STRATA}
     found |= {
-        "a wording that training never used": np.array(new),
-        "wordings of training, or none": np.array(told) & ~np.array(new),
-        "the plainer picture won": np.array(less) < 0,
-        "the richer picture won": np.array(less) > 0,
+        "a wording that training never used": np.array(["yes" in one for one in new]),
+        "wordings of training, or none": np.array([bool(one) and "yes" not in one for one in new]),
+        "the plainer picture won": np.array(more) < 0,
+        "the richer picture won": np.array(more) > 0,
         SPEAKS: np.array([drawn(pair) and interest_speaks(pair) for pair in pairs]),
     }
     return {name: mask for name, mask in found.items() if mask.any()}
@@ -103,9 +101,7 @@ def richness(creative: Creative) -> int:
     return (
         bool(creative.text.strip())
         + (known.get("badge", "none") != "none")
-        + ("none", "few", "clutter").index(
-            known["props"] if known.get("props") in ("few", "clutter") else "none"
-        )
+        + {"few": 1, "clutter": 2}.get(known.get("props", "none"), 0)
         + (known.get("background", "white") not in ("white", "plain"))
     )
 
@@ -159,152 +155,123 @@ class _Counting:
         self.evidence = evidence
         self.pairs, self.truth = evidence.pairs, np.asarray(evidence.truth, np.float64)
         self.clusters = [pair.product_id for pair in self.pairs]
-        self.cases = {name: self._cases("true", name, range(len(self.pairs))) for name in evidence.backends}
+        every = range(len(self.pairs))
+        self.cases = {name: self._cases("true", name, every) for name in evidence.backends}
         if all(drawn(pair) for pair in self.pairs):
             self.cases[ORACLE] = Cases.of(oracle(self.pairs), self.truth, self.clusters)
         self.slices = slices(self.pairs, evidence.truth)
-        self.headline = self._mask(HEADLINE)
+        self.parts = {name: self._mask(name) for name in (HEADLINE, SPEAKS)}
+        self.parts[ALL] = np.ones(len(self.pairs), bool)
+        # Interests that were asked, and the rows that every backend judged under all of them.
+        judged = {name: by for name, by in evidence.judged.items() if not name.startswith("control")}
+        self.interests = [name for name, by in judged.items() if all(by.values())]
+        self.tested = [
+            i for i, pair in enumerate(self.pairs)
+            if len(self.interests) > 1 and pair.interest
+            and all(pair.id in known for name in self.interests for known in judged[name].values())
+        ]  # fmt: skip
 
     def _mask(self, part: str) -> Mask:
         return self.slices.get(part, np.zeros(len(self.pairs), bool))
 
-    def _cases(self, interest: Interest, backend: str, rows: Sequence[int]) -> Cases:
+    def _cases(self, interest: str, backend: str, rows: Sequence[int]) -> Cases:
         known = self.evidence.judged[interest][backend]
         judgements = [known[self.pairs[i].id] for i in rows]
         return Cases.of(judgements, self.truth[list(rows)], [self.clusters[i] for i in rows])
 
-    def skill(self) -> list[Line]:
-        found = []
-        for name, cases in self.cases.items():
-            for part, mask in ((HEADLINE, self.headline), (ALL, np.ones(len(cases), bool))):
-                found += _lines("skill", part, name, metrics.figures(cases.take(mask)))
-            for part, mask in self.slices.items():
-                found += _lines("slices", part, name, [_accuracy(cases.take(mask))])
-        return found + self._true_order()
-
-    def _true_order(self) -> list[Line]:
-        """Accuracy against the true rates, which only a simulation knows: no label can be wrong there."""
+    def skill(self) -> list[Figure]:
+        # Against the true rates, which only a simulation knows, no label can be wrong.
         rates = [pair.true_rates for pair in self.pairs]
-        rows = [i for i, known in enumerate(rates) if known is not None and known[0] != known[1]]
-        if not rows:
-            return []
+        known = np.array([one is not None and one[0] != one[1] for one in rates])
+        better = np.array([float(one is not None and one[0] > one[1]) for one in rates])
         found = []
         for name, cases in self.cases.items():
-            truth = np.array([float(rates[i][0] > rates[i][1]) for i in rows])  # type: ignore[index]
-            known = replace(cases.take(rows), truth=truth)
-            found += _lines("slices", "against the true rates", name, [_accuracy(known)])
+            for part in (HEADLINE, ALL):
+                found += _of("skill", part, name, metrics.figures(cases.take(self.parts[part])))
+            for part, mask in self.slices.items():
+                found += _of("slices", part, name, [_accuracy(cases.take(mask))])
+            if known.any():
+                against = replace(cases, truth=better).take(known)
+                found += _of("slices", "against the true rates", name, [_accuracy(against)])
         return found
 
     def curves(self) -> list[Curve]:
         return [
             Curve(name, part, metrics.reliability(chosen), metrics.risk_coverage(chosen))
             for name, cases in self.cases.items()
-            for part, mask in ((ALL, np.ones(len(cases), bool)), (HEADLINE, self.headline))
-            if len(chosen := cases.take(mask))
+            for part in (ALL, HEADLINE)
+            if len(chosen := cases.take(self.parts[part]))
         ]
 
-    def against_ours(self) -> list[Difference]:
-        """The first backend minus each other one, on decisive pairs that have a winner."""
-        ours, *others = self.evidence.backends
-        if not self.headline.any():
-            return []
-        cases = {name: one.take(self.headline) for name, one in self.cases.items()}
-        others += [ORACLE] if ORACLE in cases else []
-        return [
-            Difference("backends", HEADLINE, metrics.gap(cases[ours], cases[name], (ours, name)))
-            for name in others
-        ]
-
-    def paired(self) -> list[Line]:
+    def paired(self) -> list[Figure]:
         """How far the orders disagree, and log loss: the first backend minus each other one, on all pairs."""
         ours, *others = self.evidence.backends
         found = []
         for name in others:
             figures = metrics.paired(self.cases[ours], self.cases[name], (ours, name))
-            found += _lines("paired", name, ours, figures)
+            found += _of("paired", name, ours, figures)
         return found
 
-    # ---- interest ------------------------------------------------------------------------------------
+    def differences(self) -> list[Gap]:
+        """The first backend minus each other one, and each under its own interest minus under another one.
 
-    def _tested(self) -> tuple[list[Interest], list[int]]:
-        """Conditions that ran, and the rows that every backend judged in all of them."""
-        ran: list[Interest] = [
-            one for one, found in self.evidence.judged.items() if all(map(len, found.values()))
-        ]
-        if len(ran) < 2:
-            return ran, []
-        rows = [
-            i
-            for i, pair in enumerate(self.pairs)
-            if pair.interest
-            and all(
-                pair.id in self.evidence.judged[one][name] for one in ran for name in self.evidence.backends
-            )
-        ]
-        return ran, rows
+        On decisive pairs that have a winner.
+        """
+        found, decisive = [], self.parts[HEADLINE]
+        cases = {name: one.take(decisive) for name, one in self.cases.items()}
+        ours, *others = cases
+        for name in others if decisive.any() else ():
+            found.append(metrics.gap(cases[ours], cases[name], (ours, name), "backends", HEADLINE))
+        rows = [i for i in self.tested if decisive[i] and self.truth[i] != 0.5]
+        called = {"shuffled": "a shuffled interest", "none": "no interest"}
+        for name in self.evidence.backends if rows else ():
+            for other in self.interests[1:]:
+                true, changed = (self._cases(one, name, rows) for one in ("true", other))
+                found.append(
+                    metrics.gap(true, changed, (name, called[other]), "interest", f"true against {other}")
+                )
+        return found
 
-    def interest(self) -> list[Line]:
-        ran, rows = self._tested()
+    def interest(self) -> list[Figure]:
+        rows, found = self.tested, list[Figure]()
         couples = turned([self.pairs[i] for i in rows], self.truth[rows].tolist()) if rows else []
-        found = []
-        for one in ran if rows else ():
+        for one in self.interests if rows else ():
             for name in self.evidence.backends:
                 cases = self._cases(one, name, rows)
-                decisive, speaks = (self._mask(part)[rows] for part in (HEADLINE, SPEAKS))
                 chosen = [
-                    _accuracy(cases.take(decisive), f"accuracy, {HEADLINE}"),
-                    _accuracy(cases.take(speaks), f"accuracy, {SPEAKS}"),
-                    _accuracy(cases, f"accuracy, {ALL}"),
+                    _accuracy(cases.take(mask[rows]), f"accuracy, {part}")
+                    for part, mask in self.parts.items()
                 ]
                 chosen += _both_right(cases, couples)
                 whole = {f.name: f for f in metrics.figures(cases)}
-                found += _lines("interest", one, name, [*chosen, whole["log loss"], whole["coverage"]])
+                found += _of("interest", one, name, [*chosen, whole["log loss"], whole["coverage"]])
         return found
 
-    def interest_differences(self) -> list[Difference]:
-        ran, rows = self._tested()
-        found = []
-        chosen = [i for i in rows if self.headline[i] and self.truth[i] != 0.5]
-        for name in self.evidence.backends if chosen else ():
-            for other in ran:
-                if other != "true":
-                    sides = (self._cases("true", name, chosen), self._cases(other, name, chosen))
-                    gap = metrics.gap(
-                        *sides, (name, {"shuffled": "a shuffled interest", "none": "no interest"}[other])
-                    )
-                    found.append(Difference("interest", f"true against {other}", gap))
-        return found
-
-    # ---- reasons, controls, edits --------------------------------------------------------------------
-
-    def explanations(self) -> list[Line]:
-        found = []
+    def explanations(self) -> list[Figure]:
+        """What the reasons are worth, and what is said of pairs without an answer."""
+        found, judged = list[Figure](), self.evidence.judged
         for name in self.evidence.backends:
-            judgements = [self.evidence.judged["true"][name][pair.id] for pair in self.pairs]
+            judgements = [judged["true"][name][pair.id] for pair in self.pairs]
             agreed = reasons.agreement_figures(self.pairs, judgements)
-            found += _lines("explanations", "form and agreement", name, agreed)
+            found += _of("explanations", "form and agreement", name, agreed)
             for figure, chance in reasons.question_figures(self.pairs, judgements):
-                found += _lines("questions", figure.name, name, [figure], chance)
-            found += _lines("explanations", "claims", name, reasons.claim_figures(self.pairs, judgements))
-            for control, by_backend in self.evidence.controls.items():
-                kept = by_backend.get(name, {})
+                found += _of("questions", figure.name, name, [replace(figure, chance=chance)])
+            found += _of("explanations", "claims", name, reasons.claim_figures(self.pairs, judgements))
+            for control in reasons.CONTROLS:
+                kept = judged.get(f"control {control}", {}).get(name, {})
                 pairs = [pair for pair in self.pairs if pair.id in kept]
-                figures = reasons.control_figures(control, pairs, [kept[pair.id] for pair in pairs])
-                found += _lines("controls", control, name, figures)
-            trials = [one for one in self.evidence.trials if one.backend == name]
-            found += _lines("edits", "named factor", name, reasons.edit_figures(trials))
+                if pairs:
+                    figures = reasons.control_figures(control, pairs, [kept[pair.id] for pair in pairs])
+                    found += _of("controls", control, name, figures)
         return found
 
-    # ---- ranking -------------------------------------------------------------------------------------
-
-    def ranking(self) -> list[Line]:
+    def ranking(self) -> list[Figure]:
         """Order and pick of campaigns with more than two creatives, each a cluster by its product."""
         campaigns = {one.id: one for one in self.evidence.campaigns}
         found = []
         for name, rankings in self.evidence.rankings.items():
-            scored = [(one, score_ranking(one, rates_of(campaigns[one.campaign_id]))) for one in rankings]
-            products = [campaigns[one.campaign_id].product_id for one, _ in scored]
-            found += _lines("ranking", "campaigns", name, _ranked(scored, products))
+            both = [(campaigns[one.campaign_id], one) for one in rankings]
+            found += _of("ranking", "campaigns", name, _ranked(both))
         return found
 
 
@@ -326,16 +293,20 @@ def rates_of(campaign: Campaign) -> dict[str, float]:
     return {one.id: one.rate for one in campaign.creatives if one.rate is not None}
 
 
-def _ranked(scored: Sequence[tuple[Ranking, RankingScore]], products: Sequence[str]) -> list[Figure]:
-    def mean(name: str, get: Callable[[RankingScore], float | None], chance: str = "") -> Figure:
-        kept = [(get(score), product) for (_, score), product in zip(scored, products, strict=True)]
-        known = [(value, product) for value, product in kept if value is not None]
-        return mean_figure(name, [v for v, _ in known], [p for _, p in known], note=chance)
-
-    if not scored:
-        return []
-    picked = np.array([score.picked_rate for _, score in scored])
-    uniform = np.array([score.uniform_rate for _, score in scored])
+def _ranked(both: Sequence[tuple[Campaign, Ranking]]) -> list[Figure]:
+    rows, scores = Rows(), [score_ranking(ranking.strengths, rates_of(one)) for one, ranking in both]
+    products = [one.product_id for one, _ in both]
+    for (_, ranking), score, product in zip(both, scores, products, strict=True):
+        rows.add("Kendall tau-b", score.kendall, product)
+        rows.add("Spearman", score.spearman, product)
+        rows.add("top-1", score.top1, product)
+        rows.add("best-of-n regret", score.regret, product)
+        rows.add("click rate of the picks", score.picked_rate, product)
+        rows.add("cyclic triples", ranking.intransitivity, product)
+        rows.add("comparisons a campaign", len(ranking.comparisons), product)
+    picked, uniform = (
+        np.array([getattr(s, f"{kind}_rate") for s in scores]) for kind in ("picked", "uniform")
+    )
 
     def lift(weights: np.ndarray | None) -> np.ndarray:
         w = np.ones(len(picked)) if weights is None else weights
@@ -344,19 +315,17 @@ def _ranked(scored: Sequence[tuple[Ranking, RankingScore]], products: Sequence[s
 
     value, drawn, clusters = significance.resample(lift, len(picked), products)
     gained = significance.intervals(value, drawn, len(picked), clusters)
-    cyclic = [(one.intransitivity, product) for (one, _), product in zip(scored, products, strict=True)]
-    known = [(share, product) for share, product in cyclic if share is not None]
+    top, regret = (np.mean([1 / s.n for s in scores]), np.mean([s.uniform_regret for s in scores]))
     return [
-        mean("Kendall tau-b", lambda s: s.kendall),
-        mean("Spearman", lambda s: s.spearman),
-        mean("top-1", lambda s: s.top1, f"random {100 * np.mean([1 / s.n for _, s in scored]):.1f}"),
-        mean("best-of-n regret", lambda s: s.regret,
-             f"random {100 * np.mean([s.uniform_regret for _, s in scored]):.1f}"),
-        mean("click rate of the picks", lambda s: s.picked_rate, f"random {100 * uniform.mean():.3f}"),
+        rows.figure("Kendall tau-b"),
+        rows.figure("Spearman"),
+        rows.figure("top-1", f"random {100 * top:.1f}"),
+        rows.figure("best-of-n regret", f"random {100 * regret:.1f}"),
+        rows.figure("click rate of the picks", f"random {100 * uniform.mean():.3f}"),
         *(metrics.from_interval("lift over random", one) for one in gained if np.isfinite(one.value)),
-        mean_figure("cyclic triples", [v for v, _ in known], [p for _, p in known]),
-        mean_figure("comparisons a campaign", [len(one.comparisons) for one, _ in scored], products),
-    ]  # fmt: skip
+        rows.figure("cyclic triples"),
+        rows.figure("comparisons a campaign"),
+    ]
 
 
 def _accuracy(cases: Cases, name: str = "accuracy") -> Figure:
@@ -365,13 +334,8 @@ def _accuracy(cases: Cases, name: str = "accuracy") -> Figure:
     return mean_figure(name, kept.right, kept.clusters, bound=bound)
 
 
-def _lines(
-    group: str, part: str, backend: str, figures: Sequence[Figure], chance: float | None = None
-) -> list[Line]:
-    return [
-        Line(group, part, backend, f.name, f.value, f.low, f.high, f.n, f.clusters, f.bound, chance, f.note)
-        for f in figures
-    ]
+def _of(group: str, part: str, backend: str, figures: Sequence[Figure]) -> list[Figure]:
+    return [replace(one, group=group, part=part, backend=backend) for one in figures]
 
 
 def label_notes(pairs: Sequence[Pair], prior: Prior) -> list[str]:

@@ -18,15 +18,17 @@ Intervals draw whole products (`significance`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import entr
 
 from moonshelf.creatives.schema import Judgement
-from moonshelf.evaluation.report.outcome import versus
 from moonshelf.evaluation.statistics import significance
 from moonshelf.evaluation.statistics.metrics import Floats, Interval, bootstrap, members
 
@@ -43,8 +45,8 @@ SIGNS = 200  # random signs behind the floor of the calibration error
 class Cases:
     """Judged pairs, one row each: what is known of their clicks, and what the selector said."""
 
-    ids: tuple[str, ...]
-    clusters: tuple[str, ...]  # product of the pair: its rows vary together
+    ids: Any  # (n,) str, as `clusters`
+    clusters: Any  # product of the pair: its rows vary together
     truth: Floats  # posterior probability that A is better, in [0, 1]
     p: Floats  # the selector's, averaged over the orders
     first: Floats  # the same with A shown first
@@ -59,36 +61,24 @@ class Cases:
             raise ValueError(f"{len(judgements)} judgements, {known.shape} truths, {len(clusters)} products")
         if not ((known >= 0) & (known <= 1)).all():  # also refuses NaN
             raise ValueError("a posterior probability is outside 0 … 1")
-        return cls(
-            ids=tuple(j.pair_id for j in judgements),
-            clusters=tuple(clusters),
-            truth=known,
-            p=np.array([j.p for j in judgements], np.float64),
-            first=np.array([j.p_first for j in judgements], np.float64),
-            second=np.array([j.p_second for j in judgements], np.float64),
-            judged=np.array([not j.abstained for j in judgements], bool),
-        )
+        said = np.array([(j.p, j.p_first, j.p_second) for j in judgements], np.float64).reshape(-1, 3).T
+        judged = np.array([not j.abstained for j in judgements], bool)
+        return cls([j.pair_id for j in judgements], clusters, known, said[0], said[1], said[2], judged)
 
     def __post_init__(self) -> None:
         # One rounding step off a half, p and 1 - p would fall on different sides of it.
         for name in ("truth", "p", "first", "second"):
             object.__setattr__(self, name, np.round(getattr(self, name), 12))
+        for name in ("ids", "clusters"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), object))
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, rows: ArrayLike) -> Cases:
         """Those of a mask or a list of row numbers."""
-        chosen = np.arange(len(self))[np.asarray(rows)].tolist()
-        return Cases(
-            ids=tuple(self.ids[i] for i in chosen),
-            clusters=tuple(self.clusters[i] for i in chosen),
-            truth=self.truth[chosen],
-            p=self.p[chosen],
-            first=self.first[chosen],
-            second=self.second[chosen],
-            judged=self.judged[chosen],
-        )
+        chosen = np.arange(len(self))[np.asarray(rows)]
+        return Cases(*(getattr(self, column.name)[chosen] for column in fields(self)))
 
     @property
     def settled(self) -> Mask:
@@ -106,64 +96,50 @@ class Cases:
         return np.maximum(self.truth, 1 - self.truth)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One figure; `bound` is what nobody can beat on these pairs (a ceiling, or a floor of a loss)."""
+    """One figure of one backend; `group` and `part` say of what: skill on decisive pairs, a question …"""
 
+    group: str = ""  # skill, paired, interest, slices, explanations, questions, controls, ranking
+    part: str = ""
+    backend: str = ""
     name: str
-    value: float | None  # None where it is not defined for these pairs
+    value: float | None = None  # None where it is not defined for these rows
     low: float | None = None  # bootstrap interval over products, 95 %; None with one product
     high: float | None = None
-    n: int = 0  # pairs that it counts
+    n: int = 0
     clusters: int = 0
-    bound: float | None = None
+    bound: float | None = None  # what nobody can beat on these rows: the label ceiling, or a floor of a loss
+    chance: float | None = None  # of guessing, or of always giving the commonest answer
     note: str = ""
 
 
-# name, what it says; in the order of the tables
-NAMES: dict[str, str] = {
-    "accuracy": "swap-averaged accuracy",
-    "winner first": "accuracy with the winner shown first",
-    "winner second": "accuracy with the winner shown second",
-    "position swap": "right in both orders",
-    "flip rate": "pairs whose winner changes with the order",
-    "order gap": "distance between the probabilities of the two orders, mean",
-    "position bias": "share of all verdicts for the place shown first (none: 50)",
-    "coverage": "pairs with a verdict",
-    "accuracy of verdicts": "accuracy where it did not abstain",
-    "abstention as miss": "accuracy with every abstention counted as wrong",
-    "log loss": "log loss against the posterior, nats",
-    "Brier": "expected Brier score under the posterior",
-    "ECE": "calibration error, bins of equal mass",
-    "AURC": "area under the risk-coverage curve",
-    **{f"accuracy@{c:.0%}": f"accuracy on the surest {c:.0%}" for c in COVERAGES},
-}
-PAIRED = ("flip rate", "order gap", "log loss")  # of every pair, so that two selectors are compared by each
-
-
 def figures(cases: Cases, *, seed: int = 0) -> list[Figure]:
-    """Every figure of `NAMES`, each with its interval; [] for no pair."""
+    """Every figure of a selector, each with its interval; [] for no pair."""
     if not len(cases):
         return []
-    statistic, counted, bounds = _statistic(cases)
+    settled, means, floor = cases.settled, _means(cases), ece_floor(cases)
+    gap, bins = _gaps(cases)
+    group, wrong = _equally_sure(cases.take(settled))
+
+    def statistic(weights: Floats | None) -> Floats:
+        w = np.ones(len(cases)) if weights is None else weights
+        found = [_ratio((w * values)[mask].sum(), w[mask].sum()) for values, mask, _ in means.values()]
+        error = np.abs(np.bincount(bins, weights=w * gap)).sum()
+        return np.array([*found, error / w.sum(), *_surest(group, wrong, w[settled])])
+
+    counted = {name: (int(mask.sum()), bound) for name, (_, mask, bound) in means.items()}
+    counted["ECE"] = len(cases), floor
+    counted |= {name: (int(settled.sum()), bound) for name, bound in _surest_bounds(cases).items()}
     value, resampled, clusters = significance.resample(statistic, len(cases), cases.clusters, seed=seed)
     found = []
-    for i, name in enumerate(NAMES):
-        n, bound = int(counted[name].sum()), bounds.get(name)
-        if not math.isfinite(value[i]):
-            found.append(Figure(name, None, n=n, note="no pair of this kind"))
-            continue
-        one = significance.intervals(value[i : i + 1], resampled[:, i : i + 1], n, clusters)[0]
-        found.append(from_interval(name, one, bound))
+    for i, (name, (n, bound)) in enumerate(counted.items()):
+        if math.isfinite(value[i]):
+            one = significance.intervals(value[i : i + 1], resampled[:, i : i + 1], n, clusters)[0]
+            found.append(from_interval(name, one, bound))
+        else:
+            found.append(Figure(name=name, n=n, note="no pair of this kind"))
     return found
-
-
-def values(cases: Cases) -> dict[str, float | None]:
-    """The figures of `NAMES` without their intervals; None for what is not defined."""
-    if not len(cases):
-        return dict.fromkeys(NAMES)
-    found = _statistic(cases)[0](None).tolist()
-    return {name: v if math.isfinite(v) else None for name, v in zip(NAMES, found, strict=True)}
 
 
 def mean_figure(
@@ -178,85 +154,69 @@ def mean_figure(
     """The mean of some rows' own values as a figure; without a value where there is no row."""
     value = np.asarray(values, np.float64)
     if not len(value):
-        return Figure(name, None, note=note or "no pair of this kind")
+        return Figure(name=name, note=note or "no pair of this kind")
     return from_interval(name, bootstrap(value, clusters, seed=seed), bound, note)
+
+
+class Rows:
+    """Rows' own values by the name of their figure, each with the product that it is of."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[tuple[float, str]]] = defaultdict(list)
+
+    def add(self, name: str, value: float | None, product: str) -> None:
+        """A row; None is none."""
+        if value is not None:
+            self.found[name].append((float(value), product))
+
+    def figure(self, name: str, note: str = "") -> Figure:
+        """The mean of the rows of that name."""
+        values, products = [value for value, _ in self.found[name]], [one for _, one in self.found[name]]
+        return mean_figure(name, values, products, note=note)
 
 
 def from_interval(name: str, one: Interval, bound: float | None = None, note: str = "") -> Figure:
     """A figure from a bootstrap interval; ends that are not defined are None."""
     low, high = (end if math.isfinite(end) else None for end in (one.low, one.high))
-    return Figure(name, one.value, low, high, one.n, one.clusters, bound, note)
+    return Figure(
+        name=name, value=one.value, low=low, high=high, n=one.n, clusters=one.clusters, bound=bound, note=note
+    )
 
 
-def _means(cases: Cases) -> dict[str, tuple[Floats, Mask]]:
-    """The figures that are a mean: each row's value, and which rows count."""
-    settled, everything = cases.settled, np.ones(len(cases), bool)
-    wins_a = cases.truth > 0.5
-    right_first, right_second = _right(cases.first, cases.truth), _right(cases.second, cases.truth)
-    winner_first = np.where(wins_a, right_first, right_second)
-    winner_second = np.where(wins_a, right_second, right_first)
-    p, q = np.clip(cases.p, CLIP, 1 - CLIP), cases.truth
+def _means(cases: Cases) -> dict[str, tuple[Floats, Mask, float | None]]:
+    """The figures that are a mean: each row's value, which rows count, and what bounds the mean."""
+    settled, everything, q, best = cases.settled, np.ones(len(cases), bool), cases.truth, cases.knowable
+    right_first, right_second = _right(cases.first, q), _right(cases.second, q)
+    winner_first = np.where(q > 0.5, right_first, right_second)
+    winner_second = np.where(q > 0.5, right_second, right_first)
+    p = np.clip(cases.p, CLIP, 1 - CLIP)
     losses = -(q * np.log(p) + (1 - q) * np.log1p(-p))
-    brier = (cases.p - q) ** 2 + q * (1 - q)
-    means: dict[str, tuple[Floats | Mask, Mask]] = {
-        "accuracy": (cases.right, settled),
-        "winner first": (winner_first, settled),
-        "winner second": (winner_second, settled),
-        "position swap": ((winner_first == 1) & (winner_second == 1), settled),
-        "flip rate": (np.abs(_share(cases.first) - _share(cases.second)) == 1, everything),
-        "order gap": (np.abs(cases.first - cases.second), everything),
-        "position bias": ((_share(cases.first) + 1 - _share(cases.second)) / 2, everything),
-        "coverage": (cases.judged, everything),
-        "accuracy of verdicts": (cases.right, settled & cases.judged),
-        "abstention as miss": (cases.right * cases.judged, settled),
-        "log loss": (losses, everything),
-        "Brier": (brier, everything),
+    entropy = entr(q) + entr(1 - q)
+    spread = q * (1 - q)
+    found: dict[str, tuple[Floats | Mask, Mask, Floats | None]] = {
+        # swap-averaged; then with the winner in each place, and right in both orders
+        "accuracy": (cases.right, settled, best),
+        "winner first": (winner_first, settled, best),
+        "winner second": (winner_second, settled, best),
+        "position swap": ((winner_first == 1) & (winner_second == 1), settled, best),
+        "flip rate": (np.abs(_share(cases.first) - _share(cases.second)) == 1, everything, None),
+        "order gap": (np.abs(cases.first - cases.second), everything, None),
+        # share of all verdicts for the place shown first; without a bias one half
+        "position bias": ((_share(cases.first) + 1 - _share(cases.second)) / 2, everything, None),
+        "coverage": (cases.judged, everything, None),
+        "accuracy of verdicts": (cases.right, settled & cases.judged, best),
+        "abstention as miss": (cases.right * cases.judged, settled, best),
+        "log loss": (losses, everything, entropy),  # nats, against the posterior
+        "Brier": ((cases.p - q) ** 2 + spread, everything, spread),  # expected under the posterior
     }
-    return {name: (values.astype(np.float64), mask) for name, (values, mask) in means.items()}
-
-
-def _statistic(cases: Cases) -> tuple[significance.Statistic, dict[str, Mask], dict[str, float]]:
-    """The figures as a function of row weights, which rows each counts, and their bounds."""
-    settled, everything, q = cases.settled, np.ones(len(cases), bool), cases.truth
-    means = _means(cases)
-    numbers = {name: values for name, (values, _) in means.items()}
-    counted = {name: mask for name, (_, mask) in means.items()}
-    counted |= {"ECE": everything} | {
-        name: settled for name in NAMES if name not in counted and name != "ECE"
+    return {
+        name: (
+            np.asarray(row, np.float64),
+            mask,
+            float(bound[mask].mean()) if bound is not None and mask.any() else None,
+        )
+        for name, (row, mask, bound) in found.items()
     }
-    sure = _Sure.of(cases.take(settled))
-    gap, bins = _gaps(cases)
-
-    def statistic(weights: Floats | None) -> Floats:
-        w = np.ones(len(cases)) if weights is None else weights
-        found = [
-            _ratio(float((w * numbers[name])[mask].sum()), float(w[mask].sum()))
-            for name, mask in counted.items()
-            if name in numbers
-        ]
-        error = np.abs(np.bincount(bins, weights=w * gap)).sum()
-        return np.array([*found, _ratio(float(error), float(w.sum())), *sure.figures(w[settled])])
-
-    entropy = -sum(_xlogx(side) for side in (q, 1 - q))
-    best = cases.knowable
-    bounds = {"log loss": float(np.mean(entropy)), "Brier": float(np.mean(q * (1 - q)))}
-    bounds["ECE"] = ece_floor(cases)
-    if settled.any():
-        for name in (
-            "accuracy",
-            "winner first",
-            "winner second",
-            "position swap",
-            "abstention as miss",
-        ):
-            bounds[name] = float(best[settled].mean())
-        if (kept := settled & cases.judged).any():
-            bounds["accuracy of verdicts"] = float(best[kept].mean())
-        order = np.sort(best[settled])[::-1]  # the best selector is surest where the posterior is
-        for c in COVERAGES:
-            bounds[f"accuracy@{c:.0%}"] = float(order[: _kept(len(order), c)].mean())
-        bounds["AURC"] = float(np.mean(1 - np.cumsum(order) / np.arange(1, len(order) + 1)))
-    return statistic, counted, bounds
 
 
 # ---- calibration ----------------------------------------------------------------------------------------
@@ -273,19 +233,13 @@ class Bin:
     high: float | None = None
 
 
-def ece(cases: Cases) -> float:
-    """Mean distance between what is said and what is true, over bins of equal mass."""
-    gap, bins = _gaps(cases)
-    return float(np.abs(np.bincount(bins, weights=gap)).sum() / len(cases))
-
-
 def ece_floor(cases: Cases, *, seed: int = 0) -> float:
     """The calibration error that remains at this n where none is: residuals get random signs by product."""
-    said, true, bins = _folded(cases)
+    gap, bins = _gaps(cases)
     size = np.bincount(bins)
-    middle = np.bincount(bins, weights=true - said) / np.maximum(size, 1)
+    middle = np.bincount(bins, weights=gap) / np.maximum(size, 1)
     few = size[bins] == 1  # a bin of one pair has no mean to take out
-    residual = np.where(few, true - said, true - said - middle[bins])
+    residual = np.where(few, gap, gap - middle[bins])
     residual *= np.where(few, 1.0, np.sqrt(size / np.maximum(size - 1, 1))[bins])
     member, m = members(len(cases), cases.clusters)
     signs = np.random.default_rng(seed).choice((-1.0, 1.0), size=(SIGNS, m))
@@ -294,12 +248,12 @@ def ece_floor(cases: Cases, *, seed: int = 0) -> float:
 
 
 def reliability(cases: Cases) -> list[Bin]:
-    """The bins of `ece`, least sure first, each with a bootstrap interval over products."""
+    """The bins of the ECE, least sure first, each with a bootstrap interval over products."""
     said, true, bins = _folded(cases)
     found = []
     for b in np.unique(bins):
         rows = bins == b
-        one = mean_figure("", true[rows], [c for c, kept in zip(cases.clusters, rows, strict=True) if kept])
+        one = mean_figure("", true[rows], cases.clusters[rows])
         found.append(Bin(float(said[rows].mean()), float(true[rows].mean()), one.n, one.low, one.high))
     return found
 
@@ -323,44 +277,47 @@ def _gaps(cases: Cases) -> tuple[Floats, NDArray[np.intp]]:
 # ---- risk and coverage ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Sure:
-    """Rows in groups of equal confidence, surest first."""
-
-    group: NDArray[np.intp]  # of each row
-    wrong: Floats
-    groups: int
-
-    @classmethod
-    def of(cls, cases: Cases) -> _Sure:
-        # rounded, so that p and 1 - p are equally sure whatever the last bit says
-        levels, place = np.unique(-np.round(np.abs(cases.p - 0.5), 12), return_inverse=True)
-        return cls(place, 1 - cases.right, len(levels))
-
-    def curve(self, weights: Floats) -> tuple[Floats, Floats]:
-        """(groups + 1,) kept rows and expected mistakes among them, from none to all."""
-        kept = np.bincount(self.group, weights=weights, minlength=self.groups)
-        wrong = np.bincount(self.group, weights=weights * self.wrong, minlength=self.groups)
-        return np.append(0.0, np.cumsum(kept)), np.append(0.0, np.cumsum(wrong))
-
-    def figures(self, weights: Floats) -> list[float]:
-        """AURC, then accuracy at `COVERAGES`; NaN without rows. Weights are whole numbers."""
-        kept, wrong = self.curve(weights)
-        total = round(kept[-1])
-        if not total:
-            return [math.nan] * (1 + len(COVERAGES))
-        at = np.arange(1, total + 1)
-        risk = np.interp(at, kept, wrong) / at
-        return [float(risk.mean()), *(1 - float(risk[_kept(total, c) - 1]) for c in COVERAGES)]
-
-
 def risk_coverage(cases: Cases) -> list[tuple[float, float]]:
     """(coverage, share of mistakes) after each level of confidence, surest first, of pairs with a winner."""
     settled = cases.take(cases.settled)
     if not len(settled):
         return []
-    kept, wrong = _Sure.of(settled).curve(np.ones(len(settled)))
+    kept, wrong = _curve(*_equally_sure(settled), np.ones(len(settled)))
     return list(zip((kept[1:] / kept[-1]).tolist(), (wrong[1:] / kept[1:]).tolist(), strict=True))
+
+
+def _equally_sure(cases: Cases) -> tuple[NDArray[np.intp], Floats]:
+    """(n,) group of equal confidence of each row, surest first, and how wrong the row is."""
+    # rounded, so that p and 1 - p are equally sure whatever the last bit says
+    return np.unique(-np.round(np.abs(cases.p - 0.5), 12), return_inverse=True)[1], 1 - cases.right
+
+
+def _curve(group: NDArray[np.intp], wrong: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """(groups + 1,) kept rows and expected mistakes among them, from none to all."""
+    kept, mistakes = (np.bincount(group, weights=row) for row in (weights, weights * wrong))
+    return np.append(0.0, np.cumsum(kept)), np.append(0.0, np.cumsum(mistakes))
+
+
+def _surest(group: NDArray[np.intp], wrong: Floats, weights: Floats) -> list[float]:
+    """AURC, then accuracy at `COVERAGES`; NaN without rows. Weights are whole numbers."""
+    kept, mistakes = _curve(group, wrong, weights)
+    total = round(kept[-1])
+    if not total:
+        return [math.nan] * (1 + len(COVERAGES))
+    at = np.arange(1, total + 1)
+    risk = np.interp(at, kept, mistakes) / at
+    return [float(risk.mean()), *(1 - float(risk[_kept(total, c) - 1]) for c in COVERAGES)]
+
+
+def _surest_bounds(cases: Cases) -> Mapping[str, float | None]:
+    """What the best selector reaches: it is surest where the posterior is."""
+    order = np.sort(cases.knowable[cases.settled])[::-1]
+    if not len(order):
+        return dict.fromkeys(["AURC", *(f"accuracy@{c:.0%}" for c in COVERAGES)])
+    risk = float(np.mean(1 - np.cumsum(order) / np.arange(1, len(order) + 1)))
+    return {"AURC": risk} | {
+        f"accuracy@{c:.0%}": float(order[: _kept(len(order), c)].mean()) for c in COVERAGES
+    }
 
 
 # ---- two selectors --------------------------------------------------------------------------------------
@@ -368,7 +325,7 @@ def risk_coverage(cases: Cases) -> list[tuple[float, float]]:
 
 @dataclass(frozen=True)
 class Gap:
-    """The paired difference of two selectors in accuracy, and how many pairs would show it."""
+    """The paired difference in accuracy of two selectors, or of one under two interests."""
 
     ours: str
     theirs: str
@@ -380,34 +337,43 @@ class Gap:
     discordant: float  # share of pairs that only one of them has right (mean squared difference)
     n: int
     needed: int | None  # pairs for 80 % power at the difference seen; None for no difference
+    group: str = ""  # backends, interest
+    part: str = ""
 
 
-def gap(ours: Cases, theirs: Cases, names: tuple[str, str]) -> Gap:
+def gap(ours: Cases, theirs: Cases, names: tuple[str, str], group: str = "", part: str = "") -> Gap:
     """Accuracy of `ours` minus that of `theirs`. Raises ValueError unless they are of the same pairs."""
     _same_pairs(ours, theirs, names)
     ours, theirs = ours.take(ours.settled), theirs.take(theirs.settled)
     if not len(ours):
         raise ValueError("no pair has a winner")
-    found = versus(ours.right.tolist(), theirs.right.tolist(), ours.clusters, names[1])
+    interval, p = significance.paired_means(ours.right, theirs.right, ours.clusters)
+    found = from_interval("", interval)
+    mcnemar = significance.mcnemar(ours.right, theirs.right) if found.clusters == found.n else None
     discordant = float(np.mean((ours.right - theirs.right) ** 2))
-    needed = pairs_needed(abs(found.difference), discordant)
+    needed = pairs_needed(abs(interval.value), discordant)
     return Gap(
-        *names, found.difference, found.low, found.high, found.p, found.mcnemar, discordant, len(ours), needed
+        *names, interval.value, found.low, found.high, p, mcnemar, discordant, found.n, needed, group, part
     )
 
 
 def paired(ours: Cases, theirs: Cases, names: tuple[str, str]) -> list[Figure]:
-    """The figures of `PAIRED`, ours minus theirs; less is better of each. Raises ValueError as `gap` does."""
+    """Disagreement of the orders and log loss, of all pairs, ours minus theirs; less is better of each.
+
+    Raises ValueError as `gap` does.
+    """
     _same_pairs(ours, theirs, names)
     if not len(ours):
         return []
-    mine, other = _means(ours), _means(theirs)
-    note = f"all pairs, minus that of {names[1]}"
-    return [mean_figure(name, mine[name][0] - other[name][0], ours.clusters, note=note) for name in PAIRED]
+    mine, other, note = _means(ours), _means(theirs), f"all pairs, minus that of {names[1]}"
+    return [
+        mean_figure(name, mine[name][0] - other[name][0], ours.clusters, note=note)
+        for name in ("flip rate", "order gap", "log loss")
+    ]
 
 
 def _same_pairs(ours: Cases, theirs: Cases, names: tuple[str, str]) -> None:
-    if ours.ids != theirs.ids or not np.array_equal(ours.truth, theirs.truth):
+    if not (np.array_equal(ours.ids, theirs.ids) and np.array_equal(ours.truth, theirs.truth)):
         raise ValueError(f"{names[0]} and {names[1]} did not judge the same pairs")
 
 
@@ -445,8 +411,4 @@ def _kept(rows: int, coverage: float) -> int:
 
 
 def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else math.nan
-
-
-def _xlogx(x: Floats) -> Floats:
-    return np.where(x > 0, x * np.log(np.maximum(x, 1e-300)), 0.0)
+    return float(part / whole) if whole else math.nan

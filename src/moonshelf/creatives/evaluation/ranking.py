@@ -14,14 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from moonshelf.creatives.ranking import Ranking
-
 
 @dataclass(frozen=True)
 class RankingScore:
     """One campaign: the order against the rates. Regret is a share of the best rate, 0 for the best pick."""
 
-    campaign_id: str
     n: int
     kendall: float | None  # tau-b
     spearman: float | None
@@ -41,29 +38,19 @@ class RankingScore:
         return (self.best_rate - self.uniform_rate) / self.best_rate if self.best_rate else 0.0
 
 
-def score_ranking(ranking: Ranking, rates: Mapping[str, float]) -> RankingScore:
-    """Score one ranking; `rates` needs a rate of each of its creatives, else ValueError."""
-    return score_strengths(ranking.campaign_id, ranking.strengths, rates)
-
-
-def score_strengths(
-    campaign_id: str, strengths: Mapping[str, float], rates: Mapping[str, float]
-) -> RankingScore:
-    """The same for any scores (a baseline's), higher being better."""
-    if not strengths:
-        raise ValueError(f"{campaign_id} has no creatives")
-    missing = [name for name in strengths if name not in rates]
-    if missing:
-        raise ValueError(f"{campaign_id}: no rate of {missing[0]}")
+def score_ranking(strengths: Mapping[str, float], rates: Mapping[str, float]) -> RankingScore:
+    """Score the strengths of a ranking, or any scores, higher being better; ValueError for a missing rate."""
     names = sorted(strengths)  # so that the order in which creatives come changes no digit
+    missing = [name for name in names if name not in rates]
+    if missing or not names:
+        raise ValueError(f"no rate of {missing[0]}" if missing else "no creatives")
     strength = np.array([strengths[name] for name in names], np.float64)
     rate = np.array([rates[name] for name in names], np.float64)
     if not (np.isfinite(strength).all() and np.isfinite(rate).all()):
-        raise ValueError(f"{campaign_id}: a strength or a rate is not a number")
+        raise ValueError("a strength or a rate is not a number")
     first = strength == strength.max()
     constant = len(names) < 2 or np.ptp(strength) == 0 or np.ptp(rate) == 0
     return RankingScore(
-        campaign_id=campaign_id,
         n=len(names),
         kendall=None if constant else float(stats.kendalltau(strength, rate).statistic),
         spearman=None if constant else float(stats.spearmanr(strength, rate).statistic),

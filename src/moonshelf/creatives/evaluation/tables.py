@@ -7,19 +7,12 @@ from rich.table import Table
 from rich.text import Text
 
 from moonshelf.creatives.evaluation.figures import HEADLINE
-from moonshelf.creatives.evaluation.metrics import Gap
+from moonshelf.creatives.evaluation.metrics import Figure
 from moonshelf.creatives.evaluation.pages import COLUMNS, figure
-from moonshelf.creatives.evaluation.record import CreativeReport, Line
+from moonshelf.creatives.evaluation.record import CreativeReport
 from moonshelf.creatives.evaluation.simulated import ORACLE
 
-SHOWN = (
-    "accuracy",
-    "position swap",
-    "flip rate",
-    "coverage",
-    "log loss",
-    "ECE",
-)  # of the page's columns
+SHOWN = ("accuracy", "position swap", "flip rate", "coverage", "log loss", "ECE")  # of the page's columns
 
 
 def show(report: CreativeReport, console: Console) -> None:
@@ -43,23 +36,19 @@ def show(report: CreativeReport, console: Console) -> None:
             f"Shares in %, on {HEADLINE} where nothing else is said; label ceiling {figure(first.bound)}."
         )
         console.print(Text(ceiling))
-    for one in report.differences:
-        console.print(Text(_difference(one.gap, one.part)), soft_wrap=True)
+    for gap in report.differences:
+        said = f"{gap.ours} minus {gap.theirs}, {gap.part}: {100 * gap.difference:+.1f} points"
+        if gap.low is not None and gap.high is not None:
+            said += f" [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
+        console.print(Text(said), soft_wrap=True)
     for note in report.notes:
         console.print(Text(note, "dim"), soft_wrap=True)
 
 
-def _cell(line: Line | None) -> Text:
+def _cell(line: Figure | None) -> Text:
     if line is None or line.value is None:
         return Text("–", "dim")
     text = Text(figure(line.value, line.name))
     if line.low is not None and line.high is not None:
         text.append(f" [{figure(line.low, line.name)}, {figure(line.high, line.name)}]", "dim")
     return text
-
-
-def _difference(gap: Gap, part: str) -> str:
-    said = f"{gap.ours} minus {gap.theirs}, {part}: {100 * gap.difference:+.1f} points"
-    if gap.low is not None and gap.high is not None:
-        said += f" [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
-    return said
