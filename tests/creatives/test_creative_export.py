@@ -16,7 +16,7 @@ from moonshelf.creatives.export import (
     plan_markdown,
     ranking_csv,
     sample_size,
-    write_csv,
+    write_text,
 )
 from moonshelf.creatives.ranking import Ranking, rank
 from moonshelf.creatives.schema import Campaign, Creative, Judgement
@@ -55,26 +55,20 @@ def ranked(of: Campaign) -> Ranking:
 
 
 @pytest.mark.parametrize(
-    ("base", "lift", "power", "alpha", "ratio"),
-    [
-        (0.02, 0.1, 0.8, 0.05, 1.0),
-        (0.02, -0.2, 0.9, 0.01, 1.0),
-        (0.3, 0.25, 0.8, 0.05, 1.0),
-        (0.05, 0.5, 0.8, 0.05, 2.0),
-    ],
+    ("base", "lift", "power", "alpha"),
+    [(0.02, 0.1, 0.8, 0.05), (0.02, -0.2, 0.9, 0.01), (0.3, 0.25, 0.8, 0.05)],
 )
 def test_a_test_of_the_planned_size_has_the_planned_power(
-    base: float, lift: float, power: float, alpha: float, ratio: float
+    base: float, lift: float, power: float, alpha: float
 ) -> None:
-    n = sample_size(base, lift, power=power, alpha=alpha, ratio=ratio)
-    m = int(np.ceil(n * ratio))
+    n = sample_size(base, lift, power=power, alpha=alpha)
     rng = np.random.default_rng(5)
     draws = 20_000
 
     def rejected(rate: float) -> float:
-        one, other = rng.binomial(n, rate, draws) / n, rng.binomial(m, base, draws) / m
-        pooled = (one * n + other * m) / (n + m)
-        z = (one - other) / np.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
+        one, other = rng.binomial(n, rate, draws) / n, rng.binomial(n, base, draws) / n
+        pooled = (one + other) / 2
+        z = (one - other) / np.sqrt(pooled * (1 - pooled) * 2 / n)
         return float((np.abs(z) > stats.norm.ppf(1 - alpha / 2)).mean())
 
     assert rejected(base * (1 + lift)) == pytest.approx(power, abs=0.015)
@@ -91,8 +85,7 @@ def test_sample_size_against_statsmodels() -> None:
 @pytest.mark.parametrize(
     ("base", "lift", "settings"),
     [(0, 0.1, {}), (1.2, 0.1, {}), (0.02, 0, {}), (0.6, 0.8, {}), (0.02, float("nan"), {}),
-     (0.02, 0.1, {"power": 1.0}), (0.02, 0.1, {"alpha": 0}), (0.02, 0.1, {"power": 0.04}),
-     (0.02, 0.1, {"ratio": 0})],
+     (0.02, 0.1, {"power": 1.0}), (0.02, 0.1, {"alpha": 0}), (0.02, 0.1, {"power": 0.04})],
 )  # fmt: skip
 def test_impossible_tests_are_refused(base: float, lift: float, settings: dict[str, float]) -> None:
     with pytest.raises(UserError):
@@ -121,9 +114,8 @@ def test_a_plan_says_what_is_weak_about_it() -> None:
     ranking = ranked(of)
     with pytest.raises(UserError, match="base rate"):
         experiment_plan(ranking, of)
-    plan = experiment_plan(ranking, of, base_rate=0.01, arms=9, control="c", allocation="control", daily=1000)
+    plan = experiment_plan(ranking, of, base_rate=0.01, arms=9, control="c", daily=1000)
     assert len(plan.arms) == 4
-    assert plan.arms[0].impressions == pytest.approx(plan.arms[1].impressions * 3**0.5, abs=1)
     assert any("fewer arms" in text for text in plan.warnings)
     assert any("too long" in text for text in plan.warnings)
     for wrong in ({"control": "x"}, {"arms": 1}, {"daily": 0}):
@@ -151,9 +143,7 @@ def test_identical_images_are_one_arm() -> None:
 def test_no_cell_of_the_csv_is_a_formula(tmp_path: Path) -> None:
     of = campaign(("=1+1", "+a", "-b", "@c", "plain"))
     ranking = ranked(of)
-    write_csv(tmp_path / "order.csv", [(of, ranking)], top=4)
-    text = (tmp_path / "order.csv").read_text(encoding="utf-8")
-    assert text == ranking_csv([(of, ranking)], top=4)
+    text = ranking_csv([(of, ranking)], top=4)
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [row["creative"] for row in rows] == ["'=1+1", "'+a", "'-b", "'@c"]
     assert {row["campaign"] for row in rows} == {"'=c"}
@@ -161,7 +151,7 @@ def test_no_cell_of_the_csv_is_a_formula(tmp_path: Path) -> None:
     assert float(rows[0]["strength"]) == ranking.strengths["=1+1"]
     assert rows[0]["rate"] == "0.02"
     with pytest.raises(UserError, match="cannot be written"):
-        write_csv(tmp_path / "no" / "order.csv", [(of, ranking)])
+        write_text(tmp_path / "no" / "order.csv", text)
 
 
 def test_a_ranking_of_other_creatives_is_refused() -> None:

@@ -206,11 +206,11 @@ def test_the_ceiling_is_what_the_true_order_reaches() -> None:
     )
     for one in found.values():
         assert one.expected is not None and one.true_order is not None
-        error = math.sqrt(0.25 / one.known)
+        error = math.sqrt(0.25 / one.pairs)
         assert one.expected == pytest.approx(one.true_order, abs=3 * error)
     assert found["decisive"].expected > 0.95 > found["weak"].expected > 0.75 > found["toss-up"].expected  # type: ignore[operator]
 
 
 def test_a_ceiling_of_nothing() -> None:
     found = label_ceiling([])
-    assert found["all"].as_dict() == {"pairs": 0, "expected": None, "known": 0, "true_order": None}
+    assert vars(found["all"]) == {"pairs": 0, "expected": None, "true_order": None}

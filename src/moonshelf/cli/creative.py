@@ -108,7 +108,7 @@ def rank(
     judged_by = make_backend(backend, seed)
     both, problems = _ranked(source, title, interest, judged_by, budget, seed)
     if csv is not None:
-        exporting.write_csv(csv, both, top)
+        exporting.write_text(csv, exporting.ranking_csv(both, top))
     if json:
         rejected = [problem.as_dict() for problem in problems]
         print_json({"campaigns": exporting.to_records(both), "problems": rejected} | _about(judged_by))
@@ -162,10 +162,7 @@ def export(
     if out is None:
         print(text, end="")
     else:
-        try:
-            out.write_text(text, encoding="utf-8", newline="")
-        except OSError as error:
-            raise UserError(f"{out} cannot be written: {error.strerror or 'I/O error'}.") from None
+        exporting.write_text(out, text)
         say(f"written to {out}")
     _stop_if_partial(problems)
 
@@ -345,7 +342,7 @@ def _scored(
             found += known.pairs(campaign)  # with their true reasons
         else:
             plain.append(campaign)
-    made, dropped = build_pairs(plain, identical="tie", seed=seed, **PRESETS[preset or "creative4u"])
+    made, dropped = build_pairs(plain, seed=seed, **PRESETS[preset or "creative4u"])
     for reason, number in dropped.items():
         say(f"{number:,} pairs left out: {reason}")
     return (found + made)[:limit], campaigns, problems

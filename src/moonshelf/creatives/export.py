@@ -19,7 +19,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -34,14 +33,14 @@ from moonshelf.errors import UserError
 from moonshelf.feeds.base import MAX_DOCUMENT
 from moonshelf.plaintext import csv_field, escaped, shown, table
 
-Allocation = Literal["equal", "control"]
-
+LEVEL = 0.05  # of a whole test, two sided
 MAX_DAYS = 56  # a test that takes longer is warned about: prices, seasons and audiences change
+HIGHEST = 0.95  # a prior's rate; keeps every Beta proper where strengths are extreme
 FIELDS = (
     "campaign", "product", "rank", "creative", "image", "strength", "low", "high", "p_best", "clear",
     "impressions", "clicks", "rate", "judge", "source",
 )  # fmt: skip
-
+EXPORTS = ("plan", "csv", "bandit")
 GUARDRAILS = (
     "Fix the sample size before the start and read the result once it is reached: looking earlier and "
     "stopping at a good moment finds differences that are not there.",
@@ -77,7 +76,6 @@ class Plan(Record):
     power: float
     alpha: float  # of the whole test, two sided
     alpha_each: float  # of each comparison with the control
-    allocation: Allocation
     arms: tuple[Arm, ...]
     impressions: int  # all arms together
     daily: int | None = None  # impressions a day, all arms together
@@ -86,12 +84,10 @@ class Plan(Record):
     guardrails: tuple[str, ...] = GUARDRAILS
 
 
-def sample_size(
-    base_rate: float, lift: float, *, power: float = 0.8, alpha: float = 0.05, ratio: float = 1.0
-) -> int:
-    """Impressions that the challenger's arm needs to find base · (1 + lift) against base.
+def sample_size(base_rate: float, lift: float, *, power: float = 0.8, alpha: float = LEVEL) -> int:
+    """Impressions that each of two arms needs to find base · (1 + lift) against base, two sided.
 
-    The control gets `ratio` times as many. Two sided. Raises UserError for rates that cannot be.
+    Raises UserError for rates that cannot be.
     """
     if not 0 < base_rate < 1:
         raise UserError(f"the base rate is {base_rate}: give a click-through rate between 0 and 1, as 0.02")
@@ -100,13 +96,10 @@ def sample_size(
         raise UserError(f"a lift of {lift} on a rate of {base_rate} is no other rate: give one such as 0.1")
     if not 0 < alpha < 1 or not 0 < power < 1:
         raise UserError("level and power lie between 0 and 1, as 0.05 and 0.8")
-    if not 0 < ratio < math.inf:
-        raise UserError("the control's share is a positive multiple of a challenger's")
     if power <= alpha:
         raise UserError(f"a power of {power} is no more than the level, {alpha}: a test needs more, as 0.8")
-    pooled = (ratio * base_rate + other) / (1 + ratio)
-    none = pooled * (1 - pooled) * (1 + 1 / ratio)
-    some = other * (1 - other) + base_rate * (1 - base_rate) / ratio
+    pooled = (base_rate + other) / 2
+    none, some = 2 * pooled * (1 - pooled), other * (1 - other) + base_rate * (1 - base_rate)
     reach = stats.norm.ppf(1 - alpha / 2) * math.sqrt(none) + stats.norm.ppf(power) * math.sqrt(some)
     return math.ceil((reach / (other - base_rate)) ** 2)
 
@@ -118,17 +111,14 @@ def experiment_plan(
     base_rate: float | None = None,
     lift: float = 0.1,
     power: float = 0.8,
-    alpha: float = 0.05,
     arms: int = 2,
     control: str | None = None,
-    allocation: Allocation = "equal",
     daily: int | None = None,
 ) -> Plan:
     """Test the best-ranked creatives against a control, `arms` in all; identical images are one arm.
 
     The control is the campaign's first creative if not named, as what runs today. Without `base_rate` it is
-    the campaign's pooled rate. `allocation` "control" gives the control sqrt(challengers) shares (Dunnett).
-    `daily` is the traffic of the whole test, impressions a day. Raises UserError.
+    the campaign's pooled rate. `daily` is the traffic of the whole test, impressions a day. Raises UserError.
     """
     creatives = _same(ranking, campaign)
     held = control if control is not None else campaign.creatives[0].id
@@ -138,33 +128,28 @@ def experiment_plan(
         raise UserError("a test needs two arms or more")
     if daily is not None and daily < 1:
         raise UserError("traffic is at least one impression a day")
-    taken = {held, *_twins(ranking, held)}
-    challengers: list[str] = []
+    tested, taken = [held], set(ranking.alike(held))
     for name in ranking.order:
-        if name not in taken and len(challengers) < arms - 1:
-            challengers.append(name)
-            taken |= {name, *_twins(ranking, name)}
-    if not challengers:
+        if name not in taken and len(tested) < arms:
+            tested.append(name)
+            taken.update(ranking.alike(name))
+    if len(tested) == 1:
         raise UserError(f"campaign {campaign.id} has no image other than the control's: nothing to test")
     base = pooled_rate(campaign) if base_rate is None else base_rate
-    ratio = math.sqrt(len(challengers)) if allocation == "control" else 1.0
-    each = alpha / len(challengers)
-    size = sample_size(base, lift, power=power, alpha=each, ratio=ratio)
-    needed = {name: size for name in challengers} | {held: math.ceil(size * ratio)}
-    total = sum(needed.values())
+    each = LEVEL / (len(tested) - 1)
+    size = sample_size(base, lift, power=power, alpha=each)
+    total = size * len(tested)
     days = None if daily is None else math.ceil(total / daily)
     warnings = []
-    if len(challengers) < arms - 1:
-        warnings.append(
-            f"Only {len(challengers) + 1} different images: fewer arms than the {arms} asked for."
-        )
+    if len(tested) < arms:
+        warnings.append(f"Only {len(tested)} different images: fewer arms than the {arms} asked for.")
     if days is not None and days > MAX_DAYS:
         warnings.append(f"{days} days are too long: look for a larger lift, test fewer arms, or buy traffic.")
     if days is not None and days < 7:
         warnings.append("The sample is reached in under a week: run seven days all the same.")
     if not ranking.clear:
         warnings.append("The ranking has no clear best creative.")
-    if named := [name for name in (held, *challengers) if name in ranking.unjudged]:
+    if named := [name for name in tested if name in ranking.unjudged]:
         warnings.append(f"The judge had no verdict on {', '.join(shown(name) for name in named)}.")
     return Plan(
         campaign_id=campaign.id,
@@ -173,9 +158,8 @@ def experiment_plan(
         base_rate=base,
         lift=lift,
         power=power,
-        alpha=alpha,
+        alpha=LEVEL,
         alpha_each=each,
-        allocation=allocation,
         arms=tuple(
             Arm(
                 id=name,
@@ -183,10 +167,10 @@ def experiment_plan(
                 role="control" if name == held else "challenger",
                 rank=ranking.order.index(name) + 1,
                 p_best=ranking.p_best[name],
-                share=needed[name] / total,
-                impressions=needed[name],
+                share=1 / len(tested),
+                impressions=size,
             )
-            for name in (held, *challengers)
+            for name in tested
         ),
         impressions=total,
         daily=daily,
@@ -221,9 +205,6 @@ def plan_markdown(plan: Plan) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-# ---- CSV ----------------------------------------------------------------------------------------------
-
-
 def ranking_csv(both: Sequence[tuple[Campaign, Ranking]], top: int | None = None) -> str:
     """A line a creative, best first; no cell starts a formula."""
     file = io.StringIO()
@@ -243,17 +224,12 @@ def ranking_csv(both: Sequence[tuple[Campaign, Ranking]], top: int | None = None
     return file.getvalue()
 
 
-def write_csv(
-    path: str | os.PathLike[str], both: Sequence[tuple[Campaign, Ranking]], top: int | None = None
-) -> None:
-    """`ranking_csv` in a file. Raises UserError where it cannot be written."""
+def write_text(path: Path, text: str) -> None:
+    """Raises UserError where the file cannot be written."""
     try:
-        Path(path).write_text(ranking_csv(both, top), encoding="utf-8", newline="")
+        path.write_text(text, encoding="utf-8", newline="")
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or 'I/O error'}") from None
-
-
-# ---- shared -------------------------------------------------------------------------------------------
+        raise UserError(f"{path} cannot be written: {error.strerror or 'I/O error'}.") from None
 
 
 def _same(ranking: Ranking, campaign: Campaign) -> dict[str, Creative]:
@@ -267,10 +243,6 @@ def _same(ranking: Ranking, campaign: Campaign) -> dict[str, Creative]:
     return creatives
 
 
-def _twins(ranking: Ranking, name: str) -> tuple[str, ...]:
-    return next((group for group in ranking.identical if name in group), ())
-
-
 def pooled_rate(campaign: Campaign) -> float:
     """Clicks over impressions of all its creatives. Raises UserError where there are none."""
     shown_ = sum(creative.impressions or 0 for creative in campaign.creatives)
@@ -282,20 +254,16 @@ def pooled_rate(campaign: Campaign) -> float:
 
 # ---- a bandit's priors -------------------------------------------------------------------------------
 
-MAX_SLOPE = 5.0
-HIGHEST = 0.95  # a rate; keeps every Beta proper where strengths are extreme
-
 
 class PriorScale(Record):
-    """What a unit of strength is worth on the log rate, and what the prior is worth in impressions."""
+    """What a unit of strength is worth on the log rate, and what the prior is worth in impressions.
 
-    slope: float = Field(ge=0, le=MAX_SLOPE)
-    weight: float = Field(gt=0)
+    Ours, and cautious: one unit of log odds is worth a tenth of the rate, all of it 500 impressions.
+    """
+
+    slope: float = Field(default=0.1, ge=0, le=5)
+    weight: float = Field(default=500.0, gt=0)
     calibrated_on: str = ""  # data set and size; empty: not calibrated
-
-
-# Ours, and cautious: one unit of log odds is worth a tenth of the rate, all of it 500 impressions.
-UNCALIBRATED = PriorScale(slope=0.1, weight=500.0)
 
 
 class ArmPrior(Record):
@@ -304,10 +272,6 @@ class ArmPrior(Record):
     id: str
     alpha: float = Field(gt=0)
     beta: float = Field(gt=0)
-
-    @property
-    def mean(self) -> float:
-        return self.alpha / (self.alpha + self.beta)
 
 
 class BanditPrior(Record):
@@ -328,10 +292,11 @@ def prior_means(strengths: Floats, base_rate: float, slope: float) -> Floats:
     return np.minimum(base_rate * raised / raised.mean(), HIGHEST)
 
 
-def bandit_prior(ranking: Ranking, *, base_rate: float, scale: PriorScale = UNCALIBRATED) -> BanditPrior:
+def bandit_prior(ranking: Ranking, *, base_rate: float, scale: PriorScale | None = None) -> BanditPrior:
     """Beta priors of the ranked creatives; `base_rate` is the usual rate of the slot. Raises UserError."""
     if not 0 < base_rate < 1:
         raise UserError(f"the base rate is {base_rate}: give a click-through rate between 0 and 1, as 0.02")
+    scale = scale or PriorScale()
     means = prior_means(np.array([ranking.strengths[name] for name in ranking.order]), base_rate, scale.slope)
     return BanditPrior(
         campaign_id=ranking.campaign_id,
@@ -347,8 +312,6 @@ def bandit_prior(ranking: Ranking, *, base_rate: float, scale: PriorScale = UNCA
 
 
 # ---- rankings in a file ------------------------------------------------------------------------------
-
-EXPORTS = ("plan", "csv", "bandit")
 
 
 def to_records(both: Sequence[tuple[Campaign, Ranking]]) -> list[dict[str, Any]]:

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 from scipy.special import betainc, betaincc, betaincinv, ndtr
@@ -146,20 +146,16 @@ def observed_winner(pair: Pair) -> Side | None:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """How far the labels of some pairs can be trusted.
+    """How far the labels of some pairs can be trusted; None where there is nothing to say it by.
 
     `expected` is the mean of max(p, 1 − p) over the posterior p. `true_order` is how often the order of the
-    true rates is that of the observed ones, over the `known` pairs that have both and differ in both: only a
+    true rates is that of the observed ones, over the pairs that have both and differ in both: only a
     simulation has it.
     """
 
     pairs: int
     expected: float | None
-    known: int = 0
-    true_order: float | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    true_order: float | None
 
 
 def label_ceiling(pairs: Sequence[Pair], prior: Prior = JEFFREYS) -> dict[str, Ceiling]:
@@ -167,34 +163,27 @@ def label_ceiling(pairs: Sequence[Pair], prior: Prior = JEFFREYS) -> dict[str, C
 
     Pairs without counts are left out. A stratum without pairs is there, with None.
     """
-    rows: dict[str, list[tuple[float, bool | None]]] = {"all": [], **{name: [] for name in STRATA}}
-    for pair in pairs:
-        p = posterior(pair, prior)
-        if p is None:
-            continue
-        agrees = None
-        winner = observed_winner(pair)
-        if winner and pair.true_rates and pair.true_rates[0] != pair.true_rates[1]:
-            agrees = (pair.true_rates[0] > pair.true_rates[1]) == (winner == "A")
-        for name in ("all", stratum(p)):
-            rows[name].append((max(p, 1 - p), agrees))
-    return {name: _ceiling(found) for name, found in rows.items()}
+    found = {}
+    known = [(pair, p) for pair in pairs if (p := posterior(pair, prior)) is not None]
+    for name in ("all", *STRATA):
+        rows = [(pair, p) for pair, p in known if name in ("all", stratum(p))]
+        true = [
+            (pair.true_rates[0] > pair.true_rates[1]) == (winner == "A")
+            for pair, _ in rows
+            if pair.true_rates and len(set(pair.true_rates)) > 1 and (winner := observed_winner(pair))
+        ]
+        found[name] = Ceiling(len(rows), _mean([max(p, 1 - p) for _, p in rows]), _mean(true))
+    return found
 
 
-def _ceiling(rows: Sequence[tuple[float, bool | None]]) -> Ceiling:
-    known = [agrees for _, agrees in rows if agrees is not None]
-    return Ceiling(
-        pairs=len(rows),
-        expected=sum(sure for sure, _ in rows) / len(rows) if rows else None,
-        known=len(known),
-        true_order=sum(known) / len(known) if known else None,
-    )
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 # ---- pairs -------------------------------------------------------------------------------------------
 
 # Keyword arguments of `build_pairs`. JD's CAIG keeps pairs that hardly differ, so that even the true order
-# of the rates explains little of its labels: see `outcomes.label_ceiling`.
+# of the rates explains little of its labels: see `label_ceiling`.
 PRESETS: dict[str, dict[str, Any]] = {
     "creative4u": {"min_impressions": 1000, "min_gap": 0.6},
     "caig": {"min_impressions": 1000, "min_gap": 0.05, "max_gap": 0.2},
@@ -208,43 +197,28 @@ def build_pairs(
     min_impressions: int = 1000,
     min_gap: float | None = 0.6,
     max_gap: float | None = None,
-    max_pairs_per_product: int | None = None,
-    strata: Collection[Stratum] | None = None,
-    prior: Prior = JEFFREYS,
-    identical: Literal["drop", "tie"] = "drop",
     seed: int = 0,
 ) -> tuple[list[Pair], dict[str, int]]:
     """Pairs within campaigns, and how many were dropped for which reason.
 
     Kept are pairs with more than `min_impressions` on both sides, whose rates are more than `min_gap` and at
-    most `max_gap` apart (the higher over the lower, minus 1; None is no bound), whose stratum under `prior`
-    is one of `strata`. A pair with the same image twice is dropped, or kept with the label "tie" whatever
-    its counts. Beyond `max_pairs_per_product` the kept ones are drawn. Pairs are in the order of the
-    campaigns; kept and dropped together are all pairs that there were.
+    most `max_gap` apart (the higher over the lower, minus 1; None is no bound). A pair with the same image
+    twice is kept with the label "tie" whatever its counts. Pairs are in the order of the campaigns; kept and
+    dropped together are all pairs that there were.
     """
     dropped: Counter[str] = Counter()
     kept: list[Pair] = []
     for campaign in campaigns:
-        key = _remembered(content_key)
+        keys = {creative.id: content_key(creative) for creative in campaign.creatives}
         for i, j in combinations(range(len(campaign.creatives)), 2):
-            pair = _pair(campaign, i, j, seed)
-            reason = _refused(pair, min_impressions, min_gap, max_gap)
-            if (identical == "tie" or not reason) and key(pair.a) == key(pair.b):
-                reason = "the same image"
-                if identical == "tie":
-                    kept.append(pair.model_copy(update={"label": "tie"}))
-                    continue
-            if not reason and strata is not None and (p := posterior(pair, prior)) is not None:
-                reason = "" if stratum(p) in strata else f"stratum {stratum(p)}"
-            if reason:
+            names = (campaign.id, campaign.creatives[i].id, campaign.creatives[j].id)
+            pair = campaign.pair(*((j, i) if _drawn(seed, *names) < 0.5 else (i, j)), pair_id(*names))
+            if keys[pair.a.id] == keys[pair.b.id]:
+                kept.append(pair.model_copy(update={"label": "tie"}))
+            elif reason := _refused(pair, min_impressions, min_gap, max_gap):
                 dropped[reason] += 1
             else:
                 kept.append(pair)
-    if max_pairs_per_product is not None:
-        before = len(kept)
-        kept = _capped(kept, max_pairs_per_product, seed)
-        if before > len(kept):
-            dropped[f"more than {max_pairs_per_product} pairs of the product"] = before - len(kept)
     return kept, dict(dropped)
 
 
@@ -261,13 +235,6 @@ def _refused(pair: Pair, min_impressions: int, min_gap: float | None, max_gap: f
     return ""
 
 
-def _pair(campaign: Campaign, i: int, j: int, seed: int) -> Pair:
-    names = (campaign.id, campaign.creatives[i].id, campaign.creatives[j].id)
-    if _drawn(seed, *names) < 0.5:
-        i, j = j, i
-    return campaign.pair(i, j, pair_id(*names))
-
-
 def pair_id(campaign: str, a: str, b: str) -> str:
     """The three ids in one; a digest where they are too long to be read."""
     joined = f"{campaign}:{a}:{b}"
@@ -282,30 +249,6 @@ def content_key(creative: Creative) -> str:
         return hashlib.sha256(images.read_bytes(creative.image)).hexdigest()
     except images.ImageError:  # the selector abstains on it; here it only needs a name
         return hashlib.sha256(b"reference:" + creative.image.name.encode()).hexdigest()
-
-
-def _remembered(of: Callable[[Creative], Any]) -> Callable[[Creative], Any]:
-    """`of`, once a creative id: only for the creatives of one campaign."""
-    seen: dict[str, Any] = {}
-
-    def remembered(creative: Creative) -> Any:
-        if creative.id not in seen:
-            seen[creative.id] = of(creative)
-        return seen[creative.id]
-
-    return remembered
-
-
-def _capped(pairs: Sequence[Pair], most: int, seed: int) -> list[Pair]:
-    by_product: dict[str, list[Pair]] = defaultdict(list)
-    for pair in pairs:
-        by_product[pair.product_id].append(pair)
-    taken = {
-        pair.id
-        for group in by_product.values()
-        for pair in sorted(group, key=lambda pair: _drawn(seed, "cap", pair.id))[:most]
-    }
-    return [pair for pair in pairs if pair.id in taken]
 
 
 def _drawn(seed: int, *names: str) -> float:

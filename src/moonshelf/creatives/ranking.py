@@ -90,19 +90,21 @@ class Ranking(Record):
             raise ValueError("order, strengths, intervals and p_best are of different creatives")
         return self
 
+    def alike(self, name: str) -> tuple[str, ...]:
+        """The creatives with the same image as one of them, itself included."""
+        return next((group for group in self.identical if name in group), (name,))
+
     @property
     def winner(self) -> str | None:
         """The best creative; None where different images share the first place."""
         first = self.order[0]
         level = {name for name in self.order if self.strengths[name] == self.strengths[first]}
-        same = next((set(group) for group in self.identical if first in group), {first})
-        return first if level <= same else None
+        return first if level <= set(self.alike(first)) else None
 
     @property
     def clear(self) -> bool:
         """One image is the best with at least `CLEAR` probability."""
-        same = next((group for group in self.identical if self.order[0] in group), self.order[:1])
-        return sum(self.p_best[name] for name in same) >= CLEAR
+        return sum(self.p_best[name] for name in self.alike(self.order[0])) >= CLEAR
 
 
 def rank(

@@ -94,7 +94,7 @@ def load_examples(source: PairSource, data: Path) -> list[Example]:
         elif isinstance(row, Campaign):
             # Every pair is taken: a toss-up teaches that it is one. Reasons of drawn ones are known.
             drawn = known.is_known(*row.creatives)
-            found += known.pairs(row) if drawn else build_pairs([row], min_gap=None, identical="tie")[0]
+            found += known.pairs(row) if drawn else build_pairs([row], min_gap=None)[0]
         else:
             print(row, file=sys.stderr)
     examples = [Example(pair, target) for pair in found if (target := _target(pair)) is not None]
