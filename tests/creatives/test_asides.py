@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moonshelf.creatives.distractors import texts, with_distractors
 from moonshelf.creatives.known import asked_anew
 from moonshelf.creatives.safety.text import clean
 from moonshelf.creatives.schema import Pair
+from moonshelf.creatives.training.distractors import WORDS, with_distractors
 from research.studies.attacks import attacks
 from research.synthetic.campaigns.claims import all_phrases, read_query
 from research.synthetic.campaigns.simulator import assess, pairs, simulate
@@ -26,6 +26,11 @@ FUNCTION_WORDS = {"colour", "every", "never", "only", "this", "with", "your"}
 @pytest.fixture(scope="module")
 def drawn() -> list[Pair]:
     return [pair for campaign in simulate(12, seed=5, split="train") for pair in pairs(campaign)]
+
+
+def texts() -> list[str]:
+    meaning = [word for name, pool in WORDS["pools"].items() if name != "colour" for word in pool]
+    return [*WORDS["remarks"], *WORDS["sentences"], *WORDS["queries"], *meaning]
 
 
 def _words(found: list[str]) -> set[str]:

@@ -107,7 +107,7 @@ def test_words_on_the_images_reach_a_backend_that_is_shown_them(monkeypatch: pyt
     first = {(ask.first.id, ask.overlays) for ask in shown.asked}
     assert first == {("c1", ("Rain proof | New", "")), ("c2", ("", "Rain proof | New"))}
     shown.asked.clear()
-    judge(shown, [calm], canary="all")
+    judge(shown, [told])
     assert sum(ask.overlays == ("", "") for ask in shown.asked) == 2  # the canary judges pictures alone
 
     read: list[int] = []

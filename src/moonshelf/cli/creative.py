@@ -254,7 +254,7 @@ def print_report(report: CreativeReport, out: Path, json: bool) -> None:
     """An evaluation's figures as JSON or as tables, and where its page is."""
     if json:
         return print_json(report.as_dict())
-    from moonshelf.creatives.evaluation.tables import show
+    from moonshelf.creatives.evaluation.pages import show
 
     console = wide(120)
     show(report, console)

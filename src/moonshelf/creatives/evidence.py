@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from moonshelf.creatives.schema import Assessment, unasked
+from moonshelf.creatives.words import read
 
 Claim = tuple[str, str]  # fact, value
 
@@ -28,53 +29,7 @@ SOUGHT = re.compile(
     r"(?: \(?(?P<who>wants|titled) (?P<sought>.+?):? (?P<met>yes|no)\)?)?(?= and | /|,|$)"
 )
 _NOTHING = {"title": "", "query": "nothing asked"}
-# Words for what the selector looks for in titles and queries; ours, English. A phrase may stand for several.
-_SYNONYMS = {
-    "black": "jet, ebony, onyx",
-    "white": "off white, snow, ivory",
-    "grey": "gray, charcoal, anthracite, slate, graphite, ash",
-    "beige": "cream, sand, ecru, ivory, oatmeal, nude",
-    "brown": "chocolate, chestnut, espresso, mocha, walnut, cognac",
-    "tan": "camel, caramel, cognac, khaki, nude",
-    "red": "scarlet, crimson, ruby, cherry",
-    "maroon": "burgundy, wine, bordeaux, oxblood, dark red",
-    "pink": "rose, blush, fuchsia, magenta, rose gold, light pink",
-    "orange": "apricot, tangerine, rust, coral",
-    "yellow": "mustard, lemon",
-    "green": "emerald, mint, sage, forest green",
-    "olive": "khaki, army green, olive green",
-    "teal": "petrol, turquoise, aqua",
-    "blue": "azure, cobalt, royal blue, sky blue, light blue, indigo",
-    "navy blue": "navy, midnight blue, marine, dark blue",
-    "purple": "violet, plum, aubergine",
-    "lavender": "lilac, mauve, light purple",
-    "gold": "golden, brass, rose gold",
-    "silver": "chrome, silvery",
-    "copper": "bronze, rose gold",
-    "metal": "steel, stainless steel, aluminium, aluminum, titanium, iron, brass, metallic",
-    "wood": "wooden, oak, walnut, beech, bamboo, pine",
-    "wool": "woollen, woolen, merino, cashmere",
-    "knit": "knitted, knitwear",
-    "ceramic": "porcelain, earthenware",
-    "plastic": "acrylic, polycarbonate",
-    "patent leather": "patent",
-    "waterproof": "rainproof, water resistant, weatherproof",
-    "lightweight": "light, ultralight, featherweight",
-    "breathable": "airy",
-    "warm": "winter, cosy, cozy, thermal, insulated",
-    "handmade": "handcrafted, hand made",
-    "durable": "sturdy, rugged, heavy duty",
-    "gift": "present",
-    "recycled": "eco friendly, sustainable",
-    "stain resistant": "stain proof",
-    "anti slip": "non slip, slip resistant",
-    "comfortable": "comfy, comfort",
-    "dishwasher safe": "dishwasher",
-    "uv protection": "uv, uv400, uv protected",
-    "large": "big, oversized, xl, xxl",
-    "washable": "machine wash",
-    "organic": "bio",
-}
+_SYNONYMS: dict[str, str] = read("synonyms")
 _VALUES: dict[str, set[str]] = {}  # phrase -> what it stands for, the longest phrase first
 for _value, _others in _SYNONYMS.items():
     for _said in (_value, *_others.split(", ")):

@@ -17,7 +17,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +31,6 @@ from moonshelf.product import ImageRef
 
 NEAR_HALF = 0.05  # ours: nearer to one half than this there is no verdict
 PART = 64  # pairs that are asked together; a bar moves, and memory stays flat
-Canary = Literal["flagged", "all", "off"]
 
 
 def judge(
@@ -41,7 +40,6 @@ def judge(
     seed: int = 0,
     temperature: float | None = None,
     near_half: float = NEAR_HALF,
-    canary: Canary = "flagged",
     progress: Callable[[int], None] | None = None,
 ) -> list[Judgement]:
     """One judgement a pair, in order. `temperature` None is the backend's own, 1 if it has none.
@@ -58,8 +56,7 @@ def judge(
         seen = {ref: seen[ref] if ref in seen else _look(ref) for ref in refs}
         cases = [_open(pair, seen[pair.a.image], seen[pair.b.image], backend) for pair in part]
         _ask(backend, [case for case in cases if not case.stop], seed)
-        watched = [case for case in cases if not case.stop and (canary == "all" or case.flags)]
-        _ask(backend, watched if canary != "off" else [], seed, bare=True)
+        _ask(backend, [case for case in cases if case.flags and not case.stop], seed, bare=True)
         results += [_close(case, temperature, near_half) for case in cases]
         if progress is not None:
             progress(len(part))
@@ -155,43 +152,39 @@ def _open(pair: Pair, a: _Seen, b: _Seen, backend: PairwiseBackend) -> _Case:
 
 def _close(case: _Case, temperature: float, near_half: float) -> Judgement:
     """Both orders' predictions as one judgement."""
+    said = Judgement(
+        pair_id=case.pair.id, p=0.5, p_first=0.5, p_second=0.5, abstained=case.stop, flags=tuple(case.flags)
+    )
     if case.stop:
-        return Judgement(
-            pair_id=case.pair.id,
-            p=0.5,
-            p_first=0.5,
-            p_second=0.5,
-            abstained=case.stop,
-            flags=tuple(case.flags),
-        )
+        return said
     first, second = case.answers[False, False], case.answers[False, True]
-    why = ""
     p = _mean(first, second, temperature)
     if p is None or first.p_first is None or second.p_first is None:
-        why, p, p_first, p_second = "the backend gave no usable answer", 0.5, 0.5, 0.5
+        found: dict[str, Any] = {"abstained": "the backend gave no usable answer"}
     else:
-        p_first, p_second = first.p_first, 1 - second.p_first
-        if (p_first - 0.5) * (p_second - 0.5) < 0:
-            why = "the winner changes with the order"
+        found = {"p": p, "p_first": first.p_first, "p_second": 1 - second.p_first}
+        if (first.p_first - 0.5) * (0.5 - second.p_first) < 0:
+            found["abstained"] = "the winner changes with the order"
         elif abs(p - 0.5) < near_half:
-            why = "too close to call"
+            found["abstained"] = "too close to call"
         without = _mean(case.answers.get((True, False)), case.answers.get((True, True)), temperature)
         if without is not None and (without > 0.5) != (p > 0.5):
-            case.flags.append("the words decide: without them the other image wins")
-            if not why and len(case.flags) > 1:
-                why = "suspicious words decide it"
+            found["flags"] = (*said.flags, "the words decide: without them the other image wins")
+            if said.flags:
+                found.setdefault("abstained", "suspicious words decide it")
     dropped = [*first.dropped, *second.dropped]
     reasons: list[Assessment | None] = [first.assessment, second.assessment]
-    for place, said in enumerate(reasons):
-        if said is not None:
-            reasons[place], out = ground(said, case.title, case.interest)
+    for place, one in enumerate(reasons):
+        if one is not None:
+            reasons[place], out = ground(one, case.title, case.interest)
             dropped += out
-    return Judgement(
-        pair_id=case.pair.id, p=p, p_first=p_first, p_second=p_second, abstained=why, flags=tuple(case.flags),
-        assessment=reasons[0], mirrored=reasons[1].swapped() if reasons[1] is not None else None,
-        tokens=sum(prediction.tokens for prediction in case.answers.values()),
-        dropped=tuple(dict.fromkeys(dropped)),
-    )  # fmt: skip
+    found |= {
+        "assessment": reasons[0],
+        "mirrored": reasons[1].swapped() if reasons[1] is not None else None,
+        "tokens": sum(prediction.tokens for prediction in case.answers.values()),
+        "dropped": tuple(dict.fromkeys(dropped)),
+    }
+    return Judgement(**dict(said) | found)
 
 
 def _mean(first: PairPrediction | None, other: PairPrediction | None, temperature: float) -> float | None:

@@ -1,4 +1,4 @@
-"""The pages about creatives: the report of an evaluation, and a demo's ranked campaigns.
+"""The pages about creatives, and the tables: the report of an evaluation, and a demo's ranked campaigns.
 
 Built from what a run left in its folder; self-contained like our other pages (no script, no request, one
 content policy), every word of a stranger escaped, every picture saved again. Whatever comes from drawn
@@ -14,6 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from moonshelf.creatives.evaluation import cards
 from moonshelf.creatives.evaluation import charts as plots
@@ -47,7 +51,7 @@ CALIBRATION: tuple[tuple[str, str, str], ...] = (
     *((HEADLINE, f"accuracy@{c:.0%}", f"Surest {c:.0%}") for c in COVERAGES),
     (HEADLINE, "abstention as miss", "Abstaining is a miss"),
 )
-COLUMNS = (*SKILL, *CALIBRATION)
+SHOWN = ("accuracy", "position swap", "flip rate", "coverage", "log loss", "ECE")  # of them on a terminal
 LOSSES = ("log loss", "Brier", "AURC", "ECE")  # nobody comes below their bound; of all others it is a ceiling
 # How figures are written that are no shares in percent with one decimal: (factor, decimals).
 WRITTEN = {
@@ -238,3 +242,45 @@ def table_csv(report: CreativeReport) -> str:
         {name: csv_field(value) for name, value in row.items()} | {"simulated": drawn} for row in rows
     )
     return file.getvalue()
+
+
+# ---- on a terminal -------------------------------------------------------------------------------------
+
+
+def show(report: CreativeReport, console: Console) -> None:
+    """Skill on decisive pairs beside its ceiling, calibration on all pairs, differences, notes."""
+    mark = "Simulated. " if report.simulated else ""
+    pairs = ", ".join(f"{n:,} of {source}" for source, n in report.sources.items())
+    console.print(Text(f"{mark}Pairs: {pairs}", "bold"))
+    columns = [column for column in (*SKILL, *CALIBRATION) if column[1] in SHOWN]
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("judge")
+    for _, _, heading in columns:
+        table.add_column(heading, justify="right")
+    oracle = [ORACLE] if report.find("skill", HEADLINE, ORACLE, "accuracy") else []
+    for backend in [*report.backends, *oracle]:
+        lines = [report.find("skill", part, backend, name) for part, name, _ in columns]
+        table.add_row(Text(backend), *(_cell(line) for line in lines))
+    console.print(table)
+    first = report.find("skill", HEADLINE, report.backends[0], "accuracy")
+    if first is not None and first.bound is not None:
+        ceiling = (
+            f"Shares in %, on {HEADLINE} where nothing else is said; label ceiling {figure(first.bound)}."
+        )
+        console.print(Text(ceiling))
+    for gap in report.differences:
+        said = f"{gap.ours} minus {gap.theirs}, {gap.part}: {100 * gap.difference:+.1f} points"
+        if gap.low is not None and gap.high is not None:
+            said += f" [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
+        console.print(Text(said), soft_wrap=True)
+    for note in report.notes:
+        console.print(Text(note, "dim"), soft_wrap=True)
+
+
+def _cell(line: Figure | None) -> Text:
+    if line is None or line.value is None:
+        return Text("–", "dim")
+    text = Text(figure(line.value, line.name))
+    if line.low is not None and line.high is not None:
+        text.append(f" [{figure(line.low, line.name)}, {figure(line.high, line.name)}]", "dim")
+    return text

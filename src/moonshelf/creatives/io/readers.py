@@ -59,31 +59,25 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def read_creatives(
-    path: str | os.PathLike[str],
-    *,
-    images_root: str | os.PathLike[str] | None = None,
-    check_images: bool = True,
-) -> Iterator[Item]:
+def read_creatives(path: str | os.PathLike[str]) -> Iterator[Item]:
     """Campaigns and pairs of a file or folder, streamed; a problem stands where its row would.
 
-    Paths of images are resolved against `images_root`, by default the file's folder, and may not leave it.
-    `check_images` reads each local image once: its hash goes into the creative, and one that is missing or
-    no image leaves its campaign. Raises UserError, before the first row, for what cannot be read at all.
+    Paths of images are resolved against the file's folder, and may not leave it. Each local image is read
+    once: its hash goes into the creative, and one that is missing or no image leaves its campaign. Raises
+    UserError, before the first row, for what cannot be read at all.
     """
     place = check_path(path)
     if place.is_dir() and (place / FILE).is_file():
         place = place / FILE
     reader = FORMATS[sniff(place)]
-    source = Source(place, check_path(images_root) if images_root is not None else None)
-    reading = Reading(source, check_images)
+    reading = Reading(Source(place))
     rows = chain.from_iterable(
         [item] if isinstance(item, Problem) else reading.build(*item, published.translate)
         for item in reader(reading)
     )
     first = next(rows, None)  # so that an unusable file raises here and not in the caller's loop
     if first is None:
-        raise UserError(f"{source.name} holds no creatives.")
+        raise UserError(f"{place.name} holds no creatives.")
     return chain((first,), rows)
 
 

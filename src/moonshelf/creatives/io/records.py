@@ -31,7 +31,6 @@ MAX_QUERIES = 50  # of one interest
 MAX_CREATIVES = 500  # of one campaign: pairs grow with the square
 MAX_COUNT = 10**12  # impressions; more are a mistake
 _WHOLE = re.compile(r"(\d{1,3}(?:,\d{3})+|\d+)(?:\.0+)?")
-_FIELDS = frozenset(Creative.model_fields)
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -48,28 +47,27 @@ class Reading:
     """One file of creatives being read: where its images are, and the ids that were there."""
 
     source: Source
-    check_images: bool = True  # read each image once, for its hash and its header
     seen: dict[str, int | str] = field(default_factory=dict)
 
     def image(self, value: Any) -> ImageRef:
         """Reference from a path, an address, bytes, or a mapping of one of them. Raises RowRejected."""
+        if isinstance(value, Mapping) and (data := value.get("data")) is not None:
+            try:
+                return ImageRef(
+                    data=data if isinstance(data, bytes) else base64.b64decode(data, validate=True)
+                )
+            except (ValueError, TypeError):
+                raise RowRejected("image", "the image's data is not base64") from None
+        if isinstance(value, Mapping):
+            value = value.get("path") or value.get("url")
         try:
-            if isinstance(value, Mapping):
-                if (data := value.get("data")) is not None:
-                    return ImageRef(
-                        data=data if isinstance(data, bytes) else base64.b64decode(data, validate=True)
-                    )
-                value = value.get("path") or value.get("url")
             if isinstance(value, bytes):
                 return ImageRef(data=value)
-            if not isinstance(value, str) or not value.strip():
-                raise RowRejected("image", "there is no image")
-            return self.source.image(value)
+            if isinstance(value, str) and value.strip():
+                return self.source.image(value)
         except ValueError as error:
-            encoded = isinstance(value, Mapping)
-            raise RowRejected("image", "the image's data is not base64" if encoded else str(error)) from None
-        except TypeError:
-            raise RowRejected("image", "the image's data is not base64") from None
+            raise RowRejected("image", str(error)) from None
+        raise RowRejected("image", "there is no image")
 
     def root(self, ref: ImageRef) -> str | None:
         """The folder that a picture may not lie outside of."""
@@ -101,12 +99,12 @@ class RowBuilder:
 
     def __init__(self, reading: Reading, number: int | str) -> None:
         self.reading = reading
-        self._draft = Draft(reading.source, number)
-        self.warn, self.problems = self._draft.warn, self._draft.problems
+        draft = Draft(reading.source, number)
+        self.warn, self.problems, self._cleaned = draft.warn, draft.problems, draft.cleaned
 
     def text(self, name: str, value: Any, limit: int = MAX_TITLE) -> str:
         """Any value as clean text, cut at `limit` with a warning."""
-        return self._draft.cleaned(name, value, limit)
+        return self._cleaned(name, value, limit)
 
     def campaign(self, name: Any, record: Mapping[str, Any]) -> Campaign:
         """Raises RowRejected, as all that follows."""
@@ -130,12 +128,9 @@ class RowBuilder:
         if len(found) < 2:
             raise RowRejected("creatives", f"{len(found)} usable creatives: two make a comparison")
         rates = self._rates(record, len(rows), "not one rate between 0 and 1 a creative")
-        return checked(
-            Campaign,
-            **self._shown(name, record),
-            creatives=tuple(found.values()),
-            true_rates=tuple(rates[place] for place in found) if rates else None,
-        )
+        kept = tuple(rates[place] for place in found) if rates else None
+        shown = self._shown(name, record)
+        return checked(Campaign, creatives=tuple(found.values()), true_rates=kept, **shown)
 
     def pair(self, name: Any, record: Mapping[str, Any]) -> Pair:
         sides = {}
@@ -147,65 +142,56 @@ class RowBuilder:
         assessment = record.get("assessment")
         if assessment is not None and not isinstance(assessment, Assessment):
             try:
-                assessment = checked(Assessment, **assessment)
-            except (RowRejected, TypeError):
+                assessment = Assessment(**assessment)
+            except (ValidationError, TypeError):
                 self.warn("assessment", "it does not answer the protocol, so it was left out")
                 assessment = None
-        rates = self._rates(record, 2, "not two rates between 0 and 1")
         return checked(
             Pair,
-            **self._shown(name, record),
-            **sides,
             label=record.get("label"),
             assessment=assessment,
-            true_rates=tuple(rates) if rates else None,
+            true_rates=self._rates(record, 2, "not two rates between 0 and 1"),
             rationale=self.text("rationale", record.get("rationale"), 10_000),
+            **sides,
+            **self._shown(name, record),
         )
 
     def creative(self, row: Any, name: str) -> Creative:
-        """A creative from raw values; its image is read once where that is asked."""
+        """A creative from raw values; its image is read once, for its hash and its header."""
         if not isinstance(row, Mapping):
             raise RowRejected("image", "it is no object with an image")
-        fields = {key: value for key, value in row.items() if key in _FIELDS}
-        ref = self.reading.image(fields.pop("image", None))
-        digest = self._digest(ref)
-        if (said := fields.pop("sha256", "")) and digest and said != digest:
-            self.warn("sha256", "the image is not the one that the hash was taken of")
-        shown, clicks = (count(fields.pop(key, None), key) for key in ("impressions", "clicks"))
+        ref, digest = self.reading.image(row.get("image")), ""
+        if ref.url is None:
+            try:
+                data = images.read_bytes(ref, root=self.reading.root(ref))
+                images.probe(data)
+            except images.ImageError as error:
+                raise RowRejected("image", str(error)) from None
+            digest = hashlib.sha256(data).hexdigest()
+            if row.get("sha256") not in (None, "", digest):
+                self.warn("sha256", "the image is not the one that the hash was taken of")
+        shown, clicks = (count(row.get(key), key) for key in ("impressions", "clicks"))
         if (shown is None) != (clicks is None):
             self.warn("clicks", "impressions and clicks are only of use together: both were left out")
             shown = clicks = None
+        try:  # the truth of a drawn one, of which nothing is kept if a part of it cannot be read
+            known = {str(key): Known(**one) for key, one in (row.get("known") or {}).items()}
+            otherwise = tuple(Known(**one) for one in row.get("known_otherwise") or ())
+        except (AttributeError, TypeError, ValidationError):
+            self.warn("known", "not a worth and a reason for each question, so it was left out")
+            known, otherwise = {}, ()
         return checked(
             Creative,
-            id=plain_id(fields.get("id") or name),
+            id=plain_id(row.get("id") or name),
             image=ref,
             sha256=digest,
             impressions=shown,
             clicks=clicks,
-            text=self.text("text", fields.get("text")),
-            facts=self._mapping("facts", fields.get("facts")),
-            **self._known(fields.get("known"), fields.get("known_otherwise")),
+            text=self.text("text", row.get("text")),
+            facts=self._mapping("facts", row.get("facts")),
+            known=known,
+            known_otherwise=otherwise,
         )
-
-    def _digest(self, ref: ImageRef) -> str:
-        """SHA-256 of an image that is on this machine, after a look at its header."""
-        if not self.reading.check_images or ref.url is not None:
-            return ""
-        try:
-            data = images.read_bytes(ref, root=self.reading.root(ref))
-            images.probe(data)
-        except images.ImageError as error:
-            raise RowRejected("image", str(error)) from None
-        return hashlib.sha256(data).hexdigest()
-
-    def _known(self, by_question: Any, otherwise: Any) -> dict[str, Any]:
-        """The truth of a drawn creative, of which nothing is kept if a part of it cannot be read."""
-        try:
-            known = {str(key): Known(**one) for key, one in (by_question or {}).items()}
-            return {"known": known, "known_otherwise": tuple(Known(**one) for one in otherwise or ())}
-        except (AttributeError, TypeError, ValidationError):
-            self.warn("known", "not a worth and a reason for each question, so it was left out")
-            return {}
 
     def _shown(self, name: Any, record: Mapping[str, Any]) -> dict[str, Any]:
         """The fields that a campaign and a pair share, cleaned."""
@@ -244,23 +230,26 @@ class RowBuilder:
         pairs = ((self.text(name, key, 100), self.text(name, text)) for key, text in items)
         return {key: text for key, text in pairs if key}  # an empty fact is one: "claims nothing"
 
-    def _rates(self, record: Mapping[str, Any], number: int, why: str) -> list[float] | None:
+    def _rates(self, record: Mapping[str, Any], number: int, why: str) -> tuple[float, ...] | None:
         rates = record.get("true_rates")
-        if rates is None:
-            return None
-        fit = isinstance(rates, list) and len(rates) == number and all(map(_is_rate, rates))
-        if not fit:
+        if isinstance(rates, list) and len(rates) == number and all(map(_is_rate, rates)):
+            return tuple(rates)
+        if rates is not None:
             self.warn("true_rates", f"{why}, so they were left out")
-        return rates if fit else None
+        return None
 
 
 Translate = Callable[[RowBuilder, Mapping[str, Any]], dict[str, Any]]
 
 
+def printable(value: Any, most: int) -> str:
+    """The beginning of any value as one line."""
+    return "".join(c if c.isprintable() else "?" for c in values.as_text(value)[:most])
+
+
 def rejected(number: int | str, error: RowRejected, id: Any) -> Problem:
     """The problem of a record that cannot be used."""
-    shown = "".join(c if c.isprintable() else "?" for c in values.as_text(id)[:100]) or None
-    return Problem(number, error.field, error.reason, shown, fatal=True)
+    return Problem(number, error.field, error.reason, printable(id, 100) or None, fatal=True)
 
 
 def checked(kind: type[Model], **fields: Any) -> Model:
@@ -290,15 +279,14 @@ def count(value: Any, name: str) -> int | None:
     """
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
-    number: float | int | None = None
+    number: float = math.nan
     if isinstance(value, str):
         match = _WHOLE.fullmatch(value.strip()[:40]) if value.isascii() else None
-        number = int(match[1].replace(",", "")) if match else None
+        number = int(match[1].replace(",", "")) if match else math.nan
     elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         number = value
-    if number is None or number != int(number):
-        shown = "".join(c if c.isprintable() else "?" for c in values.as_text(value)[:20]) or "NaN"
-        raise RowRejected(name, f"{shown!r} is not a whole number")
+    if number != number // 1:
+        raise RowRejected(name, f"{printable(value, 20) or 'NaN'!r} is not a whole number")
     if not 0 <= number <= MAX_COUNT:
         raise RowRejected(
             name, "the number is negative" if number < 0 else f"more than {MAX_COUNT:,} is a mistake"

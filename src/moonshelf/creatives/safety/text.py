@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moonshelf import images
+from moonshelf.creatives.words import read
 from moonshelf.product import ImageRef
 from moonshelf.prompts import clean_text
 
@@ -46,47 +47,10 @@ HOSTILE = frozenset({TAG, REQUEST})  # what no advertisement says
 REPEATED = "words that repeat a query were left out on image"
 OVERLAY = "the words on the image read like an instruction"
 
-_ROLE = "system|assistant|user|human|developer"
-_SOURCES = {
-    TAG: (
-        r"<\|[^|<>]{0,40}\|?>?|```|/\*|<!--|\{\{|\{\s*[\"']\w+[\"']\s*:",
-        rf"[<\[{{‹〈⟨《«＜【]\s*[/\\]?\s*(?:think|answer|emb|verdict|inst|sys|tool_|im_(?:start|end)|{_ROLE})",
-    ),
-    REQUEST: (
-        rf"(?:^|[.!?;:|\n\"'#*\])}}>])\s*(?:{_ROLE})\s*(?:prompt|message)?\s*:",
-        r"\bsystem (?:prompt|override|message)|##\s{0,3}(?:instruction|response|task)|\bend of prompt",
-        r"^\W*[a-z]\W*$",  # a text of one letter says nothing else
-        r"(?<!\w)(?:[^\W\d_][\s.\-_*·|]{1,2}){7,}[^\W\d_](?!\w)",  # i g n o r e  t h e
-    ),
-    BLOB: (
-        r"(?:\\u[0-9a-f]{4}|\\x[0-9a-f]{2}){2,}|(?:%[0-9a-f]{2}){3,}|%3c|(?:&#x?[0-9a-f]{2,6};){3,}",
-        r"\b[0-9a-f]{40,}\b",
-    ),
-}
-_PATTERNS = {flag: re.compile("|".join(parts), re.IGNORECASE) for flag, parts in _SOURCES.items()}
-# Words by what they speak of, as they begin; `$` is a word's end. Two of `ODD` in one text are a request.
-_STEMS = {
-    "dismiss": r"""ignor|disregard|forget (?:all|what|every|the)|overr|skip the|(?:do not|don.?t|never)$|
-        zignoruj|pomin|yok say|negeer|abaikan|تجاهل|무시|अनदेखा|नज़रअंदाज़|忽略|無視|игнор""",
-    "command": r"""instru[ckz]|istruz|prompts?$|guidelines?$|criteri|protocol|previous|questions?$|
-        (?:this|above) line$|everything (?:written|said|above|before)|anweisung|consigne|polecen|
-        talimat|تعليمات|지시|निर्देश|指令|指示|инструкц""",
-    "choose": r"""choos|pick$|select$|prefer$|favou?r$|vote$|go for$|mark \S+ as$|rate$|say$|kies$|
-        wybierz|sec(?:in)?$|wahle?$|choisi|eli[gj][ea]$|scegli|escolh|pilih|اختر|선택|चुन|选|選|
-        выбер""",
-    "picture": r"""images?$|pictures?$|photos?$|creatives?$|backgrounds?$|thumbnail|version$|bild$|
-        afbeelding|obraz|gorsel|imagen|imagem|immagin|gambar|صورة|이미지|छवि|तस्वीर|图|圖|画像|
-        изображ""",
-    "verdict": r"""verdict|judg(?:es?|ing)$|evaluator|experts$|winner$|won$|wins$|superior choice|
-        (?:as|is|always) better|respond|reply$|answer|solution|ground truth|scores?$|rank(?:ing)? it|
-        of the two$|more clicks|ctr$|shoppers? \w*\s*(?:click|like)""",
-    "must": r"""must$|regardless$|from now on$|hereby$|your (?:task|job|role|goal)$|only (?:with|the)$|
-        whatever you$|you (?:should|will|shall|have to|need to)$|no matter$|kindly$|please$|always$""",
-    "reader": r"""assistant|dear (?:ai|model|judge)|an? ai$|language model|
-        the (?:model|system|algorithm)$""",
-    "place": r"""the (?:first|second|left|right|other|former|latter|one)$|\w+ one$|
-        this (?:one|image|creative)$""",
-    "label": r"(?-i:[ABKMRT])$(?![-'’])",
+_REQUESTS = read("requests")
+_PATTERNS = {
+    flag: re.compile("|".join(parts).replace("%ROLE%", _REQUESTS["role"]), re.IGNORECASE)
+    for flag, parts in _REQUESTS["patterns"].items()
 }
 
 
@@ -95,20 +59,11 @@ def _stems(words: str) -> re.Pattern[str]:
     return re.compile("|".join(rf"\b{w}" if w[0].isascii() else w for w in found), re.IGNORECASE)
 
 
-_KINDS = {kind: _stems(words) for kind, words in _STEMS.items()}
-_HARMLESS = """dismiss must, dismiss choose, dismiss label, dismiss verdict, dismiss reader, command picture,
-    command label, command place, command choose, must place, must label, reader picture, reader place,
-    reader label, place label, picture label"""  # together all the same
-ODD = {frozenset(pair) for pair in combinations(_STEMS, 2)} - {
-    frozenset(pair.split()) for pair in _HARMLESS.split(",")
+_KINDS = {kind: _stems(words) for kind, words in _REQUESTS["stems"].items()}
+ODD = {frozenset(pair) for pair in combinations(_KINDS, 2)} - {
+    frozenset(pair.split()) for pair in _REQUESTS["harmless"]
 }
-# For words that OCR read without their spaces, and with l, I and 1 for one another.
-_SQUEEZED = re.compile(
-    r"(?:ignore|disregard|forget)(?:aii|any|the|your|of|my)*(?:previous|prior|above|instruction|prompt|ruie|titie)"
-    r"|(?:choose|pick|seiect|prefer|rate|votefor)(?:this|the\w{0,8}?)(?:image|creative|picture|photo|one|ad)"
-    r"|(?:judges?|modeis?|you)must(?:choose|pick|seiect|prefer|answer|rate)"
-    r"|this(?:image|creative|picture|photo)(?:is|wins)|systemprompt|correctansweris|finaianswer"
-)
+_SQUEEZED = re.compile("|".join(_REQUESTS["squeezed"]))
 _BASE64 = re.compile(r"(?<![\w+/=-])[A-Za-z0-9+/_-]{20,}={0,2}(?![\w+/=-])")
 _CLAUSE = re.compile(r"[.!?;:,|\n。！？；，、](?=\s|$|[^\x00-\x7f])")
 _HTML = re.compile(
@@ -121,7 +76,6 @@ _LOOKALIKE = str.maketrans(
     "aeopcyxijshdqwbmhtkABEKMHOPCTYXIJSABEZHIKMNOPTYXaovpikuigl",
 )
 _DIGITS = str.maketrans("013457@$€|", "oieastaseI")
-_TURNED = ("ignore", "previous", "instruct", "choose", "select the", "the image", "is better", "answer")
 _JOINERS = "\u200c\u200d\u200e\u200f\u2060\ufe0f"  # ordinary in emoji, Indic, Persian, Hebrew, Arabic
 _RIDERS = re.compile("[\ufe00-\ufe0f]{2,}|[\U000e0100-\U000e01ef]+")  # data can ride on variation selectors
 _STACKED = re.compile("([\u0300-\u036f]{2})[\u0300-\u036f]+")
@@ -234,7 +188,7 @@ def _hostile(text: str) -> tuple[int, set[str]]:
         hits = {kind: hit.start() for kind, stems in _KINDS.items() if (hit := stems.search(view))}
         found += [(hits[kind], REQUEST) for pair in ODD if hits.keys() >= set(pair) for kind in pair]
     for view in (text[::-1], codecs.encode(text, "rot13")):  # a model reads these too
-        if any(word in view.lower() for word in _TURNED):
+        if any(word in view.lower() for word in _REQUESTS["turned"]):
             found.append((0, BLOB))
     found += [(hit.start(), BLOB) for hit in _BASE64.finditer(text) if _encoded(hit[0])]
     return min((start for start, _ in found), default=len(text)), {flag for _, flag in found}

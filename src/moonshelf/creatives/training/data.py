@@ -20,11 +20,11 @@ from moonshelf import images, sample
 from moonshelf.creatives import known
 from moonshelf.creatives.backends.base import PairInput
 from moonshelf.creatives.backends.model import CreativeModel
-from moonshelf.creatives.distractors import with_distractors
 from moonshelf.creatives.labels import posterior
 from moonshelf.creatives.prompt import write_assessment, write_description
 from moonshelf.creatives.safety.text import clean
 from moonshelf.creatives.schema import Assessment, Campaign, Creative, Pair
+from moonshelf.creatives.training.distractors import with_distractors
 from moonshelf.creatives.training.recipe import PairSource
 from moonshelf.errors import UserError
 from moonshelf.model.engine import load_picture
