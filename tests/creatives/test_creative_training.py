@@ -18,7 +18,7 @@ from moonshelf import MoonModel
 from moonshelf.creatives.backends import describe as describing_first
 from moonshelf.creatives.backends.base import PairInput
 from moonshelf.creatives.backends.describe import Form, choices, compare, describe, sides
-from moonshelf.creatives.backends.model import CreativeConfig, CreativeModel
+from moonshelf.creatives.backends.model import CreativeConfig, CreativeModel, Pixels
 from moonshelf.creatives.backends.names import make_backend
 from moonshelf.creatives.evidence import readable
 from moonshelf.creatives.io.readers import write_campaigns
@@ -33,10 +33,11 @@ from moonshelf.creatives.prompt import (
 )
 from moonshelf.creatives.schema import KEYS
 from moonshelf.creatives.selector import judge
-from moonshelf.creatives.training.data import Example, draw, load_examples, make_descriptions, make_pair_batch
+from moonshelf.creatives.training.data import Example, draw, load_examples, make_descriptions, make_pair_rows
 from moonshelf.creatives.training.grpo import (
     DescriptionTrainer,
     RolledPairs,
+    Taught,
     token_questions,
     train_grpo,
 )
@@ -51,8 +52,7 @@ from moonshelf.creatives.training.recipe import STAGES, GrpoRecipe, PairSource, 
 from moonshelf.creatives.training.rewards import REWARDS
 from moonshelf.creatives.training.sft import export, reason_tokens, resume_from, start, train_sft
 from moonshelf.errors import UserError
-from moonshelf.model.decode import Decoded, greedy
-from moonshelf.model.engine import load_picture
+from moonshelf.model.decode import Decoded
 from moonshelf.model.processing import Batch
 from moonshelf.product import ImageRef
 from moonshelf.training.recipe import Lora, load_recipe
@@ -101,8 +101,8 @@ def settings(kind: type, base: Path, feed: Path, out: Path, **more: object) -> o
 
 
 def test_a_row_reads_as_the_chat_template_writes_it(selector: CreativeModel, examples: list[Example]) -> None:
-    work = make_pair_batch(selector, examples[:1], "k")
-    ask, prepare = work.asks[0], selector.moon.prepare
+    work = make_pair_rows(selector, examples[:1], "k")
+    ask, prepare = work[0].ask, selector.moon.prepare
     ids, kinds = selector.row(ask, [2, 3], [prepare.think])
     tokenizer, image = prepare.processor.tokenizer, prepare.processor.image_token
     words = selector.prompt.words(ask.title, ask.interest)
@@ -117,11 +117,11 @@ def test_a_row_reads_as_the_chat_template_writes_it(selector: CreativeModel, exa
 
 
 def test_words_on_an_image_stand_after_it(selector: CreativeModel, examples: list[Example]) -> None:
-    work = make_pair_batch(selector, examples, "k", no_overlays=0.5)
-    ask = next(ask for ask in work.asks if ask.overlays[0] and ask.overlays[1] != ask.overlays[0])
-    assert any(not any(ask.overlays) for ask in work.asks)  # a share goes without
-    for i in range(0, len(work.asks), 2):
-        assert work.asks[i].overlays == work.asks[i + 1].overlays[::-1]
+    asks = [row.ask for row in make_pair_rows(selector, examples, "k", no_overlays=0.5)]
+    ask = next(ask for ask in asks if ask.overlays[0] and ask.overlays[1] != ask.overlays[0])
+    assert any(not any(ask.overlays) for ask in asks)  # a share goes without
+    for one, other in zip(asks[::2], asks[1::2], strict=True):
+        assert one.overlays == other.overlays[::-1]
     assert ask.overlays[0] == ask.first.text
     prompt = PROMPT.model_copy(update={"overlays": True, "max_overlay_chars": 9})
     told = CreativeModel(selector.moon, CreativeConfig(prompt=prompt))
@@ -182,32 +182,32 @@ def test_the_complement_is_exact_for_the_model_too(selector: CreativeModel) -> N
 
 
 def test_rows_of_a_step_mirror(selector: CreativeModel, examples: list[Example]) -> None:
-    work = make_pair_batch(selector, examples[:4], "key")
-    assert len(work.asks) == 8
+    work = make_pair_rows(selector, examples[:4], "key")
+    assert len(work) == 8
     decode = selector.moon.processor.tokenizer.decode
-    for i in range(0, 8, 2):
-        assert work.targets[i] + work.targets[i + 1] == pytest.approx(1.0)
-        assert work.asks[i].first == work.asks[i + 1].second
-        here, there = (read_assessment(decode(work.bodies[j]), work.asks[j].labels) for j in (i, i + 1))
+    for one, other in zip(work[::2], work[1::2], strict=True):
+        assert one.target + other.target == pytest.approx(1.0)
+        assert one.ask.first == other.ask.second and one.pictures == other.pictures[::-1]
+        here, there = (read_assessment(decode(row.body), row.ask.labels) for row in (one, other))
         assert here is not None and there is not None and here == there.swapped()
 
 
 def test_a_description_is_one_side_of_the_reasons(selector: CreativeModel, examples: list[Example]) -> None:
     work = make_descriptions(selector, examples[:3], "key")
     decode = selector.moon.processor.tokenizer.decode
-    assert len(work.asks) == 6 and all(len(where) == 1 for where in work.places)
+    assert len(work) == 6 and all(len(row.pictures) == 1 for row in work)
     for i, example in enumerate(examples[:3]):
         assert example.pair.assessment is not None
         for side, row in (("reason_a", 2 * i), ("reason_b", 2 * i + 1)):
-            said = dict(part.split(": ", 1) for part in decode(work.bodies[row]).split("; "))
+            said = dict(part.split(": ", 1) for part in decode(work[row].body).split("; "))
             told = {f.question: getattr(f, side) for f in example.pair.assessment.findings}
             # what it says of the queries is about those that were drawn for this row
-            query, creative = said.pop("query"), work.asks[row].first
-            assert query == truth_of(creative, work.asks[row].interest)["query"].reason
+            query, ask = said.pop("query"), work[row].ask
+            assert query == truth_of(ask.first, ask.interest)["query"].reason
             del told["query"]
             assert said == {question: reason for question, reason in told.items() if reason}
-    assert any(work.asks[i].interest != examples[i // 2].pair.interest for i in range(6))
-    scored = VerdictPolicy(selector, torch.float32)(work, range(6), work.bodies)
+    assert any(work[i].ask.interest != examples[i // 2].pair.interest for i in range(6))
+    scored = VerdictPolicy(selector, torch.float32)(work)
     assert scored.logps.shape[0] == 6 and torch.isfinite(scored.logps).all()
     bare = [Example(example.pair.model_copy(update={"assessment": None}), 0.5) for example in examples[:1]]
     with pytest.raises(UserError, match="describe_steps"):
@@ -217,16 +217,17 @@ def test_a_description_is_one_side_of_the_reasons(selector: CreativeModel, examp
 def test_words_beside_the_point_change_what_is_read_and_nothing_else(
     selector: CreativeModel, examples: list[Example]
 ) -> None:
-    plain, beside = (make_pair_batch(selector, examples, "key", distractors=share) for share in (0.0, 1.0))
-    assert all(one.title != other.title for one, other in zip(plain.asks, beside.asks, strict=True))
-    assert plain.targets == beside.targets and plain.known == beside.known and plain.bodies == beside.bodies
-    some = make_pair_batch(selector, examples, "key", distractors=0.5)
-    changed = [one.title != other.title for one, other in zip(plain.asks, some.asks, strict=True)]
+    plain, beside = (make_pair_rows(selector, examples, "key", distractors=share) for share in (0.0, 1.0))
+    assert all(one.ask.title != other.ask.title for one, other in zip(plain, beside, strict=True))
+    for one, other in zip(plain, beside, strict=True):
+        assert (one.target, one.known, one.body) == (other.target, other.known, other.body)
+    some = make_pair_rows(selector, examples, "key", distractors=0.5)
+    changed = [one.ask.title != other.ask.title for one, other in zip(plain, some, strict=True)]
     assert any(changed) and not all(changed)
     assert changed[::2] == changed[1::2]  # both orders of a pair read the same
     plain, beside = (make_descriptions(selector, examples, "key", distractors=share) for share in (0.0, 1.0))
-    assert all(one.title != other.title for one, other in zip(plain.asks, beside.asks, strict=True))
-    assert plain.bodies == beside.bodies and plain.places == beside.places
+    assert all(one.ask.title != other.ask.title for one, other in zip(plain, beside, strict=True))
+    assert [one.body for one in plain] == [one.body for one in beside]
 
 
 def describing(selector: CreativeModel) -> CreativeModel:
@@ -242,25 +243,26 @@ def test_a_comparison_is_the_greedy_one_with_its_evidence_in_place(
     selector: CreativeModel, examples: list[Example]
 ) -> None:
     model = describing(selector)
-    work, prepare = make_pair_batch(model, examples[:3], "key"), model.moon.prepare
+    work, prepare = make_pair_rows(model, examples[:3], "key"), model.moon.prepare
     decode = model.moon.processor.tokenizer.decode
-    known = [read_assessment(decode(b), ask.labels) for b, ask in zip(work.bodies, work.asks, strict=True)]
-    form = Form(model, work.asks, [sides(one) for one in known if one is not None])
+    known = [read_assessment(decode(row.body), row.ask.labels) for row in work]
+    asks = [row.ask for row in work]
+    form = Form(model, asks, [sides(one) for one in known if one is not None])
     assert len(form.pieces) == 6
     with model.moon.inferring():
-        picked, final = compare(model, work.asks, form)
+        picked, final = compare(model, asks, form)
     bodies = form.fill(picked)[0]
     policy = VerdictPolicy(model, torch.float32)
-    work = make_pair_batch(model, examples[:3], "key", shown=False)  # what is compared are words alone
-    assert work.places == [()] * 6 and not work.pixels.size
+    work = make_pair_rows(model, examples[:3], "key", shown=False)  # what is compared are words alone
+    assert [row.pictures for row in work] == [()] * 6
     for r, (body, given) in enumerate(zip(bodies, known, strict=True)):
-        written = read_assessment(decode(body), work.asks[r].labels)
+        written = read_assessment(decode(body), asks[r].labels)
         assert written is not None and given is not None
         assert body == prepare.ids(decode(body))  # put together from pieces, the same tokens all the same
         for mine, theirs in zip(written.findings, given.findings, strict=True):
             assert (mine.reason_a, mine.reason_b) == (theirs.reason_a, theirs.reason_b)
         # no other answer to any one question is likelier where it stands
-        likely = policy(work, [r], [body]).logps[0]
+        likely = policy([work[r]], [body]).logps[0]
         for finding in written.findings[2:]:
             for other in ("A>B", "A=B", "A<B"):
                 changed = write_assessment(
@@ -272,15 +274,15 @@ def test_a_comparison_is_the_greedy_one_with_its_evidence_in_place(
                             )
                         }
                     ),
-                    work.asks[r].labels,
+                    asks[r].labels,
                 )
                 ids = prepare.ids(changed)
                 at = next((i for i, (x, y) in enumerate(zip(ids, body, strict=False)) if x != y), None)
                 if at is not None:
-                    assert policy(work, [r], [ids]).logps[0, at] <= likely[at] + 1e-5
+                    assert policy([work[r]], [ids]).logps[0, at] <= likely[at] + 1e-5
         with model.moon.inferring():
-            logits = model.answer_logits(final[r : r + 1], [work.asks[r]]).log_softmax(-1)
-        both = policy(work, [r], [body]).answers.log_softmax(-1)
+            logits = model.answer_logits(final[r : r + 1], [asks[r]]).log_softmax(-1)
+        both = policy([work[r]], [body]).answers.log_softmax(-1)
         assert torch.allclose(logits, both, atol=1e-4)
 
 
@@ -290,12 +292,12 @@ def test_the_answers_taught_are_the_true_ones_whatever_was_picked(
     """A form filled with the truth is the known reasons; the loss of its answers is that of these tokens."""
     model = describing(selector)
     decode = model.moon.processor.tokenizer.decode
-    work = make_pair_batch(model, examples[:3], "key", shown=False)
-    known = [one for one in work.known if one is not None]
-    form = Form(model, work.asks, [sides(one) for one in known])
+    work = make_pair_rows(model, examples[:3], "key", shown=False)
+    known, asks = [row.known for row in work if row.known is not None], [row.ask for row in work]
+    form = Form(model, asks, [sides(one) for one in known])
     true = torch.tensor([choices(one) for one in known])
     bodies, wanted = label_targets(form, true, known)
-    assert bodies == work.bodies
+    assert bodies == [row.body for row in work]
     for body, one, assessment in zip(bodies, wanted, known, strict=True):
         assert [body[place] for place in one.places] == one.tokens
         # … and, of the evidence, what follows from queries, title and the words before
@@ -307,7 +309,7 @@ def test_the_answers_taught_are_the_true_ones_whatever_was_picked(
         )  # fmt: skip
     assert any(len(one.tokens) > 7 for one in wanted)
     policy = VerdictPolicy(model, torch.float32)
-    scored, full = policy(work, range(6), bodies, wanted), policy(work, range(6), bodies)
+    scored, full = policy(work, bodies, wanted), policy(work, bodies)
     counts = [len(one.tokens) for one in wanted]
     for r, one in enumerate(wanted):
         assert torch.allclose(scored.logps[r, : counts[r]], full.logps[r, one.places], atol=1e-5)
@@ -318,14 +320,14 @@ def test_the_answers_taught_are_the_true_ones_whatever_was_picked(
     other, asked = label_targets(form, 1 - true.clamp(max=1), [*known[:5], None])
     assert other != bodies and [one.tokens for one in asked[:5]] == [one.tokens for one in wanted[:5]]
     assert asked[5].tokens == []
-    some = policy(work, range(6), other, asked)
+    some = policy(work, other, asked)
     assert not some.logps[5].any()
     counts = [len(one.tokens) for one in asked]
     assert counts[5] == 0
     mean = -some.logps[:5].sum().item() / sum(counts)
     assert reasons_loss(some.logps, counts).item() == pytest.approx(mean)
     # After other evidence than the known one nothing of it is taught.
-    foreign = Form(model, work.asks, [sides(one)[::-1] for one in known])
+    foreign = Form(model, asks, [sides(one)[::-1] for one in known])
     taught = label_targets(foreign, true, known)[1]
     assert [len(one.tokens) > 7 for one in taught] == [
         sides(one)[0] == sides(one)[1] and len(two.tokens) > 7 for one, two in zip(known, wanted, strict=True)
@@ -342,12 +344,9 @@ def test_what_is_said_of_an_image_does_not_depend_on_its_partner_or_place(select
         PairInput(p.id, p.title, p.interest, p.a, p.b, ("K", "M"), (p.a.text, p.b.text))
         for pair in asked for p in (pair, pair.swapped())
     ]  # fmt: skip
-    shown = list(campaign.creatives)
-    places = [(shown.index(ask.first), shown.index(ask.second)) for ask in asks]
-    pictures = [load_picture(one.image, PROMPT.max_pixels) for one in shown]
+    pictures = model.patchify(one.image for one in campaign.creatives)
     with model.moon.inferring():
-        seen = model.see_pixels(*model.moon.prepare.pixels(pictures))
-        told = describe(model, asks, places, seen, greedy)
+        told = describe(model, asks, [(pictures[a.first.image], pictures[a.second.image]) for a in asks])
     by_creative = {(ask.first.id, ask.second.id): both for ask, both in zip(asks, told, strict=True)}
     for (first, second), both in by_creative.items():  # three creatives, each described once
         assert both == by_creative[second, first][::-1]
@@ -368,8 +367,8 @@ def test_each_image_is_described_once_and_compared_by_that(
     known = {one.a.id: write_description(one.assessment) for one in asked if one.assessment}
     shown: list[str] = []
 
-    def write(alone: list[PairInput], places: list[tuple[int, ...]], *_: object) -> list[Decoded]:
-        assert all(len(where) == 1 for where in places)
+    def write(alone: list[PairInput], pictures: list[tuple[Pixels, ...]], *_: object) -> list[Decoded]:
+        assert all(len(row) == 1 for row in pictures)
         shown.extend(ask.first.id for ask in alone)
         none, ids = torch.zeros(2, 64), model.moon.prepare.ids
         return [Decoded(ids(known[ask.first.id]), True, none, none[0], []) for ask in alone]
@@ -412,10 +411,10 @@ def test_every_token_that_is_taught_has_a_trained_row(
 ) -> None:
     """A frozen row keeps its word rare, whatever the rest learns: a description's first word is one more."""
     tokens = set(reason_tokens(selector, examples))
-    for work in (make_pair_batch(selector, examples, "k"), make_descriptions(selector, examples, "k")):
-        used = {token for body in work.bodies for token in body}
+    for work in (make_pair_rows(selector, examples, "k"), make_descriptions(selector, examples, "k")):
+        used = {token for row in work for token in row.body}
         assert len(used - tokens) <= 0.2 * len(used)  # a few words of queries that were drawn anew
-        assert {body[0] for body in work.bodies} <= tokens
+        assert {row.body[0] for row in work} <= tokens
 
 
 def test_targets_are_posteriors_and_copies_are_ties(examples: list[Example]) -> None:
@@ -435,24 +434,23 @@ def test_every_epoch_draws_every_example_once(examples: list[Example]) -> None:
 def test_scores_are_those_of_a_plain_forward_pass(selector: CreativeModel, examples: list[Example]) -> None:
     """Log-probabilities and answers against logits taken one row at a time."""
     policy = VerdictPolicy(selector, torch.float32).eval()
-    work = make_pair_batch(selector, examples[:2], "x")
-    scored = policy(work, range(4), work.bodies)
+    work = make_pair_rows(selector, examples[:2], "x")
+    scored = policy(work)
     moon, prepare = selector.moon, selector.moon.prepare
     for r in range(4):
-        one = policy(work, [r], [work.bodies[r]])
-        n = len(work.bodies[r]) + 1
+        one = policy([work[r]])
+        n = len(work[r].body) + 1
         assert torch.allclose(scored.logps[r, :n], one.logps[0], atol=1e-4)
         assert scored.logps[r, n:].abs().sum() == 0
-        tail = [prepare.think, *work.bodies[r], prepare.end_think, *selector.after]
-        batch, visual = selector.batch(
-            [work.asks[r]], [tail], [work.places[r]], selector.see_pixels(work.pixels, work.grid)
-        )
+        tail = [prepare.think, *work[r].body, prepare.end_think, *selector.after]
+        batch, visual = selector.batch([work[r].ask], [tail], [work[r].pictures])
         every = moon.logits(moon.read(batch, visual).states[0]).float().log_softmax(-1)
-        label = selector.label_ids[work.asks[r].labels[0]]
+        label = selector.label_ids[work[r].ask.labels[0]]
         assert every[-1, label].item() == pytest.approx(scored.answers[r, 0].item(), abs=1e-4)
-    q = torch.tensor(work.targets)
+    targets = [row.target for row in work]
+    q = torch.tensor(targets)
     expected = -(q * scored.answers[:, 0] + (1 - q) * scored.answers[:, 1]).mean()
-    assert torch.isclose(answer_loss(scored.answers, work.targets), expected)
+    assert torch.isclose(answer_loss(scored.answers, targets), expected)
 
 
 def test_the_gap_of_two_orders_is_their_divergence() -> None:
@@ -612,8 +610,8 @@ def test_a_description_is_paid_for_its_own_claims_and_for_the_comparison(
     creative = resume_from(recipe, str(selector))
     trainer = DescriptionTrainer(creative, recipe, examples)
     policy = trainer.model
-    pairs_only = trainer.work = make_pair_batch(creative, examples[:2], "key")
-    known = [one for one in pairs_only.known if one is not None]
+    rows = trainer.pairs = make_pair_rows(creative, examples[:2], "key")
+    known = [row.known for row in rows if row.known is not None]
     texts = [
         sides(known[r // 3])[0] if r % 3 != 1 else None for r in range(12)
     ]  # the second of each is broken
@@ -637,18 +635,15 @@ def test_a_description_is_paid_for_its_own_claims_and_for_the_comparison(
             )  # the truth is never refuted
             found = rolled.found[r]
             assert found is not None and found[KEYS[2]].reason_a == texts[r][KEYS[2]]
-    assert len(trainer.work.asks) == 8 and trainer._row(11) == 7
-    assert (
-        trainer.work.asks[7].first == pairs_only.asks[3].first
-        and trainer.work.places[7] == pairs_only.places[3][:1]
-    )
-    assert trainer.work.places[:4] == [()] * 4
+    for one, row in zip(trainer.alone, rows, strict=True):
+        assert one.ask.first == one.ask.second == row.ask.first and one.pictures == row.pictures[:1]
     # Comparing is taught once a pair, in both orders, with its first rollout: never after a sampled one.
-    assert trainer._beside([3, 4, 5]).rows == [5] and trainer._beside([3, 4, 5]).answers == slice(3, 3)
+    beside = trainer._beside([3, 4, 5])
+    assert not beside.compared and [row for row, *_ in beside.texts] == [trainer.alone[1]]
     beside = trainer._beside([6, 7])
-    assert beside.rows == [2, 3, 6] and beside.answers == beside.orders == slice(2, 4)
-    assert [len(one.tokens) >= 7 for one in beside.wanted[:2]] == [True] * 2
-    assert beside.bodies[2] == ids(true[2])
+    assert asked(beside.compared) == [row.ask for row in rows[2:]] and not beside.own
+    assert all(not row.pictures and len(one.tokens) >= 7 for row, _, one in beside.compared)
+    assert [body for _, body, _ in beside.texts] == [ids(true[2])]
     # One pair in `self_generated_every` is compared by the policy's own description (untrained: of no use),
     # the others by the known evidence.
     form, _ = trainer.taught
@@ -659,53 +654,45 @@ def test_a_description_is_paid_for_its_own_claims_and_for_the_comparison(
     trainer = DescriptionTrainer(creative, more, examples)
     policy = trainer.model
     trainer.model.write = lambda *_, **__: written
-    trainer.work, trainer.step = pairs_only, 0
+    trainer.pairs, trainer.step = rows, 0
     trainer._roll()
-    work = trainer.work
-    assert (
-        len(work.asks) == len(work.bodies) == len(work.targets) == len(work.places) == len(work.known) == 16
-    )
-    assert work.places[8:] == [()] * 8 and None not in work.known[8:]
-    assert trainer._beside([0, 1]).rows == [0, 1, 8, 9, 10, 11, 4]
+    further = trainer.more[4:]
+    assert len(further) == 8 and all(row.known is not None and not row.pictures for row in further)
+    for one, other in zip(further[::2], further[1::2], strict=True):
+        assert one.target + other.target == pytest.approx(1.0) and one.ask.first == other.ask.second
+    assert asked(trainer._beside([0, 1]).compared) == [row.ask for row in rows[:2] + further[:4]]
     beside = trainer._beside([6, 7])
-    assert beside.rows == [2, 3, 12, 13, 14, 15, 6] and beside.answers == slice(2, 8)
-    for i in range(8, 16, 2):
-        assert work.targets[i] + work.targets[i + 1] == pytest.approx(1.0)
-        assert work.asks[i].first == work.asks[i + 1].second
-    written_by = policy.creative.moon.processor.tokenizer.batch_decode(beside.bodies[2:6])
-    for body, row in zip(written_by, beside.rows[2:6], strict=True):
-        said, truth = read_assessment(body, work.asks[row].labels), work.known[row]
-        assert said is not None and truth is not None and sides(said) == sides(truth)
+    assert asked(beside.compared) == [row.ask for row in rows[2:] + further[4:]]
+    decode = policy.creative.moon.processor.tokenizer.decode
+    for row, body, _ in beside.compared[2:]:
+        said = read_assessment(decode(body), row.ask.labels)
+        assert said is not None and row.known is not None and sides(said) == sides(row.known)
     # Both orders are to agree after what was sampled, too; there nothing else is taught.
     trainer.recipe = more.model_copy(update={"order_weight": 1.0})
     beside = trainer._beside([6, 7])
-    assert beside.rows == [2, 3, 12, 13, 14, 15, *[2, 3] * 3, 6]
-    assert (beside.answers, beside.orders) == (slice(2, 8), slice(2, 14))
-    assert [one.tokens for one in beside.wanted[6:12]] == [[]] * 6
-    written_by = policy.creative.moon.processor.tokenizer.batch_decode(beside.bodies[6:12])
-    read = [
-        read_assessment(b, work.asks[r].labels)
-        for b, r in zip(written_by, beside.rows[6:12], strict=True)
-    ]  # fmt: skip
+    assert asked(beside.own) == [row.ask for row in rows[2:]] * 3
+    assert all(not one.tokens for _, _, one in beside.own)
+    read = [read_assessment(decode(body), row.ask.labels) for row, body, _ in beside.own]
     for g in (0, 2):  # the second rollout of each has no reasons
         one, other = read[2 * g], read[2 * g + 1]
         assert one is not None and other is not None and sides(one) == sides(other)[::-1] == sides(known[2])
-    assert trainer._beside([7, 8]).orders == slice(2, 2)
-    # The creatives of yet more pairs stand last, with their pictures; their known descriptions are taught.
+    assert not trainer._beside([7, 8]).own
+    # The known descriptions of the creatives of yet more pairs are taught, with their pictures.
     trainer.recipe = more.model_copy(update={"describe_pairs": 1})
-    trainer.work, trainer.step = pairs_only, 0
+    trainer.pairs, trainer.step = rows, 0
     trainer._roll()
-    assert trainer.reading == range(16, 20) and len(trainer.work.grid) == 8
-    assert trainer.work.places[16:] == [(4,), (5,), (6,), (7,)]
+    assert len(trainer.reading) == 4 and all(len(row.pictures) == 1 for row in trainer.reading)
     beside = trainer._beside([0, 1])
-    assert beside.rows == [0, 1, 8, 9, 10, 11, 4, 16, 18] and beside.texts == 6
-    assert beside.bodies[7:] == [trainer.work.bodies[16], trainer.work.bodies[18]]
-    rows = [0, 4, 17]  # one of words alone, and two with pictures that lie apart
-    bodies = [trainer.work.bodies[i] for i in rows]
-    scored = policy(trainer.work, rows, bodies)
-    for i, row in enumerate(rows):
-        alone = policy(trainer.work, [row], [bodies[i]]).logps[0]
+    assert [row for row, *_ in beside.texts] == [trainer.alone[0], *trainer.reading[::2]]
+    mixed = [further[0], trainer.alone[0], trainer.reading[1]]  # one of words alone, and two with pictures
+    scored = policy(mixed)
+    for i, row in enumerate(mixed):
+        alone = policy([row]).logps[0]
         assert torch.allclose(scored.logps[i, : len(alone)], alone, atol=1e-4)
+
+
+def asked(taught: list[Taught]) -> list[PairInput]:
+    return [row.ask for row, _, _ in taught]
 
 
 def test_a_claim_is_credited_to_the_words_of_its_own_question(

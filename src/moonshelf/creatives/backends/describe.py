@@ -15,25 +15,22 @@ before a pairwise verdict in LLM judges (PRePair, 2406.12319), and concept bottl
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from moonshelf import images
 from moonshelf.creatives.backends.base import PairInput, PairPrediction
 from moonshelf.creatives.evidence import SOUGHT, grounded, readable
 from moonshelf.creatives.prompt import read_assessment, read_description, write_comparison
 from moonshelf.creatives.schema import QUESTIONS, Assessment, unasked
 from moonshelf.errors import UserError
 from moonshelf.model.decode import Decoded, Pick, banned_tokens, greedy
-from moonshelf.model.engine import load_picture
 from moonshelf.product import ImageRef
 
 if TYPE_CHECKING:
-    from moonshelf.creatives.backends.model import CreativeModel
+    from moonshelf.creatives.backends.model import CreativeModel, Pixels
 
 COMPARED = [i for i, question in enumerate(QUESTIONS) if question.compares]
 PASSES = len(COMPARED) + 1  # these always suffice: each settles one label more; two or three mostly do
@@ -197,19 +194,13 @@ def _described(
     model: CreativeModel, asks: Mapping[Described, PairInput], pick: Pick
 ) -> dict[Described, Said]:
     """What is said of single creatives, without those whose image cannot be read."""
-    pictures: dict[ImageRef, Any] = {}
-    for ask in asks.values():
-        with suppress(images.ImageError):
-            if ask.first.image not in pictures:
-                pictures[ask.first.image] = load_picture(ask.first.image, model.prompt.max_pixels)
+    pictures = model.patchify(ask.first.image for ask in asks.values())
     shown = {key: ask for key, ask in asks.items() if ask.first.image in pictures}
     if not shown:
         return {}
-    place = {ref: i for i, ref in enumerate(pictures)}
     with model.moon.inferring():
-        seen = model.see_pixels(*model.moon.prepare.pixels(list(pictures.values())))
-        places = [(place[ask.first.image],) for ask in shown.values()]
-        written = model.write(list(shown.values()), places, seen, pick)
+        places = [(pictures[ask.first.image],) for ask in shown.values()]
+        written = model.write(list(shown.values()), places, pick)
         near = near_ties(model, written) if pick is greedy else []
     keys = list(shown)
     found = dict(zip(keys, read_written(model, written), strict=True))
@@ -246,19 +237,19 @@ def ask_alone(model: CreativeModel, ask: PairInput, side: int) -> PairInput:
 
 
 def describe(
-    model: CreativeModel, asks: Sequence[PairInput], places: Sequence[tuple[int, ...]], seen: Any, pick: Pick
-) -> list[tuple[Said, Said]]:
-    """What is said of both creatives of each ask, and whether it keeps the format.
+    model: CreativeModel, asks: Sequence[PairInput], shown: Sequence[tuple[Pixels, ...]]
+) -> list[tuple[Side, Side]]:
+    """What is said of both creatives of each ask, greedily, whose pictures are `shown`.
 
     A creative is described once under the same words, in however many asks it stands.
     """
     keys = [
-        ((where[0], *_words(ask, 0)), (where[1], *_words(ask, 1)))
-        for ask, where in zip(asks, places, strict=True)
+        ((both[0], *_words(ask, 0)), (both[1], *_words(ask, 1)))
+        for ask, both in zip(asks, shown, strict=True)
     ]
     alone = _singles(model, asks, keys)
-    written = model.write(list(alone.values()), [(key[0],) for key in alone], seen, pick)
-    found = dict(zip(alone, read_written(model, written), strict=True))
+    written = model.write(list(alone.values()), [(key[0],) for key in alone])
+    found = dict(zip(alone, (side for side, _ in read_written(model, written)), strict=True))
     return [(found[first], found[second]) for first, second in keys]
 
 
@@ -290,7 +281,7 @@ def compare(model: CreativeModel, asks: Sequence[PairInput], form: Form) -> tupl
     for last in range(PASSES):
         bodies, slots = form.fill(picked)
         tails = [model.tail(bodies[r]) for r in left]
-        batch, _ = model.batch([asks[r] for r in left], tails, [()] * len(left), None)
+        batch, _ = model.batch([asks[r] for r in left], tails, [()] * len(left))
         states = model.moon.read(batch).states
         think = batch.emb.cpu() + 1 - torch.tensor([len(tail) for tail in tails])
         n = torch.arange(len(left))

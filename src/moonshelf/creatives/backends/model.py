@@ -9,7 +9,9 @@ needed to use one. What is written and compared, and how, is `describe`'s; here 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from moonshelf import images
 from moonshelf.creatives.backends import describe
 from moonshelf.creatives.backends.base import PairInput, PairPrediction, PairwiseBackend
 from moonshelf.creatives.backends.describe import Described, Side
@@ -29,9 +32,11 @@ from moonshelf.errors import UserError
 from moonshelf.files import read_settings, write_atomic
 from moonshelf.model import files
 from moonshelf.model.decode import Decoded, Pick, decode, greedy, repeat_rows
+from moonshelf.model.engine import load_picture
 from moonshelf.model.modeling import MoonModel, choose_features
 from moonshelf.model.precision import Precision
 from moonshelf.model.processing import Batch
+from moonshelf.product import ImageRef
 
 ADAPTER = "adapter_model.safetensors"
 
@@ -54,6 +59,14 @@ def write_config(folder: Path, config: CreativeConfig) -> None:
     """`creative.json`, and the manifest anew: the folder's other files are written already."""
     write_atomic(folder / "creative.json", f"{config.model_dump_json(indent=1)}\n".encode())
     files.write_manifest(folder)
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """One picture as the backbone takes it: patches (P, patch) float32, grid (3,) int64."""
+
+    patches: np.ndarray
+    grid: np.ndarray
 
 
 class _Adapter(BaseModel):
@@ -197,24 +210,37 @@ class CreativeModel(PairwiseBackend):
         """What follows a prompt up to `<answer>`, with the reasons `body`, which may be empty."""
         return [self.moon.prepare.think, *body, self.moon.prepare.end_think, *self.after]
 
-    def see_pixels(self, pixels: np.ndarray, grid: np.ndarray) -> tuple[Any, list[int], np.ndarray]:
-        """Visual features of pictures that `Preprocessor.pixels` cut, tokens of each, and their grids."""
-        device = self.moon.device
-        visual = self.moon.look(torch.from_numpy(pixels).to(device), torch.from_numpy(grid).to(device))
-        return visual, self.moon.prepare.image_tokens(grid), grid
+    def patchify(self, refs: Iterable[ImageRef]) -> dict[ImageRef, Pixels]:
+        """Pictures by reference, without those that cannot be read."""
+        pictures: dict[ImageRef, Any] = {}
+        for ref in dict.fromkeys(refs):
+            with suppress(images.ImageError):
+                pictures[ref] = load_picture(ref, self.prompt.max_pixels)
+        if not pictures:
+            return {}
+        patches, grid = self.moon.prepare.pixels(list(pictures.values()))
+        parts = np.split(patches, np.cumsum(grid.prod(1))[:-1])
+        return {ref: Pixels(*both) for ref, both in zip(pictures, zip(parts, grid, strict=True), strict=True)}
 
     def batch(
         self,
         asks: Sequence[PairInput],
         tails: Sequence[Sequence[int]],
-        places: Sequence[tuple[int, ...]],
-        seen: tuple[Any, list[int], np.ndarray] | None,
+        pictures: Sequence[tuple[Pixels, ...]],
     ) -> tuple[Batch, Any]:
-        """One padded batch of asks whose images are at `places` of what was seen, and its features.
+        """One padded batch of asks with the pictures that each shows, and the visual features of these.
 
-        `seen` may be None where no ask has an image.
+        A picture that several asks show is looked at once.
         """
-        visual, counts, grid = seen or (None, [], np.empty(0))
+        shown = list(dict.fromkeys(one for row in pictures for one in row))
+        place = {one: i for i, one in enumerate(shown)}
+        places = [[place[one] for one in row] for row in pictures]
+        grid, counts, visual = np.empty((0, 3), np.int64), list[int](), None
+        if shown:
+            grid = np.stack([one.grid for one in shown])
+            patches = torch.from_numpy(np.concatenate([one.patches for one in shown]))
+            visual = self.moon.look(patches.to(self.moon.device), torch.from_numpy(grid).to(self.moon.device))
+            counts = self.moon.prepare.image_tokens(grid)
         rows = [
             self.row(ask, [counts[p] for p in where], tail)
             for ask, where, tail in zip(asks, places, tails, strict=True)
@@ -240,8 +266,7 @@ class CreativeModel(PairwiseBackend):
     def write(
         self,
         asks: Sequence[PairInput],
-        places: Sequence[tuple[int, ...]],
-        seen: tuple[Any, list[int], np.ndarray],
+        pictures: Sequence[tuple[Pixels, ...]],
         pick: Pick = greedy,
         times: int = 1,
     ) -> list[Decoded]:
@@ -250,7 +275,7 @@ class CreativeModel(PairwiseBackend):
         `times` over, rollouts of one ask side by side.
         """
         moon = self.moon
-        batch, visual = self.batch(asks, [[moon.prepare.think]] * len(asks), places, seen)
+        batch, visual = self.batch(asks, [[moon.prepare.think]] * len(asks), pictures)
         reading = moon.read(batch, visual, use_cache=True)
         if times > 1:
             batch, reading = repeat_rows(batch, reading, times)

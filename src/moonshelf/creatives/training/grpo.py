@@ -18,7 +18,7 @@ the whole rollout's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,10 @@ from moonshelf.creatives.schema import KEYS, Assessment
 from moonshelf.creatives.training.data import (
     NO_INTEREST,
     Example,
-    PairBatch,
+    PairRow,
     draw,
     make_descriptions,
-    make_pair_batch,
+    make_pair_rows,
 )
 from moonshelf.creatives.training.policy import (
     ScoredPairs,
@@ -76,27 +76,29 @@ class RolledPairs:
 Checked = dict[str, tuple[int, int]]  # claims by question: refuted, and all that could be checked
 
 
+Taught = tuple[PairRow, Sequence[int], Wanted]  # a row, the body that it is scored with, what is wanted there
+
+
 @dataclass
 class Beside:
-    """Rows that are scored in the same pass, after the n rollouts."""
+    """Rows that are scored in the same pass, after the rollouts; both orders of a pair are side by side."""
 
-    rows: list[int]
-    bodies: list[list[int]]
-    wanted: list[Wanted]
-    texts: int  # from this row on whole texts are taught, of those before single words
-    answers: slice  # of all that is scored: whose answers are taught
-    orders: slice  # both orders of pairs, side by side, that are to agree
+    compared: list[Taught]  # after known or greedy evidence: their answers are taught, and are to agree
+    own: list[Taught]  # after what was sampled: they are to agree
+    texts: list[Taught]  # known descriptions
+
+    def __iter__(self) -> Iterator[Taught]:
+        return iter(self.compared + self.own + self.texts)
 
 
 class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
     """One process's share: `recipe.pairs` pairs in both orders, G descriptions of each of their creatives.
 
     Rollout g of a creative is compared with rollout g of its rival, its own creative shown first; the rival's
-    comparison is the other order. The work of a step has an ask of one picture for each of its asks, after
-    them: that ask's first creative. Then come the asks of more pairs, which are only compared, after known
-    evidence and without pictures: a few pairs a step made the comparison less steady than CoT-SFT left it.
-    Last come the creatives of yet more pairs, whose known descriptions are taught, for the same reason. That
-    both orders agree is asked of the rollouts' own comparisons too: it needs no truth.
+    comparison is the other order. More pairs are only compared, after known evidence and without pictures: a
+    few pairs a step made the comparison less steady than CoT-SFT left it. The creatives of yet more pairs
+    have their known descriptions taught, for the same reason. That both orders agree is asked of the
+    rollouts' own comparisons too: it needs no truth.
     """
 
     rewards = REWARDS
@@ -107,27 +109,29 @@ class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
     ) -> None:  # fmt: skip
         self.creative, self.examples = creative, examples
         self.step: int  # of this process's schedule
-        self.work: PairBatch  # of the step, and what was written for it
+        self.pairs: list[PairRow]  # of the step
+        self.alone: list[PairRow]  # of each the first creative, to be described
         self.bodies: list[list[int]]  # of the rollouts
         self.compared: list[list[int]]  # of their comparisons
-        self.taught: tuple[Form, Tensor]  # of asks of pairs: comparisons that are taught, choices in them
-        self.reading: range  # rows of the work whose known descriptions are taught
+        self.more: list[PairRow]  # pairs, then further ones, whose comparisons are taught
+        self.taught: tuple[Form, Tensor]  # … and the choices in these
+        self.reading: list[PairRow]  # whose known descriptions are taught
         policy = VerdictPolicy(
             creative, resolve(recipe.precision, creative.moon.device), recipe.sampling_temperature
         )
         super().__init__(policy, recipe, creative.moon, 2 * recipe.pairs * recipe.rollouts, validation)
 
-    def draw(self, step: int, share: float) -> tuple[int, PairBatch]:
+    def draw(self, step: int, share: float) -> tuple[int, list[PairRow]]:
         """This process's pairs of a step, in both orders."""
         turn = self.turn(step)
-        work = self._work(draw(self.examples, self.recipe.pairs, self.recipe.seed, turn), turn)
-        if len(work.asks) != 2 * self.recipe.pairs:
+        rows = self._rows(draw(self.examples, self.recipe.pairs, self.recipe.seed, turn), turn)
+        if len(rows) != 2 * self.recipe.pairs:
             raise UserError("a picture of a training pair cannot be read: take the pair out of the feed.")
-        return turn, work
+        return turn, rows
 
-    def roll(self, batch: tuple[int, PairBatch]) -> tuple[list[Decoded], Tensor]:
+    def roll(self, batch: tuple[int, list[PairRow]]) -> tuple[list[Decoded], Tensor]:
         """Write G descriptions of both creatives of each pair, and reward them."""
-        recipe, (self.step, self.work) = self.recipe, batch
+        recipe, (self.step, self.pairs) = self.recipe, batch
         slot = self.step * 2 * recipe.pairs
         torch.manual_seed((recipe.seed * 1_000_003 + self.state.global_step) * 4099 + slot)
         rolled = self._roll()
@@ -141,57 +145,51 @@ class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
         }
         return rolled.written, advantages(gained, recipe.rollouts)[:, None] + claimed
 
-    def _work(self, examples: list[Example], turn: int, shown: bool = True) -> PairBatch:
+    def _rows(self, examples: list[Example], turn: int, shown: bool = True) -> list[PairRow]:
         recipe = self.recipe
-        return make_pair_batch(
+        return make_pair_rows(
             self.creative, examples, f"{recipe.seed}/{turn}", NO_INTEREST, recipe.no_overlays,
             recipe.distractors, shown=shown,
         )  # fmt: skip
 
-    def _row(self, r: int) -> int:
-        """Of the work: the ask of one picture that rollout r answers."""
-        return 2 * self.recipe.pairs + r // self.recipe.rollouts
-
     def _roll(self) -> RolledPairs:
         """Descriptions, what their comparisons come to, and what else this step teaches."""
-        recipe, creative, per = self.recipe, self.creative, self.recipe.rollouts
-        pairs, prepare = self.work, creative.moon.prepare
-        known = [write_description(one) if one is not None else "" for one in pairs.known]
-        alone = replace(
-            pairs,
-            asks=[ask_alone(creative, ask, 0) for ask in pairs.asks],
-            bodies=[prepare.ids(text) if text else [] for text in known],
-            places=[where[:1] for where in pairs.places],
-        )
-        written = self.model.write(alone, sampling(recipe.sampling_temperature), per)
+        recipe, creative, per, prepare = self.recipe, self.creative, self.recipe.rollouts, self.moon.prepare
+        texts = [write_description(row.known) if row.known is not None else "" for row in self.pairs]
+        self.alone = [
+            replace(
+                row,
+                ask=ask_alone(creative, row.ask, 0),
+                body=prepare.ids(text) if text else [],
+                pictures=row.pictures[:1],
+            )
+            for row, text in zip(self.pairs, texts, strict=True)
+        ]
+        written = self.model.write(self.alone, sampling(recipe.sampling_temperature), per)
         told = read_written(creative, written)
         rival = [(r // per ^ 1) * per + r % per for r in range(len(told))]
-        rows = [r // per for r in range(len(told))]
-        asks = [pairs.asks[i] for i in rows]
-        evidence = [(side, told[rival[r]][0]) for r, (side, _) in enumerate(told)]
-        form = Form(creative, asks, evidence)
-        picked, answers = self.model.compare(pairs, rows, form)
+        asks = [self.pairs[r // per].ask for r in range(len(told))]
+        form = Form(creative, asks, [(side, told[rival[r]][0]) for r, (side, _) in enumerate(told)])
+        picked, answers = self.model.compare(asks, form)
         p = answers[:, 0].exp()
         self.compared = form.fill(picked)[0]
-        texts = creative.moon.processor.tokenizer.batch_decode(self.compared)
+        read = creative.moon.processor.tokenizer.batch_decode(self.compared)
         found, checked = list[Assessment | None](), list[Checked]()
-        for (side, kept), body, ask in zip(told, texts, asks, strict=True):
+        for (side, kept), body, ask in zip(told, read, asks, strict=True):
             found.append(read_assessment(body, ask.labels) if kept else None)
             checked.append({question: check(question, side[question], ask.first.facts) for question in side})
         own = [
-            i for i, one in enumerate(pairs.known) if one is None or i // 2 % recipe.self_generated_every == 0
+            i
+            for i, row in enumerate(self.pairs)
+            if row.known is None or i // 2 % recipe.self_generated_every == 0
         ]
         compared = self._told(recipe.compare_pairs, recipe.seed + 1)
-        more = [self._work(compared, self.step, shown=False)] if compared else []
-        self.taught = comparisons(self.model, pairs.followed_by(*more), own)
-        self.work = replace(pairs, places=[()] * len(pairs.places)).followed_by(alone, *more)
-        first = len(self.work.asks)
+        self.more = self.pairs + (self._rows(compared, self.step, shown=False) if compared else [])
+        self.taught = comparisons(self.model, self.more, own)
+        self.reading = []
         if described := self._told(recipe.describe_pairs, recipe.seed + 2):
-            read = make_descriptions(
-                creative, described, f"{recipe.seed}/{self.step}", recipe.no_overlays, recipe.distractors
-            )
-            self.work = self.work.beside(read)
-        self.reading = range(first, len(self.work.asks))
+            key = f"{recipe.seed}/{self.step}"
+            self.reading = make_descriptions(creative, described, key, recipe.no_overlays, recipe.distractors)
         return RolledPairs(written, p, 1 - p[rival], found, checked)
 
     def _told(self, each: int, seed: int) -> list[Example]:
@@ -203,11 +201,10 @@ class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
     @torch.no_grad()
     def _rewards(self, rolled: RolledPairs) -> Tensor:
         """(R,) weighted sum of the rewards but `claims`, which `_credit` pays; all of them are logged."""
-        recipe, work, per = self.recipe, self.work, self.recipe.rollouts
-        count = len(rolled.written)
+        recipe, per, count = self.recipe, self.recipe.rollouts, len(rolled.written)
         earned, weights = self.earned({
             "completions": [""] * count, "valid": [found is not None for found in rolled.found],
-            "p": rolled.p.tolist(), "posterior": [work.targets[r // per] for r in range(count)],
+            "p": rolled.p.tolist(), "posterior": [self.pairs[r // per].target for r in range(count)],
             "other": rolled.other.tolist(), "rubric": [f.rubric() if f else 0 for f in rolled.found],
             "refuted": [sum(wrong for wrong, _ in one.values()) for one in rolled.checked],
             "claimed": [sum(n for _, n in one.values()) for one in rolled.checked],
@@ -233,67 +230,50 @@ class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
     def _beside(self, chosen: list[int]) -> Beside:
         """With a pair's very first rollout go its comparisons, and its share of the pairs beside it."""
         recipe, per, asks = self.recipe, self.recipe.rollouts, 2 * self.recipe.pairs
-        each = 2 * recipe.compare_pairs
-        taught, own, read = list[int](), list[int](), list[int]()
+        each, at, own = 2 * recipe.compare_pairs, list[int](), list[Taught]()
+        # Of an ask the known description goes with its first rollout.
+        texts = [self.alone[r // per] for r in chosen if not r % per and self.alone[r // per].body]
         for pair in (r // (2 * per) for r in chosen if not r % (2 * per)):
-            read += self.reading[pair :: recipe.pairs]
             start = asks + pair * each
-            taught += [2 * pair, 2 * pair + 1]
-            taught += range(start, min(start + each, len(self.taught[1])))
-            if recipe.order_weight:
-                own += [(2 * pair + order) * per + g for g in range(per) for order in (0, 1)]
-        rows = [i if i < asks else i + asks for i in taught]  # in the work those alone stand in between
-        known = [self.work.known[i] if recipe.cot_weight else None for i in rows]
-        bodies, wanted = label_targets(*self.taught, known, taught)
-        more, texts, theirs = self._texts(self._known(chosen) + read)
-        n, to = len(chosen), len(chosen) + len(rows)
-        return Beside(
-            rows + [r // per for r in own] + more,
-            bodies + [self.compared[r] for r in own] + texts,
-            wanted + [Wanted([], [])] * len(own) + theirs,
-            len(rows) + len(own),
-            slice(n, to),
-            slice(n, to + len(own)),
-        )
+            at += [2 * pair, 2 * pair + 1, *range(start, min(start + each, len(self.more)))]
+            texts += self.reading[pair :: recipe.pairs]
+            for r in ((2 * pair + order) * per + g for g in range(per) for order in (0, 1)):
+                if recipe.order_weight:
+                    bare = replace(self.pairs[r // per], pictures=())
+                    own.append((bare, self.compared[r], Wanted([], [])))
+        known = [self.more[i].known if recipe.cot_weight else None for i in at]
+        rows = [replace(self.more[i], pictures=()) for i in at]
+        bodies, wanted = label_targets(*self.taught, known, at)
+        compared: list[Taught] = [*zip(rows, bodies, wanted, strict=True)]
+        read = [self._whole(row, row.body) for row in texts] if recipe.cot_weight else []
+        return Beside(compared, own, read)
 
-    def _known(self, chosen: list[int]) -> list[int]:
-        """Rows of the asks with known texts whose first rollout is in `chosen`, if they are taught."""
-        rows = [self._row(r) for r in chosen if not r % self.recipe.rollouts]
-        return [i for i in rows if self.work.bodies[i]] if self.recipe.cot_weight else []
-
-    def _texts(self, rows: list[int]) -> tuple[list[int], list[list[int]], list[Wanted]]:
-        bodies = [self.work.bodies[i] for i in rows]
-        return rows, bodies, self._whole(bodies)  # of the known texts all is wanted
-
-    def _whole(self, bodies: list[list[int]]) -> list[Wanted]:
-        return [whole(body, self.moon.prepare.end_think) for body in bodies]
+    def _whole(self, row: PairRow, body: Sequence[int]) -> Taught:
+        """All of a body is wanted."""
+        return row, body, whole(body, self.moon.prepare.end_think)
 
     def score(self, policy: Any, rows: list[int], width: int, whole: bool = True) -> ScoredPairs:
         """One pass over some rollouts and, with `whole`, over what is taught beside them."""
-        own = [self.bodies[r] for r in rows]
-        asks, bodies, wanted = [self._row(r) for r in rows], own, self._whole(own)
+        n, per = len(rows), self.recipe.rollouts
         beside = self._beside(rows) if whole else None
-        if beside:
-            asks, bodies, wanted = asks + beside.rows, own + beside.bodies, wanted + beside.wanted
-        scored = policy(self.work, asks, bodies, wanted)
-        n = len(rows)
+        every = [self._whole(self.alone[r // per], self.bodies[r]) for r in rows] + list(beside or ())
+        scored = policy(*map(list, zip(*every, strict=True)))
         logps, entropies = _wide(scored.logps[:n], width), _wide(scored.entropies[:n], width)
-        return ScoredPairs(logps, entropies, (scored.logps[n:], asks, beside), scored.answers)
+        return ScoredPairs(logps, entropies, (scored.logps[n:], beside), scored.answers[n:])
 
     def beside(self, scored: rollouts.Scored, rows: list[int]) -> dict[str, Tensor]:
         """Weighted losses of the answers, of the two orders' agreement, and of known reasons."""
         assert isinstance(scored, ScoredPairs)
-        recipe, work = self.recipe, self.work
-        logps, asks, beside = scored.rest
+        recipe, (logps, beside) = self.recipe, scored.rest
         terms: dict[str, Tensor] = {}
-        targets = [work.targets[i] for i in asks[beside.answers]]
-        if targets:
-            terms["answer"] = answer_loss(scored.answers[beside.answers], targets)
-        orders = scored.answers[beside.orders]
-        if len(orders):
-            terms["gap"] = recipe.order_weight * order_gap(orders)
-        counts = [len(one.tokens) for one in beside.wanted]
-        for name, part in (("answers", slice(beside.texts)), ("reasons", slice(beside.texts, None))):
+        answered, agreeing = len(beside.compared), len(beside.compared + beside.own)
+        if answered:
+            targets = [row.target for row, _, _ in beside.compared]
+            terms["answer"] = answer_loss(scored.answers[:answered], targets)
+        if agreeing:
+            terms["gap"] = recipe.order_weight * order_gap(scored.answers[:agreeing])
+        counts = [len(one.tokens) for _, _, one in beside]
+        for name, part in (("answers", slice(agreeing)), ("reasons", slice(agreeing, None))):
             if recipe.cot_weight and any(counts[part]):
                 terms[f"known {name}"] = recipe.cot_weight * reasons_loss(logps[part], counts[part])
         return terms

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moonshelf.creatives.backends.base import PairInput
 from moonshelf.creatives.backends.describe import COMPARED, Form, Side, choices, compare, describe, sides
 from moonshelf.creatives.backends.model import CreativeModel
 from moonshelf.creatives.schema import Assessment
-from moonshelf.creatives.training.data import PairBatch
+from moonshelf.creatives.training.data import PairRow
 from moonshelf.model.decode import Decoded, Pick, greedy
 from moonshelf.model.modeling import MoonModel
 from moonshelf.model.precision import computing_in
@@ -61,27 +62,21 @@ class VerdictPolicy(Stage):
 
     def forward(
         self,
-        work: PairBatch,
-        rows: Sequence[int],
-        bodies: Sequence[Sequence[int]],
+        rows: Sequence[PairRow],
+        bodies: Sequence[Sequence[int]] | None = None,
         wanted: Sequence[Wanted] | None = None,
     ) -> ScoredPairs:
-        """Score `bodies` (R lists of tokens), body r for the ask `rows[r]` of `work`.
+        """Score `bodies` (R lists of tokens; None: the rows' own).
 
         `wanted` (R) None: every token of the body and the `</think>` after it.
         """
-        creative = self.creative
-        moon = creative.moon
-        asks, places = [work.asks[i] for i in rows], [work.places[i] for i in rows]
+        creative, moon = self.creative, self.moon
+        asks, bodies = [row.ask for row in rows], bodies or [row.body for row in rows]
         tails = [creative.tail(body) for body in bodies]
         if wanted is None:
             wanted = [whole(body, moon.prepare.end_think) for body in bodies]
         with computing_in(self.compute_dtype, moon.backbone):
-            seen = None
-            if any(places):  # pictures of other rows are not looked at
-                pixels, grid, places = work.only(places)
-                seen = creative.see_pixels(pixels, grid)
-            batch, visual = creative.batch(asks, tails, places, seen)
+            batch, visual = creative.batch(asks, tails, [row.pictures for row in rows])
             states = moon.read(batch, visual).states
             n = torch.arange(len(rows), device=states.device)
             answers = moon.logits(states[n, batch.emb]).float().log_softmax(-1)
@@ -100,48 +95,44 @@ class VerdictPolicy(Stage):
         return ScoredPairs(logps, entropies, answers=answers.gather(1, labels.to(answers.device)))
 
     @torch.no_grad()
-    def write(self, work: PairBatch, pick: Pick = greedy, times: int = 1) -> list[Decoded]:
+    def write(self, rows: Sequence[PairRow], pick: Pick = greedy, times: int = 1) -> list[Decoded]:
         """Reasons that the policy writes for each ask, `times` each, side by side."""
-        creative = self.creative
-        with computing_in(self.compute_dtype, creative.moon.backbone):
-            seen = creative.see_pixels(work.pixels, work.grid)
-            return creative.write(work.asks, work.places, seen, pick, times)
+        with computing_in(self.compute_dtype, self.moon.backbone):
+            return self.creative.write([row.ask for row in rows], [row.pictures for row in rows], pick, times)
 
     @torch.no_grad()
-    def describe(self, work: PairBatch, rows: Sequence[int]) -> list[tuple[Side, Side]]:
-        """What the policy says of both creatives of the asks `rows`, for a selector that describes first."""
-        creative = self.creative
-        asks, places = [work.asks[i] for i in rows], [work.places[i] for i in rows]
-        with computing_in(self.compute_dtype, creative.moon.backbone):
-            seen = creative.see_pixels(work.pixels, work.grid)
-            told = describe(creative, asks, places, seen, greedy)
-        return [(first, second) for (first, _), (second, _) in told]
+    def describe(self, rows: Sequence[PairRow]) -> list[tuple[Side, Side]]:
+        """What the policy says of both creatives of some asks."""
+        with computing_in(self.compute_dtype, self.moon.backbone):
+            return describe(self.creative, [row.ask for row in rows], [row.pictures for row in rows])
 
     @torch.no_grad()
-    def compare(self, work: PairBatch, rows: Sequence[int], form: Form) -> tuple[Tensor, Tensor]:
+    def compare(self, asks: Sequence[PairInput], form: Form) -> tuple[Tensor, Tensor]:
         """Choices (R, 7) of the policy, and log-probabilities (R, 2) of its answers after them."""
-        creative, asks = self.creative, [work.asks[i] for i in rows]
-        with computing_in(self.compute_dtype, creative.moon.backbone):
-            picked, final = compare(creative, asks, form)
-            return picked, creative.answer_logits(final, asks).log_softmax(-1)
+        with computing_in(self.compute_dtype, self.moon.backbone):
+            picked, final = compare(self.creative, asks, form)
+            return picked, self.creative.answer_logits(final, asks).log_softmax(-1)
 
 
-def comparisons(policy: VerdictPolicy, work: PairBatch, own: Sequence[int]) -> tuple[Form, Tensor]:
-    """What a selector that describes first compares, and its choices (R, 7): known, or the policy's own.
+def comparisons(policy: VerdictPolicy, rows: Sequence[PairRow], own: Sequence[int]) -> tuple[Form, Tensor]:
+    """What a selector compares, and its choices (R, 7): known, or the policy's own.
 
-    The evidence and choices of the asks `own` are the policy's, greedily; of the others those that are known.
+    The evidence and choices of the rows `own` are the policy's, greedily; of the others those that are known.
     """
-    evidence = [sides(one) if one is not None else ({}, {}) for one in work.known]
-    picked = torch.tensor([choices(one) if one is not None else [0] * len(COMPARED) for one in work.known])
+    evidence = [sides(row.known) if row.known is not None else ({}, {}) for row in rows]
+    picked = torch.tensor(
+        [choices(row.known) if row.known is not None else [0] * len(COMPARED) for row in rows]
+    )
+    asks = [row.ask for row in rows]
     if own:
         training = policy.training
         policy.eval()
-        for i, told in zip(own, policy.describe(work, own), strict=True):
+        for i, told in zip(own, policy.describe([rows[i] for i in own]), strict=True):
             evidence[i] = told
-        form = Form(policy.creative, [work.asks[i] for i in own], [evidence[i] for i in own])
-        picked[list(own)] = policy.compare(work, own, form)[0]
+        mine = [asks[i] for i in own]
+        picked[list(own)] = policy.compare(mine, Form(policy.creative, mine, [evidence[i] for i in own]))[0]
         policy.train(training)
-    return Form(policy.creative, work.asks, evidence), picked
+    return Form(policy.creative, asks, evidence), picked
 
 
 def label_targets(

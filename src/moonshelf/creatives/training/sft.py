@@ -35,11 +35,11 @@ from moonshelf.creatives.selector import fit_temperature, judge, mean_probabilit
 from moonshelf.creatives.training.data import (
     NO_INTEREST,
     Example,
-    PairBatch,
+    PairRow,
     draw,
     load_examples,
     make_descriptions,
-    make_pair_batch,
+    make_pair_rows,
 )
 from moonshelf.creatives.training.policy import (
     VerdictPolicy,
@@ -94,7 +94,7 @@ class SftTrainer(SelectorTrainer):
         policy = VerdictPolicy(creative, resolve(recipe.precision, creative.moon.device))
         super().__init__(policy, recipe, validation)
 
-    def draw(self, step: int, share: float) -> tuple[str, PairBatch]:
+    def draw(self, step: int, share: float) -> tuple[str, list[PairRow]]:
         """What the step teaches, and its rows."""
         recipe, first, creative = self.recipe, self.turn(step), self.creative
         examples, key = draw(self.examples, recipe.pairs, recipe.seed, first), f"{recipe.seed}/{first}"
@@ -109,27 +109,25 @@ class SftTrainer(SelectorTrainer):
             more = draw(self.examples, WORDS_ONLY * recipe.pairs, recipe.seed, first)
             told = [example for example in more if example.pair.assessment is not None]
             own, examples = not told, told or examples
-        return "compare", make_pair_batch(
-            creative, examples, key, NO_INTEREST, recipe.no_overlays, recipe.distractors,
-            taught=not own, shown=own,
-        )  # fmt: skip
+        return "compare", make_pair_rows(
+            creative, examples, key, NO_INTEREST, recipe.no_overlays, recipe.distractors, shown=own
+        )
 
-    def losses(self, batch: tuple[str, PairBatch]) -> dict[str, Tensor]:
-        recipe, (kind, work) = self.recipe, batch
-        rows = range(len(work.asks))
+    def losses(self, batch: tuple[str, list[PairRow]]) -> dict[str, Tensor]:
+        recipe, (kind, rows) = self.recipe, batch
         if kind == "describe":
-            scored = self.module(work, rows, work.bodies)
-            counts = [len(body) + 1 for body in work.bodies]
+            scored = self.module(rows)
+            counts = [len(row.body) + 1 for row in rows]
         else:
             # Only what follows from words is taught here: evidence is learnt with its one image in sight.
-            own = [i for i, body in enumerate(work.bodies) if not body]
-            form, picked = comparisons(self.model, work, own)
-            bodies, wanted = label_targets(form, picked, work.known)
-            scored = self.module(replace(work, places=[()] * len(rows)), rows, bodies, wanted)
+            own = [i for i, row in enumerate(rows) if row.pictures]
+            form, picked = comparisons(self.model, rows, own)
+            bodies, wanted = label_targets(form, picked, [row.known for row in rows])
+            scored = self.module([replace(row, pictures=()) for row in rows], bodies, wanted)
             counts = [len(one.tokens) for one in wanted]
         terms = {"reasons": reasons_loss(scored.logps, counts)}
         if kind == "compare":
-            terms["answer"] = answer_loss(scored.answers, work.targets)
+            terms["answer"] = answer_loss(scored.answers, [row.target for row in rows])
             terms["gap"] = recipe.order_weight * order_gap(scored.answers)
         self.accelerator.backward(torch.stack(list(terms.values())).sum())
         return terms
