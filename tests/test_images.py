@@ -21,7 +21,7 @@ from PIL import Image, ImageFile
 
 import costly_images as costly
 import hostile_images as hostile
-from moonshelf import images
+from moonshelf import images, memory
 from moonshelf.errors import UserError
 from moonshelf.images import FORMATS, ImageError, Limits
 from moonshelf.product import ImageRef
@@ -230,8 +230,8 @@ def test_costly_pictures_are_decoded_or_refused_within_bounds(which):
 def test_threads_share_the_memory_for_decoding(monkeypatch):
     """Of six at once as many decode as there is room for, and all of them in the end."""
     data = costly.webp_of(2_000, 2_000)  # 68 MB each
-    room, most = images._Room(140_000_000), []
-    monkeypatch.setattr(images, "_room", room)
+    room, most = memory.Room(140_000_000), []
+    monkeypatch.setattr(memory, "room", room)
     decoded = images._decoded
 
     def watched(found, max_side):

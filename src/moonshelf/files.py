@@ -99,9 +99,7 @@ def _check_depth(value: Any) -> None:
         if depth > MAX_DEPTH:
             raise RecursionError
         nested = [one for one in level if isinstance(one, dict | list)]
-        level = [
-            inner for one in nested for inner in (one.values() if isinstance(one, dict) else one)
-        ]  # fmt: skip
+        level = [x for one in nested for x in (one.values() if isinstance(one, dict) else one)]
 
 
 # ---- writing ---------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import from_json
 
+from moonshelf.memory import Crowded, Room
 from moonshelf.service.body import Bodies, Held, Refused, Scan
 
 VALUES = st.recursive(
@@ -108,4 +109,16 @@ def test_large_bodies_of_all_callers_are_counted_together() -> None:
     first.give_back()
     second.take(1 << 20)
     second.give_back()
-    assert bodies.held == 0
+    assert not any(bodies.held.values())
+
+
+def test_pictures_and_bodies_share_one_room() -> None:
+    room = Room(100)
+    with room(30):
+        assert room.hold(60) and not room.hold(20) and room.hold(20, always=True)
+    with pytest.raises(Crowded), room(40):  # it would wait for requests, of which one may be its own
+        pass
+    assert room.hold(-80)
+    with room(1_000):
+        assert room.free == 0
+    assert room.free == 100

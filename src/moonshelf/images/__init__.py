@@ -20,12 +20,10 @@ from __future__ import annotations
 import io
 import os
 import re
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from PIL import (
@@ -83,13 +81,11 @@ _UPRIGHT = {
 }
 
 _STRIP = 1 << 20  # pixels of a decoded picture that are brought to 8 bits and shrunk at once
-_LARGE = 32_000_000  # bytes from which what a picture took is given back to the system at once
-
-SAME_PICTURE = 8  # of the 63 bits of `perceptual_hash`: at most so many differ in versions of one picture
-_COSINES = np.cos(np.pi * np.arange(8)[:, None] * (2 * np.arange(32)[None] + 1) / 64)  # (8, 32)
-
+_COPIES = 4  # of a file, while its container is walked
 
 DEFAULT = Limits()
+SAME_PICTURE = 8  # of the 63 bits of `perceptual_hash`: at most so many differ in versions of one picture
+_COSINES = np.cos(np.pi * np.arange(8)[:, None] * (2 * np.arange(32)[None] + 1) / 64)  # (8, 32)
 
 
 class Fetcher(Protocol):
@@ -148,9 +144,8 @@ def load(
     root: str | os.PathLike[str] | None = None,
 ) -> Image.Image:
     """`read_bytes`, then `decode`."""
-    return decode(
-        read_bytes(ref, limits=limits, fetcher=fetcher, root=root), limits=limits, max_side=max_side
-    )
+    data = read_bytes(ref, limits=limits, fetcher=fetcher, root=root)
+    return decode(data, limits=limits, max_side=max_side)
 
 
 def probe(data: bytes, *, limits: Limits = DEFAULT) -> tuple[int, int, str]:
@@ -166,9 +161,9 @@ def decode(data: bytes, *, limits: Limits = DEFAULT, max_side: int | None = None
     """RGB picture of 8 bits a channel, upright, flattened on white, colours in sRGB.
 
     `max_side` shrinks so that the longer side is at most that many pixels, keeping proportions (it never
-    enlarges); a JPEG is then decoded at a fraction of its size. Waits while other threads decode pictures
-    that need much memory. Raises `ImageError`. Not noticed: rows that are missing although the coded data
-    ends properly, which the codecs fill with an even colour.
+    enlarges); a JPEG is then decoded at a fraction of its size. Waits while other threads decode what needs
+    much memory. Raises `ImageError`, and `memory.Crowded` where requests hold that memory. Not noticed: rows
+    that are missing although the coded data ends properly, which the codecs fill with an even colour.
     """
     if max_side is not None and max_side < 1:
         raise ValueError("max_side must be at least 1")
@@ -177,14 +172,19 @@ def decode(data: bytes, *, limits: Limits = DEFAULT, max_side: int | None = None
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on, so that half files would pass as pictures; "
             "set it to False"
         )
-    found = _contents(data, limits)
-    with _room(_cost(found, limits, max_side)):
+    with memory.room(_COPIES * len(data)):
+        found = _contents(data, limits)
+    with memory.room(_cost(found, limits, max_side)):
         try:
             return _decoded(found, max_side)
         except ImageError:
             raise
-        except Exception as error:
-            _refuse(error, found.name)
+        except MemoryError as error:
+            raise ImageError("out_of_memory", f"the {found.name} needs more memory than there is") from error
+        except Exception as error:  # in our own words: Pillow's texts hold addresses, paths and internals
+            if "truncated" in str(error).lower():
+                raise ImageError("truncated", f"the {found.name} is cut short") from error
+            raise ImageError("corrupt", f"the {found.name} is damaged or cut short") from error
 
 
 def pad_to_aspect(image: Image.Image, max_ratio: float = 4.0) -> Image.Image:
@@ -282,16 +282,6 @@ def _sniff(data: bytes) -> str:
 def _contents(data: bytes, limits: Limits) -> Contents:
     _check_bytes(len(data), limits)
     return containers.read(data, _sniff(data), limits)
-
-
-def _refuse(error: Exception, name: str) -> NoReturn:
-    """Say what happened in our own words: Pillow's texts hold addresses, paths and internals."""
-    text = str(error).lower()
-    if isinstance(error, MemoryError):
-        raise ImageError("out_of_memory", f"the {name} needs more memory than there is") from error
-    if "truncated" in text:
-        raise ImageError("truncated", f"the {name} is cut short") from error
-    raise ImageError("corrupt", f"the {name} is damaged or cut short") from error
 
 
 # --------------------------------------------------------------------------------------------- pixels
@@ -439,47 +429,11 @@ def _cost(found: Contents, limits: Limits, max_side: int | None) -> int:
     elif found.name == "JPEG":  # as `draft` will do
         ratio = min(found.size[0] // target[0], found.size[1] // target[1])
         pixels //= max(scale for scale in (1, 2, 4, 8) if scale <= max(ratio, 1)) ** 2
-    cost = found.memory + pixels * found.per_pixel + result
-    if cost > limits.max_memory:
+    cost = len(found.data) + found.memory + pixels * found.per_pixel + result
+    if cost > (most := min(limits.max_memory, memory.room.size)):
         raise ImageError(
             "too_many_pixels",
             f"the {found.name} of {found.size[0]}×{found.size[1]} pixels would take {cost // 10**6:,} MB to "
-            f"decode, at most {limits.max_memory // 10**6:,} are taken; save it smaller",
+            f"decode, at most {most // 10**6:,} are taken; save it smaller",
         )
     return cost
-
-
-class _Room:
-    """Memory that all threads of the process share while they decode. First come, first served, so that a
-    large picture is not passed by small ones for ever."""
-
-    def __init__(self, size: int) -> None:
-        self.size = self.free = size
-        self._turn, self._freed = threading.Lock(), threading.Condition()
-
-    @contextmanager
-    def __call__(self, cost: int) -> Iterator[None]:
-        cost = min(cost, self.size)
-        with self._turn, self._freed:
-            self._freed.wait_for(lambda: self.free >= cost)
-            self.free -= cost
-        try:
-            yield
-        finally:
-            if cost >= _LARGE:  # else the C library keeps what threads free, each for itself
-                memory.give_back()
-            with self._freed:
-                self.free += cost
-                self._freed.notify_all()
-
-
-_room = _Room(DEFAULT.max_memory)
-
-
-def _fresh_room() -> None:
-    """For a forked process, in which the threads that held some of it do not exist."""
-    global _room
-    _room = _Room(DEFAULT.max_memory)
-
-
-os.register_at_fork(after_in_child=_fresh_room)

@@ -170,18 +170,14 @@ def _png(data: bytes, limits: Limits) -> Contents:
         raise ImageError("corrupt", "the PNG is damaged or cut short")
     width, height, depth, colour = struct.unpack_from(">IIBB", kept[b"IHDR"])
     kept |= {b"IDAT": b"".join(pixels), b"IEND": b""}
-    order = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-    made = b"".join(
-        struct.pack(">I", len(kept[kind]))
-        + kind
-        + kept[kind]
-        + struct.pack(">I", zlib.crc32(kind + kept[kind]))
-        for kind in order
-        if kind in kept
-    )
+    made = data[:8]
+    for kind in (one for one in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND") if one in kept):
+        body = kept[kind]
+        check = zlib.crc32(body, zlib.crc32(kind))
+        made = b"".join((made, struct.pack(">I", len(body)), kind, body, struct.pack(">I", check)))
     per_pixel = 1 if colour in (0, 3) and depth <= 8 else 2 if colour == 0 else 4
     found = _profile(profile, limits)
-    return Contents("PNG", data[:8] + made, (width, height), len(made), per_pixel, orientation(exif), found)
+    return Contents("PNG", made, (width, height), len(made), per_pixel, orientation(exif), found)
 
 
 def _unpacked(data: bytes, most: int) -> bytes:

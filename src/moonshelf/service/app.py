@@ -23,6 +23,7 @@ from starlette.middleware.cors import CORSMiddleware
 from moonshelf import __version__
 from moonshelf.catalogue.manifest import Locked, Unwritable
 from moonshelf.errors import UserError
+from moonshelf.memory import Crowded
 from moonshelf.service import routes, schemas
 from moonshelf.service.batcher import Expired, Overloaded, Stopped
 from moonshelf.service.body import Refused
@@ -178,46 +179,25 @@ def _errors(app: FastAPI) -> None:
         reply.headers.update(error.headers or {})
         return reply
 
-    @app.exception_handler(BadInput)
-    async def bad(_: Request, error: BadInput) -> JSONResponse:
-        return _refusal(422, str(error), error.param)
-
-    @app.exception_handler(Refused)
-    async def refused(_: Request, error: Refused) -> JSONResponse:
-        return _refusal(error.status, error.message, error.param, 1 if error.status == 429 else None)
-
-    @app.exception_handler(Locked)
-    async def locked(request: Request, error: Locked) -> JSONResponse:
-        return _refusal(503, _public(request, error), retry_after=LOADING_RETRY)
-
-    @app.exception_handler(Unwritable)
-    async def unwritable(request: Request, error: Unwritable) -> JSONResponse:
-        return _refusal(403, _public(request, error))
-
-    @app.exception_handler(UserError)
-    async def user(request: Request, error: UserError) -> JSONResponse:
-        return _refusal(400, _public(request, error))
-
-    @app.exception_handler(Overloaded)
-    async def overloaded(_: Request, error: Overloaded) -> JSONResponse:
-        return _refusal(429, str(error), retry_after=error.retry_after)
-
-    @app.exception_handler(Stopped)
-    async def stopped(_: Request, error: Stopped) -> JSONResponse:
-        return _refusal(503, str(error), retry_after=LOADING_RETRY)
-
-    @app.exception_handler(Expired)
-    async def expired(_: Request, error: Expired) -> JSONResponse:
-        return _refusal(504, str(error))
-
-    @app.exception_handler(Unavailable)
-    async def unavailable(request: Request, error: Unavailable) -> JSONResponse:
-        return _refusal(501, _public(request, error))
+    for kind in REFUSALS:
+        app.add_exception_handler(kind, _refused)
 
 
-def _public(request: Request, error: Exception) -> str:
+# Status and seconds until it may be tried again; an error may say its own.
+REFUSALS: dict[type[Exception], tuple[int, int | None]] = {
+    BadInput: (422, None), Refused: (400, None), UserError: (400, None), Unwritable: (403, None),
+    Crowded: (429, 1), Overloaded: (429, None), Unavailable: (501, None), Locked: (503, LOADING_RETRY),
+    Stopped: (503, LOADING_RETRY), Expired: (504, None),
+}  # fmt: skip
+
+
+def _refused(request: Request, error: Exception) -> JSONResponse:
+    status, retry = next(REFUSALS[kind] for kind in type(error).__mro__ if kind in REFUSALS)
     service: CatalogueService = request.app.state.service
-    return service.public(str(error))
+    return _refusal(
+        getattr(error, "status", status), service.public(str(error)), getattr(error, "param", None),
+        getattr(error, "retry_after", retry),
+    )  # fmt: skip
 
 
 def _path(error: Any) -> str | None:

@@ -21,6 +21,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
 
+from moonshelf import memory
 from moonshelf.service.pools import Pools
 from moonshelf.service.schemas import MAX_IMAGE_TEXT, MAX_LIST, MAX_TEXT
 
@@ -31,7 +32,10 @@ VALUES_OF_ITEM = 300  # of a product with all its attributes and pictures
 MAX_PICTURE = MAX_IMAGE_TEXT * 11 // 10  # bytes; some escape slashes, or write lines
 MAX_KEY = 2_400  # bytes; the longest key may have 200 characters
 ESCAPED = 12  # bytes that one character may take in JSON
-SMALL = 1 << 20  # bytes of a body that is not counted among those in hand
+SMALL = 1 << 20  # bytes up to which a request is not large
+TINY = 1 << 16  # bytes of a body that is not counted among those in hand
+BESIDE = 16 << 20  # bytes of all that are neither tiny nor large, beside the large ones
+COPIES = 2  # of a body at once: as it came and parsed, or parsed and decoded
 
 _MARK = re.compile(rb'[]"\[{},:]')
 _IN_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
@@ -44,6 +48,7 @@ class Refused(Exception):
     def __init__(self, status: int, message: str, param: str | None = None) -> None:
         super().__init__(message)
         self.status, self.message, self.param = status, message, param
+        self.retry_after = 1 if status == 429 else None
 
 
 def too_large(max_mb: float) -> Refused:
@@ -148,30 +153,37 @@ class Scan:
 
 
 class Bodies:
-    """Bytes of large bodies, and of pictures fetched for requests, of all callers together."""
+    """Bytes of bodies, and of pictures fetched for requests, of all callers together: of large ones at most
+    `most`, and of others BESIDE, so that those who send little are not kept out by those who send much."""
 
     def __init__(self, most: int) -> None:
-        self.most, self.held = most, 0
+        self.most = {True: most, False: BESIDE}
+        self.held = {True: 0, False: 0}
 
 
 class Held:
     """One request's part of them; `give_back` ends it."""
 
     def __init__(self, bodies: Bodies) -> None:
-        self._bodies, self.bytes, self._counted = bodies, 0, 0
+        self._bodies, self.bytes, self._counted, self._large = bodies, 0, 0, False
 
     def take(self, count: int) -> None:
-        """Raises Refused (429) where others hold too much; one request alone always finds room."""
+        """Raises Refused (429) where others hold too much; one request alone always finds room among them."""
         self.bytes += count
-        wanted = self.bytes if self.bytes > SMALL else 0
-        others = self._bodies.held - self._counted
-        if wanted and others and others + wanted > self._bodies.most:
+        if self.bytes <= TINY:
+            return
+        large = self.bytes > SMALL
+        self.give_back()
+        others = self._bodies.held[large]
+        over = others and others + self.bytes > self._bodies.most[large]
+        if over or not memory.room.hold(COPIES * self.bytes, always=not large):
             raise Refused(429, "too many large requests are in hand: try again in 1 s")
-        self._bodies.held += wanted - self._counted
-        self._counted = wanted
+        self._bodies.held[large] += self.bytes
+        self._counted, self._large = self.bytes, large
 
     def give_back(self) -> None:
-        self._bodies.held -= self._counted
+        memory.room.hold(-COPIES * self._counted)
+        self._bodies.held[self._large] -= self._counted
         self._counted = 0
 
 

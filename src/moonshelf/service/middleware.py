@@ -89,7 +89,8 @@ class Middleware:
     def __init__(self, app: ASGI, settings: Settings, monitor: Monitor, keys: KeyRing | None) -> None:
         self.app, self.settings, self.monitor, self.keys = app, settings, monitor, keys
         self.bodies = Bodies(int(settings.max_bodies_mb * 2**20))
-        self.given_back = 0.0  # when memory was last
+        self.passed = 0  # bytes of requests since memory was given back
+        self.trimming: asyncio.TimerHandle | None = None
         self.proxies = [ipaddress.ip_network(one) for one in settings.trusted_proxies]
         self.rates = Rates(settings.rate_limit)
         self.local = keys is None and not settings.allow_open  # then the host is loopback, see Settings
@@ -257,10 +258,14 @@ class Middleware:
                 await work
 
     def _trim(self, size: int) -> None:
-        """Give the memory of large requests back to the system, once a second at most."""
-        if size > SMALL and time.monotonic() - self.given_back > 1:
-            self.given_back = time.monotonic()
-            asyncio.get_running_loop().run_in_executor(None, give_back)
+        """Give the memory of requests back to the system, a second after the first that took some."""
+        self.passed += size
+        if self.passed > SMALL and self.trimming is None:
+            self.trimming = asyncio.get_running_loop().call_later(1, self._trim_now)
+
+    def _trim_now(self) -> None:
+        self.passed, self.trimming = 0, None
+        asyncio.get_running_loop().run_in_executor(None, give_back)
 
     def _deadline(self, headers: dict[bytes, bytes]) -> float:
         """Seconds for the request: what the caller asks for, but never more than the setting."""

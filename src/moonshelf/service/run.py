@@ -10,11 +10,12 @@ import sys
 import time
 from typing import Any
 
+from moonshelf import memory
 from moonshelf.errors import EXIT_DEFECT, EXIT_OK, UserError
-from moonshelf.memory import share_heaps
 from moonshelf.service.settings import Settings
 
 FIELDS = ("method", "route", "status", "ms", "key", "request_id", "products", "model", "settings")
+DECODED = 100_000_000  # bytes that pictures may take while they are decoded, beside what bodies leave
 
 
 class JsonLines(logging.Formatter):
@@ -81,10 +82,13 @@ def serve(settings: Settings) -> int:
     Store.open(settings.folder)  # what is no catalogue is said before anything heavy is loaded
     try:
         from moonshelf.service.app import create_app
+        from moonshelf.service.body import BESIDE, COPIES
         from moonshelf.service.server import make_server
     except ImportError as error:
         raise UserError(f"the service needs {error.name}: install moonshelf[serve].") from None
-    share_heaps()
+    memory.share_heaps()
+    bodies = max(settings.max_bodies_mb, settings.max_body_mb) * 2**20 + BESIDE
+    memory.room.size = DECODED + COPIES * int(bodies)
     set_up_log(settings)
     logging.getLogger("moonshelf.service").info("settings", extra={"settings": settings.shown()})
     failures: list[Exception] = []
