@@ -11,18 +11,12 @@ from PIL import Image
 from moonshelf.creatives.backends import scores as baselines
 from moonshelf.creatives.backends.base import PairInput
 from moonshelf.creatives.backends.names import make_backend
-from moonshelf.creatives.backends.scores import (
-    ByPlace,
-    ClipScore,
-    Coin,
-    PerImage,
-    Similarity,
-    text_share,
-)  # fmt: skip
+from moonshelf.creatives.backends.scores import ByPlace, clip_score, coin, per_image, similarity, text_share
 from moonshelf.creatives.schema import Creative, Pair
 from moonshelf.creatives.selector import judge
 from moonshelf.errors import UserError
 from moonshelf.images import decode
+from moonshelf.model.stock import Clip
 from moonshelf.product import ImageRef, Product
 from research.studies.injection import draw_words
 from tiny import picture
@@ -72,10 +66,10 @@ def test_a_place_is_believed_in_and_averages_to_nothing():
 
 def test_the_coin_is_fair_and_follows_its_seed():
     pairs = [pair(i, i + 1) for i in range(1, 121)]
-    won = [o.p_first > 0.5 for o in Coin(0).predict(asks_of(pairs))]
+    won = [o.p_first > 0.5 for o in coin(0).predict(asks_of(pairs))]
     assert 35 < sum(won) < 85
-    assert won == [o.p_first > 0.5 for o in Coin(0).predict(asks_of(pairs))]
-    assert won != [o.p_first > 0.5 for o in Coin(1).predict(asks_of(pairs))]
+    assert won == [o.p_first > 0.5 for o in coin(0).predict(asks_of(pairs))]
+    assert won != [o.p_first > 0.5 for o in coin(1).predict(asks_of(pairs))]
 
 
 def test_the_larger_file_wins():
@@ -93,7 +87,7 @@ def test_similarity_is_the_cosine_of_our_vectors(model):
     one = pair(interest=("running", "sport shoe"))
     words = [Product(id="t", title=one.title), Product(id="q", title="running; sport shoe")]
     vectors = model.encode([Product(id="i", images=(one.a.image,)), *words]).vectors
-    title, interest = Similarity(model, "title"), Similarity(model, "interest")
+    title, interest = similarity(model, "title"), similarity(model, "interest")
     assert title.scores(asks_of([one]))[0, 0] == pytest.approx(float(vectors[0] @ vectors[1]), abs=1e-4)
     assert interest.scores(asks_of([one]))[0, 0] == pytest.approx(float(vectors[0] @ vectors[2]), abs=1e-4)
     untold = asks_of([pair(title="", interest=())])
@@ -101,15 +95,15 @@ def test_similarity_is_the_cosine_of_our_vectors(model):
 
 
 def test_a_picture_is_encoded_once(model, monkeypatch):
-    similarity, counted = Similarity(model), []
+    scored, counted = similarity(model), []
     encode = model.encode
     monkeypatch.setattr(
         model, "encode", lambda products, **o: counted.append(len(products)) or encode(products, **o)
     )
     broken = PairInput("x", "red shoe", (), pair().a, BROKEN, ("A", "B"))
     for _ in range(2):
-        assert np.isfinite(similarity.scores(asks_of([pair(), pair()]))).all()
-        assert np.isnan(similarity.scores([broken])[0, 1])
+        assert np.isfinite(scored.scores(asks_of([pair(), pair()]))).all()
+        assert np.isnan(scored.scores([broken])[0, 1])
     assert counted == [2, 1, 1, 1]  # two pictures, then the words; the broken one, other words
 
 
@@ -168,15 +162,16 @@ def clip_folder(tmp_path_factory):
 
 def test_a_clip_folder_is_a_scorer_of_image_and_words(clip_folder):
     backend = make_backend(f"clip:{clip_folder}")
-    assert isinstance(backend, ClipScore) and backend.name == f"clip:{clip_folder.name}"
+    assert backend.name == f"clip:{clip_folder.name}"
     asks = [
         *asks_of([pair(), pair(title="", interest=())]),
         PairInput("x", "red", (), creative(1), BROKEN, ("K", "M")),
     ]
     scores = backend.scores(asks)
-    image = backend.clip.embed_pictures([decode(picture(1))])[0]
-    text = backend.clip.embed_texts(["red running shoe, shoe"])[0]
-    wanted = backend.factor * image @ text / np.linalg.norm(image) / np.linalg.norm(text)
+    clip = Clip(clip_folder, "clip")
+    image = clip.embed_pictures([decode(picture(1))])[0]
+    text = clip.embed_texts(["red running shoe, shoe"])[0]
+    wanted = float(clip.model.logit_scale.exp()) * image @ text / np.linalg.norm(image) / np.linalg.norm(text)
     assert scores[0, 0] == pytest.approx(wanted, rel=1e-3)
     assert scores[1].tolist() == [0, 0] and math.isnan(scores[2, 1])
     assert backend.scores(asks)[0, 0] == scores[0, 0]
@@ -186,13 +181,13 @@ def test_a_folder_of_pickles_is_refused(tmp_path, clip_folder):
     (tmp_path / "config.json").write_bytes((clip_folder / "config.json").read_bytes())
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(UserError, match="safetensors"):
-        ClipScore(tmp_path)
+        clip_score(tmp_path)
 
 
 def test_memory_of_scores_is_bounded(monkeypatch):
     monkeypatch.setattr(baselines, "KEPT", 4)
     read = []
-    backend = PerImage("x", lambda data: read.append(data) or float(len(data)))
+    backend = per_image("x", lambda data: read.append(data) or float(len(data)))
     asks = asks_of([pair(i, i + 1) for i in range(1, 12)])
     backend.predict(asks)
     backend.predict(asks[-2:])

@@ -6,9 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moonshelf.creatives.evidence import check, check_assessment, claims, ground, grounded, named, readable
+from moonshelf.creatives.evidence import check, claims, ground, grounded, named, readable
 from moonshelf.creatives.schema import AspectAnswer, Assessment
 from research.synthetic.campaigns.simulator import pairs, simulate
+
+
+def check_assessment(assessment, a, b):
+    """(refuted, checked) claims by question."""
+    found = {}
+    for one in assessment.findings:
+        both = [check(one.question, said, facts) for said, facts in ((one.reason_a, a), (one.reason_b, b))]
+        found[one.question] = tuple(map(sum, zip(*both, strict=True)))
+    return found
+
 
 FACTS = {
     "claim": "warm",

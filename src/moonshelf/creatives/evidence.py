@@ -181,15 +181,3 @@ def check(question: str, reason: str, facts: Mapping[str, str]) -> tuple[int, in
     """(refuted, checked) claims of one reason."""
     found = [held for claim in claims(question, reason) if (held := holds(claim, facts)) is not None]
     return found.count(False), len(found)
-
-
-def check_assessment(
-    assessment: Assessment, a: Mapping[str, str], b: Mapping[str, str]
-) -> dict[str, tuple[int, int]]:
-    """(refuted, checked) claims by question, A's against the facts of A and B's against those of B."""
-    found = {}
-    for finding in assessment.findings:
-        one = check(finding.question, finding.reason_a, a)
-        other = check(finding.question, finding.reason_b, b)
-        found[finding.question] = one[0] + other[0], one[1] + other[1]
-    return found

@@ -21,20 +21,21 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 from scipy import stats
 
 from moonshelf.creatives.ranking import Floats, Ranking
-from moonshelf.creatives.schema import Campaign, Creative, Record
+from moonshelf.creatives.schema import Campaign, Creative
 from moonshelf.errors import UserError
 from moonshelf.feeds.base import MAX_DOCUMENT
 from moonshelf.plaintext import csv_field, escaped, shown, table
 
 LEVEL = 0.05  # of a whole test, two sided
 MAX_DAYS = 56  # a test that takes longer is warned about: prices, seasons and audiences change
+# What a unit of log odds is worth on the log rate, and a prior in impressions; ours, and cautious.
+SLOPE, WEIGHT = 0.1, 500.0
 HIGHEST = 0.95  # a prior's rate; keeps every Beta proper where strengths are extreme
 FIELDS = (
     "campaign", "product", "rank", "creative", "image", "strength", "low", "high", "p_best", "clear",
@@ -51,37 +52,6 @@ GUARDRAILS = (
     "The order comes from a judge of pictures. It chooses what to test and how a bandit begins; it says "
     "nothing of how large a difference is.",
 )
-
-
-class Arm(Record):
-    """One creative of a test."""
-
-    id: str
-    image: str
-    role: Literal["control", "challenger"]
-    rank: int  # in the ranking, from 1
-    p_best: float
-    share: float  # of the traffic
-    impressions: int  # that it needs
-
-
-class Plan(Record):
-    """An A/B test of the ranking's first creatives against a control; JSON there and back."""
-
-    campaign_id: str
-    source: str = ""
-    judge: str = ""
-    base_rate: float = Field(gt=0, lt=1)
-    lift: float  # smallest relative difference that the test should find
-    power: float
-    alpha: float  # of the whole test, two sided
-    alpha_each: float  # of each comparison with the control
-    arms: tuple[Arm, ...]
-    impressions: int  # all arms together
-    daily: int | None = None  # impressions a day, all arms together
-    days: int | None = None
-    warnings: tuple[str, ...] = ()
-    guardrails: tuple[str, ...] = GUARDRAILS
 
 
 def sample_size(base_rate: float, lift: float, *, power: float = 0.8, alpha: float = LEVEL) -> int:
@@ -114,11 +84,12 @@ def experiment_plan(
     arms: int = 2,
     control: str | None = None,
     daily: int | None = None,
-) -> Plan:
+) -> dict[str, Any]:
     """Test the best-ranked creatives against a control, `arms` in all; identical images are one arm.
 
     The control is the campaign's first creative if not named, as what runs today. Without `base_rate` it is
     the campaign's pooled rate. `daily` is the traffic of the whole test, impressions a day. Raises UserError.
+    The level is that of the whole test, `alpha_each` of each comparison with the control.
     """
     creatives = _same(ranking, campaign)
     held = control if control is not None else campaign.creatives[0].id
@@ -151,57 +122,54 @@ def experiment_plan(
         warnings.append("The ranking has no clear best creative.")
     if named := [name for name in tested if name in ranking.unjudged]:
         warnings.append(f"The judge had no verdict on {', '.join(shown(name) for name in named)}.")
-    return Plan(
-        campaign_id=campaign.id,
-        source=ranking.source,
-        judge=ranking.judge,
-        base_rate=base,
-        lift=lift,
-        power=power,
-        alpha=LEVEL,
-        alpha_each=each,
-        arms=tuple(
-            Arm(
-                id=name,
-                image=creatives[name].image.name,
-                role="control" if name == held else "challenger",
-                rank=ranking.order.index(name) + 1,
-                p_best=ranking.p_best[name],
-                share=1 / len(tested),
-                impressions=size,
-            )
-            for name in tested
-        ),
-        impressions=total,
-        daily=daily,
-        days=days,
-        warnings=tuple(warnings),
-    )
+    tested_arms = [
+        {
+            "id": name,
+            "image": creatives[name].image.name,
+            "role": "control" if name == held else "challenger",
+            "rank": ranking.order.index(name) + 1,
+            "p_best": ranking.p_best[name],
+            "share": 1 / len(tested),  # of the traffic
+            "impressions": size,
+        }
+        for name in tested
+    ]
+    return {
+        **_head(ranking, base),
+        "lift": lift, "power": power, "alpha": LEVEL, "alpha_each": each, "arms": tested_arms,
+        "impressions": total, "daily": daily, "days": days, "warnings": warnings, "guardrails": GUARDRAILS,
+    }  # fmt: skip
 
 
-def plan_markdown(plan: Plan) -> str:
+def _head(ranking: Ranking, base_rate: float) -> dict[str, Any]:
+    about = {"campaign_id": ranking.campaign_id, "source": ranking.source, "judge": ranking.judge}
+    return about | {"base_rate": base_rate}
+
+
+def plan_markdown(plan: Mapping[str, Any]) -> str:
     """The plan for people."""
     rows = [
         [
-            escaped(arm.id), escaped(Path(arm.image).name), arm.role, str(arm.rank), f"{arm.p_best:.2f}",
-            f"{arm.share:.1%}", f"{arm.impressions:,}",
+            escaped(arm["id"]), escaped(Path(arm["image"]).name), arm["role"], str(arm["rank"]),
+            f"{arm['p_best']:.2f}", f"{arm['share']:.1%}", f"{arm['impressions']:,}",
         ]
-        for arm in plan.arms
+        for arm in plan["arms"]
     ]  # fmt: skip
     head = ["arm", "image", "role", "rank", "best with", "share", "impressions"]
-    length = f" At {plan.daily:,} a day that takes {plan.days:,} days." if plan.daily is not None else ""
-    judged = f"Order by {escaped(plan.judge)}" + (f" on {escaped(plan.source)}" if plan.source else "")
+    length = f" At {plan['daily']:,} a day that takes {plan['days']:,} days." if plan["daily"] else ""
+    source = f" on {escaped(plan['source'])}" if plan["source"] else ""
     parts = [
-        f"# Test plan: {escaped(plan.campaign_id)}",
-        f"Finds a relative difference of {plan.lift:+.0%} on a rate of {plan.base_rate:.2%} with a power of "
-        f"{plan.power:.0%}, at a level of {plan.alpha:.3g} over all comparisons with the control (two sided, "
-        f"{plan.alpha_each:.3g} each). Needs {plan.impressions:,} impressions.{length}",
+        f"# Test plan: {escaped(plan['campaign_id'])}",
+        f"Finds a relative difference of {plan['lift']:+.0%} on a rate of {plan['base_rate']:.2%} with a "
+        f"power of {plan['power']:.0%}, at a level of {plan['alpha']:.3g} over all comparisons with the "
+        f"control (two sided, {plan['alpha_each']:.3g} each). Needs {plan['impressions']:,} impressions."
+        f"{length}",
         table(head, rows, left=3),
-        f"{judged}.",
+        f"Order by {escaped(plan['judge'])}{source}.",
     ]
-    if plan.warnings:
-        parts += ["## Warnings", "\n".join(f"- {escaped(text, 1000)}" for text in plan.warnings)]
-    parts += ["## Rules of the test", "\n".join(f"- {text}" for text in plan.guardrails)]
+    if plan["warnings"]:
+        parts += ["## Warnings", "\n".join(f"- {escaped(text, 1000)}" for text in plan["warnings"])]
+    parts += ["## Rules of the test", "\n".join(f"- {text}" for text in GUARDRAILS)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -255,60 +223,26 @@ def pooled_rate(campaign: Campaign) -> float:
 # ---- a bandit's priors -------------------------------------------------------------------------------
 
 
-class PriorScale(Record):
-    """What a unit of strength is worth on the log rate, and what the prior is worth in impressions.
-
-    Ours, and cautious: one unit of log odds is worth a tenth of the rate, all of it 500 impressions.
-    """
-
-    slope: float = Field(default=0.1, ge=0, le=5)
-    weight: float = Field(default=500.0, gt=0)
-    calibrated_on: str = ""  # data set and size; empty: not calibrated
-
-
-class ArmPrior(Record):
-    """Beta(alpha, beta) of one creative's click-through rate."""
-
-    id: str
-    alpha: float = Field(gt=0)
-    beta: float = Field(gt=0)
-
-
-class BanditPrior(Record):
-    """Priors of a campaign's creatives, in the order of the ranking; JSON there and back."""
-
-    campaign_id: str
-    source: str = ""
-    judge: str = ""
-    base_rate: float = Field(gt=0, lt=1)
-    scale: PriorScale
-    arms: tuple[ArmPrior, ...]
-    note: str = "A starting point for allocation; not a forecast of click-through rates."
-
-
 def prior_means(strengths: Floats, base_rate: float, slope: float) -> Floats:
     """(n,) mean rates: base · exp(slope · strength), scaled to a mean of `base_rate`, at most `HIGHEST`."""
     raised = np.exp(slope * (strengths - strengths.max()))
     return np.minimum(base_rate * raised / raised.mean(), HIGHEST)
 
 
-def bandit_prior(ranking: Ranking, *, base_rate: float, scale: PriorScale | None = None) -> BanditPrior:
+def bandit_prior(
+    ranking: Ranking, *, base_rate: float, slope: float = SLOPE, weight: float = WEIGHT
+) -> dict[str, Any]:
     """Beta priors of the ranked creatives; `base_rate` is the usual rate of the slot. Raises UserError."""
     if not 0 < base_rate < 1:
         raise UserError(f"the base rate is {base_rate}: give a click-through rate between 0 and 1, as 0.02")
-    scale = scale or PriorScale()
-    means = prior_means(np.array([ranking.strengths[name] for name in ranking.order]), base_rate, scale.slope)
-    return BanditPrior(
-        campaign_id=ranking.campaign_id,
-        source=ranking.source,
-        judge=ranking.judge,
-        base_rate=base_rate,
-        scale=scale,
-        arms=tuple(
-            ArmPrior(id=name, alpha=float(mean * scale.weight), beta=float((1 - mean) * scale.weight))
-            for name, mean in zip(ranking.order, means, strict=True)
-        ),
-    )
+    means = prior_means(np.array([ranking.strengths[name] for name in ranking.order]), base_rate, slope)
+    arms = [
+        {"id": name, "alpha": float(mean * weight), "beta": float((1 - mean) * weight)}
+        for name, mean in zip(ranking.order, means, strict=True)
+    ]
+    scale = {"slope": slope, "weight": weight, "calibrated_on": ""}
+    note = "A starting point for allocation; not a forecast of click-through rates."
+    return {**_head(ranking, base_rate), "scale": scale, "arms": arms, "note": note}
 
 
 # ---- rankings in a file ------------------------------------------------------------------------------
@@ -373,14 +307,13 @@ def exported(
     """
     if to == "csv":
         return ranking_csv(both, top)
-    if to == "plan":
-        plans = [experiment_plan(ranking, one, base_rate=base_rate, **plan or {}) for one, ranking in both]
-        if not as_json:
-            return "\n\n".join(plan_markdown(one).strip() for one in plans) + "\n"
-        records: list[Any] = [one.model_dump(mode="json") for one in plans]
-    else:
-        records = []
-        for one, ranking in both:
+    records: list[dict[str, Any]] = []
+    for one, ranking in both:
+        if to == "plan":
+            records.append(experiment_plan(ranking, one, base_rate=base_rate, **plan or {}))
+        else:
             rate = pooled_rate(one) if base_rate is None else base_rate
-            records.append(bandit_prior(ranking, base_rate=rate).model_dump(mode="json"))
+            records.append(bandit_prior(ranking, base_rate=rate))
+    if to == "plan" and not as_json:
+        return "\n\n".join(plan_markdown(one).strip() for one in records) + "\n"
     return json.dumps(records, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -17,7 +17,6 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moonshelf import images
 from moonshelf.creatives.backends import scores
 from moonshelf.creatives.backends.base import PairwiseBackend
 from moonshelf.errors import UserError
@@ -45,7 +44,7 @@ def make_backend(name: str, model: str | Path | MoonModel = "starter", seed: int
 
         return EndpointBackend(rest)
     if kind == "clip" and rest:
-        return scores.ClipScore(rest)
+        return scores.clip_score(rest)
     if name in BASELINES:
         return _baseline(name, model, seed)
     whole = name
@@ -69,16 +68,15 @@ def make_backend(name: str, model: str | Path | MoonModel = "starter", seed: int
 
 def _baseline(name: str, model: str | Path | MoonModel, seed: int) -> PairwiseBackend:
     if name == "random":
-        return scores.Coin(seed)
+        return scores.coin(seed)
     if name in ("first", "second"):
         return scores.ByPlace(("first", "second").index(name))
     if name == "bytes":
-        return scores.PerImage(name, lambda data: math.log(len(data)))
+        return scores.per_image(name, lambda data: math.log(len(data)))
     if name == "text":
-        side = 2 * scores.TEXT_SIDE
-        return scores.PerImage(name, lambda data: scores.text_share(images.decode(data, max_side=side)), 10.0)
+        return scores.per_image(name, scores.text_share_of, 10.0)
     if isinstance(model, (str, Path)):
         from moonshelf.model.modeling import MoonModel
 
         model = MoonModel.from_pretrained(model)
-    return scores.Similarity(model, name)
+    return scores.similarity(model, name)
