@@ -27,10 +27,10 @@ from torch import Tensor
 
 from moonshelf.cli.console import print_json
 from moonshelf.cli.options import Json
-from moonshelf.creatives.backends.model import ADAPTER, PACKAGED, CreativeConfig, write_config
+from moonshelf.creatives.backends.model import ADAPTER, PACKAGED, CreativeConfig, CreativeModel, write_config
+from moonshelf.creatives.selector import fit_temperature, judge
 from moonshelf.creatives.training.data import load_examples
 from moonshelf.creatives.training.recipe import PairSource
-from moonshelf.creatives.training.sft import calibrate
 from moonshelf.errors import UserError
 from moonshelf.files import read_settings
 from moonshelf.model import files
@@ -46,7 +46,7 @@ def average(selectors: Sequence[str | Path], out: Path, weights: Sequence[float]
 
     `weights` are one a selector, 0 or more, scaled to sum to 1; without any all count alike. The mean is
     taken in float64 and stored in the widest dtype of its parts. The temperature becomes the weighted
-    geometric mean of theirs, until `training.calibrate` fits it anew. Raises `UserError` where a folder is no
+    geometric mean of theirs, until it is fitted anew. Raises `UserError` where a folder is no
     adapter, or where base, prompt, rank or tensors differ.
     """
     if len(selectors) < 2:
@@ -157,7 +157,10 @@ def main(
             write_creatives(validation, simulate(simulated or 0, seed=seed, split="validation"))
         examples = load_examples(PairSource(feed=validation), Path("."))
     average(selectors, out, shares)
-    temperature = calibrate(out, examples)
+    creative = CreativeModel.from_pretrained(out)
+    judged = judge(creative, [example.pair for example in examples], temperature=1.0, near_half=0.0)
+    temperature, _ = fit_temperature(judged, [example.target for example in examples])
+    write_config(out, creative.config.model_copy(update={"temperature": round(temperature, 4)}))
     if json:
         print_json({"folder": str(out), "temperature": temperature, "validation_pairs": len(examples)})
     else:

@@ -72,7 +72,6 @@ def main(
         validation=_pairs(tuning),
         explanations=explanations,
         seed=seed,
-        progress=not json,
     )
     print_report(report, out, json)
     for one in backends if explanations else ():

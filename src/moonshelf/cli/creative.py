@@ -211,7 +211,6 @@ def evaluate(
             validation=_scored(validation, pairs, None, seed)[0] if validation else None,
             explanations=explanations,
             seed=seed,
-            progress=not json,
             command=command_line(),
         )
     print_report(report, out, json)

@@ -31,8 +31,8 @@ from moonshelf.creatives.io.readers import FILE, read_creatives, write_campaigns
 from moonshelf.creatives.known import pairs
 from moonshelf.creatives.labels import DECISIVE, p_greater
 from moonshelf.creatives.ranking import Ranking, rank_many
-from moonshelf.creatives.schema import Campaign
-from moonshelf.creatives.show import CAVEAT, show_judgement, show_ranking
+from moonshelf.creatives.schema import CAVEAT, Campaign
+from moonshelf.creatives.show import show_judgement, show_ranking
 from moonshelf.files import write_json
 
 SEED = 7  # of what the judge draws

@@ -10,20 +10,20 @@ from rich.table import Table
 from rich.text import Text
 
 from moonshelf.creatives.ranking import Ranking
-from moonshelf.creatives.schema import KEYS, QUESTIONS, Assessment, Campaign, Creative, Judgement, Pair
+from moonshelf.creatives.schema import CAVEAT, KEYS, QUESTIONS, Assessment, Campaign, Judgement, Pair
 from moonshelf.errors import Problem
+from moonshelf.plaintext import shown
 
-# What a verdict is, and is not, in one line under every result.
-CAVEAT = "A preference of the judge, for triage and as a prior of a test; it foretells no click-through rate."
-_STYLE = {"A>B": "green", "A<B": "cyan"}
-_WORD = {"A>B": "A", "A<B": "B", "A=B": "even"}
+_ANSWERS = {"A>B": ("A", "green"), "A<B": ("B", "cyan"), "A=B": ("even", "")}
 _PROBLEMS = 5  # that are shown one by one
 
 
-def plain(text: str, limit: int = 200) -> str:
-    """One line without control characters."""
-    text = "".join(c if c.isprintable() else " " for c in text)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def table(left: Sequence[str], right: Sequence[str] = ()) -> Table:
+    """An empty table without a frame, columns of words to the left and then those of numbers to the right."""
+    made = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for name in (*left, *right):
+        made.add_column(name, justify="right" if name in right else "left")
+    return made
 
 
 def show_judgement(
@@ -35,26 +35,21 @@ def show_judgement(
     else:
         sure = max(judgement.p, 1 - judgement.p)
         name = (pair.a if judgement.verdict == "A" else pair.b).image.name
-        head = Text(f"{judgement.verdict} ({plain(name, 80)})", "bold")
+        head = Text(f"{judgement.verdict} ({shown(name, 80)})", "bold")
         console.print(head.append(f" is preferred by {judge}, with probability {sure:.2f}.", "not bold"))
     if judgement.assessment is not None:
         console.print(_questions(judgement.assessment))
     elif judgement.verdict is not None:
         console.print(Text(f"{judge} gives no reasons.", "dim"))
     if judgement.dropped:
-        console.print(
-            Text(f"Left out of the reasons, being untrue: {plain('; '.join(judgement.dropped))}.", "dim")
-        )
+        untrue = shown("; ".join(judgement.dropped), 200)
+        console.print(Text(f"Left out of the reasons, being untrue: {untrue}.", "dim"))
     for flag in judgement.flags:
-        console.print(Text(f"Look at this: {plain(flag)}", "yellow"))
+        console.print(Text(f"Look at this: {shown(flag, 200)}", "yellow"))
     if explain:
-        console.print(
-            Text(
-                f"\nProbability of A when shown first {judgement.p_first:.3f}, when shown second "
-                f"{judgement.p_second:.3f}, averaged and calibrated {judgement.p:.3f}; "
-                f"{judgement.tokens} tokens written."
-            )
-        )
+        said = f"Probability of A when shown first {judgement.p_first:.3f}, when shown second "
+        said += f"{judgement.p_second:.3f}, averaged and calibrated {judgement.p:.3f}; "
+        console.print(Text(f"\n{said}{judgement.tokens} tokens written."))
         if judgement.mirrored is not None:
             console.print(Text("\nIts reasons with the images exchanged:"))
             console.print(_questions(judgement.mirrored))
@@ -62,44 +57,34 @@ def show_judgement(
 
 
 def _questions(assessment: Assessment) -> Table:
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for name in ("", "speaks for", "A", "B"):
-        table.add_column(name)
+    made = table(("", "speaks for", "A", "B"))
     for finding in assessment.findings:
-        question = QUESTIONS[KEYS.index(finding.question)]
-        answer = _WORD.get(finding.answer, finding.answer)
-        table.add_row(
-            question.key if question.compares else f"{question.key}?",
-            Text(answer, _STYLE.get(finding.answer, "")),
-            Text(plain(finding.reason_a)),
-            Text(plain(finding.reason_b)),
-        )
-    return table
+        mark = "" if QUESTIONS[KEYS.index(finding.question)].compares else "?"
+        answer = Text(*_ANSWERS.get(finding.answer, (finding.answer, "")))
+        reasons = (Text(shown(reason, 200)) for reason in (finding.reason_a, finding.reason_b))
+        made.add_row(finding.question + mark, answer, *reasons)
+    return made
 
 
 def show_ranking(campaign: Campaign, ranking: Ranking, console: Console, *, top: int | None = None) -> None:
     """The creatives best first, with what the order rests on."""
-    title = f"{plain(campaign.id, 60)}  {plain(campaign.title, 80)}".strip()
-    console.print(Text(title, "bold"))
+    console.print(Text(f"{shown(campaign.id, 60)}  {shown(campaign.title, 80)}".strip(), "bold"))
     if campaign.interest:
-        console.print(Text(f"Interest: {plain('; '.join(campaign.interest))}", "dim"))
+        console.print(Text(f"Interest: {shown('; '.join(campaign.interest), 200)}", "dim"))
     if campaign.source.startswith("simulated"):
         console.print(Text("Simulated.", "dim"))
-    images = {creative.id: _file(creative) for creative in campaign.creatives}
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for name in ("", "creative", "image", "best with", "strength", "95 %"):
-        table.add_column(name, justify="right" if name in ("", "best with", "strength", "95 %") else "left")
+    refs = {creative.id: creative.image for creative in campaign.creatives}
+    made = table(("", "creative", "image"), ("best with", "strength", "95 %"))
     for place, name in enumerate(ranking.order[:top], 1):
         low, high = ranking.intervals[name]
-        table.add_row(
-            str(place),
-            Text(plain(name, 40)),
-            Text(plain(images[name], 60)),
+        file = Path(refs[name].path or "").name or refs[name].name  # without its folders, or its address
+        figures = (
             f"{ranking.p_best[name]:.2f}",
             f"{ranking.strengths[name]:+.2f}",
             f"{low:+.2f} … {high:+.2f}",
         )
-    console.print(table)
+        made.add_row(str(place), Text(shown(name, 40)), Text(shown(file, 60)), *figures)
+    console.print(made)
     said = f"{len(ranking.comparisons)} of {ranking.pairs} pairs compared by {ranking.judge}"
     if ranking.abstained:
         said += f", {ranking.abstained} without a verdict"
@@ -110,19 +95,13 @@ def show_ranking(campaign: Campaign, ranking: Ranking, console: Console, *, top:
         console.print(Text("No creative is clearly the best.", "yellow"))
 
 
-def _file(creative: Creative) -> str:
-    """Name of a creative's file without its folders, or its address."""
-    return Path(creative.image.path).name if creative.image.path else creative.image.name
-
-
 def show_problems(problems: Sequence[Problem], console: Console) -> None:
     """How many rows were set aside and mended, and the first of them."""
     if not problems:
         return
     fatal = [problem for problem in problems if problem.fatal]
     console.print(Text(f"{len(fatal)} rows set aside, {len(problems) - len(fatal)} warnings.", "yellow"))
-    for problem in [*fatal, *(one for one in problems if not one.fatal)][:_PROBLEMS]:
-        where = f"{plain(problem.id, 40)}, " if problem.id else ""
-        console.print(
-            Text(f"  row {problem.row}: {where}{problem.field}: {plain(problem.reason)}"), soft_wrap=True
-        )
+    for problem in sorted(problems, key=lambda one: not one.fatal)[:_PROBLEMS]:
+        where = f"{shown(problem.id, 40)}, " if problem.id else ""
+        said = f"  row {problem.row}: {where}{problem.field}: {shown(problem.reason, 200)}"
+        console.print(Text(said), soft_wrap=True)

@@ -21,13 +21,13 @@ from moonshelf.training.recipe import JointRecipe, Lora, Recipe
 _OURS = (".lora_", ".trainable_tokens_", ".weight.")  # of adapters, and of four-bit weights
 
 
-def adapt(model: MoonModel, recipe: Recipe | JointRecipe) -> None:
+def adapt(model: MoonModel, recipe: Recipe | JointRecipe, tokens: Sequence[int] | None = None) -> None:
     """What a recipe says of the weights: frozen parts, adapters, four bits; the model is on its device."""
     freeze(model, recipe.freeze)
     if recipe.lora and recipe.lora.quantise:
         quantise(model, recipe.lora)
     if recipe.lora:
-        add_lora(model, recipe.lora)
+        add_lora(model, recipe.lora, tokens)
     if recipe.checkpointing:
         model.backbone.gradient_checkpointing_enable()
     if recipe.precision != "float32":

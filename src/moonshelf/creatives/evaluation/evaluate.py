@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from moonshelf.creatives.ranking import Ranking, rank_many
 from moonshelf.creatives.schema import Campaign, Judgement, Pair
 from moonshelf.errors import UserError
 from moonshelf.evaluation import record as common
+from moonshelf.feeds.show import counting
 
 INTERESTS: tuple[Interest, ...] = ("true", "shuffled", "none")
 CHECKED = 48  # pairs of each control; they cost as much as other pairs
@@ -51,7 +51,6 @@ def evaluate(
     explanations: bool = True,
     checked: int = CHECKED,
     seed: int = 0,
-    progress: bool = False,
     command: str = "",
 ) -> CreativeReport:
     """Judge `pairs` by every backend, the first being the one that the others are compared with, and write
@@ -96,7 +95,14 @@ def evaluate(
         controls = {one: reasons.control_pairs(scored[:checked], one) for one in reasons.CONTROLS}
         asked |= {f"control {name}": some for name, some in controls.items()}
     known = [(pair, q) for pair in validation or () if (q := truth_of(pair, prior)) is not None]
-    with _bar(len(backends) * (sum(map(len, asked.values())) + len(known)), progress) as step:
+    total, done = len(backends) * (sum(map(len, asked.values())) + len(known)), 0
+    with counting("pairs judged") as bar:
+
+        def step(judged: int) -> None:
+            nonlocal done
+            done += judged
+            bar(done, min(done / total, 1.0))
+
         for backend in backends:
             report.about.append(_judge(backend, asked, rankable, known, out, seed, step))
     evidence = read_evidence(out, [one.name for one in backends], report.settings)
@@ -243,17 +249,3 @@ def _check(pairs: Sequence[Pair], backends: Sequence[PairwiseBackend], validatio
             f"{len(shared)} products are in the validation pairs and in those that are scored, "
             f"{sorted(shared)[0]} for one: a temperature may only be fitted on other products"
         )
-
-
-@contextmanager
-def _bar(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error, or nothing."""
-    if not shown:
-        yield lambda done: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task("judging pairs", total=total)
-        yield lambda done: bar.advance(task, done)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from moonshelf.creatives.evaluation import cards
@@ -27,6 +26,7 @@ from moonshelf.creatives.evaluation.record import CreativeReport
 from moonshelf.creatives.evaluation.simulated import ORACLE
 from moonshelf.creatives.ranking import Ranking
 from moonshelf.creatives.schema import ASPECTS, QUESTIONS, Campaign, Pair
+from moonshelf.creatives.show import table
 from moonshelf.evaluation.report import charts
 from moonshelf.evaluation.report.demo_page import template
 from moonshelf.plaintext import csv_field, escaped, shown
@@ -253,21 +253,16 @@ def show(report: CreativeReport, console: Console) -> None:
     pairs = ", ".join(f"{n:,} of {source}" for source, n in report.sources.items())
     console.print(Text(f"{mark}Pairs: {pairs}", "bold"))
     columns = [column for column in (*SKILL, *CALIBRATION) if column[1] in SHOWN]
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column("judge")
-    for _, _, heading in columns:
-        table.add_column(heading, justify="right")
+    made = table(("judge",), [heading for _, _, heading in columns])
     oracle = [ORACLE] if report.find("skill", HEADLINE, ORACLE, "accuracy") else []
     for backend in [*report.backends, *oracle]:
         lines = [report.find("skill", part, backend, name) for part, name, _ in columns]
-        table.add_row(Text(backend), *(_cell(line) for line in lines))
-    console.print(table)
+        made.add_row(Text(backend), *(_cell(line) for line in lines))
+    console.print(made)
     first = report.find("skill", HEADLINE, report.backends[0], "accuracy")
     if first is not None and first.bound is not None:
-        ceiling = (
-            f"Shares in %, on {HEADLINE} where nothing else is said; label ceiling {figure(first.bound)}."
-        )
-        console.print(Text(ceiling))
+        bound = f"label ceiling {figure(first.bound)}."
+        console.print(Text(f"Shares in %, on {HEADLINE} where nothing else is said; {bound}"))
     for gap in report.differences:
         said = f"{gap.ours} minus {gap.theirs}, {gap.part}: {100 * gap.difference:+.1f} points"
         if gap.low is not None and gap.high is not None:

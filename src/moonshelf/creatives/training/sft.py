@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -53,8 +54,8 @@ from moonshelf.creatives.training.recipe import SftRecipe
 from moonshelf.errors import UserError
 from moonshelf.model import files
 from moonshelf.model.precision import resolve
-from moonshelf.training import quiet_dependencies
-from moonshelf.training.adapters import add_lora, freeze, lighten, merged_state, targets
+from moonshelf.training import adapters, quiet_dependencies
+from moonshelf.training.adapters import merged_state, targets
 from moonshelf.training.data import say
 from moonshelf.training.recipe import Lora
 from moonshelf.training.trainer import StageTrainer, summary, this_process
@@ -206,24 +207,19 @@ def adapt(
 
     The embedding head is not part of a selector and is not trained.
     """
-    moon, lora = creative.moon, recipe.lora
-    freeze(moon, recipe.freeze)
-    if adapter is not None and (adapter / ADAPTER).exists():
+    lora, saved = recipe.lora, adapter is not None and (adapter / ADAPTER).exists()
+    if adapter is not None and saved:
         settings = files.read_json(adapter / "adapter_config.json")
         try:
             lora, tokens = Lora(**settings["moonshelf"]), settings.get("trainable_token_indices") or ()
         except (KeyError, TypeError, ValueError):
             raise UserError(f"the adapter in {adapter.name!r} was not trained by this version.") from None
+    adapters.adapt(creative.moon, recipe.model_copy(update={"lora": lora}), tokens)
     if lora is not None:
-        add_lora(moon, lora, tokens)
         creative.lora, creative.tokens = lora, list(tokens)
-        if adapter is not None:
-            load_adapter(moon.backbone, adapter)
-    moon.head.requires_grad_(False)
-    if recipe.checkpointing:
-        moon.backbone.gradient_checkpointing_enable()
-    if recipe.precision != "float32":
-        lighten(moon)
+    if adapter is not None and saved:
+        load_adapter(creative.moon.backbone, adapter)
+    creative.moon.head.requires_grad_(False)
     return creative
 
 
@@ -270,16 +266,6 @@ def export(creative: CreativeModel, folder: Path, dtype: torch.dtype = torch.flo
     write_config(folder, config)
 
 
-def calibrate(folder: Path, examples: Sequence[Example]) -> float:
-    """Fit the temperature of a saved selector on validation pairs and write it into its `creative.json`."""
-    creative = CreativeModel.from_pretrained(folder)
-    judged = judge(creative, [example.pair for example in examples], temperature=1.0, near_half=0.0)
-    temperature, _ = fit_temperature(judged, [example.target for example in examples])
-    config = creative.config.model_copy(update={"temperature": round(temperature, 4)})
-    write_config(folder, config)
-    return temperature
-
-
 def validate(creative: CreativeModel, examples: list[Example]) -> tuple[dict[str, Any], float]:
     """Figures on held-out pairs, for choosing a checkpoint only, and the temperature that suits these pairs.
 
@@ -288,35 +274,27 @@ def validate(creative: CreativeModel, examples: list[Example]) -> tuple[dict[str
     Abstentions count as they would have been decided: a checkpoint must not gain by saying nothing.
     """
     judged = judge(creative, [example.pair for example in examples], temperature=1.0, near_half=0.0)
-    both = zip(judged, examples, strict=True)
-    asked = [(j, e.target) for j, e in both if (j.p_first, j.p_second) != (0.5, 0.5)]
-    if not asked:
+    both = [(j, e) for j, e in zip(judged, examples, strict=True) if (j.p_first, j.p_second) != (0.5, 0.5)]
+    if not both:
         return {"score": 0.0, "answered": 0.0}, 1.0
-    p = torch.tensor([mean_probability(j.p_first, 1 - j.p_second) for j, _ in asked])
-    q = torch.tensor([target for _, target in asked])
     temperature, loss = fit_temperature(judged, [example.target for example in examples])
-    sure = torch.tensor([stratum(float(target)) == "decisive" for target in q])
-    right = ((p > 0.5) == (q > 0.5)).float()
-    valid = [j.assessment is not None and j.mirrored is not None for j, _ in asked]
+    right = [
+        (mean_probability(j.p_first, 1 - j.p_second) > 0.5) == (e.target > 0.5)
+        for j, e in both
+        if stratum(e.target) == "decisive"
+    ]
     figures = {
         "validation": len(examples),
         "score": round(1 - loss, 4),
-        "accuracy, decisive": round(float(right[sure].mean()), 4) if sure.any() else None,
-        "decisive": int(sure.sum()),
-        "flipped": round(sum(j.flipped for j, _ in asked) / len(asked), 4),
-        "valid": round(sum(valid) / len(valid), 4),
-        **_questions(judged, examples),
+        "accuracy, decisive": round(fmean(right), 4) if right else None,
+        "decisive": len(right),
+        "flipped": round(fmean(j.flipped for j, _ in both), 4),
+        "valid": round(fmean(j.assessment is not None and j.mirrored is not None for j, _ in both), 4),
     }
-    return figures, temperature
-
-
-def _questions(judged: Any, examples: list[Example]) -> dict[str, float]:
-    """Share of answers to each question that agree with the annotation."""
-    right: dict[str, list[bool]] = {}
-    for judgement, example in zip(judged, examples, strict=True):
-        if judgement.assessment is not None and example.pair.assessment is not None:
-            truth = example.pair.assessment
-            for finding in judgement.assessment.findings:
+    answers: dict[str, list[bool]] = {}  # to each question, whether they agree with the annotation
+    for j, example in both:
+        if j.assessment is not None and (truth := example.pair.assessment) is not None:
+            for finding in j.assessment.findings:
                 agrees = finding.answer == truth[finding.question].answer
-                right.setdefault(finding.question, []).append(agrees)
-    return {f"right {key}": round(sum(found) / len(found), 3) for key, found in right.items()}
+                answers.setdefault(f"right {finding.question}", []).append(agrees)
+    return figures | {key: round(fmean(found), 3) for key, found in answers.items()}, temperature
