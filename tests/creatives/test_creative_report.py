@@ -31,7 +31,7 @@ from moonshelf.creatives.evaluation.metrics import Bin
 from moonshelf.creatives.evaluation.pages import figure, grid, number, signed, write_demo_report
 from moonshelf.creatives.evaluation.record import Curve
 from moonshelf.creatives.ranking import rank
-from moonshelf.evaluation.report.charts import HEIGHT, WIDTH
+from moonshelf.evaluation.report.page import HEIGHT, WIDTH
 from moonshelf.evaluation.statistics import significance
 
 SHAPES = {"circle", "rect", "path", "line", "polyline"}

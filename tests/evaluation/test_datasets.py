@@ -17,6 +17,7 @@ from PIL import Image
 from moonshelf.errors import UserError
 from moonshelf.evaluation.data import validation as shared_sets
 from moonshelf.evaluation.data import views
+from moonshelf.evaluation.data.dataset import Dataset
 from moonshelf.evaluation.tasks import Labelling, Retrieval
 from moonshelf.product import ImageRef, Product
 
@@ -84,9 +85,11 @@ def test_fashion_tasks_hold_the_truth_and_show_no_answer(data):
 
 
 def test_limit_is_a_seeded_sample_in_file_order(data):
-    ids = [p.id for p in views.Split(data).read("fashion_products/validation-clear.parquet", 3)]
+    ids = [p.id for p in Dataset("fashion", data).read("fashion_products/validation-clear.parquet", 3)]
     assert len(ids) == 3 and ids == sorted(ids)
-    assert ids == [p.id for p in views.Split(data).read("fashion_products/validation-clear.parquet", 3)]
+    assert ids == [
+        p.id for p in Dataset("fashion", data).read("fashion_products/validation-clear.parquet", 3)
+    ]
 
 
 def test_missing_data_is_named(tmp_path):

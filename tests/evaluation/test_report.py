@@ -19,11 +19,11 @@ from moonshelf.evaluation.report.demo_page import (
     Shown,
     Tile,
     chips,
-    data_uri,
     percent,
     render,
     write,
 )
+from moonshelf.evaluation.report.page import data_uri
 from moonshelf.evaluation.tasks import Result
 from research.synthetic.shop import iter_truth
 

@@ -23,12 +23,11 @@ from typing import TYPE_CHECKING, Any
 from moonshelf.errors import UserError
 from moonshelf.evaluation import predictions, record
 from moonshelf.evaluation.contract import asking, check_vectors, why_not
+from moonshelf.evaluation.data.dataset import Dataset
 from moonshelf.evaluation.data.registry import select
-from moonshelf.evaluation.data.views import Dataset
 from moonshelf.evaluation.encoders.baselines import MoonshelfEncoder, TwoTowerBaseline, make_baselines
-from moonshelf.evaluation.encoders.cache import EmbeddingCache, Timing
+from moonshelf.evaluation.encoders.cache import EmbeddingCache, Timing, measured
 from moonshelf.evaluation.encoders.lexical import fit_words
-from moonshelf.evaluation.meter import measured
 from moonshelf.evaluation.predictions import Predictions
 from moonshelf.evaluation.record import Report
 from moonshelf.evaluation.statistics.scoring import Scored, results, scored

@@ -20,7 +20,7 @@ from moonshelf.creatives.known import assess
 from moonshelf.creatives.labels import posterior, stratum
 from moonshelf.creatives.ranking import Comparison, Ranking
 from moonshelf.creatives.schema import Campaign, Creative, Judgement, Pair, Side
-from moonshelf.evaluation.report.demo_page import data_uri
+from moonshelf.evaluation.report.page import data_uri
 from moonshelf.product import ImageRef
 
 SIDE = 320  # pixels of the longer side of a picture

@@ -6,21 +6,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from moonshelf.creatives.evaluation.record import Curve
-from moonshelf.evaluation.report.charts import (
-    DASHES,
-    LEFT,
-    RIGHT,
-    SHAPES,
-    TOP,
-    Chart,
-    Line,
-    Mark,
-    Tick,
-    at_end,
-    between,
-    percent,
-    share_scale,
-)  # fmt: skip
+from moonshelf.evaluation.report.charts import DASHES, SHAPES, Chart, Line, Mark, Tick, at_end, share_scale
+from moonshelf.evaluation.report.page import LEFT, RIGHT, TOP, between, percent
 
 
 def reliability_chart(curve: Curve) -> Chart:

@@ -27,8 +27,9 @@ from moonshelf.creatives.evaluation.simulated import ORACLE
 from moonshelf.creatives.ranking import Ranking
 from moonshelf.creatives.schema import ASPECTS, QUESTIONS, Campaign, Pair
 from moonshelf.creatives.show import table
-from moonshelf.evaluation.report import charts
-from moonshelf.evaluation.report.demo_page import template
+from moonshelf.evaluation.report import page as charts
+from moonshelf.evaluation.report.charts import Chart
+from moonshelf.evaluation.report.page import template
 from moonshelf.plaintext import csv_field, escaped, shown
 
 HTML = "report.html"
@@ -165,7 +166,7 @@ def figure(value: float | None, name: str = "") -> str:
     return f"{factor * value:.{decimals}f}".replace("-", "−")
 
 
-def _plots(report: CreativeReport) -> list[charts.Chart]:
+def _plots(report: CreativeReport) -> list[Chart]:
     """Reliability of our backend on all pairs; risk against coverage, beside the best other and oracle."""
     curves = {(one.backend, one.part): one for one in report.curves}
     found = []

@@ -8,49 +8,40 @@ fetched is used again without the network; a fetch that was broken off is gone o
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 from moonshelf.errors import UserError
 
 SAFE_FILES = ("*.parquet", "*.json", "*.jsonl", "*.tsv", "*.csv", "*.txt", "*.md", "*.jpg", "*.jpeg", "*.png")
 
 
-def locate(
-    name: str, data: Path | None, addresses: Mapping[str, str], how: str, *, download: bool = False
-) -> Path:
-    """The folder `DATA/NAME`, complete or as it was found.
+def locate(name: str, data: Path | None, address: str, how: str, *, download: bool = False) -> Path:
+    """The folder `DATA/NAME`.
 
-    `addresses` maps folders below it ("" for itself) to data sets of the hub; `how` says what to do where
-    there are none. Raises UserError, with what to do, if it is not there and may not or cannot be fetched.
+    `address` is a data set of the hub, `how` says what to do where there is none. Raises UserError, with what
+    to do, if it is not there and may not or cannot be fetched.
     """
     if data is None:
         raise UserError(
             f"the data set {name} is read from the folder {name} of your data: name it with --data"
         )
     folder = data / name
-    missing = [part for part in addresses or ("",) if not _holds_files(folder / part)]
-    if not missing or _holds_files(folder, besides=addresses):  # then in another layout: its reader knows
+    if _holds_files(folder):
         return folder
-    if not addresses:
+    if not address:
         raise UserError(f"there is no {name} in the data folder {data.name}: {how}")
     if not download:
-        calls = [f"`{_command(addresses[part], folder / part)}`" for part in missing]
         raise UserError(
             f"there is no {name} in the data folder {data.name}: allow it to be fetched with --download, "
-            f"or fetch it yourself with {' and '.join(calls)}"
+            f"or fetch it yourself with `{_command(address, folder)}`"
         )
-    for part in missing:
-        _fetch(addresses[part], folder / part)
+    _fetch(address, folder)
     return folder
 
 
-def _holds_files(folder: Path, besides: Collection[str] = ()) -> bool:
-    if not folder.is_dir():
-        return False
-    names = {path.name.removesuffix(".part") for path in folder.iterdir() if not path.name.startswith(".")}
-    return bool(names - set(besides))
+def _holds_files(folder: Path) -> bool:
+    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
 
 
 def _command(address: str, folder: Path) -> str:
@@ -65,13 +56,10 @@ def _fetch(address: str, folder: Path) -> None:
 
     repo, _, revision = address.partition("@")
     part = folder.with_name(folder.name + ".part")  # so that half a data set never passes for a whole one
+    patterns = [*SAFE_FILES, *(f"**/{pattern}" for pattern in SAFE_FILES)]
     try:
         snapshot_download(
-            repo,
-            repo_type="dataset",
-            revision=revision or None,
-            local_dir=part,
-            allow_patterns=[*SAFE_FILES, *(f"**/{pattern}" for pattern in SAFE_FILES)],
+            repo, repo_type="dataset", revision=revision or None, local_dir=part, allow_patterns=patterns
         )
     except HFValidationError as error:
         raise UserError(f"{repo} is no address of a data set on the hub: {error}") from None
@@ -86,31 +74,6 @@ def _fetch(address: str, folder: Path) -> None:
     if folder.is_dir():
         folder.rmdir()  # it was empty
     part.rename(folder)
-
-
-def table(
-    path: Path, columns: Mapping[str, Collection[str]], *, where: Mapping[str, Any] | None = None
-) -> Iterator[dict[str, Any]]:
-    """Rows of a Parquet file with only some columns, streamed.
-
-    `columns` maps our name to the names that a column may have, the first that is there is taken; `where`
-    keeps rows of equal values. Raises UserError if a column is missing or the file is not Parquet.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path, memory_map=False)
-    except (pa.ArrowException, OSError, ValueError):
-        raise UserError(f"{path.name} is not a readable Parquet file") from None
-    with file:
-        there = file.schema_arrow.names
-        chosen = {ours: pick(path.name, there, names) for ours, names in columns.items()}
-        for batch in file.iter_batches(batch_size=8192, columns=list(chosen.values())):
-            for row in batch.to_pylist():
-                record = {ours: row[name] for ours, name in chosen.items()}
-                if all(record[name] == value for name, value in (where or {}).items()):
-                    yield record
 
 
 def pick(file: str, there: Sequence[str], names: Collection[str]) -> str:

@@ -1,48 +1,44 @@
-"""Published data sets of products that mteb does not have, in the layout of their authors or of the hub.
+"""Published data sets of products: tasks of mteb, and what mteb does not have in the layout of its authors.
 
-Those that mteb has are in `mteb_sets`. Each function takes the folder of one data set (see `hub.locate`) and
-gives its evaluation split as tasks. They were written from the data sets' documentation and from public code
-that reads them; `registry` says which were ever run on the real files. `limit` caps the queries; the corpus
-then keeps everything relevant to them and is filled up with a sample to the same number.
+Each of the first functions takes the folder of one data set (see `hub.locate`) and gives its evaluation split
+as tasks. They were written from the data sets' documentation and from public code that reads them; the cards
+say which were ever run on the real files. `limit` caps the queries; the corpus then keeps everything relevant
+to them and is filled up with a sample to the same number.
+
+Retrieval and reranking tasks of mteb (`--suite mteb:TASK`) it reads from the hub itself, into the hub's own
+cache; pictures are taken as files and decoded here. Choices: a reranking task is ranked over what was judged
+for all its queries together, which is harder than each query's own list; of a task in which every item
+searches the others (`skip_first_result`) mteb alone can tell the figures.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from moonshelf import attributes, images
 from moonshelf.errors import Problem, UserError
-from moonshelf.evaluation.data.hub import first_columns, pick, table
-from moonshelf.evaluation.data.views import (
-    HIDDEN,
-    TEMPLATES,
-    Dataset,
-    Split,
-    corpus_of,
-    directions,
-    label_of,
-    labelling,
-    sample,
-    shows,
-    views,
-)  # fmt: skip
-from moonshelf.evaluation.tasks import BOTH, IMAGE, TEXT, Labelling, Task
+from moonshelf.evaluation.data.dataset import Dataset, corpus_of
+from moonshelf.evaluation.data.hub import first_columns, pick
+from moonshelf.evaluation.data.views import HIDDEN, TEMPLATES, VIEWS, label_of, sample, shows, views
+from moonshelf.evaluation.encoders.pretrained import need
+from moonshelf.evaluation.tasks import BOTH, IMAGE, TEXT, Labelling, Retrieval
 from moonshelf.product import ImageRef, Product
 
 Fetcher = images.Fetcher | None
+GRADED = ("R@1", "R@10", "MRR", "nDCG@10")
 
 
-def _ranked(
-    name: str, split: Split, licence: str, note: str, tasks: Sequence[Task], products: Sequence[Product] = ()
-) -> Dataset:
-    if not tasks:
-        why = split.problems[-1].reason if split.problems else "no query has what is searched for"
-        raise UserError(f"nothing of {split.root.name} can be scored: {why}")
-    texts = [p.title for p in products if p.title]
-    return Dataset(name, licence, note, list(tasks), texts, split.files, split.problems)
+def _done(dataset: Dataset, note: str, products: Sequence[Product] = ()) -> Dataset:
+    if not dataset.tasks:
+        problems = dataset.problems
+        why = problems[-1].reason if problems else "no query has what is searched for"
+        raise UserError(f"nothing of {dataset.root.name} can be scored: {why}")
+    dataset.note, dataset.texts = note, [p.title for p in products if p.title]
+    return dataset
 
 
 # ---- Marqo ---------------------------------------------------------------------------------------------
@@ -52,33 +48,36 @@ def marqo(
     name: str, folder: Path, limit: int | None = None, fit_rows: int = 0, fetcher: Fetcher = None
 ) -> Dataset:
     """Titles to their photos, and search terms to the photos that were found for them."""
-    split = Split(folder)
-    files = split.find("data/*.parquet", "*.parquet")
+    import pyarrow.parquet as pq
+
+    dataset = Dataset(name, folder)
+    files = dataset.find("data/*.parquet", "*.parquet")
     terms: dict[str, set[str]] = {}
     ids: dict[str, None] = {}
-    asked = ("query",) if "query" in first_columns(split.path(files[0])) else ("item_ID",)
     for file in files:
-        for row in table(split.path(file), {"item": ("item_ID",), "term": asked, "title": ("title",)}):
-            if row["item"] is None:
+        there = first_columns(dataset.path(file))
+        for needed in ("item_ID", "title"):
+            pick(file, there, (needed,))
+        columns = ["item_ID", *(["query"] if "query" in there else [])]
+        for row in pq.read_table(dataset.path(file), columns=columns).to_pylist():
+            if row["item_ID"] is None:
                 continue  # the reader of the feed sets it aside
-            ids[str(row["item"])] = None
-            if asked == ("query",) and row["term"]:
-                terms.setdefault(str(row["term"]), set()).add(str(row["item"]))
+            ids[str(row["item_ID"])] = None
+            if row.get("query"):
+                terms.setdefault(str(row["query"]), set()).add(str(row["item_ID"]))
     chosen = corpus_of(ids, (), limit)
-    items = split.read(files, keep=lambda p: p.id in chosen, fields={"item_ID": "id"}, repeated="first")
-    products = split.usable(items)
-    own: list[Mapping[str, float]] = [{p.id: 1.0} for p in products]
-    figures = ("R@1", "R@10", "MRR", "nDCG@10")
+    items = dataset.read(files, keep=lambda p: p.id in chosen, fields={"item_ID": "id"}, repeated="first")
+    products = dataset.usable(items)
     title = {"title → image": (TEXT, IMAGE), "image → title": (IMAGE, TEXT)}
-    tasks = directions(name, products, products, own, which=title, metrics=figures, problems=split.problems)
+    dataset.retrieval(products, products, [{p.id: 1.0} for p in products], title, metrics=GRADED)
     held = {p.id for p in products if p.images}
     wanted = {term: found & held for term, found in terms.items() if found & held}
     asking = sample([Product(id=f"term {i}", title=term) for i, term in enumerate(sorted(wanted))], limit)
-    relevant: list[Mapping[str, float]] = [dict.fromkeys(wanted[q.title], 1.0) for q in asking]
+    relevant = [dict.fromkeys(wanted[q.title], 1.0) for q in asking]
     search = {"search term → image": (TEXT, IMAGE), "search term → multimodal": (TEXT, BOTH)}
-    tasks += directions(name, asking, products, relevant, which=search, metrics=figures)
+    dataset.retrieval(asking, products, relevant, search, metrics=GRADED, say=False)
     note = "a title is no shopper's query; what was found for a term counts as relevant, and nothing else"
-    return _ranked(name, split, "none stated for the data", note, tasks, products)
+    return _done(dataset, note, products)
 
 
 # ---- ImplicitAVE ---------------------------------------------------------------------------------------
@@ -90,23 +89,22 @@ def implicit_ave(
     folder: Path, limit: int | None = None, fit_rows: int = 0, fetcher: Fetcher = None
 ) -> Dataset:
     """Attribute values that the title does not say, in the words of the annotators."""
-    split = Split(folder)
-    names = split.find("**/evaluation_data/texts/*_annotated_final.tsv", "**/*_annotated_final.tsv")
+    dataset = Dataset("implicitave", folder)
+    names = dataset.find("**/evaluation_data/texts/*_annotated_final.tsv", "**/*_annotated_final.tsv")
     options: list[dict[str, list[str]]] = []
     texts = (folder / names[0]).parent
     for path in sorted([*texts.glob("options_*.json"), *texts.parent.glob("options_*.json")]):
         name = path.relative_to(folder).as_posix()
         try:
-            options.append(json.loads(split.path(name).read_text(encoding="utf-8")))
+            options.append(json.loads(dataset.path(name).read_text(encoding="utf-8")))
         except ValueError:
             raise UserError(f"{name} is not JSON: fetch it again") from None
     needed = ("attribute_names", "attribute_values")
-    tasks: list[Task] = []
     titles: list[Product] = []
     for name in names:
         pictures = (folder / name).parent.parent / "images"
         fields = {"id": "id", "images": "images", "texts": "title"}
-        rows = split.read(
+        rows = dataset.read(
             name, limit, dialect="csv", fields=fields, repeated="all",
             images_root=pictures if pictures.is_dir() else None,
         )  # fmt: skip
@@ -115,44 +113,44 @@ def implicit_ave(
                 pick(name, list(row.extra), (column,))
         domain = Path(name).name.removesuffix("_annotated_final.tsv").replace("_", " ")
         by_attribute: dict[str, list[Product]] = {}
-        for row in split.usable(rows):
+        for row in dataset.usable(rows):
             if all(row.extra.get(column) for column in needed):
                 row = row.model_copy(update={"title": _TAG.sub("", row.title)})
                 by_attribute.setdefault(row.extra["attribute_names"], []).append(row)
                 titles.append(row)
             else:
                 reason = "the attribute or its value is empty: set aside"
-                split.problems.append(Problem(name, "attribute_values", reason, row.id))
+                dataset.problems.append(Problem(name, "attribute_values", reason, row.id))
         for attribute, products in by_attribute.items():
-            tasks += _implicit(domain, attribute, products, options)
+            _implicit(dataset, f"{domain}: {attribute}", attribute, products, options)
     note = "values to choose from are the annotators' options; they checked that titles do not say the value"
-    return _ranked("implicitave", split, "not stated", note, tasks, titles)
+    return _done(dataset, note, titles)
 
 
 def _implicit(
-    domain: str, attribute: str, products: Sequence[Product], options: Sequence[Mapping[str, list[str]]]
-) -> list[Task]:
+    dataset: Dataset,
+    name: str,
+    attribute: str,
+    products: Sequence[Product],
+    options: Sequence[Mapping[str, list[str]]],
+) -> None:
     key = attributes.canonical_key(attribute)
     written = {p.extra["attribute_values"] for p in products}
     offered = [given[attribute] for given in options if written <= set(given.get(attribute, ()))]
     labels = sorted(
         {attributes.normalise_value(key, v) for v in min(offered, key=len, default=list(written))}
     )
-    if len(labels) < 2:
-        return []
-    tasks: list[Task] = []
     # the words were chosen not to tell: at chance by text alone is right, as where we drop words ourselves
-    for shown, reads in {"image": IMAGE, **HIDDEN}.items():
+    for shown, reads in {"image": IMAGE, **HIDDEN}.items() if len(labels) > 1 else ():
         known = list({p.id: p for p in products if shows(p, reads)}.values())
         if known:
             truth = [attributes.normalise_value(key, p.extra["attribute_values"]) for p in known]
-            tasks.append(
+            dataset.tasks.append(
                 Labelling(
-                    "implicitave", f"{domain}: {attribute}", shown, views(known, shown), truth, labels,
-                    [p.id for p in known], reads, key, templates=TEMPLATES.get(key, ("{}",)),
+                    "implicitave", name, shown, views(known, shown), truth, labels, [p.id for p in known],
+                    reads, key, templates=TEMPLATES.get(key, ("{}",)),
                 )
             )  # fmt: skip
-    return tasks
 
 
 # ---- M5Product -----------------------------------------------------------------------------------------
@@ -160,38 +158,124 @@ def _implicit(
 
 def m5product(folder: Path, limit: int | None = None, fit_rows: int = 0, fetcher: Fetcher = None) -> Dataset:
     """Products with title and photo, searched for others of the same label."""
-    split = Split(folder)
-    queries = sample(_labelled(split, "query.json"), limit)
+    dataset = Dataset("m5product", folder)
+    queries = sample(_labelled(dataset, "query.json"), limit)
     asked = {q.id for q in queries}
-    rest = [p for p in _labelled(split, "gallery.json") if p.id not in asked]  # no query finds itself
+    rest = [p for p in _labelled(dataset, "gallery.json") if p.id not in asked]  # no query finds itself
     wanted = {label_of(q, "category") for q in queries}
     chosen = corpus_of((p.id for p in rest), [p.id for p in rest if label_of(p, "category") in wanted], limit)
-    corpus = split.usable([p for p in rest if p.id in chosen], fetcher)
-    queries = split.usable(queries, fetcher)
-    relevant: list[Mapping[str, float]] = [{label_of(q, "category"): 1.0} for q in queries]
+    corpus = dataset.usable([p for p in rest if p.id in chosen], fetcher)
+    queries = dataset.usable(queries, fetcher)
     keys = [label_of(p, "category") for p in corpus]
-    tasks = directions("m5product", queries, corpus, relevant, keys=keys, problems=split.problems)
+    dataset.retrieval(queries, corpus, [{label_of(q, "category"): 1.0} for q in queries], keys=keys)
     if not all(key.isdigit() for key in keys):  # a number is no name that a model could know
-        tasks += labelling("m5product", "label", "category", -1, queries, queries)
-    note = "relevant is what has the query's label"
-    return _ranked("m5product", split, "on request, for research", note, tasks, corpus)
+        dataset.labelling("label", "category", -1, queries)
+    return _done(dataset, "relevant is what has the query's label", corpus)
 
 
-def _labelled(split: Split, name: str) -> list[Product]:
+def _labelled(dataset: Dataset, name: str) -> list[Product]:
     try:
-        records = json.loads(split.path(name).read_text(encoding="utf-8"))
+        records = json.loads(dataset.path(name).read_text(encoding="utf-8"))
     except ValueError:
-        raise UserError(f"{name} of {split.root.name} is not JSON") from None
+        raise UserError(f"{name} of {dataset.root.name} is not JSON") from None
     if not isinstance(records, dict):
-        raise UserError(f"{name} of {split.root.name} is no mapping of ids to title, label and url")
+        raise UserError(f"{name} of {dataset.root.name} is no mapping of ids to title, label and url")
     products = []
     for number, (id, record) in enumerate(records.items(), 1):
         try:
             label, title, url = str(record["label"]), str(record["title"]), str(record.get("url") or "")
-            local = images.resolve_path(f"{id}.jpg", split.root / "images")
+            local = images.resolve_path(f"{id}.jpg", dataset.root / "images")
             refs = [ImageRef(path=local)] if Path(local).is_file() else [ImageRef(url=url)] if url else []
             products.append(Product(id=id, title=title, images=tuple(refs), category=(label,)))
         except (KeyError, TypeError, AttributeError, ValueError, images.ImageError) as error:
             reason = f"no title, label or usable id ({type(error).__name__}): set aside"
-            split.problems.append(Problem(number, "label", reason, str(id)[:100]))
+            dataset.problems.append(Problem(number, "label", reason, str(id)[:100]))
     return products
+
+
+# ---- tasks of mteb -------------------------------------------------------------------------------------
+
+
+def mteb_set(name: str, tasks: Sequence[str], limit: int | None = None) -> Dataset:
+    """The data set `name` of the named tasks of mteb, `limit` queries and items of each.
+
+    Raises UserError where mteb does not know a task, cannot read it, or ranks nothing in it.
+    """
+    need("mteb", f"mteb:{tasks[0]}", "moonshelf[eval]")
+    import mteb
+
+    dataset = Dataset(name)
+    for called in tasks:
+        try:
+            task: Any = mteb.get_task(called)
+            if not hasattr(task, "skip_first_result"):
+                raise UserError(f"{called} is no retrieval task: name one, or run it with mteb")
+            if task.skip_first_result:
+                raise UserError(
+                    f"in {called} every item searches the others, which mteb alone can score: "
+                    f"python -m moonshelf.evaluation.mteb_model run -m moonshelf/starter -t {called}"
+                )
+            task.load_data()
+        except UserError:
+            raise
+        except Exception as error:  # of the network and of whatever reads the task
+            reason = str(error).strip("'\" \n").splitlines() or [type(error).__name__]
+            raise UserError(f"mteb cannot read the task {called}: {reason[0][:300]}") from error
+        for subset, splits in task.dataset.items():
+            parts = splits[task.metadata.eval_splits[0]]
+            where = called if len(task.dataset) == 1 else f"{called}, {subset}"
+            made = _retrieval(name, where, parts, limit, dataset.problems)
+            dataset.tasks.append(made)
+            dataset.texts += [product.title for product in made.corpus if product.title]
+    dataset.note = "as mteb reads it; reranking is over all that was judged, of all queries together"
+    return dataset
+
+
+def _retrieval(
+    name: str, task: str, parts: Mapping[str, Any], limit: int | None, problems: list[Problem]
+) -> Retrieval:
+    truth: dict[str, dict[str, float]] = {
+        query: {item: float(gain) for item, gain in judged.items() if gain > 0}
+        for query, judged in parts["relevant_docs"].items()
+    }
+    items = set(parts["corpus"]["id"])
+    asked = [one for one in parts["queries"]["id"] if items & truth.get(one, {}).keys()]
+    problems += [
+        Problem(one, "truth", "no relevant item in the corpus: rejected", one)
+        for one in sorted(set(parts["queries"]["id"]) - set(asked))[:100]
+    ]
+    asked = sample(asked, limit)
+    wanted = {item for one in asked for item in truth[one]}
+    queries = _products(parts["queries"], set(asked))
+    corpus = _products(parts["corpus"], corpus_of(parts["corpus"]["id"], wanted, limit))
+    if not queries:
+        raise UserError(f"no query of {task} has a relevant item in its corpus")
+    asks, finds = _shown(queries), _shown(corpus)
+    view = next(called for called, shown in VIEWS.items() if shown == asks)
+    ids = [query.id for query in queries]
+    return Retrieval(
+        name, task, view, queries, corpus, [item.id for item in corpus], [truth[one] for one in ids], ids,
+        asks, finds, GRADED,
+    )  # fmt: skip
+
+
+def _products(table: Any, ids: Collection[str]) -> list[Product]:
+    """Rows of a table of mteb with `id` and of `title`, `text`, `image` what there is; pictures as files."""
+    import datasets
+
+    table = table.select([row for row, one in enumerate(table["id"]) if one in ids])
+    if "image" in table.column_names:
+        table = table.cast_column("image", datasets.Image(decode=False))
+    products = []
+    for row in table:
+        text = " ".join(row[key] for key in ("title", "text") if row.get(key)).strip()
+        photo = (row.get("image") or {}).get("bytes")
+        refs = (ImageRef(data=photo),) if photo else ()
+        products.append(Product(id=str(row["id"]), title=text, images=refs))
+    return products
+
+
+def _shown(products: Sequence[Product]) -> frozenset[str]:
+    """What any of the products shows."""
+    image = {"image"} if any(p.images for p in products) else set()
+    return frozenset(image | ({"text"} if any(p.title for p in products) else set())) or TEXT

@@ -12,20 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moonshelf import attributes
-from moonshelf.evaluation.data.views import (
-    VIEWS,
-    Dataset,
-    Split,
-    attribute_sets,
-    labelling,
-    same_product,
-    sample,
-    stems,
-    view,
-    views,
-    within_groups,
-)  # fmt: skip
-from moonshelf.evaluation.tasks import BOTH, IMAGE, TEXT, Labelling, Retrieval, Task
+from moonshelf.evaluation.data.dataset import Dataset
+from moonshelf.evaluation.data.views import VIEWS, sample, stems, view, views
+from moonshelf.evaluation.tasks import BOTH, IMAGE, TEXT, Labelling, Retrieval
 from moonshelf.product import Product
 
 if TYPE_CHECKING:
@@ -34,13 +23,13 @@ if TYPE_CHECKING:
 
 def fashion(data: Path, limit: int | None = None, fit_rows: int = 2000) -> Dataset:
     """Studio photos with real titles: retrieval by group, three category levels, colour."""
-    split = Split(data)
-    products = split.read("fashion_products/validation-clear.parquet", limit)
-    train = split.read("fashion_products/train-clear.parquet")
+    dataset = Dataset("fashion", data)
+    products = dataset.read("fashion_products/validation-clear.parquet", limit)
+    train = dataset.read("fashion_products/train-clear.parquet")
     groups = [p.group_id or p.id for p in products]
     photos, titles = views(products, "image"), views(products, "text")
     same = [{group: 1.0} for group in groups]
-    tasks: list[Task] = [
+    dataset.tasks = [
         Retrieval("fashion", "title → photo", "text", titles, photos, groups, same, groups, TEXT, IMAGE),
         Retrieval("fashion", "photo → title", "image", photos, titles, groups, same, groups, IMAGE, TEXT),
     ]
@@ -53,49 +42,48 @@ def fashion(data: Path, limit: int | None = None, fit_rows: int = 2000) -> Datas
         ("leaf category", "category", -1),
         ("colour", "colour", -1),
     ):
-        tasks += labelling("fashion", name, key, level, products, train, fit, hide)
+        dataset.labelling(name, key, level, products, train, fit, hide)
     for key in ("gender", "use"):
-        tasks += labelling("fashion", key, key, -1, products, train, fit)
-    tasks += attribute_sets("fashion", products, ("colour", "gender", "use"))
-    tasks += within_groups("fashion", products) + same_product("fashion", products)
-    note = (
+        dataset.labelling(key, key, -1, products, train, fit)
+    dataset.attribute_sets(products, ("colour", "gender", "use"))
+    dataset.within_groups(products)
+    dataset.same_product(products)
+    dataset.note = (
         "a hit is any item of the query's group; labels come from the training split, and others count as "
         "errors; hidden: colour and category words dropped from the title; groups are of equal titles or "
         "photos, so words alone find them"
     )
-    return Dataset(
-        "fashion", "believed MIT, photos the brands'", note, tasks, [p.title for p in train], split.files,
-        split.problems, training=train,
-    )  # fmt: skip
+    dataset.texts, dataset.training = [p.title for p in train], train
+    return dataset
 
 
 def grocery(data: Path, limit: int | None = None, fit_rows: int = 0) -> Dataset:
     """Phone photos taken in shops, searched in a catalogue of one clean shot per product."""
-    split = Split(data)
-    catalogue = split.read("grocery/catalogue.parquet")
-    photos = split.read("grocery/photos-validation.parquet", limit)
+    dataset = Dataset("grocery", data)
+    catalogue = dataset.read("grocery/catalogue.parquet")
+    photos = dataset.read("grocery/photos-validation.parquet", limit)
     queries, keys = views(photos, "image"), [p.id for p in catalogue]
     wanted = [p.group_id or "" for p in photos]
     same = [{product: 1.0} for product in wanted]
-    tasks: list[Task] = [
+    dataset.tasks = [
         Retrieval(
             "grocery", f"phone photo → catalogue {what}", "image", queries, views(catalogue, name), keys,
             same, wanted, IMAGE, VIEWS[name], ("R@1", "R@5", "MRR"),
         )
         for what, name in (("photo", "image"), ("title", "text"), ("photo + title", "image + text"))
     ]  # fmt: skip
-    tasks += same_product("grocery", photos)
-    note = "exactly one catalogue product is right; intervals resample products"
-    texts = [p.title for p in catalogue]
-    return Dataset("grocery", "MIT", note, tasks, texts, split.files, split.problems)
+    dataset.same_product(photos)
+    dataset.note = "exactly one catalogue product is right; intervals resample products"
+    dataset.texts = [p.title for p in catalogue]
+    return dataset
 
 
 def luma(data: Path, limit: int | None = None, fit_rows: int = 0) -> Dataset:
     """Alternate and back views, searched among the main photos of all colour variants."""
-    split = Split(data)
+    dataset = Dataset("luma", data)
     queries: list[Product] = []
     corpus: list[Product] = []
-    for product in split.read("luma/products.parquet"):
+    for product in dataset.read("luma/products.parquet"):
         firsts = _first_photos(product)
         for number, ref in enumerate(product.images):
             name = f"{product.id}/main" if ref.role == "main" else f"{product.id}/{number}"
@@ -112,7 +100,7 @@ def luma(data: Path, limit: int | None = None, fit_rows: int = 0) -> Dataset:
     exact = [{f"{group}/main": 1.0} for group in groups]
     anywhere = [{p.id: 1.0 for p in corpus if p.group_id == group} for group in groups]
     keys = [p.id for p in corpus]
-    tasks: list[Task] = [
+    dataset.tasks = [
         Retrieval(
             "luma", name, "image", queries, corpus, keys, relevant, groups, IMAGE, IMAGE,
             ("R@1", "R@5", "MRR", "mAP"),
@@ -123,12 +111,12 @@ def luma(data: Path, limit: int | None = None, fit_rows: int = 0) -> Dataset:
     kinds = [p.group_id or "" for p in every]  # so that photos of the cut in other colours are the others
     own = {q.id for q in queries}  # views of the colour that the main photo shows
     colours = [p if p.id in own or p.id.endswith("/main") else _alone(p) for p in every]
-    tasks += same_product("luma", colours, kinds)
-    note = (
+    dataset.same_product(colours, kinds)
+    dataset.note = (
         "main photo: the same cut in another colour is wrong; any variant: it is right; product matching: "
         "views of one colour, against the cut in others"
     )
-    return Dataset("luma", "OSL-3.0 / AFL-3.0", note, tasks, [], split.files, split.problems)
+    return dataset
 
 
 def _alone(product: Product) -> Product:
@@ -147,16 +135,13 @@ def _first_photos(product: Product) -> set[int]:
 
 def flipkart(data: Path, limit: int | None = None, fit_rows: int = 2000) -> Dataset:
     """Seven balanced departments."""
-    split = Split(data)
-    products = split.read("flipkart/validation.parquet", limit)
-    train = split.read("flipkart/train.parquet")
-    fit = sample(train, fit_rows)
-    tasks = labelling("flipkart", "department", "category", 0, products, train, fit, frozenset())
-    note = "titles alone, without the long descriptions, unless the model's prompt reads those"
-    texts = [p.title for p in train]
-    return Dataset(
-        "flipkart", "believed CC BY-SA 4.0", note, tasks, texts, split.files, split.problems, training=train
-    )
+    dataset = Dataset("flipkart", data)
+    products = dataset.read("flipkart/validation.parquet", limit)
+    train = dataset.read("flipkart/train.parquet")
+    dataset.labelling("department", "category", 0, products, train, sample(train, fit_rows))
+    dataset.note = "titles alone, without the long descriptions, unless the model's prompt reads those"
+    dataset.texts, dataset.training = [p.title for p in train], train
+    return dataset
 
 
 # ---- the sample shop -------------------------------------------------------------------------------
@@ -171,9 +156,10 @@ def sample_shop(
     """
     from moonshelf import sample
 
+    dataset = Dataset("sampleshop")
     shop = shop or sample.shop(min(limit or sample.SIZE, sample.SIZE))
     corpus = [view(p, text=True, image=True) for p in shop.products]
-    keys, tasks = [p.id for p in corpus], list[Task]()
+    keys = [p.id for p in corpus]
     for modality, name, reads in (
         ("text", "text → product", TEXT),
         ("image", "photo → product", IMAGE),
@@ -183,7 +169,7 @@ def sample_shop(
         if asked:
             queries = [Product(id=q.id, title=q.text, images=(q.image,) if q.image else ()) for q in asked]
             grades = [{key: float(grade) for key, grade in q.relevance.items()} for q in asked]
-            tasks.append(
+            dataset.tasks.append(
                 Retrieval(
                     "sampleshop", name, modality, queries, corpus, keys, grades, [q.id for q in asked],
                     reads, BOTH, ("nDCG@10", "R@1"), hit_gain=3.0,
@@ -202,7 +188,7 @@ def sample_shop(
             continue
         compared = key in ("category", "colour")
         for shown in ("image", "image + text"):
-            tasks.append(
+            dataset.tasks.append(
                 Labelling(
                     "sampleshop", key, shown, views([shop.products[i] for i in rows], shown),
                     [values[i] for i in rows], labels, [truths[i].group for i in rows], VIEWS[shown], key,
@@ -214,11 +200,10 @@ def sample_shop(
         for p, truth in zip(shop.products, truths, strict=True)
     ]
     keys_read = [key for key, _ in columns[1:]]
-    tasks += attribute_sets("sampleshop", stated, keys_read, ("image", "image + text"))
-    note = (
+    dataset.attribute_sets(stated, keys_read, ("image", "image + text"))
+    dataset.note = (
         f"drawn with seed {shop.seed}; nDCG over grades 0 to 3, R@1 asks for grade 3; attributes are those "
         "that the main photo shows"
     )
-    return Dataset(
-        "sampleshop", "Apache-2.0, drawn by the package", note, tasks, [p.title for p in shop.products]
-    )
+    dataset.texts = [p.title for p in shop.products]
+    return dataset

@@ -27,7 +27,7 @@ from moonshelf.product import Product
 from moonshelf.prompts import PromptSpec
 
 if TYPE_CHECKING:
-    from moonshelf.evaluation.data.views import Dataset
+    from moonshelf.evaluation.data.dataset import Dataset
 
 K1, B = 1.2, 0.75
 MAX_WORDS = 32768  # the commonest; rarer ones are no columns, so their matches do not count

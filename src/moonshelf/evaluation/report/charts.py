@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from moonshelf.evaluation.report.outcome import Outcome, Row
+from moonshelf.evaluation.report.page import BOTTOM, LEFT, RIGHT, TOP, WIDTH, between, percent
 
-WIDTH, HEIGHT = 340, 250
-LEFT, RIGHT, TOP, BOTTOM = 46, 332, 12, 206
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring")
 DASHES = ("", "6 4", "2 3")
 Scale = Callable[[float], float]
@@ -123,15 +122,6 @@ def _cost(outcome: Outcome, row: Row) -> Chart | None:
         cells,
         missing=missing,
     )
-
-
-def percent(value: float | None) -> str:
-    """A share as a number of percent with one decimal, as the tables of an evaluation give it."""
-    return "n/a" if value is None else f"{100 * value:.1f}"
-
-
-def between(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"{percent(low)} to {percent(high)}"
 
 
 def share_scale(values: Sequence[float]) -> tuple[list[Tick], Scale]:

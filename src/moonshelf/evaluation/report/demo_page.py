@@ -8,19 +8,17 @@ are untrusted, so the template escapes every value.
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moonshelf.attributes import canonical_key
+from moonshelf.evaluation.report.page import template
 from moonshelf.evaluation.tasks import Result, says
 from moonshelf.prompts import CATEGORY_SEPARATOR, clean_text, read_rationale
 
 if TYPE_CHECKING:
-    from jinja2 import Template
-
     from moonshelf.sample import Truth
 
 GRADES = {3: "exactly what was asked", 2: "close", 1: "related", 0: "not asked for"}
@@ -164,30 +162,11 @@ def chips(rationale: str, truth: Truth) -> list[Chip]:
     return found + [Chip(key, "", "missing", known[key].lower()) for key in known if key not in written]
 
 
-def data_uri(jpeg: bytes | None) -> str:
-    """A JPEG as an address that holds it; "" for none."""
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}" if jpeg else ""
-
-
-def template(name: str, *folders: Path, **filters: Callable[..., Any]) -> Template:
-    """A page of this folder or of others; what is put into it is escaped, a missing name is an error."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader([*folders, Path(__file__).parent]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(filters)
-    return environment.get_template(name)
-
-
 def render(page: Page) -> str:
     """The page as HTML."""
-    filters = {"clean": _clean, "percent": percent, "number": _number, "seconds": _seconds}
-    return template("report.html", **filters).render(page=page, GRADES=GRADES, MARKS=MARKS)
+    return template("report.html", clean=_clean, percent=percent, seconds=_seconds).render(
+        page=page, GRADES=GRADES, MARKS=MARKS
+    )
 
 
 def write(page: Page, path: Path) -> int:
@@ -210,11 +189,6 @@ def percent(share: float | None) -> str:
     if 0 < value < 0.05:
         return "<0.1 %"
     return f"{value:.1f} %" if 0 < value < 9.95 else f"{value:.0f} %"
-
-
-def _number(value: float | None) -> str:
-    """A number for a style sheet, never anything else."""
-    return f"{100 * float(value or 0):.2f}"
 
 
 def _seconds(value: float) -> str:

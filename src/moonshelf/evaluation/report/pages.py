@@ -7,22 +7,21 @@ it. Every text in it may come from a stranger's feed: it is escaped, on one line
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
 
-from moonshelf import images
 from moonshelf.evaluation import predictions
 from moonshelf.evaluation.report import charts, plain, slices, worst
-from moonshelf.evaluation.report.demo_page import data_uri, template
 from moonshelf.evaluation.report.outcome import MARKS, Change, Outcome, mark
+from moonshelf.evaluation.report.page import data_uri, facts, template, thumbnail, write_texts
 from moonshelf.evaluation.report.worst import Picture
+from moonshelf.product import ImageRef
 
 HTML, MARKDOWN, CSV = "report.html", "report.md", "results.csv"
 SIDE = 160  # pixels of a thumbnail
 MAX_PROBLEMS = 20
 RATIONALE = 400  # characters
-PLOTS = 4  # of a section that are open
 
 
 def write_pages(
@@ -44,11 +43,9 @@ def write_pages(
     texts = {
         HTML: render(outcome, found), MARKDOWN: plain.markdown(outcome), CSV: plain.table_csv(outcome),
     }  # fmt: skip
-    for name, text in texts.items():
-        (out / name).write_text(text, encoding="utf-8", newline="\n")
     if page is not None:
         plain.fill(page, texts[MARKDOWN])
-    return [out / name for name in texts]
+    return write_texts(out, texts)
 
 
 def wanted_pictures(out: Path, *, baseline: str | None = None) -> list[Picture]:
@@ -58,8 +55,8 @@ def wanted_pictures(out: Path, *, baseline: str | None = None) -> list[Picture]:
 
 def render(outcome: Outcome, pictures: Mapping[Picture, bytes]) -> str:
     """The page as HTML."""
-    page = template("evaluation.html", clean=plain.shown, percent=charts.percent, signed=_signed, mark=mark)
-    changes = outcome.changes()
+    page = template("evaluation.html", mark=mark)
+    changes, record = outcome.changes(), outcome.record
     return page.render(
         run=outcome,
         title=_title(outcome),
@@ -72,48 +69,30 @@ def render(outcome: Outcome, pictures: Mapping[Picture, bytes]) -> str:
         encoder=worst.shown_encoder(outcome),
         queries=worst.worst_queries(outcome),
         labels=worst.wrong_labels(outcome),
-        photos=_Photos(pictures),
+        photos=_photos(pictures),
         unmeasured=_reasons(outcome),
         cost_columns=_cost_columns(outcome),
-        facts=_facts(outcome),
+        facts=facts(
+            *(record.get(name) for name in ("settings", "versions", "machine")), seconds=record.get("seconds")
+        ),
         problems=outcome.listed("problems"),
         FEW=slices.FEW,
         MARKS=MARKS,
         MAX_PROBLEMS=MAX_PROBLEMS,
         RATIONALE=RATIONALE,
         SIDE=SIDE,
-        PLOTS=PLOTS,
-        box=(charts.WIDTH, charts.HEIGHT, charts.LEFT, charts.RIGHT, charts.TOP, charts.BOTTOM),
     )
 
 
-class _Photos:
+def _photos(pictures: Mapping[Picture, bytes]) -> Callable[[Picture], str]:
     """Thumbnails as data URIs, each made once; "" for a picture that is missing or cannot be decoded."""
 
-    def __init__(self, pictures: Mapping[Picture, bytes]) -> None:
-        self._pictures = pictures
-        self._made: dict[Picture, str] = {}
+    @cache
+    def photo(key: Picture) -> str:
+        data = pictures.get(key)
+        return data_uri(thumbnail(ImageRef(data=data), SIDE)) if data else ""
 
-    def __call__(self, key: Picture) -> str:
-        if key not in self._made:
-            self._made[key] = self._thumbnail(self._pictures.get(key))
-        return self._made[key]
-
-    @staticmethod
-    def _thumbnail(data: bytes | None) -> str:
-        from moonshelf.catalogue.rows import picture_columns
-
-        if data is None:
-            return ""
-        try:
-            return data_uri(picture_columns(images.decode(data, max_side=SIDE))["thumbnail"])
-        except images.ImageError:
-            return ""
-
-
-def _signed(points: float) -> str:
-    """+1.2, −0.3, with a true minus sign."""
-    return f"{points:+.1f}".replace("-", "−")
+    return photo
 
 
 def _title(outcome: Outcome) -> str:
@@ -155,18 +134,3 @@ def _cost_columns(outcome: Outcome) -> list[str]:
         if isinstance(value, int | float) and not isinstance(value, bool)
     ]
     return list(dict.fromkeys(names))
-
-
-def _facts(outcome: Outcome) -> dict[str, str]:
-    """Settings, versions and machine as one flat list of names and values."""
-    facts: dict[str, str] = {}
-    for group in ("settings", "versions", "machine"):
-        found: Any = outcome.record.get(group)
-        for name, value in found.items() if isinstance(found, dict) else ():
-            if isinstance(value, list | tuple):
-                value = ", ".join(map(str, value)) or "none"
-            facts[str(name).replace("_", " ")] = "none" if value is None else str(value)
-    seconds = outcome.record.get("seconds")
-    if isinstance(seconds, int | float):
-        facts["whole run"] = f"{seconds:,.1f} s"
-    return facts

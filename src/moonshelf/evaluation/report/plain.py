@@ -13,8 +13,8 @@ from pathlib import Path
 
 from moonshelf.errors import UserError
 from moonshelf.evaluation.contract import Result
-from moonshelf.evaluation.report.charts import percent
 from moonshelf.evaluation.report.outcome import MARKS, Outcome, Row, mark
+from moonshelf.evaluation.report.page import percent
 from moonshelf.plaintext import csv_field, escaped, table
 from moonshelf.plaintext import shown as shown  # pages take it from here, with the rest
 

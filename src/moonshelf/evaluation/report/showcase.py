@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moonshelf import images
-from moonshelf.catalogue.rows import THUMBNAIL_SIDE, picture_columns
+from moonshelf.catalogue.rows import THUMBNAIL_SIDE
 from moonshelf.catalogue.tables import why
 from moonshelf.evaluation.data.validation import sample_shop
 from moonshelf.evaluation.data.views import view
@@ -29,8 +28,8 @@ from moonshelf.evaluation.report.demo_page import (
     Shown,
     Tile,
     chips,
-    data_uri,
 )
+from moonshelf.evaluation.report.page import data_uri, thumbnail
 from moonshelf.evaluation.statistics import metrics
 from moonshelf.evaluation.tasks import Encode, Encoder, Result, Retrieval, Vectors, check_vectors, says
 from moonshelf.prompts import END_THINK, THINK
@@ -77,13 +76,6 @@ def _card(row: Mapping[str, Any], truth: Truth) -> Card:
     )
 
 
-def thumbnail(ref: ImageRef | None) -> str:
-    """A picture as a data URI, re-encoded and at most 192 pixels wide and high."""
-    if ref is None:
-        return ""
-    return data_uri(picture_columns(images.load(ref, max_side=THUMBNAIL_SIDE))["thumbnail"])
-
-
 def searched(query: Query, found: SearchResult, rows: Rows) -> Search:
     """A search as the page shows it; a hit says its place in each of the fused lists."""
     hits = []
@@ -92,7 +84,7 @@ def searched(query: Query, found: SearchResult, rows: Rows) -> Search:
             f"{name} {hit.why[f'{name}_rank']}" for name in ("vector", "text") if f"{name}_rank" in hit.why
         ]
         hits.append(_shown(rows[hit.id], grade=query.relevance.get(hit.id, 0), note=", ".join(places)))
-    return Search(KINDS[query.modality], query.text, thumbnail(query.image), hits)
+    return Search(KINDS[query.modality], query.text, _picture(query.image), hits)
 
 
 def worst(
@@ -117,7 +109,7 @@ def worst(
             ]
             rank = f"place {order.index(best) + 1} of {len(order)}"
             wanted = _shown(rows[task.corpus_keys[best]], rank) if task.corpus_keys[best] in rows else None
-            picture = thumbnail(query.images[0] if query.images else None)
+            picture = _picture(query.images[0] if query.images else None)
             figure = f"nDCG@10 {100 * quality[place]:.0f} %"
             found.append(Search(KINDS[task.view], query.title, picture, hits, wanted, figure))
     return found
@@ -186,6 +178,10 @@ def read_attributes(shop: Shop, written: Mapping[str, str], view: str, encoder: 
 
 def _shown(row: Mapping[str, Any], score: str = "", grade: int | None = None, note: str = "") -> Shown:
     return Shown(row["title"], data_uri(row["thumbnail"]), score, grade, note)
+
+
+def _picture(ref: ImageRef | None) -> str:
+    return data_uri(thumbnail(ref, THUMBNAIL_SIDE))
 
 
 def first_of_each(queries: Sequence[Query], counts: Mapping[str, int]) -> list[Query]:

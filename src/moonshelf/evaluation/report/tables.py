@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from moonshelf.evaluation.record import Report
+from moonshelf.evaluation.report.page import percent
 from moonshelf.evaluation.tasks import Result
 
 FOOT = (
@@ -100,9 +101,9 @@ def _table(title: str, rows: dict[tuple[str, ...], dict[str, Result]], names: li
         one = next((r for r in found.values() if r.value is not None), next(iter(found.values())))
         chance = next((r.chance for r in found.values() if r.chance is not None), None)
         how = [metric] if ranking else [method, metric]
-        cells = [escape(task), view, *how, str(one.n), str(one.corpus or "-"), _percent(chance)]
+        cells = [escape(task), view, *how, str(one.n), str(one.corpus or "-"), _share(chance)]
         if not ranking:
-            cells.append(_percent(one.constant))
+            cells.append(_share(one.constant))
         table.add_row(*cells, *(_cell(found.get(name)) for name in names))
     return table
 
@@ -113,13 +114,13 @@ def _cell(result: Result | None) -> str:
     if result.value is None:
         return "n/a"
     if result.low is None or result.high is None:
-        return _percent(result.value)
+        return percent(result.value)
     half = 100 * (result.high - result.low) / 2
     mark = "†" if result.at_chance else ""
     if result.versus is not None and result.versus.significant:
         mark += "▲" if result.versus.difference > 0 else "▼"
-    return f"{_percent(result.value)} ±{half:.1f}{mark}"
+    return f"{percent(result.value)} ±{half:.1f}{mark}"
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f}"
+def _share(value: float | None) -> str:
+    return "" if value is None else percent(value)
