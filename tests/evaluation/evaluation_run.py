@@ -91,17 +91,15 @@ def make_run(out: Path) -> Path:
     """Write a whole run's folder."""
     made, results = encoders(), []
     for task in tasks():
-        base = None
-        for encoder in made:
-            for kept in task.predict(encoder, encode):
-                if isinstance(kept, Predictions):
-                    done = scoring.scored(kept)
-                    base = base or {}
-                    base.setdefault(kept.head.method, done)
-                    results += scoring.results(done, base[kept.head.method])
-                    predictions.write(kept, out)
-                else:
-                    results.append(kept)
+        done = [
+            scoring.Scored(kept) if isinstance(kept, Predictions) else kept
+            for encoder in made
+            for kept in task.predict(encoder, encode)
+        ]
+        results += scoring.figures(done, DIRECT)
+        for one in done:
+            if isinstance(one, scoring.Scored):
+                predictions.write(one.predictions, out)
     record = {
         "results": [r.as_dict() for r in results],
         "datasets": [

@@ -166,7 +166,7 @@ def figures(run) -> list[dict]:
 
 
 def test_figures_intervals_and_marks_are_those_of_the_record(page, made):
-    outcome = Outcome.load(made).against_baseline()
+    outcome = Outcome.load(made)
     assert outcome.baseline == DIRECT
     for dataset in outcome.datasets:
         shown = page.table(f"{plain.shown(dataset)}: the first metric of each task")[1:]
@@ -323,7 +323,7 @@ def unescaped(cell: str) -> str:
 
 def test_markdown_reads_back(made):
     text = (made / "report.md").read_text(encoding="utf-8")
-    outcome = Outcome.load(made).against_baseline()
+    outcome = Outcome.load(made)
     tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
     assert len(tables) == 1 + len(outcome.datasets)
     lines = []

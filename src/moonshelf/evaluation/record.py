@@ -11,8 +11,9 @@ import json
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +24,6 @@ from moonshelf.evaluation import predictions
 from moonshelf.evaluation.contract import Result
 from moonshelf.evaluation.predictions import Predictions
 from moonshelf.evaluation.statistics import scoring, significance
-from moonshelf.evaluation.statistics.scoring import Scored
 from moonshelf.files import write_atomic
 
 RESULT = "result.json"
@@ -93,13 +93,21 @@ def write_result(record: Mapping[str, Any], out: Path) -> Path:
 
 
 def load(out: Path) -> Report:
-    """The record in a folder. Raises UserError if it is missing or is none."""
+    """The record in a folder. Raises UserError if it is missing or is none; odd parts beside the figures are
+    left out."""
     record = read_result(out)
     if not isinstance(record.get("results"), list):
         raise UserError(f"{out / RESULT} is no record of an evaluation: evaluate again with --out")
-    names = {one.name for one in fields(Report)}
-    known = {name: value for name, value in record.items() if name in names}
-    return Report(**{**known, "results": typed(record["results"], Result, f"result {{}} of {RESULT}")})
+    report = Report(typed(record["results"], Result, f"result {{}} of {RESULT}"))
+    for name, empty in vars(report).items():
+        found = record.get(name)
+        if name == "results" or not isinstance(found, type(empty)):
+            continue
+        if isinstance(found, list):
+            kind = str if name == "errors" else dict
+            found = [one for one in found if isinstance(one, kind)]
+        setattr(report, name, found)
+    return report
 
 
 def read_result(out: Path) -> dict[str, Any]:
@@ -135,28 +143,14 @@ def recompute(
     file, and for a baseline that is no encoder of the run.
     """
     report = load(out)
-    check_baseline(baseline, [encoder["name"] for encoder in report.encoders])
-    baseline = baseline or report.baseline
-    report.settings = {**report.settings, "baseline": baseline}
+    check_baseline(baseline, list(dict.fromkeys(r.encoder for r in report.results)))
+    report.settings = {**report.settings, "baseline": baseline or report.baseline}
     results: list[Result] = []
-    done: set[str] = set()
-    others: dict[str, Scored | None] = {}  # scored files of the baseline in the task at hand
-    task: tuple[str, str, str] | None = None
-    for r in report.results:
-        if not r.predictions:
-            results.append(r)
-            continue
-        if r.predictions in done:
-            continue
-        done.add(r.predictions)
-        if task != (r.dataset, r.task, r.view):
-            task, others = (r.dataset, r.task, r.view), {}
-        kept = _read(out, r.predictions)
-        if baseline and r.method not in others:
-            name = predictions.file_name(replace(kept.head, encoder=baseline))
-            ran = any(other.predictions == name for other in report.results)
-            others[r.method] = scoring.scored(_read(out, name)) if ran else None
-        results += scoring.results(scoring.scored(kept), others.get(r.method))
+    for _, task in groupby(report.results, lambda r: (r.dataset, r.task, r.view)):
+        kept: dict[object, Predictions | Result] = {}  # a file holds all metrics of its method
+        for r in task:
+            kept.setdefault(r.predictions or r, _read(out, r.predictions) if r.predictions else r)
+        results += scoring.figures(kept.values(), report.baseline)
     report.results = results
     if advise is not None:
         report.errors = list(advise(report))

@@ -30,7 +30,7 @@ from moonshelf.evaluation.encoders.cache import EmbeddingCache, Timing, measured
 from moonshelf.evaluation.encoders.lexical import fit_words
 from moonshelf.evaluation.predictions import Predictions
 from moonshelf.evaluation.record import Report
-from moonshelf.evaluation.statistics.scoring import Scored, results, scored
+from moonshelf.evaluation.statistics.scoring import Scored, figures
 from moonshelf.evaluation.tasks import (
     AttributeSets,
     Encoder,
@@ -230,7 +230,7 @@ class _Run:
 
     def _task(self, task: Task) -> None:
         """Predictions of all encoders, then figures, so that any of them can be the baseline."""
-        found: list[list[Scored | Result]] = []
+        found: list[Scored | Result] = []
         for encoder in self.encoders:
             self.say(f"{task.dataset}: {task.name}, {task.view} - {encoder.name}")
             mine = replace(task, fit=None) if isinstance(task, Labelling) and encoder.writes else task
@@ -238,7 +238,7 @@ class _Run:
             encoded, tokens = timing.encoded, timing.tokens
             with measured() as cost:
                 kept = mine.predict(encoder, self.store.encode)
-                found.append([scored(one) if isinstance(one, Predictions) else one for one in kept])
+                done = [Scored(one) if isinstance(one, Predictions) else one for one in kept]
             self.report.costs.append(
                 {
                     "dataset": task.dataset, "task": task.name, "view": task.view, "encoder": encoder.name,
@@ -247,21 +247,11 @@ class _Run:
                     "peak_mib": cost.peak_mib, "gpu_mib": cost.gpu_mib,
                 }
             )  # fmt: skip
-            if self.out is not None:
-                for one in found[-1]:
-                    if isinstance(one, Scored):
-                        predictions.write(one.predictions, self.out)
-        others = {
-            one.predictions.head.method: one
-            for one in (one for row in found for one in row)
-            if isinstance(one, Scored) and one.predictions.head.encoder == self.baseline
-        }
-        for row in found:
-            for one in row:
-                if isinstance(one, Scored):
-                    self.report.results += results(one, others.get(one.predictions.head.method))
-                else:
-                    self.report.results.append(one)
+            for one in done:
+                if isinstance(one, Scored) and self.out is not None:
+                    predictions.write(one.predictions, self.out)
+            found += done
+        self.report.results += figures(found, self.baseline)
 
     def _illustrate(self, out: Path) -> None:
         from moonshelf.evaluation.report.pages import wanted_pictures

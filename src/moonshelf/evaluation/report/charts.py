@@ -72,15 +72,9 @@ def cost_charts(outcome: Outcome) -> list[Chart]:
     """Quality against time a product: for each data set its first ranking and its first labelling."""
     charts = []
     for dataset in outcome.datasets:
-        rows = [r for r in outcome.main_rows if r.dataset == dataset and not r.fitted]
         for kind in ("ranking", "zero-shot classification"):
-            row = max(
-                (r for r in rows if r.method == kind),
-                key=lambda r: sum(x.value is not None for x in r.results.values()),
-                default=None,
-            )
-            chart = _cost(outcome, row) if row else None
-            if chart:
+            row = outcome.widest(dataset, kind)
+            if row and (chart := _cost(outcome, row)):
                 charts.append(chart)
     return charts
 

@@ -38,7 +38,7 @@ def write_pages(
     for the tables (`plain.fill`). Raises UserError where the folder
     holds no run, or a damaged one.
     """
-    outcome = Outcome.load(out, baseline).against_baseline()
+    outcome = Outcome.load(out, baseline)
     found = predictions.read_pictures(out) if pictures is None else pictures
     texts = {
         HTML: render(outcome, found), MARKDOWN: plain.markdown(outcome), CSV: plain.table_csv(outcome),
@@ -56,11 +56,12 @@ def wanted_pictures(out: Path, *, baseline: str | None = None) -> list[Picture]:
 def render(outcome: Outcome, pictures: Mapping[Picture, bytes]) -> str:
     """The page as HTML."""
     page = template("evaluation.html", mark=mark)
-    changes, record = outcome.changes(), outcome.record
+    changes, report = outcome.changes(), outcome.report
+    suite = report.settings.get("suite")
     return page.render(
         run=outcome,
-        title=_title(outcome),
-        rows={name: [r for r in outcome.main_rows if r.dataset == name] for name in outcome.datasets},
+        title=f"Evaluation: {suite}" if suite else "Evaluation",
+        rows={name: outcome.of(name) for name in outcome.datasets},
         tallies=outcome.tallies(),
         changes=changes,
         span=_span(changes),
@@ -72,10 +73,8 @@ def render(outcome: Outcome, pictures: Mapping[Picture, bytes]) -> str:
         photos=_photos(pictures),
         unmeasured=_reasons(outcome),
         cost_columns=_cost_columns(outcome),
-        facts=facts(
-            *(record.get(name) for name in ("settings", "versions", "machine")), seconds=record.get("seconds")
-        ),
-        problems=outcome.listed("problems"),
+        facts=facts(report.settings, report.versions, report.machine, seconds=report.seconds),
+        problems=report.problems,
         FEW=slices.FEW,
         MARKS=MARKS,
         MAX_PROBLEMS=MAX_PROBLEMS,
@@ -95,12 +94,6 @@ def _photos(pictures: Mapping[Picture, bytes]) -> Callable[[Picture], str]:
     return photo
 
 
-def _title(outcome: Outcome) -> str:
-    settings = outcome.record.get("settings")
-    suite = settings.get("suite") if isinstance(settings, dict) else None
-    return f"Evaluation: {suite}" if isinstance(suite, str) and suite else "Evaluation"
-
-
 def _span(changes: list[Change]) -> float:
     """Half of the width of the bars of differences: the furthest end of an interval."""
     ends = [
@@ -112,7 +105,7 @@ def _span(changes: list[Change]) -> float:
 def _reasons(outcome: Outcome) -> list[tuple[str, str, list[str]]]:
     """What the data or an encoder cannot give: data set, reason, and the tasks that it holds for."""
     found: dict[tuple[str, str], dict[str, None]] = {}
-    for dataset in outcome.listed("datasets"):
+    for dataset in outcome.report.datasets:
         not_run = dataset.get("not_run")
         for task, why in not_run.items() if isinstance(not_run, dict) else ():
             found.setdefault((str(dataset.get("name")), str(why)), {})[str(task)] = None
@@ -129,7 +122,7 @@ def _cost_columns(outcome: Outcome) -> list[str]:
     """Figures that the run kept of each encoder, in their order: seconds, tokens, memory …"""
     names = [
         name
-        for one in outcome.listed("encoders")
+        for one in outcome.report.encoders
         for name, value in one.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     ]

@@ -62,7 +62,7 @@ def markdown(outcome: Outcome) -> str:
         ),
     ]  # fmt: skip
     for name in outcome.datasets:
-        rows = [row for row in outcome.main_rows if row.dataset == name]
+        rows = outcome.of(name)
         if rows:
             head = ["task", "shown", "by", "n / of", "chance", *map(escaped, outcome.encoders)]
             parts += [f"### {escaped(name)}", table(head, [_cells(outcome, row) for row in rows], left=3)]
@@ -72,9 +72,8 @@ def markdown(outcome: Outcome) -> str:
 
 
 def _cells(outcome: Outcome, row: Row) -> list[str]:
-    by = row.metric if row.method == "ranking" else f"{row.method}, {row.metric}"
     one = row.any
-    head = [escaped(row.task), escaped(row.view), escaped(by), f"{one.n} / {one.corpus or '–'}"]
+    head = [escaped(row.task), escaped(row.view), escaped(row.by), f"{one.n} / {one.corpus or '–'}"]
     figures = [cell(row.results.get(name)) for name in outcome.encoders]
     return [*head, "" if row.chance is None else percent(row.chance), *figures]
 

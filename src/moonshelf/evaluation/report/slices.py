@@ -58,9 +58,7 @@ def sliced(outcome: Outcome) -> list[Sliced]:
     for dataset in outcome.datasets:
         known = _values(outcome, dataset)
         for method in METHODS:
-            rows = [r for r in outcome.main_rows if (r.dataset, r.method) == (dataset, method)]
-            if rows:
-                row = max(rows, key=lambda row: sum(r.value is not None for r in row.results.values()))
+            if row := outcome.widest(dataset, method):
                 parts = {name: _slices(outcome, row, values) for name, values in known.items()}
                 if kept := {name: part for name, part in parts.items() if len(part) > 1}:
                     found.append(Sliced(row, kept))

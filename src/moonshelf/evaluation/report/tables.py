@@ -7,14 +7,16 @@ a user's feed: they are never read as markup.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from moonshelf.evaluation.contract import Result
 from moonshelf.evaluation.record import Report
+from moonshelf.evaluation.report.outcome import Outcome, Row
 from moonshelf.evaluation.report.page import percent
-from moonshelf.evaluation.tasks import Result
 
 FOOT = (
     "± is half of the 95 % bootstrap interval over groups; n/a: the encoder cannot do it; † the interval "
@@ -25,26 +27,20 @@ FOOT = (
 MARKS = (
     "▲ ▼ better or worse than {}: the paired 95 % interval leaves zero out, uncorrected, so 1 in 20 is luck."
 )
+ORDER = ("zero-shot classification", "rationale")  # methods of labelling that come first
 
 
 def show(report: Report, console: Console) -> None:
     """One table a data set and kind of task, a column an encoder; then cost, notes and errors."""
     names = [encoder["name"] for encoder in report.encoders]
+    rows = _headlines(Outcome(report).rows)
     for dataset in report.datasets:
-        rows: dict[tuple[str, ...], dict[str, Result]] = {}
-        for result in report.results:
-            if result.dataset == dataset["name"]:
-                key = (result.method, result.task, result.view, result.metric)
-                rows.setdefault(key, {})[result.encoder] = result
-        rows = _headlines(rows)
-        for title, kept in (("retrieval", True), ("labels", False)):
-            chosen = {
-                key: found
-                for key, found in rows.items()
-                if (key[0] == "ranking") is kept and any(r.value is not None for r in found.values())
-            }
-            if chosen:
-                console.print(_table(f"{dataset['name']}: {title}", chosen, names))
+        mine = [row for row in rows if row.dataset == dataset["name"]]
+        if ranked := [row for row in mine if row.method == "ranking"]:
+            console.print(_table(f"{dataset['name']}: retrieval", ranked, names))
+        if others := [row for row in mine if row.method != "ranking"]:
+            others.sort(key=lambda row: ORDER.index(row.method) if row.method in ORDER else len(ORDER))
+            console.print(_table(f"{dataset['name']}: labels", others, names))
         for task, reason in dataset.get("not_run", {}).items():
             console.print(f"not run: {escape(f'{task}: {reason}')}", highlight=False)
         console.print(f"[dim]{escape(dataset['note'])}[/dim]\n")
@@ -61,14 +57,15 @@ def show(report: Report, console: Console) -> None:
         console.print(f"[red]error: {escape(error)}[/red]", highlight=False)
 
 
-def _headlines(rows: dict[tuple[str, ...], dict[str, Result]]) -> dict[tuple[str, ...], dict[str, Result]]:
-    """The first metrics of each method, task and view."""
+def _headlines(rows: Sequence[Row]) -> list[Row]:
+    """The first metrics of each method, task and view, where somebody could do it."""
     shown: Counter[tuple[str, ...]] = Counter()
-    kept = {}
-    for key, found in rows.items():
-        shown[key[:3]] += 1
-        if shown[key[:3]] <= (2 if key[0] == "ranking" else 1):
-            kept[key] = found
+    kept = []
+    for row in rows:
+        key = (row.dataset, row.task, row.view, row.method)
+        shown[key] += 1
+        if row.measured and shown[key] <= (2 if row.method == "ranking" else 1):
+            kept.append(row)
     return kept
 
 
@@ -86,41 +83,33 @@ def _costs(report: Report) -> Table:
     return table
 
 
-def _table(title: str, rows: dict[tuple[str, ...], dict[str, Result]], names: list[str]) -> Table:
-    ranking = title.endswith("retrieval")
+def _table(title: str, rows: Sequence[Row], names: Sequence[str]) -> Table:
+    ranking = rows[0].method == "ranking"
     table = Table(title=escape(title), title_justify="left", box=None, header_style="bold", pad_edge=False)
-    heads = ["task", "shown", *([] if ranking else ["by"]), "metric", "n", "of", "chance"]
-    for head in heads if ranking else [*heads, "constant"]:
-        table.add_column(head, justify="right" if head in ("n", "of", "chance", "constant") else "left")
+    left, right = ["task", "shown", "metric"], ["n", "of", "chance"]
+    if not ranking:
+        left, right = ["task", "shown", "by", "metric"], [*right, "constant"]
+    for head in left:
+        table.add_column(head)
+    for head in right:
+        table.add_column(head, justify="right")
     for name in names:
         table.add_column(name.replace("moonshelf ", ""), justify="right", no_wrap=True)
-    order = {"zero-shot classification": 0, "rationale": 1}
-    for key in sorted(rows, key=lambda k: order.get(k[0], 2)):
-        method, task, view, metric = key
-        found = rows[key]
-        one = next((r for r in found.values() if r.value is not None), next(iter(found.values())))
-        chance = next((r.chance for r in found.values() if r.chance is not None), None)
-        how = [metric] if ranking else [method, metric]
-        cells = [escape(task), view, *how, str(one.n), str(one.corpus or "-"), _share(chance)]
-        if not ranking:
-            cells.append(_share(one.constant))
-        table.add_row(*cells, *(_cell(found.get(name)) for name in names))
+    for row in rows:
+        one, how = row.any, [row.metric] if ranking else [row.method, row.metric]
+        shares = [row.chance] if ranking else [row.chance, one.constant]
+        cells = [escape(row.task), row.view, *how, str(one.n), str(one.corpus or "-")]
+        cells += ["" if share is None else percent(share) for share in shares]
+        table.add_row(*cells, *(_cell(row.results.get(name)) for name in names))
     return table
 
 
 def _cell(result: Result | None) -> str:
     if result is None:
         return "-"
-    if result.value is None:
-        return "n/a"
-    if result.low is None or result.high is None:
+    if result.value is None or result.low is None or result.high is None:
         return percent(result.value)
-    half = 100 * (result.high - result.low) / 2
     mark = "†" if result.at_chance else ""
     if result.versus is not None and result.versus.significant:
         mark += "▲" if result.versus.difference > 0 else "▼"
-    return f"{percent(result.value)} ±{half:.1f}{mark}"
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else percent(value)
+    return f"{percent(result.value)} ±{100 * (result.high - result.low) / 2:.1f}{mark}"

@@ -77,7 +77,7 @@ class WrongLabel:
 
 def shown_encoder(outcome: Outcome) -> str:
     """Whose mistakes are shown."""
-    written = {row_name for row in outcome.rows if row.method == "rationale" for row_name in _with_value(row)}
+    written = {r.encoder for row in outcome.rows if row.method == "rationale" for r in row.measured}
     return next((name for name in outcome.encoders if name in written), outcome.encoders[0])
 
 
@@ -191,10 +191,6 @@ def _rationales(outcome: Outcome, row: Row, encoder: str) -> dict[str, str]:
         if same and (whole := outcome.whole(other, encoder)) is not None and "rationale" in whole.columns:
             return dict(zip(whole.columns["id"], whole.columns["rationale"], strict=True))
     return {}
-
-
-def _with_value(row: Row) -> list[str]:
-    return [name for name, r in row.results.items() if r.value is not None]
 
 
 def _finite(score: float | None) -> float | None:

@@ -1,15 +1,16 @@
 """Figures from predictions, and from nothing else: so a run and its recomputation are the same code.
 
-`scored` fills in what each row is worth and draws the bootstrap of what is no mean over rows; `results`
-turns that into figures with intervals, beside a baseline of the same rows where there is one. A label that
+`Scored` fills in what each row is worth; `figures` turns that into results with intervals, beside a baseline
+of the same rows where there is one. A label that
 was read from a rationale and is none of the task's counts as no answer.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -26,48 +27,84 @@ PAIR_METRICS = ("AP", "ROC-AUC", "F1", "accuracy")  # the last two at a threshol
 
 
 @dataclass
+class _Joint:
+    """Figures that are no mean over rows, drawn together."""
+
+    statistic: significance.Statistic
+    clusters: Sequence[str]
+
+    @cached_property
+    def found(self) -> tuple[list[Interval], Floats]:
+        """One interval a figure, and the draws (resamples, figures)."""
+        rows = len(self.clusters)
+        value, resampled, m = significance.resample(self.statistic, rows, self.clusters)
+        return significance.intervals(value, resampled, rows, m), resampled
+
+
 class Scored:
-    """Predictions with what they are worth; one interval a metric, None where it is not defined."""
+    """Predictions with what they are worth: values of rows are in the columns, intervals drawn when asked."""
 
-    predictions: Predictions
-    intervals: dict[str, Interval | None] = field(default_factory=dict)
-    resampled: dict[str, Floats] = field(default_factory=dict)  # of metrics that are no mean over rows
-    note: str = ""
+    def __init__(self, kept: Predictions) -> None:
+        if not len(kept):
+            raise UserError(
+                f"the predictions of {kept.head.dataset} {kept.head.task} hold no row: evaluate again"
+            )
+        self.predictions, self.note = kept, ""
+        self.joint: dict[str, tuple[_Joint, int]] = {}  # metric -> what it is drawn with, its place in that
+        {"ranking": _rank, "labels": _label, "sets": _sets, "pairs": _pairs}[kept.head.kind](self)
+
+    @cached_property
+    def intervals(self) -> dict[str, Interval]:
+        """Of every metric of the file that is defined for it."""
+        kept, found = self.predictions, {}
+        for metric in kept.head.metrics:
+            values = kept.values(metric)
+            if values is not None:
+                found[metric] = metrics.bootstrap(values, kept.columns["cluster"])
+            elif metric in self.joint:
+                drawn, place = self.joint[metric]
+                found[metric] = drawn.found[0][place]
+        return found
+
+    def draw(
+        self, names: Sequence[str], statistic: significance.Statistic, clusters: Sequence[str] | None = None
+    ) -> None:
+        """Let the named figures be drawn with a statistic that gives them in this order."""
+        drawn = _Joint(statistic, self.predictions.columns["cluster"] if clusters is None else clusters)
+        self.joint |= {
+            name: (drawn, place) for place, name in enumerate(names) if name in self.predictions.head.metrics
+        }
 
 
-def scored(kept: Predictions) -> Scored:
-    """Row values (written into the columns), chance levels and intervals of all metrics of a file."""
-    if not len(kept):
-        raise UserError(
-            f"the predictions of {kept.head.dataset} {kept.head.task} hold no row: evaluate again"
-        )
-    fill = {"ranking": _rank, "labels": _label, "sets": _sets, "pairs": _pairs}[kept.head.kind]
-    done = Scored(kept)
-    fill(done)
-    for metric in done.predictions.head.metrics:
-        values = done.predictions.values(metric)
-        if values is not None:
-            done.intervals[metric] = metrics.bootstrap(values, kept.columns["cluster"])
-    return done
+def figures(kept: Iterable[Predictions | Scored | Result], baseline: str | None = None) -> list[Result]:
+    """The figures of one task, of one or several encoders; results that say why not stay.
 
-
-def figures(kept: Iterable[Predictions | Result]) -> list[Result]:
-    """The figures of what a task gives: predictions are scored, results that say why not stay."""
+    Each is tested against the encoder `baseline`, where that did the task by the same method.
+    """
+    scored = [Scored(one) if isinstance(one, Predictions) else one for one in kept]
+    others = {
+        one.predictions.head.method: one
+        for one in scored
+        if isinstance(one, Scored) and one.predictions.head.encoder == baseline
+    }
     found: list[Result] = []
-    for one in kept:
-        found += [one] if isinstance(one, Result) else results(scored(one))
+    for one in scored:
+        if isinstance(one, Result):
+            found.append(one)
+        else:
+            found += results(one, others.get(one.predictions.head.method))
     return found
 
 
 def results(done: Scored, baseline: Scored | None = None) -> list[Result]:
     """One figure a metric, in the order of the head; `versus` the baseline unless it is the same encoder."""
     head = done.predictions.head
+    if baseline is not None and baseline.predictions.head.encoder == head.encoder:
+        baseline = None
     figures = []
     for metric in head.metrics:
         interval = done.intervals.get(metric)
-        versus = None
-        if interval is not None and baseline is not None and not _same(done, baseline):
-            versus = _versus(done, baseline, metric)
+        known = interval is not None and baseline is not None
         figures.append(
             Result(
                 head.dataset, head.task, head.view, head.method, metric, head.encoder,
@@ -79,10 +116,41 @@ def results(done: Scored, baseline: Scored | None = None) -> list[Result]:
                 corpus=head.corpus, chance=head.chance.get(metric),
                 constant=head.constant if metric == "accuracy" else None,
                 note="; ".join(part for part in (head.note, done.note) if part),
-                versus=versus, predictions=file_name(head),
+                versus=versus(done, baseline, metric) if known and baseline else None,
+                predictions=file_name(head),
             )
         )  # fmt: skip
     return figures
+
+
+def versus(done: Scored, baseline: Scored, metric: str) -> Versus | None:
+    """The paired difference of two encoders in a metric; None where it is not defined for either.
+
+    Raises UserError where the two are not of the same rows.
+    """
+    ours, theirs = done.predictions, baseline.predictions
+    for column in ("id", "cluster"):
+        if ours.columns[column] != theirs.columns[column]:
+            raise UserError(
+                f"{file_name(ours.head)} and {file_name(theirs.head)} are not of the same rows: "
+                "evaluate both in one run"
+            )
+    name = theirs.head.encoder
+    values, others = ours.values(metric), theirs.values(metric)
+    if values is not None and others is not None:
+        interval, p = significance.paired_means(values, others, ours.columns["cluster"])
+        independent = interval.clusters == interval.n
+        test = significance.mcnemar(values, others) if independent else None
+        return Versus(name, interval.value, _finite(interval.low), _finite(interval.high), p, test)
+    if metric not in done.joint or metric not in baseline.joint:
+        return None
+    (left, draws), (right, other_draws) = (
+        (drawn.found[0][place], drawn.found[1][:, place])
+        for drawn, place in (done.joint[metric], baseline.joint[metric])
+    )
+    value, draws = left.value - right.value, draws - other_draws
+    [interval] = significance.intervals(np.array([value]), draws[:, None], left.n, left.clusters)
+    return Versus(name, value, _finite(interval.low), _finite(interval.high), significance.two_sided(draws))
 
 
 def ranks_of(kept: Predictions) -> tuple[Ranks | None, np.ndarray]:
@@ -136,7 +204,7 @@ def _label(done: Scored) -> None:
     if set(MACRO) & set(kept.head.metrics):
         known = {*kept.head.labels, *truth}
         confusion = Confusion.of(truth, [[label for label in tied if label in known] for tied in best])
-        _resample(done, dict(zip(MACRO, range(3), strict=True)), confusion.macro, len(truth))
+        done.draw(MACRO, confusion.macro)
 
 
 def _sets(done: Scored) -> None:
@@ -165,14 +233,13 @@ def _pairs(done: Scored) -> None:
     def threshold_free(weights: Floats | None) -> Floats:
         return np.array([ranking.average_precision(weights), ranking.roc_auc(weights)])
 
-    _resample(done, {"AP": 0, "ROC-AUC": 1}, threshold_free, len(score))
+    done.draw(("AP", "ROC-AUC"), threshold_free)
     kept.head = replace(kept.head, chance={"AP": float(same.mean()), "ROC-AUC": 0.5})
     try:
         chosen = Ranking(score[~held_out], same[~held_out])
         Ranking(score[held_out], same[held_out])
     except ValueError:
         done.note = "no threshold: a half of the clusters holds pairs of one class only"
-        done.intervals |= dict.fromkeys(("F1", "accuracy"))
         return
     thresholds = [chosen.best_threshold(metric)[0] for metric in ("F1", "accuracy")]
     done.note = f"thresholds chosen on the other half: F1 {thresholds[0]:.4g}, accuracy {thresholds[1]:.4g}"
@@ -182,53 +249,7 @@ def _pairs(done: Scored) -> None:
         both = [at_threshold(score[held_out], same[held_out], t, weights) for t in thresholds]
         return np.array([both[0][0], both[1][1]])
 
-    _resample(done, {"F1": 0, "accuracy": 1}, at_thresholds, len(clusters), clusters)
-
-
-def _resample(
-    done: Scored,
-    places: Mapping[str, int],
-    statistic: significance.Statistic,
-    rows: int,
-    clusters: list[str] | None = None,
-) -> None:
-    """Intervals of the metrics whose place in the statistic is named, and their draws for comparisons."""
-    names = done.predictions.columns["cluster"] if clusters is None else clusters
-    value, resampled, m = significance.resample(statistic, rows, names)
-    found = significance.intervals(value, resampled, rows, m)
-    for metric, place in places.items():
-        if metric in done.predictions.head.metrics:
-            done.intervals[metric] = found[place]
-            done.resampled[metric] = resampled[:, place]
-
-
-def _versus(done: Scored, baseline: Scored, metric: str) -> Versus | None:
-    ours, theirs = done.predictions, baseline.predictions
-    if baseline.intervals.get(metric) is None:
-        return None
-    for column in ("id", "cluster"):
-        if ours.columns[column] != theirs.columns[column]:
-            raise UserError(
-                f"{file_name(ours.head)} and {file_name(theirs.head)} are not of the same rows: "
-                "evaluate both in one run"
-            )
-    name = theirs.head.encoder
-    values, others = ours.values(metric), theirs.values(metric)
-    if values is not None and others is not None:
-        interval, p = significance.paired_means(values, others, ours.columns["cluster"])
-        independent = interval.clusters == interval.n
-        test = significance.mcnemar(values, others) if independent else None
-        return Versus(name, interval.value, _finite(interval.low), _finite(interval.high), p, test)
-    left, right = done.intervals[metric], baseline.intervals[metric]
-    assert left is not None and right is not None
-    draws = done.resampled[metric] - baseline.resampled[metric]
-    value = left.value - right.value
-    [interval] = significance.intervals(np.array([value]), draws[:, None], left.n, left.clusters)
-    return Versus(name, value, _finite(interval.low), _finite(interval.high), significance.two_sided(draws))
-
-
-def _same(one: Scored, other: Scored) -> bool:
-    return one.predictions.head.encoder == other.predictions.head.encoder
+    done.draw(("F1", "accuracy"), at_thresholds, clusters)
 
 
 def _finite(value: float | None) -> float | None:
