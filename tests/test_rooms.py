@@ -43,7 +43,7 @@ ROOMS = {
     "training": Room(4_130, 2_300),
     "catalogue": Room(4_210, 2_200),
     "scale": Room(600, 900),
-    "evaluation": Room(6_876, 2_500),
+    "evaluation": Room(6_730, 2_500),
     "creatives": Room(7_890, 5_000),
     "service": Room(4_080, 2_300),
     "cli": Room(2_105, 1_600),

@@ -40,7 +40,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,6 @@ _KINDS: dict[str, dict[str, str]] = {
     "sets": {"truth": "strs", "predicted": "strs", "rationale": "str", "valid": "bool"},
     "pairs": {"left": "str", "right": "str", "score": "float", "same": "bool", "held_out": "bool"},
 }  # fmt: skip
-KINDS = tuple(_KINDS)
 
 
 @dataclass(frozen=True)
@@ -119,25 +118,26 @@ def write(predictions: Predictions, out: Path) -> Path:
     Raises ValueError if a column is missing, too many, or of another length than `id`.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     head, columns = predictions.head, predictions.columns
-    required = _required(head.kind)
-    unknown = set(columns) - set(required) - set(head.metrics)
-    if missing := set(required) - set(columns):
+    types = _types(head.kind)
+    if missing := set(types) - set(columns):
         raise ValueError(f"predictions of {head.task} lack the columns {', '.join(sorted(missing))}")
-    if unknown:
+    if unknown := set(columns) - set(types) - set(head.metrics):
         raise ValueError(f"predictions of {head.task} hold unknown columns: {', '.join(sorted(unknown))}")
     if wrong := [name for name, values in columns.items() if len(values) != len(predictions)]:
         raise ValueError(f"columns of {head.task} differ in length: {', '.join(wrong)}")
-    types = _types()
-    arrays = {name: pa.array(values, types[required.get(name, "float")]) for name, values in columns.items()}
+    arrays = {name: pa.array(values, types.get(name, pa.float64())) for name, values in columns.items()}
     about = json.dumps({"format": FORMAT, **asdict(head)}, ensure_ascii=False)
     table = pa.table(arrays).replace_schema_metadata({KEY: about.encode()})
-    folder = out / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / file_name(head)
-    temporary = folder / f".{path.stem}.{os.getpid()}.tmp"
+    return _write(table, out / FOLDER / file_name(head))
+
+
+def _write(table: pa.Table, path: Path) -> Path:
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
     pq.write_table(table, temporary, compression="zstd")
     os.replace(temporary, path)
     return path
@@ -157,15 +157,15 @@ def read(path: Path) -> Predictions:
             f"{path.name} is no readable Parquet file: delete it and evaluate again with --out"
         ) from error
     head = _head(path, (table.schema.metadata or {}).get(KEY))
-    required, types = _required(head.kind), _types()
-    for name, kind in required.items():
+    types = _types(head.kind)
+    for name, kind in types.items():
         if name not in table.column_names:
             raise _foreign(path, f"the column '{name}' is missing")
-        if table.schema.field(name).type != types[kind]:
+        if table.schema.field(name).type != kind:
             raise _foreign(path, f"the column '{name}' holds {table.schema.field(name).type}")
         if table.column(name).null_count:
             raise _foreign(path, f"the column '{name}' has empty cells")
-    keep = [name for name in table.column_names if name in required or name in head.metrics]
+    keep = [name for name in table.column_names if name in types or name in head.metrics]
     return Predictions(head, {name: table.column(name).to_pylist() for name in keep})
 
 
@@ -180,22 +180,14 @@ def read_all(out: Path) -> Iterator[Predictions]:
 def write_pictures(rows: Mapping[tuple[str, str], tuple[str, bytes]], out: Path) -> Path:
     """`(dataset, id) -> (text, JPEG bytes)` as `out/pictures.parquet`."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    keys = sorted(rows)
-    table = pa.table(
-        {
-            "dataset": pa.array([key[0] for key in keys], pa.string()),
-            "id": pa.array([key[1] for key in keys], pa.string()),
-            "text": pa.array([rows[key][0] for key in keys], pa.string()),
-            "picture": pa.array([rows[key][1] for key in keys], pa.binary()),
-        }
+    flat = [(*key, *rows[key]) for key in sorted(rows)]
+    names = [(name, pa.string()) for name in ("dataset", "id", "text")]
+    schema = pa.schema([*names, ("picture", pa.binary())])
+    return _write(
+        pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in flat], schema),
+        out / PICTURES,
     )
-    out.mkdir(parents=True, exist_ok=True)
-    temporary = out / f".{PICTURES}.{os.getpid()}.tmp"
-    pq.write_table(table, temporary)
-    os.replace(temporary, out / PICTURES)
-    return out / PICTURES
 
 
 def read_pictures(out: Path) -> dict[tuple[str, str], bytes]:
@@ -227,19 +219,17 @@ def _head(path: Path, written: bytes | None) -> Head:
         raise _foreign(path, "it does not say what it is about")
     try:
         about = json.loads(written)
-    except ValueError:
-        about = None
-    if not isinstance(about, dict):
-        raise _foreign(path, "what it is about cannot be read")
-    if about.pop("format", None) != FORMAT:
+        version = about.pop("format", None)
+    except (ValueError, AttributeError, TypeError):
+        raise _foreign(path, "what it is about cannot be read") from None
+    if version != FORMAT:
         raise _foreign(path, f"it has another format than {FORMAT}")
-    names = {one.name for one in fields(Head)}
-    if not {"dataset", "task", "view", "method", "encoder", "kind"} <= set(about) <= names:
-        raise _foreign(path, "what it is about is incomplete")
-    if about["kind"] not in KINDS:
-        raise _foreign(path, f"its kind '{about['kind']}' is unknown")
-    listed = {name: tuple(about[name]) for name in ("metrics", "labels") if name in about}
-    return Head(**{**about, **listed})
+    if about.get("kind") not in _KINDS:
+        raise _foreign(path, f"its kind '{about.get('kind')}' is unknown")
+    try:
+        return Head(**about | {name: tuple(about[name]) for name in ("metrics", "labels") if name in about})
+    except TypeError:
+        raise _foreign(path, "what it is about is incomplete") from None
 
 
 def _foreign(path: Path, why: str) -> UserError:
@@ -248,14 +238,12 @@ def _foreign(path: Path, why: str) -> UserError:
     )
 
 
-def _required(kind: str) -> dict[str, str]:
-    return {**_COMMON, **_KINDS[kind]}
-
-
-def _types() -> dict[str, pa.DataType]:
+def _types(kind: str) -> dict[str, pa.DataType]:
+    """Columns that a file of a kind must have, with their types."""
     import pyarrow as pa
 
-    return {
+    types = {
         "str": pa.string(), "bool": pa.bool_(), "float": pa.float64(), "strs": pa.list_(pa.string()),
         "floats": pa.list_(pa.float64()), "ints": pa.list_(pa.int64()),
     }  # fmt: skip
+    return {name: types[called] for name, called in {**_COMMON, **_KINDS[kind]}.items()}

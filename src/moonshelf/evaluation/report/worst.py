@@ -8,7 +8,7 @@ the wrong labels, the surest first. Rationales are found by the id of the produc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from moonshelf.evaluation.predictions import Predictions
 from moonshelf.evaluation.report.outcome import Outcome, Row
@@ -19,60 +19,46 @@ Picture = tuple[str, str]  # dataset, id
 
 
 @dataclass(frozen=True)
-class Found:
-    """An item of the corpus."""
+class Shown:
+    """A product on the page, by what was kept of it."""
 
-    dataset: str
-    id: str
+    key: Picture
     text: str = ""
     score: float | None = None
     relevant: bool = False
 
     @property
-    def key(self) -> Picture:
-        return self.dataset, self.id
+    def id(self) -> str:
+        return self.key[1]
 
 
 @dataclass(frozen=True)
-class WorstQuery:
+class WorstQuery(Shown):
     """A query that went wrong; `place` is the expected place of the best relevant item, from 1."""
 
-    row: Row
-    id: str
-    text: str
-    value: float
-    ok: bool
-    rationale: str
-    wanted: Found | None
-    place: float | None
-    found: Sequence[Found]
+    row: Row = field(kw_only=True)
+    value: float = field(kw_only=True)
+    ok: bool = field(kw_only=True)
+    rationale: str = field(kw_only=True)
+    wanted: Shown | None = field(kw_only=True)
+    place: float | None = field(kw_only=True)
+    found: Sequence[Shown] = field(kw_only=True)
 
     @property
     def pictured(self) -> bool:
         """The query had a picture; one of words alone is shown without, whatever its product looks like."""
         return not self.row.view.startswith("text")
 
-    @property
-    def key(self) -> Picture:
-        return self.row.dataset, self.id
-
 
 @dataclass(frozen=True)
-class WrongLabel:
+class WrongLabel(Shown):
     """A product whose label was wrong, or was not written."""
 
-    row: Row
-    id: str
-    text: str
-    truth: str
-    predicted: str
-    score: float | None
-    rationale: str
-    valid: bool
-
-    @property
-    def key(self) -> Picture:
-        return self.row.dataset, self.id
+    row: Row = field(kw_only=True)
+    truth: str = field(kw_only=True)
+    predicted: str = field(kw_only=True)
+    rationale: str = field(kw_only=True)
+    valid: bool = field(kw_only=True)
 
 
 def shown_encoder(outcome: Outcome) -> str:
@@ -88,7 +74,7 @@ def worst_queries(outcome: Outcome, each: int = QUERIES) -> list[WorstQuery]:
         whole = outcome.whole(row, encoder) if row.method == "ranking" else None
         if whole is not None:
             texts, wrote = _texts(outcome, row.dataset), _rationales(outcome, row, encoder)
-            found += [_query(row, whole, i, texts, wrote) for i in _order(whole, row.metric)[:each]]
+            found += [_query(row, whole, i, texts, wrote) for i in worst_rows(whole, row.metric)[:each]]
     return found
 
 
@@ -102,24 +88,18 @@ def wrong_labels(outcome: Outcome, each: int = LABELS, most: int = LABELS_IN_ALL
         whole = outcome.whole(row, encoder)
         if whole is None or whole.head.kind != "labels":
             continue
-        c, taken = whole.columns, 0
-        wrote = _rationales(outcome, row, encoder)
+        c, wrote = whole.columns, _rationales(outcome, row, encoder)
+        score = [None if one != one else one for one in c["score"]]  # NaN where a rationale was read
         wrong = [i for i in range(len(whole)) if c["correct"][i] < 0.5 and c["ok"][i]]
-        for i in sorted(
-            wrong, key=lambda i: (not c["valid"][i], not c["predicted"][i], -_number(c["score"][i]))
-        ):
-            if taken == each:
-                break
-            if (row.dataset, c["id"][i]) in used:
-                continue
+        wrong = [i for i in wrong if (row.dataset, c["id"][i]) not in used]
+        wrong.sort(key=lambda i: (not c["valid"][i], not c["predicted"][i], -(score[i] or 0.0)))
+        for i in wrong[:each]:
             used.add((row.dataset, c["id"][i]))
-            taken += 1
-            score = None if c["score"][i] != c["score"][i] else c["score"][i]
             rationale = c["rationale"][i] or wrote.get(c["id"][i], "")
             found.append(
                 WrongLabel(
-                    row, c["id"][i], c["text"][i], c["truth"][i], c["predicted"][i], score, rationale,
-                    c["valid"][i],
+                    (row.dataset, c["id"][i]), c["text"][i], score[i], row=row, truth=c["truth"][i],
+                    predicted=c["predicted"][i], rationale=rationale, valid=c["valid"][i],
                 )
             )  # fmt: skip
     return found[:most]
@@ -135,10 +115,10 @@ def wanted_pictures(outcome: Outcome) -> list[Picture]:
     return list(dict.fromkeys(keys + [one.key for one in wrong_labels(outcome)]))
 
 
-def _order(whole: Predictions, metric: str) -> list[int]:
-    """Rows below 1, the worst first."""
+def worst_rows(whole: Predictions, metric: str) -> list[int]:
+    """Rows of a ranking that are below 1, the worst first; among equals those found last."""
     values = whole.values(metric) or []
-    places = [_wanted(whole, i)[1] or float("inf") for i in range(len(whole))]
+    places = [wanted(whole, i)[1] or float("inf") for i in range(len(whole))]
     below = [i for i, value in enumerate(values) if value < 1]
     return sorted(below, key=lambda i: (values[i], -places[i], i))
 
@@ -147,22 +127,23 @@ def _query(
     row: Row, whole: Predictions, i: int, texts: Mapping[str, str], wrote: Mapping[str, str]
 ) -> WorstQuery:
     c = {name: values[i] for name, values in whole.columns.items()}
-    best, place = _wanted(whole, i)
-    wanted = None
-    if best is not None:
-        id = c["relevant"][best]
-        score = c["relevant_scores"][best] if c["relevant_scores"] else None
-        wanted = Found(row.dataset, id, texts.get(id, ""), _finite(score), True)
+    best, place = wanted(whole, i)
     right = set(c["relevant"])
-    found = [
-        Found(row.dataset, id, texts.get(id, ""), _finite(score), id in right)
-        for id, score in list(zip(c["top"], c["top_scores"], strict=True))[:FOUND]
-    ]
-    wrote_it = c.get("rationale") or wrote.get(c["id"], "")
-    return WorstQuery(row, c["id"], c["text"], c[row.metric], c["ok"], wrote_it, wanted, place, found)
+
+    def item(id: str, score: float | None) -> Shown:
+        finite = score if score is not None and abs(score) < float("inf") else None
+        return Shown((row.dataset, id), texts.get(id, ""), finite, id in right)
+
+    scores = c["relevant_scores"] or [None] * len(c["relevant"])
+    return WorstQuery(
+        (row.dataset, c["id"]), c["text"], row=row, value=c[row.metric], ok=c["ok"], place=place,
+        rationale=c.get("rationale") or wrote.get(c["id"], ""),
+        wanted=None if best is None else item(c["relevant"][best], scores[best]),
+        found=[item(*one) for one in zip(c["top"][:FOUND], c["top_scores"][:FOUND], strict=True)],
+    )  # fmt: skip
 
 
-def _wanted(whole: Predictions, i: int) -> tuple[int | None, float | None]:
+def wanted(whole: Predictions, i: int) -> tuple[int | None, float | None]:
     """Which relevant item is shown, the first found of the most relevant ones; and its expected place."""
     gains, above, tied = (whole.columns[name][i] for name in ("gains", "above", "tied"))
     if not gains:
@@ -191,11 +172,3 @@ def _rationales(outcome: Outcome, row: Row, encoder: str) -> dict[str, str]:
         if same and (whole := outcome.whole(other, encoder)) is not None and "rationale" in whole.columns:
             return dict(zip(whole.columns["id"], whole.columns["rationale"], strict=True))
     return {}
-
-
-def _finite(score: float | None) -> float | None:
-    return score if score is not None and abs(score) < float("inf") else None
-
-
-def _number(score: float) -> float:
-    return score if score == score else 0.0
