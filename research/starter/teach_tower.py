@@ -4,7 +4,9 @@ A tower of a few million parameters learns little from scratch out of a few thou
 it first reproduces an encoder that has seen many: the teacher's map of features, place by place, from the
 merged tokens and from the DeepStack tokens, and its pooled feature from the mean of the merged ones. A
 third target are the colours that each token looks at, because a classifier's features say little about
-colour. The heads that map tokens to targets are thrown away; the weights of the terms are ours.
+colour. A fourth, with `--titles`, is the product's own title among thousands, as a frozen sentence encoder
+sees them (LiT, arXiv 2111.07991): what a shop says of its pictures is not what ImageNet's classes are. The
+heads that map tokens to targets are thrown away; the weights of the terms are ours.
 
     python -m research.starter.teach_tower --data FEED --teacher efficientnet-lite0 --out DIR --minutes 15
 """
@@ -30,10 +32,12 @@ from transformers import Qwen3VLVisionConfig, Qwen3VLVisionModel
 from moonshelf.errors import EXIT_USAGE, UserError
 from moonshelf.files import replace_durably, write_atomic
 from moonshelf.model.precision import Precision, computing_in, resolve
+from research.starter.teach_words import Encoder
 from research.starter.teachers import TEACHERS, ask
-from research.starter.tower_data import Eye, Pictures, Targets, batches
+from research.starter.tower_data import Batch, Eye, Pictures, Targets, batches
 
 COLOUR_CELLS = 12  # colours a token is asked for: RGB of its 2 x 2 patches
+TITLES, TITLE_SCALE = 4096, 20.0  # titles that each picture's own is told from, and the inverse temperature
 
 
 def default_config(hidden: int = 192, depth: int = 6, out: int = 256) -> Qwen3VLVisionConfig:
@@ -115,7 +119,7 @@ def neighbours(
 
 @dataclass
 class Progress:
-    """Where training is. Losses are means since the last report: merged, DeepStack, pooled, colour."""
+    """Where training is. Losses are means since the last report: merged, DeepStack, pooled, colour, title."""
 
     step: int
     minutes: float
@@ -127,6 +131,8 @@ def teach(
     data: Pictures,
     targets: Targets,
     *,
+    titles: Tensor | None = None,
+    title_weight: float = 0.3,
     steps: int | None = None,
     minutes: float | None = None,
     batch: int = 24,
@@ -139,6 +145,7 @@ def teach(
 ) -> list[Progress]:
     """Train `tower` in place until `steps` or `minutes` are over; a `Progress` for every `every` steps.
 
+    `titles` (n, k) are unit vectors of the pictures' titles, zero where there is none.
     The learning rate rises over 150 steps (a tenth of `steps`, if that is less) and falls along a cosine;
     what `report` takes is not counted. Raises UserError if neither limit is given.
     """
@@ -148,6 +155,8 @@ def teach(
     rng, eye = np.random.default_rng(seed), eye or Eye()
     width, dims = tower.config.out_hidden_size, targets.pooled.shape[1]
     heads = nn.ModuleList([nn.Linear(width, n) for n in (dims, dims, dims, COLOUR_CELLS)])
+    if titles is not None:
+        heads.append(nn.Linear(2 * width, titles.shape[1], bias=False))
     parameters = [*tower.parameters(), *heads.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.02, betas=(0.9, 0.98))
     warm = min(150, max(1, steps // 10)) if steps else 150
@@ -174,17 +183,18 @@ def teach(
         now = next(stream)
         with computing_in(dtype, tower):
             merged, deep, pooled = look(tower, now.patches, now.grid)
-            said = [head(x).float() for head, x in zip(heads, (merged, deep, pooled, merged), strict=True)]
+            said = [head(x).float() for head, x in zip(heads, (merged, deep, pooled, merged), strict=False)]
         parts = torch.stack(
             [
                 _distance(said[0], now.local),
                 _distance(said[1], now.local),
                 _distance(said[2], now.pooled),
                 F.smooth_l1_loss(said[3], _colours(now.patches), beta=0.2),
+                _titled(heads[4], merged, now, titles, rng) if titles is not None else torch.zeros(()),
             ]
         )
         optimiser.zero_grad(set_to_none=True)
-        (parts @ torch.tensor([1.0, 0.5, 1.0, 1.0])).backward()
+        (parts @ torch.tensor([1.0, 0.5, 1.0, 1.0, title_weight])).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         losses.append(parts.tolist())
@@ -200,9 +210,37 @@ def _distance(said: Tensor, wanted: Tensor) -> Tensor:
     return F.smooth_l1_loss(said, wanted) + 1 - F.cosine_similarity(said, wanted, dim=-1).mean()
 
 
+def _titled(head: nn.Module, merged: Tensor, now: Batch, titles: Tensor, rng: np.random.Generator) -> Tensor:
+    """Cross-entropy of each picture's own title among the batch's and others, equal ones aside.
+
+    A picture is the mean and the maximum of its merged tokens: details are in few of them.
+    """
+    has = [n for n, place in enumerate(now.chosen) if bool(titles[place].any())]
+    if not has:
+        return merged.new_zeros((), dtype=torch.float32)
+    counts = (now.grid.prod(-1) // 4).tolist()
+    seen = torch.stack([torch.cat([t.mean(0), t.amax(0)]) for t in merged.split(counts)])[has]
+    own = titles[[now.chosen[n] for n in has]]
+    others = titles[rng.integers(len(titles), size=TITLES)]
+    near = F.normalize(head(seen).float(), dim=-1) @ torch.cat([own, others]).T * TITLE_SCALE
+    equal = own @ torch.cat([own, others]).T > 0.999
+    equal[:, : len(own)].fill_diagonal_(False)
+    return F.cross_entropy(near.masked_fill(equal, -torch.inf), torch.arange(len(own)))
+
+
 def _colours(patches: Tensor) -> Tensor:
     """Mean RGB of the four patches of each token, (P / 4, 12), in twice the processor's range."""
     return 2 * patches.view(len(patches) // 4, 4, 3, -1).mean(-1).flatten(1)
+
+
+def title_vectors(titles: Sequence[str]) -> Tensor:
+    """A sentence encoder's vectors of titles, centred, unit length, (n, k); zero where there is none."""
+    distinct = sorted({title for title in titles if title})
+    vectors = torch.from_numpy(Encoder()(distinct))
+    vectors = F.normalize(vectors - vectors.mean(0), dim=-1)
+    places = {title: place for place, title in enumerate(distinct)}
+    chosen = torch.tensor([places.get(title, len(distinct)) for title in titles])
+    return torch.cat([vectors, torch.zeros_like(vectors[:1])])[chosen]
 
 
 def save(tower: Qwen3VLVisionModel, out: Path, notes: dict[str, Any]) -> None:
@@ -235,6 +273,7 @@ def run(
     start: Annotated[Path | None, typer.Option(help="Weights of a tower to go on from.")] = None,
     depth: Annotated[int, typer.Option(help="Layers of the tower.")] = 6,
     rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1.2e-3,
+    titles: Annotated[float, typer.Option(help="Weight of the products' own titles.")] = 0.0,
     minutes: Annotated[float, typer.Option(help="Time to train, without the teacher's pass.")] = 15.0,
     steps: Annotated[int | None, typer.Option(help="Stop after this many steps, if that is sooner.")] = None,
     probe: Annotated[
@@ -280,6 +319,8 @@ def run(
     report(Progress(0, 0.0, []))
     targets = ask(model, pictures.pictures, eye)
     budget: dict[str, Any] = {"minutes": minutes, "steps": steps, "rate": rate}
+    if titles:
+        budget |= {"titles": title_vectors(pictures.titles), "title_weight": titles}
     last = teach(tower, pictures, targets, eye=eye, report=report, **budget)[-1]
     notes["history"].append({"step": last.step, "minutes": round(last.minutes, 2), **measure()})
     save(tower, out, notes)

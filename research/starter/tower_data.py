@@ -35,10 +35,11 @@ CELL = 32  # pixels a side that one merged token sees: patch 16, merge 2
 
 @dataclass
 class Pictures:
-    """Decoded pictures with the label pairs (category leaf, colour) of their products; "" is unknown."""
+    """Decoded pictures with titles and label pairs (category leaf, colour) of products; "" is unknown."""
 
     pictures: list[Image.Image] = field(default_factory=list)
     labels: list[tuple[str, str]] = field(default_factory=list)
+    titles: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, feeds: Iterable[Path], max_side: int = 256) -> Pictures:
@@ -55,6 +56,7 @@ class Pictures:
                     except images.ImageError:
                         continue
                     found.labels.append(label)
+                    found.titles.append(product.title)
         if not found.pictures:
             raise UserError("the feeds given hold no usable picture: name feeds with pictures.")
         return found
@@ -105,6 +107,7 @@ class Batch:
     grid: Tensor  # (n, 3)
     pooled: Tensor  # (n, k)
     local: Tensor  # (P / 4, k)
+    chosen: list[int]  # places of the n pictures
 
 
 def make_batch(
@@ -126,7 +129,7 @@ def make_batch(
             view, x = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT), x[::-1]
         views.append(view)
         local.append(targets.at(k, x, top + h * (np.arange(rows) + 0.5) / rows))
-    return Batch(*eye.patches(views), targets.pooled[list(chosen)], torch.cat(local))
+    return Batch(*eye.patches(views), targets.pooled[list(chosen)], torch.cat(local), list(chosen))
 
 
 def batches(

@@ -19,9 +19,8 @@ from moonshelf import MoonModel, Product
 from moonshelf.cli.options import flags
 from moonshelf.errors import UserError
 from moonshelf.model.modeling import normalise
-from moonshelf.training.cold_start import ColdStart, set_up
+from moonshelf.training.cold_start import NO_MEMORY, ColdStart, set_up
 from moonshelf.training.data import Pictures, ProductBatch, Remembered, SourceSpec, prepare
-from moonshelf.training.losses import CrossBatchMemory
 from moonshelf.training.objective import BatchQueries, contrast, supervised_tokens
 from moonshelf.training.recipe import Recipe, load_recipe
 from moonshelf.training.sources.pairs import Item, Query
@@ -100,7 +99,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(shop: Path, tmp_path: Path) 
         first.train()
     second = ColdStart(*set_up(recipe(tmp_path / "parts", **changes), shop))
     second.train()
-    assert len(second.memory.items) == 20
+    assert len(second.memory["products"].items) == len(second.memory["titles"].items) == 20
     equal(whole.moon, second.moon)
     log = [json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in log if "kind" in line]
@@ -119,7 +118,7 @@ def test_a_run_can_go_on_from_a_finished_model(shop: Path, tmp_path: Path, train
 
 def gradients(run: ColdStart, draw: ProductBatch) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     run.model.zero_grad(set_to_none=True)
-    run.memory = CrossBatchMemory(0)
+    run.memory = dict.fromkeys(run.memory, NO_MEMORY)
     terms = run.losses(draw)
     return terms, {n: p.grad.clone() for n, p in run.model.named_parameters() if p.grad is not None}
 
@@ -371,7 +370,7 @@ def test_a_product_without_a_title_is_no_answer_to_one() -> None:
     def terms(rows: list[int]) -> dict[str, Any]:
         chosen = {name: v[rows] for name, v in vectors.items()}
         asked = BatchQueries([items[n] for n in rows], *[[queries[n] for n in rows]] * 2)
-        return contrast("direct", chosen, asked, torch.tensor(10.0), r, (8,), CrossBatchMemory(0))
+        return contrast("direct", chosen, asked, torch.tensor(10.0), r, (8,), NO_MEMORY, NO_MEMORY)
 
     everyone, titled = terms([0, 1, 2, 3]), terms([0, 2])
     for name in ("title", "text"):

@@ -10,6 +10,7 @@ from moonshelf.training.losses import (
     MAX_SCALE,
     CrossBatchMemory,
     Labels,
+    Negatives,
     Temperature,
     info_nce,
     label_loss,
@@ -49,9 +50,7 @@ def test_a_masked_pair_is_no_negative() -> None:
     nothing, twin = torch.zeros(3, 3, dtype=torch.bool), torch.zeros(3, 3, dtype=torch.bool)
     twin[0, 1] = twin[1, 0] = True
     scale = torch.tensor(10.0)
-    assert info_nce(a, b, scale, twin, (3,), symmetric=False) < info_nce(
-        a, b, scale, nothing, (3,), symmetric=False
-    )
+    assert info_nce(a, b, scale, twin, (3,)) < info_nce(a, b, scale, nothing, (3,))
 
 
 def test_everything_masked_leaves_only_the_positive() -> None:
@@ -65,18 +64,20 @@ def test_temperature_is_bounded() -> None:
     assert float(temperature()) == MAX_SCALE
 
 
-def test_items_of_past_steps_are_negatives_of_the_left_side_unless_masked() -> None:
+def test_items_of_past_steps_are_negatives_of_either_side_unless_masked() -> None:
     rng = np.random.default_rng(1)
-    a, b, past = rng.normal(size=(4, 8)), rng.normal(size=(4, 8)), rng.normal(size=(3, 8))
-    free = np.zeros((4, 4), bool)
-    skipped = np.array([[True, False, False]] * 4)
-    got = info_nce(
-        torch.tensor(a), torch.tensor(b), torch.tensor(2.0).double(), torch.tensor(free), (8,), False,
-        torch.tensor(past), torch.tensor(skipped),
-    )  # fmt: skip
-    wide = np.concatenate([b, past[1:]])
-    same = np.zeros((4, 6), bool)
-    assert abs(float(got) - reference(a, wide, 2.0, same)) < 1e-9
+    a, b, products, titles = (rng.normal(size=(n, 8)) for n in (4, 4, 3, 5))
+    free = torch.zeros(4, 4, dtype=torch.bool)
+    skipped = torch.tensor([[True, False, False]] * 4)
+    of_left = Negatives(torch.tensor(products), skipped)
+    of_right = Negatives(torch.tensor(titles), torch.zeros(4, 5, dtype=torch.bool))
+    sides = torch.tensor(a), torch.tensor(b), torch.tensor(2.0).double(), free, (8,)
+    none, forth, back = np.zeros((4, 4), bool), np.zeros((4, 6), bool), np.zeros((4, 9), bool)
+    left = reference(a, np.concatenate([b, products[1:]]), 2.0, forth)
+    right = reference(b, np.concatenate([a, titles]), 2.0, back)
+    assert abs(float(info_nce(*sides, of_left, of_right)) - (left + right) / 2) < 1e-9
+    plain = reference(b, a, 2.0, none)
+    assert abs(float(info_nce(*sides, of_left)) - (left + plain) / 2) < 1e-9
 
 
 def test_the_queue_forgets_the_oldest() -> None:

@@ -62,6 +62,7 @@ from moonshelf.training.views import SharedVisionBatch
 KEY_WEIGHT = {"category": 8.0, "colour": 8.0}  # of the keys whose values are contrasted; ours
 MOST_LABELS = 256
 EARLY = ("direct", "direct", "pair", "direct")
+NO_MEMORY = CrossBatchMemory(0)
 LATE = ("direct", "reasoned", "pair", "direct", "reasoned", "direct")
 
 
@@ -78,7 +79,7 @@ class ColdStart(StageTrainer):
         items = [item for pool, _ in sampler.pools for item in pool]
         self.by_id = {item.id: item for item in items}
         self.values = values_of_keys(items) if recipe.label_weight else {}
-        self.memory = CrossBatchMemory(recipe.memory)
+        self.memory = {name: CrossBatchMemory(recipe.memory) for name in ("products", "titles")}
         self.dtype = resolve(recipe.precision, moon.device)
         self.remembered = Remembered(recipe.views) if recipe.views else None
         super().__init__(Objective(moon, recipe, self.remembered), recipe, validation)
@@ -131,9 +132,10 @@ class ColdStart(StageTrainer):
         vectors = {name: torch.cat([o[0][name] for o in outputs]) for name in outputs[0][0]}
         leaves, everyone, firsts = whole_batch(vectors, BatchQueries.of(batch))
         scale = outputs[0][2].detach().requires_grad_()
-        memory = self.memory if self.share(step) >= r.memory_from else CrossBatchMemory(0)
+        memory = self.memory if self.share(step) >= r.memory_from else dict.fromkeys(self.memory, NO_MEMORY)
         labels = self._draw_labels(everyone.items)
-        terms = contrast(batch.kind, leaves, everyone, scale, r, self.moon.config.matryoshka, memory, labels)
+        dims = self.moon.config.matryoshka
+        terms = contrast(batch.kind, leaves, everyone, scale, r, dims, **memory, labels=labels)
         torch.stack(list(terms.values())).sum().backward()
         start, likelihood = firsts[process], torch.zeros((), device=scale.device)
         for i in range(len(chunks)):
@@ -158,7 +160,9 @@ class ColdStart(StageTrainer):
         if supervised_tokens(batch) and batch.kind != "reasoned":
             whole = torch.tensor(sum(gather_object([float(likelihood)])))
             terms["sft"] = r.sft_weight * whole / tokens
-        self.memory.push(leaves["direct"], everyone.items)
+        self.memory["products"].push(leaves["direct"], everyone.items)
+        if titled := [i for i, item in enumerate(everyone.items) if item.title and "titles" in leaves]:
+            self.memory["titles"].push(leaves["titles"][titled], [everyone.items[i] for i in titled])
         self.figures |= {"kind": batch.kind, "scale": round(float(scale.detach()), 2)}
         return {name: term.detach() for name, term in terms.items()}
 
@@ -205,13 +209,16 @@ class ColdStart(StageTrainer):
     # ---- checkpoints -----------------------------------------------------------------------------
 
     def extra_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return {"memory": self.memory.vectors}, {"memory": [item.id for item in self.memory.items]}
+        tensors = {f"memory.{name}": memory.vectors for name, memory in self.memory.items()}
+        return tensors, {f"memory.{n}": [item.id for item in m.items] for n, m in self.memory.items()}
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        kept = [i for i, name in enumerate(values["memory"]) if name in self.by_id]
-        if kept:
-            items = [self.by_id[values["memory"][i]] for i in kept]
-            self.memory.push(tensors["memory"][kept].to(self.moon.device), items)
+        for name, memory in self.memory.items():
+            ids = values.get(f"memory.{name}", [])
+            kept = [i for i, item in enumerate(ids) if item in self.by_id]
+            if kept:
+                vectors = tensors[f"memory.{name}"][kept].to(self.moon.device)
+                memory.push(vectors, [self.by_id[ids[i]] for i in kept])
 
 
 def values_of_keys(items: list[Item]) -> dict[str, list[str]]:

@@ -44,7 +44,7 @@ from moonshelf.training.data import (
     prepare,
 )
 from moonshelf.training.grpo import advantages, total
-from moonshelf.training.losses import CrossBatchMemory, info_nce
+from moonshelf.training.losses import CrossBatchMemory, Negatives, info_nce
 from moonshelf.training.recipe import JointRecipe
 from moonshelf.training.rewards import REWARDS, margins, ranks
 from moonshelf.training.rollouts import RolloutTrainer, Scored, score_tokens
@@ -259,9 +259,7 @@ class JointTrainer(RolloutTrainer):
                 items, asked = [draw.items[i] for i in products], [kinds[i] for i in products]
                 spared, past_spared = (positive_mask(asked, items, others) for others in (items, past))
                 wanted = vectors[products]
-                terms.append(
-                    info_nce(wanted, answers, scale, spared, dims, beyond=beyond, beyond_same=past_spared)
-                )
+                terms.append(info_nce(wanted, answers, scale, spared, dims, Negatives(beyond, past_spared)))
         loss = torch.stack(terms).mean()
         if recipe.intra_weight:
             twins = duplicate_mask(draw.items, draw.items)

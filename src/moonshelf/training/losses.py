@@ -65,39 +65,44 @@ def matryoshka(dims: Sequence[int], loss: Callable[..., Tensor], *vectors: Tenso
         return torch.stack([loss(*(F.normalize(v[:, :dim], dim=-1) for v in wide)) for dim in dims]).mean()
 
 
+@dataclass
+class Negatives:
+    """Vectors (N, d) that are negatives of B others, but where `same` (B, N) bool says so."""
+
+    vectors: Tensor
+    same: Tensor
+
+
 def info_nce(
     left: Tensor,
     right: Tensor,
     scale: Tensor,
     same: Tensor,
     dims: Sequence[int],
-    symmetric: bool = True,
-    beyond: Tensor | None = None,
-    beyond_same: Tensor | None = None,
+    of_left: Negatives | None = None,
+    of_right: Negatives | None = None,
 ) -> Tensor:
-    """InfoNCE of rows i of `left` and `right` (B, d), at every size of `dims`; a scalar.
+    """InfoNCE of rows i of `left` and `right` (B, d), in both directions, at every size of `dims`; a scalar.
 
     `same` (B, B) bool marks pairs that must not be negatives (false-negative filtering); its diagonal, the
-    positives, is ignored. `beyond` (N, d) are further negatives of `left`, with their own `beyond_same`
-    (B, N). `scale` is the inverse temperature.
+    positives, is ignored. `of_left` and `of_right` are further negatives of the one side and the other.
+    `scale` is the inverse temperature.
     """
     target = torch.arange(len(left), device=left.device)
     masked = same.to(left.device) & ~torch.eye(len(left), dtype=torch.bool, device=left.device)
+    further = [n if n is not None and len(n.vectors) else None for n in (of_left, of_right)]
 
-    def loss(a: Tensor, b: Tensor, past: Tensor | None = None) -> Tensor:
-        near = scale * a @ b.T
-        logits = near.masked_fill(masked, -torch.inf)
-        if past is not None:
-            far = scale * a @ past.T
-            if beyond_same is not None:
-                far = far.masked_fill(beyond_same.to(a.device), -torch.inf)
-            logits = torch.cat([logits, far], 1)
-        forth = F.cross_entropy(logits, target)
-        if not symmetric:
-            return forth
-        return (forth + F.cross_entropy(near.T.masked_fill(masked.T, -torch.inf), target)) / 2
+    def towards(near: Tensor, a: Tensor, past: Tensor, negatives: Negatives | None) -> Tensor:
+        if negatives is not None:
+            far = (scale * a @ past.T).masked_fill(negatives.same.to(a.device), -torch.inf)
+            near = torch.cat([near, far], 1)
+        return F.cross_entropy(near, target)
 
-    past = () if beyond is None or not len(beyond) else (beyond,)
+    def loss(a: Tensor, b: Tensor, past_left: Tensor, past_right: Tensor) -> Tensor:
+        near = (scale * a @ b.T).masked_fill(masked, -torch.inf)
+        return (towards(near, a, past_left, further[0]) + towards(near.T, b, past_right, further[1])) / 2
+
+    past = [n.vectors if n is not None else left[:0] for n in further]
     return matryoshka(dims, loss, left, right, *past)
 
 

@@ -24,6 +24,7 @@ from moonshelf.training.data import ProductBatch, Remembered, Row, duplicate_mas
 from moonshelf.training.losses import (
     CrossBatchMemory,
     Labels,
+    Negatives,
     Temperature,
     info_nce,
     label_loss,
@@ -153,21 +154,28 @@ def contrast(
     scale: Tensor,
     recipe: Recipe,
     dims: tuple[int, ...],
-    memory: CrossBatchMemory,
+    products: CrossBatchMemory,
+    titles: CrossBatchMemory,
     labels: Labels | None = None,
 ) -> dict[str, Tensor]:
-    """Weighted InfoNCE terms of a whole batch; items of `memory` are further negatives."""
-    items, past = asked.items, memory.items
+    """Weighted InfoNCE terms of a whole batch.
+
+    Vectors of past `products` are further negatives of what asks for a product, those of past `titles` of
+    the pictures: without the second a picture meets a hundredth of what a title meets, and names it worse
+    (docs/experiments.md).
+    """
+    items, past = asked.items, products.items
     twins, told = duplicate_mask(items, items), positive_mask(asked.synthetic, items, items)
-    past_twins, past_told = duplicate_mask(items, past), positive_mask(asked.synthetic, items, past)
 
     def nce(
         a: str, b: str, mask: Tensor, past_mask: Tensor | None = None, rows: Tensor | slice = slice(None)
     ) -> Tensor:
-        beyond = memory.vectors if past_mask is not None else None
-        further = past_mask[rows] if past_mask is not None else None
+        of_left = Negatives(products.vectors, past_mask[rows]) if past_mask is not None else None
+        of_right = None
+        if a == "titles":
+            of_right = Negatives(titles.vectors, duplicate_mask(items, titles.items)[rows])
         left, right = vectors[a][rows], vectors[b][rows]
-        return info_nce(left, right, scale, mask[rows][:, rows], dims, beyond=beyond, beyond_same=further)
+        return info_nce(left, right, scale, mask[rows][:, rows], dims, of_left, of_right)
 
     def labelled(*sides: str) -> dict[str, Tensor]:
         if labels is None:
@@ -175,7 +183,9 @@ def contrast(
         found = [label_loss(vectors[side], labels, scale, dims) for side in sides]
         return {"label": recipe.label_weight * torch.stack(found).mean()}
 
+    past_told = positive_mask(asked.synthetic, items, past)
     if kind == "direct":
+        past_twins = duplicate_mask(items, past)
         terms = {**labelled("direct", "titles"), "synthetic": nce("synthetic", "direct", told, past_told)}
         titled = torch.tensor([bool(item.title) for item in items])  # no title finds no picture
         if titled.any():
