@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from moonshelf.model.configuration import MoonConfig, default_taps
+from moonshelf.model.head import PICTURE
 from moonshelf.model.modeling import MoonModel
 from moonshelf.model.processing import MoonProcessor
 from moonshelf.product import ImageRef
@@ -45,10 +46,11 @@ def tiny_tokenizer() -> Qwen2TokenizerFast:
 
 
 def tiny_qwen3(tokenizer: Qwen2TokenizerFast) -> MoonModel:
-    """Qwen3-VL, hidden 64, two layers, word path, own language head: rationales end at different steps."""
+    """Qwen3-VL, hidden 64, two layers, all paths, own language head: rationales end at different steps."""
     built = build_starter(
-        tokenizer, hidden=64, layers=2, vision_hidden=64, vision_depth=2, prompt=PROMPT, words=len(tokenizer)
-    )
+        tokenizer, hidden=64, layers=2, vision_hidden=64, vision_depth=2, prompt=PROMPT, words=len(tokenizer),
+        pictures=PICTURE + 1,
+    )  # fmt: skip
     return liven(built)
 
 
@@ -91,7 +93,7 @@ def liven(model: MoonModel) -> MoonModel:
     backbone.lm_head = nn.Linear(model.config.hidden, model.vocabulary, bias=False)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if weight.dim() > 1 and ("gate" not in name or "words" in name):
+            if weight.dim() > 1 and ("gate" not in name or "words" in name or "pictures" in name):
                 spread = 1.0 if "embed_tokens" in name else weight[0].numel() ** -0.5
                 weight.copy_(torch.randn(weight.shape, generator=generator) * spread)
         backbone.lm_head.weight[model.prepare.end_think] *= 3.0

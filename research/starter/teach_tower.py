@@ -222,7 +222,7 @@ def _titled(head: nn.Module, merged: Tensor, now: Batch, titles: Tensor, rng: np
     seen = torch.stack([torch.cat([t.mean(0), t.amax(0)]) for t in merged.split(counts)])[has]
     own = titles[[now.chosen[n] for n in has]]
     others = titles[rng.integers(len(titles), size=TITLES)]
-    near = F.normalize(head(seen).float(), dim=-1) @ torch.cat([own, others]).T * TITLE_SCALE
+    near = F.normalize(head(seen.float()), dim=-1) @ torch.cat([own, others]).T * TITLE_SCALE
     equal = own @ torch.cat([own, others]).T > 0.999
     equal[:, : len(own)].fill_diagonal_(False)
     return F.cross_entropy(near.masked_fill(equal, -torch.inf), torch.arange(len(own)))

@@ -7,6 +7,7 @@ neither code nor shape tricks with the modules.
 from __future__ import annotations
 
 from math import erf, exp, sqrt
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from moonshelf.model.configuration import MODALITIES, MoonConfig, default_taps
-from moonshelf.model.head import Fire, ModalityFusion, WordPath, locked, semantic
+from moonshelf.model.head import Fire, ModalityFusion, PicturePath, WordPath, locked, semantic, summaries
 from moonshelf.model.modeling import normalise
 
 D, HEADS, BATCH, LENGTH = 16, 4, 5, 7
@@ -255,10 +256,15 @@ def word_inputs(seed: int = 3) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor, 
     return e, found
 
 
+def mlp(w: Weights, name: str, x: np.ndarray) -> np.ndarray:
+    return w.linear(f"{name}.2", gelu(w.linear(f"{name}.0", x)))
+
+
 def test_the_word_path_is_its_equation() -> None:
     module = randomised(WordPath(WORDS), 5).eval()
     w, (e, words) = Weights(module), word_inputs()
-    found = module(e, words).detach().numpy()
+    both = module(e, words).detach().numpy()
+    found, free = both[:, ::2], both[:, 1::2]
     table = w.values["table.weight"]
     for row in range(BATCH):
         gates = np.exp(w.linear("gate", w.norm("norm", e[row].double().numpy())))
@@ -271,11 +277,19 @@ def test_the_word_path_is_its_equation() -> None:
             shares = softmax([float(w.linear(f"scores.{source}", x)[0]) for x in read])
             wanted += gate * sum(a * table[i] for a, i in zip(shares, ids.tolist(), strict=True))
         np.testing.assert_allclose(found[row], wanted, atol=1e-4)
+        np.testing.assert_allclose(free[row], mlp(w, "free", wanted / np.linalg.norm(wanted)), atol=1e-4)
+
+
+def test_a_row_without_words_gets_nothing() -> None:
+    module, (e, words) = randomised(WordPath(WORDS), 5).eval(), word_inputs()
+    none = {source: (ids, states, mask & False) for source, (ids, states, mask) in words.items()}
+    assert not module(e, none).any()
 
 
 def test_the_word_path_starts_as_the_mean_of_the_words() -> None:
     module, (e, words) = WordPath(WORDS).eval(), word_inputs()
-    found, table = module(e, words), module.table.weight
+    found, table = semantic(module(e, words)), module.table.weight
+    assert not module(e, words)[:, 1::2].any()
     for row in range(BATCH):
         means = [table[ids[row][mask[row]]].mean(0) for ids, _, mask in words.values() if mask[row].any()]
         torch.testing.assert_close(found[row], torch.stack(means).sum(0))
@@ -288,3 +302,36 @@ def test_a_text_that_is_locked_keeps_its_semantic_numbers() -> None:
     held.square().sum().backward()
     assert vectors.grad is not None
     assert not semantic(vectors.grad).any() and vectors.grad[:, 1::2].all()
+
+
+# ---- the picture path ----
+
+PICTURES = CONFIG.model_copy(update={"pictures": 3})
+
+
+def test_the_picture_path_is_its_equation_and_silent_without_pictures() -> None:
+    module = randomised(PicturePath(PICTURES), 6).eval()
+    w, e, seen = Weights(module), torch.randn(BATCH, D), torch.randn(BATCH, 3, D)
+    seen[1] = 0
+    found = module(e, seen).detach().numpy()
+    for row in range(BATCH):
+        u = np.concatenate([w.norm(f"norms.{n}", seen[row, n].double().numpy()) for n in range(3)])
+        gate = np.exp(w.linear("gate", w.norm("norm", e[row].double().numpy())))
+        wanted = gate * (w.values["linear.weight"] @ u + mlp(w, "mlp", u)) * (row != 1)
+        np.testing.assert_allclose(found[row], wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_the_picture_path_starts_silent() -> None:
+    assert not PicturePath(PICTURES).eval()(torch.randn(BATCH, D), torch.randn(BATCH, 3, D)).any()
+
+
+def test_summaries_are_those_of_each_row_s_pictures() -> None:
+    """Two pictures in the first row, none in the second, one in the third."""
+    merged, deep = [torch.randn(n, D) for n in (4, 6, 9)], [torch.randn(n, D) for n in (4, 6, 9)]
+    visual = SimpleNamespace(pooler_output=merged, deepstack_features=[deep])
+    found = summaries(visual, [10, 0, 9], torch.zeros(3, 3, D))
+    first = torch.cat(merged[:2])
+    wanted = torch.stack([first.mean(0), first.amax(0), torch.cat(deep[:2]).mean(0)])
+    torch.testing.assert_close(found[0], wanted)
+    assert not found[1].any()
+    torch.testing.assert_close(found[2][1], merged[2].amax(0))

@@ -35,6 +35,8 @@ class MoonConfig(BaseModel):
     mlp_ratio: float = Field(default=2.0, gt=0, le=32)
     # Rows of the word path's table, one a token; 0: no word path.
     words: int = Field(default=0, ge=0, le=4_000_000)
+    # Summaries of its pictures that the picture path reads (`head.PICTURE` and DeepStack's); 0: no such path.
+    pictures: int = Field(default=0, ge=0, le=66)
 
     @model_validator(mode="after")
     def _consistent(self) -> MoonConfig:

@@ -284,11 +284,7 @@ def repeat_rows(batch: Batch, reading: Reading, times: int) -> tuple[Batch, Read
         name: getattr(batch, name).repeat_interleave(times, 0)
         for name in ("input_ids", "attention", "image_mask", "text_mask", "rationale_mask", "emb")
     }
-    states, raw, deltas = (
-        x.repeat_interleave(times, 0) for x in (reading.states, reading.raw, reading.deltas)
-    )
-    taps = [tap.repeat_interleave(times, 0) for tap in reading.taps]
-    return type(batch)(**tensors), Reading(states, raw, taps, deltas, reading.cache)
+    return type(batch)(**tensors), reading.rows(lambda tensor: tensor.repeat_interleave(times, 0))
 
 
 def banned_tokens(model: MoonModel) -> Tensor:

@@ -424,9 +424,8 @@ def _select(batch: Batch, reading: Reading, keep: Tensor) -> tuple[Batch, Readin
         }
     )
     part.attention[torch.arange(len(keep)), part.emb] = False
-    taps = [tap[keep] for tap in reading.taps]
     # one token fewer counts towards the position of the next
-    return part, Reading(reading.states[keep], reading.raw[keep], taps, reading.deltas[keep], reading.cache)
+    return part, reading.rows(lambda tensor: tensor[keep])
 
 
 def label_vectors(model: MoonModel, batch_tokens: int) -> Tensor | None:

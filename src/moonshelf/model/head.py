@@ -1,6 +1,6 @@
 """The head: fusion, FIRE, words, and the projection to one vector.
 
-    v = W_p LN(FIRE(fusion(e)))  (+ words, where the model has a word path)
+    v = W_p LN(FIRE(fusion(e)))  (+ words, + pictures, where the model has these paths)
 
 **Multi-head modality fusion**: the `<emb>` state looks back at the raw signals of each modality.
 
@@ -45,13 +45,22 @@ pictures and products towards it (as LiT locks one side), and half are free for 
 alternate, hence every Matryoshka size holds both.
 
 The length of a row of S is its word's weight, so that equal a_t (the start: w_m = 0) give the weighted mean.
-x_t are last-layer states, which tell a value from its key; e is the state at <emb>.
+x_t are last-layer states, which tell a value from its key; e is the state at <emb>. What no words say of a
+text still follows from its words: MLP(sum_m g_m s_m), of unit length before, is added to its odd numbers.
+
+**The picture path**: summaries of the tower's tokens, straight into the vector.
+
+A linear map of them finds a product's title better than the vector that a small decoder makes of all tokens
+(docs/experiments.md), so they go past it. The equations are ours; the summaries of a row's pictures are mean
+and maximum of their merged tokens, and the mean of each DeepStack layer, which holds colour and texture.
+
+    v = ... + g (A u + MLP(u)),   g = exp(w . LN(e) + b),   u = [LN_1(mean x); LN_2(max x); LN_3(mean deep)]
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, full, nn
@@ -183,7 +192,7 @@ def locked(vectors: Tensor) -> Tensor:
 
 
 class WordPath(nn.Module):
-    """`forward` adds up what the words of the product's text and of its rationale mean: (B, dim / 2)."""
+    """`meaning` adds up what the words of the product's text and of its rationale mean: (B, dim / 2)."""
 
     def __init__(self, config: MoonConfig) -> None:
         super().__init__()
@@ -192,11 +201,22 @@ class WordPath(nn.Module):
         self.scores = nn.ModuleDict({m: nn.Linear(config.hidden, 1, bias=False) for m in SOURCES})
         self.norm = nn.LayerNorm(config.hidden)
         self.gate = nn.Linear(config.hidden, len(SOURCES))
+        self.free = _mlp(config.dim // 2, 2 * config.dim, config.dim // 2)
         for weight in (*self.scores.parameters(), self.gate.weight):
             nn.init.zeros_(weight)
         nn.init.zeros_(self.gate.bias)
 
     def forward(self, e: Tensor, words: dict[str, tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+        """What is added to a vector: (B, dim)."""
+        said = self.meaning(e, words)
+        return torch.stack([said, self.free_numbers(said)], -1).flatten(-2)
+
+    def free_numbers(self, said: Tensor) -> Tensor:
+        """What `meaning` adds to the odd numbers, zeros where there are no words: (B, dim / 2)."""
+        present = said.any(-1, keepdim=True).to(said.dtype)
+        return present * self.free(nn.functional.normalize(said, dim=-1))
+
+    def meaning(self, e: Tensor, words: dict[str, tuple[Tensor, Tensor, Tensor]]) -> Tensor:
         """`e` (B, d); `words` maps a source to ids (B, T) int64, states (B, T, d) and mask (B, T) bool."""
         gates = self.gate(self.norm(e)).exp()
         found = e.new_zeros(len(e), self.table.embedding_dim)
@@ -208,6 +228,55 @@ class WordPath(nn.Module):
             mean = torch.einsum("bt,btd->bd", weights, self.table(ids))
             found = found + gates[:, place, None] * mean
         return found
+
+
+def _mlp(inner: int, between: int, out: int) -> nn.Sequential:
+    """Says nothing at the start, so that a path is added to a model without changing its vectors."""
+    layers = nn.Sequential(nn.Linear(inner, between), nn.GELU(), nn.Linear(between, out))
+    nn.init.zeros_(cast(nn.Linear, layers[2]).weight)
+    nn.init.zeros_(cast(nn.Linear, layers[2]).bias)
+    return layers
+
+
+# ---- pictures --------------------------------------------------------------------------------------
+
+PICTURE = 2  # summaries of merged tokens: mean and maximum
+
+
+def summaries(visual: Any, tokens: list[int], empty: Tensor) -> Tensor:
+    """Summaries (B, n, d) of each row's pictures, `empty` where a row has none of its `tokens`.
+
+    `visual` is what the tower gave for all pictures, in the order of the rows.
+    """
+    merged = torch.cat(list(visual.pooler_output)).split(tokens)
+    layers = [torch.cat(list(layer)).split(tokens) for layer in getattr(visual, "deepstack_features", [])]
+    found = [
+        torch.stack([x.mean(0), x.amax(0), *(layer[row].mean(0) for layer in layers)]).to(empty.dtype)
+        if len(x) else empty[row]
+        for row, x in enumerate(merged)
+    ]  # fmt: skip
+    return torch.stack(found)
+
+
+class PicturePath(nn.Module):
+    """`forward` adds what a row's pictures look like, past the language model: (B, dim)."""
+
+    def __init__(self, config: MoonConfig) -> None:
+        super().__init__()
+        wide = config.pictures * config.hidden
+        self.norms = nn.ModuleList(nn.LayerNorm(config.hidden) for _ in range(config.pictures))
+        self.linear = nn.Linear(wide, config.dim, bias=False)
+        self.mlp = _mlp(wide, 2 * config.dim, config.dim)
+        self.norm, self.gate = nn.LayerNorm(config.hidden), nn.Linear(config.hidden, 1)
+        for weight in (self.linear.weight, self.gate.weight, self.gate.bias):
+            nn.init.zeros_(weight)
+
+    def forward(self, e: Tensor, seen: Tensor) -> Tensor:
+        """`e` (B, d), `seen` (B, n, d); a row of zeros has no picture."""
+        parts = zip(self.norms, seen.unbind(1), strict=True)
+        u = torch.cat([norm(x) for norm, x in parts], -1)
+        present = seen.flatten(1).any(1, keepdim=True).to(u.dtype)
+        return present * self.gate(self.norm(e)).exp() * (self.linear(u) + self.mlp(u))
 
 
 # ---- all of it -------------------------------------------------------------------------------------
@@ -222,6 +291,7 @@ class MoonHead(nn.Module):
         self.fusion = ModalityFusion(config) if config.fusion else None
         self.fire = Fire(config) if config.fire else None
         self.words = WordPath(config) if config.words else None
+        self.pictures = PicturePath(config) if config.pictures else None
         self.norm = nn.LayerNorm(config.hidden)
         self.project = nn.Linear(config.hidden, config.dim, bias=False)
 
@@ -245,6 +315,7 @@ class MoonHead(nn.Module):
         vectors = self.project(self.norm(z))
         if self.words is not None:
             text = batch.input_ids, reading.states, batch.text_mask
-            said = self.words(e, {"text": text, "rationale": rationale})
-            vectors = vectors + torch.stack([said, torch.zeros_like(said)], -1).flatten(-2)
+            vectors = vectors + self.words(e, {"text": text, "rationale": rationale})
+        if self.pictures is not None and reading.seen is not None:
+            vectors = vectors + self.pictures(e, reading.seen)
         return vectors, weights

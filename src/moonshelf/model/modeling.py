@@ -18,7 +18,7 @@ import inspect
 import json
 import math
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,7 +43,7 @@ from moonshelf.errors import UserError
 from moonshelf.files import read_settings
 from moonshelf.model import files
 from moonshelf.model.configuration import MoonConfig, default_taps
-from moonshelf.model.head import MoonHead
+from moonshelf.model.head import MoonHead, summaries
 from moonshelf.model.lookup import Lookup
 from moonshelf.model.precision import Precision, computing_in, resolve, without_gradients
 from moonshelf.model.processing import ADDED_TOKENS, Batch, MoonProcessor, Preprocessor, register
@@ -68,6 +68,13 @@ class Reading:
     taps: list[Tensor]  # outputs of the tapped layers, in the order of the configuration
     deltas: Tensor  # (B, 1) int64: rotary position of a new token minus its place in the row
     cache: Any = None
+    seen: Tensor | None = None  # (B, n, d) what the picture path reads; zeros in a row without pictures
+
+    def rows(self, change: Callable[[Tensor], Tensor]) -> Reading:
+        """The reading of other rows, each tensor (B, ...) passed through `change`; the cache is shared."""
+        seen = None if self.seen is None else change(self.seen)
+        states, raw, deltas = change(self.states), change(self.raw), change(self.deltas)
+        return Reading(states, raw, [change(tap) for tap in self.taps], deltas, self.cache, seen)
 
 
 class _PatchProjection(nn.Conv3d):
@@ -191,9 +198,13 @@ class MoonModel(nn.Module):
                 use_cache=use_cache,
             )
         taps = [found[layer] for layer in self.config.taps] if self.config.fire else []
-        return Reading(
-            output.last_hidden_state, raw, taps, deltas, output[self.cache_name] if use_cache else None
-        )
+        cache = output[self.cache_name] if use_cache else None
+        seen = None
+        if self.head.pictures is not None:
+            seen = raw.new_zeros(len(raw), self.config.pictures, self.config.hidden)
+            if visual is not None:
+                seen = summaries(visual, batch.image_mask.sum(1).tolist(), seen)
+        return Reading(output.last_hidden_state, raw, taps, deltas, cache, seen)
 
     @cached_property
     def cache_name(self) -> str:

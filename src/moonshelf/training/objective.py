@@ -28,6 +28,7 @@ from moonshelf.training.losses import (
     Temperature,
     info_nce,
     label_loss,
+    similarity_loss,
     text_loss,
 )
 from moonshelf.training.recipe import Recipe
@@ -126,7 +127,10 @@ class Objective(Stage):
             ids, bodies = prepare.text_ids(texts.texts), prepare.text_ids(texts.rationales)
             rows: list[Row] = [(text, [], [emb]) for text in ids]
             said, wanted = views.vectors(rows).float(), texts.vectors.to(self.model.device)
-            taught = text_loss(semantic(said) if self.model.head.words is not None else said, wanted)
+            if self.model.head.words is None:
+                taught = text_loss(said, wanted)
+            else:  # the free numbers must not spoil what the others know: names are short of own evidence
+                taught = text_loss(semantic(said), wanted) + similarity_loss(said, wanted)
             told: list[Row] = [
                 (text, [], [prepare.think, *body, prepare.end_think, emb])
                 for text, body in zip(ids, bodies, strict=True)

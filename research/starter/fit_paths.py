@@ -1,0 +1,250 @@
+"""Give a model with words a picture path, and fit both paths' free numbers to titles and their photos.
+
+    python -m research.starter.fit_paths --data DATA --model runs/words/model --out runs/paths [--tower FILE]
+
+What enters the paths does not depend on what they say, so it is computed once; then thousands of pairs meet
+in each step, where a cold start has time for a few dozen. Steps:
+
+1. `--tower`: another vision tower takes the place of the model's. Its last linear map is joined with the one
+   that brings its merged tokens nearest to the old tower's (least squares), since the decoder knows those;
+2. photos (as they are, and cropped) and titles of the training splits are read by the model;
+3. the picture path, and the free numbers that follow from a text's words, are trained by InfoNCE, both ways,
+   at all Matryoshka sizes; the numbers of a title that words are bound to take no gradient, and similarities
+   of whole titles and names stay those of these numbers;
+4. the picture path's gate is trained on products with both: the vector shall lie midway between the two.
+
+All choices are ours. Validation splits are not read.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import Qwen3VLVisionConfig, Qwen3VLVisionModel
+
+from moonshelf.memory import keep_freed
+from moonshelf.model.engine import load_picture
+from moonshelf.model.head import PICTURE, MoonHead, locked, semantic
+from moonshelf.model.modeling import MoonModel
+from moonshelf.product import Product
+from moonshelf.training.data import SourceSpec, augment, load_source
+from moonshelf.training.losses import Temperature, info_nce, similarity_loss
+from moonshelf.training.sources.pairs import Item, leaf
+
+FEEDS = {  # and how many of the products that are read come from each
+    "fashion_products/train-clear": 0.45, "fashion_products/train-small": 0.25, "flipkart/train": 0.15,
+    "luma/products": 0.05, "sampleshop": 0.10,
+}  # fmt: skip
+TEMPERATURE, DROPOUT, BATCH = 0.05, 0.2, 64
+
+
+def with_pictures(model: MoonModel) -> MoonModel:
+    """The model with a picture path that says nothing yet."""
+    layers = len(getattr(model.backbone.config.vision_config, "deepstack_visual_indexes", ()))
+    config = model.config.model_copy(update={"pictures": PICTURE + layers})
+    made = MoonModel(model.backbone, model.processor, config, model.prompt)
+    head: MoonHead = made.head
+    head.load_state_dict(model.head.state_dict(), strict=False)
+    made.labels = model.labels
+    return made.eval()
+
+
+@torch.no_grad()
+def with_tower(model: MoonModel, folder: Path, items: Sequence[Item]) -> None:
+    """Put the tower of `folder` in place of the model's, its tokens mapped onto those of the old one."""
+    config = Qwen3VLVisionConfig.from_json_file(folder / "config.json")
+    tower = Qwen3VLVisionModel(config).eval()
+    tower.load_state_dict(load_file(folder / "model.safetensors"))
+    backbone: Any = model.backbone
+    old, backbone.model.visual = backbone.model.visual, tower
+    pictures = [load_picture(item.images[0], model.prompt.max_pixels) for item in items]
+    patches, grids = model.prepare.pixels(pictures)
+    ends = grids.prod(-1).cumsum()
+    tokens: tuple[list[list[Tensor]], list[list[Tensor]]] = ([], [])
+    for start in range(0, len(grids), 64):
+        rows = slice(ends[start - 1] if start else 0, ends[min(start + 64, len(grids)) - 1])
+        for seen, look in zip(tokens, (tower, old), strict=True):
+            found = look(
+                torch.from_numpy(patches[rows]), grid_thw=torch.from_numpy(grids[start : start + 64])
+            )
+            for place, one in enumerate((found.pooler_output, *found.deepstack_features)):
+                seen += [] if len(seen) > place else [[]]
+                seen[place].append(one)
+    mergers = (tower.merger, *tower.deepstack_merger_list)
+    for new, known, merger in zip(*tokens, mergers, strict=True):
+        x, y = torch.cat(new).double(), torch.cat(known).double()
+        ones = torch.cat([x, torch.ones_like(x[:, :1])], 1)
+        gram = ones.T @ ones + 1e-3 * len(x) * torch.eye(ones.shape[1], dtype=x.dtype)
+        solution = torch.linalg.solve(gram, ones.T @ y)
+        left = ((ones @ solution - y) ** 2).sum() / ((y - y.mean(0)) ** 2).sum()
+        typer.echo(f"tokens: {1 - left:.3f} of the old tower's variance is kept")
+        last = merger.linear_fc2
+        last.bias.data = (last.bias.double() @ solution[:-1] + solution[-1]).float()
+        last.weight.data = (solution[:-1].T @ last.weight.double()).float()
+    backbone.config.vision_config = config
+
+
+@dataclass
+class Seen:
+    """Of n rows what does not change while the paths are trained."""
+
+    base: Tensor  # (n, dim) vectors without the paths
+    e: Tensor  # (n, d) states at <emb>
+    words: Tensor  # (n, dim / 2) what their words mean
+    pictures: Tensor  # (n, summaries, d) float16
+
+    def vectors(self, model: MoonModel, rows: Tensor, gated: bool = False) -> Tensor:
+        """Vectors (len(rows), dim) with the paths; the picture path's gate is at 1 unless `gated`."""
+        head: MoonHead = model.head
+        assert head.words is not None and head.pictures is not None
+        free = head.words.free_numbers(self.words[rows])
+        e = self.e[rows] if gated else torch.zeros_like(self.e[rows])
+        pictured = head.pictures(e, self.pictures[rows].float())
+        return self.base[rows] + torch.stack([torch.zeros_like(free), free], -1).flatten(-2) + pictured
+
+
+@torch.no_grad()
+def read(
+    model: MoonModel, titles: Sequence[str], items: Sequence[Item] = (), crop: int | None = None
+) -> Seen:
+    """Titles alone, or beside the first photos of `items`; `crop` is the seed of crops of these."""
+    parts: list[tuple[Tensor, ...]] = []
+    prepare, head = model.prepare, model.head
+    assert head.words is not None
+    for start in range(0, len(titles), BATCH):
+        texts = prepare.text_ids([
+            model.prompt.text_of(Product(id="t", title=title)) for title in titles[start : start + BATCH]
+        ])  # fmt: skip
+        shown = [load_picture(i.images[0], model.prompt.max_pixels) for i in items[start : start + BATCH]]
+        if crop is not None:
+            shown = [augment(one, random.Random(f"{crop}/{start + n}"), 0.7) for n, one in enumerate(shown)]
+        counts: list[list[int]] = [[] for _ in texts]
+        if shown:
+            patches, grids = prepare.pixels(shown)
+            counts = [[n] for n in prepare.image_tokens(grids)]
+        batch = prepare.batch(texts, counts, [[prepare.emb]] * len(texts))
+        if shown:
+            batch.pixel_values, batch.grid = torch.from_numpy(patches), torch.from_numpy(grids)
+        vectors, _, reading = model(batch)
+        e = reading.states[torch.arange(len(texts)), batch.emb]
+        nothing = batch.input_ids, reading.states, batch.rationale_mask
+        words = {"text": (batch.input_ids, reading.states, batch.text_mask), "rationale": nothing}
+        parts.append((vectors, e, head.words.meaning(e, words), reading.seen.half()))
+        if start // BATCH % 40 == 0:
+            typer.echo(f"read {start + len(texts):,} of {len(titles):,}")
+    return Seen(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def fit(
+    model: MoonModel, titles: Seen, photos: Sequence[Seen], names: Seen, groups: Tensor, epochs: int,
+    batch: int = 1024, rate: float = 1e-3,
+) -> None:  # fmt: skip
+    """Train the paths in place. `groups` (n,) int: rows of one product are no negatives."""
+    words, pictures = model.head.words, model.head.pictures
+    assert words is not None and pictures is not None
+    for place, norm in enumerate(pictures.norms):  # each number over all pictures: mean 0, variance 1
+        x = F.layer_norm(photos[0].pictures[:, place].float(), [model.config.hidden])
+        std = x.std(0).clamp_min(1e-3)
+        norm.weight.data, norm.bias.data = 1 / std, -x.mean(0) / std
+    temperature = Temperature(TEMPERATURE)
+    torch.nn.init.normal_(pictures.linear.weight, std=1e-3)
+    trained = [*words.free.parameters(), *pictures.linear.parameters(), *pictures.mlp.parameters()]
+    optimiser = torch.optim.AdamW([*trained, *temperature.parameters()], lr=rate, weight_decay=0.02)
+    steps = epochs * max(1, len(groups) // batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.05)
+    layers = pictures.linear, pictures.mlp[0], pictures.mlp[2], words.free[2]
+    handles = [layer.register_forward_pre_hook(_dropped) for layer in layers]
+    for step in range(steps):
+        rows, few = torch.randperm(len(groups))[:batch], torch.randperm(len(names.base))[: batch // 4]
+        said, called = titles.vectors(model, rows), names.vectors(model, few)
+        found = info_nce(
+            locked(said), photos[step % len(photos)].vectors(model, rows), temperature(),
+            groups[rows][:, None] == groups[rows], model.config.matryoshka,
+        )  # fmt: skip
+        texts = torch.cat([said, called])
+        kept = similarity_loss(texts, semantic(texts).detach())
+        optimiser.zero_grad()
+        (found + kept).backward()
+        optimiser.step()
+        schedule.step()
+        if step % 100 == 0 or step + 1 == steps:
+            typer.echo(f"paths: step {step} of {steps}, InfoNCE {found.item():.3f}, texts {kept.item():.3f}")
+    for handle in handles:
+        handle.remove()
+
+
+def _dropped(_layer: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+    return (F.dropout(inputs[0], DROPOUT),)
+
+
+def fit_gate(model: MoonModel, titles: Seen, photos: Seen, both: Seen, steps: int = 600) -> None:
+    """Train how much of the picture path is added, by the state at <emb>: both -> between title and photo."""
+    pictures = model.head.pictures
+    assert pictures is not None
+    gate = [*pictures.gate.parameters(), *pictures.norm.parameters()]
+    optimiser = torch.optim.AdamW(gate, lr=1e-3)
+    for step in range(steps):
+        rows = torch.randperm(len(both.base))[:512]
+        with torch.no_grad():
+            sides = [F.normalize(seen.vectors(model, rows), dim=-1) for seen in (titles, photos)]
+        near = F.cosine_similarity(both.vectors(model, rows, gated=True), sides[0] + sides[1], dim=-1).mean()
+        still = (pictures.gate(pictures.norm(photos.e[rows])) ** 2).mean()  # alone, a photo's gate stays 1
+        optimiser.zero_grad()
+        (1 - near + still).backward()
+        optimiser.step()
+        if step % 100 == 0 or step + 1 == steps:
+            typer.echo(f"gate: step {step}, cosine {near.item():.3f}, photos alone {still.item():.4f}")
+
+
+def run(
+    data: Annotated[Path, typer.Option(help="Folder of the training data.")],
+    model: Annotated[str, typer.Option(help="Moonshelf folder with words.")] = "runs/words/model",
+    out: Annotated[Path, typer.Option(help="Folder for the model.")] = Path("runs/paths"),
+    tower: Annotated[Path | None, typer.Option(help="Folder of another vision tower.")] = None,
+    products: Annotated[int, typer.Option(help="Products that are read.")] = 20_000,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over them.")] = 60,
+    crops: Annotated[int, typer.Option(min=0, help="Crops of each photo, beside the photo itself.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the products and crops.")] = 0,
+) -> None:
+    """Fit the paths and save the model."""
+    keep_freed()
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    items = []
+    for name, share in FEEDS.items():
+        found = (
+            load_source(SourceSpec(feed=f"{name}.parquet"), data)
+            if (data / f"{name}.parquet").exists()
+            else []
+        )
+        titled = [item for item in found if item.title]
+        items += rng.sample(titled, min(len(titled), round(share * products)))
+    rng.shuffle(items)
+    made = with_pictures(MoonModel.from_pretrained(model))
+    if tower:
+        with_tower(made, tower, rng.sample(items, min(1500, len(items))))
+    said, unsaid = [item.title for item in items], [""] * len(items)
+    titles, photos = read(made, said), [read(made, unsaid, items)]
+    photos += [read(made, unsaid, items, crop=seed + n) for n in range(crops)]
+    few = items[:4000]
+    both = read(made, said[: len(few)], few)
+    stated = Counter(name for item in items for name in (leaf(item.category), *item.facts.values()) if name)
+    names = read(made, [name for name, _ in stated.most_common(3000)])
+    places = {group: place for place, group in enumerate(sorted({item.group for item in items}))}
+    fit(made, titles, photos, names, torch.tensor([places[item.group] for item in items]), epochs)
+    fit_gate(made, titles, photos[0], both)
+    made.save_pretrained(out)
+
+
+if __name__ == "__main__":
+    typer.run(run)
