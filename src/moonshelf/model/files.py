@@ -20,6 +20,7 @@ from moonshelf.errors import UserError
 from moonshelf.files import read_json, write_json
 
 STARTER = Path(__file__).parents[1] / "starter"
+STARTER_1 = STARTER.with_name("starter_1")  # of the release before: the packaged selector is an adapter on it
 MANIFEST = "manifest.json"
 MODEL_TYPES = ("qwen3_vl", "qwen2_5_vl")
 MODULE = "moonshelf.model.sentence_transformer.MoonModule"
@@ -63,8 +64,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 
 
 def find(name: str, download: bool) -> Path:
-    """The folder of `starter`, of a path, or (with `download`) of a hub id; `UserError` if there is none."""
-    folder = STARTER if name == "starter" else Path(name)
+    """The folder of a packaged model, a path, or (with `download`) a hub id; `UserError` if there is none."""
+    folder = {"starter": STARTER, "starter-1": STARTER_1}.get(name) or Path(name)
     if is_folder(folder):
         return folder
     if not download:
