@@ -49,12 +49,13 @@ TEMPERATURE, DROPOUT, BATCH = 0.05, 0.2, 64
 
 
 def with_pictures(model: MoonModel) -> MoonModel:
-    """The model with a picture path that says nothing yet."""
+    """The model with a picture path that says nothing yet, whatever it had before."""
     layers = len(getattr(model.backbone.config.vision_config, "deepstack_visual_indexes", ()))
     config = model.config.model_copy(update={"pictures": PICTURE + layers})
     made = MoonModel(model.backbone, model.processor, config, model.prompt)
     head: MoonHead = made.head
-    head.load_state_dict(model.head.state_dict(), strict=False)
+    kept = {name: w for name, w in model.head.state_dict().items() if not name.startswith("pictures.")}
+    head.load_state_dict(kept, strict=False)
     made.labels = model.labels
     return made.eval()
 

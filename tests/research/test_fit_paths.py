@@ -1,0 +1,88 @@
+"""The paths of a tiny model, fitted to the products of a drawn shop."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from moonshelf import MoonModel
+from moonshelf.training.data import SourceSpec, load_source
+from moonshelf.training.losses import info_nce
+from moonshelf.training.sources.pairs import Item
+from research.starter.fit_paths import fit, fit_gate, read, with_pictures, with_tower
+from research.synthetic.feeds import write_products
+from research.synthetic.shop import iter_products
+
+
+@pytest.fixture(scope="module")
+def items(tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
+    folder = tmp_path_factory.mktemp("paths")
+    write_products(folder / "shop.parquet", iter_products(40, 5, 1, 96))
+    return load_source(SourceSpec(feed="shop.parquet"), folder)
+
+
+@pytest.fixture
+def silent(model: MoonModel) -> MoonModel:
+    """The tiny model, its free numbers of words silent, and a picture path anew."""
+    fresh = copy.deepcopy(model)
+    assert fresh.head.words is not None
+    with torch.no_grad():
+        fresh.head.words.free[2].weight.zero_()
+        fresh.head.words.free[2].bias.zero_()
+    return with_pictures(fresh)
+
+
+def test_a_new_path_says_nothing_and_a_fitted_one_brings_titles_to_their_photos(
+    silent: MoonModel, items: list[Item]
+) -> None:
+    said = [item.title for item in items]
+    titles, photos, both = (
+        read(silent, said),
+        read(silent, [""] * len(items), items),
+        read(silent, said, items),
+    )
+    everyone, same = torch.arange(len(items)), torch.eye(len(items), dtype=torch.bool)
+    with torch.no_grad():
+        torch.testing.assert_close(photos.vectors(silent, everyone), photos.base)
+
+        def loss() -> float:
+            sides = (seen.vectors(silent, everyone) for seen in (titles, photos))
+            return float(info_nce(*sides, torch.tensor(20.0), same, (256,)))
+
+        before = loss()
+    torch.manual_seed(0)
+    names = read(silent, sorted({item.category[-1] for item in items}))
+    fit(silent, titles, [photos], names, everyone, epochs=60, batch=len(items))
+    with torch.no_grad():
+        assert loss() < 0.5 * before
+    fit_gate(silent, titles, photos, both, steps=20)
+    # What is saved gives what was fitted.
+    read_again = read(silent, said, items)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            read_again.base, both.vectors(silent, everyone, gated=True), atol=2e-2, rtol=0
+        )
+
+
+def test_a_tower_in_another_s_place_is_brought_onto_its_tokens(
+    silent: MoonModel, items: list[Item], tmp_path: Path
+) -> None:
+    """The same tower behind a rotation of its output gives the same vectors."""
+    tower = copy.deepcopy(silent.backbone.model.visual)
+    turn = torch.linalg.qr(torch.randn(64, 64))[0]
+    with torch.no_grad():
+        for merger in (tower.merger, *tower.deepstack_merger_list):
+            merger.linear_fc2.weight.copy_(turn @ merger.linear_fc2.weight)
+            merger.linear_fc2.bias.copy_(turn @ merger.linear_fc2.bias)
+    save_file({k: v.contiguous() for k, v in tower.state_dict().items()}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(tower.config.to_json_string())
+    before = read(silent, [""] * 8, items[:8]).base
+    with_tower(silent, tmp_path, items)
+    after = read(silent, [""] * 8, items[:8]).base
+    near = torch.nn.functional.cosine_similarity(before, after)
+    assert np.all(near.numpy() > 0.99), near
