@@ -15,9 +15,9 @@ from moonshelf.training.sources.pairs import Item
 
 
 def validate(model: MoonModel, items: Sequence[Item]) -> dict[str, Any]:
-    """Title -> picture retrieval among `items`, and what the model reads off the picture alone.
+    """Retrieval of pictures by titles and of titles by pictures, and what is read off the picture alone.
 
-    `score`, the mean of R@10 of direct and reasoned vectors, is what checkpoints are chosen by.
+    `score`, the mean of all recalls, of direct and reasoned vectors, is what checkpoints are chosen by.
     """
     was_training = model.training
     model.eval()
@@ -27,11 +27,13 @@ def validate(model: MoonModel, items: Sequence[Item]) -> dict[str, Any]:
     result: dict[str, Any] = {"validation": len(items)}
     if len(titles) == len(items):
         texts = encode(model, titles, "off").vectors
+        recalls = {}
         for name, seen in (("direct", direct), ("reasoned", reasoned)):
-            ranks = pessimistic_ranks(texts @ seen.vectors.T)
-            result[f"{name} title->photo R@1"] = round(float((ranks < 1).mean()), 4)
-            result[f"{name} title->photo R@10"] = round(float((ranks < 10).mean()), 4)
-        result["score"] = sum(result[f"{n} title->photo R@10"] for n in ("direct", "reasoned")) / 2
+            near = texts @ seen.vectors.T
+            for way, scores in (("title->photo", near), ("photo->title", near.T)):
+                ranks = pessimistic_ranks(scores)
+                recalls |= {f"{name} {way} R@{k}": round(float((ranks < k).mean()), 4) for k in (1, 10)}
+        result |= {**recalls, "score": round(sum(recalls.values()) / len(recalls), 4)}
     read = [read_rationale(text) or {} for text in reasoned.rationales]
     truth = [read_rationale(item.rationale) or {} for item in items]
     for key in ("category", "colour"):
