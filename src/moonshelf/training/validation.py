@@ -27,7 +27,7 @@ def validate(model: MoonModel, items: Sequence[Item]) -> dict[str, Any]:
     result: dict[str, Any] = {"validation": len(items)}
     if len(titles) == len(items):
         texts = encode(model, titles, "off").vectors
-        recalls = {}
+        recalls: dict[str, float] = {}
         for name, seen in (("direct", direct), ("reasoned", reasoned)):
             near = texts @ seen.vectors.T
             for way, scores in (("title->photo", near), ("photo->title", near.T)):
