@@ -41,10 +41,11 @@ from moonshelf.training.data import SourceSpec, augment, load_source
 from moonshelf.training.losses import Temperature, info_nce, similarity_loss
 from moonshelf.training.sources.pairs import Item, leaf
 
-FEEDS = {  # and how many of the products that are read come from each
-    "fashion_products/train-clear": 0.45, "fashion_products/train-small": 0.25, "flipkart/train": 0.15,
-    "luma/products": 0.05, "sampleshop": 0.10,
+FEEDS = {  # and what share of the products that are read comes from each, if it has as many
+    "fashion_products/train-clear": 0.5, "fashion_products/train-small": 0.3, "flipkart/train": 0.05,
+    "luma/products": 0.02, "grocery/catalogue": 0.06, "sampleshop": 0.07,
 }  # fmt: skip
+PHOTOS = {"grocery/catalogue": "grocery/photos-train.parquet"}
 TEMPERATURE, DROPOUT, BATCH = 0.05, 0.2, 64
 
 
@@ -136,11 +137,12 @@ def read(
         batch = prepare.batch(texts, counts, [[prepare.emb]] * len(texts))
         if shown:
             batch.pixel_values, batch.grid = torch.from_numpy(patches), torch.from_numpy(grids)
-        vectors, _, reading = model(batch)
+        with model.computing():
+            vectors, _, reading = model(batch)
         e = reading.states[torch.arange(len(texts)), batch.emb]
         nothing = batch.input_ids, reading.states, batch.rationale_mask
         words = {"text": (batch.input_ids, reading.states, batch.text_mask), "rationale": nothing}
-        parts.append((vectors, e, head.words.meaning(e, words), reading.seen.half()))
+        parts.append((vectors.float(), e.float(), head.words.meaning(e, words).float(), reading.seen.half()))
         if start // BATCH % 40 == 0:
             typer.echo(f"read {start + len(texts):,} of {len(titles):,}")
     return Seen(*map(torch.cat, zip(*parts, strict=True)))
@@ -212,7 +214,7 @@ def run(
     model: Annotated[str, typer.Option(help="Moonshelf folder with words.")] = "runs/words/model",
     out: Annotated[Path, typer.Option(help="Folder for the model.")] = Path("runs/paths"),
     tower: Annotated[Path | None, typer.Option(help="Folder of another vision tower.")] = None,
-    products: Annotated[int, typer.Option(help="Products that are read.")] = 20_000,
+    products: Annotated[int, typer.Option(help="Products that are read.")] = 19_000,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over them.")] = 60,
     crops: Annotated[int, typer.Option(min=0, help="Crops of each photo, beside the photo itself.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the products and crops.")] = 0,
@@ -223,15 +225,12 @@ def run(
     rng = random.Random(seed)
     items = []
     for name, share in FEEDS.items():
-        found = (
-            load_source(SourceSpec(feed=f"{name}.parquet"), data)
-            if (data / f"{name}.parquet").exists()
-            else []
-        )
+        found = load_source(SourceSpec(feed=f"{name}.parquet", photos=PHOTOS.get(name)), data)
         titled = [item for item in found if item.title]
         items += rng.sample(titled, min(len(titled), round(share * products)))
     rng.shuffle(items)
     made = with_pictures(MoonModel.from_pretrained(model))
+    made.precision = "auto"
     if tower:
         with_tower(made, tower, rng.sample(items, min(1500, len(items))))
     said, unsaid = [item.title for item in items], [""] * len(items)
