@@ -45,8 +45,8 @@ from moonshelf.cli.doctor import environment
 from moonshelf.model import decode, engine, files
 from moonshelf.model.modeling import MoonModel, normalise
 from moonshelf.model.precision import resolve
-from moonshelf.model.writers import Generated
 from moonshelf.product import ImageRef, Product
+from research.studies.generated import Generated
 from research.synthetic.shop import iter_products
 
 PARTS = ("one-pass", "alone", "direct", "prefill", "memory")

@@ -40,7 +40,7 @@ ROOMS = {
     "feeds": Room(5_240, 2_400),
     "sample": Room(150, 150),
     "model": Room(3_272, 2_000),
-    "training": Room(4_130, 2_300),
+    "training": Room(4_120, 2_300),
     "catalogue": Room(4_210, 2_200),
     "scale": Room(600, 900),
     "evaluation": Room(6_730, 2_500),

@@ -38,11 +38,12 @@ from moonshelf.model import engine
 from moonshelf.model.engine import Row
 from moonshelf.model.modeling import MoonModel, normalise
 from moonshelf.model.precision import Precision
-from moonshelf.model.writers import Body, Generated, at, difference, pool
+from moonshelf.model.writers import Body, at, difference, pool
 from moonshelf.product import Product
 from moonshelf.prompts import THINK
 from moonshelf.training.starter import CHAT_TEMPLATE
 from research.script import app_of, start
+from research.studies.generated import Generated
 
 STAGES = ("prompt", "pixels", "rationale", "direct vector", "reasoned vector")
 PRECISIONS = ("float32", "bfloat16")

@@ -15,8 +15,9 @@ from moonshelf.cli.export import export_vllm
 from moonshelf.errors import UserError
 from moonshelf.model import engine
 from moonshelf.model.modeling import MoonModel
-from moonshelf.model.writers import Apart, Body, Generated, Offline, Served, opened, pictures, pool
+from moonshelf.model.writers import Apart, Body, Offline, Served, opened, pictures, pool
 from moonshelf.product import ImageRef, Product
+from research.studies.generated import Generated
 from writer_stub import Told, offline, serving
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moonshelf.prompts import write_rationale
-from moonshelf.training.rewards import FREE_EXTRAS, LIMIT, LONG, REWARDS, margins, ranks, read
+from moonshelf.training.rewards import FREE_EXTRAS, LIMIT, LONG, REWARDS, ranks, read
 
 END = "</think>"
 TITLE = "Nike Red Leather Running Shoe: Men's"
@@ -56,7 +56,7 @@ scraps = st.lists(
 def one(name: str, completion: str = HONEST, **columns: Any) -> float | None:
     """A reward of one completion, with columns that pay in full unless others are given."""
     full = {
-        "tokens": 20, "rank": 1, "candidates": 100, "similarities": 0.8, "truth": TRUTH, "title": TITLE,
+        "tokens": 20, "rank": 1, "candidates": 100, "truth": TRUTH, "title": TITLE,
         **columns,
     }  # fmt: skip
     (reward,) = REWARDS[name](
@@ -108,7 +108,7 @@ def test_no_reward_for_saying_nothing_repeating_or_breaking_the_format(name: str
 
 @pytest.mark.parametrize("name", REWARDS)
 def test_an_honest_completion_is_paid(name: str) -> None:
-    assert one(name) == (0.8 if name == "margin" else 1.0)
+    assert one(name) == 1.0
 
 
 @pytest.mark.parametrize("name", REWARDS)
@@ -118,15 +118,14 @@ def test_an_honest_completion_is_paid(name: str) -> None:
     tokens=st.integers(0, 500),
     place=st.integers(1, 500),
     more=st.integers(0, 500),
-    similarity=st.floats(-2, 2),
     title=st.one_of(st.just(""), scraps),
 )
 def test_every_reward_keeps_its_range_whatever_is_written(
-    name: str, completion: str, tokens: int, place: int, more: int, similarity: float, title: str
+    name: str, completion: str, tokens: int, place: int, more: int, title: str
 ) -> None:
-    columns = {"tokens": tokens, "rank": place, "candidates": place + more, "similarities": similarity}
+    columns = {"tokens": tokens, "rank": place, "candidates": place + more}
     reward = one(name, completion, **columns, title=title)
-    assert reward is not None and 0.0 <= reward <= (2.0 if name == "margin" else 1.0)
+    assert reward is not None and 0.0 <= reward <= 1.0
     if read(completion, title) is None:
         assert reward == 0.0
 
@@ -149,7 +148,7 @@ def test_what_a_record_says_earns_format_and_agreement_in_full_in_any_order_and_
 @pytest.mark.parametrize("name", REWARDS)
 def test_columns_of_another_length_are_refused(name: str) -> None:
     columns = {
-        "tokens": [9], "rank": [1], "candidates": [2], "similarities": [0.5], "truth": [TRUTH],
+        "tokens": [9], "rank": [1], "candidates": [2], "truth": [TRUTH],
         "title": [TITLE],
     }  # fmt: skip
     with pytest.raises(ValueError, match=r"zip\(\)"):
@@ -251,47 +250,11 @@ def test_ranks_are_those_of_a_sorted_list(rows: int, columns: int, seed: int) ->
         assert candidates[r] == 1 + len(rivals)
 
 
-@pytest.mark.parametrize("helper", [ranks, margins])
-def test_a_row_without_a_match_is_refused(helper: Any) -> None:
+def test_a_row_without_a_match_is_refused() -> None:
     with pytest.raises(ValueError, match="row 1"):
-        helper(torch.zeros(2, 2), mask("x.", ".."), mask("..", ".."))
+        ranks(torch.zeros(2, 2), mask("x.", ".."), mask("..", ".."))
     with pytest.raises(ValueError, match="shape"):
-        helper(torch.zeros(2, 3), mask("x.", "x."), mask("..", ".."))
-
-
-# ---- margin ---------------------------------------------------------------------------------------------
-
-
-def by_hand(scores: list[float], positive: list[bool], ignore: list[bool]) -> float:
-    kept = [(s, not p) for s, p, i in zip(scores, positive, ignore, strict=True) if p or not i]
-    ups = [s for s, negative in kept if not negative]
-    downs = [s for s, negative in kept if negative]
-    if not downs:
-        return 0.0
-    top = sorted(kept, key=lambda pair: (-pair[0], not pair[1]))[: len(ups)]
-    share = sum(not negative for _, negative in top) / len(ups)
-    return share * (sum(ups) / len(ups) - sum(downs) / len(downs))
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 5), st.integers(1, 9), st.integers(0, 10_000))
-def test_margins_are_those_of_the_formula(rows: int, columns: int, seed: int) -> None:
-    dice = torch.Generator().manual_seed(seed)
-    scores = torch.randint(-4, 5, (rows, columns), generator=dice).double() / 4
-    positive, ignore = torch.rand(2, rows, columns, generator=dice) < 0.4
-    positive[:, 0] |= ~positive.any(1)
-    got = margins(scores, positive, ignore).tolist()
-    assert got == pytest.approx(
-        [by_hand(*row) for row in zip(scores.tolist(), positive.tolist(), ignore.tolist(), strict=True)]
-    )
-
-
-def test_margin_of_equal_scores_is_none_and_breaking_off_never_pays() -> None:
-    same = torch.full((1, 6), 0.9)
-    assert margins(same, mask("xx...."), mask("......")).tolist() == [0.0]
-    below = margins(torch.tensor([[0.9, -0.9, 0.8, 0.8]]), mask("xx.."), mask("...."))
-    assert below < 0
-    assert one("margin", similarities=float(below)) == one("margin", "", similarities=float(below)) == 0.0
+        ranks(torch.zeros(2, 3), mask("x.", "x."), mask("..", ".."))
 
 
 # ---- agreement with the catalogue -----------------------------------------------------------------------

@@ -456,16 +456,9 @@ def write(
     confidence = Confidence(model.processor.tokenizer, *asked)
     doubt = confidence.doubtful if confidence.least and pick is greedy else None
     decoded = decode(
-        model,
-        batch,
-        reading,
-        [model.prepare.emb],
-        fed=fed,
-        pick=pick,
-        gone=gone,
-        repeats=repeats,
+        model, batch, reading, [model.prepare.emb], fed=fed, pick=pick, gone=gone, repeats=repeats,
         doubt=doubt,
-    )
+    )  # fmt: skip
     states = [d.states for d in decoded]
     rationale = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
     counts = torch.tensor([len(s) for s in states], device=model.device)

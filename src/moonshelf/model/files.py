@@ -42,12 +42,8 @@ _LEGACY_KEYS = {
 _DATA = ("golden.json", "vocab.json", "tokenizer.json", "labels.json")
 # Known to the classes, but they choose code (kernels, quantisers), which is not for a file to do.
 _CODE_KEYS = {
-    "auto_map",
-    "custom_pipelines",
-    "quantization_config",
-    "attn_implementation",
-    "experts_implementation",
-}
+    "auto_map", "custom_pipelines", "quantization_config", "attn_implementation", "experts_implementation",
+}  # fmt: skip
 # Least and greatest of the numbers of `config.json` and `preprocessor_config.json`, those that cost memory or
 # make numbers that are none. Every other one lies between -1 and a billion.
 _BOUNDS: dict[str, tuple[float, float]] = {

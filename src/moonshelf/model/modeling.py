@@ -37,7 +37,6 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen3VLForConditionalGeneration,
 )
-from transformers.utils import logging
 
 from moonshelf.errors import UserError
 from moonshelf.files import read_settings
@@ -47,11 +46,12 @@ from moonshelf.model.head import MoonHead, summaries
 from moonshelf.model.lookup import Lookup
 from moonshelf.model.precision import Precision, computing_in, resolve, without_gradients
 from moonshelf.model.processing import ADDED_TOKENS, Batch, MoonProcessor, Preprocessor, register
+from moonshelf.model.stock import quiet
 from moonshelf.prompts import PromptSpec
 
 if TYPE_CHECKING:
     from moonshelf.model.engine import Encoded, Reason
-    from moonshelf.product import Product
+from moonshelf.product import Product
 
 BACKBONES: dict[str, type[PreTrainedModel]] = {
     "qwen3_vl": Qwen3VLForConditionalGeneration,
@@ -340,7 +340,7 @@ class MoonModel(nn.Module):
         state = {k: v if dtype is None else v.to(dtype) for k, v in weights.items()}
         for old in (*folder.glob("*.safetensors*"), folder / "labels.json", folder / "golden.json"):
             old.unlink(missing_ok=True)
-        with _quiet():
+        with quiet():
             self.backbone.save_pretrained(folder, state_dict=state, max_shard_size="35MB")
         head = {
             k: (v if dtype is None else v.to(dtype)).contiguous() for k, v in self.head.state_dict().items()
@@ -396,23 +396,11 @@ def normalise(vectors: Tensor, dim: int | None = None) -> Tensor:
     return F.normalize(vectors[..., :dim].float(), dim=-1)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars for files that take a second, unless the user's program turned them off anyway."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 def _load_backbone(folder: Path) -> PreTrainedModel:
     files.check_config(folder)
     family: Any = BACKBONES[files.read_json(folder / "config.json")["model_type"]]
     try:
-        with _quiet():
+        with quiet():
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             _check_weights(folder, family, config)
             backbone, found = family.from_pretrained(

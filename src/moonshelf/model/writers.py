@@ -2,9 +2,8 @@
 
 A writer gives the token ids of a rationale; one teacher-forced pass of our engine over product, `<think>`,
 those ids, `</think><emb>` then gives the vector. Only ids travel, since text that is cut into tokens again
-may become other tokens. Three writers: `Served`, an OpenAI-compatible server that knows vLLM's extensions,
-`Offline`, vLLM in this process, and `Generated`, transformers' own `generate`, which is the reference that
-parity and benchmarks compare with.
+may become other tokens. Two writers: `Served`, an OpenAI-compatible server that knows vLLM's extensions, and
+`Offline`, vLLM in this process. `research/studies/generated.py` has a third, transformers' own `generate`.
 
 vLLM gets each picture as it enters the model, scaled to its grid and without loss, so that its own image
 processor has nothing left to do; the answer is opened with `<think>`, and vLLM says which tokens it has read:
@@ -27,7 +26,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import torch
 from PIL import Image
-from transformers import LogitsProcessor, LogitsProcessorList
 
 from moonshelf.endpoints import Endpoint
 from moonshelf.errors import UserError
@@ -39,7 +37,6 @@ from moonshelf.prompts import THINK, PromptSpec
 
 if TYPE_CHECKING:
     from moonshelf.model.modeling import MoonModel
-    from moonshelf.model.processing import Batch
     from moonshelf.product import Product
 
 REQUESTS = 32  # at a time: the server batches them
@@ -139,53 +136,7 @@ class Apart:
                 yield part
 
 
-# ---- transformers ----------------------------------------------------------------------------------
-
-
-class _Banned(LogitsProcessor):
-    """The engine's constraint: no reserved token in a rationale."""
-
-    def __init__(self, bias: torch.Tensor) -> None:
-        self.bias = bias
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        return scores + self.bias
-
-
-class Generated:
-    """`generate` of transformers, greedy, on prompts padded on the left; all rows in one batch."""
-
-    def write(self, model: MoonModel, rows: Sequence[Row]) -> list[Body]:
-        with model.inferring():
-            return self.write_batch(model, engine.make_batch(model, rows, [model.prepare.think]))
-
-    def write_batch(self, model: MoonModel, batch: Batch) -> list[Body]:
-        prepare, limit = model.prepare, model.prompt.max_rationale_tokens
-        shift = batch.input_ids.shape[1] - batch.attention.sum(1)
-        turned = [
-            torch.stack([row.roll(int(by)) for row, by in zip(tensor, shift, strict=True)])
-            for tensor in (batch.input_ids, batch.attention.long(), batch.image_mask.int())
-        ]
-        pixels = {}
-        if batch.pixel_values is not None:
-            pixels = {"pixel_values": batch.pixel_values, "image_grid_thw": batch.grid}
-        generate: Any = model.backbone.generate
-        output = generate(
-            input_ids=turned[0],
-            attention_mask=turned[1],
-            mm_token_type_ids=turned[2],
-            **pixels,
-            max_new_tokens=limit + 1,
-            do_sample=False,
-            eos_token_id=prepare.end_think,
-            pad_token_id=prepare.pad,
-            logits_processor=LogitsProcessorList([_Banned(banned_tokens(model))]),
-        )
-        written = output[:, batch.input_ids.shape[1] :].tolist()
-        return [_body(model, ids) for ids in written]
-
-
-def _body(model: MoonModel, ids: list[int], prompt: list[int] | None = None) -> Body:
+def body_of(model: MoonModel, ids: list[int], prompt: list[int] | None = None) -> Body:
     """What was written, as our engine counts it: up to `</think>`, or cut at the limit."""
     end, limit = model.prepare.end_think, model.prompt.max_rationale_tokens
     place = ids.index(end) if end in ids else len(ids)
@@ -249,14 +200,8 @@ class Served:
             "add_generation_prompt": False,
             "continue_final_message": True,
             "add_special_tokens": False,
-            "n": 1,
-            "temperature": 0.0,
-            "top_p": 1.0,
-            "top_k": 0,
-            "min_p": 0.0,
-            "repetition_penalty": 1.0,
-            "presence_penalty": 0.0,
-            "frequency_penalty": 0.0,
+            **{"n": 1, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0},
+            **{"presence_penalty": 0.0, "frequency_penalty": 0.0},
             "max_tokens": limit + 1,
             "stop_token_ids": [prepare.end_think],
             "logit_bias": self._bias,
@@ -355,7 +300,7 @@ def _checked(
         )
     if finished and model.prepare.end_think not in ids:  # the token that it stopped at may be left out
         ids = [*ids, model.prepare.end_think]
-    body, never = _body(model, ids, prompt), reserved_tokens(model)
+    body, never = body_of(model, ids, prompt), reserved_tokens(model)
     wrong = [i for i in body.ids if i in never or not 0 <= i < len(model.processor.tokenizer)]
     if wrong:
         raise UserError(

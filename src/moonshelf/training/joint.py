@@ -46,7 +46,7 @@ from moonshelf.training.data import (
 from moonshelf.training.grpo import advantages, total
 from moonshelf.training.losses import CrossBatchMemory, Negatives, info_nce
 from moonshelf.training.recipe import JointRecipe
-from moonshelf.training.rewards import REWARDS, margins, ranks
+from moonshelf.training.rewards import REWARDS, ranks
 from moonshelf.training.rollouts import RolloutTrainer, Scored, score_tokens
 from moonshelf.training.sources.pairs import Item
 from moonshelf.training.trainer import Stage, summary, this_process
@@ -191,20 +191,15 @@ class JointTrainer(RolloutTrainer):
         if self.memory.items:
             pool = torch.cat([pool, normalise(self.memory.vectors).to(pool)])
             owners = [*owners, *self.memory.items]
-        found, beside = [], []
+        found = []
         for vectors, asked in zip(queries, (draw.queries, draw.synthetic), strict=True):
             rivals = ~positive_mask(asked, items, owners).to(pool.device).repeat_interleave(per, 0)
             scores = (vectors @ pool.T).repeat_interleave(per, 0)
             own = torch.eye(len(written), len(owners), dtype=torch.bool, device=pool.device)
             rank, candidates = ranks(scores, own, ~rivals & ~own)
             found.append((rank.float().log() / candidates.clamp(min=2).float().log()).nan_to_num(1.0))
-            beside.append(positive_mask(asked, items, items).T.to(pool.device).repeat_interleave(per, 0))
         # One query's N is not another's: the mean of log rank / log N, as a rank among 100.
         rank = 100 ** torch.stack(found).mean(0)
-        # The other way round: the rollout's own two queries among those of all products.
-        mine = torch.eye(len(items), dtype=torch.bool, device=pool.device)
-        mine = mine.repeat_interleave(per, 0).repeat(1, 2)
-        spread = margins(rollouts @ torch.cat(list(queries)).T, mine, torch.cat(beside, 1) & ~mine)
         texts = self.moon.processor.tokenizer.batch_decode([text for text, _ in shown])
         bodies = [w.rationale.removeprefix("<think>") for w in written]
         earned, weights = self.earned({
@@ -212,7 +207,7 @@ class JointTrainer(RolloutTrainer):
                 body if w.closed else body.removesuffix("</think>")
                 for body, w in zip(bodies, written, strict=True)
             ],
-            "rank": rank.tolist(), "candidates": [100] * len(written), "similarities": spread.tolist(),
+            "rank": rank.tolist(), "candidates": [100] * len(written),
             "truth": [read_rationale(items[r // per].rationale) or {} for r in range(len(written))],
             "title": [texts[r // per] for r in range(len(written))], "tokens": [w.tokens for w in written],
         })  # fmt: skip

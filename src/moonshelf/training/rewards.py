@@ -4,12 +4,11 @@ Each is `reward(completions, **columns) -> list`; every column is a list of the 
 length, and columns that a reward does not name are ignored. A completion is what the model wrote after the
 opening `<think>`. None stands for "says nothing about this completion", as in TRL.
 
-Retrieval is LREM's reward (arXiv 2510.14321), margin is UME-R1's (arXiv 2511.00405). The graded length, the
-agreement with the catalogue and these rules are ours:
+Retrieval is LREM's reward (arXiv 2510.14321). The graded length, the agreement with the catalogue and these
+rules are ours:
 
 - No reward is paid for a completion that breaks the format. Retrieval would otherwise pay a truncated
-  rationale for what the picture alone is worth, and the margin, which may fall below zero, would pay for
-  breaking off.
+  rationale for what the picture alone is worth.
 - The format does not ask for a key beyond the category: a catalogue that states only categories would teach
   invention. It does not ask for a category either. A bare minimum is the business of length and agreement.
 - One value under two keys keeps the format (`colour: black; dial color: black`: 8 % of the records of one
@@ -112,20 +111,6 @@ def retrieval(
     return rewards
 
 
-def margin(
-    completions: Sequence[str], *, similarities: Sequence[float], **columns: Any
-) -> list[float | None]:
-    """`similarities` as `margins` computes them from cosines, but not below 0; so in [0, 2].
-
-    The bound is ours: a completion that breaks the format earns 0, and nothing should earn less.
-    """
-    said = _read_all(completions, columns)
-    return [
-        0.0 if pairs is None else max(0.0, float(value))
-        for pairs, value in zip(said, similarities, strict=True)
-    ]
-
-
 def attributes(
     completions: Sequence[str], *, truth: Sequence[Mapping[str, str | None] | None], **columns: Any
 ) -> list[float | None]:
@@ -156,9 +141,7 @@ def attributes(
     return rewards
 
 
-REWARDS: dict[str, Reward] = {
-    reward.__name__: reward for reward in (format, length, retrieval, margin, attributes)
-}
+REWARDS: dict[str, Reward] = {reward.__name__: reward for reward in (format, length, retrieval, attributes)}
 
 
 @torch.no_grad()
@@ -175,26 +158,6 @@ def ranks(scores: Tensor, positive: Tensor, ignore: Tensor) -> tuple[Tensor, Ten
     negative = ~positive & ~ignore
     ahead = negative & ~(scores < best)  # not `>=`: a comparison with NaN is false
     return 1 + ahead.sum(1), 1 + negative.sum(1)
-
-
-@torch.no_grad()
-def margins(scores: Tensor, positive: Tensor, ignore: Tensor) -> Tensor:
-    """UME-R1's margin, (R,): (share of the row's G positives among its top G) · (mean S⁺ − mean S⁻).
-
-    Arguments as for `ranks`. A tie counts against the positive. A row without negatives gives 0.
-    """
-    _check(scores, positive, ignore)
-    negative = ~positive & ~ignore
-    # Sorting twice, the second time stably, puts negatives before positives of the same score.
-    order = positive.int().sort(dim=1, stable=True).indices
-    kept = scores.masked_fill(~positive & ~negative, -torch.inf).gather(1, order)
-    order = order.gather(1, kept.sort(dim=1, descending=True, stable=True).indices)
-    found, wanted = positive.gather(1, order), positive.sum(1)
-    top = torch.arange(scores.shape[1], device=scores.device) < wanted[:, None]
-    share = (found & top).sum(1) / wanted
-    above = torch.where(positive, scores, 0).sum(1) / wanted
-    below = torch.where(negative, scores, 0).sum(1) / negative.sum(1).clamp(min=1)
-    return torch.where(negative.any(1), share * (above - below), 0.0)
 
 
 def _check(scores: Tensor, positive: Tensor, ignore: Tensor) -> None:
