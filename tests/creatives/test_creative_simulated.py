@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from moonshelf.creatives.evaluation.simulated import drawn, interest_speaks, oracle
-from moonshelf.creatives.known import TIE, gap, without_interest
+from moonshelf.creatives.known import TIE, drawn, gap, interest_speaks, oracle, without_interest
 from moonshelf.creatives.labels import posterior, stratum
 from research.synthetic.campaigns.simulator import pairs, simulate, truth
 

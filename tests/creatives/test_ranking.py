@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from moonshelf.creatives.evaluation.ranking import (
+from moonshelf.creatives.evaluation.figures import (
     normalised_regret,
     score_ranking,
 )

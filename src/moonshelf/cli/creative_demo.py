@@ -24,9 +24,8 @@ from moonshelf.catalogue.manifest import versions
 from moonshelf.cli.console import RECORD, Steps, claim
 from moonshelf.creatives.backends import names
 from moonshelf.creatives.backends.base import PairwiseBackend
-from moonshelf.creatives.evaluation.figures import rates_of
+from moonshelf.creatives.evaluation.figures import RankingScore, normalised_regret, rates_of, score_ranking
 from moonshelf.creatives.evaluation.pages import write_demo_report
-from moonshelf.creatives.evaluation.ranking import RankingScore, normalised_regret, score_ranking
 from moonshelf.creatives.io.readers import FILE, read_creatives, write_campaigns
 from moonshelf.creatives.known import pairs
 from moonshelf.creatives.labels import DECISIVE, p_greater

@@ -9,8 +9,9 @@ measured by them says so.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -23,6 +24,7 @@ from moonshelf.creatives.schema import (
     Assessment,
     Campaign,
     Creative,
+    Judgement,
     Known,
     Pair,
     Side,
@@ -30,6 +32,7 @@ from moonshelf.creatives.schema import (
 
 TIE = 0.03  # a question is even where the two sides differ by no more (log rate)
 UNSEEN = 0.087  # standard deviation of a log rate that no picture shows, as measured on alimama_aes
+ORACLE = "all that can be seen"  # the judge that knows it
 NOTHING_ASKED = Known(reason="nothing asked")  # of the question about the query, without one
 
 
@@ -127,3 +130,36 @@ def _asked(pair: Pair, a: Known, b: Known) -> Pair:
     }
     pair = pair.model_copy(update=sides)
     return pair.model_copy(update={"assessment": assess(pair)})
+
+
+# ---- in an evaluation --------------------------------------------------------------------------------
+
+
+def drawn(pair: Pair) -> bool:
+    """The pair is drawn, and its truth is known."""
+    return pair.source.startswith("simulated") and is_known(pair.a, pair.b)
+
+
+def oracle(pairs: Sequence[Pair]) -> list[Judgement]:
+    """A judgement a pair by the visible rates: the ceiling for a judge of pictures.
+
+    It knows the click model and all that can be seen of both creatives, but neither the idiosyncratic part of
+    their rates nor the draw of the clicks, so it stays below the label ceiling, which knows the true rates.
+
+    Its probability is the posterior that the clicks will leave on average, since that is what it is scored
+    against: Φ(gap / √(2σ² + 2s²)), σ the idiosyncratic deviation of a log rate and s² = 1/clicks A +
+    1/clicks B, clicks as the visible rates let expect them (a normal approximation, ours).
+    """
+    found = []
+    for pair in pairs:
+        seen = [one.impressions * visible_rate(one) for one in (pair.a, pair.b) if one.impressions]
+        spread = math.sqrt(2 * UNSEEN**2 + 2 * sum(1 / clicked for clicked in seen))
+        same = bool(pair.a.sha256) and pair.a.sha256 == pair.b.sha256
+        p = 0.5 if same else NormalDist().cdf(gap(pair) / spread)
+        found.append(Judgement(pair_id=pair.id, p=p, p_first=p, p_second=p))
+    return found
+
+
+def interest_speaks(pair: Pair) -> bool:
+    """One of the two answers the interest better: with it the visible gap is another than without."""
+    return abs(pair.a.known["query"].worth - pair.b.known["query"].worth) > TIE

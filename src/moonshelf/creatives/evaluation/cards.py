@@ -15,8 +15,7 @@ from pathlib import Path
 from moonshelf import images
 from moonshelf.creatives.evaluation.figures import Evidence, rates_of
 from moonshelf.creatives.evaluation.record import PICTURES, picture_name
-from moonshelf.creatives.evaluation.simulated import drawn
-from moonshelf.creatives.known import assess
+from moonshelf.creatives.known import assess, drawn
 from moonshelf.creatives.labels import posterior, stratum
 from moonshelf.creatives.ranking import Comparison, Ranking
 from moonshelf.creatives.schema import Campaign, Creative, Judgement, Pair, Side

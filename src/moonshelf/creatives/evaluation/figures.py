@@ -9,19 +9,20 @@ care was not made for anyone. Differences are paired, over the same pairs.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
+from scipy import stats
 
 from moonshelf.creatives.evaluation import explanations as reasons
 from moonshelf.creatives.evaluation import metrics
 from moonshelf.creatives.evaluation.metrics import Cases, Figure, Gap, Mask, Rows, mean_figure
-from moonshelf.creatives.evaluation.ranking import score_ranking
 from moonshelf.creatives.evaluation.record import CreativeReport, Curve
-from moonshelf.creatives.evaluation.simulated import ORACLE, drawn, interest_speaks, oracle
+from moonshelf.creatives.known import ORACLE, drawn, interest_speaks, oracle
 from moonshelf.creatives.labels import STRATA, Prior, label_ceiling, posterior, stratum
 from moonshelf.creatives.ranking import Ranking
 from moonshelf.creatives.schema import Campaign, Creative, Judgement, Pair
@@ -291,6 +292,69 @@ def rates_of(campaign: Campaign) -> dict[str, float]:
     if campaign.true_rates is not None:
         return {one.id: rate for one, rate in zip(campaign.creatives, campaign.true_rates, strict=True)}
     return {one.id: one.rate for one in campaign.creatives if one.rate is not None}
+
+
+# ---- orders of creatives ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RankingScore:
+    """One campaign: the order against the rates. Regret is a share of the best rate, 0 for the best pick.
+
+    Ties on either side are ties: a tied first place counts by the share of its members that are best, and its
+    rate is their mean. A statistic that is not defined (all equal, a single creative) is None.
+    """
+
+    n: int
+    kendall: float | None  # tau-b
+    spearman: float | None
+    top1: float  # 1 if the pick has the best rate
+    picked_rate: float
+    best_rate: float
+    uniform_rate: float  # mean: what a random pick gives
+
+    @property
+    def regret(self) -> float:
+        """Best-of-n regret, (best - picked) / best; 0 where all rates are 0."""
+        return (self.best_rate - self.picked_rate) / self.best_rate if self.best_rate else 0.0
+
+    @property
+    def uniform_regret(self) -> float:
+        """The same of a random pick."""
+        return (self.best_rate - self.uniform_rate) / self.best_rate if self.best_rate else 0.0
+
+
+def score_ranking(strengths: Mapping[str, float], rates: Mapping[str, float]) -> RankingScore:
+    """Score the strengths of a ranking, or any scores, higher being better; ValueError for a missing rate."""
+    names = sorted(strengths)  # so that the order in which creatives come changes no digit
+    missing = [name for name in names if name not in rates]
+    if missing or not names:
+        raise ValueError(f"no rate of {missing[0]}" if missing else "no creatives")
+    strength = np.array([strengths[name] for name in names], np.float64)
+    rate = np.array([rates[name] for name in names], np.float64)
+    if not (np.isfinite(strength).all() and np.isfinite(rate).all()):
+        raise ValueError("a strength or a rate is not a number")
+    first = strength == strength.max()
+    constant = len(names) < 2 or np.ptp(strength) == 0 or np.ptp(rate) == 0
+    return RankingScore(
+        n=len(names),
+        kendall=None if constant else float(stats.kendalltau(strength, rate).statistic),
+        spearman=None if constant else float(stats.spearmanr(strength, rate).statistic),
+        top1=float((rate[first] == rate.max()).mean()),
+        picked_rate=float(rate[first].mean()),
+        best_rate=float(rate.max()),
+        uniform_rate=float(rate.mean()),
+    )
+
+
+def normalised_regret(scores: Sequence[RankingScore]) -> float:
+    """Regret of the picks as a share of that of random picks, over campaigns; nan if there is none to avoid.
+
+    1 is a random pick, 0 the best one (VAM-HBM prints it times 100).
+    """
+    random = sum(score.best_rate - score.uniform_rate for score in scores)
+    picked = sum(score.best_rate - score.picked_rate for score in scores)
+    return picked / random if random > 0 else math.nan
 
 
 def _ranked(both: Sequence[tuple[Campaign, Ranking]]) -> list[Figure]:

@@ -23,7 +23,7 @@ from moonshelf.creatives.evaluation import charts as plots
 from moonshelf.creatives.evaluation.figures import ALL, HEADLINE, Evidence
 from moonshelf.creatives.evaluation.metrics import COVERAGES, Figure, Gap
 from moonshelf.creatives.evaluation.record import CreativeReport
-from moonshelf.creatives.evaluation.simulated import ORACLE
+from moonshelf.creatives.known import ORACLE
 from moonshelf.creatives.ranking import Ranking
 from moonshelf.creatives.schema import ASPECTS, QUESTIONS, Campaign, Pair
 from moonshelf.creatives.show import table
