@@ -294,7 +294,6 @@ def test_many_campaigns_are_ranked_as_each_alone_in_fewer_calls() -> None:
     ]
     logit = by_utility({name: at / 3 for at, name in enumerate(letters(12))}, noise=1.5, seed=4)
     calls: list[int] = []
-    done: list[int] = []
 
     def judge(pairs: Sequence[Pair]) -> list[Judgement]:
         calls.append(len(pairs))
@@ -302,8 +301,8 @@ def test_many_campaigns_are_ranked_as_each_alone_in_fewer_calls() -> None:
 
     alone = [rank(one, judge, seed=2) for one in campaigns]
     separate, calls[:] = len(calls), []
-    assert rank_many(campaigns, judge, seed=2, progress=done.append) == alone
-    assert len(calls) < separate and done == calls
+    assert rank_many(campaigns, judge, seed=2) == alone
+    assert len(calls) < separate
     assert calls[0] >= 6 + 3 + 12, "the first round asks for all campaigns at once"
     assert rank_many([], judge) == []
     with pytest.raises(UserError, match="cannot connect 12"):

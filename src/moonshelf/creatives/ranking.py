@@ -130,14 +130,14 @@ def rank_many(
     *,
     budget: int | None = None,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
 ) -> list[Ranking]:
     """`rank` of each campaign, round by round: what all of them want to know next is asked in one call.
 
-    A model that reads in batches is then several times faster than campaign by campaign. `progress` is called
-    with the number of pairs of each round once they are judged.
+    A model that reads in batches is then several times faster than campaign by campaign.
     """
-    ask, name = _judging(judge, seed), _name(judge)
+    backend = isinstance(judge, PairwiseBackend)
+    ask: JudgeFn = partial(selector.judge, judge, seed=seed) if backend else judge  # type: ignore[assignment,arg-type]
+    name = str(getattr(judge, "name", "") or getattr(judge, "__name__", "") or type(judge).__name__)
     running = {i: _rounds(campaign, budget, seed, name) for i, campaign in enumerate(campaigns)}
     answers: dict[int, Sequence[Judgement] | None] = dict.fromkeys(running)
     found: dict[int, Ranking] = {}
@@ -150,25 +150,12 @@ def rank_many(
                 found[i] = end.value
                 del running[i]
         pairs = [pair for some in wanted.values() for pair in some]
-        judgements = iter(ask(pairs))
-        answers = {i: [next(judgements) for _ in some] for i, some in wanted.items()}
-        if progress is not None and pairs:
-            progress(len(pairs))
-    return [found[i] for i in range(len(campaigns))]
-
-
-def _judging(judge: JudgeFn | PairwiseBackend, seed: int) -> JudgeFn:
-    judge_fn: JudgeFn = (
-        partial(selector.judge, judge, seed=seed) if isinstance(judge, PairwiseBackend) else judge
-    )
-
-    def ask(pairs: Sequence[Pair]) -> Sequence[Judgement]:
-        judgements = judge_fn(pairs) if pairs else []
-        if [pair.id for pair in pairs] != [judgement.pair_id for judgement in judgements]:
+        judged = ask(pairs) if pairs else []
+        if [pair.id for pair in pairs] != [judgement.pair_id for judgement in judged]:
             raise ValueError("the judge did not return one judgement a pair, in the order of the pairs")
-        return judgements
-
-    return ask
+        judgements = iter(judged)
+        answers = {i: [next(judgements) for _ in some] for i, some in wanted.items()}
+    return [found[i] for i in range(len(campaigns))]
 
 
 def _rounds(
@@ -202,7 +189,7 @@ def _rounds(
             break
         strengths = fit(_entries(found), n)
         best = _p_best(strengths)
-        if _settled(best, asked) and _settled(_drawn_best(found, n, seed, strengths), asked):
+        if _settled(best, asked) and _settled(_p_best(_bootstrap(found, n, seed, strengths)).mean(0), asked):
             stopped = "clear"
             break
         chosen = _round(best, asked, n, min(spend - len(asked), max(1, n // BATCH)))
@@ -262,10 +249,6 @@ def _groups(creatives: Sequence[Creative]) -> list[list[Creative]]:
 def _pair_id(campaign: str, a: str, b: str) -> str:
     """Short whatever the lengths of the ids, and the same in every run."""
     return hashlib.sha256("\n".join((campaign, a, b)).encode()).hexdigest()[:16]
-
-
-def _name(judge: JudgeFn | PairwiseBackend) -> str:
-    return str(getattr(judge, "name", "") or getattr(judge, "__name__", "") or type(judge).__name__)
 
 
 # ---- which pairs to ask -------------------------------------------------------------------------------
@@ -338,10 +321,6 @@ def _bootstrap(found: Sequence[tuple[int, int, Judgement]], n: int, seed: int, s
     return np.array(drawn)
 
 
-def _drawn_best(found: Sequence[tuple[int, int, Judgement]], n: int, seed: int, start: Floats) -> Floats:
-    return np.asarray(_p_best(_bootstrap(found, n, seed, start)).mean(0))
-
-
 def _p_best(strengths: Floats) -> Floats:
     """Softmax over the last axis: the probability of the first place under Luce's axiom."""
     odds = np.exp(strengths - strengths.max(-1, keepdims=True))
@@ -372,20 +351,21 @@ def _ranking(
     ids = [[creative.id for creative in group] for group in groups]
     judged = {at for i, j, judgement in found if not judgement.abstained for at in (i, j)}
     places = sorted(range(n), key=lambda at: (-strengths[at], at))
+    each = [(at, name) for at in range(n) for name in ids[at]]
     return Ranking(
         campaign_id=campaign.id,
         source=campaign.source,
         judge=judge,
         order=tuple(name for at in places for name in ids[at]),
-        strengths={name: float(strengths[at]) for at in range(n) for name in ids[at]},
-        intervals={name: (float(low[at]), float(high[at])) for at in range(n) for name in ids[at]},
-        p_best={name: float(best[at]) / len(ids[at]) for at in range(n) for name in ids[at]},
+        strengths={name: float(strengths[at]) for at, name in each},
+        intervals={name: (float(low[at]), float(high[at])) for at, name in each},
+        p_best={name: float(best[at]) / len(ids[at]) for at, name in each},
         comparisons=comparisons,
         identical=tuple(tuple(group) for group in ids if len(group) > 1),
         intransitivity=cyclic,
         triples=triples,
         abstained=sum(bool(one.judgement.abstained) for one in comparisons),
-        unjudged=tuple(name for at in range(n) if n > 1 and at not in judged for name in ids[at]),
+        unjudged=tuple(name for at, name in each if n > 1 and at not in judged),
         pairs=total,
         stopped=stopped,
         seed=seed,

@@ -44,6 +44,14 @@ class PairwiseBackend(ABC):
     """Anything that can tell which of two creatives is better. `name` is what people call it."""
 
     name: str
+    # How labels are drawn, and whether words on the images are shown.
+    prompt: CreativePrompt = CreativePrompt()
+    # Of the averaged logit, as it was fitted on validation pairs; None where nothing was.
+    temperature: float | None = None
+    # By which records of another backend of that name are told; "" where the name says it all.
+    fingerprint: str = ""
+    # What it was trained on: simulated campaigns must be named wherever it speaks.
+    trained_on: str = ""
 
     @abstractmethod
     def predict(self, inputs: Sequence[PairInput]) -> list[PairPrediction]:
@@ -51,26 +59,6 @@ class PairwiseBackend(ABC):
 
         An image that cannot be read raises nothing: `p_first` is None.
         """
-
-    @property
-    def prompt(self) -> CreativePrompt:
-        """How labels are drawn, and whether words on the images are shown."""
-        return CreativePrompt()
-
-    @property
-    def temperature(self) -> float | None:
-        """Of the averaged logit, as it was fitted on validation pairs; None where nothing was."""
-        return None
-
-    @property
-    def fingerprint(self) -> str:
-        """By which records of another backend of that name are told; "" where the name says it all."""
-        return ""
-
-    @property
-    def trained_on(self) -> str:
-        """What it was trained on: simulated campaigns must be named wherever it speaks."""
-        return ""
 
     @property
     def described(self) -> str:

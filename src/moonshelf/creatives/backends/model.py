@@ -113,7 +113,7 @@ class CreativeModel(PairwiseBackend):
             self.label_ids[label] = ids[0]
 
     @property
-    def prompt(self) -> CreativePrompt:
+    def prompt(self) -> CreativePrompt:  # type: ignore[override]
         return self.config.prompt
 
     @classmethod
@@ -162,7 +162,7 @@ class CreativeModel(PairwiseBackend):
         return model
 
     @cached_property
-    def fingerprint(self) -> str:
+    def fingerprint(self) -> str:  # type: ignore[override]
         """SHA-256 (16 hex digits) of weights and settings: records of another selector are not this one's."""
         digest = hashlib.sha256(self.config.model_dump_json().encode())
         for name, tensor in sorted(self.moon.backbone.state_dict().items()):  # the head beside it is unused
@@ -170,11 +170,11 @@ class CreativeModel(PairwiseBackend):
         return digest.hexdigest()[:16]
 
     @property
-    def temperature(self) -> float:
+    def temperature(self) -> float:  # type: ignore[override]
         return self.config.temperature
 
     @property
-    def trained_on(self) -> str:
+    def trained_on(self) -> str:  # type: ignore[override]
         return self.config.trained_on
 
     # ---- rows ------------------------------------------------------------------------------------
@@ -184,27 +184,17 @@ class CreativeModel(PairwiseBackend):
 
         `tokens` of the two images; of the one that is described; or none, where words alone are compared.
         """
-        prepare = self.moon.prepare
-        ids, kinds = list(prepare.prefix), [0] * len(prepare.prefix)
-
-        def put(more: Sequence[int], kind: int) -> None:
-            ids.extend(more)
-            kinds.extend([kind] * len(more))
-
-        put(prepare.ids(self.prompt.words(ask.title, ask.interest)), 2)
-        shown = zip(ask.labels, ask.overlays, tokens, strict=False)  # a description has one picture
-        for label, overlay, n in shown:
-            put(prepare.ids(f"{label}:"), 0)
-            put(prepare.vision[0], 0)
-            put([prepare.image] * n, 1)
-            put([*prepare.vision[1], *prepare.ids("\n")], 0)
-            if said := self.prompt.says(overlay):
-                put(prepare.ids(said), 2)
+        prepare, parts = self.moon.prepare, list[tuple[Sequence[int], int]]()
+        parts += [(prepare.prefix, 0), (prepare.ids(self.prompt.words(ask.title, ask.interest)), 2)]
+        for label, overlay, n in zip(ask.labels, ask.overlays, tokens, strict=False):  # one, of a description
+            parts += [(prepare.ids(f"{label}:"), 0), (prepare.vision[0], 0), ([prepare.image] * n, 1)]
+            parts += [([*prepare.vision[1], *prepare.ids("\n")], 0)]
+            parts += [(prepare.ids(self.prompt.says(overlay)), 2)]
         if len(tokens) != 1:
-            put(prepare.ids(f"first {ask.labels[0]}, second {ask.labels[1]}\n"), 0)
-        put(prepare.suffix, 0)
-        put(tail, 3)
-        return ids, kinds
+            parts += [(prepare.ids(f"first {ask.labels[0]}, second {ask.labels[1]}\n"), 0)]
+        parts += [(prepare.suffix, 0), (tail, 3)]
+        ids = [token for some, _ in parts for token in some]
+        return ids, [kind for some, kind in parts for _ in some]
 
     def tail(self, body: Sequence[int]) -> list[int]:
         """What follows a prompt up to `<answer>`, with the reasons `body`, which may be empty."""

@@ -45,28 +45,6 @@ def make_backend(name: str, model: str | Path | MoonModel = "starter", seed: int
         return EndpointBackend(rest)
     if kind == "clip" and rest:
         return scores.clip_score(rest)
-    if name in BASELINES:
-        return _baseline(name, model, seed)
-    whole = name
-    pixels, name = name.endswith(PIXELS), name.removesuffix(PIXELS)
-    if name != "starter" and not is_folder(Path(name).expanduser()):
-        raise UserError(
-            f"there is no backend {whole[:99]!r}: give starter, the folder of a selector (either with "
-            f"{PIXELS} to keep words on the images from it), openai:URL#MODEL, {', '.join(BASELINES)} "
-            "or clip:FOLDER"
-        )
-    from moonshelf.creatives.backends.model import CreativeModel
-
-    selector = CreativeModel.from_pretrained(name)
-    selector.name = whole
-    if pixels:
-        selector.config = selector.config.model_copy(
-            update={"prompt": selector.prompt.model_copy(update={"overlays": False})}
-        )
-    return selector
-
-
-def _baseline(name: str, model: str | Path | MoonModel, seed: int) -> PairwiseBackend:
     if name == "random":
         return scores.coin(seed)
     if name in ("first", "second"):
@@ -75,8 +53,23 @@ def _baseline(name: str, model: str | Path | MoonModel, seed: int) -> PairwiseBa
         return scores.per_image(name, lambda data: math.log(len(data)))
     if name == "text":
         return scores.per_image(name, scores.text_share_of, 10.0)
-    if isinstance(model, (str, Path)):
+    if name in ("title", "interest"):
         from moonshelf.model.modeling import MoonModel
 
-        model = MoonModel.from_pretrained(model)
-    return scores.similarity(model, name)
+        loaded = MoonModel.from_pretrained(model) if isinstance(model, (str, Path)) else model
+        return scores.similarity(loaded, name)
+    folder, shown = name.removesuffix(PIXELS), not name.endswith(PIXELS)
+    if folder != "starter" and not is_folder(Path(folder).expanduser()):
+        raise UserError(
+            f"there is no backend {name[:99]!r}: give starter, the folder of a selector (either with "
+            f"{PIXELS} to keep words on the images from it), openai:URL#MODEL, {', '.join(BASELINES)} "
+            "or clip:FOLDER"
+        )
+    from moonshelf.creatives.backends.model import CreativeModel
+
+    selector = CreativeModel.from_pretrained(folder)
+    selector.name = name
+    if not shown:
+        prompt = selector.prompt.model_copy(update={"overlays": False})
+        selector.config = selector.config.model_copy(update={"prompt": prompt})
+    return selector

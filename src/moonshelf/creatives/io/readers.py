@@ -23,6 +23,7 @@ from moonshelf.creatives.io import published
 from moonshelf.creatives.io.published import Numbered
 from moonshelf.creatives.io.records import Reading, RowRejected, count, plain_id, rejected
 from moonshelf.creatives.schema import Campaign, Creative, Pair
+from moonshelf.creatives.words import read
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds import values
 from moonshelf.feeds.base import FeedBroken, Row, Source
@@ -36,27 +37,7 @@ Item = Campaign | Pair | Problem
 FILE = "campaigns.jsonl"  # of our own form, in a folder
 _HEAD = 1 << 16
 _CONTEXT = ("audience", "country", "device", "language", "placement", "platform", "region", "slot")
-# What a column of a table fills -> names that exports use for it, folded, the most telling first.
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "product_id": ("product id", "item id", "offer id", "sku", "parent id", "product", "item"),
-    "campaign": ("campaign id", "campaign", "ad group id", "adgroup id", "ad group", "campaign name"),
-    "id": ("creative id", "asset id", "ad id", "creative", "ad", "variant", "variant id", "id"),
-    "title": ("title", "product title", "product name", "item name", "name"),
-    "interest": (
-        "interest", "query", "queries", "search term", "search terms", "keyword", "keywords", "search query",
-    ),
-    "image": (
-        "image", "image path", "image file", "image link", "image url", "creative image", "asset path",
-        "file", "filename", "file name", "path", "img", "picture", "photo",
-    ),
-    "impressions": (
-        "impressions", "impr", "impr.", "views", "pv", "shown", "exposures", "exp impression cnt",
-    ),
-    "clicks": ("clicks", "click", "clk", "link clicks", "exp click cnt"),
-    "category": ("category", "category path", "product category", "product type"),
-    "text": ("overlay text", "overlay", "text"),
-    **{name: (name,) for name in _CONTEXT},
-}  # fmt: skip
+COLUMNS: dict[str, list[str]] = read("columns") | {name: [name] for name in _CONTEXT}
 
 
 def read_creatives(path: str | os.PathLike[str]) -> Iterator[Item]:

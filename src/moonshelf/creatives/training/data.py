@@ -11,6 +11,7 @@ import random
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -91,15 +92,9 @@ def draw(examples: Sequence[Example], count: int, seed: int, step: int) -> list[
     return chosen
 
 
-_orders: dict[tuple[int, int, int], list[int]] = {}
-
-
+@lru_cache(maxsize=1)
 def _order(n: int, seed: int, epoch: int) -> list[int]:
-    key = (n, seed, epoch)
-    if key not in _orders:
-        _orders.clear()
-        _orders[key] = random.Random(f"{seed}/{epoch}").sample(range(n), n)
-    return _orders[key]
+    return random.Random(f"{seed}/{epoch}").sample(range(n), n)
 
 
 def make_pair_rows(
