@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "moonshelf"
-LINES, MODULES = (41_502, 22_000), (218, 115)  # of the package: ceiling, target
+LINES, MODULES = (40_980, 22_000), (216, 115)  # of the package: ceiling, target
 LONGEST = 500  # lines of a file
 CROWD = 15  # files directly in a folder
 
@@ -44,9 +44,9 @@ ROOMS = {
     "catalogue": Room(4_210, 2_200),
     "scale": Room(600, 900),
     "evaluation": Room(6_730, 2_500),
-    "creatives": Room(7_890, 5_000),
+    "creatives": Room(7_773, 5_000),
     "service": Room(4_080, 2_300),
-    "cli": Room(2_105, 1_600),
+    "cli": Room(2_083, 1_600),
 }
 # Rooms that do not know each other, whatever their order: the first never imports the second.
 APART = (

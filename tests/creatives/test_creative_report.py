@@ -208,7 +208,7 @@ def test_a_duel_shows_the_first_of_the_order_as_a(demo):
     _, campaigns, rankings = demo
     for one, ranking in zip(campaigns, rankings, strict=True):
         found = cards.ranked(one, ranking, lambda creative: "")
-        assert found.duel.a.picked and not found.duel.b.picked and found.duel.a.winner
+        assert found.duel.sides[0].picked and not found.duel.sides[1].picked and found.duel.sides[0].winner
         assert found.duel.judgement.verdict == "A"
         spoken = {finding.answer for finding in found.duel.judgement.assessment.findings}
         assert "A>B" in spoken and "A<B" not in spoken
@@ -229,7 +229,7 @@ def test_outcomes_of_verdicts():
     assert cards.outcome(unsure, 0.99) == "abstained"
     assert cards.outcome(sure, 0.5) == cards.outcome(sure, None) == "no winner"
     made = cards.card(pair(0), sure, None, lambda creative: "")
-    assert made.truth is made.winner is None and not made.a.winner
+    assert made.truth is made.winner is None and not made.sides[0].winner
 
 
 def test_a_record_cannot_name_pictures_outside_its_folder(tmp_path):

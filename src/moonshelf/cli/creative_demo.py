@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,11 +23,11 @@ from moonshelf.catalogue.manifest import versions
 from moonshelf.cli.console import RECORD, Steps, claim
 from moonshelf.creatives.backends import names
 from moonshelf.creatives.backends.base import PairwiseBackend
-from moonshelf.creatives.evaluation.figures import RankingScore, normalised_regret, rates_of, score_ranking
+from moonshelf.creatives.evaluation.figures import normalised_regret, rates_of, score_ranking
 from moonshelf.creatives.evaluation.pages import write_demo_report
 from moonshelf.creatives.io.readers import FILE, read_creatives, write_campaigns
 from moonshelf.creatives.known import pairs
-from moonshelf.creatives.labels import DECISIVE, p_greater
+from moonshelf.creatives.labels import p_greater, stratum
 from moonshelf.creatives.ranking import Ranking, rank_many
 from moonshelf.creatives.schema import CAVEAT, Campaign
 from moonshelf.creatives.show import show_judgement, show_ranking
@@ -39,32 +38,20 @@ PART = 8  # campaigns whose pairs are judged together; what a killed run keeps c
 RANKINGS = "rankings.jsonl"
 
 
-@dataclass
-class Done:
-    """What a run of the demo leaves behind. All figures are of drawn campaigns."""
-
-    report: Path
-    campaigns: list[Campaign]
-    rankings: list[Ranking]
-    figures: dict[str, float | None]
-    seconds: float
-
-
 def run_demo(
     out: Path,
     *,
     products: int,
     backend: str = "starter",
-    console: Console | None = None,
     command: str = "",
     started: float | None = None,
-) -> Done:
+) -> None:
     """Run the demo into the folder `out`; time is counted from `started` (`time.perf_counter`).
 
     Raises UserError if the backend is missing, or if the folder holds somebody else's files.
     """
     started = time.perf_counter() if started is None else started
-    console = console or Console()
+    console = Console()
     judge = names.make_backend(backend, seed=SEED)
     settings = {"products": products, "backend": backend}
     kept = _claim(out, settings | {"fingerprint": judge.fingerprint})
@@ -104,16 +91,19 @@ def run_demo(
     seconds = time.perf_counter() - started
     steps.finish(out, config=settings, simulated=True, figures=figures, seconds=round(seconds, 2))
     _say_end(console, campaigns, rankings, judge, figures, report, seconds)
-    return Done(report, campaigns, rankings, figures, seconds)
 
 
 def count(campaigns: Sequence[Campaign], rankings: Sequence[Ranking]) -> dict[str, float | None]:
     """What the rankings got right, against the true rates of drawn campaigns; shares from 0 to 1."""
-    scores: list[RankingScore] = []
-    right: list[bool] = []
-    for campaign, ranking in zip(campaigns, rankings, strict=True):
-        scores.append(score_ranking(ranking.strengths, rates_of(campaign)))
-        right += _decisive(campaign, ranking)
+    both = list(zip(campaigns, rankings, strict=True))
+    scores = [score_ranking(ranking.strengths, rates_of(campaign)) for campaign, ranking in both]
+    right = []  # of the verdicts on pairs whose clicks are decisive
+    for campaign, ranking in both:
+        counts = {one.id: (one.clicks or 0, one.impressions or 0) for one in campaign.creatives}
+        for one in ranking.comparisons:
+            p = p_greater(counts[one.a], counts[one.b])
+            if stratum(p) == "decisive" and one.judgement.verdict is not None:
+                right.append((one.judgement.verdict == "A") == (p > 0.5))
     regret = normalised_regret(scores)
     return {
         "verdicts on decisive pairs that are right": fmean(right) if right else None,
@@ -121,17 +111,6 @@ def count(campaigns: Sequence[Campaign], rankings: Sequence[Ranking]) -> dict[st
         "random pick": fmean(1 / one.n for one in scores),
         "regret of the pick, of a random one's": None if math.isnan(regret) else regret,
     }
-
-
-def _decisive(campaign: Campaign, ranking: Ranking) -> list[bool]:
-    """Of the verdicts on pairs whose clicks are decisive, which are right."""
-    counts = {one.id: (one.clicks or 0, one.impressions or 0) for one in campaign.creatives}
-    found = []
-    for one in ranking.comparisons:
-        p = p_greater(counts[one.a], counts[one.b])
-        if max(p, 1 - p) >= DECISIVE and one.judgement.verdict is not None:
-            found.append((one.judgement.verdict == "A") == (p > 0.5))
-    return found
 
 
 # ---- the folder --------------------------------------------------------------------------------------
@@ -194,11 +173,11 @@ def _say_end(
     console.print()
     show_ranking(campaign, ranking, console)
     first_two = set(ranking.order[:2])
-    for one in ranking.comparisons:
-        if {one.a, one.b} == first_two:
-            pair = next(p for p in pairs(campaign) if {p.a.id, p.b.id} == first_two)
-            pair = pair if pair.a.id == one.a else pair.swapped()
-            show_judgement(pair, one.judgement, judge.name, console)
+    duel = next((one for one in ranking.comparisons if {one.a, one.b} == first_two), None)
+    if duel is not None:
+        pair = next(p for p in pairs(campaign) if {p.a.id, p.b.id} == first_two)
+        pair = pair if pair.a.id == duel.a else pair.swapped()
+        show_judgement(pair, duel.judgement, judge.name, console)
     console.print(Text(f"\nDone in {seconds:.0f} s, all of it simulated:"), soft_wrap=True)
     for name, value in figures.items():
         console.print(Text(f"  {_shown(value):>6}  {name}"))

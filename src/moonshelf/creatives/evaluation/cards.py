@@ -8,8 +8,9 @@ backend the surest mistakes on decisive pairs come first, then abstentions, then
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from moonshelf import images
@@ -48,8 +49,7 @@ class Card:
     pair: Pair
     judgement: Judgement
     truth: float | None
-    a: Shown
-    b: Shown
+    sides: list[Shown] = field(default_factory=list)  # A, B
 
     @property
     def outcome(self) -> str:
@@ -131,42 +131,26 @@ def from_references(creative: Creative) -> str:
 
 def card(pair: Pair, judgement: Judgement, truth: float | None, pictures: Pictures) -> Card:
     """A judged pair with its pictures."""
-    better = None if truth is None or truth == 0.5 else "A" if truth > 0.5 else "B"
-    a, b = (
-        Shown(
-            letter,
-            f"Creative {letter}",
-            creative,
-            pictures(creative),
-            rate,
-            "best by its clicks" if better == letter else "",
-            judgement.verdict == letter,
+    rates, made = pair.true_rates or (None, None), Card(pair, judgement, truth)
+    for letter, creative, rate in zip("AB", (pair.a, pair.b), rates, strict=True):
+        won, picked = made.winner == letter, judgement.verdict == letter
+        why = "best by its clicks" if won else ""
+        made.sides.append(
+            Shown(letter, f"Creative {letter}", creative, pictures(creative), rate, why, picked)
         )
-        for letter, creative, rate in zip(
-            "AB", (pair.a, pair.b), pair.true_rates or (None, None), strict=True
-        )
-    )
-    return Card(pair, judgement, truth, a, b)
+    return made
 
 
 def ranked(campaign: Campaign, ranking: Ranking, pictures: Pictures) -> Ranked:
     """A campaign, best first, with the duel of its first two where they were compared."""
     by_id, rates = {one.id: one for one in campaign.creatives}, rates_of(campaign)
-    best = max(rates.values(), default=None)
+    best = max(rates.values(), default=math.nan)
     why = "best true rate" if campaign.true_rates else "best by its clicks"
-    places = [
-        Shown(
-            str(place),
-            f"Place {place}",
-            by_id[name],
-            pictures(by_id[name]),
-            rates.get(name),
-            why if best is not None and rates.get(name) == best else "",
-            name == ranking.winner,
-            ranking.p_best[name],
-        )
-        for place, name in enumerate(ranking.order, 1)
-    ]
+    places = []
+    for place, one in enumerate((by_id[name] for name in ranking.order), 1):
+        won, picked = rates.get(one.id) == best, one.id == ranking.winner
+        about = (one, pictures(one), rates.get(one.id), why if won else "", picked, ranking.p_best[one.id])
+        places.append(Shown(str(place), f"Place {place}", *about))
     duel = next((one for one in ranking.comparisons if {one.a, one.b} == set(ranking.order[:2])), None)
     return Ranked(
         campaign, ranking, places, _duel(campaign, ranking.order[0], duel, pictures) if duel else None
