@@ -18,7 +18,6 @@ from contextlib import contextmanager, suppress
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # mallopt's names of them
 _KEPT = (1 << 31) - 1  # bytes free at the heap's end beyond which they go back; mallopt takes no more
 _MAPPED = 1 << 30  # bytes from which a block is mapped by itself
-_RETURNED = 1 << 18  # the same, of a service
 _LARGE = 32_000_000  # bytes from which what a picture took is given back to the system at once
 
 
@@ -29,10 +28,9 @@ def keep_freed() -> None:
 
 
 def share_heaps() -> None:
-    """Let all threads allocate from two heaps, and large blocks from none: what is free in one heap serves no
-    other, and a small block behind a large one keeps it. For a service, before its threads begin."""
+    """Let all threads allocate from two heaps: glibc makes up to eight a processor, and what is free in one
+    serves no other. For a service, before its threads begin."""
     _glibc("mallopt", _ARENA_MAX, 2)
-    _glibc("mallopt", _MMAP_THRESHOLD, _RETURNED)
 
 
 def give_back() -> None:

@@ -46,7 +46,7 @@ def counts(report: Any) -> dict[str, Any]:
 
 
 def as_one_process(folder: Path, cluster: Any) -> None:
-    """What a cluster makes of a feed is what one process makes of it: store, report, what was set aside."""
+    """What a cluster makes of a feed is what one process makes of it: store, report, what was rejected."""
     options = Options(shard_rows=10)
     for rows in (feed(), changed()):  # from nothing, then on what is there
         one = embed_feed(rows, folder / "one", FakeModel(), options=options)
@@ -55,4 +55,4 @@ def as_one_process(folder: Path, cluster: Any) -> None:
         assert table(folder / "many") == table(folder / "one")
         in_order = sorted(rejects(folder / "one"), key=lambda problem: problem["row"])
         assert rejects(folder / "many") == in_order
-    assert (one.metadata_only, one.removed, one.changed, one.set_aside) == (1, 1, 1, 5)
+    assert (one.metadata_only, one.removed, one.changed, one.rejected) == (1, 1, 1, 5)

@@ -86,14 +86,14 @@ def test_search_asks_for_the_model_of_the_folder(run, feed, tmp_path):
     assert run.asked == []  # a stored vector needs no model
 
 
-def test_rows_set_aside_are_said_and_change_the_exit_code(run, tmp_path):
+def test_rows_rejected_are_said_and_change_the_exit_code(run, tmp_path):
     feed = tmp_path / "feed.jsonl"
     write_jsonl([product(0), product(1)], feed)
     broken = {"id": "b", "title": "broken", "images": ["missing.png"]}
     feed.write_text(feed.read_text() + json.dumps(broken) + "\n{half a line\n")
     out = tmp_path / "shelf"
     text = run("embed", feed, "-o", out, code=EXIT_PARTIAL).stdout
-    assert "2 new" in text and "2 set aside" in text and "rejects.jsonl" in text
+    assert "2 new" in text and "2 rejected" in text and "rejects.jsonl" in text
     rejects = [json.loads(line) for line in (out / "rejects.jsonl").read_text().splitlines()]
     assert {r["row"]: r["id"] for r in rejects if r["fatal"]} == {3: "b", 4: None}
     report = json.loads(

@@ -1,4 +1,4 @@
-"""Feed to store: what is redone, what leaves, what is set aside, and what the folder says about it."""
+"""Feed to store: what is redone, what leaves, what is rejected, and what the folder says about it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def shelf(tmp_path: Path, model: FakeModel) -> Catalogue:
 
 
 def counts(report) -> dict[str, int]:
-    names = ("new", "changed", "metadata_only", "unchanged", "removed", "set_aside")
+    names = ("new", "changed", "metadata_only", "unchanged", "removed", "rejected")
     return {name: getattr(report, name) for name in names if getattr(report, name)}
 
 
@@ -107,7 +107,7 @@ def test_another_reasoning_mode_redoes_the_rows(shelf, model):
 
 def test_the_first_of_a_repeated_id_stays(shelf):
     report = shelf.embed([product(0), product(1), product(0, title="another")])
-    assert counts(report) == {"new": 2, "set_aside": 1}
+    assert counts(report) == {"new": 2, "rejected": 1}
     assert table(shelf.folder)["p0"]["title"] == "red running shoe 0"
     [reject] = [json.loads(line) for line in (shelf.folder / "rejects.jsonl").read_text().splitlines()]
     assert (reject["row"], reject["id"], reject["field"], reject["fatal"]) == (3, "p0", "id", True)
@@ -118,7 +118,7 @@ def test_broken_pictures_are_never_embedded_as_text_in_silence(shelf, model):
     good = ImageRef(data=picture())
     feed = [product(0, images=(broken,)), product(1, images=(broken, good)), product(2, images=())]
     report = shelf.embed(feed)
-    assert counts(report) == {"new": 2, "set_aside": 1} and report.warnings == 1
+    assert counts(report) == {"new": 2, "rejected": 1} and report.warnings == 1
     assert table(shelf.folder)["p1"]["pictures"] == 1 and set(table(shelf.folder)) == {"p1", "p2"}
     assert [p.id for p in report.problems if p.fatal] == ["p0"]
     report = shelf.embed(feed, allow_text_only=True)
@@ -130,15 +130,15 @@ def test_a_row_that_turns_bad_keeps_its_last_good_version(shelf, model):
     shelf.embed([product(0), product(1)])
     gone = product(0, images=(ImageRef(path="/nowhere/at/all.png"),))
     report = shelf.embed([gone, Problem(2, "price", "unreadable", "p1")])
-    assert counts(report) == {"set_aside": 2}
+    assert counts(report) == {"rejected": 2}
     assert "stays" in report.problems[0].reason
     assert set(table(shelf.folder)) == {"p0", "p1"}
 
 
-def test_nothing_to_embed_and_bad_vectors_are_set_aside(shelf, model):
+def test_nothing_to_embed_and_bad_vectors_are_rejected(shelf, model):
     model.poison = {"p1"}
     report = shelf.embed([Product(id="empty"), product(1), product(2)])
-    assert counts(report) == {"new": 1, "set_aside": 2}
+    assert counts(report) == {"new": 1, "rejected": 2}
     assert {p.id: p.field for p in report.problems} == {"empty": "row", "p1": "vector"}
     stored = np.array([row["vector"] for row in table(shelf.folder).values()])
     assert np.isfinite(stored).all() and np.allclose(np.linalg.norm(stored, axis=1), 1)
@@ -147,7 +147,7 @@ def test_nothing_to_embed_and_bad_vectors_are_set_aside(shelf, model):
 def test_text_that_is_no_unicode_costs_one_row(shelf):
     assert counts(shelf.embed([product(0, title="half a pair \ud800"), product(1)])) == {
         "new": 1,
-        "set_aside": 1,
+        "rejected": 1,
     }
 
 
@@ -322,5 +322,5 @@ def test_a_link_does_not_lead_out_of_the_feeds_folder(shelf, model, tmp_path):
     rows = [{"id": name, "title": "cup", "images": [{"path": f"{name}.png"}]} for name in ("inside", "link")]
     (feed / "products.jsonl").write_text("\n".join(map(json.dumps, rows)))
     report = shelf.embed(feed / "products.jsonl")
-    assert counts(report) == {"new": 1, "set_aside": 1}
+    assert counts(report) == {"new": 1, "rejected": 1}
     assert set(table(shelf.folder)) == {"inside"} and "outside" in report.problems[0].reason

@@ -108,7 +108,7 @@ def test_a_killed_worker_costs_nothing(tmp_path: Path, cluster: None) -> None:
         cluster=settings(load=partial(Slow, str(pids))),
     )  # fmt: skip
     assert killed and len(list(pids.iterdir())) >= 2, "another process took its place"
-    assert report.new == 60 and report.complete and not report.set_aside
+    assert report.new == 60 and report.complete and not report.rejected
     embed_feed(products, tmp_path / "one", FakeModel())
     assert table(tmp_path / "many") == table(tmp_path / "one")
 

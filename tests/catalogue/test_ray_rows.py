@@ -57,7 +57,7 @@ def test_the_model_is_asked_for_what_changed(tmp_path: Path, inline: None) -> No
     assert sorted(asked[0].asked) == sorted(["p0", "p50", *in_vain]) and report.unchanged == 32
 
 
-def test_vectors_that_are_none_are_set_aside(tmp_path: Path, inline: None) -> None:
+def test_vectors_that_are_none_are_rejected(tmp_path: Path, inline: None) -> None:
     def poisoned() -> FakeModel:
         model = FakeModel()
         model.poison = {"p3"}
@@ -65,7 +65,7 @@ def test_vectors_that_are_none_are_set_aside(tmp_path: Path, inline: None) -> No
 
     rows = [product(i) for i in range(6)]
     report = embed_feed(rows, tmp_path / "shelf", FakeModel(), cluster=cluster(load=poisoned))
-    assert report.new == 5 and report.set_aside == 1
+    assert report.new == 5 and report.rejected == 1
     [reject] = rejects(tmp_path / "shelf")
     assert (reject["id"], reject["row"], reject["field"]) == ("p3", 4, "vector")
 

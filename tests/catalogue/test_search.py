@@ -284,7 +284,7 @@ def test_a_new_index_leaves_no_old_files(own):
 def test_an_empty_store(tmp_path, model):
     shelf = Catalogue.create(tmp_path / "shelf", model)
     report = shelf.embed([Product(id="nothing")])
-    assert report.rows == 0 and report.set_aside == 1
+    assert report.rows == 0 and report.rejected == 1
     assert shelf.search("shoe").hits == []
     with pytest.raises(UserError, match="holds no products"):
         shelf.index()

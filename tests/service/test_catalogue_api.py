@@ -42,6 +42,9 @@ def test_search_finds_what_the_catalogue_finds(
     assert ids(found) == [hit.id for hit in expected.hits] and found["mode"] == expected.mode == "hybrid"
     assert [hit["score"] for hit in found["hits"]] == pytest.approx([hit.score for hit in expected.hits])
     assert found["hits"][0]["why"]["text_rank"] == 1
+    by_words = post(reader, "search", text=title, limit=10, vector_weight=0, record_only=True)
+    expected = catalogue.search(title, k=10, vector_weight=0, written=0)
+    assert [hit["score"] for hit in by_words["hits"]] == pytest.approx([hit.score for hit in expected.hits])
     like = shop.products[3].id
     assert ids(post(reader, "search", like=like)) == [
         hit.id for hit in catalogue.search(like=like, k=24).hits

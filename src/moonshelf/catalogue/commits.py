@@ -49,7 +49,7 @@ class EmbedReport:
     metadata_only: int = 0
     unchanged: int = 0
     removed: int = 0
-    set_aside: int = 0
+    rejected: int = 0
     warnings: int = 0
     unlisted: int = 0  # products that the feed does not list, kept because it may not be whole
     rows: int = 0  # in the store at the end
@@ -135,7 +135,7 @@ class EmbedRun:
                 problem.fatal and not problem.id and problem.field != "id"
             )
             if problem.fatal:
-                self.report.set_aside += 1
+                self.report.rejected += 1
                 if problem.id:
                     self.seen.add(problem.id)  # the feed lists it, so it does not leave the store
                 if problem.field == END:

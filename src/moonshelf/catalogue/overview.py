@@ -153,7 +153,7 @@ def dashboard(store: Store) -> Overview:
 
 
 def rejects(folder: Path, most: int = SHOWN) -> tuple[int, list[Problem]]:
-    """(how many, the first `most`) rows that the last embedding set aside and pictures that it left out.
+    """(how many, the first `most`) rows that the last embedding rejected and pictures that it left out.
 
     Reads no more than 16 MiB, and skips what is not one of our lines: the file may be half written.
     """

@@ -208,7 +208,7 @@ class PreparedRow:
     record, `unchanged` nothing.
 
     `product` is what the model reads: of a new or changed one only the pictures that decode, their bytes
-    inside. `row` holds the columns that do not come from the model.
+    inside. `row` holds the columns that do not come from the model, of an unchanged one only its hashes.
     """
 
     product: Product
@@ -257,9 +257,12 @@ def prepare_row(
         record = product.content_hash([*(data for _, data in pictures), content.encode()])
     except UnicodeEncodeError:
         raise RowRejected("row", "it holds text that is not valid Unicode" + still) from None
-    row = {"id": product.id, "content_hash": content, "record_hash": record, **metadata_of(product)}
+    row: dict[str, Any] = {"id": product.id, "content_hash": content, "record_hash": record}
+    if known == (content, record):  # most rows of most runs: no column is made of them
+        return PreparedRow(product, row, "unchanged")
+    row |= metadata_of(product)
     if known is not None and known[0] == content:
-        return PreparedRow(product, row, "unchanged" if known[1] == record else "metadata")
+        return PreparedRow(product, row, "metadata")
     usable, columns = _decodable(pictures, broken)
     if product.images and not usable and not (allow_text_only and text):
         raise RowRejected("images", f"no picture can be used: {broken[0]}{still}")

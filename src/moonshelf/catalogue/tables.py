@@ -37,7 +37,7 @@ def show_embed(report: EmbedReport, folder: str, console: Console) -> None:
         "metadata only": report.metadata_only,
         "unchanged": report.unchanged,
         "removed": report.removed,
-        "set aside": report.set_aside,
+        "rejected": report.rejected,
     }
     line = ", ".join(f"{count:,} {name}" for name, count in counts.items())
     console.print(Text(f"{report.read:,} products read: {line}."), soft_wrap=True)
@@ -57,12 +57,12 @@ def show_embed(report: EmbedReport, folder: str, console: Console) -> None:
         undo = f"Removed by mistake? moonshelf store rollback {folder} {report.before}"
         console.print(Text(undo), soft_wrap=True)
     for problem in report.problems[:5]:
-        mark = "set aside" if problem.fatal else "warning"
+        mark = "rejected" if problem.fatal else "warning"
         console.print(
             plain(f"  row {problem.row}, {problem.id or 'no id'}, {problem.field}: {problem.reason} ({mark})")
         )
     if report.problems:
-        total = report.set_aside + report.warnings
+        total = report.rejected + report.warnings
         console.print(Text(f"All {total:,} remarks are in {folder}/rejects.jsonl."), soft_wrap=True)
 
 

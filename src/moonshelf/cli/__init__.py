@@ -1,7 +1,7 @@
 """The command line: thin functions that parse flags, call one room, and print; a file a family of commands.
 
 Every import of a room happens inside its command, so that `--help` costs only typer. A `UserError`
-becomes one line on stderr and exit code 2, and so does what the disk refuses; rows set aside give exit
+becomes one line on stderr and exit code 2, and so does what the disk refuses; rejected rows give exit
 code 3, and Ctrl-C or SIGTERM one line and 130 (see `moonshelf.errors`).
 """
 

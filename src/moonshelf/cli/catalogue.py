@@ -135,7 +135,7 @@ def embed(
         from moonshelf.catalogue.tables import show_embed
 
         show_embed(report, str(out), wide())
-    if report.set_aside:
+    if report.rejected:
         raise typer.Exit(EXIT_PARTIAL)
 
 

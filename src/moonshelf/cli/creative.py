@@ -101,7 +101,7 @@ def rank(
 ) -> None:
     """Put the creatives of each product in order, by comparing pairs where it matters.
 
-    --title and --interest replace what the file says. Exits with 3 if rows were set aside.
+    --title and --interest replace what the file says. Exits with 3 if rows were rejected.
     """
     from moonshelf.creatives import export as exporting
 

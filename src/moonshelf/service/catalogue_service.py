@@ -29,7 +29,6 @@ from cachetools import LRUCache, TTLCache
 from moonshelf import images
 from moonshelf.catalogue import vector_index
 from moonshelf.catalogue.commits import Committed, Writer
-from moonshelf.catalogue.filters import Condition
 from moonshelf.catalogue.manifest import Encoder, saved_model
 from moonshelf.catalogue.rows import PreparedRow, RowRejected, build_row, prepare_row
 from moonshelf.catalogue.search import Catalogue, SearchResult
@@ -281,31 +280,23 @@ class CatalogueService:
     # ------------------------------------------------------------------------------------ searching
 
     async def search(
-        self,
-        query: Product | None,
-        *,
-        like: str | None,
-        k: int,
-        where: Condition | None,
-        mode: str,
-        reason: Reason,
-        deadline: float = math.inf,
+        self, query: Product | None, reason: Reason, deadline: float = math.inf, **options: Any
     ) -> SearchResult:
-        """As `Catalogue.search`, with the query's vector from the batcher and all columns of a view.
+        """As `Catalogue.search` with its `options`; the vector is from the batcher, the columns are those of
+        a view.
 
         Raises BadInput for a picture that cannot be read, UserError for the rest.
         """
         vector = None
-        if query is not None and mode != "text" and (query.images or query.title.strip()):
+        if query is not None and options["mode"] != "text" and (query.images or query.title.strip()):
             (encoded,) = await self.encode([query], reason, deadline)
             if isinstance(encoded, Problem):
                 raise BadInput("image" if query.images else "text", encoded.reason)
             vector = encoded.written.vector
+        search, more = self.catalogue.search, {"vector": vector, "columns": COLUMNS}
         with self.monitor.stage("search"):
-            return await self.pools.run(
-                "read", self.catalogue.search, query, like=like, k=k, where=where, mode=mode, vector=vector,
-                columns=COLUMNS,
-            )  # fmt: skip
+            found: SearchResult = await self.pools.run("read", search, query, **more, **options)
+        return found
 
     def remembered(self, name: str, compute: Any, *arguments: Any) -> Any:
         """`compute(*arguments)`, kept for as long as the store does not change."""

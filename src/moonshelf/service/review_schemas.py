@@ -239,6 +239,6 @@ class CatalogueReply(Reply):
     weights: Weights | None = Field(description="Mean share of each modality.")
     conflicts: list[Conflict]
     conflicts_total: int
-    broken: list[RowProblem] = Field(description="Pictures and rows that the last embedding set aside.")
+    broken: list[RowProblem] = Field(description="Pictures and rows that the last embedding rejected.")
     broken_total: int
     feedback: dict[str, int] = Field(description="Entries of each kind.")

@@ -16,6 +16,7 @@ from moonshelf.catalogue import feedback, overview
 from moonshelf.catalogue.duplicates import KINDS, MIN_SCORE, DuplicateReport, Group
 from moonshelf.catalogue.filters import Condition, to_condition
 from moonshelf.catalogue.rows import key_of
+from moonshelf.catalogue.store import WRITTEN_WEIGHT
 from moonshelf.creatives import export as ranked
 from moonshelf.creatives.schema import Campaign, Pair
 from moonshelf.errors import Problem, UserError
@@ -153,8 +154,9 @@ async def search(request: Request, asked: s.SearchRequest) -> s.SearchReply:
         raise BadInput("like", "like stands alone: leave text and image out")
     where = to_condition(asked.filters.model_dump(exclude_defaults=True))
     found = await service.search(
-        query, like=asked.like, k=asked.offset + asked.limit + 1, where=where, mode=asked.mode,
-        reason=asked.reason, deadline=_deadline(request),
+        query, asked.reason, _deadline(request), like=asked.like, k=asked.offset + asked.limit + 1,
+        where=where, mode=asked.mode, vector_weight=asked.vector_weight,
+        written=0.0 if asked.record_only else WRITTEN_WEIGHT,
     )  # fmt: skip
     hits = [
         s.SearchHit(score=hit.score, why=s.Why(**hit.why), product=view(hit.product))  # type: ignore[arg-type]
@@ -422,7 +424,7 @@ async def _creatives(request: Request, given: list[r.CreativeIn], params: tuple[
 
 @router.get("/catalogue")
 async def catalogue(request: Request) -> r.CatalogueReply:
-    """Numbers of the whole catalogue: coverage, conflicts between title and picture, what was set aside."""
+    """Numbers of the whole catalogue: coverage, conflicts between title and picture, what was rejected."""
     service = service_of(request)
     seen: overview.Overview = await service.pools.run(
         "scan", service.remembered, "dashboard", lambda: overview.dashboard(service.store)

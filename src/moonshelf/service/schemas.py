@@ -267,6 +267,12 @@ class SearchRequest(Strict):
     filters: Filters = Filters()
     mode: Literal["hybrid", "vector", "text"] = "hybrid"
     reason: Reason = "off"
+    record_only: bool = Field(
+        default=False, description="Look for words in the record, not in what the model wrote."
+    )
+    vector_weight: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None, description="What vectors weigh in mode hybrid; none: as the index measured."
+    )
     offset: int = Field(default=0, ge=0, le=900)
     limit: int = Field(default=24, ge=1, le=100)
     facets: bool = Field(default=False, description="Count the values of the filters' fields too.")

@@ -7,7 +7,7 @@ import { load, productLink, shares, skeletons, stop } from "./parts.js";
 import { arbiter } from "./product.js";
 
 const MOST = 12; // categories before "all"
-const FEW = 6; // conflicts, and rows that were set aside, before "more"
+const FEW = 6; // conflicts, and rejected rows, before "more"
 const SAID = { duplicate: "duplicates", creative: "creatives", attribute: "attributes", search: "search results", note: "notes" };
 
 export function catalogue(main) {
@@ -98,7 +98,7 @@ function broken(reply) {
   const rows = [...body.children];
   const [, more] = few(fill(body), rows, FEW);
   return [
-    h("div", { class: "scroll", role: "region", "aria-label": "Rows that were set aside", tabindex: 0 }, whole), more,
+    h("div", { class: "scroll", role: "region", "aria-label": "Rejected rows", tabindex: 0 }, whole), more,
     reply.broken_total > reply.broken.length && h("p", { class: "small" }, `The first ${reply.broken.length} of ${reply.broken_total.toLocaleString("en-GB")}.`),
   ];
 }
