@@ -152,7 +152,9 @@ def test_what_it_refuses(model, tmp_path, monkeypatch):
 
 
 def test_reported_vectors_are_those_of_the_catalogue(first, model):
-    from moonshelf.evaluation.report.showcase import CachedEncoder
+    from moonshelf.evaluation.data.views import view
+    from moonshelf.evaluation.encoders.cache import EmbeddingCache
+    from moonshelf.evaluation.report.showcase import know
     from moonshelf.feeds import read_feed
 
     out, _ = first
@@ -160,10 +162,11 @@ def test_reported_vectors_are_those_of_the_catalogue(first, model):
     rows = {row["id"]: row for row in Catalogue.open(out / "catalogue").store.scan(
         ["id", "vector", "rationale", "rationale_valid"]
     ).to_pylist()}  # fmt: skip
-    loaded = MoonModel.from_pretrained(model)
+    encoder, store = MoonshelfEncoder(MoonModel.from_pretrained(model), "on"), EmbeddingCache()
     bare = products[1].model_copy(update={"title": "", "images": products[1].images[:1]})
-    found = CachedEncoder(loaded, "on", products, rows).encode([bare, products[0]])
-    fresh = MoonshelfEncoder(loaded, "on").encode([bare, products[0]])
+    shown = [view(one, text=True, image=True) for one in (bare, products[0])]
+    know(store, encoder, products, rows)
+    found, fresh = store.encode(encoder, shown), encoder.encode(shown)
     assert found.rationales == fresh.rationales and found.valid.tolist() == fresh.valid.tolist()
-    assert abs(found.vectors - fresh.vectors).max() < 1e-4
+    assert abs(found.vectors - fresh.vectors).max() < 1e-4 and store.timings[encoder.name].encoded == 1
     assert found.vectors[1].tolist() == rows[products[0].id]["vector"]

@@ -140,6 +140,13 @@ class EmbeddingCache:
         timing.from_cache += len(keys) - len(todo)
         return self._gather(keys, store, failed)
 
+    def know(self, encoder: Encoder, products: Sequence[Product], out: Vectors) -> None:
+        """Take what stands elsewhere already: vectors of `products` that the encoder gave before."""
+        rows = zip(products, out.vectors, out.rationales, out.valid.tolist(), strict=True)
+        self._store(encoder).rows.update(
+            {self._key(_readable(p, encoder.reads)): (v, text, valid, -1) for p, v, text, valid in rows}
+        )
+
     def _gather(self, keys: list[str], store: _Store, failed: set[str]) -> Vectors:
         ok = np.array([key not in failed for key in keys], bool)
         width = next((len(store.rows[key][0]) for key in keys if key not in failed), 1)

@@ -7,17 +7,20 @@ searches the first of each kind, mistakes the worst.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from moonshelf.catalogue.rows import THUMBNAIL_SIDE
 from moonshelf.catalogue.tables import why
+from moonshelf.evaluation.contract import Result, Vectors, check_vectors
 from moonshelf.evaluation.data.validation import sample_shop
 from moonshelf.evaluation.data.views import view
 from moonshelf.evaluation.encoders.baselines import MoonshelfEncoder
 from moonshelf.evaluation.encoders.cache import EmbeddingCache
+from moonshelf.evaluation.predictions import Predictions
+from moonshelf.evaluation.report import worst
 from moonshelf.evaluation.report.demo_page import (
     Card,
     Chip,
@@ -31,7 +34,8 @@ from moonshelf.evaluation.report.demo_page import (
 )
 from moonshelf.evaluation.report.page import data_uri, thumbnail
 from moonshelf.evaluation.statistics import metrics
-from moonshelf.evaluation.tasks import Encode, Encoder, Result, Retrieval, Vectors, check_vectors, says
+from moonshelf.evaluation.statistics.scoring import Scored, figures
+from moonshelf.evaluation.tasks import Retrieval, says
 from moonshelf.prompts import END_THINK, THINK
 
 if TYPE_CHECKING:
@@ -41,7 +45,7 @@ if TYPE_CHECKING:
     from moonshelf.catalogue.search import SearchResult
     from moonshelf.model.modeling import MoonModel
     from moonshelf.product import ImageRef, Product
-    from moonshelf.sample import Query, Shop, Truth
+    from moonshelf.sample import Query, Shop
 
 COLUMNS = (
     "id", "title", "vector", "rationale", "rationale_valid", "weight_image", "weight_text",
@@ -51,6 +55,7 @@ ALL, OMITTED = "all attributes", "attributes that the title leaves out"
 VIEWS = ("image", "image + text")
 HEADLINES = ("nDCG@10", "R@1", "accuracy")  # the metrics that the page shows
 KINDS = {"text": "Words", "image": "Photo", "composed": "Photo and words"}
+WORST, FOUND = 2, 5  # queries of each kind, and what is shown of what they found
 Rows = Mapping[str, Mapping[str, Any]]  # id -> COLUMNS of the store
 
 
@@ -60,20 +65,19 @@ def cards(shop: Shop, rows: Rows, limit: int = 24) -> list[Card]:
     for product in shop.products:
         if product.id in rows:
             first.setdefault(shop.truth[product.id].category, product.id)
-    return [_card(rows[id], shop.truth[id]) for id in list(first.values())[:limit]]
-
-
-def _card(row: Mapping[str, Any], truth: Truth) -> Card:
-    rationale = row["rationale"]
-    return Card(
-        id=row["id"],
-        title=row["title"],
-        picture=data_uri(row["thumbnail"]),
-        chips=chips(rationale, truth) if rationale and row["rationale_valid"] else [],
-        weights=(row["weight_image"], row["weight_text"], row["weight_rationale"]),
-        in_format=bool(row["rationale_valid"]),
-        rationale=rationale.removeprefix(THINK).removesuffix(END_THINK),
-    )
+    found = []
+    for id in list(first.values())[:limit]:
+        row, valid = rows[id], bool(rows[id]["rationale_valid"])
+        written = row["rationale"]
+        found.append(
+            Card(
+                id, row["title"], data_uri(row["thumbnail"]),
+                chips(written, shop.truth[id]) if written and valid else [],
+                (row["weight_image"], row["weight_text"], row["weight_rationale"]), valid,
+                written.removeprefix(THINK).removesuffix(END_THINK),
+            )
+        )  # fmt: skip
+    return found
 
 
 def searched(query: Query, found: SearchResult, rows: Rows) -> Search:
@@ -85,34 +89,6 @@ def searched(query: Query, found: SearchResult, rows: Rows) -> Search:
         ]
         hits.append(_shown(rows[hit.id], grade=query.relevance.get(hit.id, 0), note=", ".join(places)))
     return Search(KINDS[query.modality], query.text, _picture(query.image), hits)
-
-
-def worst(
-    tasks: Iterable[Retrieval], encoder: Encoder, encode: Encode, rows: Rows, each: int = 2, shown: int = 5
-) -> list[Search]:
-    """Of each task the `each` queries whose nDCG@10 is lowest, with what was wanted and what came first."""
-    found = []
-    for task in tasks:
-        queries, corpus = encode(encoder, task.queries), encode(encoder, task.corpus)
-        scores = metrics.similarity(queries.vectors, corpus.vectors)
-        scores[:, ~corpus.ok] = -np.inf
-        gains = np.array([[wanted.get(key, 0.0) for key in task.corpus_keys] for wanted in task.relevant])
-        quality = metrics.ndcg_at_k(scores, gains, 10)
-        for place in [i for i in np.argsort(quality, kind="stable").tolist() if quality[i] < 1][:each]:
-            query = task.queries[place]
-            order = np.argsort(-scores[place], kind="stable").tolist()
-            best = next(i for i in order if gains[place, i] == gains[place].max())
-            hits = [
-                _shown(rows[task.corpus_keys[i]], f"cosine {scores[place, i]:.2f}", int(gains[place, i]))
-                for i in order[:shown]
-                if task.corpus_keys[i] in rows
-            ]
-            rank = f"place {order.index(best) + 1} of {len(order)}"
-            wanted = _shown(rows[task.corpus_keys[best]], rank) if task.corpus_keys[best] in rows else None
-            picture = _picture(query.images[0] if query.images else None)
-            figure = f"nDCG@10 {100 * quality[place]:.0f} %"
-            found.append(Search(KINDS[task.view], query.title, picture, hits, wanted, figure))
-    return found
 
 
 def mistakes(shop: Shop, rows: Rows, limit: int = 12) -> list[Mistake]:
@@ -147,35 +123,6 @@ def families(found: DuplicateReport, rows: Rows, limit: int = 4) -> dict[str, li
     }
 
 
-def read_attributes(shop: Shop, written: Mapping[str, str], view: str, encoder: str) -> list[Result]:
-    """Accuracy over all attributes by reading rationales (id -> text, "" for one that broke its format):
-    once over all, and once over those that the title leaves out."""
-    keys = {key for truth in shop.truth.values() for key in truth.attributes}
-    values = {key: len({t.attributes.get(key) for t in shop.truth.values()} - {None}) for key in keys}
-    results = []
-    for task, only_omitted in ((ALL, False), (OMITTED, True)):
-        right, chance, groups = [], [], []
-        for id, rationale in written.items():
-            truth = shop.truth[id]
-            for key, value in truth.attributes.items():
-                if only_omitted and key not in truth.omitted:
-                    continue
-                right.append(says(rationale, key, value))
-                chance.append(1 / values[key])
-                groups.append(truth.group)
-        if right:
-            interval = metrics.bootstrap(np.asarray(right, np.float64), groups)
-            known = interval.clusters > 1
-            results.append(
-                Result(
-                    "sampleshop", task, view, "rationale", "accuracy", encoder, interval.value,
-                    interval.low if known else None, interval.high if known else None, interval.n,
-                    interval.clusters, chance=float(np.mean(chance)),
-                )
-            )  # fmt: skip
-    return results
-
-
 def _shown(row: Mapping[str, Any], score: str = "", grade: int | None = None, note: str = "") -> Shown:
     return Shown(row["title"], data_uri(row["thumbnail"]), score, grade, note)
 
@@ -192,67 +139,99 @@ def first_of_each(queries: Sequence[Query], counts: Mapping[str, int]) -> list[Q
 # ---- figures -----------------------------------------------------------------------------------------
 
 
-class CachedEncoder(MoonshelfEncoder):
-    """The model, except that a product that stands in the catalogue just so is taken from there."""
-
-    def __init__(self, model: MoonModel, reason: Any, products: Sequence[Product], rows: Rows) -> None:
-        super().__init__(model, reason)
-        self._known = {self._key(p): rows[p.id] for p in products if p.id in rows}
-
-    def _key(self, product: Product) -> tuple[str, tuple[ImageRef, ...]]:
-        return self.model.prompt.text_of(product), product.images
-
-    def encode(self, products: Sequence[Product]) -> Vectors:
-        known = [self._known.get(self._key(product)) for product in products]
-        missing = [i for i, row in enumerate(known) if row is None]
-        new = super().encode([products[i] for i in missing])
-        n = len(products)
-        vectors, ok, valid = np.zeros((n, self.model.dim), np.float32), np.ones(n, bool), np.ones(n, bool)
-        out = Vectors(vectors, ok, [""] * n, valid, new.problems)
-        for i, row in enumerate(known):
-            if row is not None:
-                vectors[i], valid[i], out.rationales[i] = (
-                    row["vector"],
-                    row["rationale_valid"],
-                    row["rationale"],
-                )
-        for place, i in enumerate(missing):
-            vectors[i], ok[i], valid[i] = new.vectors[place], new.ok[place], new.valid[place]
-            out.rationales[i] = new.rationales[place]
-        return out
-
-
 def score(page: Page, shop: Shop, rows: Rows, model: MoonModel, reason: str, cache: Path) -> None:
     """Fill the page's figures, tiles and worst searches: direct vectors, and those of the catalogue."""
-    dataset, store = sample_shop(shop=shop), EmbeddingCache(cache)
-    shelf = CachedEncoder(model, reason, shop.products, rows)
-    encoders = [shelf] if reason == "off" else [MoonshelfEncoder(model, "off"), shelf]
-    page.encoders = [encoder.name for encoder in encoders]
+    store, encoder = EmbeddingCache(cache), MoonshelfEncoder(model, reason)  # type: ignore[arg-type]
+    know(store, encoder, shop.products, rows)
+    encoders = [encoder] if reason == "off" else [MoonshelfEncoder(model, "off"), encoder]
+    page.encoders = [one.name for one in encoders]
     shown = {name: [view(p, text="text" in name, image=True) for p in shop.products] for name in VIEWS}
-    for encoder in encoders:
-        check_vectors(encoder, store.encode(encoder, shown["image + text"]))
-    for task in dataset.tasks:
-        for encoder in encoders:
-            for r in task.run(encoder, store.encode):
-                if r.metric not in HEADLINES:
-                    continue
-                if r.method != "rationale":
+    for one in encoders:
+        check_vectors(one, store.encode(one, shown["image + text"]))
+    for task in sample_shop(shop=shop).tasks:
+        for one in encoders:
+            done = [Scored(x) if isinstance(x, Predictions) else x for x in task.predict(one, store.encode)]
+            for r in figures(done):
+                if r.metric in HEADLINES and r.method != "rationale":
                     page.figures.append(r)
-                elif r.value is not None:
+                elif r.metric in HEADLINES and r.value is not None:
                     page.readings.append(r)
+            if isinstance(task, Retrieval) and one is encoder:
+                page.worst += [
+                    s for x in done if isinstance(x, Scored) for s in _worst(task, x.predictions, rows)
+                ]
     if reason != "off":
         whole: list[Result] = []
         for name, products in shown.items():
-            out = store.encode(shelf, products)
+            out = store.encode(encoder, products)
             kept = zip(products, out.rationales, out.valid, strict=True)
             written = {p.id: text if valid else "" for p, text, valid in kept}
-            whole += read_attributes(shop, written, name, shelf.name)
+            whole += read_attributes(shop, written, name, encoder.name)
         page.readings = whole + page.readings
         found = [chip for id, row in rows.items() for chip in chips(row["rationale"], shop.truth[id])]
         page.pairs = sum(chip.mark != "missing" for chip in found)
         page.beside = sum(chip.mark == "unjudged" for chip in found)
-    page.worst = worst([t for t in dataset.tasks if isinstance(t, Retrieval)], shelf, store.encode, rows)
-    page.tiles = _tiles(page, shelf.name)
+    page.tiles = _tiles(page, encoder.name)
+
+
+def know(store: EmbeddingCache, encoder: MoonshelfEncoder, products: Sequence[Product], rows: Rows) -> None:
+    """Let the store take a product that stands in the catalogue just so from there."""
+    prompt = encoder.model.prompt
+    shown = [(p, view(p, text=True, image=True)) for p in products if p.id in rows]
+    known = [same for p, same in shown if prompt.text_of(p) == prompt.text_of(same)]
+    mine = [rows[product.id] for product in known]
+    if known:
+        vectors = np.array([row["vector"] for row in mine], np.float32)
+        valid = np.array([row["rationale_valid"] for row in mine], bool)
+        ok = np.ones(len(known), bool)
+        store.know(encoder, known, Vectors(vectors, ok, [row["rationale"] for row in mine], valid))
+
+
+def _worst(task: Retrieval, kept: Predictions, rows: Rows) -> list[Search]:
+    """The queries whose nDCG@10 is lowest, with what was wanted and what came first."""
+    found = []
+    for i in worst.worst_rows(kept, "nDCG@10")[:WORST]:
+        query, c = task.queries[i], {name: values[i] for name, values in kept.columns.items()}
+        grades = dict(zip(c["relevant"], c["gains"], strict=True))
+        hits = [
+            _shown(rows[id], f"cosine {score:.2f}", int(grades.get(id, 0)))
+            for id, score in list(zip(c["top"], c["top_scores"], strict=True))[:FOUND]
+            if id in rows
+        ]
+        best, place = worst.wanted(kept, i)
+        asked = rows.get(c["relevant"][best]) if best is not None else None
+        rank = f"place {place:.0f} of {len(task.corpus)}" if place is not None else ""
+        picture = _picture(query.images[0] if query.images else None)
+        figure = f"nDCG@10 {100 * c['nDCG@10']:.0f} %"
+        wanted = _shown(asked, rank) if asked else None
+        found.append(Search(KINDS[task.view], query.title, picture, hits, wanted, figure))
+    return found
+
+
+def read_attributes(shop: Shop, written: Mapping[str, str], view: str, encoder: str) -> list[Result]:
+    """Accuracy over all attributes by reading rationales (id -> text, "" for one that broke its format):
+    once over all, and once over those that the title leaves out."""
+    keys = {key for truth in shop.truth.values() for key in truth.attributes}
+    values = {key: len({t.attributes.get(key) for t in shop.truth.values()} - {None}) for key in keys}
+    stated = [
+        (key in truth.omitted, says(rationale, key, value), 1 / values[key], truth.group)
+        for rationale, truth in ((text, shop.truth[id]) for id, text in written.items())
+        for key, value in truth.attributes.items()
+    ]
+    results = []
+    for task, asked in ((ALL, stated), (OMITTED, [one for one in stated if one[0]])):
+        if asked:
+            _, right, chance, groups = zip(*asked, strict=True)
+            interval = metrics.bootstrap(np.asarray(right, np.float64), groups)
+            known = interval.clusters > 1
+            results.append(
+                Result(
+                    "sampleshop", task, view, "rationale", "accuracy", encoder, interval.value,
+                    interval.low if known else None, interval.high if known else None, interval.n,
+                    interval.clusters, chance=float(np.mean(chance)),
+                )
+            )  # fmt: skip
+    return results
 
 
 def _tiles(page: Page, encoder: str) -> list[Tile]:
@@ -260,25 +239,19 @@ def _tiles(page: Page, encoder: str) -> list[Tile]:
     wanted = [
         ("text → product", "text", "R@1", "Words: the first of {} results is exactly right", "queries"),
         (
-            "photo → product",
-            "image",
-            "R@1",
-            "A new photo: the first of {} results is that product",
+            "photo → product", "image", "R@1", "A new photo: the first of {} results is that product",
             "queries",
         ),
         ("category", "image", "accuracy", "The category, one of {}, from photos alone", "products"),
         (OMITTED, "image + text", "accuracy", "Attributes that the title leaves out", "values"),
-    ]
+    ]  # fmt: skip
     methods = {
-        "ranking": "by vectors alone",
-        "rationale": "by reading",
-        "zero-shot classification": "by label",
-    }
+        "ranking": "by vectors alone", "rationale": "by reading", "zero-shot classification": "by label",
+    }  # fmt: skip
     tiles = []
-    for task, shown, metric, label, noun in wanted:
+    for *key, label, noun in wanted:
         for r in page.readings + page.figures:
-            key = (r.task, r.view, r.metric, r.encoder)
-            if key == (task, shown, metric, encoder) and r.value is not None:
+            if [r.task, r.view, r.metric, r.encoder] == [*key, encoder] and r.value is not None:
                 tiles.append(Tile(r, label.format(r.corpus), f"{r.n:,} {noun}, {methods[r.method]}"))
                 break
     return tiles
