@@ -57,7 +57,7 @@ def evaluate(
     from rich.console import Console
 
     from moonshelf.evaluation import record, runner
-    from moonshelf.evaluation.report.tables import show
+    from moonshelf.evaluation.report.plain import show
 
     loaded = None
     if model is not None and recompute is None:

@@ -115,25 +115,6 @@ class Result:
         return self.at_chance and far
 
 
-class Named(Protocol):
-    """What every task says of itself."""
-
-    @property
-    def dataset(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def view(self) -> str: ...
-
-
-def unable(
-    task: Named, method: str, metric: str, encoder: Encoder, why: str, n: int, corpus: int = 0
-) -> Result:
-    """The result of an encoder that cannot do a task."""
-    head = (task.dataset, task.name, task.view, method, metric, encoder.name)
-    return Result(*head, value=None, n=n, corpus=corpus, note=why)
-
-
 def asking(encoder: Encoder) -> Encoder:
     """The encoder of what is searched for: itself, unless it encodes queries in another way."""
     return getattr(encoder, "queries", None) or encoder
@@ -182,17 +163,3 @@ def check_finite(encoder: Encoder, vectors: np.ndarray) -> None:
             f"{encoder.name} gives vectors that are not finite ({int((~finite).sum())} of {len(finite)}): "
             "check its weights"
         )
-
-
-def check_ids(task: str, what: str, products: Sequence[Product]) -> None:
-    """Raises UserError where two of `products` share an id: predictions could not be told apart."""
-    seen: set[str] = set()
-    for product in products:
-        if product.id in seen:
-            raise UserError(f"the {what} of {task} hold the id {product.id} twice: give each its own")
-        seen.add(product.id)
-
-
-def words(product: Product) -> str:
-    """The words that a product shows, in one line."""
-    return " ".join(f"{product.title} {product.description}".split())

@@ -14,15 +14,15 @@ record and the pictures of the worst answers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from moonshelf.errors import UserError
 from moonshelf.evaluation import predictions, record
-from moonshelf.evaluation.contract import asking, check_vectors, why_not
+from moonshelf.evaluation.contract import Encoder, Result, asking, check_vectors, why_not
 from moonshelf.evaluation.data.dataset import Dataset
 from moonshelf.evaluation.data.registry import select
 from moonshelf.evaluation.encoders.baselines import MoonshelfEncoder, TwoTowerBaseline, make_baselines
@@ -31,30 +31,16 @@ from moonshelf.evaluation.encoders.lexical import fit_words
 from moonshelf.evaluation.predictions import Predictions
 from moonshelf.evaluation.record import Report
 from moonshelf.evaluation.statistics.scoring import Scored, figures
-from moonshelf.evaluation.tasks import (
-    AttributeSets,
-    Encoder,
-    Labelling,
-    Matching,
-    Result,
-    Retrieval,
-    Task,
-    shown_by,
-)
+from moonshelf.evaluation.tasks import Labelling, Matching, Retrieval, Task, shown_by
+from moonshelf.evaluation.tasks.base import words
 
 if TYPE_CHECKING:
+    from moonshelf.model.engine import Reason
     from moonshelf.model.modeling import MoonModel
     from moonshelf.product import Product
 
 GATE_ROWS = 64
-KINDS: dict[str, Callable[[Task], bool]] = {
-    "retrieval": lambda task: isinstance(task, Retrieval),
-    "category": lambda task: isinstance(task, Labelling) and task.key == "category",
-    "attributes": lambda task: (
-        (isinstance(task, Labelling) and task.key != "category") or isinstance(task, AttributeSets)
-    ),
-    "matching": lambda task: isinstance(task, Matching),
-}
+KINDS = ("retrieval", "category", "attributes", "matching")
 
 
 def evaluate(
@@ -89,11 +75,10 @@ def evaluate(
     chosen = select(suite, reading)
     if model is None and not against:
         raise UserError("there is nothing to score: name a model, or baselines with --against")
-    ours = (
-        [MoonshelfEncoder(model, _mode(mode), batch_tokens) for mode in dict.fromkeys(reason)]
-        if model
-        else []
-    )
+    if odd := [mode for mode in reason if mode not in ("off", "on", "auto")]:
+        raise UserError(f"--reason takes off, on or auto, not '{odd[0]}'")
+    modes = cast("list[Reason]", list(dict.fromkeys(reason))) if model else []
+    ours = [MoonshelfEncoder(model, mode, batch_tokens) for mode in modes if model]
     encoders: list[Encoder] = [*ours, *make_baselines(against, model.prompt if model else None, download)]
     if baseline is None and len(encoders) > 1:
         baseline = encoders[0].name
@@ -132,17 +117,20 @@ def evaluate(
     return run.finish(ours, time.perf_counter() - start)
 
 
+def kind_of(task: Task) -> str:
+    """Of `KINDS`."""
+    if isinstance(task, Retrieval | Matching):
+        return "retrieval" if isinstance(task, Retrieval) else "matching"
+    return "category" if isinstance(task, Labelling) and task.key == "category" else "attributes"
+
+
 def wanted(task: Task, names: Sequence[str]) -> bool:
     """Whether a filter takes a task: by its kind, a part of its name, or a pattern; no names take all."""
-    called = task.name.casefold().replace("→", "->")
-    for name in names:
-        pattern = name.casefold().replace("→", "->").strip()
-        if pattern in KINDS:
-            if KINDS[pattern](task):
-                return True
-        elif fnmatchcase(called, pattern if "*" in pattern else f"*{pattern}*"):
-            return True
-    return not names
+    called, *patterns = (x.casefold().replace("→", "->").strip() for x in (task.name, *names))
+    return not names or any(
+        kind_of(task) == one if one in KINDS else fnmatchcase(called, one if "*" in one else f"*{one}*")
+        for one in patterns
+    )
 
 
 def advice(report: Report) -> list[str]:
@@ -164,7 +152,7 @@ class _Run:
     ) -> None:
         self.encoders, self.store, self.baseline, self.out, self.say = encoders, store, baseline, out, say
         self.report = Report(versions=record.versions(), machine=record.machine())
-        self.pictures = Pictures()
+        self.seen: dict[tuple[str, str], Product] = {}  # nothing of it is decoded before
         for encoder in encoders:
             if hasattr(encoder, "part_encode"):
                 encoder.part_encode = store.encode
@@ -177,7 +165,7 @@ class _Run:
             self._gate(encoder, dataset.tasks)
         for task in dataset.tasks:
             self._task(task)
-            self.pictures.see(task)
+            self._remember(task)
         report.datasets.append(
             {
                 "name": dataset.name, "licence": dataset.licence, "note": dataset.note,
@@ -253,55 +241,26 @@ class _Run:
             found += done
         self.report.results += figures(found, self.baseline)
 
-    def _illustrate(self, out: Path) -> None:
-        from moonshelf.evaluation.report.pages import wanted_pictures
-
-        predictions.write_pictures(self.pictures.shown(wanted_pictures(out)), out)
-
-
-class Pictures:
-    """References to what the tasks showed, to draw the few that a report wants; nothing is decoded before."""
-
-    def __init__(self) -> None:
-        self._seen: dict[tuple[str, str], Product] = {}
-
-    def see(self, task: Task) -> None:
-        """Remember the products of a task; of two views of one, that with a picture, or with words."""
+    def _remember(self, task: Task) -> None:
+        """Keep references to what a task showed; of two views of one, that with a picture, or with words."""
         shown = [*task.queries, *task.corpus] if isinstance(task, Retrieval) else task.products
         for product in shown:
-            key = task.dataset, product.id
-            known = self._seen.get(key)
-            if known is None:
-                self._seen[key] = product
-                continue
-            update: dict[str, Any] = {}
-            if product.images and not known.images:
-                update["images"] = product.images
-            if product.title and not known.title:
-                update["title"] = product.title
-            if update:
-                self._seen[key] = known.model_copy(update=update)
+            known = self.seen.setdefault((task.dataset, product.id), product)
+            given = {name: getattr(product, name) for name in ("images", "title") if not getattr(known, name)}
+            if any(given.values()):
+                self.seen[task.dataset, product.id] = known.model_copy(update=given)
 
-    def shown(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, bytes]]:
-        """Words and a small JPEG of each; empty bytes where there is no picture that can be read."""
-        from moonshelf import images
-        from moonshelf.catalogue.rows import picture_columns
-        from moonshelf.evaluation.contract import words
+    def _illustrate(self, out: Path) -> None:
+        """Keep words and a small picture of the few products that the report wants."""
+        from moonshelf.evaluation.report.page import thumbnail
+        from moonshelf.evaluation.report.pages import wanted_pictures
 
-        found: dict[tuple[str, str], tuple[str, bytes]] = {}
-        for key in keys:
-            product = self._seen.get(key)
-            if product is None:
-                continue
-            picture = b""
-            if product.images:
-                try:
-                    small = images.load(product.images[0], max_side=predictions.PICTURE_SIDE)
-                    picture = picture_columns(small)["thumbnail"]
-                except images.ImageError:
-                    picture = b""
-            found[key] = words(product), picture
-        return found
+        wanted = [(key, self.seen[key]) for key in wanted_pictures(out) if key in self.seen]
+        rows = {
+            key: (words(p), thumbnail(p.images[0] if p.images else None, predictions.PICTURE_SIDE))
+            for key, p in wanted
+        }
+        predictions.write_pictures(rows, out)
 
 
 def _suspicious(result: Result) -> bool:
@@ -319,9 +278,3 @@ def _advice(result: Result) -> str:
         f"{result.value:.3f} against {result.chance:.3f}): check that the weights, the prompt and the pixel "
         "budget are those of the training (moonshelf doctor), and that this kind of input was trained at all"
     )
-
-
-def _mode(mode: str) -> Any:
-    if mode not in ("off", "on", "auto"):
-        raise UserError(f"--reason takes off, on or auto, not '{mode}'")
-    return mode

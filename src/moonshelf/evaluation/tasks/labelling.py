@@ -12,32 +12,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
-from typing import Any
 
 import numpy as np
 
 from moonshelf import attributes
 from moonshelf.errors import UserError
-from moonshelf.evaluation.contract import (
-    TEXT,
-    Encode,
-    Encoder,
-    Result,
-    Vectors,
-    asking,
-    cannot_read,
-    check_ids,
-    unable,
-    why_not,
-    words,
-)
-from moonshelf.evaluation.predictions import Head, Predictions
+from moonshelf.evaluation.contract import TEXT, Encode, Encoder, Vectors, asking, cannot_read, why_not
+from moonshelf.evaluation.predictions import Predictions
 from moonshelf.evaluation.statistics import metrics
-from moonshelf.evaluation.statistics.scoring import LABEL_METRICS, SET_METRICS, figures
+from moonshelf.evaluation.statistics.scoring import LABEL_METRICS, SET_METRICS
+from moonshelf.evaluation.tasks.base import Kept, Task, common
 from moonshelf.product import Product
 from moonshelf.prompts import CATEGORY_SEPARATOR, read_rationale, write_rationale
 
 BLOCK = 512  # products scored at once
+SIMILARITY, RATIONALE = "zero-shot classification", "rationale"
+NEIGHBOURS, CENTROID = "5-NN, fitted", "nearest centroid, fitted"
 Score = Callable[[np.ndarray], np.ndarray]  # vectors (q, dim) -> scores (q, labels)
 
 
@@ -50,16 +40,13 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Labelling:
+class Labelling(Task):
     """Give each product one of `labels`: by similarity to their text, by the rationale, or fitted.
 
     `key` is "colour", "material" … or "category"; for a category `level` counts from the root, -1 is the
     leaf. `truth` and `labels` are names at that level, or values normalised by `moonshelf.attributes`.
     """
 
-    dataset: str
-    name: str
-    view: str
     products: Sequence[Product]
     truth: Sequence[str]
     labels: Sequence[str]
@@ -70,37 +57,36 @@ class Labelling:
     templates: tuple[str, ...] = ("{}",)  # titles of the text-only products that stand for a label
     commonest: str | None = None  # of the training split
     fit: Fit | None = None
-    methods: tuple[str, ...] = (
-        "zero-shot classification",
-        "rationale",
-        "5-NN, fitted",
-        "nearest centroid, fitted",
-    )
+    methods: tuple[str, ...] = (SIMILARITY, RATIONALE, NEIGHBOURS, CENTROID)
     metrics: tuple[str, ...] = LABEL_METRICS
 
     def __post_init__(self) -> None:
+        task = f"the task {self.dataset} {self.name}"
         if len(set(self.labels)) < 2:
-            raise UserError(
-                f"the task {self.dataset} {self.name} has {len(set(self.labels))} label: nothing to choose"
-            )
+            raise UserError(f"{task} has {len(set(self.labels))} label: nothing to choose")
         if len(set(self.labels)) < len(self.labels):
-            raise UserError(f"the task {self.dataset} {self.name} names a label twice")
-        if not self.products:
-            raise UserError(f"the task {self.dataset} {self.name} has no labelled product")
-        check_ids(f"{self.dataset} {self.name}", "products", self.products)
+            raise UserError(f"{task} names a label twice")
+        self.check("products", self.products, "has no labelled product")
 
-    def run(self, encoder: Encoder, encode: Encode) -> list[Result]:
-        return figures(self.predict(encoder, encode))
-
-    def predict(self, encoder: Encoder, encode: Encode) -> list[Predictions | Result]:
+    def predict(self, encoder: Encoder, encode: Encode) -> Kept:
         """What is kept by each method; where the encoder cannot use it, results that say why."""
-        found: list[Predictions | Result] = []
+        found: Kept = []
         for method in self.methods:
-            if method == "zero-shot classification":
-                found.append(self._by_similarity(encoder, encode))
-            elif method == "rationale":
+            if method in (NEIGHBOURS, CENTROID) and self.fit is None:
+                continue
+            if method == RATIONALE:
+                reason = cannot_write(encoder, self.reads)
+            else:
+                reason = why_not(encoder, self.reads, TEXT if method == SIMILARITY else self.reads)
+            if reason:
+                sizes = len(self.products), len(self.labels)
+                found += self.unable(method, ["accuracy"], encoder, reason, *sizes)
+            elif method == SIMILARITY:
+                labels = self.label_vectors(encoder, encode)
+                found.append(self._best(encoder, encode, method, lambda x: metrics.similarity(x, labels)))  # noqa: B023
+            elif method == RATIONALE:
                 found.append(self._by_reading(encoder, encode))
-            elif self.fit is not None:
+            else:
                 found.append(self._fitted(encoder, encode, method))
         return found
 
@@ -113,34 +99,22 @@ class Labelling:
         norm = np.linalg.norm(total, axis=1, keepdims=True)
         return total / np.where(norm > 0, norm, 1.0)
 
-    def _cannot(self, encoder: Encoder, method: str, why: str) -> Result:
-        return unable(self, method, "accuracy", encoder, why, len(self.products), len(self.labels))
-
-    def _by_similarity(self, encoder: Encoder, encode: Encode) -> Predictions | Result:
-        reason = why_not(encoder, self.reads, TEXT)
-        if reason:
-            return self._cannot(encoder, "zero-shot classification", reason)
-        products, labels = encode(asking(encoder), self.products), self.label_vectors(encoder, encode)
-        best, score = self._best(products, lambda vectors: metrics.similarity(vectors, labels))
-        return self._kept(encoder, "zero-shot classification", products, best, score)
-
-    def _fitted(self, encoder: Encoder, encode: Encode, method: str) -> Predictions | Result:
+    def _fitted(self, encoder: Encoder, encode: Encode, method: str) -> Predictions:
         assert self.fit is not None
-        reason = why_not(encoder, self.reads, self.reads)
-        if reason:
-            return self._cannot(encoder, method, reason)
         index = {label: i for i, label in enumerate(self.labels)}
-        products, fitted = encode(asking(encoder), self.products), encode(encoder, self.fit.products)
+        fitted = encode(encoder, self.fit.products)
         known = fitted.ok & np.array([truth in index for truth in self.fit.truth])
         labels = np.array([index.get(truth, -1) for truth in self.fit.truth])[known]
-        vote = metrics.centroid_scores if method.startswith("nearest") else metrics.knn_scores
+        vote = metrics.centroid_scores if method == CENTROID else metrics.knn_scores
         taught = fitted.vectors[known]
-        best, score = self._best(products, lambda vectors: vote(vectors, taught, labels, len(self.labels)))
         note = f"fitted on {int(known.sum())} training products"
-        return self._kept(encoder, method, products, best, score, note)
+        return self._best(encoder, encode, method, lambda x: vote(x, taught, labels, len(self.labels)), note)
 
-    def _best(self, products: Vectors, scores_of: Score) -> tuple[list[list[str]], list[float]]:
+    def _best(
+        self, encoder: Encoder, encode: Encode, method: str, scores_of: Score, note: str = ""
+    ) -> Predictions:
         """The labels that tie for the highest score of each product, and that score."""
+        products = encode(asking(encoder), self.products)
         best: list[list[str]] = []
         score: list[float] = []
         for start in range(0, len(products.vectors), BLOCK):
@@ -151,13 +125,9 @@ class Labelling:
                 tied = np.flatnonzero(scores[row] == highest[row]).tolist() if ok else []
                 best.append([self.labels[i] for i in tied])
                 score.append(float(highest[row]) if ok else nan)
-        return best, score
+        return self._kept(encoder, method, products, best, score, note)
 
-    def _by_reading(self, encoder: Encoder, encode: Encode) -> Predictions | Result:
-        if not encoder.writes:
-            return self._cannot(encoder, "rationale", "it writes no rationale")
-        if not encoder.reads & self.reads:
-            return self._cannot(encoder, "rationale", cannot_read(self.reads))
+    def _by_reading(self, encoder: Encoder, encode: Encode) -> Predictions:
         out = encode(encoder, self.products)
         best: list[list[str]] = []
         exact: list[float] = []
@@ -171,7 +141,7 @@ class Labelling:
             f"{np.mean([bool(one) for one in best]):.1%} of the rationales name it; "
             f"{np.mean(out.valid):.1%} keep their format"
         )
-        return self._kept(encoder, "rationale", out, best, [nan] * len(best), note, exact)
+        return self._kept(encoder, RATIONALE, out, best, [nan] * len(best), note, exact)
 
     def _kept(
         self,
@@ -180,20 +150,17 @@ class Labelling:
         out: Vectors,
         best: list[list[str]],
         score: list[float],
-        note: str = "",
+        note: str,
         exact: list[float] | None = None,
     ) -> Predictions:
         constant = None
         if self.commonest is not None:
             constant = float(np.mean([truth == self.commonest for truth in self.truth]))
-        named = tuple(metric for metric in self.metrics if exact or metric != "exact")
-        head = Head(
-            self.dataset, self.name, self.view, method, encoder.name, "labels", named, len(self.labels),
-            labels=tuple(self.labels), constant=constant, note=note,
-        )  # fmt: skip
+        named = [metric for metric in self.metrics if exact or metric != "exact"]
+        more = {"labels": tuple(self.labels), "constant": constant, "note": note}
         n = len(self.products)
-        return Predictions(head, {
-            **_common(self.products, self.clusters, out), "truth": list(self.truth),
+        return Predictions(self.head(method, "labels", encoder, named, len(self.labels), **more), {
+            **common(self.products, self.clusters, out), "truth": list(self.truth),
             "predicted": [tied[0] if tied else "" for tied in best], "best": best, "score": score,
             "correct": [0.0] * n, "exact": exact or [nan] * n, "rationale": list(out.rationales),
             "valid": out.valid.tolist(),
@@ -201,16 +168,13 @@ class Labelling:
 
 
 @dataclass(frozen=True)
-class AttributeSets:
+class AttributeSets(Task):
     """Read all attributes of each product from its rationale: precision, recall and F1 of the pairs.
 
     `truth[i]` maps canonical keys to values, not empty. What a rationale says of a key that the record does
     not state is not counted: a catalogue's silence is no denial.
     """
 
-    dataset: str
-    name: str
-    view: str
     products: Sequence[Product]
     truth: Sequence[Mapping[str, str]]
     clusters: Sequence[str]
@@ -218,41 +182,36 @@ class AttributeSets:
     metrics: tuple[str, ...] = SET_METRICS
 
     def __post_init__(self) -> None:
-        task = f"{self.dataset} {self.name}"
-        if not self.products:
-            raise UserError(f"the task {task} has no product with attributes")
-        check_ids(task, "products", self.products)
+        self.check("products", self.products, "has no product with attributes")
         for product, truth in zip(self.products, self.truth, strict=True):
             if not truth:
+                task = f"{self.dataset} {self.name}"
                 raise UserError(f"the product {product.id} of {task} states no attribute: leave it out")
 
-    def run(self, encoder: Encoder, encode: Encode) -> list[Result]:
-        return figures(self.predict(encoder, encode))
-
-    def predict(self, encoder: Encoder, encode: Encode) -> list[Predictions | Result]:
-        why = None if encoder.writes else "it writes no rationale"
-        if why is None and not encoder.reads & self.reads:
-            why = cannot_read(self.reads)
-        if why:
-            n = len(self.products)
-            return [unable(self, "rationale", metric, encoder, why, n) for metric in self.metrics]
+    def predict(self, encoder: Encoder, encode: Encode) -> Kept:
+        if why := cannot_write(encoder, self.reads):
+            return [*self.unable(RATIONALE, self.metrics, encoder, why, len(self.products))]
         out = encode(encoder, self.products)
-        wanted, found = [], []
+        stated, found = [], []
         for text, valid, truth in zip(out.rationales, out.valid.tolist(), self.truth, strict=True):
-            wanted.append([f"{key}: {value}" for key, value in truth.items()])
+            stated.append([f"{key}: {value}" for key, value in truth.items()])
             written = {key: _written(text, key, -1)[0] for key in truth} if valid else {}
             named = {
                 key: truth[key] if says(text, key, truth[key]) else value for key, value in written.items()
             }
             found.append([f"{key}: {value}" for key, value in named.items() if value])
         note = f"{np.mean(out.valid):.1%} of the rationales keep their format"
-        head = Head(
-            self.dataset, self.name, self.view, "rationale", encoder.name, "sets", self.metrics, note=note
-        )
-        return [Predictions(head, {
-            **_common(self.products, self.clusters, out), "truth": wanted, "predicted": found,
+        return [Predictions(self.head(RATIONALE, "sets", encoder, self.metrics, note=note), {
+            **common(self.products, self.clusters, out), "truth": stated, "predicted": found,
             "rationale": list(out.rationales), "valid": out.valid.tolist(),
         })]  # fmt: skip
+
+
+def cannot_write(encoder: Encoder, reads: frozenset[str]) -> str | None:
+    """Why an encoder gives no rationale of products that show `reads`; None if it does."""
+    if not encoder.writes:
+        return "it writes no rationale"
+    return None if encoder.reads & reads else cannot_read(reads)
 
 
 def says(rationale: str, key: str, truth: str, level: int = -1) -> bool:
@@ -261,7 +220,7 @@ def says(rationale: str, key: str, truth: str, level: int = -1) -> bool:
     For a category, the leaf must be the last name of the written path, and a higher level any name in it:
     a rationale that starts the path below the root is not wrong about the leaf.
     """
-    written = _read(rationale).get(key, "")
+    written = attributes.canonical(read_rationale(rationale) or {}).get(key, "")
     if not written:
         return False
     if key != "category":
@@ -285,14 +244,3 @@ def _written(rationale: str, key: str, level: int) -> tuple[str, str]:
     path = [name.strip() for name in raw.split(CATEGORY_SEPARATOR.strip()) if name.strip()]
     name = path[min(level, len(path) - 1)].lower() if path else ""
     return name, name
-
-
-def _read(rationale: str) -> dict[str, str]:
-    return attributes.canonical(read_rationale(rationale) or {})
-
-
-def _common(products: Sequence[Product], clusters: Sequence[str], out: Vectors) -> dict[str, list[Any]]:
-    return {
-        "id": [product.id for product in products], "cluster": list(clusters), "ok": out.ok.tolist(),
-        "text": [words(product) for product in products],
-    }  # fmt: skip

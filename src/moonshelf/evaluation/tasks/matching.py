@@ -16,20 +16,18 @@ from random import Random
 import numpy as np
 
 from moonshelf.errors import UserError
-from moonshelf.evaluation.contract import Encode, Encoder, Result, asking, check_ids, unable, why_not
-from moonshelf.evaluation.predictions import Head, Predictions
+from moonshelf.evaluation.contract import Encode, Encoder, asking, why_not
+from moonshelf.evaluation.predictions import Predictions
 from moonshelf.evaluation.statistics.metrics import pair_scores
-from moonshelf.evaluation.statistics.scoring import PAIR_METRICS, figures
+from moonshelf.evaluation.statistics.scoring import PAIR_METRICS
+from moonshelf.evaluation.tasks.base import Kept, Task
 from moonshelf.product import Product
 
 
 @dataclass(frozen=True)
-class Matching:
+class Matching(Task):
     """Tell pairs of one product from pairs of two. `pairs` are positions in `products`."""
 
-    dataset: str
-    name: str
-    view: str
     products: Sequence[Product]
     pairs: Sequence[tuple[int, int]]
     same: Sequence[bool]
@@ -50,26 +48,19 @@ class Matching:
             raise UserError(
                 f"all pairs of {task.removeprefix('the task ')} are of {kind} products: add others"
             )
-        check_ids(task.removeprefix("the task "), "products", self.products)
+        self.check("products", self.products, "has no product")
 
-    def run(self, encoder: Encoder, encode: Encode) -> list[Result]:
-        return figures(self.predict(encoder, encode))
-
-    def predict(self, encoder: Encoder, encode: Encode) -> list[Predictions | Result]:
+    def predict(self, encoder: Encoder, encode: Encode) -> Kept:
         """What is kept of every pair; for an encoder that cannot do it, results that say why."""
-        reason = why_not(encoder, self.reads, self.reads)
-        if reason:
-            n = len(self.pairs)
-            return [unable(self, "pair classification", m, encoder, reason, n, n) for m in self.metrics]
+        n, method = len(self.pairs), "pair classification"
+        if reason := why_not(encoder, self.reads, self.reads):
+            return [*self.unable(method, self.metrics, encoder, reason, n, n)]
         asked, found = encode(asking(encoder), self.products), encode(encoder, self.products)
         left, right = np.array(self.pairs, np.int64).T
         ok = asked.ok[left] & found.ok[right]
         score = np.where(ok, pair_scores(asked.vectors, found.vectors, left, right), -1.0)
         names = [product.id for product in self.products]
-        head = Head(
-            self.dataset, self.name, self.view, "pair classification", encoder.name, "pairs", self.metrics,
-            len(self.pairs), note=self.note,
-        )  # fmt: skip
+        head = self.head(method, "pairs", encoder, self.metrics, n, note=self.note)
         ids = [(names[a], names[b]) for a, b in self.pairs]
         return [Predictions(head, {
             "id": [f"{a} ~ {b}" for a, b in ids], "cluster": list(self.clusters), "ok": ok.tolist(),

@@ -14,22 +14,19 @@ from itertools import pairwise
 import numpy as np
 
 from moonshelf.errors import UserError
-from moonshelf.evaluation.contract import Encode, Encoder, Result, asking, check_ids, unable, why_not, words
-from moonshelf.evaluation.predictions import Head, Predictions
+from moonshelf.evaluation.contract import Encode, Encoder, asking, why_not
+from moonshelf.evaluation.predictions import Predictions
 from moonshelf.evaluation.statistics import metrics
-from moonshelf.evaluation.statistics.scoring import figures
+from moonshelf.evaluation.tasks.base import Kept, Task, common
 from moonshelf.product import Product
 
 TOP = 10  # items that are kept of each ranking
 
 
 @dataclass(frozen=True)
-class Retrieval:
+class Retrieval(Task):
     """Rank the corpus for each query. `relevant[i]` maps keys of the corpus to gains for query i."""
 
-    dataset: str
-    name: str
-    view: str
     queries: Sequence[Product]
     corpus: Sequence[Product]
     corpus_keys: Sequence[str]
@@ -42,29 +39,19 @@ class Retrieval:
     note: str = ""
 
     def __post_init__(self) -> None:
-        task = f"{self.dataset} {self.name}"
-        for what, items in (("no query", self.queries), ("an empty corpus", self.corpus)):
-            if not items:
-                raise UserError(f"the task {task} has {what}: there is nothing to rank")
-        check_ids(task, "queries", self.queries)
-        check_ids(task, "corpus", self.corpus)
+        self.check("queries", self.queries, "has no query: there is nothing to rank")
+        self.check("corpus", self.corpus, "has an empty corpus: there is nothing to rank")
 
     @property
     def products(self) -> Sequence[Product]:
         """The side that is scored, as other tasks call it."""
         return self.queries
 
-    def run(self, encoder: Encoder, encode: Encode) -> list[Result]:
-        return figures(self.predict(encoder, encode))
-
-    def predict(self, encoder: Encoder, encode: Encode) -> list[Predictions | Result]:
+    def predict(self, encoder: Encoder, encode: Encode) -> Kept:
         """What is kept of every query; for an encoder that cannot do it, results that say why."""
-        reason = why_not(encoder, self.query_reads, self.corpus_reads)
-        if reason:
-            return [
-                unable(self, "ranking", metric, encoder, reason, len(self.queries), len(self.corpus))
-                for metric in self.metrics
-            ]
+        if reason := why_not(encoder, self.query_reads, self.corpus_reads):
+            sizes = len(self.queries), len(self.corpus)
+            return [*self.unable("ranking", self.metrics, encoder, reason, *sizes)]
         rows, columns, gains = self._truth()
         queries, corpus = encode(asking(encoder), self.queries), encode(encoder, self.corpus)
         if not corpus.ok.any():
@@ -93,13 +80,10 @@ class Retrieval:
         for i, row in enumerate(asked.tolist()):
             top[row] = [ids[column] for column in there[found.top[i]].tolist()]
             top_scores[row] = found.top_scores[i].tolist()
-        head = Head(
-            self.dataset, self.name, self.view, "ranking", encoder.name, "ranking", self.metrics,
-            len(self.corpus), hit_gain=self.hit_gain, note=self.note,
-        )  # fmt: skip
+        more = {"hit_gain": self.hit_gain, "note": self.note}
+        head = self.head("ranking", "ranking", encoder, self.metrics, len(self.corpus), **more)
         columns_kept = {
-            "id": [query.id for query in self.queries], "cluster": list(self.clusters),
-            "ok": queries.ok.tolist(), "text": [words(query) for query in self.queries],
+            **common(self.queries, self.clusters, queries),
             "relevant": [names[part] for part in parts], "gains": [gains[part].tolist() for part in parts],
             "relevant_scores": [scores[place].tolist() for place in places],
             "above": [above[place].tolist() for place in places],
