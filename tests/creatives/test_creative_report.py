@@ -28,10 +28,10 @@ from moonshelf.creatives.evaluation import cards, charts
 from moonshelf.creatives.evaluation.evaluate import evaluate
 from moonshelf.creatives.evaluation.figures import ALL
 from moonshelf.creatives.evaluation.metrics import Bin
-from moonshelf.creatives.evaluation.pages import figure, grid, number, signed, write_demo_report
+from moonshelf.creatives.evaluation.pages import figure, grid, write_demo_report
 from moonshelf.creatives.evaluation.record import Curve
 from moonshelf.creatives.ranking import rank
-from moonshelf.evaluation.report.page import HEIGHT, WIDTH
+from moonshelf.evaluation.report.page import HEIGHT, WIDTH, thumbnail
 from moonshelf.evaluation.statistics import significance
 
 SHAPES = {"circle", "rect", "path", "line", "polyline"}
@@ -143,10 +143,10 @@ def test_no_metadata_of_a_picture_reaches_a_page():
     exif = Image.Exif()
     exif[0x010E] = "where the photo was taken"
     data = jpeg(1, size=600, exif=exif, comment=b"a secret")
-    made = cards.small(creative("x").image.model_copy(update={"data": data}))
+    made = thumbnail(creative("x").image.model_copy(update={"data": data}), cards.SIDE)
     assert b"secret" in data and b"secret" not in made and b"taken" not in made
     assert max(images.decode(made).size) == cards.SIDE
-    assert cards.small(creative("x").image.model_copy(update={"data": b"no"})) == b""
+    assert thumbnail(creative("x").image.model_copy(update={"data": b"no"}), cards.SIDE) == b""
 
 
 def test_mistakes_come_first_then_the_rest(run):
@@ -244,9 +244,6 @@ def test_a_record_cannot_name_pictures_outside_its_folder(tmp_path):
 def test_figures_as_the_page_writes_them():
     assert figure(0.1234) == "12.3" and figure(0.1234, "log loss") == "0.123" and figure(None) == "n/a"
     assert figure(-0.5, "Kendall tau-b") == "−0.50" and figure(0.01966, "click rate of the picks") == "1.97"
-    assert (
-        signed(-3.14) == "−3.1" and number(-1) == "0.00" and number(2) == "100.00" and number(None) == "0.00"
-    )
 
 
 def test_plots_stay_inside_their_box_and_say_what_they_show():

@@ -7,20 +7,18 @@ backend the surest mistakes on decisive pairs come first, then abstentions, then
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from moonshelf import images
 from moonshelf.creatives.evaluation.figures import Evidence, rates_of
 from moonshelf.creatives.evaluation.record import PICTURES, picture_name
 from moonshelf.creatives.known import assess, drawn
 from moonshelf.creatives.labels import posterior, stratum
 from moonshelf.creatives.ranking import Comparison, Ranking
 from moonshelf.creatives.schema import Campaign, Creative, Judgement, Pair, Side
-from moonshelf.evaluation.report.page import data_uri
+from moonshelf.evaluation.report.page import data_uri, thumbnail
 from moonshelf.product import ImageRef
 
 SIDE = 320  # pixels of the longer side of a picture
@@ -97,20 +95,8 @@ def keep_pictures(out: Path, shown: Iterable[Creative]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for creative in shown:
         path = folder / picture_name(creative)
-        if not path.exists() and (data := small(creative.image)):
+        if not path.exists() and (data := thumbnail(creative.image, SIDE)):
             path.write_bytes(data)
-
-
-def small(ref: ImageRef) -> bytes:
-    """JPEG bytes without metadata, at most `SIDE` pixels wide and high; b"" for an unreadable picture."""
-    try:
-        picture = images.load(ref, max_side=SIDE)
-    except images.ImageError:
-        return b""
-    picture.info.clear()  # comments and profiles of the original would be saved along
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=80)
-    return file.getvalue()
 
 
 def from_folder(out: Path) -> Pictures:
@@ -119,14 +105,14 @@ def from_folder(out: Path) -> Pictures:
     def picture(creative: Creative) -> str:
         name = Path(creative.image.path or "").name  # a record may be edited too: never another folder
         path = out / PICTURES / name
-        return data_uri(small(ImageRef(path=str(path))) or None) if name and path.is_file() else ""
+        return data_uri(thumbnail(ImageRef(path=str(path)), SIDE)) if name and path.is_file() else ""
 
     return picture
 
 
 def from_references(creative: Creative) -> str:
     """The picture from where the creative itself says that it lies."""
-    return data_uri(small(creative.image) or None)
+    return data_uri(thumbnail(creative.image, SIDE))
 
 
 def card(pair: Pair, judgement: Judgement, truth: float | None, pictures: Pictures) -> Card:

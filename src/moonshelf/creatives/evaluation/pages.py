@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,9 @@ from moonshelf.creatives.known import ORACLE
 from moonshelf.creatives.ranking import Ranking
 from moonshelf.creatives.schema import ASPECTS, QUESTIONS, Campaign, Pair
 from moonshelf.creatives.show import table
-from moonshelf.evaluation.report import page as charts
 from moonshelf.evaluation.report.charts import Chart
-from moonshelf.evaluation.report.page import template
-from moonshelf.plaintext import csv_field, escaped, shown
+from moonshelf.evaluation.report.page import facts, percent, template, write_texts
+from moonshelf.plaintext import csv_field, escaped
 
 HTML = "report.html"
 # what the tables of backends show: (part, figure, heading); the first is what selectors are compared by
@@ -86,7 +85,13 @@ def write_pages(out: Path, report: CreativeReport, evidence: Evidence) -> None:
         "plots": _plots(report),
         "asked": list(dict.fromkeys(one.part for one in of_accuracy)),
         "interests": list(dict.fromkeys(one.name for one in of_accuracy if one.value is not None)),
-        "facts": _facts(report),
+        "facts": facts(
+            report.settings,
+            report.versions,
+            report.machine,
+            {"pairs": [f"{source}: {n:,}" for source, n in report.sources.items()]},
+            seconds=report.seconds,
+        ),
         "grids": {group: grid(report, group) for group in GROUPS},
         "SKILL": SKILL,
         "CALIBRATION": CALIBRATION,
@@ -96,9 +101,8 @@ def write_pages(out: Path, report: CreativeReport, evidence: Evidence) -> None:
         "ALL": ALL,
         "ORACLE": ORACLE,
     }
-    _write(out / HTML, "creative.html", values)
-    _write(out / "report.md", "creative.md", values)
-    (out / "results.csv").write_text(table_csv(report), encoding="utf-8", newline="\n")
+    texts = {HTML: _page("creative.html", values), "report.md": _page("creative.md", values)}
+    write_texts(out, texts | {"results.csv": table_csv(report)})
 
 
 def keep_pictures(out: Path, evidence: Evidence, pairs: Sequence[Pair]) -> None:
@@ -128,34 +132,13 @@ def write_demo_report(
         "simulated": any(one.campaign.source.startswith("simulated") for one in places),
         "facts": facts or {},
     }
-    out.mkdir(parents=True, exist_ok=True)
-    return _write(out / HTML, "creative_demo.html", values)
-
-
-def _write(path: Path, name: str, values: dict[str, Any]) -> Path:
-    filters: dict[str, Callable[..., Any]] = {
-        "clean": shown,
-        "escaped": escaped,
-        "percent": charts.percent,
-        "signed": signed,
-        "number": number,
-        "figure": figure,
-    }
-    box = (charts.WIDTH, charts.HEIGHT, charts.LEFT, charts.RIGHT, charts.TOP, charts.BOTTOM)
-    page = template(name, Path(__file__).parent, **filters)
-    text = page.render(PLOTS=4, box=box, ASKS=ASKS, **values).strip()
-    path.write_text(f"{text}\n", encoding="utf-8", newline="\n")
+    (path,) = write_texts(out, {HTML: _page("creative_demo.html", values)})
     return path
 
 
-def signed(points: float) -> str:
-    """+1.2, −0.3, with a true minus sign."""
-    return f"{points:+.1f}".replace("-", "−")
-
-
-def number(value: float | None) -> str:
-    """A share for a style sheet, 0 … 100, never anything else."""
-    return f"{100 * min(max(float(value or 0), 0.0), 1.0):.2f}"
+def _page(name: str, values: dict[str, Any]) -> str:
+    page = template(name, Path(__file__).parent, escaped=escaped, figure=figure)
+    return page.render(ASKS=ASKS, **values).strip() + "\n"
 
 
 def figure(value: float | None, name: str = "") -> str:
@@ -205,25 +188,13 @@ def grid(report: CreativeReport, group: str) -> list[Row]:
         some = next(iter(lines.values()))
         notes = []
         if some.bound is not None:
-            ceiling = f"ceiling {charts.percent(some.bound)} %"
+            ceiling = f"ceiling {percent(some.bound)} %"
             notes = [f"least {figure(some.bound, name)}" if name in LOSSES else ceiling]
-        notes += [f"commonest answer {charts.percent(some.chance)} %"] if some.chance is not None else []
+        notes += [f"commonest answer {percent(some.chance)} %"] if some.chance is not None else []
         notes += [some.note] if some.note else []
         told = part if name == "accuracy" else name
         label = f"{told}, {part} interest" if group == "interest" else told
         found.append(Row(label, ", ".join(notes), some.n, lines))
-    return found
-
-
-def _facts(report: CreativeReport) -> dict[str, str]:
-    """Settings, versions and machine as one flat list."""
-    found: dict[str, str] = {}
-    for name, value in (report.settings | report.versions | report.machine).items():
-        if isinstance(value, list | tuple):
-            value = ", ".join(map(str, value))
-        found[str(name).replace("_", " ")] = "none" if value in (None, "") else str(value)
-    found["pairs"] = "; ".join(f"{source}: {n:,}" for source, n in report.sources.items())
-    found["whole run"] = f"{report.seconds:,.1f} s"
     return found
 
 
