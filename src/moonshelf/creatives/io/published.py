@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshelf import images
-from moonshelf.creatives.io.records import Reading, RowBuilder, RowRejected, count, rejected
+from moonshelf.creatives.io.records import Reading, RowBuilder, RowRejected, rejected
 from moonshelf.creatives.schema import ASPECTS, KEYS, AspectAnswer, Assessment
 from moonshelf.errors import Problem
 from moonshelf.feeds import values
@@ -108,40 +108,24 @@ def is_list_row(line: str) -> bool:
     return len(cells) == 5 and all(cell.strip().isascii() and cell.strip().isdigit() for cell in cells[2:])
 
 
-def read_list(reading: Reading) -> Iterator[Numbered]:
-    """Campaigns of a list of CreativeRanking: held in memory until the end, for nothing says it is sorted.
+def list_rows(reading: Reading) -> Iterator[Numbered]:
+    """Rows of a list of CreativeRanking, as of a table with these columns.
 
     Images are looked for in `images/` beside the list where there is such a folder.
     """
     beside = "images/" if (Path(reading.source.images_root) / "images").is_dir() else ""
-    items: dict[str, tuple[int, set[str], dict[str, list[int]]]] = {}  # first row, days, counts by image
     for number, line in numbered(reading.source):
         if isinstance(line, Row):
             yield from line.problems
             continue
-        cells = line.rstrip("\n").split("\t")
-        item, image, day = (values.clean(cell)[0] for cell in (*cells, "", "", "")[:3])
-        try:
-            if len(cells) != 5:
-                why = f"{len(cells)} cells between tabs, not item, image, day, impressions, clicks"
-                raise RowRejected("row", why)
-            shown, clicks = count(cells[3], "impressions"), count(cells[4], "clicks")
-            if shown is None or clicks is None or clicks > shown:
-                raise RowRejected("clicks", f"{clicks} clicks of {shown} impressions are impossible")
-        except RowRejected as error:
-            yield rejected(number, error, item)
+        cells = [values.clean(cell)[0] for cell in line.rstrip("\n").split("\t")]
+        if len(cells) != 5:
+            why = f"{len(cells)} cells between tabs, not item, image, day, impressions, clicks"
+            yield rejected(number, RowRejected("row", why), cells[0])
             continue
-        _, days, by_image = items.setdefault(item, (number, set(), {}))
-        days.add(day)
-        before = by_image.get(image, [0, 0])
-        by_image[image] = [before[0] + shown, before[1] + clicks]
-    for item, (number, days, by_image) in items.items():
-        rows = [
-            {"id": Path(image).stem[:200], "image": beside + image, "impressions": shown, "clicks": clicks}
-            for image, (shown, clicks) in by_image.items()
-        ]
-        about = {"source": "CreativeRanking", "exposure": {"days": str(len(days))}}
-        yield number, {"id": item, "product_id": item, "creatives": rows, **about}
+        item, image, day, shown, clicks = cells
+        about = {"product_id": item, "image": beside + image, "day": day}
+        yield number, about | {"impressions": shown, "clicks": clicks}
 
 
 # ---- CAIG --------------------------------------------------------------------------------------------

@@ -161,17 +161,30 @@ def read_json(reading: Reading) -> Iterator[Numbered]:
 # ---- tables and pictures -----------------------------------------------------------------------------
 
 
-def read_table(reading: Reading) -> Iterator[Numbered]:
-    """Rows of creatives, grouped by product, campaign, interest and context in the order of their coming."""
+def table_rows(reading: Reading) -> Iterator[Numbered]:
+    """Rows of a table of creatives, by what its columns fill."""
     table = Table(reading.source)
     plan = one_each(table.header, ranked(COLUMNS))
-    groups: dict[tuple[str, ...], tuple[int, dict[str, Any]]] = {}
-    names: Counter[str] = Counter()
     for record in table:
         if record.fatal is not None:
             yield Problem(record.number, "row", record.fatal)
+        else:
+            cells = {role: record.cells.get(column, "").strip() for role, column in plan.items()}
+            yield record.number, cells
+
+
+def grouped(reading: Reading, rows: Iterator[Numbered], source: str) -> Iterator[Numbered]:
+    """Rows of creatives by product, campaign, interest and context in the order of their coming.
+
+    They are held in memory until the end, for nothing says that they are sorted.
+    """
+    groups: dict[tuple[str, ...], tuple[int | str, dict[str, Any], set[str]]] = {}
+    names: Counter[str] = Counter()
+    for item in rows:
+        if isinstance(item, Problem):
+            yield item
             continue
-        row = {role: record.cells.get(column, "").strip() for role, column in plan.items()}
+        number, row = item
         # Without a product all rows of a title are one, or else those of the file.
         product = (row.get("product_id") or row.get("title") or reading.source.path.stem)[:200]
         key = (product, *(row.get(role, "") for role in ("campaign", "interest", *_CONTEXT)))
@@ -180,15 +193,18 @@ def read_table(reading: Reading) -> Iterator[Numbered]:
             if key not in groups:
                 name = row.get("campaign") or product
                 names[name] += 1
-                exposure = {role: row[role] for role in _CONTEXT if role in row}
                 about: dict[str, Any] = {role: row.get(role) for role in ("title", "interest", "category")}
                 about |= {"id": name if names[name] == 1 else f"{name}#{names[name]}", "product_id": product}
-                about |= {"exposure": exposure, "source": reading.source.name, "creatives": {}}
-                groups[key] = record.number, about
-            _add(groups[key][1]["creatives"], row, image.path or image.url or "")
+                about["exposure"] = {role: row[role] for role in _CONTEXT if role in row}
+                groups[key] = number, about | {"source": source, "creatives": {}}, set()
+            _, about, days = groups[key]
+            _add(about["creatives"], row, image.path or image.url or "")
+            if "day" in row:
+                days.add(row["day"])
+                about["exposure"]["days"] = str(len(days))
         except RowRejected as error:
-            yield rejected(record.number, error, row.get("id"))
-    for number, about in groups.values():
+            yield rejected(number, error, row.get("id") or row.get("product_id"))
+    for number, about, _ in groups.values():
         yield number, about | {"creatives": list(about["creatives"].values())}
 
 
@@ -229,9 +245,9 @@ FORMATS: dict[str, Callable[[Reading], Iterator[Numbered]]] = {
     "jsonl": read_jsonl,
     "json": read_json,
     "parquet": read_parquet,
-    "csv": read_table,
+    "csv": lambda reading: grouped(reading, table_rows(reading), reading.source.name),
     "images": read_folder,
-    "creative-ranking": published.read_list,
+    "creative-ranking": lambda reading: grouped(reading, published.list_rows(reading), "CreativeRanking"),
 }
 
 

@@ -148,18 +148,17 @@ def label_targets(
     chosen = list(range(len(bodies)) if rows is None else rows)
     wanted = []
     for r, one in zip(chosen, known, strict=True):
-        if one is None:
-            wanted.append(Wanted([], []))
-            continue
-        at = slots[r].tolist()
-        tokens = [options[k] for options, k in zip(form.heads[r].tolist(), choices(one), strict=True)]
-        inferred = form.inferred(r) if form.evidence[r] == sides(one) else []
-        wanted.append(
-            Wanted(
-                tokens + [token for _, _, token in inferred],
-                at + [at[column] - back for column, back, _ in inferred],
-            )
-        )
+        found = Wanted([], [])
+        if one is not None:
+            at = slots[r].tolist()
+            found.tokens += [
+                options[k] for options, k in zip(form.heads[r].tolist(), choices(one), strict=True)
+            ]
+            found.places += at
+            for column, back, token in form.inferred(r) if form.evidence[r] == sides(one) else ():
+                found.tokens.append(token)
+                found.places.append(at[column] - back)
+        wanted.append(found)
     return [bodies[r] for r in chosen], wanted
 
 

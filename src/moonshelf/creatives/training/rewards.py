@@ -21,47 +21,22 @@ Nothing is paid for length. A completion that breaks the format earns nothing bu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from moonshelf.training.rewards import Reward
 
 
-def format(completions: Sequence[str], *, valid: Sequence[bool], **_: Any) -> list[float | None]:
-    """1 where the reasons keep the protocol's form, else 0."""
-    return [float(kept) for kept in valid]
+def _each(pays: Callable[..., float]) -> Reward:
+    """What `pays` gives for the columns of each completion; 0 for broken reasons."""
 
+    def reward(
+        completions: Sequence[str], *, valid: Sequence[bool], **columns: Sequence[Any]
+    ) -> list[float | None]:
+        rows = ({name: column[i] for name, column in columns.items()} for i in range(len(valid)))
+        return [pays(**row) if kept else 0.0 for kept, row in zip(valid, rows, strict=True)]
 
-def verdict(
-    completions: Sequence[str],
-    *,
-    valid: Sequence[bool],
-    p: Sequence[float],
-    posterior: Sequence[float],
-    **_: Any,
-) -> list[float | None]:
-    """1 − (p − q)²; 0 for broken reasons."""
-    return [
-        1 - (mine - truth) ** 2 if kept else 0.0
-        for kept, mine, truth in zip(valid, p, posterior, strict=True)
-    ]
-
-
-def consistency(
-    completions: Sequence[str], *, valid: Sequence[bool], p: Sequence[float], other: Sequence[float], **_: Any
-) -> list[float | None]:
-    """1 − |p − p̄|; `other` is p̄, in terms of this order's first image. 0 for broken reasons."""
-    return [1 - abs(mine - mean) if kept else 0.0 for kept, mine, mean in zip(valid, p, other, strict=True)]
-
-
-def agreement(
-    completions: Sequence[str], *, valid: Sequence[bool], p: Sequence[float], rubric: Sequence[int], **_: Any
-) -> list[float | None]:
-    """p − ½ where the reasons lean to the first (`rubric` > 0), ½ − p where to the second, else 0."""
-    return [
-        ((lean > 0) - (lean < 0)) * (mine - 0.5) if kept else 0.0
-        for kept, mine, lean in zip(valid, p, rubric, strict=True)
-    ]
+    return reward
 
 
 def claims(
@@ -71,6 +46,11 @@ def claims(
     return [-wrong / n if n else None for wrong, n in zip(refuted, claimed, strict=True)]
 
 
+# `other` is p̄, in terms of this order's first image; `rubric` above 0 leans to the first.
 REWARDS: dict[str, Reward] = {
-    reward.__name__: reward for reward in (format, verdict, consistency, agreement, claims)
+    "format": _each(lambda **_: 1.0),
+    "verdict": _each(lambda p, posterior, **_: 1 - (p - posterior) ** 2),
+    "consistency": _each(lambda p, other, **_: 1 - abs(p - other)),
+    "agreement": _each(lambda p, rubric, **_: ((rubric > 0) - (rubric < 0)) * (p - 0.5)),
+    "claims": claims,
 }
