@@ -247,11 +247,11 @@ def test_a_comparison_is_the_greedy_one_with_its_evidence_in_place(
     decode = model.moon.processor.tokenizer.decode
     known = [read_assessment(decode(row.body), row.ask.labels) for row in work]
     asks = [row.ask for row in work]
-    form = Form(model, asks, [sides(one) for one in known if one is not None])
-    assert len(form.pieces) == 6
+    forms = [Form(model, ask, sides(one)) for ask, one in zip(asks, known, strict=True) if one is not None]
+    assert len(forms) == 6
     with model.moon.inferring():
-        picked, final = compare(model, asks, form)
-    bodies = form.fill(picked)[0]
+        picked, final = compare(model, forms)
+    bodies = [form.fill(row)[0] for form, row in zip(forms, picked.tolist(), strict=True)]
     policy = VerdictPolicy(model, torch.float32)
     work = make_pair_rows(model, examples[:3], "key", shown=False)  # what is compared are words alone
     assert [row.pictures for row in work] == [()] * 6
@@ -294,9 +294,9 @@ def test_the_answers_taught_are_the_true_ones_whatever_was_picked(
     decode = model.moon.processor.tokenizer.decode
     work = make_pair_rows(model, examples[:3], "key", shown=False)
     known, asks = [row.known for row in work if row.known is not None], [row.ask for row in work]
-    form = Form(model, asks, [sides(one) for one in known])
+    forms = [Form(model, ask, sides(one)) for ask, one in zip(asks, known, strict=True)]
     true = torch.tensor([choices(one) for one in known])
-    bodies, wanted = label_targets(form, true, known)
+    bodies, wanted = label_targets(forms, true, known)
     assert bodies == [row.body for row in work]
     for body, one, assessment in zip(bodies, wanted, known, strict=True):
         assert [body[place] for place in one.places] == one.tokens
@@ -317,7 +317,7 @@ def test_the_answers_taught_are_the_true_ones_whatever_was_picked(
     mean = -scored.logps.sum().item() / sum(counts)
     assert reasons_loss(scored.logps, counts).item() == pytest.approx(mean)
     # After other choices the same answers are wanted; of a row that is not known, none.
-    other, asked = label_targets(form, 1 - true.clamp(max=1), [*known[:5], None])
+    other, asked = label_targets(forms, 1 - true.clamp(max=1), [*known[:5], None])
     assert other != bodies and [one.tokens for one in asked[:5]] == [one.tokens for one in wanted[:5]]
     assert asked[5].tokens == []
     some = policy(work, other, asked)
@@ -327,12 +327,12 @@ def test_the_answers_taught_are_the_true_ones_whatever_was_picked(
     mean = -some.logps[:5].sum().item() / sum(counts)
     assert reasons_loss(some.logps, counts).item() == pytest.approx(mean)
     # After other evidence than the known one nothing of it is taught.
-    foreign = Form(model, asks, [sides(one)[::-1] for one in known])
+    foreign = [Form(model, ask, sides(one)[::-1]) for ask, one in zip(asks, known, strict=True)]
     taught = label_targets(foreign, true, known)[1]
     assert [len(one.tokens) > 7 for one in taught] == [
         sides(one)[0] == sides(one)[1] and len(two.tokens) > 7 for one, two in zip(known, wanted, strict=True)
     ]
-    part, same = label_targets(form, true, known[2:4], [2, 3])
+    part, same = label_targets(forms[2:4], true[2:4], known[2:4])
     assert part == bodies[2:4] and same == wanted[2:4]
 
 
@@ -646,9 +646,9 @@ def test_a_description_is_paid_for_its_own_claims_and_for_the_comparison(
     assert [body for _, body, _ in beside.texts] == [ids(true[2])]
     # One pair in `self_generated_every` is compared by the policy's own description (untrained: of no use),
     # the others by the known evidence.
-    form, _ = trainer.taught
-    assert form.evidence[2:] == [sides(one) for one in known[2:]]
-    assert form.evidence[:2] != [sides(one) for one in known[:2]]
+    forms, _ = trainer.taught
+    assert [form.evidence for form in forms[2:]] == [sides(one) for one in known[2:]]
+    assert [form.evidence for form in forms[:2]] != [sides(one) for one in known[:2]]
     # Further pairs are compared by words alone, after known evidence, with the first rollout of a pair.
     more = recipe.model_copy(update={"compare_pairs": 2, "order_weight": 0.0})
     trainer = DescriptionTrainer(creative, more, examples)

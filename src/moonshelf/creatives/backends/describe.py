@@ -48,57 +48,42 @@ Described = tuple[str | ImageRef, str, str, tuple[str, ...]]
 
 
 class Form:
-    """The reasons of R asks with their evidence in place and their answers open."""
+    """The reasons of an ask with their evidence in place and their answers open."""
 
-    def __init__(
-        self, model: CreativeModel, asks: Sequence[PairInput], evidence: Sequence[tuple[Side, Side]]
-    ) -> None:
-        """`evidence` of each ask's first and second creative; `UserError` if the tokenizer is unfit."""
-        prepare = model.moon.prepare
-        self.evidence, self.tokenizer = list(evidence), model.moon.processor.tokenizer
-        self.texts = [write_comparison(*both) for both in evidence]
-        self.pieces = [prepare.text_ids(row) for row in self.texts]
-        known = {labels: _answers(model, labels) for labels in {ask.labels for ask in asks}}
-        self.words = [known[ask.labels] for ask in asks]  # tokens of each choice
-        self.starts = [_common(choices) for choices in self.words]
-        # (R, 7, 3): the token that tells each choice from the others
-        heads = [[one[n] for one in choices] for choices, n in zip(self.words, self.starts, strict=True)]
-        self.heads = torch.tensor(heads)[:, None].expand(-1, len(COMPARED), -1)
-        # (R, 7): nothing was given that the question asks about, so that neither is better
-        self.unasked = torch.tensor(
-            [[QUESTIONS[i].key in unasked(ask.title, ask.interest) for i in COMPARED] for ask in asks]
-        )
-        gates = [_gates(ask, *both) for ask, both in zip(asks, evidence, strict=True)]
-        answers = {said: prepare.ids(f" {said}") for said in ("no", "yes")}
-        self.gates = [[answers[said] for said in row] for row in gates]
+    def __init__(self, model: CreativeModel, ask: PairInput, evidence: tuple[Side, Side]) -> None:
+        """`evidence` of the ask's first and second creative; `UserError` if the tokenizer is unfit."""
+        prepare, missing = model.moon.prepare, unasked(ask.title, ask.interest)
+        self.ask, self.evidence, self.tokenizer = ask, evidence, model.moon.processor.tokenizer
+        self.texts = write_comparison(*evidence)
+        self.pieces = prepare.text_ids(self.texts)
+        self.words = _answers(model, ask.labels)  # tokens of each choice
+        self.start = _common(self.words)
+        self.heads = [choice[self.start] for choice in self.words]  # that tell the choices apart
+        # Nothing was given that the question asks about, so that neither is better.
+        self.unasked = [QUESTIONS[i].key in missing for i in COMPARED]
+        self.gates = [prepare.ids(f" {said}") for said in _gates(ask, *evidence)]
 
-    def fill(self, picked: Tensor) -> tuple[list[list[int]], Tensor]:
-        """Bodies with the choices `picked` (R, 7), and where in them each is told, as `picked`."""
-        bodies, slots = [], []
-        for row, choices, start, gates, chosen in zip(
-            self.pieces, self.words, self.starts, self.gates, picked.tolist(), strict=True
-        ):
-            body, at = list[int](), []
-            for i, piece in enumerate(row):
-                body += piece
-                if i in COMPARED:
-                    at.append(len(body) + start)
-                    body += choices[chosen[len(at) - 1]]
-                else:
-                    body += gates[i]
-            bodies.append(body)
-            slots.append(at)
-        return bodies, torch.tensor(slots)
+    def fill(self, picked: Sequence[int]) -> tuple[list[int], list[int]]:
+        """The body with the choices `picked` (7), and where in it each is told."""
+        body, slots = list[int](), list[int]()
+        for i, piece in enumerate(self.pieces):
+            body += piece
+            if i in COMPARED:
+                slots.append(len(body) + self.start)
+                body += self.words[picked[len(slots) - 1]]
+            else:
+                body += self.gates[i]
+        return body, slots
 
-    def inferred(self, r: int) -> list[tuple[int, int, int]]:
-        """Tokens of row r's evidence that follow from the title, the queries and the words before them.
+    def inferred(self) -> list[tuple[int, int, int]]:
+        """Tokens of the evidence that follow from the title, the queries and the words before them.
 
         Of each the aspect (0 to 6), how far it stands before that aspect's answer, and the token.
         """
         return [
-            (column, back + self.starts[r], token)
+            (column, back + self.start, token)
             for column, i in enumerate(COMPARED)
-            for back, token in _inferred(self.tokenizer, self.texts[r][i])
+            for back, token in _inferred(self.tokenizer, self.texts[i])
         ]
 
 
@@ -165,11 +150,13 @@ def _compared(
         [grounded(side, ask.title, ask.interest) for side, _ in both]
         for ask, both in zip(asks, said, strict=True)
     ]
-    form = Form(model, asks, [(first[0], second[0]) for first, second in checked])
+    forms = [
+        Form(model, ask, (first[0], second[0])) for ask, (first, second) in zip(asks, checked, strict=True)
+    ]
     with model.moon.inferring():
-        picked, final = compare(model, asks, form)
+        picked, final = compare(model, forms)
         likely = model.answer_logits(final, asks).softmax(-1)[:, 0].cpu().tolist()
-    bodies = form.fill(picked)[0]
+    bodies = [form.fill(row)[0] for form, row in zip(forms, picked.tolist(), strict=True)]
     texts = model.moon.processor.tokenizer.batch_decode(bodies)
     found = []
     for ask, p, body, text, both, claims in zip(asks, likely, bodies, texts, said, checked, strict=True):
@@ -272,23 +259,25 @@ def read_written(model: CreativeModel, written: Sequence[Decoded]) -> list[Said]
 
 
 @torch.no_grad()
-def compare(model: CreativeModel, asks: Sequence[PairInput], form: Form) -> tuple[Tensor, Tensor]:
+def compare(model: CreativeModel, forms: Sequence[Form]) -> tuple[Tensor, Tensor]:
     """Choices (R, 7), long, and the states (R, d) at `<answer>` that follow them; no image is looked at."""
-    picked = torch.zeros(form.heads.shape[:2], dtype=torch.long)  # even
+    picked = torch.zeros(len(forms), len(COMPARED), dtype=torch.long)  # even
+    heads = torch.tensor([form.heads for form in forms])[:, None].expand(-1, len(COMPARED), -1)
+    unasked = torch.tensor([form.unasked for form in forms])
     final: dict[int, Tensor] = {}
     near: list[int] = []
-    left = list(range(len(asks)))  # rows whose choices still change
+    left = list(range(len(forms)))  # rows whose choices still change
     for last in range(PASSES):
-        bodies, slots = form.fill(picked)
-        tails = [model.tail(bodies[r]) for r in left]
-        batch, _ = model.batch([asks[r] for r in left], tails, [()] * len(left))
+        filled = [forms[r].fill(picked[r].tolist()) for r in left]
+        tails = [model.tail(body) for body, _ in filled]
+        batch, _ = model.batch([forms[r].ask for r in left], tails, [()] * len(left))
         states = model.moon.read(batch).states
         think = batch.emb.cpu() + 1 - torch.tensor([len(tail) for tail in tails])
         n = torch.arange(len(left))
         # The state at `<think>` speaks of the body's first token.
-        spoken = states[n[:, None], think[:, None] + slots[left]]
-        likely = model.moon.logits(spoken).float().cpu().gather(2, form.heads[left])
-        likely[form.unasked[left]] = torch.tensor([0.0, -torch.inf, -torch.inf])  # even
+        spoken = states[n[:, None], think[:, None] + torch.tensor([slots for _, slots in filled])]
+        likely = model.moon.logits(spoken).float().cpu().gather(2, heads[left])
+        likely[unasked[left]] = torch.tensor([0.0, -torch.inf, -torch.inf])  # even
         best = likely.topk(2)
         settled = (best.indices[..., 0] == picked[left]).all(1) | (last == PASSES - 1)
         tied = (best.values[..., 0] - best.values[..., 1] < TIE).any(1)
@@ -301,10 +290,9 @@ def compare(model: CreativeModel, asks: Sequence[PairInput], form: Form) -> tupl
         left = [r for r, done in zip(left, settled, strict=True) if not done]
         if not left:
             break
-    for r in near if len(asks) > 1 else []:
-        alone = compare(model, [asks[r]], Form(model, [asks[r]], [form.evidence[r]]))
-        picked[r], final[r] = alone[0][0], alone[1][0]
-    return picked, torch.stack([final[r] for r in range(len(asks))])
+    for r in near if len(forms) > 1 else []:
+        (picked[r],), (final[r],) = compare(model, [forms[r]])
+    return picked, torch.stack([final[r] for r in range(len(forms))])
 
 
 def _common(choices: list[list[int]]) -> int:

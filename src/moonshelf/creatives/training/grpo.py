@@ -114,7 +114,7 @@ class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
         self.bodies: list[list[int]]  # of the rollouts
         self.compared: list[list[int]]  # of their comparisons
         self.more: list[PairRow]  # pairs, then further ones, whose comparisons are taught
-        self.taught: tuple[Form, Tensor]  # … and the choices in these
+        self.taught: tuple[list[Form], Tensor]  # … and the choices in these
         self.reading: list[PairRow]  # whose known descriptions are taught
         policy = VerdictPolicy(
             creative, resolve(recipe.precision, creative.moon.device), recipe.sampling_temperature
@@ -169,10 +169,10 @@ class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
         told = read_written(creative, written)
         rival = [(r // per ^ 1) * per + r % per for r in range(len(told))]
         asks = [self.pairs[r // per].ask for r in range(len(told))]
-        form = Form(creative, asks, [(side, told[rival[r]][0]) for r, (side, _) in enumerate(told)])
-        picked, answers = self.model.compare(asks, form)
+        forms = [Form(creative, asks[r], (told[r][0], told[rival[r]][0])) for r in range(len(told))]
+        picked, answers = self.model.compare(forms)
         p = answers[:, 0].exp()
-        self.compared = form.fill(picked)[0]
+        self.compared = [form.fill(row)[0] for form, row in zip(forms, picked.tolist(), strict=True)]
         read = creative.moon.processor.tokenizer.batch_decode(self.compared)
         found, checked = list[Assessment | None](), list[Checked]()
         for (side, kept), body, ask in zip(told, read, asks, strict=True):
@@ -243,7 +243,8 @@ class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
                     own.append((bare, self.compared[r], Wanted([], [])))
         known = [self.more[i].known if recipe.cot_weight else None for i in at]
         rows = [replace(self.more[i], pictures=()) for i in at]
-        bodies, wanted = label_targets(*self.taught, known, at)
+        forms, picked = self.taught
+        bodies, wanted = label_targets([forms[i] for i in at], picked[at], known)
         compared: list[Taught] = [*zip(rows, bodies, wanted, strict=True)]
         read = [self._whole(row, row.body) for row in texts] if recipe.cot_weight else []
         return Beside(compared, own, read)

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moonshelf.creatives.backends.base import PairInput
 from moonshelf.creatives.backends.describe import COMPARED, Form, Side, choices, compare, describe, sides
 from moonshelf.creatives.backends.model import CreativeModel
 from moonshelf.creatives.schema import Assessment
@@ -107,14 +106,16 @@ class VerdictPolicy(Stage):
             return describe(self.creative, [row.ask for row in rows], [row.pictures for row in rows])
 
     @torch.no_grad()
-    def compare(self, asks: Sequence[PairInput], form: Form) -> tuple[Tensor, Tensor]:
+    def compare(self, forms: Sequence[Form]) -> tuple[Tensor, Tensor]:
         """Choices (R, 7) of the policy, and log-probabilities (R, 2) of its answers after them."""
         with computing_in(self.compute_dtype, self.moon.backbone):
-            picked, final = compare(self.creative, asks, form)
-            return picked, self.creative.answer_logits(final, asks).log_softmax(-1)
+            picked, final = compare(self.creative, forms)
+            return picked, self.creative.answer_logits(final, [form.ask for form in forms]).log_softmax(-1)
 
 
-def comparisons(policy: VerdictPolicy, rows: Sequence[PairRow], own: Sequence[int]) -> tuple[Form, Tensor]:
+def comparisons(
+    policy: VerdictPolicy, rows: Sequence[PairRow], own: Sequence[int]
+) -> tuple[list[Form], Tensor]:
     """What a selector compares, and its choices (R, 7): known, or the policy's own.
 
     The evidence and choices of the rows `own` are the policy's, greedily; of the others those that are known.
@@ -123,43 +124,37 @@ def comparisons(policy: VerdictPolicy, rows: Sequence[PairRow], own: Sequence[in
     picked = torch.tensor(
         [choices(row.known) if row.known is not None else [0] * len(COMPARED) for row in rows]
     )
-    asks = [row.ask for row in rows]
+    training = policy.training
+    policy.eval()
+    for i, told in zip(own, policy.describe([rows[i] for i in own]) if own else (), strict=True):
+        evidence[i] = told
+    forms = [Form(policy.creative, row.ask, both) for row, both in zip(rows, evidence, strict=True)]
     if own:
-        training = policy.training
-        policy.eval()
-        for i, told in zip(own, policy.describe([rows[i] for i in own]), strict=True):
-            evidence[i] = told
-        mine = [asks[i] for i in own]
-        picked[list(own)] = policy.compare(mine, Form(policy.creative, mine, [evidence[i] for i in own]))[0]
-        policy.train(training)
-    return Form(policy.creative, asks, evidence), picked
+        picked[list(own)] = policy.compare([forms[i] for i in own])[0]
+    policy.train(training)
+    return forms, picked
 
 
 def label_targets(
-    form: Form, picked: Tensor, known: Sequence[Assessment | None], rows: Sequence[int] | None = None
+    forms: Sequence[Form], picked: Tensor, known: Sequence[Assessment | None]
 ) -> tuple[list[list[int]], list[Wanted]]:
-    """Bodies of a form with the choices `picked` (R, 7), and the answers that `known` assessments want there.
+    """Bodies of forms with the choices `picked` (R, 7), and the answers that `known` assessments want there.
 
-    Of all rows of the form, or of some `rows`, to which `known` belongs then.
     What is wanted need not be what was picked: after its own choices, too, a policy is to choose rightly
     (DAgger's idea, 1011.0686). Where the evidence is the known one, so is what in it follows from words.
     """
-    bodies, slots = form.fill(picked)
-    chosen = list(range(len(bodies)) if rows is None else rows)
-    wanted = []
-    for r, one in zip(chosen, known, strict=True):
+    bodies, wanted = list[list[int]](), list[Wanted]()
+    for form, row, one in zip(forms, picked.tolist(), known, strict=True):
+        body, slots = form.fill(row)
         found = Wanted([], [])
         if one is not None:
-            at = slots[r].tolist()
-            found.tokens += [
-                options[k] for options, k in zip(form.heads[r].tolist(), choices(one), strict=True)
-            ]
-            found.places += at
-            for column, back, token in form.inferred(r) if form.evidence[r] == sides(one) else ():
+            found = Wanted([form.heads[k] for k in choices(one)], list(slots))
+            for column, back, token in form.inferred() if form.evidence == sides(one) else ():
                 found.tokens.append(token)
-                found.places.append(at[column] - back)
+                found.places.append(slots[column] - back)
+        bodies.append(body)
         wanted.append(found)
-    return [bodies[r] for r in chosen], wanted
+    return bodies, wanted
 
 
 def reasons_loss(logps: Tensor, counts: Sequence[int]) -> Tensor:

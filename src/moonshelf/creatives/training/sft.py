@@ -122,8 +122,8 @@ class SftTrainer(SelectorTrainer):
         else:
             # Only what follows from words is taught here: evidence is learnt with its one image in sight.
             own = [i for i, row in enumerate(rows) if row.pictures]
-            form, picked = comparisons(self.model, rows, own)
-            bodies, wanted = label_targets(form, picked, [row.known for row in rows])
+            forms, picked = comparisons(self.model, rows, own)
+            bodies, wanted = label_targets(forms, picked, [row.known for row in rows])
             scored = self.module([replace(row, pictures=()) for row in rows], bodies, wanted)
             counts = [len(one.tokens) for one in wanted]
         terms = {"reasons": reasons_loss(scored.logps, counts)}
