@@ -16,6 +16,14 @@ from moonshelf.evaluation.statistics import metrics
 SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 7))
 
 
+def hit_at(scores, gains, k):
+    return metrics.hit(metrics.Ranks.of(scores, gains), k)
+
+
+def ndcg_at(scores, gains, k):
+    return metrics.ndcg(metrics.Ranks.of(scores, gains), k)
+
+
 @st.composite
 def blocks(draw, *, tied: bool = True):
     """Scores (few distinct values, so that ties are common) and gains with one relevant item at least."""
@@ -57,10 +65,10 @@ def test_ties_are_the_expectation_over_all_orders(block, k):
     hit = _enumerate(*row, lambda ranked: float(any(g > 0 for g in ranked[:k])))
     first = _enumerate(*row, lambda ranked: 1 / (1 + next(i for i, g in enumerate(ranked) if g > 0)))
     ndcg = _enumerate(*row, lambda ranked: _dcg(ranked, k) / _dcg(sorted(row[1], reverse=True), k))
-    assert metrics.hit_at_k(scores, gains, k)[0] == pytest.approx(hit)
+    assert hit_at(scores, gains, k)[0] == pytest.approx(hit)
     ranks = metrics.Ranks.of(scores, gains)
     assert metrics.reciprocal(ranks)[0] == pytest.approx(first)
-    assert metrics.ndcg_at_k(scores, gains, k)[0] == pytest.approx(ndcg)
+    assert ndcg_at(scores, gains, k)[0] == pytest.approx(ndcg)
     precision = _enumerate(*row, _average_precision)
     assert metrics.average_precision(ranks)[0] == pytest.approx(precision)
 
@@ -71,12 +79,12 @@ def test_values_are_bounded_monotone_and_blind_to_the_order_of_the_corpus(block,
     scores, gains = block
     column = list(range(scores.shape[1]))
     random.shuffle(column)
-    for metric in (metrics.hit_at_k, metrics.ndcg_at_k):
+    for metric in (hit_at, ndcg_at):
         value = metric(scores, gains, k)
         assert ((value >= -1e-12) & (value <= 1 + 1e-12)).all()
         np.testing.assert_allclose(metric(scores[:, column], gains[:, column], k), value, atol=1e-12)
-    assert (metrics.hit_at_k(scores, gains, k) <= metrics.hit_at_k(scores, gains, k + 1) + 1e-12).all()
-    np.testing.assert_allclose(metrics.hit_at_k(scores, gains, scores.shape[1]), 1)
+    assert (hit_at(scores, gains, k) <= hit_at(scores, gains, k + 1) + 1e-12).all()
+    np.testing.assert_allclose(hit_at(scores, gains, scores.shape[1]), 1)
     ranks = metrics.Ranks.of(scores, gains)
     raised = metrics.Ranks.of(np.exp(scores / 10**6), gains)  # by an increasing function: no ranking changes
     turned = metrics.Ranks.of(scores[:, column], gains[:, column])
@@ -140,7 +148,7 @@ def test_a_random_order_is_the_mean_over_many():
 def test_a_constant_score_is_chance():
     gains = np.zeros((2, 100))
     gains[0, :3] = gains[1, 7] = 1
-    chance = metrics.hit_at_k(np.zeros((2, 100)), gains, 10)
+    chance = hit_at(np.zeros((2, 100)), gains, 10)
     drawn = math.comb(97, 10) / math.comb(100, 10)
     np.testing.assert_allclose(chance, [1 - drawn, 0.1])
 
@@ -163,11 +171,11 @@ def test_equal_to_ranx_without_ties():
     evaluate(Qrels(qrels), ranked, ["hit_rate@1", "hit_rate@10", "mrr", "ndcg@10", "map"])
     ranks = metrics.Ranks.of(scores, gains)
     for theirs, ours in (
-        ("hit_rate@1", metrics.hit_at_k(scores, gains, 1)),
-        ("hit_rate@10", metrics.hit_at_k(scores, gains, 10)),
+        ("hit_rate@1", hit_at(scores, gains, 1)),
+        ("hit_rate@10", hit_at(scores, gains, 10)),
         ("mrr", metrics.reciprocal(ranks)),
         ("map", metrics.average_precision(ranks)),
-        ("ndcg@10", metrics.ndcg_at_k(scores, gains, 10)),
+        ("ndcg@10", ndcg_at(scores, gains, 10)),
     ):
         np.testing.assert_allclose([ranked.scores[theirs][q] for q in names], ours, err_msg=theirs)
 
@@ -181,7 +189,7 @@ def test_ndcg_with_ties_is_scikit_learns():
     gains[:, 0] = 2
     for k in (1, 5, 12, 50):
         expected = [ndcg_score(gains[i : i + 1], scores[i : i + 1], k=k) for i in range(20)]
-        np.testing.assert_allclose(metrics.ndcg_at_k(scores, gains, k), expected)
+        np.testing.assert_allclose(ndcg_at(scores, gains, k), expected)
 
 
 def test_average_precision_without_ties_is_scikit_learns():
@@ -252,6 +260,6 @@ def test_one_cluster_has_no_interval():
     ],
 )
 def test_what_cannot_be_scored_says_why(scores, gains, message):
-    for metric in (metrics.hit_at_k, metrics.ndcg_at_k):
+    for metric in (hit_at, ndcg_at):
         with pytest.raises(ValueError, match=message):
             metric(scores, gains, 1)

@@ -15,7 +15,7 @@ import logging
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from mteb.models import ModelMeta
@@ -96,26 +96,15 @@ def describe(model: MoonModel, name: str, reason: Reason = "off") -> ModelMeta:
     """What mteb keeps of a model; `name` is without the organisation."""
     weights = list(model.parameters())
     folder = str(model.source) if getattr(model, "source", None) else None
-    return _Meta(
-        loader=cast(Any, partial(_load, folder=folder, reason=reason)),
-        name=_full_name(name, reason),
-        revision=model.fingerprint,
-        release_date=None,
-        languages=["eng-Latn"],
-        n_parameters=sum(weight.numel() for weight in weights),
-        memory_usage_mb=sum(weight.numel() * weight.element_size() for weight in weights) / 2**20,
-        max_tokens=None,
-        embed_dim=model.dim,
-        license=None,
-        open_weights=True,
-        public_training_code=None,
-        public_training_data=None,
-        framework=["PyTorch", "Transformers", "safetensors"],
-        similarity_fn_name=ScoringFunction.COSINE,
-        use_instructions=False,
-        training_datasets=None,
-        modalities=["text", "image"],
-    )
+    known = {
+        "loader": partial(_load, folder=folder, reason=reason), "name": _full_name(name, reason),
+        "revision": model.fingerprint, "languages": ["eng-Latn"], "embed_dim": model.dim,
+        "n_parameters": sum(weight.numel() for weight in weights), "open_weights": True,
+        "memory_usage_mb": sum(weight.numel() * weight.element_size() for weight in weights) / 2**20,
+        "framework": ["PyTorch", "Transformers", "safetensors"], "use_instructions": False,
+        "similarity_fn_name": ScoringFunction.COSINE, "modalities": ["text", "image"],
+    }  # fmt: skip
+    return _Meta.create_empty(known)
 
 
 def _full_name(name: str, reason: Reason) -> str:

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # What is fetched from the hub: data and nothing else; `*.model` is a SentencePiece vocabulary.
 FETCH = ("*.safetensors", "*.json", "*.txt", "*.jinja", "*.model")
+Side = Literal["document", "query"]
 _IGNORE = ("onnx/*", "openvino/*", "original/*")
 
 
@@ -50,12 +51,13 @@ class BaselineEncoder:
     queries: Any = None
     _field: ClassVar[dict[frozenset[str], str]] = {TEXT: "title", IMAGE: "images", BOTH: "title, images"}
 
-    def embed(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
-        """(n, dim) vectors of n products; one of the two is None where those products do not show it."""
-        raise NotImplementedError
+    def embed(
+        self, texts: list[str] | None, pictures: list[Image.Image] | None, side: Side = "document"
+    ) -> np.ndarray:
+        """(n, dim) vectors of n products; one of the two is None where those products do not show it.
 
-    def embed_queries(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
-        """The same for what is searched for; only asked of a baseline that has `queries`."""
+        `side` is only told to a baseline that has `queries`.
+        """
         raise NotImplementedError
 
     @cached_property
@@ -109,20 +111,22 @@ class QuerySide(BaselineEncoder):
     """A baseline as it encodes queries: the same weights with another instruction."""
 
     def __init__(self, other: BaselineEncoder) -> None:
-        self.other = other
-        self.prompt, self.reads, self.one_space = other.prompt, other.reads, other.one_space
+        self.other, self.prompt = other, other.prompt
+        self.reads, self.one_space = other.reads, other.one_space
         self.batch, self.max_side = other.batch, other.max_side
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        return self.other.name
+        return self.other.name  # which may be given another one later
 
     @property
     def fingerprint(self) -> str:  # type: ignore[override]
         return self.other.fingerprint + "|query"
 
-    def embed(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
-        return self.other.embed_queries(texts, pictures)
+    def embed(
+        self, texts: list[str] | None, pictures: list[Image.Image] | None, side: Side = "query"
+    ) -> np.ndarray:
+        return self.other.embed(texts, pictures, "query")
 
 
 # ---- folders ---------------------------------------------------------------------------------------

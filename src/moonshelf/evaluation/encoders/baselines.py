@@ -24,7 +24,7 @@ from moonshelf.errors import UserError
 from moonshelf.evaluation.contract import BOTH, IMAGE, Encode, Encoder, Vectors
 from moonshelf.evaluation.data.views import group_of, sample, shows, views
 from moonshelf.evaluation.encoders import base
-from moonshelf.evaluation.encoders.base import BaselineEncoder
+from moonshelf.evaluation.encoders.base import BaselineEncoder, Side
 from moonshelf.evaluation.encoders.lexical import Bm25, TfIdf
 from moonshelf.evaluation.encoders.pretrained import need
 from moonshelf.model.stock import unit
@@ -115,7 +115,9 @@ class EfficientNetLite(BaselineEncoder):
         self._model.load_state_dict(weights)
         self._model.eval()
 
-    def embed(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
+    def embed(
+        self, texts: list[str] | None, pictures: list[Image.Image] | None, side: Side = "document"
+    ) -> np.ndarray:
         import torch
         from PIL import ImageOps
 

@@ -15,13 +15,12 @@ import hashlib
 import math
 from collections.abc import Sequence
 from importlib.metadata import version
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moonshelf.errors import UserError
 from moonshelf.evaluation.contract import TEXT, Vectors
+from moonshelf.evaluation.encoders.pretrained import need
 from moonshelf.evaluation.tasks.retrieval import Retrieval
 from moonshelf.product import Product
 from moonshelf.prompts import PromptSpec
@@ -30,80 +29,87 @@ if TYPE_CHECKING:
     from moonshelf.evaluation.data.dataset import Dataset
 
 K1, B = 1.2, 0.75
-MAX_WORDS = 32768  # the commonest; rarer ones are no columns, so their matches do not count
+MAX_TFIDF, MAX_WORDS = 8192, 32768  # the commonest; rarer ones are no columns, so their matches do not count
 
 
-class TfIdf:
+class CountedWords:
+    """What both share: words of a collection, counted by scikit-learn. `fit` comes before `encode`."""
+
+    name: str
+    reads, one_space, writes, cheap = TEXT, False, False, True
+
+    def __init__(self, prompt: PromptSpec | None = None) -> None:
+        need("sklearn", self.name)
+        self.prompt = prompt or PromptSpec()
+        self.fingerprint = ""
+        self._words: Any = None
+
+    def texts_of(self, products: Sequence[Product]) -> list[str]:
+        return [self.prompt.text_of(product) for product in products]
+
+    def weights(self, texts: Sequence[str]) -> np.ndarray:
+        """(n, words): what each text holds of each known word."""
+        if self._words is None:
+            raise ValueError("fit the words of a collection before encoding")
+        return self._words.transform(texts).toarray()
+
+    def _name(self, settings: object, texts: Sequence[str]) -> str:
+        digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
+        return f"{self.name}|scikit-learn {version('scikit-learn')}|{settings}|{digest}"
+
+
+class TfIdf(CountedWords):
     """Words weighted by TF-IDF (scikit-learn, sublinear counts); a text without known words is zero."""
 
-    name, reads, one_space, writes, cheap = "tfidf", TEXT, False, False, True
-
-    def __init__(self, prompt: PromptSpec | None = None, max_features: int = 8192) -> None:
-        _need_sklearn(self.name)
-        self.prompt, self.max_features = prompt or PromptSpec(), max_features
-        self.fingerprint = ""
-        self._words: Any = None
+    name = "tfidf"
 
     def fit(self, texts: Sequence[str]) -> None:
-        """Document frequencies of `texts`; called once a data set, before `encode`."""
+        """Document frequencies of `texts`; called once a data set."""
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        self._words = TfidfVectorizer(sublinear_tf=True, max_features=self.max_features, dtype=np.float32)
+        self._words = TfidfVectorizer(sublinear_tf=True, max_features=MAX_TFIDF, dtype=np.float32)
         self._words.fit(texts)
-        self.fingerprint = _fingerprint(self.name, self.max_features, texts)
+        self.fingerprint = self._name(MAX_TFIDF, texts)
 
     def encode(self, products: Sequence[Product]) -> Vectors:
-        if self._words is None:
-            raise ValueError("fit the words of a texts before encoding")
-        return all_ok(self._words.transform([self.prompt.text_of(p) for p in products]).toarray())
+        return all_ok(self.weights(self.texts_of(products)))
 
 
-class Bm25:
+class Bm25(CountedWords):
     """BM25 over the words of a collection. `encode` is for documents, `queries.encode` for queries."""
 
-    name, reads, one_space, writes, cheap = "bm25", TEXT, False, False, True
+    name = "bm25"
 
-    def __init__(self, prompt: PromptSpec | None = None, max_words: int = MAX_WORDS) -> None:
-        _need_sklearn(self.name)
-        self.prompt, self.max_words = prompt or PromptSpec(), max_words
-        self.fingerprint = ""
+    def __init__(self, prompt: PromptSpec | None = None) -> None:
+        super().__init__(prompt)
         self.queries = Bm25Queries(self)
-        self._words: Any = None
 
     def fit(self, texts: Sequence[str]) -> None:
-        """Document frequencies and the mean length of `texts`; called once a data set, before `encode`."""
+        """Document frequencies and the mean length of `texts`; called once a data set."""
         from sklearn.feature_extraction.text import CountVectorizer
 
-        self._words = CountVectorizer(
-            token_pattern=r"(?u)\b\w+\b", max_features=self.max_words, dtype=np.float64
-        )
+        self._words = CountVectorizer(token_pattern=r"(?u)\b\w+\b", max_features=MAX_WORDS, dtype=np.float64)
         counts = self._words.fit_transform(texts)
         frequency = np.asarray((counts > 0).sum(axis=0)).ravel()
         self._idf = np.log1p((counts.shape[0] - frequency + 0.5) / (frequency + 0.5))
-        self._length = max(1.0, float(np.mean([self._n_words(text) for text in texts])))
+        self._length = max(1.0, float(self._n_words(texts).mean()))
         # No text that the prompt lets through is longer: a word and a space take two characters.
         most = self.prompt.max_text_chars // 2 + 1
         self._scale = math.sqrt(most) * (K1 + 1) * float(self._idf.max())
-        self.fingerprint = _fingerprint(self.name, f"{self.max_words}, k1 {K1}, b {B}", texts)
+        self.fingerprint = self._name(f"{MAX_WORDS}, k1 {K1}, b {B}", texts)
 
     def encode(self, products: Sequence[Product]) -> Vectors:
-        texts = [self.prompt.text_of(product) for product in products]
-        counts = self.counts(texts)
-        length = np.array([self._n_words(text) for text in texts])[:, None]
+        texts = self.texts_of(products)
+        counts, length = self.weights(texts), self._n_words(texts)[:, None]
         weights = self._idf * counts * (K1 + 1) / (counts + K1 * (1 - B + B * length / self._length))
         vectors = np.zeros((len(texts), weights.shape[1] + 1))
         vectors[:, :-1] = weights / self._scale
         vectors[:, -1] = np.sqrt(np.maximum(0.0, 1.0 - (vectors**2).sum(axis=1)))
         return all_ok(vectors)
 
-    def counts(self, texts: Sequence[str]) -> np.ndarray:
-        """(n, words) float64: how often each text holds each known word."""
-        if self._words is None:
-            raise ValueError("fit the words of a collection before encoding")
-        return self._words.transform(texts).toarray()
-
-    def _n_words(self, text: str) -> int:
-        return len(self._words.build_analyzer()(text))
+    def _n_words(self, texts: Sequence[str]) -> np.ndarray:
+        words = self._words.build_analyzer()
+        return np.array([len(words(text)) for text in texts])
 
 
 class Bm25Queries:
@@ -119,7 +125,7 @@ class Bm25Queries:
         return self.documents.fingerprint + "|query"
 
     def encode(self, products: Sequence[Product]) -> Vectors:
-        counts = self.documents.counts([self.documents.prompt.text_of(product) for product in products])
+        counts = self.documents.weights(self.documents.texts_of(products))
         norm = np.linalg.norm(counts, axis=1, keepdims=True)
         return all_ok(np.pad(counts / np.where(norm > 0, norm, 1.0), ((0, 0), (0, 1))))
 
@@ -138,15 +144,3 @@ def fit_words(encoder: object, dataset: Dataset) -> None:
 def all_ok(vectors: np.ndarray) -> Vectors:
     n = len(vectors)
     return Vectors(np.asarray(vectors, np.float32), np.ones(n, bool), [""] * n, np.ones(n, bool))
-
-
-def _fingerprint(name: str, settings: object, texts: Sequence[str]) -> str:
-    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
-    return f"{name}|scikit-learn {version('scikit-learn')}|{settings}|{digest}"
-
-
-def _need_sklearn(baseline: str) -> None:
-    if find_spec("sklearn") is None:
-        raise UserError(
-            f"the baseline '{baseline}' needs packages that are not here: pip install 'moonshelf[baselines]'"
-        )

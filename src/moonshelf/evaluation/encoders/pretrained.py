@@ -22,7 +22,7 @@ import numpy as np
 from moonshelf.errors import UserError
 from moonshelf.evaluation.contract import BOTH, IMAGE, TEXT
 from moonshelf.evaluation.encoders import base
-from moonshelf.evaluation.encoders.base import BaselineEncoder, QuerySide
+from moonshelf.evaluation.encoders.base import BaselineEncoder, QuerySide, Side
 from moonshelf.model.files import read_json
 from moonshelf.model.stock import Clip, check_folder, pick_device, quiet, unit, whole
 from moonshelf.prompts import PromptSpec
@@ -69,13 +69,9 @@ class SentenceTransformerBaseline(BaselineEncoder):
         if any(prompts.get(key) for key in ("query", "document", "passage", "corpus")):
             self.queries = QuerySide(self)
 
-    def embed(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
-        return self._embed(texts, pictures, "document")
-
-    def embed_queries(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
-        return self._embed(texts, pictures, "query")
-
-    def _embed(self, texts: list[str] | None, pictures: list[Image.Image] | None, side: str) -> np.ndarray:
+    def embed(
+        self, texts: list[str] | None, pictures: list[Image.Image] | None, side: Side = "document"
+    ) -> np.ndarray:
         if texts is not None and pictures is not None and self.model.supports(("image", "text")):
             pairs = [{"image": i, "text": t} for i, t in zip(pictures, texts, strict=True)]
             return self._encode(pairs, side)
@@ -103,7 +99,9 @@ class ClipBaseline(BaselineEncoder):
         self.name, self.prompt = name, prompt or PromptSpec()
         self.fingerprint = base.hash_folder("clip", folder, self.clip.dtype, type(self.clip.pixels).__name__)
 
-    def embed(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
+    def embed(
+        self, texts: list[str] | None, pictures: list[Image.Image] | None, side: Side = "document"
+    ) -> np.ndarray:
         parts = [self.clip.embed_texts(texts)] if texts is not None else []
         parts += [self.clip.embed_pictures(pictures)] if pictures is not None else []
         return np.sum([unit(part) for part in parts], axis=0)
@@ -142,13 +140,9 @@ class MtebBaseline(BaselineEncoder):
         if meta.use_instructions:
             self.queries = QuerySide(self)
 
-    def embed(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
-        return self._embed(texts, pictures, "document")
-
-    def embed_queries(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
-        return self._embed(texts, pictures, "query")
-
-    def _embed(self, texts: list[str] | None, pictures: list[Image.Image] | None, side: str) -> np.ndarray:
+    def embed(
+        self, texts: list[str] | None, pictures: list[Image.Image] | None, side: Side = "document"
+    ) -> np.ndarray:
         from mteb.types import PromptType
         from torch.utils.data import DataLoader
 

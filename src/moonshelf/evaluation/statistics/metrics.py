@@ -199,16 +199,6 @@ def average_precision(ranks: Ranks) -> Floats:
     return np.add.reduceat(ties.relevant / ties.tied * sums, ties.first) / total
 
 
-def hit_at_k(scores: ArrayLike, gains: ArrayLike, k: int) -> Floats:
-    """`hit` of dense (q, g) scores and gains."""
-    return hit(Ranks.of(scores, gains), k)
-
-
-def ndcg_at_k(scores: ArrayLike, gains: ArrayLike, k: int) -> Floats:
-    """`ndcg` of dense (q, g) scores and gains."""
-    return ndcg(Ranks.of(scores, gains), k)
-
-
 @dataclass(frozen=True, slots=True)
 class Interval:
     """A mean with its bootstrap interval, over `n` values in `clusters` independent groups."""
