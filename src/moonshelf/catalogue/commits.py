@@ -194,8 +194,10 @@ class EmbedRun:
             results, self._done = self._done, []
         if not results:
             return
-        new = [one.row for one in results if one.row is not None and one.state == "new"]
-        changed = [one.row for one in results if one.row is not None and one.state == "changed"]
+        new, changed = (
+            [one.row for one in results if one.row is not None and one.state == state]
+            for state in ("new", "changed")
+        )
         self.store.write(new, changed)
         written = [row for row in (*new, *changed) if row["rationale"]]
         self.report.rationales += len(written)
@@ -286,23 +288,16 @@ class EmbedRun:
             def get_renderables(self) -> Iterator[RenderableType]:
                 for task in self.task_ids:  # as often as it is drawn
                     rows, read = run.taken, share()
+                    rate = rows / max(1e-9, time.perf_counter() - started)
+                    said = f"{rows:,} rows, {rate:.1f}/s"
                     # The reader is ahead of the model by what is pending: that part is not yet done.
                     done = read * rows / max(1, run.report.read) if read is not None else 0.0
-                    rate = rows / max(1e-9, time.perf_counter() - started)
-                    total = 1.0 if read is not None else None
-                    self.update(task, completed=done, total=total, rows=rows, rate=rate)
+                    self.update(task, completed=done, total=None if read is None else 1.0, said=said)
                 yield from super().get_renderables()
 
-        columns = (
-            progress.TextColumn("embed"),
-            progress.BarColumn(),
-            progress.TextColumn("{task.fields[rows]:,} rows, {task.fields[rate]:.1f}/s"),
-            progress.TimeElapsedColumn(),
-            progress.TextColumn("left"),
-            progress.TimeRemainingColumn(),
-        )
-        with Bar(*columns, console=Console(stderr=True)) as bar:
-            bar.add_task("embed", total=None, rows=0, rate=0.0)
+        columns = ("embed", progress.BarColumn(), "{task.fields[said]}", progress.TimeElapsedColumn(), "left")
+        with Bar(*columns, progress.TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+            bar.add_task("embed", total=None, said="")
             yield
 
 
@@ -433,7 +428,8 @@ class Writer:
             self.store.remove([key_of(id) for id in gone])
             self.commits += bool(added) + bool(changed or current) + bool(gone)
             if self.compact_after and self.due:
-                self._compact()
+                self.store.compact()
+                self.commits = 0
         return Committed(len(added), len(changed), len(current), gone, tuple(stale))
 
     @property
@@ -445,25 +441,18 @@ class Writer:
     def compact(self, wait: float = 0.0) -> None:
         """Join small files, drop old versions, bring the full-text index up to date. It copies the table."""
         with writing(self.store.folder, wait):
-            self._compact()
-
-    def _compact(self) -> None:
-        self.store.compact()
-        self.commits = 0
+            self.store.compact()
+            self.commits = 0
 
     def _check(self) -> None:
         """The folder still holds vectors of the model that made these, and at the same place."""
         now, ours = Manifest.read(self.store.folder), self.store.manifest
-        if (now.fingerprint, now.dim, now.preprocessing) != (ours.fingerprint, ours.dim, ours.preprocessing):
-            raise UserError(
-                f"{self.store.folder} was embedded anew with another model: restart what writes to it."
-            )
-        if now.reason != ours.reason:  # rows of the mode that was would drop what the other has written
-            raise UserError(
-                f"{self.store.folder} is in reasoning mode {now.reason} now: restart what writes to it."
-            )
-        if now.place != ours.place:
-            raise UserError(
-                f"{self.store.folder} keeps its products elsewhere now: restart what writes to it."
-            )
+        for names, what in (
+            (("fingerprint", "dim", "preprocessing"), "was embedded anew with another model"),
+            # Rows of the mode that was would drop what the other has written.
+            (("reason",), f"is in reasoning mode {now.reason} now"),
+            (("place",), "keeps its products elsewhere now"),
+        ):
+            if any(getattr(now, name) != getattr(ours, name) for name in names):
+                raise UserError(f"{self.store.folder} {what}: restart what writes to it.")
         self.store.upgrade()

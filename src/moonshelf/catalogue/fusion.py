@@ -126,14 +126,13 @@ def measure(store: Store, index: VectorIndex, load: Callable[[], Encoder]) -> Fu
     if not np.isfinite(vectors).all():
         return Fusion(SAFE, "not measured, as the model gave a vector that is not finite")
     asked = asked[: len(vectors)]
-    by_vector = index.search(vectors, DEPTH + 1)
     by_text = [store.full_text(text, DEPTH + 1) or [] for _, text in asked]
     near, found = (
         [
             [hit for hit in ranked if hit[0] != key][:DEPTH]
             for (key, _), ranked in zip(asked, lists, strict=True)
         ]
-        for lists in (by_vector, by_text)
+        for lists in (index.search(vectors, DEPTH + 1), by_text)
     )
     another = [*near[1:], near[0]]  # the vectors' list of another query
     orders = [

@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -56,7 +56,13 @@ _LIST = re.compile(r"\s*(?:[,/&+|]|\band\b|\bwith\b)\s*")
 _ANY = {"multicolour", "mixed", "other", "others", "na", "n a", "none"}  # says nothing that could be wrong
 _MOST_PAIRS = 100_000  # distinct pairs of values that are compared, the commonest first
 
-Counts = list[tuple[str, int]]
+
+class Count(NamedTuple):
+    value: str
+    count: int  # type: ignore[assignment]
+
+
+Counts = list[Count]
 
 
 @dataclass(frozen=True)
@@ -142,7 +148,7 @@ def dashboard(store: Store) -> Overview:
         reason=manifest.reason,
         store_version=version,
         index=vector_index.read_info(store.folder) or None,
-        coverage=[("picture", pictured), *sorted(filled.items(), key=lambda item: (-item[1], item[0]))],
+        coverage=[Count("picture", pictured), *_sorted(filled)],
         categories=_category_counts(table["category"])[:BEST],
         weights=(means[0], means[1], means[2]) if rows else None,
         conflicts=some,
@@ -178,7 +184,7 @@ def _value_counts(column: pa.ChunkedArray) -> Counts:
 
 def _values(column: pa.ChunkedArray) -> Counts:
     counted = pc.value_counts(column)
-    return list(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True))
+    return list(map(Count, counted.field("values").to_pylist(), counted.field("counts").to_pylist()))
 
 
 def _category_counts(column: pa.ChunkedArray) -> Counts:
@@ -191,7 +197,7 @@ def _category_counts(column: pa.ChunkedArray) -> Counts:
 
 
 def _sorted(counts: dict[str, int]) -> Counts:
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return sorted(map(Count._make, counts.items()), key=lambda one: (-one.count, one.value))
 
 
 def _filled(column: pa.ChunkedArray) -> int:

@@ -11,8 +11,8 @@ the result says so. A filter's rows are remembered until the store changes: read
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import OrderedDict, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ import numpy as np
 
 from moonshelf.catalogue import fusion, manifest, vector_index
 from moonshelf.catalogue.filters import Condition
-from moonshelf.catalogue.fusion import DEPTH, PICTURED, SAFE, Fusion, fuse
+from moonshelf.catalogue.fusion import DEPTH, PICTURED, SAFE, Fusion, Ranked, fuse
 from moonshelf.catalogue.manifest import Encoder
 from moonshelf.catalogue.rows import codes_in, key_of
 from moonshelf.catalogue.store import WRITTEN_WEIGHT, Store
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from moonshelf.catalogue.duplicates import DuplicateReport
 
 MODES = ("hybrid", "vector", "text")
+MEASURES = {"vector": "cosine", "text": "bm25"}  # what a score is in each list
 MAX_K = 1_000
 FILTERS_KEPT = 32  # each with up to 10 MB of vectors beside its rows: see `nearest`
 FILTER_ROWS_KEPT = 4_000_000  # of all filters together, 16 bytes each
@@ -227,37 +228,32 @@ class Catalogue:
             return SearchResult([], mode, ["no product passes the filter"])
 
         depth = max(DEPTH, k)
-        by_text: list[tuple[int, float]] = []
-        by_code: list[tuple[int, float]] = []
+        lists: dict[str, list[tuple[int, float]]] = {"vector": [], "text": [], "code": []}
         if words and mode != "vector":
-            by_code = self.store.with_code(codes_in(words), depth, where)
+            lists["code"] = self.store.with_code(codes_in(words), depth, where)
             found = self.store.full_text(words, depth, where, written)
             if found is None:
                 notes.append(f"no full-text index yet: run `moonshelf index {self.folder}`")
-            elif not found and not by_code:
+            elif not found and not lists["code"]:
                 notes.append("no product has a word of the query")
-            by_text = found or []
-        by_vector: list[tuple[int, float]] = []
+            lists["text"] = found or []
         if mode != "text":
             if vector is None:
                 vector = self._vector(query, like, reason)
-            by_vector, note = self._nearest(vector, depth + 1, where, allowed)
-            if note:
-                notes.append(note)
-            if like is not None:
-                by_vector = [hit for hit in by_vector if hit[0] != key_of(like)]
-            by_vector = by_vector[:depth]
-        used = mode if mode != "hybrid" else "hybrid" if by_text or by_code else "vector"
+            near, note = self._nearest(vector, depth + 1, where, allowed)
+            notes += [note] if note else []
+            lists["vector"] = [hit for hit in near if like is None or hit[0] != key_of(like)][:depth]
+        used = mode if mode != "hybrid" else "hybrid" if lists["text"] or lists["code"] else "vector"
         if used == "hybrid" and vector_weight is None:
             vector_weight, note = self._vector_weight()
             notes += [note] if note else []
             if query is not None and query.images:
                 vector_weight = max(vector_weight, PICTURED)
         weight = (vector_weight or 0.0) if used == "hybrid" else 0.0
-        named = [key for key, _ in by_code]
-        best = by_vector if used == "vector" else fuse(by_vector, by_text, weight, named)
-        hits = self._hits(best[:k], by_vector, by_text, by_code, columns)
-        return SearchResult(hits, used, notes)
+        best = lists["vector"]
+        if used != "vector":
+            best = fuse(best, lists["text"], weight, [key for key, _ in lists["code"]])
+        return SearchResult(self._hits(best[:k], lists, columns), used, notes)
 
     def _vector(self, query: Product | None, like: str | None, reason: str) -> np.ndarray:
         if query is None:
@@ -349,28 +345,17 @@ class Catalogue:
         advice = f"how much vectors find here was not measured: they weigh {SAFE:g}; run"
         return SAFE, f"{advice} `moonshelf index {self.folder}`"
 
-    def _hits(
-        self,
-        best: list[tuple[int, float]],
-        by_vector: list[tuple[int, float]],
-        by_text: list[tuple[int, float]],
-        by_code: list[tuple[int, float]],
-        columns: Sequence[str],
-    ) -> list[Hit]:
-        why: dict[int, dict[str, float | int]] = {}
-        for name, measure, ranked in (("vector", "cosine", by_vector), ("text", "bm25", by_text)):
+    def _hits(self, best: Ranked, lists: Mapping[str, Ranked], columns: Sequence[str]) -> list[Hit]:
+        why: dict[int, dict[str, float | int]] = defaultdict(dict)
+        for name, ranked in lists.items():
             for rank, (key, score) in enumerate(ranked, 1):
-                why.setdefault(key, {}).update({f"{name}_rank": rank, measure: round(score, 6)})
-        for rank, (key, _) in enumerate(by_code, 1):
-            why.setdefault(key, {})["code_rank"] = rank
+                why[key][f"{name}_rank"] = rank
+                if name in MEASURES:
+                    why[key][MEASURES[name]] = round(score, 6)
         table = self.store.rows([key for key, _ in best], ["key", *columns])
-        rows = {row["key"]: row for row in table.to_pylist()}
-        hits = []
-        for key, score in best:
-            if key in rows:  # else it was removed between the two reads
-                product = {name: rows[key][name] for name in columns}
-                hits.append(Hit(product["id"], score, why[key], product))
-        return hits
+        rows = {row.pop("key"): row for row in table.to_pylist()}
+        # One that is not there was removed between the two reads.
+        return [Hit(rows[key]["id"], score, why[key], rows[key]) for key, score in best if key in rows]
 
 
 def _check_weight(weight: float | None) -> None:

@@ -6,9 +6,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from moonshelf.service.schemas import FacetValue, Id, Image, ProductView, Reply, RowProblem, Strict, Weights
+from moonshelf.service.schemas import (
+    FacetValue,
+    Id,
+    Image,
+    ProductView,
+    Reply,
+    RowProblem,
+    Strict,
+    Weights,
+    examples,
+)
 
 # ---------------------------------------------------------------------------------------- feedback
 
@@ -21,11 +31,8 @@ class FeedbackRequest(Strict):
     value), `search` (subject query, id; verdict accept or reject), `note`.
     """
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [{"kind": "duplicate", "subject": {"a": "SKU-1", "b": "SKU-2"}, "verdict": "reject"}]
-        },
+    model_config = examples(
+        {"kind": "duplicate", "subject": {"a": "SKU-1", "b": "SKU-2"}, "verdict": "reject"}
     )
 
     kind: Literal["duplicate", "creative", "attribute", "search", "note"]
@@ -156,17 +163,22 @@ class JudgeReply(Reply):
     why: str = Field(description="Why it has none.")
 
 
-class CompareReply(Reply):
-    verdict: Literal["a", "b"] | None = Field(description="None where the judge abstains.")
-    winner: str | None = Field(description="Id of the preferred creative.")
+class Judged(Reply):
+    """What the judge said of two images."""
+
     p: float = Field(
         description="That a is the better one: a preference of the judge, no click-through rate."
     )
-    p_first: float
-    p_second: float
     abstained: str = Field(description="Why there is no verdict, or empty.")
     flags: list[str]
     findings: list[FindingView] = Field(description="Empty where the judge gives no reasons.")
+
+
+class CompareReply(Judged):
+    verdict: Literal["a", "b"] | None = Field(description="None where the judge abstains.")
+    winner: str | None = Field(description="Id of the preferred creative.")
+    p_first: float
+    p_second: float
     judge: str
     note: str
 
@@ -178,14 +190,10 @@ class RankedCreative(Reply):
     p_best: float
 
 
-class PairView(Reply):
+class PairView(Judged):
     a: str
     b: str
     verdict: str | None = Field(description="Id of the preferred one, None for an abstention.")
-    p: float = Field(description="That a is the better one.")
-    abstained: str
-    flags: list[str]
-    findings: list[FindingView]
 
 
 class RankReply(Reply):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from moonshelf.catalogue.filters import COLUMNS, MAX_LOOKUPS
 
@@ -42,7 +42,9 @@ class Strict(BaseModel):
 
 
 class Reply(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    """Made of what the catalogue and the judge give, by the names of its attributes."""
+
+    model_config = ConfigDict(extra="forbid", from_attributes=True)
 
 
 # ------------------------------------------------------------------------------------------ errors
@@ -84,10 +86,8 @@ class Message(BaseModel):
     content: Text | Annotated[list[Part], Field(max_length=64)]
 
 
-class Item(BaseModel):
+class Item(Strict):
     """Text, picture, or both as one product: the documented form for pictures."""
-
-    model_config = ConfigDict(extra="forbid")
 
     text: Text | None = None
     image: Image | Annotated[list[Image], Field(max_length=16)] | None = None
@@ -108,22 +108,20 @@ def _text_or_picture(value: str) -> str:
 Input = Annotated[str, Field(max_length=MAX_IMAGE_TEXT), AfterValidator(_text_or_picture)] | Item
 
 
+def examples(*given: dict[str, Any]) -> ConfigDict:
+    """The part of a request's configuration that shows how it may look."""
+    return ConfigDict(json_schema_extra={"examples": list(given)})
+
+
+PNG = "data:image/png;base64,iVBORw0KGgo="
+
+
 class EmbeddingsRequest(BaseModel):
     """OpenAI's form with pictures. `input` is a text, a data URI, an item, or a list of these."""
 
-    model_config = ConfigDict(
-        extra="ignore",
-        json_schema_extra={
-            "examples": [
-                {"model": "starter", "input": ["red running shoe", "blue leather bag"]},
-                {
-                    "model": "starter",
-                    "input": [{"text": "Trail runner", "image": "data:image/png;base64,iVBORw0KGgo="}],
-                    "reason": "on",
-                    "dimensions": 128,
-                },
-            ]
-        },
+    model_config = examples(
+        {"model": "starter", "input": ["red running shoe", "blue leather bag"]},
+        {"input": [{"text": "Trail runner", "image": PNG}], "reason": "on", "dimensions": 128},
     )
 
     input: Input | Annotated[list[Input], Field(min_length=1)] | None = None
@@ -251,14 +249,9 @@ class Filters(Terms):
 class SearchRequest(Strict):
     """Words, a picture, both, or `like`: the id of a product to be like."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [
-                {"text": "red running shoe", "filters": {"price_max": 50}, "facets": True},
-                {"like": "SKU-1", "limit": 5},
-            ]
-        },
+    model_config = examples(
+        {"text": "red running shoe", "filters": {"price_max": 50}, "facets": True},
+        {"like": "SKU-1", "limit": 5},
     )
 
     text: Text | None = None
@@ -354,22 +347,12 @@ class SearchReply(Reply):
 class ProductIn(Strict):
     """One catalogue record. It needs a title, a description or a picture."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [
-                {
-                    "id": "SKU-1",
-                    "title": "Trail runner",
-                    "category": ["Shoes", "Running shoes"],
-                    "attributes": {"colour": "red"},
-                    "price": 79.9,
-                    "currency": "EUR",
-                    "images": ["data:image/png;base64,iVBORw0KGgo="],
-                }
-            ]
-        },
-    )
+    model_config = examples(
+        {
+            "id": "SKU-1", "title": "Trail runner", "category": ["Shoes", "Running shoes"], "images": [PNG],
+            "attributes": {"colour": "red"}, "price": 79.9, "currency": "EUR",
+        }
+    )  # fmt: skip
 
     id: Id
     title: Text = ""
@@ -401,7 +384,9 @@ class UpsertRequest(Strict):
 class RowProblem(Reply):
     """One thing wrong with one product; `fatal`: it was not stored."""
 
-    row: int = Field(description="Position in the request, from 1.")
+    row: Annotated[int, BeforeValidator(lambda row: row if isinstance(row, int) else 0)] = Field(
+        description="Position in the request, from 1."
+    )
     id: str | None
     field: str
     reason: str

@@ -8,7 +8,7 @@ from typing import Any
 
 from moonshelf.catalogue.rows import key_of
 from moonshelf.catalogue.store import Store
-from moonshelf.creatives.schema import KEYS, QUESTIONS, Assessment
+from moonshelf.creatives.schema import KEYS, QUESTIONS, Assessment, Judgement
 from moonshelf.service.review_schemas import FindingView
 from moonshelf.service.schemas import ProductView, Weights
 
@@ -23,21 +23,13 @@ SHOWN_TEXT = 2_000  # characters of a description
 
 def view(row: Mapping[str, Any]) -> ProductView:
     """One row with `COLUMNS` as the API shows it."""
+    shown = {name: row[name] for name in COLUMNS if name in ProductView.model_fields}
+    shown |= {name: row[name] or "" for name in ("title", "category", "rationale")}
+    shown |= {name: json.loads(row[name] or "{}") for name in ("attributes", "reasoned_attributes")}
+    shown["description"] = (row["description"] or "")[:SHOWN_TEXT]
+    shown["rationale_valid"] = row["rationale_valid"] if row["rationale"] else None
     return ProductView(
-        id=row["id"],
-        title=row["title"] or "",
-        description=(row["description"] or "")[:SHOWN_TEXT],
-        brand=row["brand"],
-        price=row["price"],
-        currency=row["currency"],
-        category=row["category"] or "",
-        group_id=row["group_id"],
-        link=row["link"],
-        availability=row["availability"],
-        attributes=_pairs(row["attributes"]),
-        rationale=row["rationale"] or "",
-        rationale_valid=row["rationale_valid"] if row["rationale"] else None,
-        reasoned_attributes=_pairs(row["reasoned_attributes"]),
+        **shown,
         weights=weights((row["weight_image"], row["weight_text"], row["weight_rationale"])),
         thumbnail=f"/v1/thumbnails/{key_of(row['id'])}.jpg" if row["pictures"] else None,
     )
@@ -49,9 +41,9 @@ def views_of(store: Store, ids: Sequence[str]) -> dict[str, ProductView]:
     return {row["id"]: view(row) for row in rows}
 
 
-def weights(shares: Sequence[float | None]) -> Weights | None:
+def weights(shares: Sequence[float | None] | None) -> Weights | None:
     """Shares of picture, text and rationale; None where they were not stored."""
-    if any(share is None for share in shares):
+    if shares is None or any(share is None for share in shares):
         return None
     image, text, rationale = (float(share or 0) for share in shares)
     return Weights(image=image, text=text, rationale=rationale)
@@ -59,19 +51,11 @@ def weights(shares: Sequence[float | None]) -> Weights | None:
 
 def findings(assessment: Assessment | None) -> list[FindingView]:
     """The judge's answers with the questions in words; empty where it gave no reasons."""
-    if assessment is None:
-        return []
-    return [
-        FindingView(
-            question=finding.question,
-            asks=QUESTIONS[KEYS.index(finding.question)].asks,
-            answer=finding.answer,
-            reason_a=finding.reason_a,
-            reason_b=finding.reason_b,
-        )
-        for finding in assessment.findings
-    ]
+    given = assessment.findings if assessment is not None else ()
+    return [FindingView(**one.model_dump(), asks=QUESTIONS[KEYS.index(one.question)].asks) for one in given]
 
 
-def _pairs(text: str | None) -> dict[str, str]:
-    return {str(key): str(value) for key, value in json.loads(text or "{}").items()}
+def judged(judgement: Judgement) -> dict[str, Any]:
+    """The fields of `Judged`."""
+    shown = judgement.model_dump(include={"p", "abstained", "flags"})
+    return {**shown, "findings": findings(judgement.assessment)}
