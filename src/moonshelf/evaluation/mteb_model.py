@@ -22,6 +22,7 @@ from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ScoringFunction
 
+from moonshelf.evaluation.encoders.baselines import MoonshelfEncoder
 from moonshelf.model.modeling import MoonModel
 from moonshelf.model.sentence_transformer import to_product
 from moonshelf.product import Product
@@ -46,7 +47,7 @@ class MoonEncoder(AbsEncoder):
     def __init__(
         self, model: MoonModel, name: str = "model", reason: Reason = "off", batch_tokens: int = 8192
     ) -> None:
-        self.moon, self.reason, self.batch_tokens = model, reason, batch_tokens
+        self.encoder = MoonshelfEncoder(model, reason, batch_tokens)
         self.mteb_model_meta = describe(model, name, reason)
 
     def encode(
@@ -60,7 +61,7 @@ class MoonEncoder(AbsEncoder):
         **kwargs: Any,
     ) -> np.ndarray:
         parts = [self._batch(batch) for batch in inputs]
-        return np.concatenate(parts) if parts else np.zeros((0, self.moon.dim), np.float32)
+        return np.concatenate(parts) if parts else np.zeros((0, self.encoder.model.dim), np.float32)
 
     def _batch(self, batch: dict[str, Any]) -> np.ndarray:
         columns = {name: batch[name] for name in ("text", "image") if name in batch}
@@ -68,16 +69,11 @@ class MoonEncoder(AbsEncoder):
             raise ValueError(f"the model reads text and pictures, and the task shows {', '.join(batch)}")
         n = len(next(iter(columns.values())))
         products = [_product({k: v[i] for k, v in columns.items()}, i) for i in range(n)]
-        out = self.moon.encode(
-            products, reason=self.reason, batch_tokens=self.batch_tokens, on_error="report"
-        )
-        vectors = np.zeros((n, self.moon.dim), np.float32)
-        vectors[np.asarray(out.row_index)] = out.vectors
-        if len(out.row_index) < n:
-            log.warning(
-                "%d of %d inputs could not be read: %s", n - len(out.row_index), n, out.problems[0].reason
-            )
-        return vectors
+        out = self.encoder.encode(products)
+        if out.problems:
+            reason = out.problems[0].reason
+            log.warning("%d of %d inputs could not be read: %s", (~out.ok).sum(), n, reason)
+        return out.vectors
 
 
 def _product(shown: dict[str, Any], index: int) -> Product:

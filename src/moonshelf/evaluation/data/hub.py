@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from moonshelf.errors import UserError
 
@@ -36,7 +37,7 @@ def locate(name: str, data: Path | None, address: str, how: str, *, download: bo
             f"there is no {name} in the data folder {data.name}: allow it to be fetched with --download, "
             f"or fetch it yourself with `{_command(address, folder)}`"
         )
-    _fetch(address, folder)
+    _fetch_data(address, folder)
     return folder
 
 
@@ -50,25 +51,29 @@ def _command(address: str, folder: Path) -> str:
     return f"hf download {repo} --repo-type dataset{pinned} --local-dir {folder}"
 
 
-def _fetch(address: str, folder: Path) -> None:
+def fetch(repo: str, patterns: Sequence[str], hint: str = "", **options: Any) -> str:
+    """Some files of a repository of the hub. Raises UserError where it cannot be had; `hint` is added."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-    repo, _, revision = address.partition("@")
-    part = folder.with_name(folder.name + ".part")  # so that half a data set never passes for a whole one
-    patterns = [*SAFE_FILES, *(f"**/{pattern}" for pattern in SAFE_FILES)]
     try:
-        snapshot_download(
-            repo, repo_type="dataset", revision=revision or None, local_dir=part, allow_patterns=patterns
-        )
-    except HFValidationError as error:
-        raise UserError(f"{repo} is no address of a data set on the hub: {error}") from None
+        return snapshot_download(repo, allow_patterns=list(patterns), **options)
+    except HFValidationError:
+        raise UserError(f"{repo!r} is neither a folder here nor a name on the hub") from None
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
         first = str(error).strip().split("\n")[0]
         raise UserError(
-            f"{repo} could not be fetched ({type(error).__name__}: {first[:200]}): check the connection and "
-            f"your right to read it, or run `{_command(address, folder)}` where that works"
+            f"{repo} could not be fetched ({type(error).__name__}: {first[:200]}){hint}"
         ) from None
+
+
+def _fetch_data(address: str, folder: Path) -> None:
+    repo, _, revision = address.partition("@")
+    part = folder.with_name(folder.name + ".part")  # so that half a data set never passes for a whole one
+    patterns = [*SAFE_FILES, *(f"**/{pattern}" for pattern in SAFE_FILES)]
+    hint = ": check the connection and your right to read it, or run "
+    hint += f"`{_command(address, folder)}` where that works"
+    fetch(repo, patterns, hint, repo_type="dataset", revision=revision or None, local_dir=part)
     if not _holds_files(part):
         raise UserError(f"{repo} holds none of the files that are read here ({', '.join(SAFE_FILES[:6])})")
     if folder.is_dir():

@@ -19,6 +19,7 @@ import numpy as np
 from moonshelf import images
 from moonshelf.errors import Problem, UserError
 from moonshelf.evaluation.contract import BOTH, IMAGE, TEXT, Vectors
+from moonshelf.evaluation.data import hub
 from moonshelf.model.stock import unit
 from moonshelf.product import Product
 from moonshelf.prompts import PromptSpec
@@ -142,15 +143,7 @@ def locate(name: str, download: bool) -> Path:
             f"there is no folder {name!r}, and no download was allowed: name a folder of weights, "
             "or allow a download (--download) to fetch a model of that name from the hub"
         )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(FETCH), ignore_patterns=list(_IGNORE)))
-    except HFValidationError:
-        raise UserError(f"{name!r} is neither a folder nor the name of a model on the hub") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(f"the model {name!r} could not be fetched: {type(error).__name__}") from error
+    return Path(hub.fetch(name, FETCH, ignore_patterns=list(_IGNORE)))
 
 
 def hash_folder(kind: str, folder: Path, *settings: object) -> str:

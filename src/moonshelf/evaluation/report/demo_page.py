@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moonshelf.attributes import canonical_key
+from moonshelf.evaluation.record import Report
+from moonshelf.evaluation.report.outcome import Outcome, Row
 from moonshelf.evaluation.report.page import template
 from moonshelf.evaluation.tasks import Result, says
 from moonshelf.prompts import CATEGORY_SEPARATOR, clean_text, read_rationale
@@ -127,12 +129,9 @@ class Page:
     facts: dict[str, str] = field(default_factory=dict)  # command, model, versions …
     next_command: str = ""
 
-    def table(self, results: Sequence[Result]) -> list[tuple[Result, dict[str, Result]]]:
-        """Results of one task side by side: the first of them, and each by its encoder's name."""
-        rows: dict[tuple[str, ...], dict[str, Result]] = {}
-        for r in results:
-            rows.setdefault((r.task, r.view, r.method, r.metric), {})[r.encoder] = r
-        return [(next(iter(row.values())), row) for row in rows.values()]
+    def table(self) -> list[Row]:
+        """Retrieval results of one task side by side."""
+        return Outcome(Report(self.figures)).rows
 
     def by_view(self) -> list[tuple[Result, dict[str, Result]]]:
         """Readings of one attribute side by side: the first of them, and each by what was shown."""
