@@ -31,7 +31,7 @@ from moonshelf.service.catalogue_service import CatalogueService
 from moonshelf.service.creative_service import CreativeService, Unavailable
 from moonshelf.service.inputs import BadInput
 from moonshelf.service.keys import KeyRing
-from moonshelf.service.middleware import Middleware, error_body
+from moonshelf.service.middleware import LOADING_RETRY, Middleware, error_body
 from moonshelf.service.monitor import CONTENT_TYPE, Monitor
 from moonshelf.service.settings import Settings
 
@@ -40,7 +40,6 @@ log = logging.getLogger("moonshelf.service")
 PAGE = Path(__file__).parent / "page"
 SHOWN_ERRORS = 3  # fields named in one message
 LONGEST = 500  # characters of what is said of one
-LOADING_RETRY = 2  # seconds
 SHAPES = {"string_type", "dict_type", "list_type", "model_type", "model_attributes_type"}
 
 
@@ -96,28 +95,8 @@ def create_app(settings: Settings, on_failure: Callable[[Exception], None] | Non
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["authorization", "content-type", "x-deadline-seconds"],
         )  # fmt: skip
-    app.add_middleware(_Unready)
     app.add_middleware(Middleware, settings=settings, monitor=monitor, keys=keys)
     return app
-
-
-class _Unready:
-    """Refuses what needs the model while it is not there."""
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if (
-            scope["type"] == "http"
-            and scope["path"].startswith("/v1/")
-            and scope["app"].state.phase != "ready"
-        ):
-            phase = scope["app"].state.phase
-            why = "the service is stopping" if phase == "stopping" else "the model is being loaded"
-            await _refusal(503, why, retry_after=LOADING_RETRY)(scope, receive, send)
-            return
-        await self.app(scope, receive, send)
 
 
 def _around(app: FastAPI, monitor: Monitor) -> None:

@@ -13,7 +13,6 @@ Other servers were looked at: hypercorn and granian have some of these times, ne
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import resource
 import socket
@@ -46,7 +45,7 @@ class Connections:
         self.client_s = settings.client_s
         self.of_one = settings.max_address_connections
         self.most = min(settings.max_connections, max(16, raise_file_limit() - KEPT_FILES))
-        self._proxies = [ipaddress.ip_network(one) for one in settings.trusted_proxies]
+        self._trusts = settings.trusts
         self._refused = refused
         self._open: set[BoundedProtocol] = set()
         self._sweeping: asyncio.Task[None] | None = None
@@ -63,7 +62,7 @@ class Connections:
         if self._sweeping is None or self._sweeping.done():
             self._sweeping = asyncio.get_running_loop().create_task(self._sweep())
         of_same = [other for other in self._open if other.address == one.address]
-        full = len(of_same) >= self.of_one and not self._is_proxy(one.address)
+        full = len(of_same) >= self.of_one and not self._trusts(one.address)
         if full or len(self._open) >= self.most:
             self._refused()
             waiting = [other for other in (of_same if full else self._open) if other.awaited]
@@ -75,13 +74,6 @@ class Connections:
 
     def closed(self, one: BoundedProtocol) -> None:
         self._open.discard(one)
-
-    def _is_proxy(self, address: str) -> bool:
-        try:
-            found = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        return any(found in network for network in self._proxies)
 
     def _close(self, one: BoundedProtocol) -> None:
         self._open.discard(one)

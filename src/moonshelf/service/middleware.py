@@ -9,8 +9,6 @@ one line a request: method, route, status, time, name of the key; no query, no b
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import json
 import logging
 import math
 import time
@@ -21,6 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from cachetools import LRUCache
+from fastapi.responses import JSONResponse
 
 from moonshelf.memory import give_back
 from moonshelf.service.body import SMALL, Bodies, Gone, Held, Refused, Scan, read, too_large
@@ -37,6 +36,7 @@ ASGI = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 DEADLINE_HEADER = b"x-deadline-seconds"
 OPEN = ("/health", "/ready")
+LOADING_RETRY = 2  # seconds
 MAX_CALLERS = 10_000  # whose requests are counted; of more the longest unheard are forgotten
 _TYPES = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found",
@@ -91,7 +91,6 @@ class Middleware:
         self.bodies = Bodies(int(settings.max_bodies_mb * 2**20))
         self.passed = 0  # bytes of requests since memory was given back
         self.trimming: asyncio.TimerHandle | None = None
-        self.proxies = [ipaddress.ip_network(one) for one in settings.trusted_proxies]
         self.rates = Rates(settings.rate_limit)
         self.local = keys is None and not settings.allow_open  # then the host is loopback, see Settings
 
@@ -145,18 +144,23 @@ class Middleware:
                 if not await self._within(f"address {who}", reply):
                     return False
                 self.monitor.dropped("no key")
-                why = (
-                    "give an API key as Authorization: Bearer KEY"
-                    if not given
-                    else "the API key is not known"
-                )
+                why = "the API key is not known" if given else "give an API key as Authorization: Bearer KEY"
                 await reply.error(401, why, {b"www-authenticate": b"Bearer"})
                 return False
             scope["state"]["key"], who = key.name, f"key {key.name}"
             if not key.may("write") and _writes(scope["method"], path):
                 await reply.error(403, f"the key {key.name} may read, but not change anything")
                 return False
-        return await self._within(who, reply)
+        return await self._within(who, reply) and await self._is_ready(scope, reply)
+
+    async def _is_ready(self, scope: MutableMapping[str, Any], reply: _Reply) -> bool:
+        """Whether the model is there, where it is needed; else the refusal has been sent."""
+        phase = scope["app"].state.phase
+        if phase == "ready" or not scope["path"].startswith("/v1/"):
+            return True
+        why = "the service is stopping" if phase == "stopping" else "the model is being loaded"
+        await reply.error(503, why, {b"retry-after": b"%d" % LOADING_RETRY})
+        return False
 
     def _needs_key(self, path: str) -> bool:
         if self.keys is None:
@@ -178,17 +182,10 @@ class Middleware:
         address = (scope.get("client") or ("unknown", 0))[0]
         chain = headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")
         for hop in reversed([hop.strip() for hop in chain if hop.strip()]):
-            if not self._trusted(address):
+            if not self.settings.trusts(address):
                 break
             address = hop
         return str(address)[:64]
-
-    def _trusted(self, address: str) -> bool:
-        try:
-            found = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        return any(found in network for network in self.proxies)
 
     # --------------------------------------------------------------------------------- the work itself
 
@@ -313,15 +310,13 @@ class _Reply:
         """An error in our form; nothing if a reply was begun, which then ends early."""
         if self.begun:
             return
-        body = json.dumps(error_body(status, message, param)).encode()
-        given = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        start = {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [*given, *(headers or {}).items()],
-        }
-        await self.send(start)
-        await self.send({"type": "http.response.body", "body": body})
+        response = JSONResponse(error_body(status, message, param), status)
+        response.raw_headers += (headers or {}).items()
+        await response({"type": "http"}, _no_more, self.send)
+
+
+async def _no_more() -> Message:
+    return {"type": "http.disconnect"}
 
 
 async def _until_gone(receive: Receive) -> None:

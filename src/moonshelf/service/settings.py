@@ -13,14 +13,16 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from moonshelf.errors import UserError
@@ -32,6 +34,26 @@ OTHERS = {CONFIG, PREFIX + "ENDPOINT_KEY"}  # variables of ours that are no sett
 Words = Annotated[tuple[str, ...], NoDecode]
 _UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
 _RATE = re.compile(r"(\d{1,6})\s*(?:/|per)\s*(\d{1,6})?\s*(second|minute|hour|day)s?")
+
+
+def _is_network(text: str) -> bool:
+    with suppress(ValueError):
+        return bool(ipaddress.ip_network(text))
+    return False
+
+
+# What the words of a list must be.
+_LISTS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "remote_hosts": (
+        re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*").fullmatch,
+        "is no host name: give it without scheme, port and path",
+    ),
+    "cors_origins": (
+        re.compile(r"https?://[A-Za-z0-9_.\[\]:-]+").fullmatch,
+        "is no origin: give it as https://shop.example, without a path",
+    ),
+    "trusted_proxies": (_is_network, "is neither an address nor a network such as 10.0.0.0/8"),
+}
 
 
 class Settings(BaseSettings):
@@ -120,7 +142,7 @@ class Settings(BaseSettings):
     metrics_open: bool = Field(default=True, description="/metrics needs no key.")
     threads: int | None = Field(default=None, ge=1, description="Threads of torch; none: as torch chooses.")
 
-    @field_validator("remote_hosts", "cors_origins", "trusted_proxies", mode="before")
+    @field_validator(*_LISTS, mode="before")
     @classmethod
     def _split(cls, given: Any) -> Any:
         if not isinstance(given, str):
@@ -132,39 +154,19 @@ class Settings(BaseSettings):
                 raise ValueError("it begins like a JSON list and is none") from None
         return tuple(word.strip() for word in given.split(",") if word.strip())
 
-    @field_validator("remote_hosts")
+    @field_validator(*_LISTS)
     @classmethod
-    def _hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
-        for host in hosts:
-            if not re.fullmatch(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", host):
-                raise ValueError(f"{host!r} is no host name: give it without scheme, port and path")
-        return hosts
-
-    @field_validator("cors_origins")
-    @classmethod
-    def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in origins:
-            if not re.fullmatch(r"https?://[A-Za-z0-9_.\[\]:-]+", origin):
-                raise ValueError(f"{origin!r} is no origin: give it as https://shop.example, without a path")
-        return origins
-
-    @field_validator("trusted_proxies")
-    @classmethod
-    def _networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
-        for network in networks:
-            try:
-                ipaddress.ip_network(network)
-            except ValueError:
-                raise ValueError(
-                    f"{network!r} is neither an address nor a network such as 10.0.0.0/8"
-                ) from None
-        return networks
+    def _fit(cls, words: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        fits, why = _LISTS[str(info.field_name)]
+        for word in words:
+            if not fits(word):
+                raise ValueError(f"{word!r} {why}")
+        return words
 
     @field_validator("rate_limit")
     @classmethod
     def _rate(cls, rate: str) -> str:
-        if rate:
-            parse_rates(rate)
+        parse_rates(rate)
         return rate
 
     @model_validator(mode="after")
@@ -175,6 +177,16 @@ class Settings(BaseSettings):
                 "`moonshelf keys add`), or allow_open if a proxy of yours asks for them"
             )
         return self
+
+    def trusts(self, address: str) -> bool:
+        """Whether it is a trusted proxy's."""
+        with suppress(ValueError):
+            return any(ipaddress.ip_address(address) in network for network in self._proxies)
+        return False
+
+    @cached_property
+    def _proxies(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+        return [ipaddress.ip_network(one) for one in self.trusted_proxies]
 
     def shown(self) -> dict[str, Any]:
         """All settings as JSON values, for the start of the log; passwords inside addresses are left out."""
