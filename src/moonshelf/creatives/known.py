@@ -12,7 +12,6 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from statistics import NormalDist
-from typing import Literal
 
 import numpy as np
 
@@ -27,7 +26,6 @@ from moonshelf.creatives.schema import (
     Judgement,
     Known,
     Pair,
-    Side,
 )
 
 TIE = 0.03  # a question is even where the two sides differ by no more (log rate)
@@ -58,32 +56,25 @@ def assess(pair: Pair) -> Assessment:
     `verdict` is None where nothing that can be seen speaks for a side.
     """
     a, b = pair.a.known, pair.b.known
-    answers: dict[str, Answer] = {key: _compared(a[key].worth - b[key].worth) for key in ASPECTS}
-    reasons = {key: (a[key].reason, b[key].reason) for key in ASPECTS}
     identical = bool(pair.a.sha256) and pair.a.sha256 == pair.b.sha256
-    answers["same"] = _yes(identical)
-    answers["similar"] = _yes(identical or all(of_a == of_b for of_a, of_b in reasons.values()))
-    findings = []
-    for key in KEYS:
-        of_a, of_b = reasons.get(key, ("", ""))
-        findings.append(AspectAnswer(question=key, answer=answers[key], reason_a=of_a, reason_b=of_b))
-    assessment = Assessment(findings=tuple(findings))
-    return assessment.model_copy(update={"verdict": _verdict(assessment, gap(pair))})
+    alike = identical or all(a[key].reason == b[key].reason for key in ASPECTS)
+    answers: dict[str, Answer] = {
+        "same": "yes" if identical else "no",
+        "similar": "yes" if alike else "no",
+        **{key: _compared(a[key].worth - b[key].worth) for key in ASPECTS},
+    }
+    seen = {key: {"reason_a": a[key].reason, "reason_b": b[key].reason} for key in ASPECTS}
+    findings = tuple(AspectAnswer(question=key, answer=answers[key], **seen.get(key, {})) for key in KEYS)
+    # The higher rate; where rates are even the rubric, then the query, then whatever difference there is.
+    assessment, lean = Assessment(findings=findings), gap(pair)
+    if abs(lean) <= TIE:
+        lean = assessment.rubric() or {"A>B": 1.0, "A<B": -1.0}.get(answers["query"], lean)
+    verdict = None if abs(lean) < 1e-9 else "A" if lean > 0 else "B"
+    return assessment.model_copy(update={"verdict": verdict})
 
 
 def _compared(difference: float) -> Answer:
     return "A=B" if abs(difference) <= TIE + 1e-9 else "A>B" if difference > 0 else "A<B"
-
-
-def _verdict(assessment: Assessment, gap: float) -> Side | None:
-    """The higher rate; where rates are even the rubric, then the query, then whatever difference there is."""
-    signs = {"A>B": 1.0, "A<B": -1.0}
-    lean = gap if abs(gap) > TIE else assessment.rubric() or signs.get(assessment["query"].answer, gap)
-    return None if abs(lean) < 1e-9 else "A" if lean > 0 else "B"
-
-
-def _yes(so: bool) -> Literal["yes", "no"]:
-    return "yes" if so else "no"
 
 
 def pairs(campaign: Campaign) -> Iterator[Pair]:

@@ -13,16 +13,16 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from moonshelf.creatives.evaluation.metrics import Bin, Figure, Gap
 from moonshelf.creatives.schema import Campaign, Creative, Judgement, Pair
 from moonshelf.errors import UserError
-from moonshelf.evaluation.record import RESULT, read_result, typed, write_result
+from moonshelf.evaluation.record import RESULT, read_result, write_result
 from moonshelf.files import write_atomic
 from moonshelf.product import ImageRef
 
@@ -80,10 +80,12 @@ def load(out: Path) -> CreativeReport:
         raise UserError(
             f"{out / RESULT} is no record of an evaluation of creatives: evaluate again with --out"
         )
-    known = {one.name: record[one.name] for one in fields(CreativeReport) if one.name in record}
-    for name, kind in (("lines", Figure), ("differences", Gap), ("curves", Curve)):
-        known[name] = typed(known.get(name, []), kind, f"{name} {{}} of {RESULT}")
-    return CreativeReport(**known)
+    try:
+        return TypeAdapter(CreativeReport).validate_json(json.dumps(record), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{where} of {RESULT}: {first['msg'].lower()}; run the evaluation again") from None
 
 
 # ---- data -----------------------------------------------------------------------------------------------
