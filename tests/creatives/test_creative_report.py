@@ -24,7 +24,7 @@ from creative_fakes import (
 from html_reader import Reader
 from moonshelf import images
 from moonshelf.creatives.backends.base import PairPrediction
-from moonshelf.creatives.evaluation import cards, charts
+from moonshelf.creatives.evaluation import charts, pages
 from moonshelf.creatives.evaluation.evaluate import evaluate
 from moonshelf.creatives.evaluation.figures import ALL
 from moonshelf.creatives.evaluation.metrics import Bin
@@ -134,7 +134,7 @@ def test_pictures_are_made_again_and_small(html):
         head, data = uri.split(",")
         assert head == "data:image/jpeg;base64"
         picture = base64.b64decode(data)
-        assert picture not in originals and max(images.decode(picture).size) <= cards.SIDE
+        assert picture not in originals and max(images.decode(picture).size) <= pages.SIDE
 
 
 def test_no_metadata_of_a_picture_reaches_a_page():
@@ -143,17 +143,17 @@ def test_no_metadata_of_a_picture_reaches_a_page():
     exif = Image.Exif()
     exif[0x010E] = "where the photo was taken"
     data = jpeg(1, size=600, exif=exif, comment=b"a secret")
-    made = thumbnail(creative("x").image.model_copy(update={"data": data}), cards.SIDE)
+    made = thumbnail(creative("x").image.model_copy(update={"data": data}), pages.SIDE)
     assert b"secret" in data and b"secret" not in made and b"taken" not in made
-    assert max(images.decode(made).size) == cards.SIDE
-    assert thumbnail(creative("x").image.model_copy(update={"data": b"no"}), cards.SIDE) == b""
+    assert max(images.decode(made).size) == pages.SIDE
+    assert thumbnail(creative("x").image.model_copy(update={"data": b"no"}), pages.SIDE) == b""
 
 
 def test_mistakes_come_first_then_the_rest(run):
     page = (run[0] / "report.html").read_text(encoding="utf-8")
     order = re.findall(r'class="outcome ([\w-]+)"', page)
     # words on a picture that read like an attack put it in quarantine
-    assert order == ["wrong"] * 3 + ["abstained"] + ["right"] * cards.MOST["right"]
+    assert order == ["wrong"] * 3 + ["abstained"] + ["right"] * pages.MOST["right"]
 
 
 def test_the_page_says_the_figures_of_the_run(run):
@@ -207,7 +207,7 @@ def test_the_demo_shows_every_creative_in_its_place(demo):
 def test_a_duel_shows_the_first_of_the_order_as_a(demo):
     _, campaigns, rankings = demo
     for one, ranking in zip(campaigns, rankings, strict=True):
-        found = cards.ranked(one, ranking, lambda creative: "")
+        found = pages.show_ranked(one, ranking, lambda creative: "")
         assert found.duel.sides[0].picked and not found.duel.sides[1].picked and found.duel.sides[0].winner
         assert found.duel.judgement.verdict == "A"
         spoken = {finding.answer for finding in found.duel.judgement.assessment.findings}
@@ -225,10 +225,10 @@ def test_turning_a_judgement_round_twice_gives_it_back():
 
 def test_outcomes_of_verdicts():
     sure, unsure = judgement("x", 0.9), judgement("x", 0.52, abstained="too close to call")
-    assert cards.outcome(sure, 0.99) == "right" and cards.outcome(sure, 0.01) == "wrong"
-    assert cards.outcome(unsure, 0.99) == "abstained"
-    assert cards.outcome(sure, 0.5) == cards.outcome(sure, None) == "no winner"
-    made = cards.card(pair(0), sure, None, lambda creative: "")
+    assert pages.outcome(sure, 0.99) == "right" and pages.outcome(sure, 0.01) == "wrong"
+    assert pages.outcome(unsure, 0.99) == "abstained"
+    assert pages.outcome(sure, 0.5) == pages.outcome(sure, None) == "no winner"
+    made = pages.card(pair(0), sure, None, lambda creative: "")
     assert made.truth is made.winner is None and not made.sides[0].winner
 
 
@@ -238,7 +238,7 @@ def test_a_record_cannot_name_pictures_outside_its_folder(tmp_path):
     one = creative("x")
     for path in ("pictures/../secret.jpg", str(tmp_path / "secret.jpg"), "../secret.jpg"):
         named = one.model_copy(update={"image": one.image.model_copy(update={"data": None, "path": path})})
-        assert cards.from_folder(tmp_path)(named) == ""
+        assert pages.from_folder(tmp_path)(named) == ""
 
 
 def test_figures_as_the_page_writes_them():

@@ -3,34 +3,40 @@
 Built from what a run left in its folder; self-contained like our other pages (no script, no request, one
 content policy), every word of a stranger escaped, every picture saved again. Whatever comes from drawn
 campaigns says "simulated" where it stands, and each page says what a verdict may be used for: it sorts and
-informs, it does not foretell a click rate.
+informs, it does not foretell a click rate. No pair is picked by hand: of our backend the surest mistakes on
+decisive pairs come first, then abstentions, then the first pairs it has right.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from moonshelf.creatives.evaluation import cards
 from moonshelf.creatives.evaluation import charts as plots
-from moonshelf.creatives.evaluation.figures import ALL, HEADLINE, Evidence
+from moonshelf.creatives.evaluation.figures import ALL, HEADLINE, Evidence, rates_of
 from moonshelf.creatives.evaluation.metrics import COVERAGES, Figure, Gap
-from moonshelf.creatives.evaluation.record import CreativeReport
-from moonshelf.creatives.known import ORACLE
-from moonshelf.creatives.ranking import Ranking
-from moonshelf.creatives.schema import ASPECTS, QUESTIONS, Campaign, Pair
+from moonshelf.creatives.evaluation.record import PICTURES, CreativeReport, picture_name
+from moonshelf.creatives.known import ORACLE, assess, drawn
+from moonshelf.creatives.labels import posterior, stratum
+from moonshelf.creatives.ranking import Comparison, Ranking
+from moonshelf.creatives.schema import ASPECTS, QUESTIONS, Campaign, Creative, Judgement, Pair, Side
 from moonshelf.creatives.show import table
 from moonshelf.evaluation.report.charts import Chart
-from moonshelf.evaluation.report.page import facts, percent, template, write_texts
+from moonshelf.evaluation.report.page import data_uri, facts, percent, template, thumbnail, write_texts
 from moonshelf.plaintext import csv_field, escaped
+from moonshelf.product import ImageRef
 
+SIDE = 320  # pixels of the longer side of a picture
+MOST = {"wrong": 10, "abstained": 3, "right": 5, "no winner": 0}  # pairs of each outcome on a page, in order
+Pictures = Callable[[Creative], str]  # data URI of a creative, "" for none
 HTML = "report.html"
 # what the tables of backends show: (part, figure, heading); the first is what selectors are compared by
 SKILL: tuple[tuple[str, str, str], ...] = (
@@ -74,14 +80,14 @@ ASKS["all aspects"] = f"The {len(ASPECTS)} compared aspects together"
 
 def write_pages(out: Path, report: CreativeReport, evidence: Evidence) -> None:
     """Write `report.html`, `report.md` and `results.csv` into a run's folder."""
-    pictures = cards.from_folder(out)
+    pictures = from_folder(out)
     of_accuracy = [one for one in report.lines if one.group == "interest" and one.name.startswith("accuracy")]
     values: dict[str, Any] = {
         "run": report,
         "title": f"Creatives: {report.backends[0]}",
         "ours": report.backends[0],
         "rows": [*report.backends, *([ORACLE] if report.find("skill", HEADLINE, ORACLE, "accuracy") else [])],
-        "cards": [cards.card(*one, pictures) for one in cards.chosen(evidence)],
+        "cards": [card(*one, pictures) for one in chosen(evidence)],
         "plots": _plots(report),
         "asked": list(dict.fromkeys(one.part for one in of_accuracy)),
         "interests": list(dict.fromkeys(one.name for one in of_accuracy if one.value is not None)),
@@ -106,10 +112,17 @@ def write_pages(out: Path, report: CreativeReport, evidence: Evidence) -> None:
 
 
 def keep_pictures(out: Path, evidence: Evidence, pairs: Sequence[Pair]) -> None:
-    """Keep the pictures that the page will show, small; `pairs` are those of the evidence with images."""
-    by_id = {pair.id: pair for pair in pairs}
-    wanted = [by_id[pair.id] for pair, _, _ in cards.chosen(evidence)]
-    cards.keep_pictures(out, [one for pair in wanted for one in (pair.a, pair.b)])
+    """Write the pictures of the page small into `out/pictures`; one that cannot be read is left out.
+
+    `pairs` are those of the evidence with images.
+    """
+    by_id, folder = {pair.id: pair for pair in pairs}, out / PICTURES
+    folder.mkdir(parents=True, exist_ok=True)
+    for pair in (by_id[pair.id] for pair, _, _ in chosen(evidence)):
+        for creative in (pair.a, pair.b):
+            path = folder / picture_name(creative)
+            if not path.exists() and (data := thumbnail(creative.image, SIDE)):
+                path.write_bytes(data)
 
 
 def write_demo_report(
@@ -124,7 +137,7 @@ def write_demo_report(
     probabilities, and the reasons of the duel of its first two, which the rankings hold. `facts` stand at
     the end (command, model, time). A ranking without its campaign is an error of the caller (KeyError)."""
     by_id = {one.id: one for one in campaigns}
-    places = [cards.ranked(by_id[one.campaign_id], one, cards.from_references) for one in rankings]
+    places = [show_ranked(by_id[one.campaign_id], one, from_references) for one in rankings]
     values = {
         "title": title,
         "ranked": places,
@@ -214,6 +227,127 @@ def table_csv(report: CreativeReport) -> str:
         {name: csv_field(value) for name, value in row.items()} | {"simulated": drawn} for row in rows
     )
     return file.getvalue()
+
+
+# ---- pairs and campaigns -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One creative as it stands on a page."""
+
+    letter: str
+    name: str  # for those who do not see the picture
+    creative: Creative
+    picture: str  # data URI, "" where there is none
+    rate: float | None  # the true one, where it is known
+    winner: str  # why it is the better one in truth: by its clicks, by its true rate; "" if it is not
+    picked: bool  # by the verdict
+    best_with: float | None = None  # probability of being the best of a campaign
+
+
+@dataclass(frozen=True)
+class Card:
+    """A judged pair; `truth` is the posterior probability that A is better."""
+
+    pair: Pair
+    judgement: Judgement
+    truth: float | None
+    sides: list[Shown] = field(default_factory=list)  # A, B
+
+    @property
+    def outcome(self) -> str:
+        return outcome(self.judgement, self.truth)
+
+    @property
+    def winner(self) -> Side | None:
+        """The better one by the clicks."""
+        return None if self.truth in (None, 0.5) else "A" if (self.truth or 0) > 0.5 else "B"
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A campaign in the order that a ranking gives it."""
+
+    campaign: Campaign
+    ranking: Ranking
+    places: Sequence[Shown]
+    duel: Card | None  # the first two of the order, with the reasons
+
+
+def chosen(evidence: Evidence) -> list[tuple[Pair, Judgement, float]]:
+    """(pair, judgement, truth) of what a page shows of our backend, in its order."""
+    known = evidence.judged["true"][evidence.backends[0]]
+    kinds: dict[str, list[tuple[Pair, Judgement, float]]] = {name: [] for name in MOST}
+    for pair, truth in zip(evidence.pairs, evidence.truth, strict=True):
+        if stratum(truth) == "decisive":
+            kinds[outcome(known[pair.id], truth)].append((pair, known[pair.id], truth))
+    kinds["wrong"].sort(key=lambda row: -abs(row[1].p - 0.5))
+    return [row for kind, rows in kinds.items() for row in rows[: MOST[kind]]]
+
+
+def outcome(judgement: Judgement, truth: float | None) -> str:
+    """A key of `MOST`; without a known winner a verdict is neither right nor wrong."""
+    if judgement.verdict is None:
+        return "abstained"
+    if truth is None or truth == 0.5:
+        return "no winner"
+    return "right" if (judgement.verdict == "A") == (truth > 0.5) else "wrong"
+
+
+def from_folder(out: Path) -> Pictures:
+    """Pictures as `keep_pictures` left them, decoded again: a folder may have been changed since."""
+
+    def picture(creative: Creative) -> str:
+        name = Path(creative.image.path or "").name  # a record may be edited too: never another folder
+        path = out / PICTURES / name
+        return data_uri(thumbnail(ImageRef(path=str(path)), SIDE)) if name and path.is_file() else ""
+
+    return picture
+
+
+def from_references(creative: Creative) -> str:
+    """The picture from where the creative itself says that it lies."""
+    return data_uri(thumbnail(creative.image, SIDE))
+
+
+def card(pair: Pair, judgement: Judgement, truth: float | None, pictures: Pictures) -> Card:
+    """A judged pair with its pictures."""
+    rates, made = pair.true_rates or (None, None), Card(pair, judgement, truth)
+    for letter, creative, rate in zip("AB", (pair.a, pair.b), rates, strict=True):
+        won, picked = made.winner == letter, judgement.verdict == letter
+        why = "best by its clicks" if won else ""
+        made.sides.append(
+            Shown(letter, f"Creative {letter}", creative, pictures(creative), rate, why, picked)
+        )
+    return made
+
+
+def show_ranked(campaign: Campaign, ranking: Ranking, pictures: Pictures) -> Ranked:
+    """A campaign, best first, with the duel of its first two where they were compared."""
+    by_id, rates = {one.id: one for one in campaign.creatives}, rates_of(campaign)
+    best = max(rates.values(), default=math.nan)
+    why = "best true rate" if campaign.true_rates else "best by its clicks"
+    places = []
+    for place, one in enumerate((by_id[name] for name in ranking.order), 1):
+        won, picked = rates.get(one.id) == best, one.id == ranking.winner
+        about = (one, pictures(one), rates.get(one.id), why if won else "", picked, ranking.p_best[one.id])
+        places.append(Shown(str(place), f"Place {place}", *about))
+    duel = next((one for one in ranking.comparisons if {one.a, one.b} == set(ranking.order[:2])), None)
+    return Ranked(
+        campaign, ranking, places, _duel(campaign, ranking.order[0], duel, pictures) if duel else None
+    )
+
+
+def _duel(campaign: Campaign, first: str, one: Comparison, pictures: Pictures) -> Card:
+    """The first two of an order as a judged pair, A the first."""
+    ids = [creative.id for creative in campaign.creatives]
+    pair, judgement = campaign.pair(ids.index(one.a), ids.index(one.b), one.judgement.pair_id), one.judgement
+    if drawn(pair):
+        pair = pair.model_copy(update={"assessment": assess(pair)})
+    if one.a != first:
+        pair, judgement = pair.swapped(), judgement.swapped()
+    return card(pair, judgement, posterior(pair), pictures)
 
 
 # ---- on a terminal -------------------------------------------------------------------------------------
