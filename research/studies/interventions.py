@@ -33,6 +33,7 @@ from moonshelf.product import Product
 from moonshelf.prompts import END_THINK, THINK
 from moonshelf.training.data import duplicate_mask, positive_mask
 from moonshelf.training.sources.pairs import ORDER, Item, Query, synthetic_query
+from research.studies.dense import ranks_of
 
 if TYPE_CHECKING:
     from moonshelf.model.engine import Encoded
@@ -281,22 +282,20 @@ class Bench:
             scores = metrics.similarity(self.titles, out.vectors)
             for k in (1, 10):
                 yield figure(
-                    f"title → photo R@{k}", metrics.hit(metrics.Ranks.of(scores, self.twins), k), self.titled
+                    f"title → photo R@{k}", metrics.hit(ranks_of(scores, self.twins), k), self.titled
                 )
             scores, twins = scores.T[self.titled], self.twins.T[self.titled]
             for k in (1, 10):
-                yield figure(
-                    f"photo → title R@{k}", metrics.hit(metrics.Ranks.of(scores, twins), k), self.titled
-                )
+                yield figure(f"photo → title R@{k}", metrics.hit(ranks_of(scores, twins), k), self.titled)
         elif shown != PHOTO and self.asked:
-            asked = metrics.Ranks.of(metrics.similarity(self.phrases, out.vectors), self.wanted)
+            asked = ranks_of(metrics.similarity(self.phrases, out.vectors), self.wanted)
             yield figure("phrase → product R@1", metrics.hit(asked, 1), self.asked)
             yield figure("phrase → product nDCG@10", metrics.ndcg(asked, 10), self.asked)
         for key, (names, vectors) in self.labels.items():
             rows = [i for i, item in enumerate(self.items) if _label(item, key)]
             truth = [_label(self.items[i], key) for i in rows]
             gains = np.array([[float(name == own) for name in names] for own in truth])
-            values = metrics.hit(metrics.Ranks.of(metrics.similarity(out.vectors[rows], vectors), gains), 1)
+            values = metrics.hit(ranks_of(metrics.similarity(out.vectors[rows], vectors), gains), 1)
             yield figure(f"{key}, by vector", values, rows)
             if kind != "none":
                 told = [

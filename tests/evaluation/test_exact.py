@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moonshelf.evaluation.statistics import metrics
-from moonshelf.evaluation.statistics.metrics import Ranks
+from research.studies.dense import ranks_of
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def check(queries, corpus, gains, k=5):
     rows, columns = np.nonzero(gains)
     found = metrics.search(queries, corpus, rows, columns, k)
     dense = metrics.similarity(queries, corpus)
-    expected = Ranks.of(dense, gains)
+    expected = ranks_of(dense, gains)
     np.testing.assert_array_equal(found.above, expected.above)
     np.testing.assert_array_equal(found.tied, expected.tied)
     np.testing.assert_allclose(found.scores, dense[rows, columns])

@@ -12,16 +12,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from moonshelf.evaluation.statistics import metrics
+from research.studies.dense import ranks_of
 
 SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 7))
 
 
 def hit_at(scores, gains, k):
-    return metrics.hit(metrics.Ranks.of(scores, gains), k)
+    return metrics.hit(ranks_of(scores, gains), k)
 
 
 def ndcg_at(scores, gains, k):
-    return metrics.ndcg(metrics.Ranks.of(scores, gains), k)
+    return metrics.ndcg(ranks_of(scores, gains), k)
 
 
 @st.composite
@@ -66,7 +67,7 @@ def test_ties_are_the_expectation_over_all_orders(block, k):
     first = _enumerate(*row, lambda ranked: 1 / (1 + next(i for i, g in enumerate(ranked) if g > 0)))
     ndcg = _enumerate(*row, lambda ranked: _dcg(ranked, k) / _dcg(sorted(row[1], reverse=True), k))
     assert hit_at(scores, gains, k)[0] == pytest.approx(hit)
-    ranks = metrics.Ranks.of(scores, gains)
+    ranks = ranks_of(scores, gains)
     assert metrics.reciprocal(ranks)[0] == pytest.approx(first)
     assert ndcg_at(scores, gains, k)[0] == pytest.approx(ndcg)
     precision = _enumerate(*row, _average_precision)
@@ -85,9 +86,9 @@ def test_values_are_bounded_monotone_and_blind_to_the_order_of_the_corpus(block,
         np.testing.assert_allclose(metric(scores[:, column], gains[:, column], k), value, atol=1e-12)
     assert (hit_at(scores, gains, k) <= hit_at(scores, gains, k + 1) + 1e-12).all()
     np.testing.assert_allclose(hit_at(scores, gains, scores.shape[1]), 1)
-    ranks = metrics.Ranks.of(scores, gains)
-    raised = metrics.Ranks.of(np.exp(scores / 10**6), gains)  # by an increasing function: no ranking changes
-    turned = metrics.Ranks.of(scores[:, column], gains[:, column])
+    ranks = ranks_of(scores, gains)
+    raised = ranks_of(np.exp(scores / 10**6), gains)  # by an increasing function: no ranking changes
+    turned = ranks_of(scores[:, column], gains[:, column])
     for metric in (metrics.reciprocal, metrics.average_precision):
         value = metric(ranks)
         assert ((value > 0) & (value <= 1 + 1e-12)).all()
@@ -105,18 +106,18 @@ def test_queries_do_not_touch_each_other(block, random):
     order = list(range(len(scores)))
     random.shuffle(order)
     for name in ("R@1", "hit@2", "nDCG@3", "MRR", "mAP"):
-        whole = metrics.ranking_metric(name, metrics.Ranks.of(scores, gains))
-        turned = metrics.ranking_metric(name, metrics.Ranks.of(scores[order], gains[order]))
+        whole = metrics.ranking_metric(name, ranks_of(scores, gains))
+        turned = metrics.ranking_metric(name, ranks_of(scores[order], gains[order]))
         np.testing.assert_allclose(turned, whole[order])
         alone = [
-            metrics.ranking_metric(name, metrics.Ranks.of(scores[i : i + 1], gains[i : i + 1]))[0]
+            metrics.ranking_metric(name, ranks_of(scores[i : i + 1], gains[i : i + 1]))[0]
             for i in range(len(scores))
         ]
         np.testing.assert_allclose(alone, whole)
 
 
 def test_hit_is_another_name_and_an_unknown_name_is_refused():
-    ranks = metrics.Ranks.of(np.arange(6.0).reshape(2, 3), np.eye(3)[:2])
+    ranks = ranks_of(np.arange(6.0).reshape(2, 3), np.eye(3)[:2])
     np.testing.assert_array_equal(
         metrics.ranking_metric("hit@1", ranks), metrics.ranking_metric("R@1", ranks)
     )
@@ -125,7 +126,7 @@ def test_hit_is_another_name_and_an_unknown_name_is_refused():
 
 
 def test_a_higher_grade_can_be_asked_for():
-    ranks = metrics.Ranks.of([[3.0, 2.0, 1.0]], [[1.0, 0.0, 3.0]])
+    ranks = ranks_of([[3.0, 2.0, 1.0]], [[1.0, 0.0, 3.0]])
     assert metrics.reciprocal(ranks)[0] == 1 and metrics.reciprocal(ranks.at_least(2))[0] == pytest.approx(
         1 / 3
     )
@@ -137,8 +138,8 @@ def test_a_random_order_is_the_mean_over_many():
     rng = np.random.default_rng(9)
     gains = np.zeros((1, 12))
     gains[0, :4] = [3, 1, 1, 2]
-    chance = metrics.Ranks.of(np.zeros((1, 12)), gains)
-    drawn = metrics.Ranks.of(rng.random((20000, 12)), np.repeat(gains, 20000, axis=0))
+    chance = ranks_of(np.zeros((1, 12)), gains)
+    drawn = ranks_of(rng.random((20000, 12)), np.repeat(gains, 20000, axis=0))
     for name in ("R@3", "nDCG@5", "MRR", "mAP"):
         expected = metrics.ranking_metric(name, chance)[0]
         assert metrics.ranking_metric(name, drawn).mean() == pytest.approx(expected, abs=0.008)
@@ -169,7 +170,7 @@ def test_equal_to_ranx_without_ties():
     run = {q: {f"d{j}": float(s) for j, s in enumerate(row)} for q, row in zip(names, scores, strict=True)}
     ranked = Run(run)
     evaluate(Qrels(qrels), ranked, ["hit_rate@1", "hit_rate@10", "mrr", "ndcg@10", "map"])
-    ranks = metrics.Ranks.of(scores, gains)
+    ranks = ranks_of(scores, gains)
     for theirs, ours in (
         ("hit_rate@1", hit_at(scores, gains, 1)),
         ("hit_rate@10", hit_at(scores, gains, 10)),
@@ -200,7 +201,7 @@ def test_average_precision_without_ties_is_scikit_learns():
     gains = (rng.random((25, 40)) < 0.2).astype(float)
     gains[:, 5] = 1
     expected = [average_precision_score(gain, score) for gain, score in zip(gains, scores, strict=True)]
-    found = metrics.average_precision(metrics.Ranks.of(scores, gains))
+    found = metrics.average_precision(ranks_of(scores, gains))
     np.testing.assert_allclose(found, expected)
 
 

@@ -201,7 +201,7 @@ def mteb_set(name: str, tasks: Sequence[str], limit: int | None = None) -> Datas
 
     Raises UserError where mteb does not know a task, cannot read it, or ranks nothing in it.
     """
-    need("mteb", f"mteb:{tasks[0]}", "moonshelf[eval]")
+    need(f"mteb:{tasks[0]}", "mteb", package="moonshelf[eval]")
     import mteb
 
     dataset = Dataset(name)

