@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "moonshelf"
-LINES, MODULES = (40_617, 22_000), (215, 115)  # of the package: ceiling, target
+LINES, MODULES = (40_576, 22_000), (215, 115)  # of the package: ceiling, target
 LONGEST = 500  # lines of a file
 CROWD = 15  # files directly in a folder
 
@@ -44,7 +44,7 @@ ROOMS = {
     "catalogue": Room(4_190, 2_200),
     "scale": Room(600, 900),
     "evaluation": Room(6_548, 2_500),
-    "creatives": Room(7_666, 5_000),
+    "creatives": Room(7_658, 5_000),
     "service": Room(4_001, 2_300),
     "cli": Room(2_083, 1_600),
 }

@@ -7,7 +7,7 @@ pixels (no metadata, bounded size) under opaque labels. Two ways of answering:
     json      an object after a schema: verdict, confidence, and a finding for each question of the protocol;
               p is the stated confidence, which a temperature has to calibrate
 
-`auto` starts with logprobs and goes over to json when the server does not give them. Nothing is ever
+It starts with logprobs and goes over to json when the server does not give them. Nothing is ever
 searched in free text: an answer that is not exactly of the form abstains, and so does an ask whose request
 failed after the server had worked before. The budget counts requests; once spent, everything abstains.
 """
@@ -18,7 +18,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,7 +27,6 @@ from moonshelf.creatives.backends.base import PairInput, PairPrediction, Pairwis
 from moonshelf.creatives.schema import QUESTIONS, VERDICT, AspectAnswer, Assessment
 from moonshelf.endpoints import Endpoint, EndpointError, picture_part
 
-Mode = Literal["auto", "logprobs", "json"]
 MAX_SIDE = 768  # pixels of an image that is sent
 MAX_ANSWER = 1 << 20  # bytes
 MIN_MASS = 0.5  # of the two labels among the first token's alternatives; below, the model did not answer
@@ -67,7 +66,7 @@ class _Reply(BaseModel):
 
 
 class EndpointBackend(PairwiseBackend):
-    """The server at `URL#MODEL` as a backend; `calls`, `tokens` and `seconds` say what it has cost.
+    """The server at `URL#MODEL` as a backend; `calls` and `tokens` say what it has cost.
 
     Nothing is sent before the first input. `budget` is the most requests that may be sent (two an input where
     a server turns out to give no log-probabilities, once; tries of a failed request count as one). `timeout`
@@ -78,16 +77,14 @@ class EndpointBackend(PairwiseBackend):
     def __init__(
         self,
         address: str,
-        mode: Mode = "auto",
         budget: int = 1000,
         timeout: float = 60.0,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.endpoint = Endpoint(address, "/chat/completions", "openai", timeout, MAX_ANSWER, sleep)
-        self.name, self.mode, self.budget = f"openai:{self.endpoint.model}", mode, budget
+        self.name, self.budget = f"openai:{self.endpoint.model}", budget
         self.calls = self.tokens = 0
-        self.seconds = 0.0
-        self._works = False
+        self.logprobs, self._works = True, False
 
     def predict(self, inputs: Sequence[PairInput]) -> list[PairPrediction]:
         return [self._predict(one) for one in inputs]
@@ -96,13 +93,11 @@ class EndpointBackend(PairwiseBackend):
         try:
             pictures = [images.load(c.image, max_side=MAX_SIDE) for c in (one.first, one.second)]
             shown = _shown(one, pictures)
-            if self.mode != "json":
+            if self.logprobs:
                 try:
                     return _from_logprobs(self._ask(_logprobs_body(shown, one)), one)
-                except _NoLogprobs as error:
-                    if self.mode == "logprobs":
-                        raise _NoAnswer(str(error)) from None
-                    self.mode = "json"
+                except _NoLogprobs:
+                    self.logprobs = False
             return _from_json(self._ask(_json_body(shown, one)), one)
         except (images.ImageError, _NoAnswer) as error:
             return PairPrediction(None, raw=str(error))
@@ -112,7 +107,6 @@ class EndpointBackend(PairwiseBackend):
         if self.calls >= self.budget:
             raise _NoAnswer(f"the budget of {self.budget} requests is spent")
         self.calls += 1
-        started = time.monotonic()
         try:
             data = self.endpoint.post({"temperature": 0, **body})
             self._works = True
@@ -122,8 +116,6 @@ class EndpointBackend(PairwiseBackend):
             if not self._works or error.status in (401, 403):
                 raise
             raise _NoAnswer(str(error)) from None
-        finally:
-            self.seconds += time.monotonic() - started
         try:
             answer = json.loads(data)
         except (ValueError, RecursionError):
