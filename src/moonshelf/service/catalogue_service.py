@@ -340,27 +340,23 @@ class CatalogueService:
             )
             problems += refused
             model_reads = [one for one in drafts if one.state in ("new", "changed")]
-            rows = []
+            rows, failed = [], set[str]()
             encoded = await self.encode([one.product for one in model_reads], reason, deadline)
             for one, result in zip(model_reads, encoded, strict=True):
-                id = one.row["id"]
-                if isinstance(result, Problem):
-                    problems.append(Problem(numbers[id], result.field, result.reason, id))
-                    continue
-                w = result.written
-                rows.append(build_row(one, w.vector, w.weights.tolist(), w.rationale, w.valid, w.tokens))
+                try:
+                    if isinstance(result, Problem):
+                        raise RowRejected(result.field, result.reason)
+                    w = result.written
+                    rows.append(build_row(one, w.vector, w.weights.tolist(), w.rationale, w.valid, w.tokens))
+                except RowRejected as error:
+                    id = one.row["id"]
+                    problems.append(Problem(numbers[id], error.field, error.reason, id))
+                    failed.add(id)
             metadata = [one for one in drafts if one.state == "metadata"]
-            if rows or metadata:
-                committed = await self._commit(rows, metadata, [])
-                ours = {row["id"] for row in rows}
-                states = {one.row["id"]: one.state for one in model_reads}
-                done.update(states[id] for id in ours)
-                done["metadata"] += sum(one.row["id"] not in committed.stale for one in metadata)
-                stale = {one.row["id"] for one in metadata} & set(committed.stale)
-            else:
-                stale = set()
-            done["unchanged"] += sum(one.state == "unchanged" for one in drafts)
-            todo = {id: todo[id] for id in stale}
+            committed = await self._commit(rows, metadata, []) if rows or metadata else Committed()
+            failed.update(committed.stale)
+            done.update(one.state for one in drafts if one.row["id"] not in failed)
+            todo = {id: todo[id] for id in committed.stale if id in todo}
             if not todo:
                 return done, problems
         problems += [

@@ -29,21 +29,21 @@ from moonshelf.service.creative_service import CreativeService, creative
 from moonshelf.service.inputs import BadInput, picture, product_of, products_of
 from moonshelf.service.views import judged, view, views_of, weights
 
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": s.ErrorReply, "description": text}
-    for status, text in {
-        400: "The request cannot be used.", 401: "An API key is needed.", 403: "The key may not do this.",
-        408: "The body came too slowly.", 413: "The request is too large.",
-        422: "A field is wrong: `param` says which.",
-        429: "Too much at once: Retry-After says when to come again.",
-        503: "Loading, stopping, or another writer holds the folder.", 504: "The deadline has passed.",
-    }.items()
-}  # fmt: skip
+
+def _errors(texts: dict[int, str]) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": s.ErrorReply, "description": text} for status, text in texts.items()}
+
+
+ERRORS = _errors({
+    400: "The request cannot be used.", 401: "An API key is needed.", 403: "The key may not do this.",
+    408: "The body came too slowly.", 413: "The request is too large.",
+    422: "A field is wrong: `param` says which.",
+    429: "Too much at once: Retry-After says when to come again.",
+    503: "Loading, stopping, or another writer holds the folder.", 504: "The deadline has passed.",
+})  # fmt: skip
 router = APIRouter(prefix="/v1", responses=ERRORS, route_class=BodyRoute)
-NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": s.ErrorReply, "description": "There is none."}}
-NO_JUDGE: dict[int | str, dict[str, Any]] = {
-    501: {"model": s.ErrorReply, "description": "This service has no judge of creatives."}
-}
+NOT_FOUND = _errors({404: "There is none."})
+NO_JUDGE = _errors({501: "This service has no judge of creatives."})
 Limit = Annotated[int, Query(ge=1, le=100)]
 Offset = Annotated[int, Query(ge=0, le=1_000_000)]
 
