@@ -175,7 +175,9 @@ def measure_sql(rows: int, dim: int) -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        store = Store.open(folder, create=Manifest("none", "none", dim, "none"))
+        store = Store.open(
+            folder, create=Manifest(model="none", fingerprint="none", dim=dim, preprocessing="none")
+        )
         for start in range(0, rows, 100_000):
             n = min(100_000, rows - start)
             names = [f"p{start + i}" for i in range(n)]

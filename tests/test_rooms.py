@@ -41,7 +41,7 @@ ROOMS = {
     "sample": Room(150, 150),
     "model": Room(3_272, 2_000),
     "training": Room(4_120, 2_300),
-    "catalogue": Room(4_187, 2_200),
+    "catalogue": Room(4_182, 2_200),
     "scale": Room(600, 900),
     "evaluation": Room(6_548, 2_500),
     "creatives": Room(7_658, 5_000),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -217,8 +216,8 @@ def test_a_folder_that_is_no_catalogue_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
         Store.open(tmp_path)
-    manifest = Manifest("fake", "fake-1", DIM, "x")
-    replace(manifest, format=99).write(tmp_path)
+    manifest = Manifest(model="fake", fingerprint="fake-1", dim=DIM, preprocessing="x")
+    manifest.write(tmp_path, format=99)
     with pytest.raises(UserError, match="format 99"):
         Store.open(tmp_path)
     manifest.write(tmp_path)
@@ -265,7 +264,7 @@ def test_perceptual_hash_survives_resizing_and_tells_pictures_apart():
 def test_many_small_updates_do_not_grow_the_folder(shelf):
     products = [product(i) for i in range(60)]
     shelf.embed(products)
-    replace(shelf.store.manifest, keep_days=0.0).write(shelf.folder)  # else the last versions stay
+    shelf.store.manifest.write(shelf.folder, keep_days=0.0)  # else the last versions stay
     shelf.index()
 
     def size() -> int:

@@ -6,7 +6,6 @@ import errno
 import gzip
 import io
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -253,7 +252,7 @@ def test_the_state_that_the_days_began_with_stays(tmp_path, days):
 
     ours = shelf(tmp_path)
     ours.embed([product(i) for i in range(12)])
-    replace(Manifest.read(ours.folder), keep_days=days).write(ours.folder)
+    Manifest.read(ours.folder).write(ours.folder, keep_days=days)
     month = time.time() - 30 * 86_400
     versions = ours.folder / "products.lance" / "_versions"
     with pytest.MonkeyPatch.context() as patch:  # Lance looks at its own times, which are of today

@@ -187,7 +187,7 @@ def test_threads_that_write_the_same_ids_lose_and_double_nothing(shelf, model):
 
 def test_files_are_joined_every_so_many_commits(shelf, model, monkeypatch):
     monkeypatch.setattr(commits_module, "COMPACT_AFTER", 3)
-    replace(shelf.store.manifest, keep_days=0.0).write(shelf.folder)
+    shelf.store.manifest.write(shelf.folder, keep_days=0.0)
     shelf = Catalogue.open(shelf.folder, model)
     writer, versions = Writer(shelf.store, compact_after=5), shelf.folder / "products.lance" / "_versions"
     most = 0
@@ -207,6 +207,6 @@ def test_files_are_joined_every_so_many_commits(shelf, model, monkeypatch):
 def test_a_folder_embedded_anew_with_another_model_is_not_written_to(shelf, model):
     writer = Writer(shelf.store)
     [one] = drafts(model, writer, product(50))
-    replace(Manifest.read(shelf.folder), fingerprint="fake-2").write(shelf.folder)
+    Manifest.read(shelf.folder).write(shelf.folder, fingerprint="fake-2")
     with pytest.raises(UserError, match="another model"):
         writer.commit([read(model, one)])

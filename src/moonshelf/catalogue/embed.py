@@ -114,8 +114,7 @@ def embed_feed(
         store.manifest.check(encoder, name, out)
         store.upgrade()
         if store.manifest.reason != options.reason:
-            store.manifest = replace(store.manifest, reason=options.mode)
-            store.manifest.write(out)
+            store.manifest = store.manifest.write(out, reason=options.mode)
         with open(out / "rejects.jsonl", "w", encoding="utf-8") as rejects:
             run = EmbedRun(store, rejects, options.shard_rows, on_commit)
             try:

@@ -14,15 +14,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field
 
 from moonshelf.errors import UserError
-from moonshelf.files import MAX_JSON, read_json, read_regular, write_atomic, write_json, wrong_settings
+from moonshelf.files import MAX_JSON, read_regular, read_settings, write_atomic, write_json
 from moonshelf.product import Product
 from moonshelf.prompts import PromptSpec
 
@@ -49,8 +48,7 @@ class Encoder(Protocol):
     def encode_iter(self, products: Any, **options: Any) -> Iterator[Any]: ...
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(BaseModel, frozen=True):
     """Which vectors a folder holds. `model` is what `from_pretrained` was given, `preprocessing` a hash.
 
     `place` is where LanceDB keeps the rows if not in the folder, such as s3://bucket/shelf; `keep_days` is
@@ -65,13 +63,14 @@ class Manifest:
     format: int = FORMAT
     place: Annotated[str, Field(max_length=500)] = ""
     keep_days: Annotated[float, Field(ge=0, le=36_500)] | None = None
-    versions: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = {}
 
     @classmethod
     def of(cls, model: Encoder, name: str, reason: str) -> Manifest:
         return cls(
-            name, model.fingerprint, model.dim, preprocessing(model.prompt), reason, versions=versions()
-        )
+            model=name, fingerprint=model.fingerprint, dim=model.dim, reason=reason, versions=versions(),
+            preprocessing=preprocessing(model.prompt),
+        )  # fmt: skip
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -85,13 +84,9 @@ class Manifest:
                 f"`moonshelf embed FEED -o {folder}`."
             )
         try:
-            record = read_json(path)
-            known = {f.name for f in fields(cls)}
-            if isinstance(record, dict):  # what a later version adds is no concern of this one
-                record = {key: value for key, value in record.items() if key in known}
-            manifest = TypeAdapter(cls).validate_python(record)
-        except (UserError, ValidationError) as error:
-            why = str(error if isinstance(error, UserError) else wrong_settings(path, error)).rstrip(".")
+            manifest = read_settings(cls, path)  # what a later version adds is no concern of this one
+        except UserError as error:
+            why = str(error).rstrip(".")
             raise UserError(
                 f"{path} is damaged ({why}): take it from a copy, or embed the feed into an empty folder."
             ) from None
@@ -111,8 +106,11 @@ class Manifest:
                 f"allow it with the environment variable {PLACES}={self.place} (spaces part several)."
             )
 
-    def write(self, folder: Path) -> None:
-        write_json(folder / NAME, asdict(self))
+    def write(self, folder: Path, **changes: Any) -> Manifest:
+        """Write it with `changes` to its fields; returns what was written."""
+        changed = self.model_copy(update=changes)
+        write_json(folder / NAME, changed.model_dump())
+        return changed
 
     def check(self, model: Encoder, name: str, folder: Path) -> None:
         """Refuse a model whose vectors would not be comparable with those stored."""

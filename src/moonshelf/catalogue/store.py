@@ -20,7 +20,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -344,8 +344,7 @@ class Store:
         if missing:
             self._table.add_columns(dict.fromkeys(missing, "cast(null as string)"))
             if self.manifest.keep_days == 0:  # what was written where nobody had said how long
-                self.manifest = replace(self.manifest, keep_days=None)
-                self.manifest.write(self.folder)
+                self.manifest = self.manifest.write(self.folder, keep_days=None)
         while self.count(Condition("codes IS NULL")):
             search = self._table.search().where("codes IS NULL").select(self.columns).limit(_UPGRADED)
             rows = search.to_arrow().to_pylist()
@@ -425,8 +424,7 @@ class Store:
         modes = set(pc.unique(self.scan(["reason"])["reason"]).to_pylist())
         mode = next((mode for mode in ("on", "auto", "off") if mode in modes), self.manifest.reason)
         if mode != self.manifest.reason:
-            self.manifest = replace(self.manifest, reason=mode)
-            self.manifest.write(self.folder)
+            self.manifest = self.manifest.write(self.folder, reason=mode)
 
     def copy_to(self, place: str, rows: int = 8_192) -> None:
         """Write all rows as a table of another place, which must not hold one. Its indexes are not copied.

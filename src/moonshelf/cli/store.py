@@ -64,14 +64,11 @@ def keep(
     folder: CatalogueFolder, days: Annotated[float, typer.Option(min=0, help="0 keeps none but the newest.")]
 ) -> None:
     """Say how long versions of the rows outlive compaction; each costs disk for what was rewritten since."""
-    from dataclasses import replace
-
     from moonshelf.catalogue.manifest import writing
 
     _open(folder)
     with writing(folder):
-        manifest = _open(folder).manifest
-        replace(manifest, keep_days=days).write(folder)
+        _open(folder).manifest.write(folder, keep_days=days)
     print(f"versions of the last {days:g} days are kept" if days else "only the newest version is kept")
 
 
@@ -97,8 +94,6 @@ def move(
 
     Rows are copied and counted before the folder points to them. The former copy stays until you delete it.
     """
-    from dataclasses import replace
-
     from moonshelf.catalogue.manifest import remember_place, writing
 
     _open(folder)
@@ -108,7 +103,7 @@ def move(
         text = store.has_full_text
         store.copy_to(place)
         remember_place(place)
-        replace(store.manifest, place=place).write(folder)
+        store.manifest.write(folder, place=place)
         moved = _open(folder)
         if text:
             moved.index_text()
