@@ -43,7 +43,7 @@ ROOMS = {
     "training": Room(4_120, 2_300),
     "catalogue": Room(4_182, 2_200),
     "scale": Room(600, 900),
-    "evaluation": Room(6_548, 2_500),
+    "evaluation": Room(6_544, 2_500),
     "creatives": Room(7_658, 5_000),
     "service": Room(3_997, 2_300),
     "cli": Room(2_083, 1_600),

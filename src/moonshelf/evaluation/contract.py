@@ -96,11 +96,6 @@ class Result:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    @classmethod
-    def from_dict(cls, record: dict[str, Any]) -> Result:
-        versus = record.get("versus")
-        return cls(**{**record, "versus": Versus(**versus) if versus else None})
-
     @property
     def at_chance(self) -> bool:
         """The interval does not clear chance; only said of at least 30 values."""

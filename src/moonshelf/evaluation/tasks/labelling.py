@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import nan
 
 import numpy as np
@@ -83,7 +84,7 @@ class Labelling(Task):
                 found += self.unable(method, ["accuracy"], encoder, reason, *sizes)
             elif method == SIMILARITY:
                 labels = self.label_vectors(encoder, encode)
-                found.append(self._best(encoder, encode, method, lambda x: metrics.similarity(x, labels)))  # noqa: B023
+                found.append(self._best(encoder, encode, method, partial(metrics.similarity, corpus=labels)))
             elif method == RATIONALE:
                 found.append(self._by_reading(encoder, encode))
             else:
