@@ -23,7 +23,7 @@ from moonshelf.evaluation.tasks.labelling import AttributeSets, Fit, Labelling, 
 from moonshelf.evaluation.tasks.matching import Matching, same_product_pairs
 from moonshelf.evaluation.tasks.retrieval import Retrieval
 
-Task = Retrieval | Labelling | AttributeSets | Matching  # each a `base.Task`
+Task = Retrieval | Labelling | AttributeSets | Matching  # each a `base.BaseTask`
 
 __all__ = [
     "BOTH", "IMAGE", "TEXT", "AttributeSets", "Encode", "Encoder", "Fit", "Labelling", "Matching", "Result",

@@ -16,7 +16,7 @@ Kept = list[Predictions | Result]
 
 
 @dataclass(frozen=True)
-class Task:
+class BaseTask:
     """A question to an encoder. Subclasses hold products as it may see them, and the truth beside them."""
 
     dataset: str

@@ -22,7 +22,7 @@ from moonshelf.evaluation.contract import TEXT, Encode, Encoder, Vectors, asking
 from moonshelf.evaluation.predictions import Predictions
 from moonshelf.evaluation.statistics import metrics
 from moonshelf.evaluation.statistics.scoring import LABEL_METRICS, SET_METRICS
-from moonshelf.evaluation.tasks.base import Kept, Task, common
+from moonshelf.evaluation.tasks.base import BaseTask, Kept, common
 from moonshelf.product import Product
 from moonshelf.prompts import CATEGORY_SEPARATOR, read_rationale, write_rationale
 
@@ -41,7 +41,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Labelling(Task):
+class Labelling(BaseTask):
     """Give each product one of `labels`: by similarity to their text, by the rationale, or fitted.
 
     `key` is "colour", "material" … or "category"; for a category `level` counts from the root, -1 is the
@@ -169,7 +169,7 @@ class Labelling(Task):
 
 
 @dataclass(frozen=True)
-class AttributeSets(Task):
+class AttributeSets(BaseTask):
     """Read all attributes of each product from its rationale: precision, recall and F1 of the pairs.
 
     `truth[i]` maps canonical keys to values, not empty. What a rationale says of a key that the record does

@@ -20,12 +20,12 @@ from moonshelf.evaluation.contract import Encode, Encoder, asking, why_not
 from moonshelf.evaluation.predictions import Predictions
 from moonshelf.evaluation.statistics.metrics import pair_scores
 from moonshelf.evaluation.statistics.scoring import PAIR_METRICS
-from moonshelf.evaluation.tasks.base import Kept, Task
+from moonshelf.evaluation.tasks.base import BaseTask, Kept
 from moonshelf.product import Product
 
 
 @dataclass(frozen=True)
-class Matching(Task):
+class Matching(BaseTask):
     """Tell pairs of one product from pairs of two. `pairs` are positions in `products`."""
 
     products: Sequence[Product]

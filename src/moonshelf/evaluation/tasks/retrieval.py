@@ -17,14 +17,14 @@ from moonshelf.errors import UserError
 from moonshelf.evaluation.contract import Encode, Encoder, asking, why_not
 from moonshelf.evaluation.predictions import Predictions
 from moonshelf.evaluation.statistics import metrics
-from moonshelf.evaluation.tasks.base import Kept, Task, common
+from moonshelf.evaluation.tasks.base import BaseTask, Kept, common
 from moonshelf.product import Product
 
 TOP = 10  # items that are kept of each ranking
 
 
 @dataclass(frozen=True)
-class Retrieval(Task):
+class Retrieval(BaseTask):
     """Rank the corpus for each query. `relevant[i]` maps keys of the corpus to gains for query i."""
 
     queries: Sequence[Product]
