@@ -39,7 +39,7 @@ def serve(
     (MOONSHELF_DEADLINE_S) or in the YAML file.
     """
     try:
-        from moonshelf.service.run import serve as run
+        from moonshelf.service import run
         from moonshelf.service.settings import load_settings
     except ImportError as error:
         raise UserError(f"the service needs {error.name}: install moonshelf[serve].") from None
@@ -48,10 +48,8 @@ def serve(
         **flags(context.args),
     )  # fmt: skip
     if sample:
-        from moonshelf.service.sample import make_sample
-
-        make_sample(settings.folder, settings.model or "starter")
-    raise typer.Exit(run(settings))
+        run.make_sample(settings.folder, settings.model or "starter")
+    raise typer.Exit(run.serve(settings))
 
 
 keys = typer.Typer(

@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from moonshelf import memory
@@ -73,6 +74,25 @@ def set_up_log(settings: Settings) -> None:
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(settings.log_level.upper())
     logging.getLogger("uvicorn.access").disabled = True
+
+
+def make_sample(folder: Path, model: str) -> None:
+    """Write the sample shop into `folder`/shop and embed it with its rationales, if no catalogue is there.
+
+    Raises UserError for a folder that holds other files.
+    """
+    from moonshelf.catalogue.manifest import NAME
+    from moonshelf.catalogue.search import Catalogue
+    from moonshelf.sample import shop, write_shop
+
+    if (folder / NAME).exists():
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} holds other files: name a new or an empty folder for the sample shop.")
+    write_shop(shop(), folder / "shop")
+    catalogue = Catalogue.create(folder, model)
+    catalogue.embed(folder / "shop" / "products.jsonl", reason="on", progress=True)
+    catalogue.index()
 
 
 def serve(settings: Settings) -> int:
