@@ -60,87 +60,79 @@ class Settings(BaseSettings):
     """What one process of the service goes by. Read once, at the start."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True, allow_inf_nan=False
+        env_prefix=PREFIX,
+        extra="forbid",
+        frozen=True,
+        env_ignore_empty=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
-    folder: Path = Field(description="Catalogue folder that `moonshelf embed` made.")
-    model: str | None = Field(
-        default=None, description="Name or folder of a model; none: the catalogue's own."
-    )
-    creative_model: str = Field(
-        default="starter",
-        min_length=1,
-        description="Judge of creatives, as --backend of `moonshelf creative rank`; off: no such endpoints.",
-    )
-    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
-    port: int = Field(default=8765, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    keys_file: Path | None = Field(default=None, description="API keys, as `moonshelf keys add` writes them.")
-    allow_open: bool = Field(
-        default=False, description="Listen beyond this machine without API keys, behind a proxy of your own."
-    )
-    batch_tokens: int = Field(default=8192, ge=1, description="Tokens of one batch at most.")
-    batch_wait_ms: float = Field(
-        default=4.0,
-        ge=0,
-        le=1000,
-        description="Milliseconds that the first item of a batch waits for company.",
-    )
-    max_queue_items: int = Field(default=512, ge=1, description="Items that wait at most; more get 429.")
-    max_queue_tokens: int = Field(
-        default=262_144, ge=1, description="Tokens that wait at most; more get 429."
-    )
-    deadline_s: float = Field(default=30.0, gt=0, description="Seconds for one request, then 504.")
-    max_body_mb: float = Field(default=32, gt=0, description="Megabytes (2^20 bytes) of one request.")
-    max_bodies_mb: float = Field(
-        default=40, gt=0, description="Megabytes of all large requests in hand; more get 429."
-    )
-    max_items: int = Field(default=256, ge=1, description="Inputs or products of one request.")
-    max_images: int = Field(default=16, ge=1, description="Creatives, or pictures of one item.")
-    cache_items: int = Field(
-        default=20_000, ge=0, description="Vectors kept by the hash of their input; 0: none."
-    )
-    rate_limit: str = Field(
-        default="",
-        description='Requests of one key, or address without keys, as "600/minute"; empty: no limit.',
-    )
-    max_connections: int = Field(default=1000, ge=1, description="Connections of all callers together.")
-    max_address_connections: int = Field(
-        default=256, ge=1, description="Connections of one address; trusted proxies may have more."
-    )
-    client_s: float = Field(
-        default=10.0,
-        gt=0,
-        description="Seconds that a caller may take for a header, and between two pieces of a body.",
-    )
-    idle_s: int = Field(default=30, ge=1, description="Seconds after a reply until an idle connection ends.")
-    remote_hosts: Words = Field(
-        default=(),
-        description="Hosts from which pictures are fetched, *.shop.example for all below; empty: off.",
-    )
-    cors_origins: Words = Field(default=(), description="Origins whose pages may call; empty: none.")
-    trusted_proxies: Words = Field(
-        default=(), description="Addresses or networks whose X-Forwarded-For counts; empty: none."
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least severity that is logged."
-    )
-    log_format: Literal["json", "text"] = Field(
-        default="json", description="One JSON object a line, or text."
-    )
-    shutdown_s: float = Field(
-        default=20.0, ge=0, description="Seconds after SIGTERM to finish what was taken."
-    )
+    folder: Path
+    """Catalogue folder that `moonshelf embed` made."""
+    model: str | None = None
+    """Name or folder of a model; none: the catalogue's own."""
+    creative_model: str = Field("starter", min_length=1)
+    """Judge of creatives, as --backend of `moonshelf creative rank`; off: no such endpoints."""
+    host: str = Field("127.0.0.1", min_length=1)
+    """Address to listen on."""
+    port: int = Field(8765, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+    keys_file: Path | None = None
+    """API keys, as `moonshelf keys add` writes them."""
+    allow_open: bool = False
+    """Listen beyond this machine without API keys, behind a proxy of your own."""
+    batch_tokens: int = Field(8192, ge=1)
+    """Tokens of one batch at most."""
+    batch_wait_ms: float = Field(4.0, ge=0, le=1000)
+    """Milliseconds that the first item of a batch waits for company."""
+    max_queue_items: int = Field(512, ge=1)
+    """Items that wait at most; more get 429."""
+    max_queue_tokens: int = Field(262_144, ge=1)
+    """Tokens that wait at most; more get 429."""
+    deadline_s: float = Field(30.0, gt=0)
+    """Seconds for one request, then 504."""
+    max_body_mb: float = Field(32, gt=0)
+    """Megabytes (2^20 bytes) of one request."""
+    max_bodies_mb: float = Field(40, gt=0)
+    """Megabytes of all large requests in hand; more get 429."""
+    max_items: int = Field(256, ge=1)
+    """Inputs or products of one request."""
+    max_images: int = Field(16, ge=1)
+    """Creatives, or pictures of one item."""
+    cache_items: int = Field(20_000, ge=0)
+    """Vectors kept by the hash of their input; 0: none."""
+    rate_limit: str = ""
+    """Requests of one key, or address without keys, as "600/minute"; empty: no limit."""
+    max_connections: int = Field(1000, ge=1)
+    """Connections of all callers together."""
+    max_address_connections: int = Field(256, ge=1)
+    """Connections of one address; trusted proxies may have more."""
+    client_s: float = Field(10.0, gt=0)
+    """Seconds that a caller may take for a header, and between two pieces of a body."""
+    idle_s: int = Field(30, ge=1)
+    """Seconds after a reply until an idle connection ends."""
+    remote_hosts: Words = ()
+    """Hosts from which pictures are fetched, *.shop.example for all below; empty: off."""
+    cors_origins: Words = ()
+    """Origins whose pages may call; empty: none."""
+    trusted_proxies: Words = ()
+    """Addresses or networks whose X-Forwarded-For counts; empty: none."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severity that is logged."""
+    log_format: Literal["json", "text"] = "json"
+    """One JSON object a line, or text."""
+    shutdown_s: float = Field(20.0, ge=0)
+    """Seconds after SIGTERM to finish what was taken."""
     # The choices and the default of MoonModel.from_pretrained; written out because its module loads torch.
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        default="float32", description="What the model computes in."
-    )
-    device: str = Field(
-        default="cpu",
-        pattern=r"^(cpu|mps|cuda(:\d{1,2})?)$",
-        description="Where the model computes: cpu, cuda, cuda:1.",
-    )
-    metrics_open: bool = Field(default=True, description="/metrics needs no key.")
-    threads: int | None = Field(default=None, ge=1, description="Threads of torch; none: as torch chooses.")
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    """What the model computes in."""
+    device: str = Field("cpu", pattern=r"^(cpu|mps|cuda(:\d{1,2})?)$")
+    """Where the model computes: cpu, cuda, cuda:1."""
+    metrics_open: bool = True
+    """/metrics needs no key."""
+    threads: int | None = Field(None, ge=1)
+    """Threads of torch; none: as torch chooses."""
 
     @field_validator(*_LISTS, mode="before")
     @classmethod
