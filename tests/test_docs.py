@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from huggingface_hub import ModelCard
 
 from moonshelf.cli import app
 
@@ -19,6 +20,7 @@ PAGES = [
     *sorted(ROOT.glob("*.md")),
     *sorted((ROOT / "docs").glob("**/*.md")),
     ROOT / "research" / "README.md",
+    *(CARDS := sorted(SOURCE.glob("*/README.md"))),
 ]
 
 
@@ -115,3 +117,21 @@ def test_python_examples_import_what_exists(page: Path) -> None:
 
 def test_the_readme_is_read_in_two_minutes() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 160
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.parent.name)
+def test_a_model_card_says_to_a_hub_what_it_says_to_people(card: Path) -> None:
+    """Its front matter is what a hub reads; every figure in it stands in the card's own text."""
+    read = ModelCard(card.read_text(encoding="utf-8"))
+    said = read.data.to_dict()
+    for field in ("license", "language", "library_name", "pipeline_tag", "tags", "datasets", "metrics"):
+        assert said[field], f"{card.parent.name} does not say its {field}"
+    adapter = (card.parent / "adapter_config.json").is_file()
+    assert adapter == bool(said.get("base_model"))
+    assert read.data.eval_results, "no model index"
+    for result in read.data.eval_results:
+        assert re.search(rf"(?<![\d.]){re.escape(str(result.metric_value))}(?![\d.])", read.text), result
+
+
+def test_every_model_that_is_shipped_has_a_card() -> None:
+    assert CARDS and {card.parent for card in CARDS} == {m.parent for m in SOURCE.glob("*/manifest.json")}
