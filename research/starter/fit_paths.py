@@ -9,8 +9,8 @@ in each step, where a cold start has time for a few dozen. Steps:
    that brings its merged tokens nearest to the old tower's (least squares), since the decoder knows those;
 2. photos (as they are, and cropped) and titles of the training splits are read by the model;
 3. the picture path, and the free numbers that follow from a text's words, are trained by InfoNCE, both ways,
-   at all Matryoshka sizes; the numbers of a title that words are bound to take no gradient, and similarities
-   of whole titles and names stay those of these numbers;
+   at all Matryoshka sizes, and by telling a product's value from all values of its key; the numbers of a text
+   that words are bound to take no gradient, and similarities of whole texts stay those of these numbers;
 4. the picture path's gate is trained on products with both: the vector shall lie midway between the two.
 
 All choices are ours. Validation splits are not read.
@@ -19,7 +19,6 @@ All choices are ours. Validation splits are not read.
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +36,9 @@ from moonshelf.model.engine import load_picture
 from moonshelf.model.head import PICTURE, MoonHead, locked, semantic
 from moonshelf.model.modeling import MoonModel
 from moonshelf.product import Product
+from moonshelf.training.cold_start import KEY_WEIGHT, values_of_keys
 from moonshelf.training.data import SourceSpec, augment, load_source
-from moonshelf.training.losses import Temperature, info_nce, similarity_loss
+from moonshelf.training.losses import Labels, Temperature, info_nce, label_loss, similarity_loss
 from moonshelf.training.sources.pairs import Item, leaf
 
 FEEDS = {  # and what share of the products that are read comes from each, if it has as many
@@ -47,6 +47,7 @@ FEEDS = {  # and what share of the products that are read comes from each, if it
 }  # fmt: skip
 PHOTOS = {"grocery/catalogue": "grocery/photos-train.parquet"}
 TEMPERATURE, DROPOUT, BATCH = 0.05, 0.2, 64
+LABEL_WEIGHT, MOST_VALUES = 0.5, 600
 
 
 def with_pictures(model: MoonModel) -> MoonModel:
@@ -148,9 +149,31 @@ def read(
     return Seen(*map(torch.cat, zip(*parts, strict=True)))
 
 
+@dataclass
+class Key:
+    """The values of a key, as rows of `names`, and each product's place among them (n,), -1 if unknown."""
+
+    values: Tensor
+    places: Tensor
+    weight: float
+
+
+def keys_of(items: Sequence[Item]) -> tuple[list[str], list[Key]]:
+    """All names of values, and the keys that have at most `MOST_VALUES` of them."""
+    values = {key: found for key, found in values_of_keys(list(items)).items() if len(found) <= MOST_VALUES}
+    names = sorted({name for found in values.values() for name in found})
+    row, keys = {name: n for n, name in enumerate(names)}, []
+    for key, found in values.items():
+        place = {name: n for n, name in enumerate(found)}
+        own = [leaf(item.category) if key == "category" else item.facts.get(key, "") for item in items]
+        places = torch.tensor([place.get(name, -1) for name in own])
+        keys.append(Key(torch.tensor([row[name] for name in found]), places, KEY_WEIGHT.get(key, 1.0)))
+    return names, keys
+
+
 def fit(
-    model: MoonModel, titles: Seen, photos: Sequence[Seen], names: Seen, groups: Tensor, epochs: int,
-    batch: int = 1024, rate: float = 1e-3,
+    model: MoonModel, titles: Seen, photos: Sequence[Seen], names: Seen, keys: Sequence[Key],
+    groups: Tensor, epochs: int, batch: int = 1024, rate: float = 1e-3,
 ) -> None:  # fmt: skip
     """Train the paths in place. `groups` (n,) int: rows of one product are no negatives."""
     words, pictures = model.head.words, model.head.pictures
@@ -168,20 +191,28 @@ def fit(
     layers = pictures.linear, pictures.mlp[0], pictures.mlp[2], words.free[2]
     handles = [layer.register_forward_pre_hook(_dropped) for layer in layers]
     for step in range(steps):
-        rows, few = torch.randperm(len(groups))[:batch], torch.randperm(len(names.base))[: batch // 4]
-        said, called = titles.vectors(model, rows), names.vectors(model, few)
-        found = info_nce(
-            locked(said), photos[step % len(photos)].vectors(model, rows), temperature(),
-            groups[rows][:, None] == groups[rows], model.config.matryoshka,
-        )  # fmt: skip
+        rows = torch.randperm(len(groups))[:batch]
+        [key] = random.choices(keys, [key.weight for key in keys])
+        said, called = titles.vectors(model, rows), names.vectors(model, key.values)
+        seen, scale, dims = (
+            photos[step % len(photos)].vectors(model, rows),
+            temperature(),
+            model.config.matryoshka,
+        )
+        found = info_nce(locked(said), seen, scale, groups[rows][:, None] == groups[rows], dims)
+        labels = Labels(locked(called), key.places[rows])
+        value = sum(label_loss(side, labels, scale, dims) for side in (seen, locked(said))) / 2
         texts = torch.cat([said, called])
         kept = similarity_loss(texts, semantic(texts).detach())
         optimiser.zero_grad()
-        (found + kept).backward()
+        (found + LABEL_WEIGHT * value + kept).backward()
         optimiser.step()
         schedule.step()
         if step % 100 == 0 or step + 1 == steps:
-            typer.echo(f"paths: step {step} of {steps}, InfoNCE {found.item():.3f}, texts {kept.item():.3f}")
+            typer.echo(
+                f"paths: step {step} of {steps}, InfoNCE {found.item():.3f}, values {value.item():.3f}, "
+                f"texts {kept.item():.3f}"
+            )
     for handle in handles:
         handle.remove()
 
@@ -238,10 +269,10 @@ def run(
     photos += [read(made, unsaid, items, crop=seed + n) for n in range(crops)]
     few = items[:4000]
     both = read(made, said[: len(few)], few)
-    stated = Counter(name for item in items for name in (leaf(item.category), *item.facts.values()) if name)
-    names = read(made, [name for name, _ in stated.most_common(3000)])
+    names, keys = keys_of(items)
     places = {group: place for place, group in enumerate(sorted({item.group for item in items}))}
-    fit(made, titles, photos, names, torch.tensor([places[item.group] for item in items]), epochs)
+    groups = torch.tensor([places[item.group] for item in items])
+    fit(made, titles, photos, read(made, names), keys, groups, epochs)
     fit_gate(made, titles, photos[0], both)
     made.save_pretrained(out)
 

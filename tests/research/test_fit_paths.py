@@ -14,7 +14,7 @@ from moonshelf import MoonModel
 from moonshelf.training.data import SourceSpec, load_source
 from moonshelf.training.losses import info_nce
 from moonshelf.training.sources.pairs import Item
-from research.starter.fit_paths import fit, fit_gate, read, with_pictures, with_tower
+from research.starter.fit_paths import fit, fit_gate, keys_of, read, with_pictures, with_tower
 from research.synthetic.feeds import write_products
 from research.synthetic.shop import iter_products
 
@@ -56,8 +56,8 @@ def test_a_new_path_says_nothing_and_a_fitted_one_brings_titles_to_their_photos(
 
         before = loss()
     torch.manual_seed(0)
-    names = read(silent, sorted({item.category[-1] for item in items}))
-    fit(silent, titles, [photos], names, everyone, epochs=60, batch=len(items))
+    names, keys = keys_of(items)
+    fit(silent, titles, [photos], read(silent, names), keys, everyone, epochs=60, batch=len(items))
     with torch.no_grad():
         assert loss() < 0.5 * before
     fit_gate(silent, titles, photos, both, steps=20)
