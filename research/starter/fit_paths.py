@@ -186,7 +186,7 @@ def fit(
     torch.nn.init.normal_(pictures.linear.weight, std=1e-3)
     trained = [*words.free.parameters(), *pictures.linear.parameters(), *pictures.mlp.parameters()]
     optimiser = torch.optim.AdamW([*trained, *temperature.parameters()], lr=rate, weight_decay=0.02)
-    steps = epochs * max(1, len(groups) // batch)
+    steps, dims = epochs * max(1, len(groups) // batch), model.config.matryoshka
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.05)
     layers = pictures.linear, pictures.mlp[0], pictures.mlp[2], words.free[2]
     handles = [layer.register_forward_pre_hook(_dropped) for layer in layers]
@@ -194,14 +194,10 @@ def fit(
         rows = torch.randperm(len(groups))[:batch]
         [key] = random.choices(keys, [key.weight for key in keys])
         said, called = titles.vectors(model, rows), names.vectors(model, key.values)
-        seen, scale, dims = (
-            photos[step % len(photos)].vectors(model, rows),
-            temperature(),
-            model.config.matryoshka,
-        )
+        seen, scale = photos[step % len(photos)].vectors(model, rows), temperature()
         found = info_nce(locked(said), seen, scale, groups[rows][:, None] == groups[rows], dims)
         labels = Labels(locked(called), key.places[rows])
-        value = sum(label_loss(side, labels, scale, dims) for side in (seen, locked(said))) / 2
+        value = torch.stack([label_loss(side, labels, scale, dims) for side in (seen, locked(said))]).mean()
         texts = torch.cat([said, called])
         kept = similarity_loss(texts, semantic(texts).detach())
         optimiser.zero_grad()
@@ -253,6 +249,7 @@ def run(
     """Fit the paths and save the model."""
     keep_freed()
     torch.manual_seed(seed)
+    random.seed(seed)
     rng = random.Random(seed)
     items = []
     for name, share in FEEDS.items():
