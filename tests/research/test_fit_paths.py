@@ -60,7 +60,7 @@ def test_a_new_path_says_nothing_and_a_fitted_one_brings_titles_to_their_photos(
     fit(silent, titles, [photos], read(silent, names), keys, everyone, epochs=60, batch=len(items))
     with torch.no_grad():
         assert loss() < 0.5 * before
-    fit_gate(silent, titles, photos, both, steps=20)
+    fit_gate(silent, photos, both, steps=20)
     # What is saved gives what was fitted.
     read_again = read(silent, said, items)
     with torch.no_grad():
