@@ -364,7 +364,7 @@ def _read(
 def run(
     data: Annotated[Path, typer.Option(help="Folder of the training data.")],
     out: Annotated[Path, typer.Option(help="Folder for the model and the texts.")] = Path("runs/words"),
-    model: Annotated[str, typer.Option(help="Moonshelf folder to begin with, or a packaged model.")] = "starter-1",
+    model: Annotated[str, typer.Option(help="Moonshelf folder, or a packaged model.")] = "starter-1",
     vocabulary: Annotated[int, typer.Option(min=2000, help="Tokens of the new vocabulary.")] = 12_000,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the texts for the table.")] = 12,
     photos: Annotated[int, typer.Option(min=0, help="Products that the projection is fitted to.")] = 3000,
