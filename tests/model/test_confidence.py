@@ -21,7 +21,8 @@ PRODUCTS = [Product(id=str(i), title=title) for i, title in enumerate(TITLES)]
 
 def starter(least: float = 0.0) -> MoonModel:
     model = MoonModel.from_pretrained("starter")
-    model.prompt = model.prompt.model_copy(update={"least_confidence": least})
+    plain = {"least_confidence": least, "calibration": (1.0, 0.0)}
+    model.prompt = model.prompt.model_copy(update=plain)
     return model
 
 

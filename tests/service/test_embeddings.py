@@ -108,7 +108,7 @@ def test_the_official_client_works(address: str, moon: MoonModel) -> None:
     assert [model.id for model in client.models.list()] == ["starter"]
     short = client.embeddings.create(model="starter", input="a lamp", dimensions=64, encoding_format="float")
     assert len(short.data[0].embedding) == 64
-    more = client.embeddings.create(model="starter", input="a lamp", extra_body={"reason": "on"})
+    more = client.embeddings.create(model="starter", input="red leather handbag", extra_body={"reason": "on"})
     assert more.data[0].rationale.startswith("<think>")
     with pytest.raises(openai.NotFoundError, match="this service has the model starter"):
         client.embeddings.create(model="text-embedding-3-small", input="x")
