@@ -26,20 +26,19 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import Qwen3VLVisionConfig, Qwen3VLVisionModel
 
 from moonshelf.memory import keep_freed
 from moonshelf.model.engine import load_picture
-from moonshelf.model.head import PICTURE, MoonHead, locked, semantic
+from moonshelf.model.head import PICTURE, MoonHead, joined, locked, semantic
 from moonshelf.model.modeling import MoonModel
 from moonshelf.product import Product
 from moonshelf.training.cold_start import KEY_WEIGHT, values_of_keys
 from moonshelf.training.data import SourceSpec, augment, load_source
 from moonshelf.training.losses import Labels, Temperature, info_nce, label_loss, similarity_loss
 from moonshelf.training.sources.pairs import Item, leaf
+from research.starter.teach_tower import load
 
 FEEDS = {  # and what share of the products that are read comes from each, if it has as many
     "fashion_products/train-clear": 0.5, "fashion_products/train-small": 0.3, "flipkart/train": 0.05,
@@ -67,9 +66,7 @@ def with_pictures(model: MoonModel) -> MoonModel:
 @torch.no_grad()
 def with_tower(model: MoonModel, folder: Path, items: Sequence[Item]) -> None:
     """Put the tower of `folder` in place of the model's, its tokens mapped onto those of the old one."""
-    config = Qwen3VLVisionConfig.from_json_file(folder / "config.json")
-    tower = Qwen3VLVisionModel(config).eval()
-    tower.load_state_dict(load_file(folder / "model.safetensors"))
+    tower = load(folder)
     backbone: Any = model.backbone
     old, backbone.model.visual = backbone.model.visual, tower
     pictures = [load_picture(item.images[0], model.prompt.max_pixels) for item in items]
@@ -96,7 +93,7 @@ def with_tower(model: MoonModel, folder: Path, items: Sequence[Item]) -> None:
         last = merger.linear_fc2
         last.bias.data = (last.bias.double() @ solution[:-1] + solution[-1]).float()
         last.weight.data = (solution[:-1].T @ last.weight.double()).float()
-    backbone.config.vision_config = config
+    backbone.config.vision_config = tower.config
 
 
 @dataclass
@@ -115,7 +112,7 @@ class Seen:
         free = head.words.free_numbers(self.words[rows])
         e = self.e[rows] if gated else torch.zeros_like(self.e[rows])
         pictured = head.pictures(e, self.pictures[rows].float())
-        return self.base[rows] + torch.stack([torch.zeros_like(free), free], -1).flatten(-2) + pictured
+        return self.base[rows] + joined(torch.zeros_like(free), free) + pictured
 
 
 @torch.no_grad()

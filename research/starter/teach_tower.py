@@ -256,6 +256,13 @@ def save(tower: Qwen3VLVisionModel, out: Path, notes: dict[str, Any]) -> None:
         write_atomic(out / name, text.encode())
 
 
+def load(folder: Path) -> Qwen3VLVisionModel:
+    """A tower that `save` wrote, in evaluation mode."""
+    tower = Qwen3VLVisionModel(Qwen3VLVisionConfig.from_json_file(folder / "config.json"))
+    tower.load_state_dict(load_file(folder / "model.safetensors"))
+    return tower.eval()
+
+
 def feeds_in(path: Path) -> list[Path]:
     """A feed itself, or a folder's Parquet files, at any depth, except those named after validation."""
     if path.is_file():

@@ -18,14 +18,13 @@ import numpy as np
 import torch
 import typer
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import Qwen3VLVisionConfig, Qwen3VLVisionModel
 
 from moonshelf import images
 from moonshelf.training.data import SourceSpec, load_source, spread
 from moonshelf.training.losses import info_nce
+from research.starter.teach_tower import load
 from research.starter.teach_words import Encoder
 from research.starter.teachers import EfficientNetLite0
 from research.starter.tower_data import CELL, Eye
@@ -57,9 +56,7 @@ class Map(nn.Module):
 @torch.no_grad()
 def tower_features(folder: Path, pictures: list[Image.Image], eye: Eye) -> Tensor:
     """(n, 3 d): mean and maximum of merged tokens, mean of DeepStack's first layer, of unit length."""
-    tower = Qwen3VLVisionModel(Qwen3VLVisionConfig.from_json_file(folder / "config.json")).eval()
-    tower.load_state_dict(load_file(folder / "model.safetensors"))
-    found = []
+    tower, found = load(folder), []
     for start in range(0, len(pictures), 64):
         patches, grid = eye.patches(pictures[start : start + 64])
         seen, counts = tower(patches, grid_thw=grid), (grid.prod(-1) // 4).tolist()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -280,11 +281,8 @@ class _Guesser:
 def repeat_rows(batch: Batch, reading: Reading, times: int) -> tuple[Batch, Reading]:
     """Each row of a read batch `times` over, one after the other, so that rollouts share one prefill."""
     reading.cache.batch_repeat_interleave(times)
-    tensors = {
-        name: getattr(batch, name).repeat_interleave(times, 0)
-        for name in ("input_ids", "attention", "image_mask", "text_mask", "rationale_mask", "emb")
-    }
-    return type(batch)(**tensors), reading.rows(lambda tensor: tensor.repeat_interleave(times, 0))
+    repeated = partial(torch.repeat_interleave, repeats=times, dim=0)
+    return batch.rows(repeated), reading.rows(repeated)
 
 
 def banned_tokens(model: MoonModel) -> Tensor:

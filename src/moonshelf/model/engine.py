@@ -417,12 +417,7 @@ def _encode_batch(model: MoonModel, rows: list[Row], reason: Reason, labels: Ten
 def _select(batch: Batch, reading: Reading, keep: Tensor) -> tuple[Batch, Reading]:
     """Some rows of a batch whose `<emb>` was read: it is masked out, so that writing starts before it."""
     reading.cache.batch_select_indices(keep)
-    part = type(batch)(
-        **{
-            name: getattr(batch, name)[keep]
-            for name in ("input_ids", "attention", "image_mask", "text_mask", "rationale_mask", "emb")
-        }
-    )
+    part = batch.rows(lambda tensor: tensor[keep])
     part.attention[torch.arange(len(keep)), part.emb] = False
     # one token fewer counts towards the position of the next
     return part, reading.rows(lambda tensor: tensor[keep])

@@ -186,9 +186,14 @@ def semantic(vectors: Tensor) -> Tensor:
     return vectors[..., ::2]
 
 
+def joined(even: Tensor, odd: Tensor) -> Tensor:
+    """Vectors (..., dim) of their even and their odd numbers, (..., dim / 2) each."""
+    return torch.stack([even, odd], -1).flatten(-2)
+
+
 def locked(vectors: Tensor) -> Tensor:
     """The same vectors (..., dim), but no gradient passes through their semantic numbers."""
-    return torch.stack([semantic(vectors).detach(), vectors[..., 1::2]], -1).flatten(-2)
+    return joined(semantic(vectors).detach(), vectors[..., 1::2])
 
 
 class WordPath(nn.Module):
@@ -209,7 +214,7 @@ class WordPath(nn.Module):
     def forward(self, e: Tensor, words: dict[str, tuple[Tensor, Tensor, Tensor]]) -> Tensor:
         """What is added to a vector: (B, dim)."""
         said = self.meaning(e, words)
-        return torch.stack([said, self.free_numbers(said)], -1).flatten(-2)
+        return joined(said, self.free_numbers(said))
 
     def free_numbers(self, said: Tensor) -> Tensor:
         """What `meaning` adds to the odd numbers, zeros where there are no words: (B, dim / 2)."""
@@ -273,8 +278,7 @@ class PicturePath(nn.Module):
 
     def forward(self, e: Tensor, seen: Tensor) -> Tensor:
         """`e` (B, d), `seen` (B, n, d); a row of zeros has no picture."""
-        parts = zip(self.norms, seen.unbind(1), strict=True)
-        u = torch.cat([norm(x) for norm, x in parts], -1)
+        u = torch.cat([norm(x) for norm, x in zip(self.norms, seen.unbind(1), strict=True)], -1)
         present = seen.flatten(1).any(1, keepdim=True).to(u.dtype)
         return present * self.gate(self.norm(e)).exp() * (self.linear(u) + self.mlp(u))
 

@@ -51,7 +51,7 @@ from moonshelf.prompts import PromptSpec
 
 if TYPE_CHECKING:
     from moonshelf.model.engine import Encoded, Reason
-from moonshelf.product import Product
+    from moonshelf.product import Product
 
 BACKBONES: dict[str, type[PreTrainedModel]] = {
     "qwen3_vl": Qwen3VLForConditionalGeneration,
@@ -201,9 +201,8 @@ class MoonModel(nn.Module):
         cache = output[self.cache_name] if use_cache else None
         seen = None
         if self.head.pictures is not None:
-            seen = raw.new_zeros(len(raw), self.config.pictures, self.config.hidden)
-            if visual is not None:
-                seen = summaries(visual, batch.image_mask.sum(1).tolist(), seen)
+            empty = raw.new_zeros(len(raw), self.config.pictures, self.config.hidden)
+            seen = empty if visual is None else summaries(visual, batch.image_mask.sum(1).tolist(), empty)
         return Reading(output.last_hidden_state, raw, taps, deltas, cache, seen)
 
     @cached_property

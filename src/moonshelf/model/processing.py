@@ -9,7 +9,7 @@ torchvision and products have no video.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -97,6 +97,10 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, **moved)
+
+    def rows(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Other rows of a batch that was read, each tensor (B, ...) passed through `change`; no pictures."""
+        return Batch(**{k: change(v) for k, v in vars(self).items() if k not in ("pixel_values", "grid")})
 
 
 class Preprocessor:
