@@ -89,6 +89,15 @@ def test_the_service_answers_openais_client(run) -> None:
     assert len(re.findall(r"^\d\.\d\d ", out, re.MULTILINE)) == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "needs"),
+    [("langchain", "langchain_core"), ("llama_index", "llama_index.core"), ("haystack", "haystack")],
+)
+def test_another_framework_finds_bags(run, name: str, needs: str) -> None:
+    hits = re.findall(r"^  \d\.\d\d  (.*)$", run(f"with_{name}.py", needs), re.MULTILINE)
+    assert len(hits) >= 3 and all("Handbag" in hit or "pack" in hit or "Rucksack" in hit for hit in hits[:3])
+
+
 def test_the_notebook_draws_three_figures(run, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     matplotlib = pytest.importorskip("matplotlib", reason="the notebook draws with matplotlib")
     matplotlib.use("Agg")

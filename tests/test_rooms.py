@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "moonshelf"
-LINES, MODULES = (40_576, 22_000), (215, 115)  # of the package: ceiling, target
+LINES, MODULES = (40_789, 22_000), (219, 115)  # of the package: ceiling, target
 LONGEST = 500  # lines of a file
 CROWD = 15  # files directly in a folder
 
@@ -43,6 +43,7 @@ ROOMS = {
     "training": Room(4_120, 2_300),
     "catalogue": Room(4_182, 2_200),
     "scale": Room(600, 900),
+    "frameworks": Room(213, 213),
     "evaluation": Room(6_544, 2_500),
     "creatives": Room(7_658, 5_000),
     "service": Room(3_983, 2_300),
