@@ -40,6 +40,11 @@ class PromptSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     instruction: str = Field(default="", max_length=20_000)  # before the pictures; empty for the starter
+    # What stands around a product, and the token after it whose state is the vector: a stock embedding model
+    # has words of its own for these (`model.stock_embedding`).
+    before: str = Field(default="<|im_start|>user\n{instruction}", max_length=20_000)
+    after: str = Field(default="<|im_end|>\n<|im_start|>assistant\n", max_length=2_000)
+    emb: str = Field(default=EMB, min_length=1, max_length=100)
     text_fields: tuple[TextField, ...] = ("title",)  # of the product, in this order, joined by a newline
     lower: bool = False  # fold capitals in the text: a small vocabulary need not hold every word twice
     max_text_chars: int = Field(default=400, ge=0, le=100_000)

@@ -33,6 +33,7 @@ class MoonConfig(BaseModel):
     # Initial lambda of FIRE; CaiT uses 0.1 for networks of up to 18 layers.
     layer_scale: float = Field(default=0.1, ge=0, le=10)
     mlp_ratio: float = Field(default=2.0, gt=0, le=32)
+    norm: bool = True  # LayerNorm before the projection; off where the head starts as a stock embedding
     # Rows of the word path's table, one a token; 0: no word path.
     words: int = Field(default=0, ge=0, le=4_000_000)
     # Summaries of its pictures that the picture path reads (`head.PICTURE` and DeepStack's); 0: no such path.

@@ -23,10 +23,11 @@ STARTER = Path(__file__).parents[1] / "starter"
 STARTER_1 = STARTER.with_name("starter_1")  # of the release before: the packaged selector is an adapter on it
 MANIFEST = "manifest.json"
 MODEL_TYPES = ("qwen3_vl", "qwen2_5_vl")
+ST_CONFIG = "config_sentence_transformers.json"
 MODULE = "moonshelf.model.sentence_transformer.MoonModule"
 
 # Rewritten by tools that save a card or a SentenceTransformer: checked by what they say, not by hash.
-UNHASHED = {MANIFEST, "README.md", "modules.json", "config_sentence_transformers.json"}
+UNHASHED = {MANIFEST, "README.md", "modules.json", ST_CONFIG}
 # Files that do not change a vector stay out of the fingerprint.
 COSMETIC = {*UNHASHED, "golden.json", "creative.json"}
 SUFFIXES = {".safetensors", ".json", ".txt", ".md", ".jinja"}
@@ -140,7 +141,7 @@ def write_sentence_transformer(folder: Path) -> None:
         "similarity_fn_name": "cosine",
     }
     (folder / "modules.json").write_text(json.dumps(modules, indent=1) + "\n")
-    (folder / "config_sentence_transformers.json").write_text(json.dumps(config, indent=1) + "\n")
+    (folder / ST_CONFIG).write_text(json.dumps(config, indent=1) + "\n")
 
 
 # ---- what may be in it -----------------------------------------------------------------------------
@@ -169,6 +170,8 @@ def check_safety(folder: Path) -> None:
     }
     for path in _files(folder):
         suffix = path.suffix.lower()
+        if not saved and suffix == ".py" and path.parent != folder:
+            continue  # examples beside a stock checkpoint; nothing of ours or theirs looks for code there
         if suffix in unsafe or (saved and suffix not in SUFFIXES):
             raise UserError(
                 f"the model in {folder.name!r} holds {path.name!r}: only {', '.join(sorted(SUFFIXES))} files "
@@ -188,12 +191,16 @@ def check_safety(folder: Path) -> None:
                     _check_name(folder, path, value)
     if (folder / "modules.json").is_file():
         modules = read_json(folder / "modules.json")
-        if not isinstance(modules, list) or [m.get("type") for m in modules if isinstance(m, dict)] != [
-            MODULE
-        ]:
+        listed = modules if isinstance(modules, list) else []
+        types = [str(m.get("type")) if isinstance(m, dict) else "" for m in listed]
+        stock = not saved and all(kind.startswith("sentence_transformers.") for kind in types)
+        if not (types == [MODULE] or (types and stock)):
             raise UserError(
                 f"modules.json in {folder.name!r} names another module than {MODULE}: save it anew."
             )
+        for path in (str(m.get("path") or "") for m in listed):
+            if path and path != Path(path).name:
+                raise UserError(f"modules.json in {folder.name!r} names {path[:80]!r}, none of its folders.")
 
 
 def items_of(value: Any) -> Iterator[tuple[str, Any]]:

@@ -296,8 +296,22 @@ class MoonHead(nn.Module):
         self.fire = Fire(config) if config.fire else None
         self.words = WordPath(config) if config.words else None
         self.pictures = PicturePath(config) if config.pictures else None
-        self.norm = nn.LayerNorm(config.hidden)
+        self.norm = nn.LayerNorm(config.hidden) if config.norm else nn.Identity()
         self.project = nn.Linear(config.hidden, config.dim, bias=False)
+
+    @torch.no_grad()
+    def start_at_state(self) -> None:
+        """The vector becomes the first numbers of e, with every part one optimiser step from taking part.
+
+        For a head without `norm`: W_o = 0, lambda_k = 0, W_p = [I 0], as ReZero and LoRA start (Bachlechner
+        et al., 2020; Hu et al., 2021): the zero matrix alone has a gradient at first, then all behind it.
+        """
+        nn.init.eye_(self.project.weight)
+        if self.fusion is not None:
+            nn.init.zeros_(self.fusion.out.weight)
+            nn.init.zeros_(self.fusion.out.bias)
+        for step in self.fire.steps if self.fire is not None else ():
+            nn.init.zeros_(cast(FireStep, step).scale)
 
     def forward(
         self, e: Tensor, reading: Reading, batch: Batch, rationale: tuple[Tensor, Tensor, Tensor]

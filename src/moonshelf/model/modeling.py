@@ -18,6 +18,7 @@ import inspect
 import json
 import math
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ from moonshelf.model.lookup import Lookup
 from moonshelf.model.precision import Precision, computing_in, resolve, without_gradients
 from moonshelf.model.processing import ADDED_TOKENS, Batch, MoonProcessor, Preprocessor, register
 from moonshelf.model.stock import quiet
+from moonshelf.model.stock_embedding import embedding_prompt, is_embedding
 from moonshelf.prompts import PromptSpec
 
 if TYPE_CHECKING:
@@ -57,6 +59,11 @@ BACKBONES: dict[str, type[PreTrainedModel]] = {
     "qwen3_vl": Qwen3VLForConditionalGeneration,
     "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,
 }
+
+UNTRAINED = (
+    "an instruct model has no vector to start from: it can write attributes at once, but its vectors need "
+    "training, see `moonshelf train`"
+)
 
 
 @dataclass
@@ -253,11 +260,17 @@ class MoonModel(nn.Module):
     def from_backbone(
         cls, path: str, prompt: PromptSpec | None = None, download: bool = False, **head: Any
     ) -> MoonModel:
-        """A stock Qwen-VL checkpoint with a fresh head, to be trained. `head` goes to `MoonConfig`."""
+        """A stock Qwen-VL checkpoint with a new head, whose settings `head` are those of `MoonConfig`.
+
+        An embedding model (`stock_embedding`) keeps its own vector, cut to `dim` numbers: the head starts as
+        the identity, and training moves on from there. An instruct model can write rationales at once, but
+        its vectors mean nothing before training, of which a warning tells.
+        """
         folder = files.find(path, download)
         files.check_safety(folder)
         backbone = _load_backbone(folder)
         processor = MoonProcessor.from_pretrained(str(folder))
+        stock = embedding_prompt(folder, path, processor.tokenizer, processor.image_processor, prompt)
         added = [t for t in ADDED_TOKENS if t not in processor.tokenizer.get_vocab()]
         if added:
             processor.tokenizer.add_tokens(added)  # ordinary tokens, see ADDED_TOKENS
@@ -265,7 +278,19 @@ class MoonModel(nn.Module):
                 backbone.resize_token_embeddings(len(processor.tokenizer))
         text = backbone.config.text_config
         settings = {"hidden": text.hidden_size, "taps": default_taps(text.num_hidden_layers), **head}
-        return cls(backbone, processor, MoonConfig(**settings), prompt).eval()
+        if stock is None:
+            warnings.warn(f"{path}: {UNTRAINED}", stacklevel=2)
+            return cls(backbone, processor, MoonConfig(**settings), prompt).eval()
+        dim = settings.setdefault("dim", min(256, text.hidden_size))
+        if dim > text.hidden_size:
+            raise UserError(f"{path} gives vectors of {text.hidden_size} numbers: dim cannot be {dim}.")
+        smaller = (size for size in (512, 256, 128, 64) if size < dim)
+        settings = {"matryoshka": (dim, *smaller), "norm": False, **settings}
+        with torch.random.fork_rng(devices=[]):  # what is behind the zeros is the same at every start
+            torch.manual_seed(0)
+            model = cls(backbone, processor, MoonConfig(**settings), stock).eval()
+        model.head.start_at_state()
+        return model
 
     @classmethod
     def from_pretrained(
@@ -277,6 +302,8 @@ class MoonModel(nn.Module):
     ) -> MoonModel:
         """Load `starter`, a folder written by `save_pretrained`, or (with `download`) a hub id.
 
+        A stock embedding model of the Qwen-VL family is taken as it is: see `from_backbone`.
+
         `precision` is what is computed in: `auto` takes bfloat16 where the machine has instructions for it,
         which is faster and moves a vector by less than 0.01.
 
@@ -285,10 +312,12 @@ class MoonModel(nn.Module):
         """
         folder = files.find(str(name), download)
         if not (folder / "moon.json").is_file():
-            raise UserError(
-                f"{str(name)!r} has no Moonshelf head (moon.json is missing): train one on it first, "
-                "see `moonshelf train`."
-            )
+            files.check_safety(folder)
+            if not is_embedding(folder, str(name)):
+                raise UserError(f"{str(name)!r} has no Moonshelf head (moon.json is missing): {UNTRAINED}.")
+            model = cls.from_backbone(str(name), download=download)
+            model.source, model.precision = folder, precision
+            return model
         files.check_safety(folder)
         if verify:
             files.verify_manifest(folder)
@@ -373,8 +402,9 @@ class MoonModel(nn.Module):
             for name, value in sorted(files.hashes(self.source).items()):
                 if name not in files.COSMETIC:
                     digest.update(f"{name} {value}\n".encode())
-        else:
+        if self.source is None or not (self.source / "moon.json").is_file():  # a head that no file holds
             digest.update((self.config.model_dump_json() + self.prompt.model_dump_json()).encode())
+        if self.source is None:
             for name, tensor in sorted(self.state_dict().items()):
                 digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -415,7 +445,11 @@ def _load_backbone(folder: Path) -> PreTrainedModel:
         raise
     except Exception as error:  # transformers has no one class for a broken file
         raise _unusable("the weights", folder, error) from error
-    if missing := sorted(found["missing_keys"]):  # they would be random
+    missing = sorted(found["missing_keys"])  # they would be random
+    if missing == ["lm_head.weight"] and is_embedding(folder, ""):  # sentence-transformers leaves it out
+        backbone.lm_head.weight = nn.Parameter(backbone.get_input_embeddings().weight.detach().clone())
+        missing = []
+    if missing:
         raise UserError(f"the weights in {folder.name!r} lack {missing[0]}: fetch the model again.")
     register(type(backbone.config))
     return cast(PreTrainedModel, backbone)

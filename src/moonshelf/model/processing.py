@@ -45,10 +45,11 @@ class MoonProcessor(ProcessorMixin):
         return cls(image_processor, tokenizer, chat_template=getattr(tokenizer, "chat_template", None))
 
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
-        """Stock-style call (used by TRL): text with one `<|image_pad|>` a picture, flat or nested lists."""
+        """Stock-style call, of TRL and sentence-transformers: text with one `<|image_pad|>` a picture."""
         texts = [text] if isinstance(text, str) else list(text)
-        return_tensors = kwargs.pop("return_tensors", None)
-        for name in ("return_mm_token_type_ids", "videos", "images_kwargs", "common_kwargs"):
+        shared = kwargs.pop("common_kwargs", None) or {}  # sentence-transformers puts it there
+        return_tensors = kwargs.pop("return_tensors", None) or shared.get("return_tensors")
+        for name in ("return_mm_token_type_ids", "videos", "images_kwargs", "videos_kwargs", "audio_kwargs"):
             kwargs.pop(name, None)
         features: dict[str, Any] = {}
         flat: list[Any] = []
@@ -119,10 +120,12 @@ class Preprocessor:
         if missing:
             raise ValueError(f"the tokenizer lacks {', '.join(missing)}: add them before building the model")
         self.think, self.end_think, self.emb = (vocabulary[t] for t in ADDED_TOKENS)
+        if prompt.emb != EMB:
+            self.emb = self.ids(prompt.emb)[-1]
         self.image = processor.image_token_id
-        self.prefix = self.ids(f"<|im_start|>user\n{prompt.instruction}")
+        self.prefix = self.ids(prompt.before.replace("{instruction}", prompt.instruction))
         self.vision = self.ids("<|vision_start|>"), self.ids("<|vision_end|>")
-        self.suffix = self.ids("<|im_end|>\n<|im_start|>assistant\n")
+        self.suffix = self.ids(prompt.after)
 
     def ids(self, text: str) -> list[int]:
         return self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
