@@ -198,9 +198,9 @@ def check_safety(folder: Path) -> None:
             raise UserError(
                 f"modules.json in {folder.name!r} names another module than {MODULE}: save it anew."
             )
-        for path in (str(m.get("path") or "") for m in listed):
-            if path and path != Path(path).name:
-                raise UserError(f"modules.json in {folder.name!r} names {path[:80]!r}, none of its folders.")
+        for part in (str(m.get("path") or "") for m in listed):
+            if part and part != Path(part).name:
+                raise UserError(f"modules.json in {folder.name!r} names {part[:80]!r}, none of its folders.")
 
 
 def items_of(value: Any) -> Iterator[tuple[str, Any]]:
