@@ -388,10 +388,10 @@ def _small(table: pa.Table) -> pa.Table:
     for column in ("images", "image"):
         if column in table.column_names:
             many = column == "images"
-            values = []
+            values: list[Any] = []
             for cell in table[column].to_pylist():
                 found = [made for one in (cell or [] if many else [cell]) if (made := _shrunk(one))]
-                values.append(found if many else (found or [None])[0])
+                values.append(found if many else next(iter(found), None))
             index = table.column_names.index(column)
             table = table.set_column(index, column, pa.array(values, table.schema.field(column).type))
     return table
@@ -466,10 +466,10 @@ def main(
             raise UserError(f"{out} holds no figures yet.")
         return show(json.loads((out / "gpu_day.json").read_text()), Console(width=150))
     try:
-        rows = sorted({int(n) for n in batches.split(",")})
+        sizes = sorted({int(n) for n in batches.split(",")})
     except ValueError:
         raise UserError(f"batches are numbers with commas between, not {batches!r}.") from None
-    day = Day(out, device, size, minutes, rows)
+    day = Day(out, device, size, minutes, sizes)
     try:
         for name in CALLS if call == "all" else (call,):
             if name == "load":
