@@ -33,6 +33,7 @@ from rich.table import Table
 
 from moonshelf.cli.doctor import environment
 from moonshelf.model import engine
+from moonshelf.model.encoders.base import Written
 from moonshelf.model.modeling import MoonModel
 from moonshelf.product import Product
 
@@ -110,7 +111,7 @@ def measure_stages(
         work = flops(read)
         stage(name, read, "float32 matrix rate", work / ceilings["float32_flop_s"])
     rows = prepared(model, products, engine.DEFAULT_BATCH_TOKENS)
-    written: list[list[engine.Written]] = []
+    written: list[list[Written]] = []
 
     def both() -> None:
         written.clear()
@@ -131,7 +132,7 @@ def measure_stages(
     return found
 
 
-def bytes_written(model: MoonModel, rows: list[engine.Row], done: list[engine.Written]) -> float:
+def bytes_written(model: MoonModel, rows: list[engine.Row], done: list[Written]) -> float:
     """Bytes that writing must read: the decoder's weights once a step, each row's cache once a token."""
     text = model.backbone.config.text_config
     decoder = sum(p.numel() for p in model.backbone.model.language_model.layers.parameters())

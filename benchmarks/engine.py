@@ -43,6 +43,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from moonshelf.cli.doctor import environment
 from moonshelf.model import decode, engine, files
+from moonshelf.model.encoders.base import Encoded
 from moonshelf.model.modeling import MoonModel, normalise
 from moonshelf.model.precision import resolve
 from moonshelf.product import ImageRef, Product
@@ -142,7 +143,7 @@ def alone(model: MoonModel, options: argparse.Namespace, products: list[Product]
         model.encode([product], reason="on")
     before, most = model.lookup, decode.GUESSED_TOKENS
 
-    def run(tokens: int) -> list[engine.Encoded]:
+    def run(tokens: int) -> list[Encoded]:
         model.lookup, decode.GUESSED_TOKENS = copy.deepcopy(before), tokens
         try:
             return [model.encode([product], reason="on") for product in products]

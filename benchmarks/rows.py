@@ -28,7 +28,7 @@ from rich.table import Table
 
 from moonshelf.catalogue.embed import Options, embed_feed
 from moonshelf.cli.doctor import environment
-from moonshelf.model.engine import Encoded
+from moonshelf.model.encoders.base import Encoded
 from moonshelf.product import Product
 from moonshelf.prompts import PromptSpec
 

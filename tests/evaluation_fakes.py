@@ -77,6 +77,7 @@ class FakeMoon:
     """The model's contract: words and a colour grid side by side, and the title as a rationale."""
 
     fingerprint = "0123456789abcdef"
+    reads, writes, queries = BOTH, True, None
     prompt = PromptSpec()
     dim = WORDS + COLOURS
 

@@ -148,7 +148,7 @@ def _folder(
 
 def model(rng: random.Random, work: Path) -> Callable[[], str]:
     from moonshelf.model import files
-    from moonshelf.model.engine import EncodingError
+    from moonshelf.model.encoders.base import EncodingError
     from moonshelf.model.modeling import MoonModel
     from moonshelf.product import Product
 

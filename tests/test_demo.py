@@ -16,7 +16,7 @@ from moonshelf import cli
 from moonshelf.catalogue import Catalogue
 from moonshelf.cli.demo import run_demo
 from moonshelf.errors import UserError
-from moonshelf.evaluation.encoders.baselines import MoonshelfEncoder
+from moonshelf.evaluation.encoders.baselines import ModelEncoder
 from moonshelf.model import files
 from moonshelf.model.modeling import MoonModel
 from moonshelf.prompts import PromptSpec
@@ -111,9 +111,9 @@ def test_the_catalogue_can_be_searched_afterwards(first, model):
 def test_a_second_run_reads_nothing_anew(first, model, monkeypatch):
     out, _ = first
     asked: list[int] = []
-    encode = MoonshelfEncoder.encode
+    encode = ModelEncoder.encode
     monkeypatch.setattr(
-        MoonshelfEncoder,
+        ModelEncoder,
         "encode",
         lambda self, products: asked.append(len(products)) or encode(self, products),
     )
@@ -162,7 +162,7 @@ def test_reported_vectors_are_those_of_the_catalogue(first, model):
     rows = {row["id"]: row for row in Catalogue.open(out / "catalogue").store.scan(
         ["id", "vector", "rationale", "rationale_valid"]
     ).to_pylist()}  # fmt: skip
-    encoder, store = MoonshelfEncoder(MoonModel.from_pretrained(model), "on"), EmbeddingCache()
+    encoder, store = ModelEncoder(MoonModel.from_pretrained(model), "on"), EmbeddingCache()
     bare = products[1].model_copy(update={"title": "", "images": products[1].images[:1]})
     shown = [view(one, text=True, image=True) for one in (bare, products[0])]
     know(store, encoder, products, rows)

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from moonshelf import MoonModel
 from moonshelf.evaluation.contract import asking
 from moonshelf.evaluation.data.registry import select
-from moonshelf.evaluation.encoders.baselines import MoonshelfEncoder
+from moonshelf.evaluation.encoders.baselines import ModelEncoder
 from moonshelf.evaluation.encoders.cache import EmbeddingCache
 from moonshelf.evaluation.statistics.metrics import similarity
 from moonshelf.evaluation.tasks import Encode, Encoder, Labelling, Retrieval, Task, Vectors, why_not
@@ -280,7 +280,7 @@ def measure(
 ) -> tuple[list[CurvePoint], list[AutoPoint]]:
     """Points of both curves, of the first metric of each task of a suite."""
     store, points, auto = EmbeddingCache(cache), list[CurvePoint](), list[AutoPoint]()
-    direct, reasoned = MoonshelfEncoder(model, "off"), MoonshelfEncoder(model, "on")
+    direct, reasoned = ModelEncoder(model, "off"), ModelEncoder(model, "on")
     for read in select(suite).values():
         first = [
             replace(task, metrics=task.metrics[:1]) for task in read(data, limit=limit, fit_rows=0).tasks

@@ -89,13 +89,13 @@ def by_ranks(vectors: list[str], words: list[str], weight: float) -> list[str]:
 class Shuffled:
     """A model that gives each text of a batch the vector of the one before."""
 
+    queries = None
+
     def __init__(self, model: Any) -> None:
-        self.model, self.fingerprint, self.dim, self.prompt = (
-            model,
-            model.fingerprint,
-            model.dim,
-            model.prompt,
-        )
+        self.model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
 
     def encode(self, products: list[Product], **options: Any) -> Any:
         return SimpleNamespace(vectors=np.roll(self.model.encode(products, **options).vectors, 1, axis=0))
@@ -141,7 +141,8 @@ def main(
         if not (out / name / "manifest.json").exists():
             catalogue.embed(products)
         if shuffled:
-            catalogue = Catalogue.open(out / name, Shuffled(catalogue.model))
+            shuffled_model: Any = Shuffled(catalogue.model)
+            catalogue = Catalogue.open(out / name, shuffled_model)
         measured = Fusion.read(catalogue.index(forget=True).model_dump())
         assert measured is not None
         used = measured.weight if weight is None else weight

@@ -4,7 +4,7 @@ This is LREM's sanity table for reasoning embedders. Reasoning pays only if the 
 empty one, random words and the writing about another product; the catalogue's record, written as a rationale,
 says what perfect reading would be worth. Queries (titles, phrases, label texts) are direct vectors, the same
 for every text; only products have rationales. Every text is read as the model would read its own (see
-`engine.encode_iter`), and differences are taken product by product, so their intervals are paired.
+`stream.encode_iter`), and differences are taken product by product, so their intervals are paired.
 
 Choices (ours): random words come from the titles, as many tokens as the own rationale; another product's
 rationale is that of the next one in a shuffled order; a photo alone has no title to copy. Besides photos, and
@@ -36,7 +36,7 @@ from moonshelf.training.sources.pairs import ORDER, Item, Query, synthetic_query
 from research.studies.dense import ranks_of
 
 if TYPE_CHECKING:
-    from moonshelf.model.engine import Encoded
+    from moonshelf.model.encoders.base import Encoded
     from moonshelf.model.head import FireStep
     from moonshelf.model.modeling import MoonModel
 

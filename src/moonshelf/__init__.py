@@ -21,11 +21,11 @@ _LAZY = {
     "Product": "moonshelf.product",
     "ImageRef": "moonshelf.product",
     "MoonModel": "moonshelf.model.modeling",
-    "Encoded": "moonshelf.model.engine",
+    "Encoded": "moonshelf.model.encoders.base",
 }
 
 if TYPE_CHECKING:
-    from moonshelf.model.engine import Encoded
+    from moonshelf.model.encoders.base import Encoded
     from moonshelf.model.modeling import MoonModel
     from moonshelf.product import ImageRef, Product
 

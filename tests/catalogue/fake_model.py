@@ -16,6 +16,7 @@ from PIL import Image
 from moonshelf import images
 from moonshelf.catalogue.store import Store
 from moonshelf.errors import Problem
+from moonshelf.model.encoders.base import BOTH
 from moonshelf.product import ImageRef, Product
 from moonshelf.prompts import PromptSpec
 
@@ -46,6 +47,8 @@ def vector_of(text: str, colours: list[np.ndarray]) -> np.ndarray:
 
 class FakeModel:
     """`seconds` of sleep a batch; `poison` ids get a NaN vector; `asked` lists every id it encoded."""
+
+    reads, writes, queries = BOTH, True, None
 
     def __init__(
         self, fingerprint: str = "fake-1", dim: int = DIM, batch: int = 8, seconds: float = 0.0

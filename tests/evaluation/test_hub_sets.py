@@ -16,7 +16,7 @@ from evaluation_fakes import FakeMoon
 from moonshelf.errors import UserError
 from moonshelf.evaluation.data import hub
 from moonshelf.evaluation.data import registry as datasets
-from moonshelf.evaluation.encoders.baselines import MoonshelfEncoder
+from moonshelf.evaluation.encoders.baselines import ModelEncoder
 from moonshelf.evaluation.tasks import Labelling, Retrieval
 
 ROWS = 6
@@ -135,7 +135,7 @@ def test_every_published_set_can_be_scored_and_says_that_it_never_was(name, tmp_
     card = datasets.DATASETS[name]
     assert dataset.licence == card.licence
     assert card.ran or dataset.note.startswith("never run on the real files")
-    moon = MoonshelfEncoder(FakeMoon(), "off", 8192)
+    moon = ModelEncoder(FakeMoon(), "off", 8192)
     for task in dataset.tasks:
         shown = [*task.queries, *task.corpus] if isinstance(task, Retrieval) else list(task.products)
         for one in shown:

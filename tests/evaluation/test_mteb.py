@@ -22,7 +22,7 @@ from moonshelf import images  # noqa: E402
 from moonshelf.errors import UserError  # noqa: E402
 from moonshelf.evaluation import mteb_model  # noqa: E402
 from moonshelf.evaluation.data import registry  # noqa: E402
-from moonshelf.evaluation.encoders.baselines import MoonshelfEncoder, make_baselines  # noqa: E402
+from moonshelf.evaluation.encoders.baselines import ModelEncoder, make_baselines  # noqa: E402
 from moonshelf.product import Product  # noqa: E402
 from tiny import pictures  # noqa: E402
 
@@ -130,9 +130,7 @@ def test_a_task_of_mteb_has_the_figures_that_mteb_finds(encoder, known, query, c
     dataset = registry.select("mteb:ToyShopRetrieval")["ToyShopRetrieval"](None, download=True)
     (ours,) = dataset.tasks
     assert (len(ours.queries), len(ours.corpus)) == (8, 8) and ours.query_reads == {query}
-    values = {
-        r.metric: r.value for r in ours.run(MoonshelfEncoder(Seeing(), "off"), lambda e, p: e.encode(p))
-    }
+    values = {r.metric: r.value for r in ours.run(ModelEncoder(Seeing(), "off"), lambda e, p: e.encode(p))}
     assert found["ndcg_at_10"] == pytest.approx(values["nDCG@10"], abs=1e-5)
     assert found["hit_rate_at_1"] == pytest.approx(values["R@1"], abs=1e-5)
     assert 0 < found["ndcg_at_10"] < 1  # neither trivial nor broken

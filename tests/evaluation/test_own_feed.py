@@ -22,7 +22,7 @@ from moonshelf.cli import app
 from moonshelf.errors import UserError
 from moonshelf.evaluation.data import own_feed
 from moonshelf.evaluation.data import registry as datasets
-from moonshelf.evaluation.encoders.baselines import MoonshelfEncoder
+from moonshelf.evaluation.encoders.baselines import ModelEncoder
 from moonshelf.evaluation.tasks import Labelling, Matching, Retrieval
 
 ROWS = 40
@@ -87,7 +87,7 @@ def test_a_feed_with_everything_gives_everything(tmp_path):
         "material": "all products state the same, so there is nothing to choose",
         "style": "40 values for 40 products: it is no choice but a text",
     }
-    moon = MoonshelfEncoder(FakeMoon(), "off", 8192)
+    moon = ModelEncoder(FakeMoon(), "off", 8192)
     for task in dataset.tasks:
         for result in task.run(moon, lambda encoder, products: encoder.encode(products)):
             assert result.value is None or np.isfinite(result.value)

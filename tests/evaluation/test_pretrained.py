@@ -12,10 +12,11 @@ import pytest
 
 from moonshelf import images
 from moonshelf.errors import UserError
-from moonshelf.evaluation.encoders import base
 from moonshelf.evaluation.encoders.baselines import Concat, make_baselines
 from moonshelf.evaluation.encoders.cache import EmbeddingCache
+from moonshelf.model.encoders.stock import unit
 from moonshelf.product import ImageRef, Product
+from stock_models import SIZE, TOWER, VISION, clip_tokenizer, lively, make_bert, make_clip
 from tiny import pictures
 
 FULL = Product(id="full", title="Red shoe", images=pictures(1, 2))
@@ -24,48 +25,11 @@ PHOTO = Product(id="photo", images=pictures(3))
 EMPTY = Product(id="empty")
 BROKEN = Product(id="broken", title="x", images=(ImageRef(data=b"no picture"),))
 ALL = [FULL, WORDS, PHOTO, EMPTY, BROKEN]
-SIZE = {"height": 32, "width": 32}
-VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
-          "image_size": 32, "patch_size": 16}  # fmt: skip
-
-
-def clip_tokenizer():
-    from transformers import CLIPTokenizer
-
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    tokens = [*letters, *(c + "</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[])
-
-
-TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
-         "vocab_size": 54, "max_position_embeddings": 32, "bos_token_id": 52, "eos_token_id": 53,
-         "pad_token_id": 53}  # fmt: skip
-
-
-def lively(model):
-    """Larger random weights: with fresh ones inputs hardly tell in the vectors."""
-    import torch
-
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() > 1:
-                spread = weight[0].numel() ** -0.5
-                weight.copy_(torch.randn(weight.shape, generator=generator) * spread * 1.5)
-    return model
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    from transformers import CLIPConfig, CLIPModel
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
-    folder = tmp_path_factory.mktemp("baselines") / "clip"
-    config = CLIPConfig(text_config=TOWER, vision_config=VISION, projection_dim=24)
-    lively(CLIPModel(config)).save_pretrained(folder)
-    clip_tokenizer().save_pretrained(folder)
-    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=32).save_pretrained(folder)
-    return folder
+    return make_clip(tmp_path_factory.mktemp("baselines") / "clip")
 
 
 @pytest.fixture(scope="module")
@@ -121,13 +85,13 @@ def test_clip_gives_the_features_of_the_library_and_their_mean_direction(clip):
     encoder = one(f"clip:{clip}")
     out = checked(encoder, ["full", "words", "photo"])
     model = CLIPModel.from_pretrained(clip).eval()
-    picture = images.load(FULL.images[0], max_side=encoder.max_side)
+    picture = images.load(FULL.images[0], max_side=encoder.model.max_side)
     pixels = CLIPImageProcessorPil.from_pretrained(clip)(images=[picture], return_tensors="pt")
     tokens = clip_tokenizer()(["Red shoe"], return_tensors="pt")
     with torch.no_grad():
-        seen = base.unit(model.get_image_features(**pixels).pooler_output)
-        read = base.unit(model.get_text_features(**tokens).pooler_output)
-    np.testing.assert_allclose(out.vectors[0], base.unit(seen + read)[0], atol=1e-4)
+        seen = unit(model.get_image_features(**pixels).pooler_output)
+        read = unit(model.get_text_features(**tokens).pooler_output)
+    np.testing.assert_allclose(out.vectors[0], unit(seen + read)[0], atol=1e-4)
     assert encoder.name == "clip:clip" and encoder.one_space and encoder.reads == {"text", "image"}
     assert not np.allclose(out.vectors[1], vector(encoder, Product(id="w", title="oak table")), atol=1e-3)
 
@@ -142,7 +106,7 @@ def test_siglip_reads_lower_case_text_padded_to_its_length(siglip):
     model = SiglipModel.from_pretrained(siglip).eval()
     with torch.no_grad():
         read = model.get_text_features(**tokens).pooler_output
-    np.testing.assert_allclose(out.vectors[1], base.unit(read)[0], atol=1e-5)
+    np.testing.assert_allclose(out.vectors[1], unit(read)[0], atol=1e-5)
     shouted = vector(encoder, Product(id="w", title="LAMP"))
     np.testing.assert_allclose(out.vectors[1], shouted, atol=1e-6)
 
@@ -162,7 +126,7 @@ def test_an_image_encoder_gives_the_mean_of_its_states_and_never_random_pooling(
     pixels = processor(images=[images.load(PHOTO.images[0], max_side=128)], return_tensors="pt")
     with torch.no_grad():
         states = model.vit(**pixels).last_hidden_state
-    np.testing.assert_allclose(vector(first, PHOTO), base.unit(states.mean(1))[0], atol=1e-4)
+    np.testing.assert_allclose(vector(first, PHOTO), unit(states.mean(1))[0], atol=1e-4)
 
 
 def test_sentence_transformers_reads_a_plain_clip_folder_and_leaves_siglip_to_clip(clip, siglip):
@@ -187,30 +151,14 @@ def test_weights_that_are_not_whole_are_no_baseline(clip, tmp_path, kind):
 
 
 def test_a_sentence_transformer_uses_its_own_prompts_for_both_sides(tmp_path):
-    sentence_transformers = pytest.importorskip("sentence_transformers")
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-    from transformers import BertConfig, BertModel, BertTokenizer
-
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "shoe", "lamp", "find", "page", ":"]
-    inner = tmp_path / "bert"
-    BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(inner)
-    config = {key: TOWER[key] for key in list(TOWER)[:4]}
-    lively(
-        BertModel(BertConfig(**config, vocab_size=len(words), max_position_embeddings=32))
-    ).save_pretrained(inner)
-    module = Transformer(str(inner))
-    pooling = Pooling(32)
-    model = sentence_transformers.SentenceTransformer(modules=[module, pooling], device="cpu")
-    model.save_pretrained(str(tmp_path / "plain"))
-    model.prompts = {"query": "find: ", "document": "page: "}
-    model.save_pretrained(str(tmp_path / "prompted"))
-
+    model = make_bert(tmp_path / "plain")
+    make_bert(tmp_path / "prompted", {"query": "find: ", "document": "page: "})
     plain, prompted = one(f"st:{tmp_path / 'plain'}"), one(f"st:{tmp_path / 'prompted'}")
     out = checked(plain, ["full", "words", "broken"])  # a broken picture is nothing to a reader
     assert plain.queries is None and plain.reads == {"text"} and not plain.one_space
-    np.testing.assert_allclose(out.vectors[1], base.unit(model.encode(["lamp"], prompt=""))[0], atol=1e-5)
+    np.testing.assert_allclose(out.vectors[1], unit(model.encode(["lamp"], prompt=""))[0], atol=1e-5)
     for side, text in ((prompted, "page: lamp"), (prompted.queries, "find: lamp")):
-        wanted = base.unit(model.encode([text], prompt=""))[0]
+        wanted = unit(model.encode([text], prompt=""))[0]
         np.testing.assert_allclose(vector(side, WORDS), wanted, atol=1e-5)
     assert len({plain.fingerprint, prompted.fingerprint, prompted.queries.fingerprint}) == 3
 
@@ -325,12 +273,12 @@ def test_nothing_is_fetched_unless_asked(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     with pytest.raises(UserError, match="no download was allowed"):
-        one("clip:openai/clip-vit-base-patch32")
-    assert not asked
+        one("clip:openai/clip-vit-base-patch32")  # what was fetched before is looked for here alone
+    assert asked.pop()[1]["local_files_only"]
     with pytest.raises(UserError, match=r"could not be fetched \(OSError"):
         make_baselines(["clip:openai/clip-vit-base-patch32"], download=True)
     name, options = asked[0]
-    assert name == "openai/clip-vit-base-patch32"
+    assert name == "openai/clip-vit-base-patch32" and not options["local_files_only"]
     assert not any(".py" in pattern or ".bin" in pattern for pattern in options["allow_patterns"])
 
 

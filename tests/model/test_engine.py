@@ -13,7 +13,8 @@ import torch
 
 from moonshelf.model import decode as decode_module
 from moonshelf.model import engine
-from moonshelf.model.engine import Encoded, EncodingError, encode_rows, make_batch, read_row, read_rows
+from moonshelf.model.encoders.base import Encoded, EncodingError
+from moonshelf.model.engine import encode_rows, make_batch, read_row, read_rows
 from moonshelf.model.lookup import Lookup
 from moonshelf.model.modeling import MoonModel, normalise
 from moonshelf.product import ImageRef, Product

@@ -185,7 +185,7 @@ def test_title_and_picture_of_a_product_meet_here_too(start: Path, shop: Path, t
 
 def test_retrieval_pays_the_rollout_that_is_found(start: Path, shop: Path, tmp_path: Path) -> None:
     """Vectors by hand: the better a rollout matches its product's queries, the more it earns."""
-    from moonshelf.model.engine import Written
+    from moonshelf.model.encoders.base import Written
 
     run = trainer(recipe(start, tmp_path, rewards={"retrieval": 1.0}, products=2, rollouts=2), shop)
     draw = run.draw(0, 0.0)

@@ -58,7 +58,8 @@ class EmbedReport:
     rationales_valid: int = 0
     seconds: float = 0.0
     complete: bool = False  # the feed was read to its end
-    problems: list[Problem] = field(default_factory=list)  # the first few
+    problems: list[Problem] = field(default_factory=list)  # the first few that differ
+    note: str = ""  # what of the products the model does not read
 
     @property
     def reasoning_valid_rate(self) -> float | None:
@@ -145,8 +146,9 @@ class EmbedRun:
                     )
             else:
                 self.report.warnings += 1
-            if len(self.report.problems) < _SHOWN:
-                self.report.problems.append(problem)
+            shown = self.report.problems
+            if len(shown) < _SHOWN and all(one.reason != problem.reason for one in shown):
+                shown.append(problem)
             self.rejects.write(json.dumps(problem.as_dict(), ensure_ascii=True) + "\n")
 
     def take(self, result: RowResult) -> None:

@@ -17,16 +17,18 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from moonshelf import images
 from moonshelf.catalogue import manifest
 from moonshelf.catalogue.commits import SHARD_ROWS, EmbedReport, EmbedRun, RowResult
-from moonshelf.catalogue.manifest import NAME, Encoder, Manifest, check_place, versions, writing
+from moonshelf.catalogue.manifest import NAME, Manifest, check_place, versions, writing
 from moonshelf.catalogue.rows import Hashes, PreparedRow, RowRejected, build_row, kept, prepare_row
 from moonshelf.catalogue.store import Store
 from moonshelf.errors import Problem, UserError
 from moonshelf.files import write_json
+from moonshelf.model.encoders.base import IMAGE, TEXT, Encoder, Reason, check_mode
+from moonshelf.model.encoders.stock import short_name
 from moonshelf.product import Product
 
 REASONS = ("off", "on", "auto")
@@ -55,9 +57,9 @@ class Options:
     allow_removals: bool = False  # any number may go
 
     @property
-    def mode(self) -> str:
+    def mode(self) -> Reason:
         """The reasoning mode of a run, once `checked` has filled in the folder's."""
-        return self.reason or "off"
+        return cast(Reason, self.reason or "off")
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -119,6 +121,7 @@ def embed_feed(
             run = EmbedRun(store, rejects, options.shard_rows, on_commit)
             try:
                 run.follow(work.steps(run, encoder, options), work.share if progress else None)
+                run.report.note = unread(encoder, short_name(name), run.report, out)
                 run.finish(options.max_removed if not options.allow_removals else None)
             finally:  # an interrupted run is on record too, with `complete` false
                 _write_record(out, feed, encoder, name, options, run.report)
@@ -141,16 +144,8 @@ def checked(options: Options, out: Path) -> Options:
 
 def prepared(model: Any, options: Options) -> Encoder:
     """The model as the options want it: precision, device, and who writes its rationales."""
-    if options.precision is not None:
-        from moonshelf.model.precision import PRECISIONS
-
-        if options.precision not in PRECISIONS:
-            raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, not '{options.precision}'.")
-        model.precision = options.precision
-    if options.device is not None:
-        from moonshelf.model.precision import put_on
-
-        put_on(model, options.device)
+    if options.precision is not None or options.device is not None:
+        model = manifest.placed(model, options.precision, options.device)
     if options.writer:
         from moonshelf.model.writers import opened
 
@@ -158,7 +153,25 @@ def prepared(model: Any, options: Options) -> Encoder:
             raise UserError("a writer writes for every product: set reason to on.")
         model = opened(model, options.writer)
     encoder: Encoder = model
+    check_mode(encoder, "the model", options.mode)
     return encoder
+
+
+def unread(model: Encoder, name: str, report: EmbedReport, folder: Path) -> str:
+    """What of the products a model does not read, in one sentence; "" where it reads both kinds.
+
+    Raises UserError where it could read none of them.
+    """
+    only = {TEXT: ("text", "pictures"), IMAGE: ("pictures", "text")}.get(model.reads)
+    if only is None:
+        return ""
+    stored = report.new + report.changed + report.metadata_only + report.unchanged
+    if report.rejected and not stored:
+        raise UserError(
+            f"{name} reads {only[0]} alone, and none of the {report.read:,} products has any of use: "
+            f"name a model that reads {only[1]}; each product's reason is in {folder / 'rejects.jsonl'}."
+        )
+    return f"{name} reads {only[0]} alone: {only[1]} are kept for people and for words, not in the vectors"
 
 
 def embed_rows(
@@ -173,19 +186,20 @@ def embed_rows(
     """Numbered products, of which no id comes twice, to what became of each, which `take` is given: from the
     engine's reading thread of those that the model need not read, from the caller's of the others. A step
     is a part of the engine's output. Pictures outside of `root` are refused, through links too."""
-    waiting: dict[str, tuple[Any, list[Problem], PreparedRow]] = {}
+    waiting: dict[str | None, tuple[Any, list[Problem], PreparedRow]] = {}
+    sees = "image" in model.reads  # else pictures are for people to look at, and no matter where they fail
 
     def to_read() -> Iterator[Product]:
         for number, product in products:
             try:
                 one = prepare_row(
                     product, model.prompt, options.mode, known(product.id), fetcher=fetcher, root=root,
-                    allow_text_only=options.allow_text_only,
+                    allow_text_only=options.allow_text_only or not sees,
                 )  # fmt: skip
             except RowRejected as error:
                 take(_rejected(number, product.id, error))
                 continue
-            noted = [Problem(number, "images", why, product.id, fatal=False) for why in one.warnings]
+            noted = [Problem(number, "images", why, product.id, fatal=False) for why in one.warnings if sees]
             if one.state in ("unchanged", "metadata"):
                 take(RowResult(number, one.state, product.id, noted, one.row))
                 continue
@@ -200,7 +214,7 @@ def embed_rows(
         for problem in part.problems:
             number, noted, one = waiting.pop(problem.id)
             problem = replace(problem, row=number, reason=problem.reason + kept(one.known))
-            take(RowResult(number, "rejected", problem.id, [*noted, problem]))
+            take(RowResult(number, "rejected", one.product.id, [*noted, problem]))
         for i, id in enumerate(part.ids):
             number, noted, one = waiting.pop(id)
             try:

@@ -26,12 +26,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moonshelf.errors import UserError
+from moonshelf.model.encoders.base import asking
 from moonshelf.product import Product
 
 if TYPE_CHECKING:
-    from moonshelf.catalogue.manifest import Encoder
     from moonshelf.catalogue.store import Store
     from moonshelf.catalogue.vector_index import VectorIndex
+    from moonshelf.model.encoders.base import Encoder
 
 DEPTH = 100  # entries of each list that take part in the fusion
 SAFE = 0.2  # weight of the vectors where nothing was measured
@@ -200,7 +201,7 @@ def _vectors(model: Encoder, texts: list[str]) -> np.ndarray:
         if start >= _FEWEST and time.perf_counter() - started > _SECONDS:
             break
         queries = [Product(id=str(i), title=text) for i, text in enumerate(texts[start : start + _BATCH])]
-        parts.append(np.asarray(model.encode(queries, reason="off").vectors, np.float32))
+        parts.append(np.asarray(asking(model).encode(queries, reason="off").vectors, np.float32))
     return np.concatenate(parts)
 
 

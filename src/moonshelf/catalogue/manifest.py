@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
 from moonshelf.errors import UserError
 from moonshelf.files import MAX_JSON, read_regular, read_settings, write_atomic, write_json
-from moonshelf.product import Product
+from moonshelf.model.encoders import stock
+from moonshelf.model.encoders.base import Encoder
 from moonshelf.prompts import PromptSpec
 
 FORMAT = 1
@@ -34,18 +35,6 @@ NAME = "manifest.json"
 _PROBE = 64 * 1024  # bytes that a place must take before anything is computed
 PLACES = "MOONSHELF_PLACES"  # environment variable
 _POLL_SECONDS = 0.02  # between two looks at a lock that another holds
-
-
-class Encoder(Protocol):
-    """The part of `MoonModel` that the catalogue uses; tests put a small fake in its place."""
-
-    fingerprint: str
-    dim: int
-    prompt: PromptSpec
-
-    def encode(self, products: list[Product], **options: Any) -> Any: ...
-
-    def encode_iter(self, products: Any, **options: Any) -> Iterator[Any]: ...
 
 
 class Manifest(BaseModel, frozen=True):
@@ -188,16 +177,33 @@ def name_of(model: Encoder | str) -> str:
     """The name to be recorded: of a folder its whole path, so that a later search finds it from anywhere."""
     if not isinstance(model, str):
         return "the model passed"
-    return str(Path(model).resolve()) if Path(model).is_dir() else model
+    kind, folder = stock.parts(model)
+    return f"{kind}{folder.resolve()}" if folder.is_dir() else model
 
 
-def load_model(name: str) -> Encoder:
-    """`MoonModel.from_pretrained` for a name or path."""
+def load_model(name: str, download: bool = False) -> Encoder:
+    """`MoonModel.from_pretrained` for a name or path, `stock.load` for `st:` or `clip:` before one."""
+    if stock.parts(name)[0]:
+        return stock.load(name, stock.PROMPT, download)
     from moonshelf.model.modeling import MoonModel
 
-    loader: Callable[[str], Any] = MoonModel.from_pretrained
-    loaded: Encoder = loader(name)
+    loader: Callable[..., Any] = MoonModel.from_pretrained
+    loaded: Encoder = loader(name, download=download)
     return loaded
+
+
+def placed(model: Any, precision: str | None, device: str | None) -> Encoder:
+    """The model, computing in `precision` and on `device`, each as before where None. Raises UserError."""
+    from moonshelf.model.precision import PRECISIONS, put_on
+
+    if precision is not None:
+        if precision not in PRECISIONS:
+            raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, not '{precision}'.")
+        model.precision = precision
+    if device is not None:
+        put_on(model, device)
+    encoder: Encoder = model
+    return encoder
 
 
 # ---- one writer at a time --------------------------------------------------------------------------

@@ -22,11 +22,13 @@ import numpy as np
 from moonshelf.catalogue import fusion, manifest, vector_index
 from moonshelf.catalogue.filters import Condition
 from moonshelf.catalogue.fusion import DEPTH, PICTURED, SAFE, Fusion, Ranked, fuse
-from moonshelf.catalogue.manifest import Encoder
 from moonshelf.catalogue.rows import codes_in, key_of
 from moonshelf.catalogue.store import WRITTEN_WEIGHT, Store
 from moonshelf.catalogue.vector_index import IndexInfo, Passing, VectorIndex
 from moonshelf.errors import UserError
+from moonshelf.model.encoders import rerankers
+from moonshelf.model.encoders.base import Encoder, asking
+from moonshelf.model.encoders.rerankers import Reranker
 from moonshelf.product import ImageRef, Product
 from moonshelf.prompts import clean_text
 
@@ -44,11 +46,13 @@ SHOWN = ("id", "title", "brand", "price", "currency", "category", "group_id", "l
 
 @dataclass
 class Hit:
-    """One result. `score` orders the list: the cosine in mode vector, else what `fusion.fuse` gives."""
+    """One result. `score` orders the list: the cosine in mode vector, else what `fusion.fuse` gives, or what
+    a reranker has given for the first of the list."""
 
     id: str
     score: float
-    why: dict[str, float | int]  # vector_rank, text_rank, code_rank (from 1), cosine, bm25
+    # vector_rank, text_rank, code_rank (from 1), cosine, bm25; of one that was reranked fused_rank, rerank
+    why: dict[str, float | int]
     product: dict[str, Any]  # columns of the store, SHOWN if nothing else was asked for
 
     def as_dict(self) -> dict[str, Any]:
@@ -62,9 +66,23 @@ class SearchResult:
     hits: list[Hit]
     mode: str
     notes: list[str] = field(default_factory=list)
+    reranked_by: str = ""
+
+    def rerank(self, scores: np.ndarray, name: str) -> None:
+        """Order the first hits by a reranker's scores (n,). Those that an identifier names stay in front;
+        what was not scored follows as it was."""
+        first = [
+            replace(hit, score=float(score), why={**hit.why, "fused_rank": rank, "rerank": float(score)})
+            for rank, (hit, score) in enumerate(zip(self.hits, scores, strict=False), 1)
+        ]
+        first.sort(key=lambda hit: ("code_rank" not in hit.why, -hit.score))
+        self.hits[: len(first)], self.reranked_by = first, name
 
     def as_dict(self) -> dict[str, Any]:
-        return {"mode": self.mode, "notes": self.notes, "hits": [hit.as_dict() for hit in self.hits]}
+        reranked = {"reranked_by": self.reranked_by} if self.reranked_by else {}
+        return {
+            "mode": self.mode, **reranked, "notes": self.notes, "hits": [hit.as_dict() for hit in self.hits],
+        }  # fmt: skip
 
 
 @dataclass
@@ -191,6 +209,8 @@ class Catalogue:
         columns: Sequence[str] = SHOWN,
         written: float = WRITTEN_WEIGHT,
         vector_weight: float | None = None,
+        reranker: Reranker | None = None,
+        rerank_seconds: float = rerankers.SECONDS,
     ) -> SearchResult:
         """The k best rows for a query (words, or a Product with title, pictures or both), or like a row.
 
@@ -199,8 +219,9 @@ class Catalogue:
         somebody else has computed it; `columns` are those of the store that each hit holds; `written` is the
         weight of what the model wrote beside the record's words, 0 leaves it out. `vector_weight`, 0 to 1, is
         the vectors' in mode hybrid, by default that of the index, and at least a half where the query has a
-        picture. A product whose id, SKU, GTIN or MPN is in the words comes first. Raises UserError for an
-        unusable query, filter or id.
+        picture. A product whose id, SKU, GTIN or MPN is in the words comes first. A `reranker` reads the
+        first 50 again with the query; where it cannot, or not within `rerank_seconds`, the order stays and a
+        note says so. Raises UserError for an unusable query, filter or id.
         """
         if mode not in MODES:
             raise UserError(f"mode must be one of {', '.join(MODES)}, not '{mode}'.")
@@ -253,7 +274,27 @@ class Catalogue:
         best = lists["vector"]
         if used != "vector":
             best = fuse(best, lists["text"], weight, [key for key, _ in lists["code"]])
-        return SearchResult(self._hits(best[:k], lists, columns), used, notes)
+        wanted = max(k, rerankers.FIRST) if reranker is not None else k
+        result = SearchResult(self._hits(best[:wanted], lists, columns), used, notes)
+        if reranker is not None:
+            try:
+                if why := rerankers.why_not(reranker, query):
+                    raise UserError(why)
+                pairs = self.pairs(query, result.hits, "image" in reranker.reads)
+                result.rerank(rerankers.score(reranker, pairs, rerank_seconds), reranker.name)
+            except UserError as error:
+                notes.append(f"{error}: this is the order before reranking")
+        del result.hits[k:]
+        return result
+
+    def pairs(self, query: Product | None, hits: Sequence[Hit], pictures: bool) -> list[rerankers.Pair]:
+        """What a reranker reads: the query with each of the first hits, pictures as thumbnails."""
+        first, columns = hits[: rerankers.FIRST], ["id", "title", "description"]
+        columns += ["thumbnail"] if pictures else []
+        found = self.store.rows([key_of(hit.id) for hit in first], columns).to_pylist()
+        rows = {row["id"]: _read_again(row) for row in found}
+        asked = query or Product(id="query")
+        return [(asked, rows.get(hit.id) or Product(id=hit.id)) for hit in first]
 
     def _vector(self, query: Product | None, like: str | None, reason: str) -> np.ndarray:
         if query is None:
@@ -268,7 +309,7 @@ class Catalogue:
                 images.load(ref, max_side=64)
             except images.ImageError as error:
                 raise UserError(f"the picture of the query cannot be used: {error}.") from None
-        vector = np.asarray(self.model.encode([query], reason=reason).vectors[0], dtype=np.float32)
+        vector = np.asarray(asking(self.model).encode([query], reason=reason).vectors[0], dtype=np.float32)
         if not np.isfinite(vector).all():
             raise RuntimeError("the model gave a vector that is not finite for the query")
         return vector
@@ -356,6 +397,15 @@ class Catalogue:
         rows = {row.pop("key"): row for row in table.to_pylist()}
         # One that is not there was removed between the two reads.
         return [Hit(rows[key]["id"], score, why[key], rows[key]) for key, score in best if key in rows]
+
+
+def _read_again(row: Mapping[str, Any]) -> Product:
+    """A stored product as a reranker reads it."""
+    shown = row.get("thumbnail")
+    return Product(
+        id=row["id"], title=row.get("title") or "", description=row.get("description") or "",
+        images=(ImageRef(data=shown),) if shown else (),
+    )  # fmt: skip
 
 
 def _check_weight(weight: float | None) -> None:

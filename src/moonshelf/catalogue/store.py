@@ -124,6 +124,10 @@ class Store:
             # The manifest comes first, so this is a first run, or one killed between the two.
             mode = "overwrite" if here else "create"
             table = db.create_table(TABLE, schema=schema(manifest.dim), mode=mode)
+        fresh = create is not None and not manifest.place and table.version == 1  # it never held a row
+        if create is not None and fresh and create.fingerprint != manifest.fingerprint:
+            manifest = create.write(folder)
+            table = db.create_table(TABLE, schema=schema(manifest.dim), mode="overwrite")
         if "vector" not in table.schema.names:
             raise _damaged(manifest.place or f"{folder / TABLE}.lance", ValueError("it has no vectors"))
         if table.schema.field("vector").type != pa.list_(pa.float32(), manifest.dim):

@@ -47,6 +47,8 @@ def show_embed(report: EmbedReport, folder: str, console: Console) -> None:
     if report.reasoning_valid_rate is not None:
         details.append(f"reasoning_valid_rate {report.reasoning_valid_rate:.3f}")
     console.print(Text("; ".join(details) + "."))
+    if report.note:
+        console.print(plain(f"Note: {report.note}.", 400), soft_wrap=True)
     if report.unlisted:
         kept = (
             f"{report.unlisted:,} products that the feed does not list were kept, since it has rows that "
@@ -89,7 +91,7 @@ def show_hits(result: SearchResult, console: Console, details: bool = False) -> 
         if details:
             ranks = [
                 f"{name} {hit.why[f'{name}_rank']}"
-                for name in ("code", "vector", "text")
+                for name in ("code", "vector", "text", "fused")
                 if f"{name}_rank" in hit.why
             ]
             wrote = (product["rationale"] or "").removeprefix(THINK).removesuffix(END_THINK)

@@ -73,6 +73,7 @@ def embed(
         ),
     ] = None,
     model: ModelName = None,
+    download: Annotated[bool, typer.Option(help="Fetch the model from the hub if it is not here.")] = False,
     dialect: Dialect = None,
     batch_tokens: Annotated[int, typer.Option(help="Tokens that one batch may hold.")] = 8192,
     images_root: Annotated[
@@ -108,8 +109,10 @@ def embed(
     json: Json = False,
 ) -> None:
     """Embed a feed: only new and changed products are read by the model, and a killed run goes on."""
+    from functools import partial
+
     from moonshelf.catalogue.embed import Options, embed_feed
-    from moonshelf.catalogue.manifest import saved_model
+    from moonshelf.catalogue.manifest import load_model, saved_model
 
     fetcher = cluster = None
     if ray is not None:
@@ -127,7 +130,7 @@ def embed(
     )  # fmt: skip
     report = embed_feed(
         feed, out, model or saved_model(out) or "starter", options=options, fetcher=fetcher,
-        progress=not json, cluster=cluster,
+        progress=not json, cluster=cluster, load=partial(load_model, download=True) if download else None,
     )  # fmt: skip
     if json:
         print_json(report.as_dict())
@@ -179,6 +182,15 @@ def search(
         bool, typer.Option("--details", help="Say of each hit what the model wrote, and where it comes from.")
     ] = False,
     weight: VectorWeight = None,
+    rerank: Annotated[
+        str | None,
+        typer.Option(
+            help="Let a CrossEncoder (folder, hub id) or a server (URL#MODEL) read the first 50 again."
+        ),
+    ] = None,
+    rerank_seconds: Annotated[
+        float, typer.Option(min=0.01, help="Time it has; then the order before it stands, and is said to.")
+    ] = 10.0,
     model: ModelName = None,
     json: Json = False,
 ) -> None:
@@ -186,11 +198,17 @@ def search(
     from moonshelf.catalogue.search import Catalogue, make_query
     from moonshelf.catalogue.store import WRITTEN_WEIGHT
 
+    reranker = None
+    if rerank is not None:
+        from moonshelf.model.encoders.rerankers import load
+
+        reranker = load(rerank)
     query = make_query(text, image)
     written = 0.0 if record_only else WRITTEN_WEIGHT
     result = Catalogue.open(folder, model).search(
-        query, like=like, k=k, where=where, mode=mode, reason=reason, written=written, vector_weight=weight
-    )
+        query, like=like, k=k, where=where, mode=mode, reason=reason, written=written, vector_weight=weight,
+        reranker=reranker, rerank_seconds=rerank_seconds,
+    )  # fmt: skip
     if json:
         print_json(result.as_dict())
         return

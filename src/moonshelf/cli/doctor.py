@@ -138,7 +138,7 @@ def _ask(report: Report, name: str, check: Any, detail: str) -> bool:
 def _examine_weights(report: Report, folder: Path) -> None:
     import torch
 
-    from moonshelf.model.engine import EncodingError
+    from moonshelf.model.encoders.base import EncodingError
     from moonshelf.model.golden import TOLERANCE, compare, read_golden
     from moonshelf.model.modeling import MoonModel
 

@@ -26,7 +26,10 @@ CatalogueFolder = Annotated[Path, typer.Argument(help="Folder that `moonshelf em
 VectorWeight = Annotated[float | None, typer.Option("--vector-weight", help="0 to 1; else as measured.")]
 ModelName = Annotated[
     str | None,
-    typer.Option("--model", help="Name or folder of a model; default: the one the folder was made with."),
+    typer.Option(
+        "--model",
+        help="Folder or name of a model, or st: (clip:) and that of another; default: the folder's own.",
+    ),
 ]
 StarterName = Annotated[str, typer.Option("--model", help="Name or folder of a model.")]
 Dialect = Annotated[str | None, typer.Option(help="Dialect of the feed; default: detected.")]

@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from moonshelf.errors import Problem, UserError
+from moonshelf.model.encoders.base import BOTH, IMAGE, TEXT, asking
 from moonshelf.product import Product
 
-TEXT, IMAGE = frozenset({"text"}), frozenset({"image"})
-BOTH = TEXT | IMAGE
+__all__ = ["BOTH", "IMAGE", "TEXT", "asking"]  # of the contract too
 
 
 @dataclass
@@ -108,11 +108,6 @@ class Result:
         """At chance for all that is known, but so few values that it may be far above it as well."""
         far = self.high is not None and self.chance is not None and self.high > self.chance + CLEAR
         return self.at_chance and far
-
-
-def asking(encoder: Encoder) -> Encoder:
-    """The encoder of what is searched for: itself, unless it encodes queries in another way."""
-    return getattr(encoder, "queries", None) or encoder
 
 
 def why_not(encoder: Encoder, query: frozenset[str], corpus: frozenset[str]) -> str | None:

@@ -22,7 +22,7 @@ from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ScoringFunction
 
-from moonshelf.evaluation.encoders.baselines import MoonshelfEncoder
+from moonshelf.evaluation.encoders.baselines import ModelEncoder
 from moonshelf.model.modeling import MoonModel
 from moonshelf.model.sentence_transformer import to_product
 from moonshelf.product import Product
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mteb.types import PromptType
     from torch.utils.data import DataLoader
 
-    from moonshelf.model.engine import Reason
+    from moonshelf.model.encoders.base import Reason
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class MoonEncoder(AbsEncoder):
     def __init__(
         self, model: MoonModel, name: str = "model", reason: Reason = "off", batch_tokens: int = 8192
     ) -> None:
-        self.encoder = MoonshelfEncoder(model, reason, batch_tokens)
+        self.encoder = ModelEncoder(model, reason, batch_tokens)
         self.mteb_model_meta = describe(model, name, reason)
 
     def encode(

@@ -25,7 +25,7 @@ from moonshelf.evaluation import predictions, record
 from moonshelf.evaluation.contract import Encoder, Result, asking, check_vectors, why_not
 from moonshelf.evaluation.data.dataset import Dataset
 from moonshelf.evaluation.data.registry import select
-from moonshelf.evaluation.encoders.baselines import MoonshelfEncoder, TwoTowerBaseline, make_baselines
+from moonshelf.evaluation.encoders.baselines import ModelEncoder, TwoTowerBaseline, make_baselines
 from moonshelf.evaluation.encoders.cache import EmbeddingCache, Timing, measured
 from moonshelf.evaluation.encoders.lexical import fit_words
 from moonshelf.evaluation.predictions import Predictions
@@ -35,7 +35,7 @@ from moonshelf.evaluation.tasks import Labelling, Matching, Retrieval, Task, sho
 from moonshelf.evaluation.tasks.base import words
 
 if TYPE_CHECKING:
-    from moonshelf.model.engine import Reason
+    from moonshelf.model.encoders.base import Reason
     from moonshelf.model.modeling import MoonModel
     from moonshelf.product import Product
 
@@ -78,7 +78,7 @@ def evaluate(
     if odd := [mode for mode in reason if mode not in ("off", "on", "auto")]:
         raise UserError(f"--reason takes off, on or auto, not '{odd[0]}'")
     modes = cast("list[Reason]", list(dict.fromkeys(reason))) if model else []
-    ours = [MoonshelfEncoder(model, mode, batch_tokens) for mode in modes if model]
+    ours = [ModelEncoder(model, mode, batch_tokens) for mode in modes if model]
     encoders: list[Encoder] = [*ours, *make_baselines(against, model.prompt if model else None, download)]
     if baseline is None and len(encoders) > 1:
         baseline = encoders[0].name
@@ -177,7 +177,7 @@ class _Run:
             {"encoder": None, "dataset": dataset.name, **p.as_dict()} for p in dataset.problems
         ]
 
-    def finish(self, ours: Sequence[MoonshelfEncoder], seconds: float) -> Report:
+    def finish(self, ours: Sequence[ModelEncoder], seconds: float) -> Report:
         """Fill in costs, problems and errors, and write the record."""
         report, store = self.report, self.store
         names = {encoder.name for encoder in ours}

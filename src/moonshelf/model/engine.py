@@ -16,11 +16,10 @@ the model would have with that text for its own. Ablations and tests ask for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import chain, islice, repeat
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,6 +29,8 @@ from moonshelf import images
 from moonshelf.errors import Problem
 from moonshelf.model.confidence import Confidence
 from moonshelf.model.decode import Pick, decode, greedy, reserved_tokens
+from moonshelf.model.encoders.base import EncodingError, Numbered, Reason, Run, Written
+from moonshelf.model.encoders.stream import encode
 from moonshelf.model.modeling import Reading, normalise
 from moonshelf.model.repeats import Repeats
 from moonshelf.product import Product
@@ -39,39 +40,10 @@ if TYPE_CHECKING:
     from moonshelf.model.modeling import MoonModel
     from moonshelf.model.processing import Batch
 
-Reason = Literal["off", "on", "auto"]
 AUTO_MARGIN = 0.05  # cosine; ours, see docs/experiments.md
-WINDOW_BATCHES = 4  # batches whose rows are sorted together: less padding against more memory
-DEFAULT_BATCH_TOKENS = 8192
 # A direct pass on a CPU is quickest where a layer's activations stay in its cache (measured: 15% at the
 # starter's size); writing wants wide batches everywhere, since each step reads all weights.
 CPU_DIRECT_TOKENS = 2048
-
-
-class EncodingError(ValueError):
-    """A product could not be encoded; the message names its id and the reason."""
-
-
-@dataclass
-class Encoded:
-    """Result of n products, in input order; rows that were set aside are only in `problems`."""
-
-    ids: list[str]
-    vectors: np.ndarray  # (n, dim) float32, unit length
-    rationales: list[str]  # "<think>…</think>", or "" where none was asked
-    valid: np.ndarray  # (n,) bool: the rationale kept its format; True where none was asked
-    weights: np.ndarray  # (n, 3) float32: share of image, text, rationale
-    tokens: np.ndarray  # (n,) int32: tokens written, or read where a rationale was given
-    row_index: np.ndarray  # (n,) int64: position in the input
-    problems: list[Problem] = field(default_factory=list)
-    # Of each pair of a rationale that was written, 0 to 1: see `confidence`.
-    confidence: list[list[float]] = field(default_factory=list)
-
-    @property
-    def reasoning_valid_rate(self) -> float:
-        """Share of written rationales that kept their format; NaN if none was written."""
-        written = np.array([bool(r) for r in self.rationales], dtype=bool)
-        return float(self.valid[written].mean()) if written.any() else float("nan")
 
 
 @dataclass
@@ -89,123 +61,28 @@ class Row:
     gone: bool = False  # nobody waits for it any more; any thread may say so, even while it is computed
 
 
-def encode_iter(
-    model: MoonModel,
-    products: Iterable[Product],
-    reason: Reason = "off",
-    *,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
-    on_error: Literal["raise", "report"] = "report",
-    rationales: Iterable[str] | None = None,
-) -> Iterator[Encoded]:
-    """Encode a stream of products, part by part in input order.
-
-    `batch_tokens` bounds the tokens of one prefill, padding and the room for a rationale included. A product
-    without text and pictures, or with a broken picture, becomes a `Problem` (`on_error="report"`) or raises
-    `EncodingError`. A vector that is not finite or zero always raises it: that is a broken model.
-
-    `rationales`, one a product, are read in place of what the model would write: `<think>…</think>` or the
-    body alone, cut to the prompt's limit and without reserved tokens; "" gives the direct vector. So the
-    `rationales` of a result give its vectors again. Raises `ValueError` if there are fewer or more.
-    """
-    if reason not in ("off", "on", "auto"):
-        raise ValueError(f"reason must be off, on or auto, not {reason!r}")
-    labels = label_vectors(model, batch_tokens) if reason == "auto" else None
-    batch_tokens = best_batch_tokens(model, reason, batch_tokens)
-    if rationales is None:
-        source = enumerate(zip(products, repeat(""), strict=False))
-    elif reason == "off":
-        source = enumerate(zip(products, rationales, strict=True))
-    else:
-        raise ValueError("rationales are given: nothing is written, so reason must be off")
-    # The first windows are small: nothing is computed while the first one is read.
-    windows = chain((batch_tokens, 2 * batch_tokens), repeat(WINDOW_BATCHES * batch_tokens))
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="moonshelf-images") as pool:
-        ahead: Future[tuple[list[Row], list[Problem]]] = pool.submit(
-            _read_window, model, source, next(windows), reason
-        )
-        while True:
-            rows, problems = ahead.result()
-            if not rows and not problems:
-                return
-            if problems and on_error == "raise":
-                first = problems[0]
-                raise EncodingError(f"product {first.id!r}: {first.reason}")
-            ahead = pool.submit(_read_window, model, source, next(windows), reason)
-            yield _encode_window(model, rows, problems, reason, batch_tokens, labels)
-
-
 def best_batch_tokens(model: MoonModel, reason: Reason, tokens: int) -> int:
     """Tokens of one prefill, at most `tokens`, that are quickest for this model where it is."""
     return min(tokens, CPU_DIRECT_TOKENS) if reason == "off" and model.device.type == "cpu" else tokens
 
 
-def encode(
-    model: MoonModel,
-    products: Sequence[Product],
-    reason: Reason = "off",
-    *,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
-    on_error: Literal["raise", "report"] = "raise",
-    rationales: Sequence[str] | None = None,
-    progress: bool = False,
-) -> Encoded:
-    """Encode a list of products at once; `progress` shows a bar on stderr. See `encode_iter`."""
-    parts: list[Encoded] = []
-    stream = encode_iter(
-        model, products, reason, batch_tokens=batch_tokens, on_error=on_error, rationales=rationales
-    )
-    if progress:
-        from rich.console import Console
-        from rich.progress import Progress
+def runner(model: MoonModel, reason: Reason, batch_tokens: int) -> Run:
+    """What computes rows that were read for `reason`: see `encode_rows`."""
+    # Made when rows first ask for them; only the thread that computes calls this.
+    labels = cache(lambda: label_vectors(model, batch_tokens))
+    tokens = best_batch_tokens(model, reason, batch_tokens)
 
-        with Progress(console=Console(stderr=True)) as bar:
-            task = bar.add_task("encode", total=len(products))
-            for part in stream:
-                parts.append(part)
-                bar.advance(task, len(part.ids) + len(part.problems))
-    else:
-        parts.extend(stream)
-    return _join(parts, model.dim)
+    def run(rows: list[Row]) -> list[Written]:
+        return encode_rows(model, rows, reason, tokens, labels() if reason == "auto" else None)
 
-
-def _join(parts: list[Encoded], dim: int) -> Encoded:
-    if not parts:
-        return _gather([], [], dim)
-    arrays = {
-        name: np.concatenate([getattr(p, name) for p in parts])
-        for name in ("vectors", "valid", "weights", "tokens", "row_index")
-    }
-    return Encoded(
-        ids=[i for p in parts for i in p.ids],
-        rationales=[r for p in parts for r in p.rationales],
-        problems=[x for p in parts for x in p.problems],
-        confidence=[c for p in parts for c in p.confidence],
-        **arrays,
-    )
+    return run
 
 
 # ---- reading rows (second thread) ------------------------------------------------------------------
 
 
-def _read_window(
-    model: MoonModel, source: Iterator[tuple[int, tuple[Product, str]]], tokens: int, reason: Reason
-) -> tuple[list[Row], list[Problem]]:
-    """Rows that fill about `tokens`, with their pictures decoded; empty at the end of the source."""
-    rows: list[Row] = []
-    problems: list[Problem] = []
-    while sum(row.length for row in rows) < tokens:
-        chunk = list(islice(source, 32))
-        if not chunk:
-            break
-        found, refused = read_rows(model, chunk, reason)
-        rows += found
-        problems += refused
-    return rows, problems
-
-
 def read_rows(
-    model: MoonModel, source: Sequence[tuple[int, tuple[Product, str]]], reason: Reason
+    model: MoonModel, source: Sequence[Numbered], reason: Reason
 ) -> tuple[list[Row], list[Problem]]:
     """Numbered products, each with a given rationale or "", as rows with tokens and decoded pictures.
 
@@ -288,37 +165,6 @@ def _batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
 # ---- computing -------------------------------------------------------------------------------------
 
 
-@dataclass
-class Written:
-    """What the model made of one row."""
-
-    vector: np.ndarray  # (dim,) float32, unit length
-    weights: np.ndarray  # (3,) float32
-    rationale: str = ""  # with its tags
-    valid: bool = True  # it kept its format
-    ids: list[int] = field(default_factory=list)  # tokens of the body
-    closed: bool = True  # the model wrote `</think>` itself, before the limit
-    confidence: list[float] = field(default_factory=list)  # of each pair
-
-    @property
-    def tokens(self) -> int:
-        return len(self.ids)
-
-
-def _encode_window(
-    model: MoonModel,
-    rows: list[Row],
-    problems: list[Problem],
-    reason: Reason,
-    batch_tokens: int,
-    labels: Tensor | None,
-) -> Encoded:
-    rows = sorted(rows, key=lambda r: r.index)
-    gathered = _gather(rows, encode_rows(model, rows, reason, batch_tokens, labels), model.dim)
-    gathered.problems = problems
-    return gathered
-
-
 def encode_rows(
     model: MoonModel, rows: Sequence[Row], reason: Reason, batch_tokens: int, labels: Tensor | None = None
 ) -> list[Written]:
@@ -349,19 +195,6 @@ def encode_rows(
                     )
                 results[i] = result
     return [results.get(i, nothing) for i in range(len(rows))]
-
-
-def _gather(rows: list[Row], results: list[Written], dim: int) -> Encoded:
-    return Encoded(
-        ids=[row.id for row in rows],
-        vectors=np.array([r.vector for r in results], dtype=np.float32).reshape(-1, dim),
-        rationales=[r.rationale for r in results],
-        valid=np.array([r.valid for r in results], dtype=bool),
-        weights=np.array([r.weights for r in results], dtype=np.float32).reshape(-1, 3),
-        tokens=np.array([r.tokens for r in results], dtype=np.int32),
-        row_index=np.array([row.index for row in rows], dtype=np.int64),
-        confidence=[r.confidence for r in results],
-    )
 
 
 def make_batch(model: MoonModel, rows: Sequence[Row], tail: Sequence[int]) -> Batch:

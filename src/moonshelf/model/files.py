@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +70,23 @@ def find(name: str, download: bool) -> Path:
             f"no model folder at {name[:200]!r}: give a folder or 'starter'; a hub id is only fetched with "
             "--download, or with `download: true` in a recipe."
         )
-    from huggingface_hub import snapshot_download
+    return Path(fetch(name, [f"*{suffix}" for suffix in sorted(SUFFIXES)]))
 
-    return Path(snapshot_download(name, allow_patterns=[f"*{suffix}" for suffix in sorted(SUFFIXES)]))
+
+def fetch(repo: str, patterns: Sequence[str], hint: str = "", **options: Any) -> str:
+    """Some files of a repository of the hub. Raises UserError where it cannot be had; `hint` is added."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    try:
+        return snapshot_download(repo, allow_patterns=list(patterns), **options)
+    except HFValidationError:
+        raise UserError(f"{repo!r} is neither a folder here nor a name on the hub") from None
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"{repo} could not be fetched ({type(error).__name__}: {first[:200]}){hint}"
+        ) from None
 
 
 def is_folder(path: Path) -> bool:

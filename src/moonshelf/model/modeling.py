@@ -43,6 +43,8 @@ from moonshelf.errors import UserError
 from moonshelf.files import read_settings
 from moonshelf.model import files
 from moonshelf.model.configuration import MoonConfig, default_taps
+from moonshelf.model.encoders import stream
+from moonshelf.model.encoders.base import BOTH
 from moonshelf.model.head import MoonHead, summaries
 from moonshelf.model.lookup import Lookup
 from moonshelf.model.precision import Precision, computing_in, resolve, without_gradients
@@ -52,7 +54,9 @@ from moonshelf.model.stock_embedding import embedding_prompt, is_embedding
 from moonshelf.prompts import PromptSpec
 
 if TYPE_CHECKING:
-    from moonshelf.model.engine import Encoded, Reason
+    from moonshelf.errors import Problem
+    from moonshelf.model.encoders.base import Encoded, Numbered, Reason, Run
+    from moonshelf.model.engine import Row
     from moonshelf.product import Product
 
 BACKBONES: dict[str, type[PreTrainedModel]] = {
@@ -96,6 +100,8 @@ class _PatchProjection(nn.Conv3d):
 
 class MoonModel(nn.Module):
     """Backbone, head, processor and prompt. `encode` and `reason` are the calls that users need."""
+
+    reads, writes, queries = BOTH, True, None  # as `encoders.base.Encoder` has them: a query is a product too
 
     def __init__(
         self,
@@ -237,18 +243,29 @@ class MoonModel(nn.Module):
     # ---- use -----------------------------------------------------------------------------------
 
     def encode(self, products: Sequence[Product], reason: Reason = "off", **options: Any) -> Encoded:
-        """Unit vectors (n, dim) float32 with rationales and modality weights; see `engine.encode`."""
-        from moonshelf.model.engine import encode
-
-        return encode(self, products, reason, **options)
+        """Unit vectors (n, dim) float32 with rationales and modality weights; see `stream.encode`."""
+        return stream.encode(self, products, reason, **options)
 
     def encode_iter(
         self, products: Iterable[Product], reason: Reason = "off", **options: Any
     ) -> Iterator[Encoded]:
-        """The same as a stream over any iterable, in input order and flat memory: `engine.encode_iter`."""
-        from moonshelf.model.engine import encode_iter
+        """The same as a stream over any iterable, in input order and flat memory: `stream.encode_iter`."""
+        return stream.encode_iter(self, products, reason, **options)
 
-        return encode_iter(self, products, reason, **options)
+    def read_rows(self, numbered: Sequence[Numbered], reason: Reason) -> tuple[list[Row], list[Problem]]:
+        from moonshelf.model.engine import read_rows
+
+        return read_rows(self, numbered, reason)
+
+    def runner(self, reason: Reason, batch_tokens: int) -> Run:
+        from moonshelf.model.engine import runner
+
+        return runner(self, reason, batch_tokens)
+
+    def budget(self, reason: Reason, tokens: int) -> int:
+        from moonshelf.model.engine import best_batch_tokens
+
+        return best_batch_tokens(self, reason, tokens)
 
     def reason(self, products: Sequence[Product], **options: Any) -> list[str]:
         """The rationale of each product, `<think>…</think>`."""

@@ -31,7 +31,10 @@ from moonshelf.endpoints import Endpoint
 from moonshelf.errors import UserError
 from moonshelf.model import engine
 from moonshelf.model.decode import banned_tokens, reserved_tokens
-from moonshelf.model.engine import DEFAULT_BATCH_TOKENS, Encoded, EncodingError, Reason, Row, Written
+from moonshelf.model.encoders import stream
+from moonshelf.model.encoders.base import BOTH, Encoded, EncodingError, Reason, Written
+from moonshelf.model.encoders.stream import DEFAULT_BATCH_TOKENS
+from moonshelf.model.engine import Row
 from moonshelf.model.files import read_json
 from moonshelf.prompts import THINK, PromptSpec
 
@@ -77,6 +80,8 @@ class Apart:
     """A `MoonModel` whose rationales a writer writes; encodes like one. While one window is pooled, the next
     is read and written."""
 
+    reads, writes, queries = BOTH, True, None
+
     def __init__(self, model: MoonModel, writer: Writer) -> None:
         self.model, self.writer = model, writer
 
@@ -97,9 +102,9 @@ class Apart:
         return self.model.source
 
     def encode(self, products: Sequence[Product], reason: Reason = "off", **options: Any) -> Encoded:
-        """See `engine.encode`; bad products raise, unless `on_error` says otherwise."""
+        """See `stream.encode`; bad products raise, unless `on_error` says otherwise."""
         parts = list(self.encode_iter(products, reason, **{"on_error": "raise", **options}))
-        return engine._join(parts, self.dim)
+        return stream.join(parts, self.dim)
 
     def encode_iter(
         self,
@@ -109,17 +114,17 @@ class Apart:
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         on_error: Literal["raise", "report"] = "report",
     ) -> Iterator[Encoded]:
-        """See `engine.encode_iter`. Raises UserError for `auto`, and where the writer fails."""
+        """See `stream.encode_iter`. Raises UserError for `auto`, and where the writer fails."""
         if reason == "off":
             yield from self.model.encode_iter(products, "off", batch_tokens=batch_tokens, on_error=on_error)
             return
         if reason != "on":
             raise UserError("with a writer a rationale is written for every product: set reason to on.")
         source = enumerate(zip(products, repeat(""), strict=False))
-        tokens = engine.WINDOW_BATCHES * batch_tokens
+        tokens = stream.WINDOW_BATCHES * batch_tokens
 
         def ahead() -> tuple[list[Row], list[Any], list[Body]]:
-            rows, problems = engine._read_window(self.model, source, tokens, "on")
+            rows, problems = stream.read_window(self.model, source, tokens, "on")
             return rows, problems, self.writer.write(self.model, rows) if rows else []
 
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="moonshelf-writer") as thread:
@@ -131,9 +136,7 @@ class Apart:
                 if problems and on_error == "raise":
                     raise EncodingError(f"product {problems[0].id!r}: {problems[0].reason}")
                 coming = thread.submit(ahead)
-                part = engine._gather(rows, pool(self.model, rows, bodies, batch_tokens), self.dim)
-                part.problems = problems
-                yield part
+                yield stream.gather(rows, pool(self.model, rows, bodies, batch_tokens), self.dim, problems)
 
 
 def body_of(model: MoonModel, ids: list[int], prompt: list[int] | None = None) -> Body:

@@ -31,10 +31,10 @@ from moonshelf import images
 from moonshelf.catalogue import manifest
 from moonshelf.catalogue.commits import EmbedRun, Known, RowResult
 from moonshelf.catalogue.embed import Feed, Numbered, Options, embed_rows, prepared
-from moonshelf.catalogue.manifest import Encoder
 from moonshelf.catalogue.rows import schema
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds.parts import Item, Part, cut
+from moonshelf.model.encoders.base import Encoder
 from moonshelf.product import ImageRef, Product
 
 BLOCK_ROWS = 256

@@ -20,20 +20,20 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from cachetools import LRUCache, TTLCache
 
 from moonshelf import images
 from moonshelf.catalogue import vector_index
 from moonshelf.catalogue.commits import Committed, Writer
-from moonshelf.catalogue.manifest import Encoder, saved_model
+from moonshelf.catalogue.manifest import load_model, placed, saved_model
 from moonshelf.catalogue.rows import PreparedRow, RowRejected, build_row, prepare_row
 from moonshelf.catalogue.search import Catalogue, SearchResult
 from moonshelf.catalogue.store import Store
 from moonshelf.errors import Problem, UserError
+from moonshelf.model.encoders.base import Encoder, asking
+from moonshelf.model.encoders.stock import parts, short_name
 from moonshelf.product import ImageRef, Product
 from moonshelf.service.batcher import Batcher, Kind
 from moonshelf.service.body import Held
@@ -45,8 +45,7 @@ from moonshelf.service.settings import Settings
 from moonshelf.service.views import COLUMNS
 
 if TYPE_CHECKING:
-    from moonshelf.model.engine import Row, Written
-    from moonshelf.model.modeling import MoonModel
+    from moonshelf.model.encoders.base import ReadRow, Written
     from moonshelf.service.fetching import Fetching
 
 log = logging.getLogger("moonshelf.service")
@@ -95,7 +94,7 @@ class CatalogueService:
         self.settings = settings.model_copy(update={"folder": settings.folder.absolute()})
         self.monitor = monitor
         self.catalogue: Catalogue
-        self.model: MoonModel
+        self.model: Encoder
         self.batcher: Batcher
         self.fetching: Fetching | None = None
         self._places: set[str] = set()  # beside the folder's own
@@ -115,23 +114,19 @@ class CatalogueService:
         """
         import torch
 
-        from moonshelf.model.modeling import MoonModel
-        from moonshelf.model.precision import put_on
-
         settings = self.settings
         if settings.threads:
             torch.set_num_threads(settings.threads)
         name = settings.model or saved_model(settings.folder)
         self.catalogue = Catalogue.open(settings.folder, name)  # says what is wrong before a model is loaded
         assert name is not None
-        self.model = MoonModel.from_pretrained(name, precision=settings.precision)
-        put_on(self.model, settings.device)
-        encoder = cast(Encoder, self.model)
-        self.catalogue = Catalogue.open(settings.folder, encoder)
-        self.catalogue.store.manifest.check(encoder, name, settings.folder)
-        # Of a folder, clients see its name.
-        self.name = Path(name).name if Path(name).is_dir() else name
-        self._places = {place for place in (name, self.catalogue.store.place) if place != self.name}
+        self.model = placed(load_model(name), settings.precision, settings.device)
+        self.asker = asking(self.model)
+        self.catalogue = Catalogue.open(settings.folder, self.model)
+        self.catalogue.store.manifest.check(self.model, name, settings.folder)
+        self.name = short_name(name)  # of a folder, clients see its name
+        places = (name, str(parts(name)[1]), self.catalogue.store.place)
+        self._places = {place for place in places if place != self.name}
         self.writer = Writer(self.catalogue.store, compact_after=0)
         if settings.remote_hosts:
             from moonshelf.service.fetching import Fetching
@@ -140,8 +135,11 @@ class CatalogueService:
         if not (settings.folder / "index" / "index.json").exists() and len(self.catalogue):
             with suppress(UserError):  # another writes, or we may not: the store is searched exactly
                 vector_index.build(settings.folder)
-        kinds: dict[str, Kind] = {
-            reason: Kind(self._runner(reason), settings.batch_tokens, HANDICAP[reason]) for reason in REASONS
+        tokens, modes = settings.batch_tokens, REASONS if self.model.writes else REASONS[:1]
+        kinds = {
+            name: Kind(encoder.runner(reason, tokens), tokens, HANDICAP[reason])
+            for reason in modes
+            for name, encoder in ((reason, self.model), (self._kind(reason, True), self.asker))
         }
         self.batcher = Batcher(
             {**kinds, **(extra or {})},
@@ -173,39 +171,37 @@ class CatalogueService:
 
     # ------------------------------------------------------------------------------------- encoding
 
-    def _runner(self, reason: Reason) -> Any:
-        from moonshelf.model.engine import best_batch_tokens, encode_rows, label_vectors
-
-        tokens = best_batch_tokens(self.model, reason, self.settings.batch_tokens)
-        # Made when the first request asks for `auto`; only the model's thread calls this.
-        labels = cache(lambda: label_vectors(self.model, self.settings.batch_tokens))
-
-        def run(rows: list[Row]) -> list[Written]:
-            return encode_rows(self.model, rows, reason, tokens, labels() if reason == "auto" else None)
-
-        return run
+    def _kind(self, reason: Reason, query: bool) -> str:
+        """Of work; queries are another one where the model encodes them in another way."""
+        return f"{reason}, query" if query and self.asker is not self.model else reason
 
     async def encode(
-        self, products: Sequence[Product], reason: Reason, deadline: float = math.inf
+        self, products: Sequence[Product], reason: Reason, deadline: float = math.inf, query: bool = False
     ) -> list[Encoded | Problem]:
         """Vectors and rationales in the products' order; a Problem for one that cannot be read.
 
-        Raises Overloaded, Expired or Stopped.
+        `query`: they are searched for. Raises BadInput for a mode that the model does not have, Overloaded,
+        Expired or Stopped.
         """
+        if reason != "off" and not self.model.writes:
+            raise BadInput("reason", f"the model {self.name} writes no rationales: leave it off")
         results: dict[int, Encoded | Problem] = {}
-        waiting: list[tuple[int, bytes, Row]] = []
+        waiting: list[tuple[int, bytes, ReadRow]] = []
         for start in range(0, len(products), PORTION):
             part = products[start : start + PORTION]
             # Decoding may take long: searches by words must not wait behind it.
             kind = "picture" if any(product.images for product in part) else "text"
-            found = await self.pools.run_while_wanted(kind, self._prepare, part, reason)
+            found = await self.pools.run_while_wanted(kind, self._prepare, part, reason, query)
             for place, (key, one) in enumerate(found, start):
                 if isinstance(one, Encoded | Problem):
                     results[place] = one
                 else:
                     waiting.append((place, key, one))
         futures = self.batcher.submit(
-            reason, [row for _, _, row in waiting], [row.length for _, _, row in waiting], deadline
+            self._kind(reason, query),
+            [row for _, _, row in waiting],
+            [row.length for _, _, row in waiting],
+            deadline,
         )
         wrapped = [asyncio.wrap_future(future) for future in futures]
         try:
@@ -225,16 +221,15 @@ class CatalogueService:
         return [results[place] for place in range(len(products))]
 
     def _prepare(
-        self, products: Sequence[Product], reason: Reason, gone: threading.Event
-    ) -> list[tuple[bytes, Encoded | Problem | Row]]:
+        self, products: Sequence[Product], reason: Reason, query: bool, gone: threading.Event
+    ) -> list[tuple[bytes, Encoded | Problem | ReadRow]]:
         """For each product its key and, from the cache, its vector, else a row for the model."""
-        from moonshelf.model.engine import read_rows
-
+        reader = self.asker if query else self.model
         found: dict[int, Any] = {}
         keys: list[bytes] = []
         with self.monitor.stage("prepare"):
             for i, product in enumerate(products):
-                keys.append(self._key(product, reason))
+                keys.append(self._key(product, self._kind(reason, query)))
                 with self._lock:
                     cached = self._cache.get(keys[i])
                 self.monitor.cache.labels("miss" if cached is None else "hit").inc()
@@ -244,14 +239,14 @@ class CatalogueService:
             for one in batched_by_picture(missing):
                 if gone.is_set():
                     raise asyncio.CancelledError
-                rows, problems = read_rows(self.model, one, reason)
+                rows, problems = reader.read_rows(one, reason)
                 found |= {row.index: row for row in rows}
                 found |= {int(problem.row) - 1: problem for problem in problems}
         return [(keys[i], found[i]) for i in range(len(products))]
 
-    def _key(self, product: Product, reason: Reason) -> bytes:
+    def _key(self, product: Product, kind: str) -> bytes:
         """Hash of all that the model reads of a product."""
-        digest = hashlib.sha256(json.dumps([reason, self.model.prompt.text_of(product)]).encode())
+        digest = hashlib.sha256(json.dumps([kind, self.model.prompt.text_of(product)]).encode())
         for ref in product.images[: self.model.prompt.max_images]:
             digest.update(hashlib.sha256(ref.data or b"").digest())
         return digest.digest()
@@ -289,7 +284,7 @@ class CatalogueService:
         """
         vector = None
         if query is not None and options["mode"] != "text" and (query.images or query.title.strip()):
-            (encoded,) = await self.encode([query], reason, deadline)
+            (encoded,) = await self.encode([query], reason, deadline, query=True)
             if isinstance(encoded, Problem):
                 raise BadInput("image" if query.images else "text", encoded.reason)
             vector = encoded.written.vector

@@ -118,7 +118,8 @@ async def embeddings(
     _most(len(products), service.settings.max_items, "input")
     products = [await service.fetched(p, f"input.{i}", held) for i, p in enumerate(products)]
     data, read, wrote = [], 0, 0
-    for i, one in enumerate(await service.encode(products, asked.reason, deadline)):
+    asks = asked.input_type == "query"
+    for i, one in enumerate(await service.encode(products, asked.reason, deadline, query=asks)):
         if isinstance(one, Problem):
             raise BadInput(f"input.{i}", one.reason)
         read, wrote = read + one.read_tokens, wrote + one.written.tokens

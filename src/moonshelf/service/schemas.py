@@ -130,6 +130,9 @@ class EmbeddingsRequest(BaseModel):
     dimensions: int | None = Field(default=None, ge=1, le=8192)
     encoding_format: Literal["float", "base64"] = "float"
     reason: Reason = Field(default="off", description="Write a rationale first: off, on or auto.")
+    input_type: Literal["query", "document"] = Field(
+        default="document", description="Which prompt a model takes that has two; ours has one."
+    )
     user: str | None = Field(default=None, max_length=500, description="Taken and not used.")
 
     @model_validator(mode="before")

@@ -28,7 +28,8 @@ from torch.nn import functional as F
 
 from moonshelf.errors import UserError
 from moonshelf.model.decode import repeat_rows, sampling
-from moonshelf.model.engine import Written, write
+from moonshelf.model.encoders.base import Written
+from moonshelf.model.engine import write
 from moonshelf.model.modeling import MoonModel, normalise
 from moonshelf.model.precision import computing_in, resolve
 from moonshelf.prompts import read_rationale

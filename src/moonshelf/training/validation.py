@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from moonshelf.model.engine import encode
+from moonshelf.model.encoders.stream import encode
 from moonshelf.model.modeling import MoonModel
 from moonshelf.product import Product
 from moonshelf.prompts import read_rationale

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 from moonshelf.errors import UserError
+from moonshelf.model.files import fetch
 
 SAFE_FILES = ("*.parquet", "*.json", "*.jsonl", "*.tsv", "*.csv", "*.txt", "*.md", "*.jpg", "*.jpeg", "*.png")
 
@@ -49,22 +49,6 @@ def _command(address: str, folder: Path) -> str:
     repo, _, revision = address.partition("@")
     pinned = f" --revision {revision}" if revision else ""
     return f"hf download {repo} --repo-type dataset{pinned} --local-dir {folder}"
-
-
-def fetch(repo: str, patterns: Sequence[str], hint: str = "", **options: Any) -> str:
-    """Some files of a repository of the hub. Raises UserError where it cannot be had; `hint` is added."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-
-    try:
-        return snapshot_download(repo, allow_patterns=list(patterns), **options)
-    except HFValidationError:
-        raise UserError(f"{repo!r} is neither a folder here nor a name on the hub") from None
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise UserError(
-            f"{repo} could not be fetched ({type(error).__name__}: {first[:200]}){hint}"
-        ) from None
 
 
 def _fetch_data(address: str, folder: Path) -> None:

@@ -24,8 +24,8 @@ from moonshelf.errors import Problem, UserError
 from moonshelf.evaluation.data.dataset import Dataset, corpus_of
 from moonshelf.evaluation.data.hub import first_columns, pick
 from moonshelf.evaluation.data.views import HIDDEN, TEMPLATES, VIEWS, label_of, sample, shows, views
-from moonshelf.evaluation.encoders.pretrained import need
 from moonshelf.evaluation.tasks import BOTH, IMAGE, TEXT, Labelling, Retrieval
+from moonshelf.model.encoders.stock import need
 from moonshelf.product import ImageRef, Product
 
 Fetcher = images.Fetcher | None

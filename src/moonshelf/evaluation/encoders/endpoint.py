@@ -19,15 +19,15 @@ import numpy as np
 
 from moonshelf.endpoints import Endpoint, picture_part
 from moonshelf.errors import UserError
-from moonshelf.evaluation.contract import BOTH, TEXT
-from moonshelf.evaluation.encoders.base import BaselineEncoder, Side
+from moonshelf.model.encoders.base import BOTH, TEXT
+from moonshelf.model.encoders.stock import Side, StockEncoder
 from moonshelf.prompts import PromptSpec
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
-class EndpointBaseline(BaselineEncoder):
+class EndpointBaseline(StockEncoder):
     """Vectors of a server; `pictures` for one that takes them."""
 
     batch = 64

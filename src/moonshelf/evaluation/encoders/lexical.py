@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moonshelf.evaluation.contract import TEXT, Vectors
-from moonshelf.evaluation.encoders.pretrained import need
 from moonshelf.evaluation.tasks.retrieval import Retrieval
+from moonshelf.model.encoders.stock import need
 from moonshelf.product import Product
 from moonshelf.prompts import PromptSpec
 

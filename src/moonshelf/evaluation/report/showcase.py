@@ -17,7 +17,7 @@ from moonshelf.catalogue.tables import why
 from moonshelf.evaluation.contract import Result, Vectors, check_vectors
 from moonshelf.evaluation.data.validation import sample_shop
 from moonshelf.evaluation.data.views import view
-from moonshelf.evaluation.encoders.baselines import MoonshelfEncoder
+from moonshelf.evaluation.encoders.baselines import ModelEncoder
 from moonshelf.evaluation.encoders.cache import EmbeddingCache
 from moonshelf.evaluation.predictions import Predictions
 from moonshelf.evaluation.report import worst
@@ -141,9 +141,9 @@ def first_of_each(queries: Sequence[Query], counts: Mapping[str, int]) -> list[Q
 
 def score(page: Page, shop: Shop, rows: Rows, model: MoonModel, reason: str, cache: Path) -> None:
     """Fill the page's figures, tiles and worst searches: direct vectors, and those of the catalogue."""
-    store, encoder = EmbeddingCache(cache), MoonshelfEncoder(model, reason)  # type: ignore[arg-type]
+    store, encoder = EmbeddingCache(cache), ModelEncoder(model, reason)  # type: ignore[arg-type]
     know(store, encoder, shop.products, rows)
-    encoders = [encoder] if reason == "off" else [MoonshelfEncoder(model, "off"), encoder]
+    encoders = [encoder] if reason == "off" else [ModelEncoder(model, "off"), encoder]
     page.encoders = [one.name for one in encoders]
     shown = {name: [view(p, text="text" in name, image=True) for p in shop.products] for name in VIEWS}
     for one in encoders:
@@ -174,7 +174,7 @@ def score(page: Page, shop: Shop, rows: Rows, model: MoonModel, reason: str, cac
     page.tiles = _tiles(page, encoder.name)
 
 
-def know(store: EmbeddingCache, encoder: MoonshelfEncoder, products: Sequence[Product], rows: Rows) -> None:
+def know(store: EmbeddingCache, encoder: ModelEncoder, products: Sequence[Product], rows: Rows) -> None:
     """Let the store take a product that stands in the catalogue just so from there."""
     prompt = encoder.model.prompt
     shown = [(p, view(p, text=True, image=True)) for p in products if p.id in rows]
