@@ -15,7 +15,7 @@ import pytest
 from moonshelf import images
 from moonshelf.endpoints import KEY, TRIES
 from moonshelf.errors import UserError
-from moonshelf.evaluation.encoders.baselines import make_baselines
+from moonshelf.evaluation.encoders.baselines import ModelEncoder, make_baselines
 from moonshelf.evaluation.encoders.endpoint import EndpointBaseline
 from moonshelf.product import ImageRef, Product
 from tiny import pictures
@@ -87,7 +87,7 @@ def test_texts_go_in_batches_and_come_back_in_order_as_unit_vectors(server):
     encoder = baseline(server)
     encoder.batch = 2
     shop = [Product(id=str(i), title=f"shoe {i}", images=pictures(1)) for i in range(5)]
-    out = encoder.encode(shop)
+    out = ModelEncoder(encoder).encode(shop)
     for row, product in zip(out.vectors, shop, strict=True):
         wanted = np.array(vector(product.title))
         np.testing.assert_allclose(row, wanted / np.linalg.norm(wanted), atol=1e-6)
@@ -101,7 +101,7 @@ def test_texts_go_in_batches_and_come_back_in_order_as_unit_vectors(server):
 def test_an_endpoint_that_takes_pictures_is_shown_them(server):
     encoder = baseline(server, pictures=True)
     broken = Product(id="b", title="x", images=(ImageRef(data=b"no picture"),))
-    out = encoder.encode(
+    out = ModelEncoder(encoder).encode(
         [Product(id="a", title="red", images=pictures(1)), broken, Product(id="c", title="y")]
     )
     assert out.ok.tolist() == [True, False, True] and out.problems[0].id == "b"

@@ -202,7 +202,7 @@ def test_a_model_of_mteb_stands_beside_ours(named):
     out = baseline.encode(shop)
     assert out.ok.tolist() == [True, True, False] and out.problems[0].id == "c"
     np.testing.assert_allclose(np.linalg.norm(out.vectors[:2], axis=1), 1, atol=1e-6)
-    assert set(map(tuple, map(lambda one: (*one[0], one[1]), baseline.model.asked))) == {
+    assert set(map(tuple, map(lambda one: (*one[0], one[1]), baseline.model.model.asked))) == {
         ("image", "text", "document"), ("text", "document")
     }  # fmt: skip
     assert not np.allclose(baseline.queries.encode(shop).vectors[1], out.vectors[1])

@@ -46,6 +46,7 @@ class EndpointBaseline(StockEncoder):
         self.name, self.prompt = f"{kind}:{self.endpoint.model}", prompt or PromptSpec()
         self.reads, self.one_space = (BOTH, True) if pictures else (TEXT, False)
         probe = np.round(self._ask({"input": ["a red leather shoe"]}, 1)[0], 3)
+        self.dim = len(probe)
         digest = hashlib.sha256((probe + 0.0).tobytes()).hexdigest()  # + 0.0: no minus zero
         self.fingerprint = f"{kind}|{self.endpoint.url}|{self.endpoint.model}|{len(probe)}|{digest}"
 

@@ -89,8 +89,8 @@ class EndpointReranker:
         """By one request a query."""
         scores = np.full(len(pairs), np.nan)
         asked: dict[str, list[int]] = {}
-        for place, (query, _) in enumerate(pairs):
-            asked.setdefault(self.prompt.text_of(query), []).append(place)
+        for place, (asking, _) in enumerate(pairs):
+            asked.setdefault(self.prompt.text_of(asking), []).append(place)
         for query, places in asked.items():
             documents = [self.prompt.text_of(pairs[place][1]) for place in places]
             answer = self.endpoint.post({"query": query, "documents": documents, "top_n": len(places)})

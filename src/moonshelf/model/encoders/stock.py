@@ -171,8 +171,9 @@ class StockEncoder:
                     given = rows[place].rationale
                     valid = not given or read_rationale(given) is not None
                     found[place] = Written(vector, weights, given, valid)
-        nothing = Written(np.zeros(self.dim, np.float32), np.zeros(3, np.float32), valid=False, closed=False)
-        return [found.get(place, nothing) for place in range(len(rows))]
+        for place in set(range(len(rows))) - found.keys():  # gone: nobody reads it
+            found[place] = Written(np.zeros(self.dim, np.float32), np.zeros(3, np.float32), valid=False)
+        return [found[place] for place in range(len(rows))]
 
 
 class QuerySide(StockEncoder):
