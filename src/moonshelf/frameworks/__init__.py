@@ -20,7 +20,7 @@ Picture = str | Path | bytes | BytesIO  # a file by its path, or its bytes; noth
 class Vectors:
     """Texts, pictures and products to unit vectors as lists; the model is loaded when it is first needed.
 
-    A text or a picture that cannot be embedded raises `moonshelf.model.engine.EncodingError`, a ValueError
+    A text or a picture that cannot be embedded raises `model.encoders.base.EncodingError`, a ValueError
     that says which one and why.
 
     Examples:
