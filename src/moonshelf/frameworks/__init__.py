@@ -11,7 +11,8 @@ from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 
-from moonshelf.catalogue.manifest import Encoder, load_model, name_of
+from moonshelf.catalogue.manifest import load_model, name_of
+from moonshelf.model.encoders.base import Encoder, asking
 from moonshelf.product import ImageRef, Product
 
 Picture = str | Path | bytes | BytesIO  # a file by its path, or its bytes; nothing is fetched
@@ -37,16 +38,17 @@ class Vectors:
     def encoder(self) -> Encoder:
         return load_model(self.given) if isinstance(self.given, str) else self.given
 
-    def texts(self, texts: Iterable[str]) -> list[list[float]]:
-        return self.products([Product(id=str(i), title=text) for i, text in enumerate(texts)])
+    def texts(self, texts: Iterable[str], query: bool = False) -> list[list[float]]:
+        return self.products([Product(id=str(i), title=text) for i, text in enumerate(texts)], query)
 
     def pictures(self, pictures: Iterable[Picture]) -> list[list[float]]:
         refs = [picture_of(picture) for picture in pictures]
         return self.products([Product(id=str(i), images=(ref,)) for i, ref in enumerate(refs)])
 
-    def products(self, products: list[Product]) -> list[list[float]]:
-        """Products with a title, pictures or both, in their order."""
-        numbers: list[list[float]] = self.encoder.encode(products).vectors.tolist()
+    def products(self, products: list[Product], query: bool = False) -> list[list[float]]:
+        """Products with a title, pictures or both, in their order; `query`: they are searched for."""
+        encoder = asking(self.encoder) if query else self.encoder
+        numbers: list[list[float]] = encoder.encode(products).vectors.tolist()
         return numbers
 
 

@@ -30,7 +30,7 @@ class MoonshelfTextEmbedder:
 
     @component.output_types(embedding=list[float])
     def run(self, text: str) -> dict[str, Any]:
-        return {"embedding": self._vectors.texts([text])[0]}
+        return {"embedding": self._vectors.texts([text], query=True)[0]}
 
 
 @component

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from langchain_core.embeddings import Embeddings
 
-from moonshelf.catalogue.manifest import Encoder
 from moonshelf.frameworks import Picture, Vectors
+from moonshelf.model.encoders.base import Encoder
 from moonshelf.product import Product
 
 
@@ -31,7 +31,7 @@ class MoonshelfEmbeddings(Embeddings):
         return self.vectors.texts(texts)
 
     def embed_query(self, text: str) -> list[float]:
-        return self.vectors.texts([text])[0]
+        return self.vectors.texts([text], query=True)[0]
 
     def embed_image(self, uris: Iterable[Picture]) -> list[list[float]]:
         """Pictures by their paths (or bytes)."""

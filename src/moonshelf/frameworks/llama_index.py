@@ -10,8 +10,8 @@ from llama_index.core.embeddings import MultiModalEmbedding
 from llama_index.core.schema import ImageType
 from pydantic import PrivateAttr
 
-from moonshelf.catalogue.manifest import Encoder
 from moonshelf.frameworks import Vectors
+from moonshelf.model.encoders.base import Encoder
 
 
 class MoonshelfEmbedding(MultiModalEmbedding):
@@ -35,7 +35,7 @@ class MoonshelfEmbedding(MultiModalEmbedding):
         return "MoonshelfEmbedding"
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        return self._vectors.texts([query])[0]
+        return self._vectors.texts([query], query=True)[0]
 
     def _get_text_embedding(self, text: str) -> list[float]:
         return self._vectors.texts([text])[0]
