@@ -18,8 +18,7 @@ from typer.testing import CliRunner
 
 from moonshelf import cli
 from moonshelf.catalogue import Catalogue
-from moonshelf.catalogue.filters import FIELDS
-from moonshelf.catalogue.rows import key_of
+from moonshelf.catalogue.rows import FIELDS, key_of
 from moonshelf.catalogue.vector_index import VectorIndex
 from moonshelf.errors import UserError
 from moonshelf.scale.vector_databases import Filters, RemoteIndex, connect, metadata_of, push

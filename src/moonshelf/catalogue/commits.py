@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -113,8 +113,8 @@ class EmbedRun:
         self.failure: BaseException | None = None  # raised once what is finished is stored
         self.stopped = threading.Event()  # by Ctrl-C or SIGTERM: no more rows are read
         self._unread = False  # a row of which nobody can say which product it was
-        self._metadata: list[dict[str, Any]] = []
-        self._done: list[RowResult] = []
+        self._done: list[RowResult] = []  # new and changed
+        self._renewed: list[RowResult] = []  # of which only the record changed
         self._commits, self._compact_at = 0, _COMPACT_AFTER
         self._lock = threading.RLock()
 
@@ -160,12 +160,10 @@ class EmbedRun:
         with self._lock:
             for problem in result.problems:
                 self.note(problem)
-            if result.state == "metadata" and result.row is not None:
-                self._metadata.append(result.row)
-                if len(self._metadata) >= self.shard_rows:
-                    self._update_metadata()
-            elif result.row is not None:
-                self._done.append(result)
+            if result.row is not None:
+                (self._renewed if result.state == "metadata" else self._done).append(result)
+            if len(self._renewed) >= self.shard_rows:  # the model, which makes the steps, may have no work
+                self._commit(renewed=True)
 
     # ----------------------------------------------------------------------------- committing
 
@@ -184,40 +182,32 @@ class EmbedRun:
                         break
             finally:  # of a failing model too what is finished is kept
                 self._commit()
-                self._update_metadata()
+                self._commit(renewed=True)
                 self.report.seconds = time.perf_counter() - started
         if self.stopped.is_set():
             raise KeyboardInterrupt
         if self.failure is not None:
             raise self.failure
 
-    def _commit(self) -> None:
+    def _commit(self, renewed: bool = False) -> None:
+        """Store what is finished: products that the model has read or, `renewed`, those with a new record."""
         with self._lock:
-            results, self._done = self._done, []
+            results = self._renewed if renewed else self._done
+            self._renewed, self._done = ([], self._done) if renewed else (self._renewed, [])
         if not results:
             return
-        new, changed = (
+        new, changed, records = (
             [one.row for one in results if one.row is not None and one.state == state]
-            for state in ("new", "changed")
+            for state in ("new", "changed", "metadata")
         )
-        self.store.write(new, changed)
+        self.store.write(new, [*changed, *renewed_rows(self.store, records)])
         written = [row for row in (*new, *changed) if row["rationale"]]
         self.report.rationales += len(written)
         self.report.rationales_valid += sum(row["rationale_valid"] for row in written)
         self.report.new += len(new)
         self.report.changed += len(changed)
+        self.report.metadata_only += len(records)
         self._committed([one.id for one in results])
-
-    def _update_metadata(self) -> None:
-        """Rows whose picture and text stayed: the stored vector and rationale with the new record."""
-        with self._lock:
-            rows, self._metadata = self._metadata, []
-        if not rows:
-            return
-        stored = {row["id"]: row for row in self.store.rows(key_of(row["id"]) for row in rows).to_pylist()}
-        self.store.write([], [with_record(stored[row["id"]], row) for row in rows])
-        self.report.metadata_only += len(rows)
-        self._committed([row["id"] for row in rows])
 
     def _committed(self, ids: list[str]) -> None:
         with self._lock:
@@ -382,6 +372,17 @@ class Committed:
     stale: tuple[str, ...] = ()
 
 
+def renewed_rows(store: Store, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The stored vector and rationale under each new record; of a product that the store holds with another
+    content, or not at all, nothing."""
+    stored = {row["id"]: row for row in store.rows(key_of(row["id"]) for row in records).to_pylist()}
+    return [
+        with_record(stored[row["id"]], row)
+        for row in records
+        if row["content_hash"] == stored.get(row["id"], {}).get("content_hash")
+    ]
+
+
 class Writer:
     """Commits single products. Safe in several threads and beside other processes: one writes at a time.
 
@@ -415,13 +416,9 @@ class Writer:
             return Committed()
         with writing(self.store.folder, wait):
             self._check()
-            stored = {row["id"]: row for row in self.store.rows(map(key_of, drafts)).to_pylist()}
-            current, stale = [], []
-            for id, one in drafts.items():
-                if id in stored and stored[id]["content_hash"] == one.row["content_hash"]:
-                    current.append(with_record(stored[id], one.row))
-                else:
-                    stale.append(id)
+            current = renewed_rows(self.store, [one.row for one in drafts.values()])
+            fresh = {row["id"] for row in current}
+            stale = tuple(id for id in drafts if id not in fresh)
             there = self.store.hashes([*whole, *leaving])
             added = [row for id, row in whole.items() if id not in there]
             changed = [row for id, row in whole.items() if id in there]
@@ -432,7 +429,7 @@ class Writer:
             if self.compact_after and self.due:
                 self.store.compact()
                 self.commits = 0
-        return Committed(len(added), len(changed), len(current), gone, tuple(stale))
+        return Committed(len(added), len(changed), len(current), gone, stale)
 
     @property
     def due(self) -> bool:

@@ -21,21 +21,10 @@ from functools import partial
 from typing import Any
 
 from moonshelf.attributes import canonical_key, names_of, normalise_value
-from moonshelf.catalogue.rows import WRITTEN
+from moonshelf.catalogue.rows import ATTRIBUTES, COLUMNS, EXACT, FIELDS, PAIRS, WRITTEN
 from moonshelf.errors import UserError
 from moonshelf.prompts import CATEGORY_SEPARATOR
 
-ATTRIBUTES = ("colour", "material", "pattern", "gender", "size")  # stored as `attributes.canonical` has them
-FIELDS = ("brand", "category", *ATTRIBUTES, "availability", "language")  # those that people click
-EXACT = ("id", "currency", "group_id", "gtin", "mpn")
-PAIRS = ("attributes", "reasoned_attributes")  # JSON objects: those of the feed, those of the rationale
-# fmt: off
-COLUMNS = (  # what a condition may name, in the order in which messages list them
-    "id", "title", "brand", "price", "currency", "category", "category_leaf", "colour", "material", "pattern",
-    "gender", "size", "attributes", "reasoned_attributes", "group_id", "gtin", "mpn", "availability",
-    "language", "rationale", "rationale_valid", "description", *(f"written_{name}" for name in WRITTEN),
-)
-# fmt: on
 SIGNS = ("=", "!=", "<", "<=", ">", ">=")
 MAX_COMPARISONS, MAX_DEPTH, MAX_VALUES, MAX_SQL = 100, 20, 1_000, 1_000_000
 MAX_LOOKUPS = 4  # of attributes by key: each reads the JSON of every row

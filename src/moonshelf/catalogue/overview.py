@@ -29,19 +29,18 @@ from pydantic import TypeAdapter, ValidationError
 
 from moonshelf.attributes import normalise_value
 from moonshelf.catalogue import vector_index
-from moonshelf.catalogue.filters import FIELDS as FILTER_FIELDS
 from moonshelf.catalogue.filters import Condition
+from moonshelf.catalogue.rows import ATTRIBUTES, FIELDS
 from moonshelf.catalogue.store import Store
 from moonshelf.errors import Problem
 from moonshelf.prompts import CATEGORY_SEPARATOR
 
 _PROBLEM = TypeAdapter(Problem)
-FACETS = tuple(name for name in FILTER_FIELDS if name not in ("size", "language"))
+FACETS = tuple(name for name in FIELDS if name not in ("size", "language"))
 BEST = 30  # values of one field
 SHOWN = 50  # conflicts and broken rows
 _SHORT = (  # columns that are counted by reading them
-    "title", "brand", "price", "category", "colour", "material", "pattern", "gender", "size", "group_id",
-    "gtin", "mpn", "availability", "language",
+    "title", "brand", "price", "category", *ATTRIBUTES, "group_id", "gtin", "mpn", "availability", "language",
 )  # fmt: skip
 _LONG = ("description", "link")
 _WEIGHTS = ("weight_image", "weight_text", "weight_rationale")

@@ -50,50 +50,37 @@ def key_of(id: str) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 1
 
 
+# What people filter by, as `attributes.canonical` has it; FIELDS are those that they click, EXACT are
+# compared as they stand, PAIRS are JSON objects: of the feed, and of the rationale with canonical keys.
+ATTRIBUTES = ("colour", "material", "pattern", "gender", "size")
+FIELDS = ("brand", "category", *ATTRIBUTES, "availability", "language")
+EXACT = ("id", "currency", "group_id", "gtin", "mpn")
+PAIRS = ("attributes", "reasoned_attributes")
+TYPES = {  # of the columns that are no text
+    "key": pa.int64(), "rationale_valid": pa.bool_(), "price": pa.float64(), "tokens": pa.int32(),
+    "weight_image": pa.float32(), "weight_text": pa.float32(), "weight_rationale": pa.float32(),
+    "pictures": pa.int32(),  # that the model was given
+    "thumbnail": pa.binary(),  # JPEG, re-encoded, no metadata
+    "picture_hash": pa.int64(),  # perceptual hash of the first picture
+}  # fmt: skip
+NAMES = (  # in the order of the table; `category` is a path joined with " > "
+    "id", "key", "vector", "content_hash", "record_hash", "reason", "rationale", "rationale_valid",
+    "reasoned_attributes", "weight_image", "weight_text", "weight_rationale", "tokens", "title",
+    "description", "brand", "price", "currency", "category", "category_leaf", "attributes", *ATTRIBUTES,
+    "group_id", "gtin", "mpn", "link", "availability", "language", "pictures", "thumbnail", "picture_hash",
+    # what full-text search reads of the record and of the rationale; identifiers as `code` has them
+    "text", "written", "codes", *(f"written_{name}" for name in WRITTEN),
+)  # fmt: skip
+_INTERNAL = {"vector", "content_hash", "record_hash", "reason", "link", "text", "written", "codes", *TYPES}
+# What a condition may name, in the order in which messages list it.
+_NAMED = (name for name in NAMES if name not in _INTERNAL - {"price", "rationale_valid"})
+COLUMNS = tuple(dict.fromkeys(("id", "title", "brand", "price", *_NAMED)))
+
+
 def schema(dim: int) -> pa.Schema:
-    text = pa.string()
+    types = {**TYPES, "vector": pa.list_(pa.float32(), dim)}
     return pa.schema(
-        [
-            pa.field("id", text, nullable=False),
-            pa.field("key", pa.int64(), nullable=False),
-            pa.field("vector", pa.list_(pa.float32(), dim), nullable=False),
-            pa.field("content_hash", text, nullable=False),
-            pa.field("record_hash", text, nullable=False),
-            ("reason", text),
-            ("rationale", text),
-            ("rationale_valid", pa.bool_()),
-            ("reasoned_attributes", text),  # JSON of the rationale's pairs, canonical keys
-            ("weight_image", pa.float32()),
-            ("weight_text", pa.float32()),
-            ("weight_rationale", pa.float32()),
-            ("tokens", pa.int32()),
-            ("title", text),
-            ("description", text),
-            ("brand", text),
-            ("price", pa.float64()),
-            ("currency", text),
-            ("category", text),  # path joined with " > "
-            ("category_leaf", text),
-            ("attributes", text),  # JSON as in the feed
-            ("colour", text),  # canonical values of the attributes that people filter by
-            ("material", text),
-            ("pattern", text),
-            ("gender", text),
-            ("size", text),
-            ("group_id", text),
-            ("gtin", text),
-            ("mpn", text),
-            ("link", text),
-            ("availability", text),
-            ("language", text),
-            ("pictures", pa.int32()),  # pictures that the model read
-            ("thumbnail", pa.binary()),  # JPEG, re-encoded, no metadata
-            ("picture_hash", pa.int64()),  # perceptual hash of the first picture
-            ("text", text),  # what full-text search reads of the record
-            ("written", text),  # … and of the rationale
-            ("codes", text),  # identifiers as `rows.code` has them
-            *((f"written_{name}", text) for name in WRITTEN),  # the rationale's, for filters
-        ]
+        [pa.field(name, types.get(name, pa.string()), nullable=i >= 5) for i, name in enumerate(NAMES)]
     )
 
 
@@ -112,7 +99,7 @@ def metadata_of(product: Product) -> dict[str, Any]:
         "category": CATEGORY_SEPARATOR.join(product.category),
         "category_leaf": product.category[-1] if product.category else None,
         "attributes": to_json(product.attributes),
-        **{name: attributes.get(name) for name in ("colour", "material", "pattern", "gender", "size")},
+        **{name: attributes.get(name) for name in ATTRIBUTES},
         "group_id": product.group_id,
         "gtin": product.gtin,
         "mpn": product.mpn,

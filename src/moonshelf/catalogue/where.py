@@ -15,7 +15,8 @@ from lark import Lark, Token, Transformer_NonRecursive, v_args
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken, VisitError
 
 from moonshelf.catalogue import filters
-from moonshelf.catalogue.filters import COLUMNS, Condition
+from moonshelf.catalogue.filters import Condition
+from moonshelf.catalogue.rows import COLUMNS
 from moonshelf.errors import UserError
 
 MAX_LENGTH = 20_000  # characters of a condition

@@ -1,7 +1,7 @@
 """A catalogue's vectors in a vector database: Qdrant or Milvus, behind one small interface.
 
 The store stays the truth; `push` makes a collection a copy of it, to be searched by whoever needs a cluster.
-Of a row go the key, the vector, the id, the price, and what `filters.FIELDS` filters by, each field as a list
+Of a row go the key, the vector, the id, the price, and what `rows.FIELDS` filters by, each field as a list
 of strings: a category as its path and all paths above it, so that asking for one finds what lies below it.
 
 Both adapters were run against their clients' local modes only (`:memory:` or a folder, a `.db` file), never
@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from moonshelf.catalogue.filters import FIELDS, stored_values
+from moonshelf.catalogue.filters import stored_values
+from moonshelf.catalogue.rows import FIELDS
 from moonshelf.errors import UserError
 from moonshelf.prompts import CATEGORY_SEPARATOR
 
