@@ -31,6 +31,7 @@ from moonshelf.catalogue.search import Catalogue
 from moonshelf.evaluation.statistics.metrics import bootstrap
 from moonshelf.evaluation.statistics.significance import paired_means
 from moonshelf.feeds import read_feed
+from moonshelf.model.encoders.base import asking
 from moonshelf.product import Product
 from research.script import app_of, start
 
@@ -107,7 +108,7 @@ class Shuffled:
 def score(catalogue: Catalogue, queries: Queries, weight: float) -> dict[str, list[float]]:
     """nDCG@10 of each query, by list."""
     asked = [Product(id=str(i), title=text) for i, text in enumerate(queries)]
-    encoded = np.asarray(catalogue.model.encode(asked, reason="off").vectors, np.float32)
+    encoded = np.asarray(asking(catalogue.model).encode(asked, reason="off").vectors, np.float32)
     found: dict[str, list[float]] = {name: [] for name in LISTS}
     for (text, gains), vector in zip(queries.items(), encoded, strict=True):
 
