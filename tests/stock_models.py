@@ -70,3 +70,41 @@ def make_bert(folder: Path, prompts: dict[str, str] | None = None) -> Any:
     model = sentence_transformers.SentenceTransformer(modules=modules, device="cpu", prompts=prompts)
     model.save_pretrained(str(folder))
     return model
+
+
+def make_cross_encoder(folder: Path, labels: int = 1) -> Any:
+    """A CrossEncoder of words; saved there and given back."""
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+
+    inner = folder.with_name(folder.name + "-inner")
+    BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)}).save_pretrained(inner)
+    config = {key: TOWER[key] for key in list(TOWER)[:4]}
+    built = BertForSequenceClassification(
+        BertConfig(**config, vocab_size=len(WORDS), max_position_embeddings=64, num_labels=labels)
+    )
+    lively(built).save_pretrained(inner)
+    model = sentence_transformers.CrossEncoder(str(inner), device="cpu")
+    model.save_pretrained(str(folder))
+    return model
+
+
+def make_qwen(folder: Path, prompts: dict[str, str] | None = None) -> Any:
+    """A SentenceTransformer like Qwen3-VL-Embedding: the last token's state, of text, picture or both."""
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    from unittest.mock import patch
+
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+    from moonshelf.model.processing import MoonProcessor
+    from tiny import tiny_qwen3, tiny_tokenizer
+
+    built, inner = tiny_qwen3(tiny_tokenizer()), folder.with_name(folder.name + "-inner")
+    built.backbone.save_pretrained(inner)
+    built.processor.save_pretrained(inner)
+    # The stock processor cannot be built where torchvision is missing.
+    with patch("transformers.AutoProcessor.from_pretrained", MoonProcessor.from_pretrained):
+        modules = [Transformer(str(inner)), Pooling(64, pooling_mode="lasttoken"), Normalize()]
+        model = sentence_transformers.SentenceTransformer(modules=modules, device="cpu", prompts=prompts)
+        model.save_pretrained(str(folder))
+    return model

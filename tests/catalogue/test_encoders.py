@@ -11,9 +11,10 @@ from fake_model import picture, product, table
 from moonshelf.catalogue.embed import Options, embed_feed
 from moonshelf.catalogue.search import Catalogue
 from moonshelf.errors import UserError
+from moonshelf.model.encoders.base import asking
 from moonshelf.model.encoders.stock import load, unit
 from moonshelf.product import ImageRef, Product
-from stock_models import make_bert, make_clip
+from stock_models import make_bert, make_clip, make_qwen
 
 PROMPTS = {"query": "find: ", "document": "page: "}
 SHOP = [product(i, description="on the page") for i in range(12)]
@@ -26,6 +27,7 @@ def models(tmp_path_factory):
     make_bert(folder / "text", PROMPTS)
     make_bert(folder / "other")
     make_clip(folder / "both")
+    make_qwen(folder / "qwen", PROMPTS)
     return folder
 
 
@@ -81,16 +83,16 @@ def test_a_text_encoder_over_photos_alone_gets_one_sentence_and_leaves_the_folde
     assert report.new == 4 and report.note == ""
 
 
-@pytest.mark.parametrize("kind", ["st", "clip"])
-def test_a_model_of_both_is_searched_by_words_and_by_pictures(models, tmp_path, kind):
-    out, spec = tmp_path / "shelf", f"{kind}:{models / 'both'}"
+@pytest.mark.parametrize(("kind", "name"), [("st", "both"), ("clip", "both"), ("st", "qwen")])
+def test_a_model_of_both_is_searched_by_words_and_by_pictures(models, tmp_path, kind, name):
+    out, spec = tmp_path / "shelf", f"{kind}:{models / name}"
     embed_feed(SHOP, out, spec)
     model, catalogue = load(spec), Catalogue.open(out)
     for query in (
         Product(id="q", title="glass mug"),
         SHOP[4].model_copy(update={"title": "", "description": ""}),
     ):
-        asked = model.encode([query]).vectors[0]
+        asked = asking(model).encode([query]).vectors[0]
         found = catalogue.search(query, mode="vector", k=12).hits
         np.testing.assert_allclose(
             [hit.score for hit in found],

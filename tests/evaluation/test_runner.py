@@ -6,13 +6,11 @@ import json
 import re
 import shutil
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-import moonshelf
 from evaluation_fakes import FakeMoon, unit
 from moonshelf.cli import app
 from moonshelf.errors import UserError
@@ -90,8 +88,7 @@ def test_figures_are_the_same_twice_and_the_second_run_computes_nothing(tmp_path
 
 
 def test_the_command_writes_a_table_and_everything_a_rerun_needs(tmp_path, monkeypatch):
-    loader = SimpleNamespace(from_pretrained=lambda name: FakeMoon())
-    monkeypatch.setitem(vars(moonshelf), "MoonModel", loader)  # without importing the real one
+    monkeypatch.setattr("moonshelf.catalogue.manifest.load_model", lambda name, download: FakeMoon())
     out = tmp_path / "out.json"
     result = CliRunner().invoke(
         app,

@@ -20,6 +20,7 @@ from moonshelf.evaluation.encoders import baselines
 from moonshelf.evaluation.encoders.baselines import TwoTowerBaseline, make_baselines
 from moonshelf.evaluation.runner import evaluate
 from moonshelf.product import ImageRef
+from moonshelf.training.losses import info_nce
 from research.synthetic.shop import make_shop
 
 SHOP = make_shop(60, photos=1, size=64, n_queries=20)
@@ -67,7 +68,9 @@ def reference(texts, photos, groups) -> float:
 @pytest.mark.parametrize("groups", [[0, 1, 2, 3, 4], [0, 1, 0, 2, 0], [7, 7, 7, 7, 7]])
 def test_the_loss_is_symmetric_and_takes_no_negative_from_the_own_group(groups):
     texts, photos = (unit(np.random.default_rng(seed).normal(size=(5, 6))) for seed in (0, 1))
-    loss = baselines.contrastive_loss(*map(torch.from_numpy, (texts, photos, np.array(groups))))
+    same = torch.tensor(groups)[:, None] == torch.tensor(groups)
+    scale = torch.tensor(1 / baselines.TEMPERATURE)
+    loss = info_nce(torch.from_numpy(texts), torch.from_numpy(photos), scale, same, (baselines.WIDTH,))
     assert float(loss) == pytest.approx(
         reference(texts.astype(float), photos.astype(float), groups), rel=1e-5
     )

@@ -199,6 +199,10 @@ def placed(model: Any, precision: str | None, device: str | None) -> Encoder:
     if precision is not None:
         if precision not in PRECISIONS:
             raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, not '{precision}'.")
+        if precision == "bfloat16" and isinstance(model, stock.StockEncoder):
+            raise UserError(
+                f"{model.name} computes in float32 on a CPU, else as its files are: leave --precision."
+            )
         model.precision = precision
     if device is not None:
         put_on(model, device)

@@ -279,10 +279,10 @@ class Catalogue:
         if reranker is not None:
             try:
                 if why := rerankers.why_not(reranker, query):
-                    raise UserError(why)
+                    raise rerankers.RerankError(why)
                 pairs = self.pairs(query, result.hits, "image" in reranker.reads)
                 result.rerank(rerankers.score(reranker, pairs, rerank_seconds), reranker.name)
-            except UserError as error:
+            except rerankers.RerankError as error:
                 notes.append(f"{error}: this is the order before reranking")
         del result.hits[k:]
         return result

@@ -14,7 +14,7 @@ from moonshelf.errors import EXIT_PARTIAL
 
 def evaluate(
     model: Annotated[
-        str | None, typer.Argument(help="Folder of a model, or 'starter'; none scores baselines alone.")
+        str | None, typer.Argument(help="Folder of a model, 'starter', st:…; none scores baselines alone.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the validation data sets.")] = None,
     suite: Annotated[
@@ -61,9 +61,9 @@ def evaluate(
 
     loaded = None
     if model is not None and recompute is None:
-        from moonshelf import MoonModel
+        from moonshelf.catalogue.manifest import load_model
 
-        loaded = MoonModel.from_pretrained(model)
+        loaded = load_model(model, download)
     others, modes, chosen = (
         [x.strip() for x in given.split(",") if x.strip()] for given in (against, reason, tasks)
     )

@@ -35,8 +35,8 @@ from moonshelf.evaluation.tasks import Labelling, Matching, Retrieval, Task, sho
 from moonshelf.evaluation.tasks.base import words
 
 if TYPE_CHECKING:
+    from moonshelf.model.encoders.base import Encoder as Model
     from moonshelf.model.encoders.base import Reason
-    from moonshelf.model.modeling import MoonModel
     from moonshelf.product import Product
 
 GATE_ROWS = 64
@@ -44,7 +44,7 @@ KINDS = ("retrieval", "category", "attributes", "matching")
 
 
 def evaluate(
-    model: MoonModel | None,
+    model: Model | None,
     *,
     suite: str = "validation",
     tasks: Sequence[str] = (),
@@ -78,6 +78,8 @@ def evaluate(
     if odd := [mode for mode in reason if mode not in ("off", "on", "auto")]:
         raise UserError(f"--reason takes off, on or auto, not '{odd[0]}'")
     modes = cast("list[Reason]", list(dict.fromkeys(reason))) if model else []
+    if model is not None and not model.writes:
+        modes = ["off"]
     ours = [ModelEncoder(model, mode, batch_tokens) for mode in modes if model]
     encoders: list[Encoder] = [*ours, *make_baselines(against, model.prompt if model else None, download)]
     if baseline is None and len(encoders) > 1:

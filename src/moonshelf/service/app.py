@@ -24,6 +24,7 @@ from moonshelf import __version__
 from moonshelf.catalogue.manifest import Locked, Unwritable
 from moonshelf.errors import UserError
 from moonshelf.memory import Crowded
+from moonshelf.model.encoders.rerankers import RerankError
 from moonshelf.service import routes, schemas
 from moonshelf.service.batcher import Expired, Overloaded, Stopped
 from moonshelf.service.body import Refused
@@ -166,7 +167,7 @@ def _errors(app: FastAPI) -> None:
 REFUSALS: dict[type[Exception], tuple[int, int | None]] = {
     BadInput: (422, None), Refused: (400, None), UserError: (400, None), Unwritable: (403, None),
     Crowded: (429, 1), Overloaded: (429, None), Unavailable: (501, None), Locked: (503, LOADING_RETRY),
-    Stopped: (503, LOADING_RETRY), Expired: (504, None),
+    Stopped: (503, LOADING_RETRY), Expired: (504, None), RerankError: (503, LOADING_RETRY),
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ found by computing the batch's items one by one, so that one caller's input is n
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import threading
@@ -22,6 +23,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import numpy as np
+
+from moonshelf.model.encoders import rerankers
 
 log = logging.getLogger("moonshelf.service")
 
@@ -218,3 +223,32 @@ class Batcher:
                 return [error]
             log.warning("a batch of %d failed (%s): its items are computed one by one", len(items), error)
         return [self._results(name, [item])[0] for item in items]
+
+
+class Reranking:
+    """A reranker with a thread of its own, so that the model that encodes waits for nobody."""
+
+    def __init__(
+        self, reranker: rerankers.Reranker, seconds: float, max_items: int, observer: Observer | None = None
+    ) -> None:
+        def run(pairs: list[rerankers.Pair]) -> Sequence[float]:
+            found: list[float] = rerankers.checked(reranker, pairs).tolist()
+            return found
+
+        kinds = {"rerank": Kind(run, rerankers.BATCH)}
+        self.reranker, self.seconds = reranker, seconds
+        self.batcher = Batcher(kinds, max_items=max_items, max_tokens=max_items, observer=observer)
+
+    async def score(self, pairs: Sequence[rerankers.Pair], deadline: float = math.inf) -> np.ndarray:
+        """(n,) scores. Raises RerankError where it fails or takes longer than it may, Overloaded, Stopped."""
+        seconds = max(0.0, min(self.seconds, deadline - time.monotonic()))
+        futures = self.batcher.submit("rerank", pairs, [1] * len(pairs), time.monotonic() + seconds)
+        wrapped = [asyncio.wrap_future(future) for future in futures]
+        try:
+            async with asyncio.timeout(seconds):
+                return np.array(await asyncio.gather(*wrapped))
+        except (TimeoutError, Expired):
+            raise rerankers.late_error(self.reranker, seconds) from None
+        finally:
+            for future in wrapped:
+                future.cancel()  # where it waits

@@ -32,10 +32,12 @@ from moonshelf.catalogue.rows import PreparedRow, RowRejected, build_row, prepar
 from moonshelf.catalogue.search import Catalogue, SearchResult
 from moonshelf.catalogue.store import Store
 from moonshelf.errors import Problem, UserError
+from moonshelf.model.encoders import rerankers
 from moonshelf.model.encoders.base import Encoder, asking
+from moonshelf.model.encoders.rerankers import RerankError
 from moonshelf.model.encoders.stock import parts, short_name
 from moonshelf.product import ImageRef, Product
-from moonshelf.service.batcher import Batcher, Kind
+from moonshelf.service.batcher import Batcher, Kind, Overloaded, Reranking
 from moonshelf.service.body import Held
 from moonshelf.service.inputs import BadInput
 from moonshelf.service.monitor import Monitor
@@ -97,6 +99,7 @@ class CatalogueService:
         self.model: Encoder
         self.batcher: Batcher
         self.fetching: Fetching | None = None
+        self.reranking: Reranking | None = None
         self._places: set[str] = set()  # beside the folder's own
         self._cache: LRUCache[bytes, Encoded] = LRUCache(max(1, settings.cache_items))
         self._computed: TTLCache[tuple[Any, ...], Any] = TTLCache(64, ttl=600)
@@ -128,6 +131,9 @@ class CatalogueService:
         places = (name, str(parts(name)[1]), self.catalogue.store.place)
         self._places = {place for place in places if place != self.name}
         self.writer = Writer(self.catalogue.store, compact_after=0)
+        if settings.reranker:
+            reranker = rerankers.load(settings.reranker)
+            self.reranking = Reranking(reranker, settings.rerank_s, settings.max_queue_items, self.monitor)
         if settings.remote_hosts:
             from moonshelf.service.fetching import Fetching
 
@@ -155,6 +161,8 @@ class CatalogueService:
         if self._flushing is not None:
             await self._flushing
         await asyncio.to_thread(self.batcher.close, self.settings.shutdown_s)
+        if self.reranking is not None:
+            await asyncio.to_thread(self.reranking.batcher.close, 0.0)
         self.pools.close()
 
     @property
@@ -274,11 +282,22 @@ class CatalogueService:
 
     # ------------------------------------------------------------------------------------ searching
 
+    def reranking_step(self, param: str) -> Reranking:
+        """Raises BadInput, of `param`, in a service without one."""
+        if self.reranking is None:
+            raise BadInput(param, "this service has no reranker: start it with --reranker MODEL")
+        return self.reranking
+
     async def search(
-        self, query: Product | None, reason: Reason, deadline: float = math.inf, **options: Any
+        self,
+        query: Product | None,
+        reason: Reason,
+        deadline: float = math.inf,
+        rerank: bool = False,
+        **options: Any,
     ) -> SearchResult:
         """As `Catalogue.search` with its `options`; the vector is from the batcher, the columns are those of
-        a view.
+        a view. With `rerank` the first are read again, or a note says why not.
 
         Raises BadInput for a picture that cannot be read, UserError for the rest.
         """
@@ -288,9 +307,21 @@ class CatalogueService:
             if isinstance(encoded, Problem):
                 raise BadInput("image" if query.images else "text", encoded.reason)
             vector = encoded.written.vector
-        search, more = self.catalogue.search, {"vector": vector, "columns": COLUMNS}
+        search, k = self.catalogue.search, options.pop("k")
+        more = {"vector": vector, "columns": COLUMNS, "k": max(k, rerankers.FIRST) if rerank else k}
         with self.monitor.stage("search"):
             found: SearchResult = await self.pools.run("read", search, query, **more, **options)
+        if rerank:
+            step = self.reranking_step("rerank")
+            try:
+                if why := rerankers.why_not(step.reranker, query):
+                    raise RerankError(why)
+                pictures = "image" in step.reranker.reads
+                pairs = await self.pools.run("read", self.catalogue.pairs, query, found.hits, pictures)
+                found.rerank(await step.score(pairs, deadline), step.reranker.name)
+            except (RerankError, Overloaded) as error:
+                found.notes.append(f"{error}: this is the order before reranking")
+        del found.hits[k:]
         return found
 
     def remembered(self, name: str, compute: Any, *arguments: Any) -> Any:

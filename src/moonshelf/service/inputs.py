@@ -60,13 +60,14 @@ def products_of(request: EmbeddingsRequest) -> list[Product]:
     given = request.input if isinstance(request.input, list) else [request.input]
     single = not isinstance(request.input, list)
     return [
-        _of_input(one, str(i), "input" if single else f"input.{i}")
+        of_input(one, str(i), "input" if single else f"input.{i}")
         for i, one in enumerate(given)
         if one is not None
     ]
 
 
-def _of_input(one: str | Item, id: str, param: str) -> Product:
+def of_input(one: str | Item, id: str, param: str) -> Product:
+    """One text, data URI or item. Raises BadInput."""
     if isinstance(one, str):
         if _DATA.match(one):
             return Product(id=id, images=(picture(one, param),))

@@ -26,7 +26,7 @@ from moonshelf.service import schemas as s
 from moonshelf.service.body import BodyRoute, Held, aside
 from moonshelf.service.catalogue_service import CatalogueService, Encoded
 from moonshelf.service.creative_service import CreativeService, creative
-from moonshelf.service.inputs import BadInput, picture, product_of, products_of
+from moonshelf.service.inputs import BadInput, of_input, picture, product_of, products_of
 from moonshelf.service.views import judged, view, views_of, weights
 
 
@@ -147,6 +147,30 @@ def _embedding(index: int, one: Encoded, dim: int, form: str) -> s.Embedding:
     )
 
 
+@router.post("/rerank", responses=NOT_FOUND)
+async def rerank(
+    request: Request, service: Service, held: Holding, deadline: Deadline, asked: s.RerankRequest
+) -> s.RerankReply:
+    """Documents in the order in which they answer a query, as the service's reranker scores them."""
+    step = service.reranking_step("model")
+    if asked.model not in (None, "", step.reranker.name):
+        raise HTTPException(404, f"this service has the reranker {step.reranker.name}, not {asked.model}")
+    _most(len(asked.documents), service.settings.max_items, "documents")
+    given = {"query": asked.query, **{f"documents.{i}": one for i, one in enumerate(asked.documents)}}
+    query, *documents = [
+        await service.fetched(await aside(request, of_input, one, param, param), f"{param}.image", held)
+        for param, one in given.items()
+    ]
+    scores = await step.score([(query, one) for one in documents], deadline)
+    order = np.argsort(-scores, kind="stable")[: asked.top_n].tolist()
+    shown = [{"text": one.title} if asked.return_documents else None for one in documents]
+    read = sum(len(query.title) + len(one.title) for one in documents) // 4
+    return s.RerankReply(
+        model=step.reranker.name, usage=s.Usage(prompt_tokens=read, total_tokens=read),
+        results=[s.Reranked(index=i, relevance_score=scores[i], document=shown[i]) for i in order],
+    )  # fmt: skip
+
+
 # ----------------------------------------------------------------------------------------- search
 
 
@@ -168,7 +192,7 @@ async def search(
     found = await service.search(
         query, asked.reason, deadline, like=asked.like, k=asked.offset + asked.limit + 1,
         where=where, mode=asked.mode, vector_weight=asked.vector_weight,
-        written=0.0 if asked.record_only else WRITTEN_WEIGHT,
+        written=0.0 if asked.record_only else WRITTEN_WEIGHT, rerank=asked.rerank,
     )  # fmt: skip
     hits = [
         s.SearchHit(score=hit.score, why=s.Why(**hit.why), product=view(hit.product))  # type: ignore[arg-type]
@@ -179,8 +203,9 @@ async def search(
         count = functools.partial(overview.facets, service.store)
         counted = await service.pools.run("scan", service.remembered, "facets", count, where)
     return s.SearchReply(
-        mode=found.mode, notes=list(map(service.public, found.notes)), hits=hits, offset=asked.offset,
-        more=len(found.hits) > asked.offset + asked.limit, facets=counted,
+        mode=found.mode, reranked_by=found.reranked_by or None, hits=hits, offset=asked.offset,
+        notes=list(map(service.public, found.notes)), facets=counted,
+        more=len(found.hits) > asked.offset + asked.limit,
     )  # fmt: skip
 
 

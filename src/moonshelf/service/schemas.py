@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from moonshelf.catalogue.filters import COLUMNS, MAX_LOOKUPS
+from moonshelf.catalogue.filters import MAX_LOOKUPS
+from moonshelf.catalogue.rows import COLUMNS
 
 MAX_TEXT = 20_000  # characters of one text
 MAX_FILTER = 100  # values of one filter
@@ -185,6 +186,30 @@ class EmbeddingsReply(Reply):
     usage: Usage
 
 
+class RerankRequest(BaseModel):
+    """The form that Cohere's and Jina's clients send. Documents are texts, data URIs, or items as above."""
+
+    model_config = examples({"query": "red running shoe", "documents": ["a red shoe", "a lamp"], "top_n": 1})
+
+    query: Input
+    documents: Annotated[list[Input], Field(min_length=1)]
+    model: str | None = Field(default=None, max_length=500, description="Name of the reranker, or none.")
+    top_n: int | None = Field(default=None, ge=1, description="So many of the best; none: all.")
+    return_documents: bool = False
+
+
+class Reranked(Reply):
+    index: int = Field(description="Place among the documents of the request.")
+    relevance_score: float
+    document: dict[str, str] | None = Field(default=None, description="Its text, where that was asked for.")
+
+
+class RerankReply(Reply):
+    model: str
+    results: list[Reranked] = Field(description="Best first.")
+    usage: Usage
+
+
 class ModelCard(Reply):
     id: str
     object: Literal["model"] = "model"
@@ -269,6 +294,7 @@ class SearchRequest(Strict):
     vector_weight: Annotated[float, Field(ge=0, le=1)] | None = Field(
         default=None, description="What vectors weigh in mode hybrid; none: as the index measured."
     )
+    rerank: bool = Field(default=False, description="Let the service's reranker read the first 50 again.")
     offset: int = Field(default=0, ge=0, le=900)
     limit: int = Field(default=24, ge=1, le=100)
     facets: bool = Field(default=False, description="Count the values of the filters' fields too.")
@@ -292,6 +318,8 @@ class Why(Reply):
     text_rank: int | None = None
     bm25: float | None = None
     code_rank: int | None = Field(default=None, description="The words hold its id, SKU, GTIN or MPN.")
+    fused_rank: int | None = Field(default=None, description="Before the reranker read it again.")
+    rerank: float | None = Field(default=None, description="What the reranker gave.")
 
 
 class ProductView(Reply):
@@ -337,6 +365,7 @@ class Facets(Reply):
 
 class SearchReply(Reply):
     mode: str = Field(description="hybrid, vector or text: what was done.")
+    reranked_by: str | None = Field(default=None, description="None where the order is that of the search.")
     notes: list[str]
     hits: list[SearchHit]
     offset: int

@@ -72,6 +72,10 @@ class Settings(BaseSettings):
     """Catalogue folder that `moonshelf embed` made."""
     model: str | None = None
     """Name or folder of a model; none: the catalogue's own."""
+    reranker: str | None = None
+    """CrossEncoder (folder, hub id) or server (URL#MODEL) that reads the first hits again; none: none."""
+    rerank_s: float = Field(2.0, gt=0)
+    """Seconds that it has for one search, then the order before it stands."""
     creative_model: str = Field("starter", min_length=1)
     """Judge of creatives, as --backend of `moonshelf creative rank`; off: no such endpoints."""
     host: str = Field("127.0.0.1", min_length=1)

@@ -26,13 +26,12 @@ from moonshelf.evaluation.data.views import group_of, sample, shows, views
 from moonshelf.evaluation.encoders.lexical import Bm25, TfIdf
 from moonshelf.model.encoders import base, stock
 from moonshelf.model.encoders.base import Reason
-from moonshelf.model.encoders.stock import SentenceTransformerEncoder, Side, StockEncoder, need
+from moonshelf.model.encoders.stock import SentenceTransformerEncoder, StockEncoder, need
 from moonshelf.model.stock import unit
 from moonshelf.product import Product
 from moonshelf.prompts import PromptSpec
 
 if TYPE_CHECKING:
-    import torch
     from PIL import Image
 
 IMAGE_SIDE = 224
@@ -126,9 +125,7 @@ class EfficientNetLite(StockEncoder):
         self._model.load_state_dict(weights)
         self._model.eval()
 
-    def embed(
-        self, texts: list[str] | None, pictures: list[Image.Image] | None, side: Side = "document"
-    ) -> np.ndarray:
+    def embed(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
         import torch
         from PIL import ImageOps
 
@@ -256,7 +253,8 @@ def learn(
     On the processor and from one seed, so that equal features give equal maps.
     """
     import torch
-    from torch.nn.functional import normalize
+
+    from moonshelf.training.losses import info_nce
 
     chance = torch.Generator().manual_seed(seed)
     sides = [torch.from_numpy(np.asarray(side, np.float32)) for side in (texts, photos)]
@@ -273,9 +271,10 @@ def learn(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(EPOCHS):
         for rows in torch.randperm(len(product), generator=chance).split(BATCH):
-            text, photo = (normalize(x[rows] @ w) for x, w in zip(inputs, weights, strict=True))
+            text, photo = (x[rows] @ w for x, w in zip(inputs, weights, strict=True))
+            same = product[rows, None] == product[rows]  # another row of a product is no negative
             optimizer.zero_grad()
-            contrastive_loss(text, photo, product[rows]).backward()
+            info_nce(text, photo, torch.tensor(1 / TEMPERATURE), same, (WIDTH,)).backward()
             optimizer.step()
             schedule.step()
     found = [
@@ -283,21 +282,6 @@ def learn(
         for m, s, w in zip(means, spreads, weights, strict=True)
     ]
     return found[0], found[1]
-
-
-def contrastive_loss(texts: torch.Tensor, photos: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """Symmetric InfoNCE in nats over a batch of unit vectors (n, d).
-
-    Each text looks for its own photo among all, and back; other rows of its group are no negatives.
-    """
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    own = torch.arange(len(groups))
-    same = groups[:, None] == groups
-    same[own, own] = False
-    scores = (texts @ photos.T / TEMPERATURE).masked_fill(same, float("-inf"))
-    return (cross_entropy(scores, own) + cross_entropy(scores.T, own)) / 2
 
 
 ALONE = {"tfidf": TfIdf, "bm25": Bm25, "minilm": minilm, "efficientnet": EfficientNetLite}

@@ -20,7 +20,7 @@ import numpy as np
 from moonshelf.endpoints import Endpoint, picture_part
 from moonshelf.errors import UserError
 from moonshelf.model.encoders.base import BOTH, TEXT
-from moonshelf.model.encoders.stock import Side, StockEncoder
+from moonshelf.model.encoders.stock import StockEncoder
 from moonshelf.prompts import PromptSpec
 
 if TYPE_CHECKING:
@@ -50,9 +50,7 @@ class EndpointBaseline(StockEncoder):
         digest = hashlib.sha256((probe + 0.0).tobytes()).hexdigest()  # + 0.0: no minus zero
         self.fingerprint = f"{kind}|{self.endpoint.url}|{self.endpoint.model}|{len(probe)}|{digest}"
 
-    def embed(
-        self, texts: list[str] | None, pictures: list[Image.Image] | None, side: Side = "document"
-    ) -> np.ndarray:
+    def embed(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
         if pictures is None:
             return self._ask({"input": texts}, len(texts or []))
         rows = texts if texts is not None else [""] * len(pictures)

@@ -14,7 +14,7 @@ import numpy as np
 
 from moonshelf.errors import UserError
 from moonshelf.model.encoders.base import BOTH
-from moonshelf.model.encoders.stock import QuerySide, Side, StockEncoder, need
+from moonshelf.model.encoders.stock import StockEncoder, need
 from moonshelf.model.stock import pick_device, quiet
 from moonshelf.prompts import PromptSpec
 
@@ -53,11 +53,9 @@ class MtebEncoder(StockEncoder):
             main_score="ndcg_at_10", domains=["E-commerce"],
         )  # fmt: skip
         if meta.use_instructions:
-            self.queries = QuerySide(self)
+            self.queries = self.as_queries()
 
-    def embed(
-        self, texts: list[str] | None, pictures: list[Image.Image] | None, side: Side = "document"
-    ) -> np.ndarray:
+    def embed(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
         from mteb.types import PromptType
         from torch.utils.data import DataLoader
 
@@ -66,7 +64,7 @@ class MtebEncoder(StockEncoder):
         shown_once: Any = DataLoader(cast(Any, [batch]), batch_size=None)
         vectors = self.model.encode(
             shown_once, task_metadata=self.task, hf_split="test",
-            hf_subset="default", prompt_type=PromptType(side),
+            hf_subset="default", prompt_type=PromptType(self.side),
         )  # fmt: skip
         return np.asarray(vectors.float().cpu() if hasattr(vectors, "cpu") else vectors, np.float32)
 

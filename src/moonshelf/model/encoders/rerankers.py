@@ -22,7 +22,7 @@ from moonshelf import images
 from moonshelf.endpoints import Endpoint
 from moonshelf.errors import UserError
 from moonshelf.model.encoders import stock
-from moonshelf.model.encoders.base import BOTH, IMAGE, TEXT
+from moonshelf.model.encoders.base import BOTH, TEXT
 from moonshelf.product import Product
 from moonshelf.prompts import PromptSpec
 
@@ -32,6 +32,10 @@ SECONDS = 10.0  # of one list
 _SIDE = 512  # pictures are decoded no larger than this
 
 Pair = tuple[Product, Product]  # what is asked, what was found
+
+
+class RerankError(UserError):
+    """A reranker did not do its work, in one sentence: whoever asked it goes on with the order there was."""
 
 
 class Reranker(Protocol):
@@ -80,8 +84,8 @@ class EndpointReranker:
     reads = TEXT
     prompt: PromptSpec = stock.PROMPT
 
-    def __init__(self, address: str, timeout: float = SECONDS) -> None:
-        self.endpoint = Endpoint(address, "/rerank", "rerank", timeout, max_bytes=4 << 20)
+    def __init__(self, address: str) -> None:
+        self.endpoint = Endpoint(address, "/rerank", "rerank", SECONDS, max_bytes=4 << 20)
         self.name = f"rerank:{self.endpoint.model}"
         self.fingerprint = f"{self.endpoint.url}#{self.endpoint.model}"
 
@@ -105,16 +109,17 @@ class EndpointReranker:
         return scores
 
 
-def load(spec: str, download: bool = False, timeout: float = SECONDS) -> Reranker:
+def load(spec: str, download: bool = False) -> Reranker:
     """The reranker of a folder, a hub id or URL#MODEL. Raises `UserError` for one that cannot be used."""
-    if spec.removeprefix("rerank:").startswith(("http://", "https://")):
-        return EndpointReranker(spec.removeprefix("rerank:"), timeout)
+    address = spec.removeprefix("rerank:")
+    if address.startswith(("http://", "https://")):
+        return EndpointReranker(address)
     return CrossEncoderReranker(stock.locate(spec, download), stock.short_name(spec))
 
 
 def score(reranker: Reranker, pairs: Sequence[Pair], seconds: float = SECONDS) -> np.ndarray:
-    """(n,) float64 scores of pairs, in batches. Raises `UserError`, in one sentence, where the deadline of
-    `seconds` passes, the reranker fails, or what it gives are no scores.
+    """(n,) float64 scores of pairs, in batches. Raises `RerankError` where the deadline of `seconds` passes,
+    the reranker fails, or what it gives are no scores.
 
     It computes in a thread that is left behind where it hangs, after the batch in hand.
     """
@@ -126,8 +131,8 @@ def score(reranker: Reranker, pairs: Sequence[Pair], seconds: float = SECONDS) -
             for start in range(0, len(pairs), BATCH):
                 if late.is_set():
                     return
-                found.append(reranker.score(pairs[start : start + BATCH]))
-        except Exception as error:  # whatever a model or a server of others gives
+                found.append(checked(reranker, pairs[start : start + BATCH]))
+        except RerankError as error:
             found.append(error)
 
     thread = threading.Thread(target=work, name="moonshelf-rerank", daemon=True)
@@ -135,17 +140,25 @@ def score(reranker: Reranker, pairs: Sequence[Pair], seconds: float = SECONDS) -
     thread.join(seconds)
     if thread.is_alive():
         late.set()
-        raise UserError(f"the reranker {reranker.name} did not answer within {seconds:g} s")
-    if found and isinstance(found[-1], Exception):
-        reason = (str(found[-1]) or type(found[-1]).__name__).splitlines()[0][:200]
-        raise UserError(f"the reranker {reranker.name} failed: {reason}") from found[-1]
-    return checked(reranker, np.concatenate(found) if found else np.zeros(0), len(pairs))
+        raise late_error(reranker, seconds)
+    if found and isinstance(found[-1], RerankError):
+        raise found[-1]
+    return np.concatenate(found) if found else np.zeros(0)
 
 
-def checked(reranker: Reranker, scores: np.ndarray, n: int) -> np.ndarray:
-    """The scores (n,), if they are as many and finite; else `UserError`."""
-    if scores.shape != (n,) or not np.isfinite(scores).all():
-        raise UserError(f"the reranker {reranker.name} gave what are no {n} scores")
+def late_error(reranker: Reranker, seconds: float) -> RerankError:
+    return RerankError(f"the reranker {reranker.name} did not answer within {seconds:.3g} s")
+
+
+def checked(reranker: Reranker, pairs: Sequence[Pair]) -> np.ndarray:
+    """The scores (n,) of one batch. Raises `RerankError` if there are none, or not one for each pair."""
+    try:
+        scores = np.asarray(reranker.score(pairs), np.float64)
+    except Exception as error:  # whatever a model or a server of others gives
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise RerankError(f"the reranker {reranker.name} failed: {reason}") from error
+    if scores.shape != (len(pairs),) or not np.isfinite(scores).all():
+        raise RerankError(f"the reranker {reranker.name} gave what are no {len(pairs)} scores")
     return scores
 
 
@@ -153,7 +166,6 @@ def why_not(reranker: Reranker, query: Product | None) -> str:
     """Why a reranker cannot read what is asked, "" where it can."""
     if query is None:
         return "a product to be like is no query to read again"
-    shown = (TEXT if query.title or query.description else frozenset()) | (
-        IMAGE if query.images else frozenset()
-    )
-    return "" if reranker.reads & shown else f"{reranker.name} reads text alone, and the query has none"
+    if "image" in reranker.reads or query.title or query.description:
+        return ""
+    return f"{reranker.name} reads text alone, and the query has none"

@@ -12,14 +12,15 @@ files, never a name.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from unittest.mock import patch
 
 import numpy as np
@@ -38,7 +39,7 @@ from moonshelf.model.encoders.base import (
     Written,
     check_mode,
 )
-from moonshelf.model.files import MODULE, fetch, read_json
+from moonshelf.model.files import MODEL_TYPES, MODULE, fetch, read_json
 from moonshelf.model.stock import Clip, check_folder, pick_device, quiet, unit, whole
 from moonshelf.product import Product
 from moonshelf.prompts import END_THINK, THINK, PromptSpec, read_rationale
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
 KINDS = ("st", "clip")
 # What is fetched from the hub: data and nothing else; `*.model` is a SentencePiece vocabulary.
 FETCH = ("*.safetensors", "*.json", "*.txt", "*.jinja", "*.model")
-Side = Literal["document", "query"]
 _IGNORE = ("onnx/*", "openvino/*", "original/*")
 # What of a product in a catalogue is read: as much as such encoders take, and the first photo.
 PROMPT = PromptSpec(text_fields=("title", "description"), max_text_chars=1_000, max_images=1)
@@ -88,18 +88,20 @@ class StockEncoder:
     batch: int = 32
     max_side: int | None = None  # pictures are decoded no larger than this
     prompt: PromptSpec = PromptSpec()
-    queries: Any = None
+    queries: Any = None  # `as_queries()` of a model that has prompts or instructions for both sides
+    side: Literal["document", "query"] = "document"
     setting: str = ""
     _field: ClassVar[dict[frozenset[str], str]] = {TEXT: "title", IMAGE: "images", BOTH: "title, images"}
 
-    def embed(
-        self, texts: list[str] | None, pictures: list[Image.Image] | None, side: Side = "document"
-    ) -> np.ndarray:
-        """(n, dim) vectors of n products; one of the two is None where those products do not show it.
-
-        `side` is only told to an encoder that has `queries`.
-        """
+    def embed(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
+        """(n, dim) vectors of n products; one of the two is None where those products do not show it."""
         raise NotImplementedError
+
+    def as_queries(self) -> Self:
+        """The same weights as they encode what is searched for: `side` tells `embed`."""
+        other = copy.copy(self)
+        other.side, other.fingerprint = "query", f"{self.fingerprint}|query"
+        return other
 
     @cached_property
     def dim(self) -> int:
@@ -176,28 +178,6 @@ class StockEncoder:
         return [found[place] for place in range(len(rows))]
 
 
-class QuerySide(StockEncoder):
-    """An encoder as it encodes queries: the same weights with another instruction."""
-
-    def __init__(self, other: StockEncoder) -> None:
-        self.other, self.prompt = other, other.prompt
-        self.reads, self.one_space = other.reads, other.one_space
-        self.batch, self.max_side = other.batch, other.max_side
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        return self.other.name  # which may be given another one later
-
-    @property
-    def fingerprint(self) -> str:  # type: ignore[override]
-        return self.other.fingerprint + "|query"
-
-    def embed(
-        self, texts: list[str] | None, pictures: list[Image.Image] | None, side: Side = "query"
-    ) -> np.ndarray:
-        return self.other.embed(texts, pictures, "query")
-
-
 class SentenceTransformerEncoder(StockEncoder):
     """A SentenceTransformer, or any encoder of transformers that it can pool: of text, pictures or both.
 
@@ -217,24 +197,20 @@ class SentenceTransformerEncoder(StockEncoder):
         self.one_space = sees and reads
         prompts = self.model.prompts
         if any(prompts.get(key) for key in ("query", "document", "passage", "corpus")):
-            self.queries = QuerySide(self)
+            self.queries = self.as_queries()
 
     def to(self, device: str) -> None:
         self.model.to(device)
 
-    def embed(
-        self, texts: list[str] | None, pictures: list[Image.Image] | None, side: Side = "document"
-    ) -> np.ndarray:
+    def embed(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
         if texts is not None and pictures is not None and self.model.supports(("image", "text")):
             pairs = [{"image": i, "text": t} for i, t in zip(pictures, texts, strict=True)]
-            return self._encode(pairs, side)
-        parts = [self._encode(list(shown), side) for shown in (texts, pictures) if shown is not None]
+            return self._encode(pairs)
+        parts = [self._encode(list(shown)) for shown in (texts, pictures) if shown is not None]
         return np.sum([unit(part) for part in parts], axis=0)
 
-    def _encode(self, inputs: list[Any], side: str) -> np.ndarray:
-        encode: Any = self.model.encode
-        if self.queries is not None:
-            encode = self.model.encode_query if side == "query" else self.model.encode_document
+    def _encode(self, inputs: list[Any]) -> np.ndarray:
+        encode = self.model.encode_query if self.side == "query" else self.model.encode_document
         return encode(
             inputs, batch_size=len(inputs), show_progress_bar=False, normalize_embeddings=True,
             convert_to_numpy=True,
@@ -256,9 +232,7 @@ class ClipEncoder(StockEncoder):
     def to(self, device: str) -> None:
         self.clip.model.to(device)
 
-    def embed(
-        self, texts: list[str] | None, pictures: list[Image.Image] | None, side: Side = "document"
-    ) -> np.ndarray:
+    def embed(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
         parts = [self.clip.embed_texts(texts)] if texts is not None else []
         parts += [self.clip.embed_pictures(pictures)] if pictures is not None else []
         return np.sum([unit(part) for part in parts], axis=0)
@@ -335,7 +309,7 @@ def load_module(kind: str, folder: Path, name: str) -> tuple[Any, set[str]]:
 
     missing: set[str] = set()
     try:
-        with quiet(), _noting(missing):
+        with quiet(), _noting(missing), _processor(folder):
             model = getattr(sentence_transformers, kind)(
                 str(folder), device=str(pick_device()), local_files_only=True, trust_remote_code=False,
                 model_kwargs={"use_safetensors": True},
@@ -358,6 +332,17 @@ def _check_modules(folder: Path, name: str) -> None:
                 f"{name} is made of a class of its own ({kind}), code that came with its weights and is "
                 "never run here: take a version of it that loads without `trust_remote_code`"
             )
+
+
+def _processor(folder: Path) -> AbstractContextManager[Any]:
+    """Within it a Qwen-VL has our processor, where the stock one cannot be built: it wants torchvision."""
+    configs = (path for path in (folder / "config.json", *folder.glob("*/config.json")) if path.is_file())
+    types = {read_json(path).get("model_type") for path in configs}
+    if find_spec("torchvision") or not types & set(MODEL_TYPES):
+        return nullcontext()
+    from moonshelf.model.processing import MoonProcessor
+
+    return patch("transformers.AutoProcessor.from_pretrained", MoonProcessor.from_pretrained)
 
 
 @contextmanager
