@@ -76,7 +76,7 @@ def main(
     products, queries = judged(data, titles)
     reranker = rerankers.load(rerank) if rerank else None
     print(f"{len(products):,} products, {len(queries)} queries")
-    figures = {}
+    figures: dict[str, dict[str, list[float]]] = {}
     for model in models:
         name = re.sub(r"\W+", "-", model)[-40:] + ("-titles" if titles else "")
         catalogue = Catalogue.create(out / name, model)
