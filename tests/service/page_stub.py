@@ -54,6 +54,7 @@ class Told:
     failures: dict[str, Failure] = field(default_factory=dict)
     gate: threading.Event = field(default_factory=threading.Event)  # closed: searches wait
     feedback: list[r.Review] = field(default_factory=list)
+    suggestions: list[r.SuggestionView] = field(default_factory=list)
     searches: list[s.SearchRequest] = field(default_factory=list)
     ranks: list[r.RankRequest] = field(default_factory=list)
     compared: list[r.CompareRequest] = field(default_factory=list)
@@ -241,6 +242,10 @@ def stub(state: Told) -> FastAPI:
             judge="the stub", note=f"Judged by the stub. {NOTE}",
             export=f"{asked.export} at {asked.base_rate}" if asked.export else None,
         )  # fmt: skip
+
+    @app.get("/v1/suggestions")
+    async def suggestions(limit: int = 20) -> r.SuggestionsReply:
+        return r.SuggestionsReply(total=len(state.suggestions), suggestions=state.suggestions[:limit])
 
     @app.get("/v1/catalogue")
     async def catalogue() -> r.CatalogueReply:

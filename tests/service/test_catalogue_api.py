@@ -327,6 +327,26 @@ def test_duplicates_are_reviewed_and_then_gone(writer: TestClient) -> None:
     assert writer.get("/v1/catalogue").json()["feedback"] == {"duplicate": 1}
 
 
+def test_suggestions_are_listed_until_they_are_judged(writer: TestClient, folder: Path) -> None:
+    assert writer.get("/v1/suggestions").json() == {"total": 0, "suggestions": []}
+    post(writer, "products", products=[{"id": "gap", "title": "red shoe"}])
+    one = {"name": "colour", "value": "red", "source": "title", "accepted": False, "allowed": "Red"}
+    lines = [{"id": "gap", **one, "confidence": 0.7}, {"id": "gap", **one, "name": "use", "confidence": 0.4}]
+    lines += [{"id": "gone", **one, "confidence": 0.1}]
+    (folder / "suggestions.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines) + "{cut off")
+    seen = writer.get("/v1/suggestions").json()
+    assert [(x["product"]["id"], x["name"]) for x in seen["suggestions"]] == [
+        ("gap", "use"),
+        ("gap", "colour"),
+    ]
+    post(
+        writer, "feedback", kind="attribute", subject={"id": "gap", "name": "use"}, verdict="none", note="no"
+    )
+    assert [x["name"] for x in writer.get("/v1/suggestions").json()["suggestions"]] == ["colour"]
+    every = writer.get("/v1/suggestions", params={"reviewed": True}).json()
+    assert every["total"] == 3 and every["suggestions"][0]["review"]["verdict"] == "none"
+
+
 def test_feedback_that_fits_nothing_is_refused(reader: TestClient) -> None:
     for body, words in (
         ({"kind": "duplicate", "subject": {"a": "1"}, "verdict": "accept"}, "needs b"),

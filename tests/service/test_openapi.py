@@ -64,7 +64,7 @@ def test_the_description_names_every_route_and_has_examples(address: str) -> Non
     assert {
         "POST /v1/embeddings", "POST /v1/search", "POST /v1/products", "DELETE /v1/products/{id}",
         "GET /v1/duplicates", "POST /v1/creatives/compare", "POST /v1/creatives/rank", "POST /v1/feedback",
-        "GET /v1/catalogue", "GET /health", "GET /ready", "GET /metrics",
+        "GET /v1/catalogue", "GET /v1/suggestions", "GET /health", "GET /ready", "GET /metrics",
     } <= paths  # fmt: skip
     import httpx
 

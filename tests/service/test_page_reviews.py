@@ -17,6 +17,7 @@ pytest.register_assert_rewrite("page_browser", "page_stub")
 from page_browser import expect, files, give, needs_chromium, opened, photo  # noqa: E402
 from page_stub import Failure, Told, group  # noqa: E402
 
+from moonshelf.service.review_schemas import SuggestionView  # noqa: E402
 from moonshelf.service.schemas import ProductView  # noqa: E402
 
 pytest_plugins = ("page_browser",)
@@ -301,3 +302,25 @@ def test_duplicates_open_on_a_kind_that_has_some(page: Any, state: Told) -> None
     expect(page.get_by_role("link", name="Variants")).to_have_attribute("aria-current", "page")
     page.get_by_role("link", name="Duplicates", exact=False).nth(1).click()  # asked for, it is shown
     expect(page.get_by_text("Nothing is left to review here.")).to_be_visible()
+
+
+def test_a_suggested_value_is_kept_changed_or_rejected(page: Any, state: Told) -> None:
+    state.suggestions = [
+        SuggestionView(
+            product=p, name="colour", value="red", source="picture", confidence=0.61, accepted=False,
+            allowed=None, review=None,
+        )
+        for p in state.products[:3]
+    ]  # fmt: skip
+    page.goto("/#/catalogue")
+    expect(page.get_by_role("heading", name="Gaps that could be filled")).to_be_visible()
+    forms = page.locator("form.arbiter")
+    forms.nth(0).get_by_role("button", name="Keep this value").click()
+    expect(forms.nth(0)).to_contain_text("colour is red")
+    forms.nth(1).get_by_label("Value for colour").fill("maroon")
+    forms.nth(1).get_by_label("Note for colour").fill("darker")
+    forms.nth(1).get_by_role("button", name="Keep this value").click()
+    forms.nth(2).get_by_role("button", name="It has none").click()
+    expect(forms.nth(2)).to_contain_text("rejected")
+    said = [(one.verdict, one.note, one.subject["suggested"]) for one in state.feedback]
+    assert said == [("red", "", "red"), ("maroon", "darker", "red"), ("none", "", "red")]

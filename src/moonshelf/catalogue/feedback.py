@@ -11,6 +11,7 @@ import json
 import uuid
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,12 +19,14 @@ from typing import Any
 
 import pyarrow as pa
 
+from moonshelf.attributes import canonical_key
 from moonshelf.catalogue.filters import literal
 from moonshelf.catalogue.manifest import Manifest, check_writable, writing
 from moonshelf.catalogue.store import connect
 from moonshelf.errors import UserError
 
-TABLE = "feedback"
+TABLE, SUGGESTIONS = "feedback", "suggestions.jsonl"
+_ALL = 10**9
 _SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("id", "time", "kind", "subject", "verdict", "note", "by")]
 )
@@ -102,6 +105,28 @@ def latest(folder: str | Path, kind: str = "duplicate") -> dict[frozenset[str], 
         for entry in found
         if {"a", "b"} <= entry.subject.keys()
     }
+
+
+def verdicts(folder: str | Path) -> dict[tuple[str, str], Entry]:
+    """The newest entry on each attribute of a product: (id, canonical key of the attribute) -> entry."""
+    said = entries(folder, "attribute", limit=_ALL)[1]  # newest first, and the newest stays
+    return {(one.subject["id"], canonical_key(one.subject["name"])): one for one in reversed(said)}
+
+
+def suggestions(folder: str | Path) -> list[dict[str, Any]]:
+    """What `enrich --catalogue` suggests for empty attributes, each with its `review`, an `Entry` or None.
+
+    Lines that are not of that command are left out; the least sure come first.
+    """
+    file, found = Path(folder) / SUGGESTIONS, []
+    said = verdicts(folder)
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        with suppress(ValueError, TypeError, KeyError):
+            one = json.loads(line)
+            found.append(
+                {**one, "review": said.get((one["id"], one["name"])), "order": float(one["confidence"])}
+            )
+    return sorted(found, key=lambda one: one["order"])
 
 
 def _table(folder: str | Path, create: bool = False) -> Any:

@@ -3,10 +3,12 @@ dropped and nothing in it is read as markup."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from moonshelf.prompts import END_THINK, THINK, clean_text
@@ -125,6 +127,22 @@ def show_duplicates(report: DuplicateReport, console: Console, limit: int = 20) 
             console.print(Text(f"  … and {len(groups) - limit:,} more; --json lists all"))
     for note in report.notes:
         console.print(plain(f"Note: {note}.", 400), style="dim")
+
+
+def show_enrich(report: Mapping[str, Any], console: Console) -> None:
+    """What a run of `enrich` found: numbers, gaps of the largest categories, how far confidence holds."""
+    names = ("products", "rejected", "suggested", "accepted", "conflicts", "supplemental")
+    console.print(plain("; ".join(f"{name.replace('_', ' ')}: {report[name]}" for name in names)))
+    gaps = Table("category", "attribute", *(kinds := ("filled", "missing", "fillable")))
+    largest = sorted(report["gaps"].items(), key=lambda one: -sum(c["missing"] for c in one[1].values()))
+    for category, attributes in largest[:8]:
+        for name, count in attributes.items():
+            gaps.add_row(plain(category), name, *(str(count[kind]) for kind in kinds))
+    sure = Table("confidence, held-out rows", "values", "said", "right")
+    for one in report["calibration"]["table"]:
+        sure.add_row(f"{one['from']} to {one['to']}", *(str(one[c]) for c in list(one)[2:]))
+    for shown in (gaps, sure, *(plain(f"Note: {note}.", 600) for note in report["notes"])):
+        console.print(shown)
 
 
 def why(pair: Pair) -> str:

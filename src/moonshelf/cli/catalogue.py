@@ -1,4 +1,4 @@
-"""Commands about catalogues: `check` a feed, `embed` it, `index`, `search`, `duplicates`."""
+"""Commands about feeds and catalogues: from `check` and `embed` to `search`, `duplicates` and `enrich`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ from moonshelf.cli.options import (
     Json,
     MapColumns,
     ModelName,
+    StarterName,
     VectorWeight,
     reading,
 )
-from moonshelf.errors import EXIT_PARTIAL
+from moonshelf.errors import EXIT_ABSTAINED, EXIT_PARTIAL, UserError
+
+_WHAT = "A taxonomy's file, or a folder of Shopify's."
+Least = Annotated[float, typer.Option(min=0, max=1, help="Least confidence of a category.")]
+Candidates = Annotated[int, typer.Option("-k", min=1, help="Categories that the model chooses among.")]
 
 
 def check(
@@ -232,3 +237,105 @@ def duplicates(
     from moonshelf.catalogue.tables import show_duplicates
 
     show_duplicates(report, wide())
+
+
+def enrich(
+    feed: Annotated[Path, typer.Argument(help="A feed in any dialect that `check` reads.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Folder for what is found; the feed stays as it is.")
+    ],
+    only: Annotated[str, typer.Option(help="What to fill, such as colour,material,category.")] = "",
+    accept_above: Annotated[
+        float, typer.Option(min=0, max=1, help="Confidence from which a value enters the supplemental feed.")
+    ] = 0.8,
+    taxonomy: Annotated[Path | None, typer.Option(help=_WHAT)] = None,
+    least: Least = 0.5,
+    k: Candidates = 20,
+    catalogue: Annotated[
+        Path | None,
+        typer.Option(help="Catalogue whose page lists the suggestions and whose feedback counts."),
+    ] = None,
+    model: StarterName = "starter",
+    dialect: Dialect = None,
+    images_root: Annotated[str | None, typer.Option(help="Folder that image paths start from.")] = None,
+    remote_images: Annotated[bool, typer.Option(help="Fetch images from public web addresses.")] = False,
+    columns: MapColumns = None,
+    encoding: Encoding = None,
+    currency: Currency = None,
+    json: Json = False,
+) -> None:
+    """Fill the gaps of a feed: suggestions with source and confidence, a supplemental feed, conflicts.
+
+    Nothing is overwritten, and a stopped run goes on. Exits with 3 if some rows were rejected.
+    """
+    from moonshelf.catalogue.tables import show_enrich
+    from moonshelf.enrichment.run import Options, enrich
+    from moonshelf.enrichment.taxonomy import Taxonomy
+    from moonshelf.feeds.show import counting
+    from moonshelf.model.modeling import MoonModel
+
+    fetcher = None
+    if remote_images:
+        from moonshelf.remote import RemoteFetcher
+
+        fetcher = RemoteFetcher()
+    names = tuple(name.strip() for name in only.split(",") if name.strip())
+    how = {"images_root": images_root, **reading(columns, encoding, currency)}
+    chosen = Options(names, accept_above, least, k, dialect, how, catalogue)
+    known = Taxonomy.read(taxonomy) if taxonomy else None
+    with counting(feed.name) as progress:
+        report = enrich(
+            feed, out, lambda: MoonModel.from_pretrained(model), known, options=chosen, fetcher=fetcher,
+            progress=progress,
+        )  # fmt: skip
+    if json:
+        print_json(report)
+    else:
+        show_enrich(report, wide())
+    if report["rejected"]:
+        raise typer.Exit(EXIT_PARTIAL)
+
+
+def taxonomy(
+    place: Annotated[Path, typer.Argument(help=_WHAT)],
+    category: Annotated[str | None, typer.Argument(help="Id, path or name of a category to show.")] = None,
+    title: Annotated[str, typer.Option(help="Suggest a category for a product of this title.")] = "",
+    image: Annotated[Path | None, typer.Option(help="The same, of a picture.")] = None,
+    language: Annotated[str, typer.Option(help="Of the names: de, en, es, fr, it, ja, pl or zh-CN.")] = "en",
+    least: Least = 0.5,
+    k: Candidates = 20,
+    model: StarterName = "starter",
+    cache: Annotated[Path | None, typer.Option(help="Folder that keeps the names' vectors.")] = None,
+    json: Json = False,
+) -> None:
+    """Show a category, or suggest one for a product: exits with 4 where none is likely enough."""
+    from moonshelf.enrichment.taxonomy import Taxonomy
+
+    shown = Taxonomy.read(place, language)
+    found: dict[str, object]
+    if title or image:
+        from moonshelf.enrichment.categories import Categoriser
+        from moonshelf.model.modeling import MoonModel
+        from moonshelf.product import ImageRef, Product
+
+        pictures = (ImageRef(path=str(image)),) if image else ()
+        query = Product(id="query", title=title, images=pictures)
+        english = Taxonomy.read(place)  # what the model reads
+        chooser = Categoriser(MoonModel.from_pretrained(model), english, also=[shown], k=k, cache=cache)
+        best = chooser.suggest([query], least)[0]
+        id = best.id if best else None
+        near = [f"{share:.2f} {one} {shown.text(one)}" for one, share in best.candidates] if best else []
+        found = {"confidence": round(best.confidence, 4) if best else None, "near": near}
+    elif category is None:
+        raise UserError("name a category to show, or give a product's --title or --image.")
+    else:
+        id = shown.find(category)
+        found = {name: list(shown.values(name)) for name in shown.attributes(id)}
+    record = {"id": id, "path": id and shown.text(id), "google": shown.google.get(id or ""), **found}
+    if json:
+        print_json(record)
+    else:
+        for name, value in record.items():
+            print(f"{name}: {', '.join(value) if isinstance(value, list) else value or '-'}")
+    if id is None:
+        raise typer.Exit(EXIT_ABSTAINED)

@@ -14,6 +14,7 @@ from moonshelf.errors import EXIT_STOPPED, UserError, system_error
 
 _ON_STOP = {  # how to go on after Ctrl-C or SIGTERM
     "embed": "what was embedded so far is stored: run the same command again to go on",
+    "enrich": "what was read so far is kept: run the same command again to go on",
     "index": "the index that was there still is: run the same command again",
     "train": "run the same command again to go on from the last checkpoint",
     "evaluate": "with --cache the next run goes on from what was embedded",

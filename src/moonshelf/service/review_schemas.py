@@ -79,6 +79,25 @@ class FeedbackList(Reply):
     entries: list[Review] = Field(description="Newest first.")
 
 
+class SuggestionView(Reply):
+    """A value that `moonshelf enrich` suggests for an empty attribute. Feedback on the `attribute` judges it:
+    the value itself accepts, another overrides, `none` rejects."""
+
+    product: ProductView
+    name: str
+    value: str
+    source: Literal["title", "picture", "both", "person"]
+    confidence: float
+    accepted: bool = Field(description="It was sure enough for the supplemental feed.")
+    allowed: str | None = Field(description="The taxonomy's own word for it.")
+    review: Review | None = Field(description="The last thing that a person said of this attribute.")
+
+
+class SuggestionsReply(Reply):
+    total: int
+    suggestions: list[SuggestionView] = Field(description="The least sure first.")
+
+
 # -------------------------------------------------------------------------------------- duplicates
 
 

@@ -352,6 +352,26 @@ async def read_feedback(
     return r.FeedbackList(total=total, entries=entries)
 
 
+@router.get("/suggestions")
+async def suggestions(
+    service: Service,
+    reviewed: Annotated[bool, Query(description="Those that people have judged too.")] = False,
+    offset: Offset = 0,
+    limit: Limit = 20,
+) -> r.SuggestionsReply:
+    """Values for empty attributes, as `moonshelf enrich --catalogue` has left them here."""
+    listed = await service.pools.run("read", feedback.suggestions, service.settings.folder)
+    wanted = [one for one in listed if reviewed or not one["review"]]
+    page = wanted[offset : offset + limit]
+    views = await service.pools.run("read", views_of, service.store, [one["id"] for one in page])
+    names = r.SuggestionView.model_fields.keys() - {"product"}
+    shown = [
+        r.SuggestionView(product=views[one["id"]], **{name: one.get(name) for name in names})
+        for one in page if one["id"] in views  # it may have left since
+    ]  # fmt: skip
+    return r.SuggestionsReply(total=len(wanted), suggestions=shown)
+
+
 # -------------------------------------------------------------------------------------- creatives
 
 

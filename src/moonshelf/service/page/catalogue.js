@@ -4,7 +4,7 @@
 import { request, thumbnail } from "./api.js";
 import { count, few, fill, h, leaves, outside, path, percent, say, table, unseen } from "./dom.js";
 import { load, productLink, shares, skeletons, stop } from "./parts.js";
-import { arbiter } from "./product.js";
+import { arbiter, reviewer } from "./product.js";
 
 const MOST = 12; // categories before "all"
 const FEW = 6; // conflicts, and rejected rows, before "more"
@@ -12,7 +12,9 @@ const SAID = { duplicate: "duplicates", creative: "creatives", attribute: "attri
 
 export function catalogue(main) {
   const box = h("div");
-  main.append(h("h1", null, "The catalogue"), box);
+  const gaps = h("div");
+  main.append(h("h1", null, "The catalogue"), box, gaps);
+  suggested(gaps);
   load(box, {
     skeleton: skeletons(4, "tile"),
     work: (signal) => request("v1/catalogue", { signal }),
@@ -21,7 +23,22 @@ export function catalogue(main) {
       say(`${count(reply.products, "product")}.`);
     },
   });
-  return { close: () => stop(box) };
+  return { close: () => [box, gaps].forEach(stop) };
+}
+
+// What `moonshelf enrich --catalogue` suggests for empty attributes; nothing is shown where it never ran.
+function suggested(box) {
+  load(box, {
+    skeleton: () => null,
+    work: (signal) => request("v1/suggestions?limit=50", { signal }),
+    show: (reply) => fill(box, reply.total > 0 && h("section", null, h("h2", null, "Gaps that could be filled"),
+      h("p", { class: "intro" }, `${count(reply.total, "value")} suggested for empty attributes, the least sure first. What you say is kept as feedback, and counts when the feed is enriched again.`),
+      few(h("ul", { class: "conflicts" }), reply.suggestions.map((one) => h("li", null, thumbnail(one.product, { size: 96 }),
+        h("div", null, h("h3", null, h("a", { href: productLink(one.product.id) }, outside(one.product.title || one.product.id))),
+          h("dl", { class: "sides" }, h("div", null, h("dt", null, outside(one.name)), h("dd", null, outside(one.value))),
+            h("div", null, h("dt", null, "from ", outside(one.source)), h("dd", null, percent(one.confidence), one.accepted ? " (in the feed)" : ""))),
+          reviewer(one)))), FEW))),
+  });
 }
 
 function dashboard(reply) {

@@ -72,6 +72,21 @@ export function arbiter(id, name, feed, model) {
   return fill(box, h("span", { class: "mark bad" }, h("span", { "aria-hidden": "true" }, "✗ "), "they differ"), choose(feed, "Feed"), choose(model, "Model"));
 }
 
+/** Accepts, overrides or rejects a suggested value, with a note: feedback on an attribute. */
+export function reviewer(one) {
+  const label = (what) => `${what} for ${one.name} of ${one.product.title || one.product.id}`;
+  const value = h("input", { type: "text", value: one.value, maxlength: 500, "aria-label": label("Value") });
+  const note = h("input", { type: "text", maxlength: 4000, placeholder: "Note", "aria-label": label("Note") });
+  const box = h("form", { class: "arbiter", onsubmit: (event) => { event.preventDefault(); send(value.value.trim()); } });
+  const send = async (verdict) => {
+    if (!verdict || !(await feedback("attribute", { id: one.product.id, name: one.name, suggested: one.value }, verdict, note.value.trim()))) return;
+    fill(box, h("span", { class: "mark good" }, h("span", { "aria-hidden": "true" }, "✓ "), verdict === "none" ? "rejected" : `${one.name} is `, verdict !== "none" && outside(verdict)));
+    toast(`Noted: ${one.name}.`, { time: 3000 });
+  };
+  return fill(box, value, note, h("button", { type: "submit", class: "small-button" }, "Keep this value"),
+    h("button", { type: "button", class: "small-button", onclick: () => send("none") }, "It has none"));
+}
+
 function alike(row, found) {
   load(row, {
     skeleton: skeletons(4),
