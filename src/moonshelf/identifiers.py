@@ -21,6 +21,8 @@ _WITHOUT = re.compile(
     r"|number|nummer|numero|part number|(teile|artikel|hersteller)nummer|ref|reference|referencia|riferimento"
     r"|parent|group|gruppe|identifier)( \d{1,2})?"
 )  # fmt: skip
+_UPC_E = {"0": "{0}{1}00000{2}{3}{4}", "1": "{0}{1}10000{2}{3}{4}", "2": "{0}{1}20000{2}{3}{4}",
+          "3": "{0}{1}{2}00000{3}{4}", "4": "{0}{1}{2}{3}00000{4}"}  # fmt: skip
 _FILLER = re.compile(r"9{6,}|x{3,}")
 
 
@@ -42,6 +44,44 @@ def is_placeholder_gtin(digits: str) -> bool:
     """Whether digits with a right check digit are still no article's: 000…0, 1111111111116."""
     body = digits.lstrip("0")[:-1]
     return not body or (len(body) > 5 and len(set(body)) == 1)
+
+
+def gtin_of(text: str) -> str:
+    """Digits of a GTIN-8, 12, 13 or 14 with a right check digit; a UPC-E as the UPC-A that it abbreviates.
+
+    Eight digits may be both. A leading 0 then means UPC-E, as a GTIN-8 that begins with it is no article's
+    outside of one shop; else they are a GTIN-8. Raises the errors of `stdnum.ean.validate`.
+
+    Examples:
+        >>> gtin_of("04252614"), gtin_of("4006381333931"), gtin_of("40170725")
+        ('042100005264', '4006381333931', '40170725')
+    """
+    from stdnum import ean
+
+    digits = ean.compact(text)
+    if len(digits) == 8 and digits.isdigit() and digits[0] in "01":
+        rule = _UPC_E.get(digits[6], "{0}{1}{2}{3}{4}0000" + digits[6])
+        whole = digits[0] + rule.format(*digits[1:6]) + digits[7]
+        if ean.is_valid(whole) and not (digits[0] == "1" and ean.is_valid(digits)):
+            return whole
+    return str(ean.validate(digits))
+
+
+def gtin14(text: str | None) -> str | None:
+    """The one form in which GTINs are compared: 14 digits, zeros in front. None for what is no article's
+    number or has a wrong check digit, which is no evidence in either direction.
+
+    Examples:
+        >>> gtin14("012345678905") == gtin14("0012345678905") == "00012345678905"
+        True
+    """
+    from stdnum.exceptions import ValidationError
+
+    try:
+        digits = gtin_of(text or "")
+    except ValidationError:
+        return None
+    return None if is_placeholder_gtin(digits) else digits.zfill(14)
 
 
 def _fold(text: str) -> str:

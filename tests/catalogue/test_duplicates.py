@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from moonshelf.catalogue import Catalogue
-from moonshelf.catalogue.duplicates import Pair, complete_link
+from moonshelf.catalogue.matching.duplicates import Pair, complete_link
 from moonshelf.catalogue.tables import show_duplicates
 from moonshelf.product import ImageRef, Product
 

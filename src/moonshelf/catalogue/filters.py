@@ -303,8 +303,3 @@ def _categories(paths: Sequence[str]) -> Condition:
         below = f"regexp_like(category, {pattern})"
         terms.append(Condition(below, f"NOT ({below})"))
     return any_of(terms)
-
-
-def stored_values(name: str, values: Sequence[str]) -> list[str]:
-    """Values of a filter in the form in which the store has them."""
-    return [normalise_value(name, value) if name in ATTRIBUTES else value for value in values]

@@ -3,10 +3,8 @@
 All of it is counted by column with Arrow's kernels; long columns (descriptions, rationales, thumbnails) are
 counted inside the store and never read. Nothing is kept between calls: the store is the truth.
 
-A conflict is a product whose record says one thing and the model, having seen the picture, another. A
-reviewer's time is short, so a doubt is no conflict: a value counts only if `families.toml` knows it, and two
-values conflict only if no family holds both and they share no word (`light blue` is `blue`, `faux leather`
-is near `leather`). A category conflicts only where the model named another leaf of this very catalogue.
+A conflict is a product whose record says one thing and the model, having seen the picture, another
+(`matching.families`). A category conflicts only where the model named another leaf of this very catalogue.
 Compared in Python are the distinct pairs of values, not the rows.
 """
 
@@ -14,8 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Container
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -27,9 +24,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import TypeAdapter, ValidationError
 
-from moonshelf.attributes import normalise_value
 from moonshelf.catalogue import vector_index
 from moonshelf.catalogue.filters import Condition
+from moonshelf.catalogue.matching.families import FAMILIES, IN_TITLES, differ
 from moonshelf.catalogue.rows import ATTRIBUTES, FIELDS
 from moonshelf.catalogue.store import Store
 from moonshelf.errors import Problem
@@ -47,12 +44,7 @@ _WEIGHTS = ("weight_image", "weight_text", "weight_rationale")
 _MOST_BYTES = 16 * 1024 * 1024  # of rejects.jsonl: about 100,000 remarks
 _MOST_LINE = 64 * 1024
 
-_WORDS = tomllib.loads(Path(__file__).with_name("families.toml").read_text(encoding="utf-8"))
-FAMILIES: dict[str, list[str]] = _WORDS["families"]  # field -> families; a value may be in several
-IN_TITLES: dict[str, str] = _WORDS["in_titles"]
 CONFLICT_FIELDS = (*FAMILIES, "category")
-_LIST = re.compile(r"\s*(?:[,/&+|]|\band\b|\bwith\b)\s*")
-_ANY = {"multicolour", "mixed", "other", "others", "na", "n a", "none"}  # says nothing that could be wrong
 _MOST_PAIRS = 100_000  # distinct pairs of values that are compared, the commonest first
 
 
@@ -210,38 +202,6 @@ def _true(column: pa.ChunkedArray) -> int:
 
 
 # ---- conflicts -------------------------------------------------------------------------------------
-
-
-def _plain(text: str) -> str:
-    return " ".join(re.findall(r"\w+", text.casefold()))
-
-
-_KNOWN: dict[str, dict[str, set[int]]] = {field: defaultdict(set) for field in FAMILIES}  # value -> families
-for _field, _families in FAMILIES.items():
-    for _number, _family in enumerate(_families):
-        for _value in _family.split(", "):
-            _KNOWN[_field][_plain(_value)].add(_number)
-
-
-def differ(field: str, record: str, said: str) -> bool:
-    """Whether two values of colour, material or pattern cannot both be right."""
-    ours, theirs = _members(field, record), _members(field, said)
-    return bool(ours and theirs) and not any(_near(field, a, b) for a in ours for b in theirs)
-
-
-def _members(field: str, value: str) -> list[str]:
-    """The parts of a list of values, plainly written; empty where one of them is unknown or says nothing."""
-    whole = _plain(normalise_value(field, value))
-    parts = [whole] if whole in _KNOWN[field] else [_plain(p) for p in _LIST.split(value.casefold())]
-    members = [_plain(normalise_value(field, part)) for part in parts if part]
-    known = all(m not in _ANY and (m in _KNOWN[field] or m.split()[-1] in _KNOWN[field]) for m in members)
-    return members if known else []
-
-
-def _near(field: str, a: str, b: str) -> bool:
-    # `dark wood`: what it is stands last
-    first, second = (_KNOWN[field].get(v) or _KNOWN[field][v.split()[-1]] for v in (a, b))
-    return bool(set(a.split()) & set(b.split())) or bool(first & second)
 
 
 def categories_differ(record: str, said: str, leaves: Container[str]) -> bool:

@@ -34,7 +34,7 @@ from moonshelf.prompts import clean_text
 
 if TYPE_CHECKING:
     from moonshelf.catalogue.commits import EmbedReport
-    from moonshelf.catalogue.duplicates import DuplicateReport
+    from moonshelf.catalogue.matching.duplicates import DuplicateReport
 
 MODES = ("hybrid", "vector", "text")
 MEASURES = {"vector": "cosine", "text": "bm25"}  # what a score is in each list
@@ -190,7 +190,7 @@ class Catalogue:
 
     def duplicates(self, **options: Any) -> DuplicateReport:
         """Pairs and groups that may be one product; see `duplicates.find`."""
-        from moonshelf.catalogue.duplicates import find
+        from moonshelf.catalogue.matching.duplicates import find
 
         return find(self.store, **options)
 

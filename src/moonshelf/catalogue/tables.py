@@ -15,7 +15,8 @@ from moonshelf.prompts import END_THINK, THINK, clean_text
 
 if TYPE_CHECKING:
     from moonshelf.catalogue.commits import EmbedReport
-    from moonshelf.catalogue.duplicates import DuplicateReport, Pair
+    from moonshelf.catalogue.matching.duplicates import DuplicateReport, Pair
+    from moonshelf.catalogue.matching.match import MatchReport
     from moonshelf.catalogue.search import SearchResult
 
 _ID_CELLS, _PRICE_CELLS, _LEAST_TITLE = 24, 12, 12  # widths of columns; longer ids push their own line
@@ -143,6 +144,22 @@ def show_enrich(report: Mapping[str, Any], console: Console) -> None:
         sure.add_row(f"{one['from']} to {one['to']}", *(str(one[c]) for c in list(one)[2:]))
     for shown in (gaps, sure, *(plain(f"Note: {note}.", 600) for note in report["notes"])):
         console.print(shown)
+
+
+def show_matches(report: MatchReport, folder: str, console: Console, limit: int = 10) -> None:
+    counts = ", ".join(f"{report.levels.get(one, 0):,} {one}" for one in ("decided", "high", "medium", "low"))
+    console.print(Text(f"{report.a:,} products of A, {report.b:,} of B, {report.compared:,} pairs compared."))
+    console.print(Text(f"Matched: {counts}. Without a partner: {len(report.unmatched):,}.", style="bold"))
+    for row in report.doubtful[:limit]:
+        console.print(plain(f"  {row['score']:.2f}  A {row['a_id']}  {row['a_title']}", 160))
+        console.print(Text("        ").append(plain(f"B {row['b_id']}  {row['b_title']}", 160)))
+        said = f"{row['why']}; next: {row['runner_up'] or 'none'}"
+        console.print(Text("        ").append(plain(said, 300)), style="dim")
+    for note in report.notes:
+        console.print(plain(f"Note: {note}.", 600), style="dim", soft_wrap=True)
+    if report.rejected:
+        console.print(Text(f"{report.rejected:,} rows were rejected: {folder}/rejects.jsonl"))
+    console.print(Text(f"matches.csv, review.csv and unmatched.csv are in {folder}."), soft_wrap=True)
 
 
 def why(pair: Pair) -> str:

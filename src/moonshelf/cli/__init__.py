@@ -27,8 +27,8 @@ app = typer.Typer(
 )
 COMMANDS: tuple[Callable[..., None], ...] = (
     models.demo, catalogue.check, catalogue.embed, catalogue.index, catalogue.search, catalogue.duplicates,
-    catalogue.enrich, catalogue.taxonomy, training.mine, evaluation.evaluate, evaluation.report,
-    evaluation.datasets, models.doctor, models.export,
+    catalogue.match, catalogue.enrich, catalogue.taxonomy, training.mine, evaluation.evaluate,
+    evaluation.report, evaluation.datasets, models.doctor, models.export,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

@@ -1,4 +1,4 @@
-"""Commands about feeds and catalogues: from `check` and `embed` to `search`, `duplicates` and `enrich`."""
+"""Commands about feeds and catalogues: from `check` and `embed` to `search`, `match` and `enrich`."""
 
 from __future__ import annotations
 
@@ -339,3 +339,50 @@ def taxonomy(
             print(f"{name}: {', '.join(value) if isinstance(value, list) else value or '-'}")
     if id is None:
         raise typer.Exit(EXIT_ABSTAINED)
+
+
+def match(
+    a: Annotated[Path, typer.Argument(help="A feed in any dialect, or a folder that `embed` made.")],
+    b: Annotated[Path, typer.Argument(help="Another one; each of its products is matched at most once.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for what is found, and your decisions.")],
+    model: Annotated[
+        str | None, typer.Option("--model", help="Embed both feeds with it, so that vectors find pairs too.")
+    ] = None,
+    neighbours: Annotated[
+        int, typer.Option(min=1, help="Candidates by words, and by vectors, a product.")
+    ] = 10,
+    map_a: Annotated[list[str] | None, typer.Option(metavar="FIELD=COLUMN", help="As --map, of A.")] = None,
+    map_b: Annotated[list[str] | None, typer.Option(metavar="FIELD=COLUMN", help="As --map, of B.")] = None,
+    json: Json = False,
+) -> None:
+    """Match two lists: which product of B is each product of A, how sure that is, and why.
+
+    Leaves matches.csv, unmatched.csv and review.csv in OUT. Write yes or no into the decision column of the
+    last and run again: decided pairs stay decided. A run that was stopped goes on from what it has scored.
+    """
+    from moonshelf.catalogue.manifest import NAME
+    from moonshelf.catalogue.matching import lists
+    from moonshelf.catalogue.matching.match import match as match_lists
+    from moonshelf.feeds.show import counting
+
+    listings = []
+    for name, path, columns in (("a", a, map_a), ("b", b, map_b)):
+        options = reading(columns, None, None)
+        if model is not None and not (path / NAME).is_file():
+            from moonshelf.catalogue.embed import Options, embed_feed
+
+            how = Options(allow_text_only=True, allow_removals=True, **options)
+            embed_feed(path, out / name, model, options=how, progress=not json)
+            path, options = out / name, {}
+        with counting(path.name) as progress:
+            listings.append(lists.read_list(path, progress, **options))
+    with counting("pairs") as progress:
+        report = match_lists(listings[0], listings[1], out, neighbours=neighbours, progress=progress)
+    if json:
+        print_json(report.as_dict())
+    else:
+        from moonshelf.catalogue.tables import show_matches
+
+        show_matches(report, str(out), wide())
+    if report.rejected:
+        raise typer.Exit(EXIT_PARTIAL)

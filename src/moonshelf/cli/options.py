@@ -16,6 +16,8 @@ _ON_STOP = {  # how to go on after Ctrl-C or SIGTERM
     "embed": "what was embedded so far is stored: run the same command again to go on",
     "enrich": "what was read so far is kept: run the same command again to go on",
     "index": "the index that was there still is: run the same command again",
+    "match": "the pairs that were scored are kept: run the same command again to go on",
+    "store": "what was written stays: run the same command again to go on",
     "train": "run the same command again to go on from the last checkpoint",
     "evaluate": "with --cache the next run goes on from what was embedded",
 }

@@ -114,25 +114,27 @@ def move(
 @app.command()
 def push(
     folder: CatalogueFolder,
-    to: Annotated[str, typer.Option(help="qdrant or milvus.")],
-    url: Annotated[str, typer.Option(help="Address of the server; a path is the client's local mode.")],
+    to: Annotated[str, typer.Option(help="postgres, opensearch, elasticsearch or qdrant.")],
+    url: Annotated[str, typer.Option(help="Address of the server; a path is Qdrant's local mode.")],
     collection: Annotated[str, typer.Option(help="Becomes a copy: other rows in it are deleted.")],
     json: Json = False,
 ) -> None:
-    """Copy vectors, ids and what is filtered by into a collection of a vector database.
+    """Make a collection, table or index of a database a copy of the catalogue.
 
-    Only tested against the clients' local modes. Keys: QDRANT_API_KEY and MILVUS_TOKEN in the environment.
+    Only what differs is written, so a run that was stopped goes on. Passwords and keys come from the
+    environment: PGPASSWORD, OPENSEARCH_USER and OPENSEARCH_PASSWORD, ELASTIC_API_KEY, QDRANT_API_KEY.
     """
+    from moonshelf.feeds.show import counting
     from moonshelf.scale import vector_databases
 
     store = _open(folder)
-    done = vector_databases.push(
-        store, vector_databases.connect(to, url, collection, store.manifest.dim), say
-    )
+    remote = vector_databases.connect(to, url, collection, store.manifest.dim)
+    with counting(collection) as progress:
+        done = vector_databases.push(store, remote, progress)
     if json:
-        print_json(done.as_dict())
+        print_json(done._asdict())
         return
     print(
-        f"{done.written:,} products written to {collection}, {done.deleted:,} deleted; it holds "
-        f"{done.rows:,}."
+        f"{done.written:,} products written to {collection}, {done.unchanged:,} were there, {done.deleted:,} "
+        f"deleted; it holds {done.rows:,}, as the catalogue does."
     )

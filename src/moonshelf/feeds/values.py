@@ -14,6 +14,7 @@ from typing import Any
 from moonshelf.feeds.prices import currency as currency
 from moonshelf.feeds.prices import price as price
 from moonshelf.feeds.vocabulary import WORDS
+from moonshelf.identifiers import gtin_of
 
 # Bytes that are not UTF-8 arrive as lone surrogates (see `text.py`); Windows-1252 is what they nearly
 # always are. Its five unassigned bytes fall through to Latin-1 control characters, which are dropped.
@@ -102,14 +103,14 @@ def unescape(text: str) -> str:
 
 
 def gtin(text: str) -> str:
-    """GTIN-8/12/13/14 with a right check digit, digits only. Raises ValueError with what is wrong."""
+    """GTIN-8/12/13/14 with a right check digit, digits only, UPC-E written out. ValueError says why not."""
     from stdnum import ean
     from stdnum.exceptions import InvalidChecksum, InvalidFormat, InvalidLength
 
     digits = re.sub(r"[\s\-]", "", text.strip().lstrip("'"))
     digits = re.sub(r"(?<=\d{7})[.,]0+$", "", digits)  # of a spreadsheet that took it for a number
     try:
-        return str(ean.validate(digits))
+        return gtin_of(digits)
     except InvalidChecksum:
         raise ValueError(f"the check digit of GTIN {digits!r} is wrong") from None
     except InvalidLength:

@@ -1,26 +1,27 @@
-"""A catalogue's vectors in a vector database: Qdrant or Milvus, behind one small interface.
+"""A catalogue's vectors in a database that a shop already runs: `push` makes a collection its copy.
 
-The store stays the truth; `push` makes a collection a copy of it, to be searched by whoever needs a cluster.
-Of a row go the key, the vector, the id, the price, and what `rows.FIELDS` filters by, each field as a list
-of strings: a category as its path and all paths above it, so that asking for one finds what lies below it.
+The store stays the truth. Of a row go the key, the vector, the id, the title, the price, and what
+`rows.FIELDS` filters by, each field as a list of strings: a category as its path and all paths above it,
+so that asking for one finds what lies below it. Beside them goes a hash of what the row was made of. A push
+reads the hashes that are there and writes only what differs: one that was stopped goes on, the next is short.
 
-Both adapters were run against their clients' local modes only (`:memory:` or a folder, a `.db` file), never
-against a server. Credentials come from the environment: QDRANT_API_KEY, MILVUS_TOKEN.
+Tested: PostgreSQL with pgvector on a real server, Qdrant in its client's local mode, OpenSearch and
+Elasticsearch with their clients against a stub of the protocol. Credentials come from the environment:
+PGPASSWORD, OPENSEARCH_USER and OPENSEARCH_PASSWORD, ELASTIC_API_KEY, QDRANT_API_KEY.
 """
 
 from __future__ import annotations
 
-import json
-import math
+import hashlib
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from moonshelf.catalogue.filters import stored_values
 from moonshelf.catalogue.rows import FIELDS
 from moonshelf.errors import UserError
 from moonshelf.prompts import CATEGORY_SEPARATOR
@@ -28,36 +29,16 @@ from moonshelf.prompts import CATEGORY_SEPARATOR
 if TYPE_CHECKING:
     from moonshelf.catalogue.store import Store
 
-BACKENDS = ("qdrant", "milvus")
 _BATCH = 500  # rows a request; with 256 dimensions about 1 MB
 _PAGE = 10_000  # keys a request
-
-Hits = list[list[tuple[int, float]]]
-
-
-@dataclass(frozen=True)
-class Filters:
-    """Rows that have, in each field of `any_of` that names values, one of them, and a price within bounds
-    that count as inside; a row without a price passes no bound. As `filters.to_condition`."""
-
-    any_of: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    price_min: float | None = None
-    price_max: float | None = None
-
-    def __post_init__(self) -> None:
-        if unknown := sorted(set(self.any_of) - set(FIELDS)):
-            raise UserError(f"there is no filter {unknown[0]!r}: use one of {', '.join(FIELDS)}.")
-        for bound in (self.price_min, self.price_max):
-            if bound is not None and not math.isfinite(bound):
-                raise UserError("a price in a filter must be a finite number.")
-
-    def values(self) -> dict[str, list[str]]:
-        """Field -> values in the form in which they are stored; fields that name none are left out."""
-        return {name: stored_values(name, some) for name, some in self.any_of.items() if some}
+_CLIENTS = ("qdrant_client", "grpc", "psycopg", "opensearchpy", "elastic", "httpx", "urllib3")
+_COLUMNS = ("key", "vector", "id", "title", "price", "content_hash", "record_hash", *FIELDS)
 
 
 class RemoteIndex(Protocol):
     """Vectors by key. Each call has taken effect, for every reader, once it returns."""
+
+    dim: int  # of the vectors that it holds, 0 where that cannot be told
 
     def upsert(self, ids: np.ndarray, vectors: np.ndarray, metadata: Sequence[Mapping[str, Any]]) -> None:
         """Put rows in, over those of the same key: ids (n,) int64 ≥ 0, vectors (n, dim) float32."""
@@ -65,71 +46,108 @@ class RemoteIndex(Protocol):
     def delete(self, ids: np.ndarray) -> None:
         """Take rows out; unknown keys do no harm."""
 
-    def search(self, vectors: np.ndarray, k: int, filters: Filters | None = None) -> Hits:
-        """(key, inner product) of the k nearest for each of (m, dim) vectors, best first."""
-
     def count(self) -> int: ...
 
-    def ids(self) -> np.ndarray:
-        """All keys, (n,) int64, sorted."""
+    def hashes(self) -> dict[int, str]:
+        """Key -> hash of all rows; "" of a row that has none."""
 
 
-def metadata_of(row: Mapping[str, Any]) -> dict[str, Any]:
+def metadata_of(row: Mapping[str, Any], made_of: str = "") -> dict[str, Any]:
     """What an adapter keeps of a row of the store beside its vector."""
     found: dict[str, Any] = {name: [row[name]] if row.get(name) else [] for name in FIELDS}
     steps = row["category"].split(CATEGORY_SEPARATOR) if row.get("category") else []
     found["category"] = [CATEGORY_SEPARATOR.join(steps[: n + 1]) for n in range(len(steps))]
-    return {"id": row["id"], "price": row.get("price"), **found}
+    return {"id": row["id"], "title": row.get("title"), "price": row.get("price"), "hash": made_of, **found}
 
 
-@dataclass(frozen=True)
-class Pushed:
-    """What `push` did."""
+class Pushed(NamedTuple):
+    """What `push` did; `unchanged` rows were there already."""
 
     written: int
+    unchanged: int
     deleted: int
     rows: int
 
-    def as_dict(self) -> dict[str, int]:
-        return {"written": self.written, "deleted": self.deleted, "rows": self.rows}
+
+def push(
+    store: Store,
+    remote: RemoteIndex,
+    progress: Callable[[int, float | None], None] = lambda rows, share: None,
+) -> Pushed:
+    """Make a collection a copy of one version of the store. Raises UserError where the database goes away or
+    holds another number of rows in the end; what was written stays, and the next run goes on from it."""
+    seen, written, total = 0, 0, len(store)
+    advice = ": what was written stays; run the same command again to go on from there."
+    with _said(lambda: f"the database failed after {seen:,} of {total:,} products", advice, _CLIENTS):
+        there, keys = remote.hashes(), set[int]()
+        for batch in store.batches(_COLUMNS, _BATCH):
+            rows = batch.drop_columns(["vector"]).to_pylist()
+            hashes = [_hash(store.manifest.fingerprint, row) for row in rows]
+            new = [i for i, row in enumerate(rows) if there.get(row["key"]) != hashes[i]]
+            vectors = batch["vector"].flatten().to_numpy(zero_copy_only=False).reshape(len(rows), -1)
+            if new:
+                remote.upsert(
+                    np.array([rows[i]["key"] for i in new], np.int64), vectors[new],
+                    [metadata_of(rows[i], hashes[i]) for i in new],
+                )  # fmt: skip
+            keys.update(row["key"] for row in rows)
+            seen, written = seen + len(rows), written + len(new)
+            progress(seen, seen / max(1, total))
+        gone = np.array(sorted(there.keys() - keys), np.int64)
+        for start in range(0, len(gone), _PAGE):
+            remote.delete(gone[start : start + _PAGE])
+        held = remote.count()
+    if held != seen:
+        raise UserError(
+            f"the catalogue has {seen:,} products and the collection holds {held:,}: does something else "
+            "write to it? Give the catalogue a collection of its own, and push again."
+        )
+    return Pushed(written, seen - written, len(gone), held)
 
 
-def push(store: Store, remote: RemoteIndex, say: Callable[[str], None] = lambda text: None) -> Pushed:
-    """Make a collection a copy of the store. What is written is of one version of the store; a run that was
-    stopped is simply run again."""
-    names = ["key", "vector", "id", "price", *FIELDS]
-    total, keys = len(store), []
-    written = 0
-    for batch in store.batches(names, _BATCH):
-        ids = batch["key"].to_numpy()
-        vectors = batch["vector"].flatten().to_numpy(zero_copy_only=False).reshape(len(ids), -1)
-        rows = batch.drop_columns(["key", "vector"]).to_pylist()
-        remote.upsert(ids, vectors, [metadata_of(row) for row in rows])
-        keys.append(ids)
-        written += len(ids)
-        if written // 10_000 > (written - len(ids)) // 10_000:
-            say(f"{written:,} of {total:,} products")
-    gone = np.setdiff1d(remote.ids(), np.concatenate(keys) if keys else np.empty(0, np.int64))
-    for start in range(0, len(gone), _PAGE):
-        remote.delete(gone[start : start + _PAGE])
-    return Pushed(written, len(gone), remote.count())
+def _hash(fingerprint: str, row: Mapping[str, Any]) -> str:
+    """Names what a row was made of: model, what it read, record."""
+    made_of = f"{fingerprint} {row['content_hash']} {row['record_hash']}"
+    return hashlib.sha256(made_of.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _said(what: Callable[[], str], advice: str, clients: tuple[str, ...] = ("",)) -> Iterator[None]:
+    """Errors of a client as one sentence: each has its own, gRPC, HTTP or libpq underneath."""
+    try:
+        yield
+    except (UserError, ImportError):
+        raise
+    except Exception as error:
+        if not type(error).__module__.startswith(clients) and not isinstance(error, OSError):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise UserError(f"{what()} ({reason}){advice}") from error
 
 
 def connect(backend: str, url: str, collection: str, dim: int) -> RemoteIndex:
     """The collection, made if it is not there. Raises UserError for an unknown backend, one that is not
     installed, an address that does not answer, and a collection of another dimension."""
-    makers: dict[str, Callable[[str, str, int], RemoteIndex]] = {"qdrant": Qdrant, "milvus": Milvus}
+    from moonshelf.scale.postgres import Postgres
+    from moonshelf.scale.search_engines import Elasticsearch, OpenSearch
+
+    makers: dict[str, Callable[[str, str, int], RemoteIndex]] = {
+        "postgres": Postgres, "opensearch": OpenSearch, "elasticsearch": Elasticsearch, "qdrant": Qdrant,
+    }  # fmt: skip
     if backend not in makers:
-        raise UserError(f"there is no backend {backend!r}: use one of {', '.join(BACKENDS)}.")
+        raise UserError(f"there is no backend {backend!r}: use one of {', '.join(makers)}.")
+    place = re.sub(r"(://[^/@:]*):[^@]*@", r"\1:…@", url)  # without the password that may stand in it
     try:
-        return makers[backend](url, collection, dim)
+        with _said(lambda: f"{backend} at {place} cannot be used", "."):
+            remote = makers[backend](url, collection, dim)
     except ImportError as error:
         raise UserError(f"{backend} needs {error.name}: install moonshelf[{backend}].") from None
-    except UserError:
-        raise
-    except Exception as error:  # of either client, gRPC or HTTP underneath
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise UserError(f"{backend} at {url} cannot be used: {reason}.") from None
+    if remote.dim != dim:
+        raise UserError(
+            f"the collection {collection} holds vectors of {remote.dim or 'another form'} and not of {dim} "
+            "dimensions: name another one."
+        )
+    return remote
 
 
 class Qdrant:
@@ -154,7 +172,7 @@ class Qdrant:
                     self._client.create_payload_index(collection, name, models.PayloadSchemaType.KEYWORD)
                 self._client.create_payload_index(collection, "price", models.PayloadSchemaType.FLOAT)
         held = self._client.get_collection(collection).config.params.vectors
-        _check_dim(collection, getattr(held, "size", None), dim)
+        self.dim = int(getattr(held, "size", 0))
 
     def upsert(self, ids: np.ndarray, vectors: np.ndarray, metadata: Sequence[Mapping[str, Any]]) -> None:
         if len(ids):
@@ -167,112 +185,15 @@ class Qdrant:
         if len(ids):
             self._client.delete(self._name, self._m.PointIdsList(points=ids.tolist()), wait=True)
 
-    def search(self, vectors: np.ndarray, k: int, filters: Filters | None = None) -> Hits:
-        condition = self._condition(filters) if filters is not None else None
-        requests = [
-            self._m.QueryRequest(query=vector.tolist(), filter=condition, limit=k) for vector in vectors
-        ]
-        replies = self._client.query_batch_points(self._name, requests)
-        return [_sorted((int(point.id), point.score) for point in reply.points) for reply in replies]
-
-    def _condition(self, filters: Filters) -> Any:
-        m = self._m
-        terms = [m.FieldCondition(key=n, match=m.MatchAny(any=v)) for n, v in filters.values().items()]
-        if filters.price_min is not None or filters.price_max is not None:
-            bounds = m.Range(gte=filters.price_min, lte=filters.price_max)
-            terms.append(m.FieldCondition(key="price", range=bounds))
-        return m.Filter(must=terms)
-
     def count(self) -> int:
         return int(self._client.count(self._name, exact=True).count)
 
-    def ids(self) -> np.ndarray:
-        def pages() -> Iterator[int]:
-            start = None
-            while True:
-                points, start = self._client.scroll(
-                    self._name, limit=_PAGE, offset=start, with_payload=False, with_vectors=False
-                )
-                yield from (int(point.id) for point in points)
-                if start is None:
-                    return
-
-        return np.array(sorted(pages()), np.int64)
-
-
-class Milvus:
-    """A collection of Milvus, over gRPC, or in a `.db` file in this process (Milvus Lite)."""
-
-    def __init__(self, url: str, collection: str, dim: int) -> None:
-        from pymilvus import DataType, MilvusClient
-
-        self._client, self._name = MilvusClient(url, token=os.environ.get("MILVUS_TOKEN", "")), collection
-        if not self._client.has_collection(collection):
-            schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-            schema.add_field("key", DataType.INT64, is_primary=True)
-            schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
-            schema.add_field("metadata", DataType.JSON)
-            how = self._client.prepare_index_params()
-            how.add_index("vector", index_type="AUTOINDEX", metric_type="IP")
-            self._client.create_collection(
-                collection, schema=schema, index_params=how, consistency_level="Strong"
+    def hashes(self) -> dict[int, str]:
+        found, start = dict[int, str](), None
+        while True:
+            points, start = self._client.scroll(
+                self._name, limit=_PAGE, offset=start, with_payload=["hash"], with_vectors=False
             )
-        fields = self._client.describe_collection(collection)["fields"]
-        held: dict[str, Any] = next((one for one in fields if one["name"] == "vector"), {})
-        _check_dim(collection, held.get("params", {}).get("dim"), dim)
-        self._client.load_collection(collection)
-
-    def upsert(self, ids: np.ndarray, vectors: np.ndarray, metadata: Sequence[Mapping[str, Any]]) -> None:
-        rows = [
-            {"key": key, "vector": vector, "metadata": dict(one)}
-            for key, vector, one in zip(ids.tolist(), vectors.tolist(), metadata, strict=True)
-        ]
-        if rows:
-            self._client.upsert(self._name, rows)
-
-    def delete(self, ids: np.ndarray) -> None:
-        if len(ids):
-            self._client.delete(self._name, ids=ids.tolist())
-
-    def search(self, vectors: np.ndarray, k: int, filters: Filters | None = None) -> Hits:
-        replies = self._client.search(
-            self._name, data=np.asarray(vectors, np.float32).tolist(), limit=k, output_fields=["key"],
-            filter=_expression(filters) if filters is not None else "",
-        )  # fmt: skip
-        return [_sorted((int(hit["key"]), float(hit["distance"])) for hit in reply) for reply in replies]
-
-    def count(self) -> int:
-        (row,) = self._client.query(self._name, filter="", output_fields=["count(*)"])
-        return int(row["count(*)"])
-
-    def ids(self) -> np.ndarray:
-        pages = self._client.query_iterator(self._name, batch_size=_PAGE, output_fields=["key"])
-        found: list[int] = []
-        while page := pages.next():
-            found += [int(row["key"]) for row in page]
-        pages.close()
-        return np.array(sorted(found), np.int64)
-
-
-def _expression(filters: Filters) -> str:
-    """The filter in Milvus's language; JSON's escapes of strings are those that it reads."""
-    terms = [
-        f'json_contains_any(metadata["{name}"], {json.dumps(values, ensure_ascii=False)})'
-        for name, values in filters.values().items()
-    ]
-    for bound, sign in ((filters.price_min, ">="), (filters.price_max, "<=")):
-        if bound is not None:
-            terms.append(f'metadata["price"] {sign} {float(bound)!r}')
-    return " and ".join(terms)
-
-
-def _sorted(hits: Iterator[tuple[int, float]]) -> list[tuple[int, float]]:
-    return sorted(hits, key=lambda hit: (-hit[1], hit[0]))
-
-
-def _check_dim(collection: str, held: Any, dim: int) -> None:
-    if held is None or int(held) != dim:
-        raise UserError(
-            f"the collection {collection} holds vectors of {held or 'another form'} and not of {dim} "
-            "dimensions: name another one."
-        )
+            found.update((int(point.id), (point.payload or {}).get("hash", "")) for point in points)
+            if start is None:
+                return found

@@ -13,8 +13,8 @@ from fastapi import Path as PathParam
 
 from moonshelf.attributes import canonical
 from moonshelf.catalogue import feedback, overview
-from moonshelf.catalogue.duplicates import KINDS, MIN_SCORE, DuplicateReport, Group
 from moonshelf.catalogue.filters import to_condition
+from moonshelf.catalogue.matching.duplicates import KINDS, MIN_SCORE, DuplicateReport, Group
 from moonshelf.catalogue.store import WRITTEN_WEIGHT
 from moonshelf.creatives import export as ranked
 from moonshelf.creatives.schema import Campaign, Creative, Pair

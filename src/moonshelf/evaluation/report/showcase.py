@@ -41,7 +41,7 @@ from moonshelf.prompts import END_THINK, THINK
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from moonshelf.catalogue.duplicates import DuplicateReport
+    from moonshelf.catalogue.matching.duplicates import DuplicateReport
     from moonshelf.catalogue.search import SearchResult
     from moonshelf.model.modeling import MoonModel
     from moonshelf.product import ImageRef, Product
