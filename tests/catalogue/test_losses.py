@@ -138,7 +138,7 @@ def test_a_disk_that_fails_while_a_feed_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(
         base.Source,
         "open",
-        lambda source: io.BufferedReader(base.Bytes(Failing(plain(source).read()), 0), 64),
+        lambda source: io.BufferedReader(base.Unpacked(Failing(plain(source).read()), 0, "feed.csv"), 64),
     )
     with pytest.raises(UserError, match="Input/output error"):
         ours.embed(tmp_path / "feed.csv", allow_removals=True)

@@ -112,6 +112,19 @@ JSONLD = """{"@context": "https://schema.org", "@graph": [
   "isSimilarTo": {"@type": "Product", "name": "Other mug", "sku": "OTHER"}}
 ]}"""
 
+AGENTIC_JSONL = """{"item_id": "T-10", "group_id": "TRAIL", "listing_has_variations": true, "variant_dict": \
+{"color": "Black", "size": "10"}, "title": "Trail shoe", "description": "Waterproof", \
+"url": "https://shop.example/t", "brand": "North", "seller_name": "North Outdoor", \
+"image_url": "https://cdn.example/t.jpg", "additional_image_urls": ["https://cdn.example/u.jpg"], \
+"price": "79.99 USD", "availability": "in_stock", "product_category": "Apparel > Shoes"}
+"""
+AGENTIC_CSV = (
+    "item_id,title,description,url,brand,seller_name,image_url,additional_image_urls,price,availability,"
+    "Custom_variant1_category,Custom_variant1_option,is_eligible_search\n"
+    "T-10,Trail shoe,Waterproof,https://shop.example/t,North,North Outdoor,https://cdn.example/t.jpg,"
+    '"https://cdn.example/u.jpg,https://cdn.example/v.jpg",79.99 USD,pre_order,Fit,Wide,true\n'
+)
+
 GENERIC_CSV = (
     "SKU;Name;Image URL;Category;Price;Colour;EAN;Stock shelf\n"
     "a-1;Red mug;pics/mug.jpg;Kitchen > Mugs;5,50 €;red;4006381333931;B7\n"

@@ -14,7 +14,7 @@ from moonshelf.cli import app
 from moonshelf.errors import UserError
 from moonshelf.feeds.check import check_feed
 from moonshelf.feeds.columns import plan_columns, price_column
-from moonshelf.feeds.prices import iso_codes
+from moonshelf.feeds.values import iso_codes
 
 
 def notes(path: Path, **options: object) -> str:

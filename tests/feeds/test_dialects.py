@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import io
 import json
+import zipfile
 from pathlib import Path
 
 import helpers as h
@@ -29,6 +32,8 @@ FEEDS = [
     ("jsonld", "page.json", h.JSONLD),
     ("jsonld", "page.html", f'<html><script type="application/ld+json">{h.JSONLD}</script></html>'),
     ("csv", "items.csv", h.GENERIC_CSV),
+    ("agentic", "feed.jsonl", h.AGENTIC_JSONL),
+    ("agentic", "feed.csv", h.AGENTIC_CSV),
     ("jsonl", "items.jsonl", '{"id": "1", "title": "a"}\n{"id": "2", "title": "b"}\n'),
     ("jsonl", "items.txt", '{"id": "1", "title": "a"}\n'),
     ("json", "items.json", '[{"id": "1", "title": "a"}]'),
@@ -44,9 +49,20 @@ def test_dialect_is_detected_and_read_in_any_packing(
     found = h.products(plain)
     assert found
     assert all(product.title for product in found)
-    packed = h.write(tmp_path / f"{name}.gz", gzip.compress(text.encode()))
-    assert detect(packed) == dialect
-    assert h.products(packed) == found
+    data = text.encode()
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("__MACOSX/._feed.csv", "x")
+        file.writestr(f"export/{name}" + ("" if "." in name else ".xml"), data)
+        file.writestr("READ.ME", "x")
+    packings = {
+        "gz": gzip.compress(data), "bz2": bz2.compress(data), "zst": pa.compress(data, "zstd", asbytes=True),
+        "zip": archive.getvalue(),
+    }  # fmt: skip
+    for suffix, content in packings.items():
+        packed = h.write(tmp_path / f"{name}.{suffix}", content)
+        assert (suffix, detect(packed)) == (suffix, dialect)
+        assert h.products(packed) == found
     if dialect not in ("merchant-xml", "json", "jsonld"):  # those declare UTF-8, or are UTF-8 by definition
         for encoding in ("utf-8-sig", "utf-16", "utf-16-le"):
             other = h.write(tmp_path / encoding / name, text, encoding)

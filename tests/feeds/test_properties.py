@@ -53,6 +53,7 @@ COLUMNS = {
     "json": ("id", "title", "images", "price", "attributes"),
     "jsonld": ("sku", "name", "image", "brand", "offers", "category", "hasVariant", "@id"),
     "merchant-xml": ("id", "title", "description", "image_link", "price", "gtin", "structured_title"),
+    "agentic": ("item_id", "title", "image_url", "price", "variant_dict", "availability", "seller_name"),
     "parquet": ("id", "title", "images", "attributes", "price", "category_path", "variants", "main_image"),
 }
 
@@ -113,6 +114,7 @@ WRITERS: dict[str, Callable[[Cells], bytes]] = {
     "csv": as_csv,
     "shopify": as_csv,
     "jsonl": as_jsonl,
+    "agentic": as_jsonl,
     "json": lambda cells: json.dumps(cells).encode(),
     "jsonld": as_jsonld,
     "merchant-xml": as_xml,

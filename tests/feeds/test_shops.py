@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,41 @@ feed_product_type\titem_sku\tbrand_name\titem_name\texternal_product_id\texterna
 shirt\tTEE\tAcme\tTee\t\t\t{I}tee.jpg\tparent\t\t
 shirt\tTEE-R\tAcme\tTee red\t4006381333931\tEAN\t{I}red.jpg\tchild\tTEE\t20.00
 """
+KEY = "[marketplace_id=ATVPDKIKX0DER]"
+AMAZON_NEW = "".join("\t".join(cells) + "\n" for cells in (
+    ["settings=feedType=256&labelRow=4&attributeRow=5&dataRow=7&x=y"], ["REQUIRED"], ["Listing Identity"],
+    ["SKU", "Product Type", "Listing Action", "Parentage Level", "Parent SKU", "Item Name", "Product Id", "Main Image",
+     "Other Image", "Color", "Your Price"],
+    ["contribution_sku#1.value", "product_type#1.value", "::record_action", f"parentage_level{KEY}#1.value",
+     f"child_parent_sku_relationship{KEY}#1.parent_sku", f"item_name{KEY}[language_tag=en_US]#1.value",
+     "amzn1.volt.ca.product_id_value", f"main_product_image_locator{KEY}#1.media_location",
+     f"other_product_image_locator_1{KEY}#1.media_location", f"color{KEY}[language_tag=en_US]#1.value",
+     f"purchasable_offer{KEY}[audience=ALL]#1.our_price#1.schedule#1.value_with_tax"],
+    ["ABC123", "SHIRT", "Create", "Child", "", "An example", "714532191586", "", "", "", "19.99"],
+    ["TEE", "SHIRT", "Create", "Parent", "", "Tee", "", I + "tee.jpg", "", "", ""],
+    ["TEE-R", "SHIRT", "Create", "Child", "TEE", "Tee red", "4006381333931", I + "red.jpg", I + "back.jpg", "Red", "20.00"],
+))  # fmt: skip
+AMAZON_REPORT = """\
+item-name\titem-description\tlisting-id\tseller-sku\tprice\tquantity\topen-date\titem-is-marketplace\tproduct-id-type\
+\tasin1\tproduct-id\tadd-delete\tfulfillment-channel\tstatus
+Red mug\tA mug\t0101A\tMUG-R\t5.00\t3\t2026-01-01\ty\t1\tB0ABC12345\tB0ABC12345\t\tDEFAULT\tActive
+"""
+WOO_API = json.dumps([
+    {"id": 10, "name": "Tee", "permalink": "https://w.example/tee", "type": "variable", "sku": "TEE", "price": "20",
+     "regular_price": "25", "sale_price": "20", "stock_status": "instock", "description": "<p>Soft</p>",
+     "average_rating": "0", "related_ids": [3], "upsell_ids": [], "menu_order": 0, "grouped_products": [],
+     "default_attributes": [], "parent_id": 0, "global_unique_id": "4006381333931", "purchase_note": "",
+     "categories": [{"id": 9, "name": "Clothing"}, {"id": 14, "name": "Tees"}], "brands": [{"id": 1, "name": "Acme"}],
+     "images": [{"id": 1, "src": I + "1.jpg"}, {"id": 2, "src": I + "2.jpg"}],
+     "attributes": [{"id": 6, "name": "Color", "options": ["Black", "Green"]}]},
+])  # fmt: skip
+MAGENTO_API = json.dumps({"items": [
+    {"id": 1, "sku": "MB01", "name": "Bag", "attribute_set_id": 15, "price": 34, "status": 1, "type_id": "simple",
+     "extension_attributes": {"website_ids": [1]}, "product_links": [], "tier_prices": [],
+     "media_gallery_entries": [{"id": 1, "media_type": "image", "file": "/m/b/mb01.jpg"}],
+     "custom_attributes": [{"attribute_code": "description", "value": "<p>Sporty</p>"},
+                           {"attribute_code": "material", "value": "Nylon"}]},
+], "total_count": 1})  # fmt: skip
 EBAY = f"""\
 Info,Version=1.0.0,Template=fx_category_template_EBAY_DE,,,,,,,,,
 *Action(SiteID=Germany),Custom label (SKU),Category ID,Category name,Title,Relationship,Relationship details,\
@@ -155,6 +191,23 @@ CASES: dict[str, tuple[str, str, dict[str, dict[str, Any]]]] = {
         "TEE-R": {"title": "Tee red", "group_id": "TEE", "price": 20.0, "gtin": "4006381333931",
                   "images": urls("red.jpg"), "category": ("shirt",)},
     }),
+    "amazon-new": (AMAZON_NEW, "Amazon", {
+        "TEE": {"title": "Tee", "group_id": "TEE", "images": urls("tee.jpg"), "category": ("SHIRT",)},
+        "TEE-R": {"title": "Tee red", "group_id": "TEE", "price": 20.0, "gtin": "4006381333931",
+                  "images": urls("red.jpg", "back.jpg"), "attributes": {"color": "Red"}},
+    }),
+    "amazon-report": (AMAZON_REPORT, "Amazon", {
+        "MUG-R": {"title": "Red mug", "description": "A mug", "price": 5.0, "gtin": None},
+    }),
+    "woo-api": (WOO_API, "WooCommerce", {
+        "10": {"title": "Tee", "description": "Soft", "category": ("Clothing", "Tees"), "brand": "Acme", "price": 20.0,
+               "gtin": "4006381333931", "group_id": "10", "availability": "in_stock", "images": urls("1.jpg", "2.jpg"),
+               "attributes": {"Color": "Black, Green"}, "link": "https://w.example/tee"},
+    }),
+    "magento-api": (MAGENTO_API, "Magento", {
+        "MB01": {"title": "Bag", "description": "Sporty", "price": 34.0, "images": ["m/b/mb01.jpg"],
+                 "attributes": {"material": "Nylon"}},
+    }),
     "ebay": (EBAY, "eBay", {
         "TEE:red": {"title": "Tee", "price": 20.0, "gtin": "4006381333931", "category": ("Clothing", "Tees"),
                     "group_id": "TEE", "brand": "Acme", "attributes": {"Color": "Red", "Material": "Cotton"}},
@@ -178,7 +231,7 @@ CASES: dict[str, tuple[str, str, dict[str, dict[str, Any]]]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_an_export_is_read_whole(tmp_path: Path, name: str) -> None:
     text, shop, wanted = CASES[name]
-    path = h.write(tmp_path / f"{name}.csv", text)
+    path = h.write(tmp_path / f"{name}.{'json' if name.endswith('-api') else 'csv'}", text)
     found = {product.id: product.model_dump() for product in h.products(path)}
     for fields in found.values():
         fields["images"] = [
@@ -204,7 +257,7 @@ def test_every_shop_has_an_export_here() -> None:
 )
 def test_other_tables_are_no_exports(text: str) -> None:
     header = next(line for line in text.splitlines() if not line.startswith("#"))
-    assert recognise(header.replace(";", ",").split(",")) is None
+    assert recognise(header.replace(";", ",").split(",")).name == ""
 
 
 @pytest.mark.parametrize(
@@ -213,7 +266,7 @@ def test_other_tables_are_no_exports(text: str) -> None:
 )
 def test_a_part_of_an_export_is_recognised(header: str) -> None:
     shop = recognise(header.split(","))
-    assert shop is not None and shop.name == "WooCommerce"
+    assert shop.name == "WooCommerce"
 
 
 def test_columns_of_an_export_can_be_named(tmp_path: Path) -> None:

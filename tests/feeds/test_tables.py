@@ -252,14 +252,14 @@ def test_any_bytes_end_in_rows_or_one_sentence(dialect: str, data: bytes) -> Non
 
 
 @fuzz
-@given(st.sampled_from(sorted(EXPORTS)), st.data())
+@given(st.sampled_from(sorted(name for name in EXPORTS if not name.endswith("-api"))), st.data())
 def test_a_damaged_export_has_an_outcome_for_each_record(name: str, data: st.DataObject) -> None:
     """Rows lost, out of order, twice; cells blank or foreign; columns gone; another delimiter and encoding."""
     lines = list(csv.reader(io.StringIO(EXPORTS[name][0]), delimiter=delimiter_of(EXPORTS[name][0])))
     header = next(
         at for at, line in enumerate(lines) if len(line) > 5 and all(line[:3]) and "=" not in line[1]
     )
-    header += name == "amazon"  # the line of machine's names below
+    header += name in ("amazon", "amazon-new")  # the line of machine's names below
     head, rows = lines[header], [line for line in lines[header + 1 :] if line]
     rows = data.draw(st.lists(st.sampled_from(rows), min_size=1, max_size=12))
     gone = data.draw(st.sets(st.integers(0, len(head) - 1), max_size=3))

@@ -32,6 +32,10 @@ def check(
     dialect: Annotated[str | None, typer.Option(help="Its dialect, detected if not given.")] = None,
     images: Annotated[bool, typer.Option(help="Decode every picture that is not on the web.")] = True,
     images_root: Annotated[Path | None, typer.Option(help="Folder of its pictures, if another.")] = None,
+    channel: Annotated[
+        str | None,
+        typer.Option("--for", help="Say what a channel would reject: google, meta, shopify or agentic."),
+    ] = None,
     rejects: Annotated[Path, typer.Option(help="File for the problems, one JSON object a line.")] = Path(
         "rejects.jsonl"
     ),
@@ -42,7 +46,8 @@ def check(
 ) -> None:
     """Read a feed to its end and say how complete it is and what is wrong with it.
 
-    Exits with 0 if every row is a product, 3 if some were rejected, 2 if the feed is unusable.
+    Exits with 0 if every row is a product, 3 if some were rejected (with --for also if the channel would
+    reject some), 2 if the feed is unusable.
     """
     from moonshelf.feeds.check import check_feed
     from moonshelf.feeds.show import counting, show
@@ -51,6 +56,7 @@ def check(
         report = check_feed(
             feed,
             dialect,
+            channel=channel,
             decode_images=images,
             images_root=images_root,
             rejects=rejects,

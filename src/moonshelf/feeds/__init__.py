@@ -9,23 +9,34 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import chain
 from typing import Any
 
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds.base import Reader, Row, Source
 from moonshelf.feeds.detect import check_path, detect
-from moonshelf.feeds.dialects import folder, jsonl, jsonld, parquet, tables, variants, xml_feed
+from moonshelf.feeds.dialects import folder, jsonl, jsonld, parquet, tables, xml_feed
 from moonshelf.feeds.dialects.jsonl import write_jsonl
+from moonshelf.feeds.dialects.shops import NO_SHOP, SHOPIFY
 from moonshelf.product import Product
 
 __all__ = ["DIALECTS", "Row", "detect", "open_feed", "read_feed", "read_rows", "write_jsonl"]
 
+
+def _read_agentic(source: Source) -> Iterator[Row]:
+    """Rows of an Agentic Commerce feed, which is JSON lines or a table with columns of the same names."""
+    with source.open() as file:
+        begins = file.read(64).lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")
+    return (jsonl if begins.startswith((b"{", b"[")) else tables).read(source)
+
+
 DIALECTS: dict[str, Reader] = {
-    "merchant": tables.read_catalogue,
+    "merchant": partial(tables.read, shop=NO_SHOP),
     "merchant-xml": xml_feed.read,
-    "shopify": variants.read_shopify,
-    "meta": tables.read_catalogue,
+    "shopify": partial(tables.read, shop=SHOPIFY),
+    "meta": partial(tables.read, shop=NO_SHOP),
+    "agentic": _read_agentic,
     "jsonld": jsonld.read,
     "jsonl": jsonl.read,
     "json": jsonl.read,

@@ -10,8 +10,9 @@ digit (both kept in `extra`), pictures that may not be followed. Nothing is drop
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
@@ -24,16 +25,19 @@ from moonshelf.product import ImageRef, Product
 # Beside `id` and `gtin`, which have checks of their own.
 _IDENTIFIERS = frozenset(("brand", "mpn", "group_id"))
 _LIMITS = {"title": MAX_TITLE, "description": MAX_TEXT}  # characters
+Paths: TypeAlias = Callable[[str], list[list[str]]]  # a text's categories, each from its root to its leaf
 _IS_PATH = re.compile(r"[>›»|]| / |::")
 
 
 class Draft:
     """One product in the making: raw values go in, problems are collected, `finish` gives the row."""
 
-    __slots__ = ("attributes", "extra", "fatal", "images", "problems", "row", "seen", "source", "values")
+    __slots__ = (
+        "attributes", "extra", "fatal", "images", "paths", "problems", "row", "seen", "source", "values",
+    )  # fmt: skip
 
-    def __init__(self, source: Source, row: int | str) -> None:
-        self.source, self.row = source, row
+    def __init__(self, source: Source, row: int | str, paths: Paths = values.paths) -> None:
+        self.source, self.row, self.paths = source, row, paths
         self.values: dict[str, Any] = {}
         self.attributes: dict[str, str] = {}
         self.extra: dict[str, str] = {}
@@ -49,6 +53,11 @@ class Draft:
 
     def warn(self, field: str, reason: str) -> None:
         self.problems.append(Problem(self.row, field, reason, fatal=False))
+
+    def keep(self, field: str, value: Any, reason: str) -> None:
+        """A value that is not understood: it is kept in `extra`, and said."""
+        self.warn(field, reason)
+        self.put(field, value)
 
     def refuse(self, field: str, reason: str) -> None:
         """The row will be rejected; the first reason is kept."""
@@ -115,8 +124,9 @@ class Draft:
         ids = field in ("id", "group_id")
         found = shapes.spoken(value, self.values.get("language"), joint=joint, ids=ids)
         if found is None:
-            self.warn(field, "a list or mapping of this shape is not understood: it is kept in `extra`")
-            self.put(field, value)
+            self.keep(
+                field, value, "a list or mapping of this shape is not understood: it is kept in `extra`"
+            )
             return None
         taken = values.clean(found.language or "")[0]  # a tag is text of the feed too
         if taken:
@@ -134,7 +144,7 @@ class Draft:
         """One path of a category: the longest of a text, the first of a list or mapping."""
         value = shapes.opened(value)
         if not isinstance(value, (list, tuple, dict)):
-            paths = values.paths(values.plain(self.cleaned("category", value)))
+            paths = self.paths(values.plain(self.cleaned("category", value)))
             best = max(paths, key=len, default=[])
             self.put("other_categories", " | ".join(" > ".join(path) for path in paths if path is not best))
             return best
@@ -177,32 +187,24 @@ class Draft:
             if isinstance(value, str) and (sign := re.search(r"\d([.,])\d\d?(?!\d)", value)):
                 self.source.decimals.add(sign[1])
         except ValueError as error:
-            reason = str(error)
-            if reason.startswith("negative"):
-                self.refuse("price", reason)
-            else:
-                self.warn("price", reason)
-                self.put("price", value)
-            return
+            if str(error).startswith("negative"):
+                return self.refuse("price", str(error))
+            return self.keep("price", value, str(error))
         self.values["price"] = amount
         if code or written:
             self.values["currency"] = written or code
 
     def gtin(self, value: Any) -> None:
         text = self.cleaned("gtin", value)
-        if not text:
-            return
-        if is_placeholder(text):
-            self.put("gtin", text)
-            return
+        if not text or is_placeholder(text):
+            return self.put("gtin", text)
         try:
             digits = values.gtin(text)
             if is_placeholder_gtin(digits):
                 raise ValueError(f"GTIN {digits!r} is a filler, not an article's number")
             self.values["gtin"] = digits
         except ValueError as error:
-            self.warn("gtin", str(error))
-            self.put("gtin", text)
+            self.keep("gtin", text, str(error))
 
     def put(self, name: str, value: Any) -> None:
         """An unknown column, kept as a string."""
@@ -231,7 +233,10 @@ class Draft:
 
     def image_text(self, value: Any, role: str | None = None) -> None:
         """Pictures of a value of any shape: paths, addresses, bytes, or mappings with one of them."""
-        for picture in shapes.pictures(value):
+        self.pictures(shapes.pictures(value), role)
+
+    def pictures(self, found: list[shapes.Picture], role: str | None = None) -> None:
+        for picture in found:
             picture.role = values.clean(picture.role)[0] if picture.role else None
             if isinstance(picture.value, (bytes, bytearray)):
                 self.image(ImageRef(data=bytes(picture.value), role=picture.role or role))

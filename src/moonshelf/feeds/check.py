@@ -13,7 +13,8 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from dataclasses import field as default
 from typing import IO, Any
@@ -24,6 +25,7 @@ from moonshelf import images
 from moonshelf.errors import EXIT_OK, EXIT_PARTIAL, EXIT_USAGE, Problem, UserError
 from moonshelf.feeds import DIALECTS, open_feed
 from moonshelf.feeds.base import Row, Source
+from moonshelf.feeds.channels import Channel, Finding
 from moonshelf.product import Product
 
 FIELDS = (
@@ -45,9 +47,24 @@ class Reason:
     fatal: bool
     field: str
     kind: str
+    source: str = ""  # page of the channel that has the rule
     count: int = 0
     example: str = ""
     rows: list[int | str] = default(default_factory=list)
+
+
+@dataclass
+class Verdict:
+    """What a channel would do with the rows; `as_written`: cells were judged, else what was read."""
+
+    channel: str
+    name: str
+    spec: str
+    read: str
+    as_written: bool
+    rejected: int = 0  # rows
+    warned: int = 0
+    reasons: list[Reason] = default(default_factory=list)
 
 
 @dataclass
@@ -70,15 +87,17 @@ class Report:
     duplicates: int = 0  # rows whose id an earlier row has
     duplicate_examples: list[dict[str, Any]] = default(default_factory=list)
     reasons: list[Reason] = default(default_factory=list)
+    channel: Verdict | None = None
     notes: list[str] = default(default_factory=list)  # what the reader chose or guessed for the whole file
     rejects: str | None = None  # file with one JSON object per problem
 
     @property
     def exit_code(self) -> int:
-        """0 all rows are products, 3 some were rejected, 2 there is no product, or none has a title."""
+        """0 all rows are products, 3 some were rejected, here or by the channel asked for, 2 there is no
+        product, or none has a title."""
         if self.products == 0 or self.untitled:
             return EXIT_USAGE
-        return EXIT_PARTIAL if self.rejected else EXIT_OK
+        return EXIT_PARTIAL if self.rejected or (self.channel and self.channel.rejected) else EXIT_OK
 
     @property
     def untitled(self) -> bool:
@@ -93,6 +112,7 @@ def check_feed(
     path: str | os.PathLike[str],
     dialect: str | None = None,
     *,
+    channel: str | None = None,
     decode_images: bool = True,
     images_root: str | os.PathLike[str] | None = None,
     rejects: str | os.PathLike[str] | None = None,
@@ -101,16 +121,21 @@ def check_feed(
 ) -> Report:
     """Reads the whole feed and reports on it; `reading` is as in `read_feed`: fields, encoding, currency.
 
-    `rejects` is a file that gets one JSON object per problem: row, id, field, reason, fatal. `progress` is
-    called now and then with the rows read and the share of the file (None where unknown). Raises UserError
-    if the feed cannot be read at all or `rejects` cannot be written.
+    `channel` (google, meta, shopify, agentic) asks what that channel would reject; a feed in the agentic
+    dialect is always asked so. `rejects` is a file that gets one JSON object per problem: row, id, field,
+    reason, fatal, and of a channel's its name and the rule's source. `progress` is called now and then with
+    the rows read and the share of the file (None where unknown). Raises UserError if the feed cannot be read
+    at all or `rejects` cannot be written.
     """
     started = time.monotonic()
     name, source = open_feed(path, dialect, images_root=images_root, **reading)
-    with _Rejects(rejects) as out:
-        tally = _Tally(Report(source.name, name), out)
+    with _rejects(rejects) as out:
+        asked = channel or ("agentic" if name == "agentic" else None)
+        judge = Channel(asked, name) if asked else None
+        tally = _Tally(Report(source.name, name), out, judge)
         last = started
         for row in DIALECTS[name](source):
+            row.problems += judge.judge(row) if judge and row.records else []
             if decode_images and row.product is not None:
                 _check_images(tally, source, row)
             tally.add(row, counted_images=decode_images)
@@ -118,50 +143,45 @@ def check_feed(
                 last = now
                 progress(tally.report.rows, source.progress())
         report = tally.finish()
-        report.rejects = out.name if out.written else None
+        report.rejects = os.fspath(rejects) if rejects is not None and tally.reasons else None
     if report.rows == 0:
         raise UserError(f"{source.name} holds no records.")
     report.seconds = round(time.monotonic() - started, 2)
     return report
 
 
-class _Rejects:
-    """The file of problems: made with the first of them, emptied if a former run left one."""
+@contextmanager
+def _rejects(path: str | os.PathLike[str] | None) -> Iterator[Callable[[Problem], None]]:
+    """What writes a problem into a file, which is made with the first of them, and emptied if a former run
+    left one."""
+    opened: list[IO[str]] = []
 
-    def __init__(self, path: str | os.PathLike[str] | None) -> None:
-        self.name = os.fspath(path) if path is not None else None
-        self.written = 0
-        self._file: IO[str] | None = None
-
-    def __enter__(self) -> _Rejects:
-        if self.name is not None and os.path.exists(self.name):
-            self._write("")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file:
-            self._file.close()
-
-    def _write(self, text: str) -> None:
-        if self.name is None:
-            return
+    def write(text: str) -> None:
         try:
-            self._file = self._file or open(self.name, "w", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
-            self._file.write(text)
+            if path is not None and not opened:
+                opened.append(open(path, "w", encoding="utf-8"))  # noqa: SIM115 - closed below
+            for file in opened:
+                file.write(text)
         except OSError as error:
-            raise UserError(f"{self.name} cannot be written: {error.strerror}.") from None
+            raise UserError(f"{path} cannot be written: {error.strerror}.") from None
 
-    def add(self, problem: Problem) -> None:
-        self._write(json.dumps(problem.as_dict(), ensure_ascii=False) + "\n")
-        self.written += self.name is not None
+    if path is not None and os.path.exists(path):
+        write("")
+    try:
+        yield lambda problem: write(json.dumps(problem.as_dict(), ensure_ascii=False) + "\n")
+    finally:
+        for file in opened:
+            file.close()
 
 
 class _Tally:
-    def __init__(self, report: Report, out: _Rejects) -> None:
-        self.report, self._out = report, out
+    def __init__(self, report: Report, out: Callable[[Problem], None], channel: Channel | None) -> None:
+        self.report, self._out, self._channel = report, out, channel
+        self._judged = bytearray()  # by row: 1 the channel warns, 2 it rejects
+        report.channel = Verdict(*channel.about) if channel is not None else None
         self._ids = SeenIds()
         self._attributes: Counter[str] = Counter()
-        self._reasons: dict[tuple[bool, str, str], Reason] = {}
+        self.reasons: dict[tuple[bool, str, str, str], Reason] = {}
 
     def add(self, row: Row, *, counted_images: bool) -> None:
         report = self.report
@@ -185,19 +205,23 @@ class _Tally:
         if not counted_images:
             for ref in product.images:
                 report.images["remote" if ref.url else "not_checked"] += 1
-        if isinstance(row.number, int):
-            self._ids.add(product.id, row.number)
-            if self._ids.full:
-                self._duplicates()
+        if isinstance(row.number, int) and self._ids.add(product.id, row.number):
+            self._duplicates()
 
     def problem(self, problem: Problem) -> None:
-        self._out.add(problem)
-        self.report.warnings += not problem.fatal
-        self.report.gtin_bad += problem.field == "gtin"
-        key = (problem.fatal, problem.field, _VARYING.sub("…", problem.reason))
-        if key not in self._reasons and len(self._reasons) >= MAX_REASONS:
-            key = (problem.fatal, "", "other reasons")
-        reason = self._reasons.setdefault(key, Reason(*key, example=problem.reason))
+        self._out(problem)
+        page = ""
+        if isinstance(problem, Finding):
+            page, row = problem.source, problem.row if isinstance(problem.row, int) else 0
+            self._judged.extend(bytes(max(0, row + 1 - len(self._judged))))
+            self._judged[row] = max(self._judged[row], 1 + problem.fatal)
+        else:
+            self.report.warnings += not problem.fatal
+            self.report.gtin_bad += problem.field == "gtin"
+        key = (problem.fatal, problem.field, _VARYING.sub("…", problem.reason), page)
+        if key not in self.reasons and len(self.reasons) >= MAX_REASONS:
+            key = (problem.fatal, "", "other reasons", page)
+        reason = self.reasons.setdefault(key, Reason(*key, example=problem.reason))
         reason.count += 1
         if len(reason.rows) < MAX_EXAMPLES:
             reason.rows.append(problem.row)
@@ -207,6 +231,8 @@ class _Tally:
         for id, row, first in self._ids.flush():
             report.duplicates += 1
             self.problem(Problem(row, "id", f"the id is already used in row {first}", id, fatal=False))
+            for finding in self._channel.repeated(row, first, id) if self._channel else ():
+                self.problem(finding)
             known = next((item for item in report.duplicate_examples if item["id"] == id), None)
             if known is not None and len(known["rows"]) < MAX_EXAMPLES:
                 known["rows"].append(row)
@@ -216,7 +242,11 @@ class _Tally:
     def finish(self) -> Report:
         self._duplicates()
         self.report.attributes = dict(self._attributes.most_common(12))
-        self.report.reasons = sorted(self._reasons.values(), key=lambda r: (not r.fatal, -r.count))
+        reasons = sorted(self.reasons.values(), key=lambda r: (not r.fatal, -r.count))
+        self.report.reasons = [reason for reason in reasons if not reason.source]
+        if (verdict := self.report.channel) is not None:
+            verdict.reasons = [reason for reason in reasons if reason.source]
+            verdict.rejected, verdict.warned = self._judged.count(2), self._judged.count(1)
         return self.report
 
 
@@ -262,12 +292,10 @@ class SeenIds:
         # Sorted hashes and their rows, with one below all so that there is always one to compare with.
         self._hashes, self._rows = np.full(1, -(2**63), np.int64), np.full(1, -1, np.int64)
 
-    @property
-    def full(self) -> bool:
-        return len(self._pending) >= self.CHUNK
-
-    def add(self, id: str, row: int) -> None:
+    def add(self, id: str, row: int) -> bool:
+        """Takes an id; whether it is time to `flush`."""
         self._pending.append((id, row))
+        return len(self._pending) >= self.CHUNK
 
     def flush(self) -> list[tuple[str, int, int]]:
         """Repeated ids since the last flush: (id, its row, the first row with that id), in their order."""

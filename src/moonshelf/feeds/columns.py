@@ -13,16 +13,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from moonshelf.attributes import canonical_key, fold
 from moonshelf.errors import UserError
 from moonshelf.feeds.values import currency
 from moonshelf.feeds.vocabulary import WORDS, by_word
 from moonshelf.product import Product
-
-if TYPE_CHECKING:
-    from moonshelf.feeds.dialects.shops import Shop
 
 
 def ranked(names: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, int]]:
@@ -62,6 +58,7 @@ _NUMBERED_IMAGE = re.compile(
     r"((product|item|main|other|additional|extra|gallery|variant) )*(image|img|photo|picture|pic)s?"
     r"( (file|link|url|src|path))*[ #]?\d{1,2}( (link|url|src|path))?"
 )
+_IMAGE_PATH = re.compile(r"image\[(\d{1,3})\]\.url", re.IGNORECASE)  # Meta's
 _PRICES = {name: int(rank) for name, rank in by_word(_RULES["prices"]).items()}
 _TAXES = {word: int(rank) for word, rank in by_word(_RULES["taxes"]).items()}
 LEAST = 9  # rank of the lowest price of a range
@@ -109,19 +106,19 @@ def kept(names: list[str]) -> str:
 def plan_columns(
     names: Iterable[str],
     fields: Mapping[str, str] | None = None,
+    fills: Mapping[str, str] | None = None,
     *,
     currency: str | None = None,
-    shop: Shop | None = None,
 ) -> Plan:
     """Which column fills what.
 
-    `fields` forces columns (name -> Product field), `currency` says which of several prices is taken, `shop`
-    adds the names of a shop's export. Raises UserError if `fields` names what is not there.
+    `fields` forces columns (name -> Product field), `fills` are the names of a shop's export, `currency` says
+    which of several prices is taken. Raises UserError if `fields` names what is not there.
     """
     names = list(names)
     forced = forced_fields(names, fields or {})
     found = [
-        Column(name, forced[name], -1, forced=True) if name in forced else _column(name, shop)
+        Column(name, forced[name], -1, forced=True) if name in forced else _column(name, fills or {})
         for name in names
     ]
     found = _named(found)
@@ -150,21 +147,23 @@ def forced_fields(names: list[str], fields: Mapping[str, str]) -> dict[str, str]
 
 
 def simple(name: str) -> str:
-    """The folded name without marks of exports: `*Title`, `g:title`, `SKU [Non Editable]`."""
-    return fold(re.sub(r"\[[^\]]*\]|#\d+\.value$|^g:|^[*\s]+|[*:\s]+$", " ", name))
+    """The folded name without marks of exports: `*Title`, `g:title`, `SKU [Non Editable]`, `sku#1.value`."""
+    return fold(re.sub(r"\[[^\]]*\]|#\d+\.value$|#\d+\.|^g:|^[*\s]+|[*:\s]+$", " ", name))
 
 
 def is_known(name: str) -> bool:
     """Whether a cell is the name of a column that means something here."""
-    return bool(name) and _column(name, None).field != "extra"
+    return bool(name) and _column(name, {}).field != "extra"
 
 
-def _column(name: str, shop: Shop | None) -> Column:
+def _column(name: str, fills: Mapping[str, str]) -> Column:
+    if path := _IMAGE_PATH.fullmatch(name.strip()):
+        return Column(name, "additional", int(path[1]) - 1_000)
     folded = simple(name)
     bare = fold(re.sub(r"\([^)]*\)", " ", folded))
     for text in (folded, bare):
-        if shop is not None and (field := shop.fills.get(text)):
-            return Column(name, field)
+        if text in fills:
+            return Column(name, fills[text])
         if _NUMBERED_IMAGE.fullmatch(text):
             return Column(name, "additional")
         if text in FIELD_OF:

@@ -7,9 +7,10 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from moonshelf.errors import UserError
-from moonshelf.feeds.base import FeedBroken, Source
+from moonshelf.feeds.base import FeedBroken, Source, packing
 from moonshelf.feeds.encodings import encoding_of
 
 _HEAD = 1 << 16
@@ -53,7 +54,8 @@ def detect(path: str | os.PathLike[str], encoding: str | None = None) -> str:
             )
         return "images"
     try:
-        with Source(path).open() as file:
+        source = Source(path)
+        with source.open() as file:
             head = file.read(_HEAD)
     except FeedBroken as error:
         raise UserError(f"{path.name} cannot be read: {error}.") from None
@@ -65,32 +67,37 @@ def detect(path: str | os.PathLike[str], encoding: str | None = None) -> str:
         return "parquet"
     for magic, kind in (
         (b"\xff\xd8\xff", "an image"), (b"\x89PNG", "an image"), (b"GIF8", "an image"), (b"%PDF", "a PDF"),
-        (b"PK\x03\x04", "a spreadsheet or an archive"), (b"\xd0\xcf\x11\xe0", "a spreadsheet"),
-        (b"SQLite format", "a database"), (b"ARROW1", "an Arrow file"),
+        (b"\xd0\xcf\x11\xe0", "a spreadsheet"), (b"SQLite format", "a database"),
+        (b"ARROW1", "an Arrow file"),
     ):  # fmt: skip
         if head.startswith(magic):
             raise UserError(f"{path.name} is {kind}, not a feed: export it as CSV, JSONL or Parquet.")
-    return _detect_text(path, head, encoding)
+    if packing(head) or head[257:262] == b"ustar" or head.startswith((b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!")):
+        raise UserError(f"{path.name} is an archive that is not read, or packed twice: unpack it first.")
+    return _detect_text(source.inner_name, head, encoding)
 
 
-def _detect_text(path: Path, head: bytes, encoding: str | None) -> str:
+def _detect_text(name: str, head: bytes, encoding: str | None) -> str:
     text = head.decode(encoding or encoding_of(head), "replace").lstrip("\ufeff\x1e \t\r\n")
-    suffix = path.with_suffix("").suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
+    suffix = Path(name).suffix.lower()
     if text.startswith("<"):
         start = text[:4096].lower()
         if suffix in (".html", ".htm") or "<html" in start or "<!doctype html" in start or "<script" in start:
             return "jsonld"
         return "merchant-xml"
+    from moonshelf.feeds.dialects.tables import detect_table, is_agentic
+
     if text.startswith(("{", "[")) and suffix not in (".csv", ".tsv"):
+        first = text.split("\n", 1)[0]
+        record: Any = None
+        with suppress(ValueError, RecursionError):
+            record = json.loads(first)
+        lines = isinstance(record, dict)
+        if lines and is_agentic(record):
+            return "agentic"
         if suffix in (".jsonl", ".ndjson"):
             return "jsonl"
         if suffix == ".jsonld":
             return "jsonld"
-        first = text.split("\n", 1)[0]
-        lines = False
-        with suppress(ValueError, RecursionError):
-            lines = isinstance(json.loads(first), dict)
         return "jsonld" if _LINKED.search(first if lines else text) else "jsonl" if lines else "json"
-    from moonshelf.feeds.dialects.tables import detect_table
-
     return detect_table(text)

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
 from moonshelf.attributes import fold
 from moonshelf.errors import UserError
 from moonshelf.feeds import shapes, values
-from moonshelf.feeds.base import Row, Source, note
+from moonshelf.feeds.base import Row, Source
 from moonshelf.feeds.build import Draft
-from moonshelf.feeds.columns import Column, Plan, kept, plan_columns, price_column
-from moonshelf.feeds.dialects.shops import Shop, by_name
+from moonshelf.feeds.columns import Column, Plan, kept, plan_columns, price_column, simple
+from moonshelf.feeds.dialects.shops import NO_SHOP, Shop, by_name
 from moonshelf.identifiers import is_placeholder
 from moonshelf.product import MAX_ID, Product
 
@@ -31,31 +31,25 @@ _BRAND = ("brand", "brand name", "brand from title")
 class RecordReader:
     """Turns the records of one feed into rows; the meaning of the columns is worked out once per header.
 
-    A table passes its header as `columns`; `notes` then says what was chosen among them. Records of JSON and
-    XML have their own names each, and a choice is said with the first record that needs it.
+    A table passes its header as `columns`, and the source says what was chosen among them. Records of JSON
+    and XML have their own names each, and a choice is said with the first record that needs it.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        columns: list[str] | None = None,
-        *,
-        html: bool = True,
-        shop: Shop | None = None,
-    ) -> None:
-        self.source, self.html, self.shop = source, html, shop
+    def __init__(self, source: Source, columns: list[str] | None = None, shop: Shop = NO_SHOP) -> None:
+        self.source, self.shop = source, shop
         self.groups: dict[str, str] = {}  # id of a variant -> its parent's, where the shop's export tells
         self._parents: dict[str, Product] = {}
         self._unseen = set(source.fields)
         self._plans: dict[tuple[str, ...], Plan] = {}
-        self.notes: list[tuple[str, str]] = []  # (field, what to say) about the whole file
+        if shop.name:
+            source.say("columns", f"read as an export of {shop.name}")
         # Tables have one header; whether it has an id at all is then a matter of the file, not of the row.
         self._header: Plan | None = None
         self._names = frozenset(columns or ())
         self.numbered = self.photos = False
         if columns is not None:
-            self._header = plan = plan_columns(columns, source.fields, currency=source.currency, shop=shop)
-            self._read_header(columns, plan)
+            self._header = self._planned(columns, source.fields)
+            self._read_header(columns, self._header)
 
     def _read_header(self, columns: list[str], plan: Plan) -> None:
         if not plan.fields & {"id", "title", "description", "images", "additional"}:
@@ -73,13 +67,10 @@ class RecordReader:
             and "images" in plan.fields
             and not plan.fields & {"title", "description", "price", "gtin"}
         )
-        self.notes = [("columns", text) for text in plan.notes]
-        if self.shop is not None:
-            self.notes.insert(0, ("columns", f"read as an export of {self.shop.name}"))
         if self.numbered:
-            self.notes.append(("id", "there is no id column: rows are numbered"))
+            self.source.say("id", "there is no id column: rows are numbered")
         if plan.unused:
-            self.notes.append(("columns", kept(plan.unused)))
+            self.source.say("columns", kept(plan.unused))
 
     def plan(self, record: Mapping[str, Any]) -> Plan:
         if self._header is not None and self._names.issuperset(record):
@@ -90,24 +81,29 @@ class RecordReader:
             there = {*names, *map(fold, names)}
             fields = {n: field for n, field in self.source.fields.items() if there & {n, fold(n)}}
             self._unseen -= fields.keys()
-            plan = plan_columns(names, fields, currency=self.source.currency, shop=self.shop)
+            plan = self._planned(names, fields)
             if len(self._plans) < _MAX_PLANS:
                 self._plans[names] = plan
+        return plan
+
+    def _planned(self, names: Iterable[str], fields: Mapping[str, str]) -> Plan:
+        plan = plan_columns(names, fields, self.shop.fills, currency=self.source.currency)
+        for text in plan.notes:
+            self.source.say("columns", text)
         return plan
 
     def ending(self) -> Iterator[Row]:
         """What is to say when all records of JSON or XML are read: columns that were named and never seen."""
         for name in sorted(self._unseen):
-            yield note(self.source.name, "columns", f"no record has the column {name!r} that was mapped")
+            self.source.say("columns", f"no record has the column {name!r} that was mapped")
+        yield from self.source.take_notes()
 
     def row(self, number: int, record: Mapping[str, Any]) -> Row:
-        draft = Draft(self.source, number)
+        draft = Draft(self.source, number, self.shop.paths)
+        record = self.shop.opened(record) if self._header is None else record
         plan = self.plan(record)
-        if self._header is None:
-            for text in plan.notes:
-                self.source.say("columns", text)
-            for field, text in self.source.take_notes():
-                draft.warn(field, text)
+        for said in self.source.take_notes() if self._header is None else ():
+            draft.warn(said.problems[0].field, said.problems[0].reason)
         later: list[Any] = []
         for column in plan.columns:
             value = record.get(column.name)
@@ -124,9 +120,9 @@ class RecordReader:
         self._identify(draft, plan, record)
         _roles(draft, record)
         _keep_rest(draft, plan, record)
-        if self.shop is None:
-            return draft.finish()
-        return self._as_variant(draft, self.shop, record)
+        row = self._as_variant(draft, self.shop, record) if self.shop.name else draft.finish()
+        row.raw = (record,)
+        return row
 
     def _as_variant(self, draft: Draft, shop: Shop, record: Mapping[str, Any]) -> Row:
         """The row of a shop's export: a variant has what it does not say itself from its parent's line."""
@@ -167,26 +163,28 @@ class RecordReader:
         elif field == "additional":
             later.append(value)
         elif field == "attributes":
-            _attributes(draft, value)
+            detail = isinstance(value, str) and fold(column.name) == "product detail"
+            _attributes(draft, values.details(value) if detail else value)
         elif field == "attribute":
-            draft.attribute(values.as_text(record.get(column.named_by or "")) or column.name, value)
-        elif field == "name":
-            pass  # of the attribute in another column
+            name = simple(column.name) if "#" in column.name else column.name  # of a template's key
+            draft.attribute(values.as_text(record.get(column.named_by or "")) or name, value)
+        elif field in ("name", "record"):
+            pass  # of the attribute in another column; what a record holds has columns of its own
         elif field == "extra":
-            _extra(draft, column.name, value)
+            whole = column.name != "extra" or not isinstance(value, Mapping)
+            for key, content in ({column.name: value} if whole else value).items():
+                draft.put(str(key), content)
         elif field in draft.values:
             draft.put(column.name, value)
-        elif field == "category" and self.shop is not None and isinstance(value, str):
-            path, others = self.shop.category(values.plain(value))
-            draft.set(field, path)
-            draft.put("other_categories", others)
         elif field == "price":
             draft.price(value, column.currency)
         elif field == "id" and self.photos:
             draft.set("group_id", value)
             draft.set("id", f"{values.as_text(value).strip()}#{draft.row}")
         else:
-            draft.set(field, value, html=self.html)
+            if isinstance(value, str) and fold(column.name).startswith("structured "):
+                value = re.sub(r'^(trained_algorithmic_media|default):\s*"?|"?\s*$', "", value)
+            draft.set(field, value)
             if field in draft.values and column.language:
                 draft.values.setdefault("language", column.language)
 
@@ -205,15 +203,16 @@ class RecordReader:
                     draft.values["id"] = draft.values[name]
                     draft.warn("id", f"there is no id: the {name} serves")
                     return
-            if self.shop is not None and self.shop.numbered:
+            if self.shop.numbered:
                 draft.set("id", f"{self.source.path.stem[:100]}#{draft.row}")
                 draft.warn("id", "there is no id: the number of the row serves")
 
     def _images(self, draft: Draft, value: Any, role: str | None = None) -> None:
-        if self.shop is not None and self.shop.slashed and isinstance(value, str):
-            value = re.sub(r"(^|[,;|]\s*)/(?!/)", r"\1", value)
-        draft.image_text(value, role)
         held = shapes.pictures(value)
+        for picture in held if self.shop.slashed else ():
+            if isinstance(picture.value, str):
+                picture.value = re.sub(r"(^|[,;|]\s*)/(?!/)", r"\1", picture.value)
+        draft.pictures(held, role)
         names = [picture.name for picture in held if isinstance(picture.value, bytes | bytearray)]
         if any(names):  # an ImageRef with bytes has no name: keep it beside the picture
             draft.extra["image_names"] = values.clean(json.dumps(names, ensure_ascii=False))[0]
@@ -246,14 +245,6 @@ def _attributes(draft: Draft, value: Any) -> None:
                 draft.attribute(name, content)
         else:
             draft.attribute(name, content)
-
-
-def _extra(draft: Draft, name: str, value: Any) -> None:
-    if name == "extra" and isinstance(value, Mapping):
-        for key, content in value.items():
-            draft.put(str(key), content)
-    else:
-        draft.put(name, value)
 
 
 def _keep_rest(draft: Draft, plan: Plan, record: Mapping[str, Any]) -> None:

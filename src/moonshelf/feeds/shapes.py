@@ -12,7 +12,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from itertools import islice
@@ -168,9 +168,9 @@ def _tagged(value: Any, joint: str, ids: bool, depth: int) -> Iterator[tuple[str
         yield None, values.as_text(value).strip()
     elif value:
         keys = _folded(value)
-        language = next((keys[name] for name in _KEYS["language"] if isinstance(keys.get(name), str)), None)
+        language = _first(keys, _KEYS["language"], str)
         known = (*_KEYS["value"], *_KEYS["link"], *(_KEYS["id"] if ids else ()))
-        inner = next((keys[name] for name in known if keys.get(name) not in _NOTHING), None)
+        inner = _first(keys, known)
         if inner is None and any(name in keys for name in known):
             return
         if inner is not None:
@@ -191,6 +191,12 @@ def _is_tag(key: Any) -> bool:
     return match is not None and match[1] in WORDS["languages"]["keys"]
 
 
+def _first(keys: Mapping[str, Any], names: Iterable[str], kind: type | None = None) -> Any:
+    """What stands under the most telling of some names, blank values apart."""
+    held = (keys[name] for name in names if keys.get(name) not in _NOTHING)
+    return next((value for value in held if kind is None or isinstance(value, kind)), None)
+
+
 def _folded(value: Mapping[Any, Any]) -> dict[str, Any]:
     return {fold(key): item for key, item in value.items() if isinstance(key, str)}
 
@@ -208,11 +214,8 @@ _NO_WORD = re.compile(r"[\W\d_]*|[a-z]{2,3}([-_][A-Za-z]{2,4})?|[A-Z]{3}")
 
 def leaves(value: Any, depth: int = 0) -> Iterator[str]:
     """Words that a value holds anywhere, but for its keys, numbers, languages and currencies."""
-    if isinstance(value, Mapping) and depth < 50:
-        for item in value.values():
-            yield from leaves(item, depth + 1)
-    elif isinstance(value, (list, tuple)) and depth < 50:
-        for item in value:
+    if isinstance(value, (Mapping, list, tuple)):
+        for item in (value.values() if isinstance(value, Mapping) else value) if depth < 50 else ():
             yield from leaves(item, depth + 1)
     elif isinstance(value, str) and not _NO_WORD.fullmatch(value.strip()):
         yield value.strip()
@@ -235,7 +238,7 @@ def _money(value: Any, currency: str | None, depth: int) -> Iterator[Money]:
         yield Money(value, currency)
         return
     keys = _folded(value)
-    code = next((keys[name] for name in _KEYS["currency"] if isinstance(keys.get(name), str)), None)
+    code = _first(keys, _KEYS["currency"], str)
     currency = (values.currency(code) if code else None) or currency
     if (small := _small_units(keys)) is not None:
         yield Money(small, currency)
@@ -308,17 +311,14 @@ def _of_mapping(value: Mapping[Any, Any], role: str | None, depth: int) -> Itera
     role = given[:40] if isinstance(given, str) and given.strip() else role
     data = keys.get("bytes") or keys.get("data")
     if isinstance(data, (bytes, bytearray)):
-        name = next(
-            (keys[key] for key in ("path", "url", "src", "filename") if isinstance(keys.get(key), str)), ""
-        )
-        yield Picture(data, role, name)
+        yield Picture(data, role, _first(keys, ("path", "url", "src", "filename"), str) or "")
         return
     lists = [item for item in value.values() if isinstance(item, (list, tuple))]
     if len(lists) == len(value) > 1 and len({len(item) for item in lists}) == 1:  # a table of columns
         rows = [dict(zip(value, row, strict=True)) for row in zip(*lists, strict=True)]
         yield from _pictures(rows, role, depth + 1)
         return
-    one = next((keys[name] for name in _KEYS["picture"] if keys.get(name)), None)
+    one = _first(keys, _KEYS["picture"])
     many = [keys[name] for name in _KEYS["gallery"] if keys.get(name)]
     if one is None and not many:  # {"main": …, "back": …}, {"0": …}
         many = [item for item in value.values() if isinstance(item, (list, Mapping)) or is_picture_name(item)]
@@ -365,7 +365,7 @@ def _category(value: Any, depth: int) -> list[str]:
         if isinstance(parent := keys.get("parent"), Mapping):
             own = {name: item for name, item in keys.items() if name != "parent"}
             return [*_category(parent, depth + 1), *_category(own, depth + 1)]
-        inner = next((keys[name] for name in _KEYS["category"] if keys.get(name)), None)
+        inner = _first(keys, _KEYS["category"])
         if inner is None:
             text = spoken(value)
             return [text.text] if text and text.text else []
@@ -382,6 +382,8 @@ def attributes(value: Any) -> dict[str, Any] | None:
     """Names and values of a mapping, or of a list of mappings or pairs that hold a name and a value."""
     value = opened(value)
     if isinstance(value, Mapping):
+        if "attribute name" in _folded(value):
+            return _pair(value)
         inner = next(iter(value.values()), None)
         if len(value) == 1 and (isinstance(inner, (list, tuple)) or _pair(inner)):  # <attributes><attribute>…
             found = attributes([inner] if isinstance(inner, Mapping) else inner)
@@ -409,14 +411,9 @@ def _pair(item: Any) -> dict[str, Any]:
     if not isinstance(item, Mapping):
         return {}
     keys = _folded(item)
-    name = next(
-        (key for key in _KEYS["attribute"] if isinstance(keys.get(key), str) and keys[key].strip()), None
-    )
-    found = next(
-        (key for key in ("attribute value", "param value", *_KEYS["value"]) if key in keys and key != name),
-        None,
-    )
-    return {} if name is None or found is None else {keys[name]: keys[found]}
+    name = next((key for key in _KEYS["attribute"] if _first(keys, [key], str)), None)
+    held = [key for key in ("attribute value", "param value", *_KEYS["value"]) if key in keys and key != name]
+    return {keys[name]: keys[held[0]]} if name and held else {}
 
 
 def _listed(value: Any) -> list[Any]:

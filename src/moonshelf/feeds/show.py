@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -11,9 +11,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRe
 from rich.table import Table
 from rich.text import Text
 
-from moonshelf.feeds.check import Report
+from moonshelf.feeds.check import Reason, Report, Verdict
 
 _WIDTH = 24
+SHOWN = 20  # reasons
 _EXPECTED = ("title", "description", "images", "category", "attributes", "price")  # shown even if empty
 _LABELS = {"group_id": "group"}
 
@@ -48,12 +49,9 @@ def show(report: Report, *, as_json: bool = False, console: Console | None = Non
     head = Text(report.feed, "bold")
     head.append(f"  {report.dialect}, {report.seconds:,.1f} s", "dim")
     console.print(head)
-    counts = Text()
-    _count(counts, report.rows, "row")
-    _count(counts, report.products, "product")
-    _count(counts, report.rejected, "rejected", "red", plural=False)
-    _count(counts, report.warnings, "warning", "yellow")
-    console.print(counts)
+    read = (report.rows, "row", "rows", ""), (report.products, "product", "products", "")
+    bad = (report.rejected, "rejected", "rejected", "red"), (report.warnings, "warning", "warnings", "yellow")
+    console.print(_counts(*read, *bad))
     for text in report.notes:
         console.print(Text(f"Note: {_plain(text, 600)}"))
     if report.products:
@@ -68,20 +66,21 @@ def show(report: Report, *, as_json: bool = False, console: Console | None = Non
         ]
         if shares:
             console.print(Text(f"Attributes: {', '.join(shares[:8])}"))
-    for line in (_images(report), _identifiers(report)):
-        if line:
-            console.print(line)
+    for line in _summary(report):
+        console.print(line)
     for item in report.duplicate_examples:
         rows = ", ".join(str(row) for row in item["rows"])
         console.print(Text(f"  {_plain(item['id'])}: rows {rows}"))
     if report.reasons:
-        console.print(_reasons(report))
+        console.print(_reasons(report.reasons))
+    if report.channel:
+        _show_channel(console, report.channel)
     if report.rejects:
         console.print(Text(f"Every problem, one a line: {report.rejects}", "dim"))
     if report.untitled:
         text = "No product has a title: say which column holds it, such as --map title=COLUMN."
         console.print(Text(text, "red"))
-    elif not report.rejected and not report.warnings:
+    elif not report.rejected and not report.warnings and not report.channel:
         console.print(Text("Nothing is wrong.", "green"))
 
 
@@ -90,11 +89,13 @@ def _plain(text: str, limit: int = 90) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _count(text: Text, number: int, word: str, style: str = "", *, plural: bool = True) -> None:
-    if len(text):
-        text.append("   ")
-    text.append(f"{number:,} ", style if number else "")
-    text.append(word + ("s" if plural and number != 1 else ""), style if number else "dim")
+def _counts(*given: tuple[int, str, str, str]) -> Text:
+    """Numbers, each with the word for one, the word for several, and a style."""
+    shown = [
+        Text.assemble((f"{n:,} ", style if n else ""), (one if n == 1 else several, style if n else "dim"))
+        for n, one, several, style in given
+    ]
+    return Text("   ").join(shown)
 
 
 def _coverage(report: Report) -> Table:
@@ -114,36 +115,50 @@ def _percent(share: float) -> str:
     return f"{min(99, round(100 * share)) if share < 1 else 100} %"
 
 
-def _images(report: Report) -> Text | None:
-    counts = report.images
-    if not any(counts.values()):
-        return None
+def _summary(report: Report) -> Iterator[Text]:
+    """A line about pictures and one about identifiers, where there are any."""
     said = {"remote": "on the web, not fetched", "not_checked": "not decoded"}
     shown = [
         Text(f"{n:,} {said.get(key, key)}", "red" if key in ("missing", "broken") else "")
-        for key, n in counts.items()
+        for key, n in report.images.items()
         if n
     ]
-    return Text("Images ") + Text(", ").join(shown)
-
-
-def _identifiers(report: Report) -> Text | None:
+    if shown:
+        yield Text("Images ") + Text(", ").join(shown)
     parts = []
     if report.filled["gtin"] or report.gtin_bad:
         parts.append(f"GTINs: {report.filled['gtin']:,} right, {report.gtin_bad:,} wrong.")
     if report.duplicates:
         parts.append(f"Repeated ids: {report.duplicates:,}.")
-    return Text(" ".join(parts)) if parts else None
+    if parts:
+        yield Text(" ".join(parts))
 
 
-def _reasons(report: Report) -> Table:
+def _show_channel(console: Console, found: Verdict) -> None:
+    """What a channel would do with the feed, and the pages that say so."""
+    judged = "cells as they are written" if found.as_written else "what was read, not the cells"
+    console.print(
+        Text(f"\n{found.name}", "bold") + Text(f"  {found.spec}, {found.read}; judged: {judged}", "dim")
+    )
+    rejected = (found.rejected, "row would be rejected", "rows would be rejected", "red")
+    console.print(_counts(rejected, (found.warned, "other with warnings", "others with warnings", "yellow")))
+    if found.reasons:
+        pages = list(dict.fromkeys(reason.source for reason in found.reasons[:SHOWN]))
+        console.print(_reasons(found.reasons, pages))
+        for number, page in enumerate(pages, 1):
+            console.print(Text(f"[{number}] {page}", "dim"))
+
+
+def _reasons(reasons: list[Reason], pages: Sequence[str] = ()) -> Table:
+    """The commonest reasons; with `pages`, the number of the one that has the rule."""
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for name in ("", "count", "field", "reason", "rows"):
+    for name in ("", "count", "field", "reason", "rows", *(["rule"] if pages else [])):
         table.add_column(name, justify="right" if name == "count" else "left")
-    for reason in report.reasons[:20]:
-        text = reason.example if reason.count == 1 else reason.kind
+    for reason in reasons[:SHOWN]:
+        text = reason.example if reason.count == 1 or pages else reason.kind
         rows = ", ".join(str(row) for row in reason.rows[:4]) + (", …" if reason.count > 4 else "")
         kind = Text("rejected", "red") if reason.fatal else Text("warning", "yellow")
         cells = Text(_plain(reason.field, 30)), Text(_plain(text, 120)), Text(_plain(rows))
-        table.add_row(kind, f"{reason.count:,}", *cells)
+        page = [Text(f"[{pages.index(reason.source) + 1}]", "dim")] if pages else []
+        table.add_row(kind, f"{reason.count:,}", *cells, *page)
     return table

@@ -136,7 +136,9 @@ class Table:
             raise UserError(f"{source.name} has {len(found.cells)} columns, at most {MAX_COLUMNS} are read.")
         if found.above:
             source.say("header", f"skipped above the header: {found.above[:200]!r}")
-        self._pending.extend(head[found.at + 1 :])
+        # Amazon's newer templates say in their first line where the data begins, below an example.
+        data = re.search(r"&dataRow=(\d{1,2})(?!\d)", found.above)
+        self._pending.extend(head[max(found.at + 1, int(data[1]) - 1 if data else 0) :])
         self.delimiter = found.delimiter
         self.header = _unique(found.cells)
         self._written = found.cells
@@ -162,12 +164,12 @@ class Table:
                     elif cells == self._written:
                         yield Record(number, {}, "the header is repeated")
                     else:
-                        short = len(cells) < width
-                        warning = f"the row has {len(cells)} cells, the header {width}" if short else None
-                        field = "row"
-                        if short and not self._whole:
-                            warning, field = f"{warning}, and no line end: the file may be cut off", END
-                        if self._mended and warning is None:
+                        warning, field = None, "row"
+                        if len(cells) < width:
+                            warning = f"the row has {len(cells)} cells, the header {width}"
+                            if not self._whole:
+                                warning, field = f"{warning}, and no line end: the file may be cut off", END
+                        elif self._mended:
                             warning = f"bytes that are not UTF-8 were read as {self._lines.decoder.page}"
                         named = dict(zip(self.header, cells, strict=False))
                         yield Record(number, named, warning=warning, field=field)

@@ -72,9 +72,7 @@ def _row(source: Source, number: int, path: str, parts: tuple[str, ...]) -> Row:
 def _title(stem: str) -> str:
     """Words of a file's name, or "" if they are a camera's or a hash."""
     words = [word for word in re.split(r"[\s_\-.+]+", stem) if word]
-    told = [
-        w
-        for w in words
-        if re.search(r"[^\W\d_]{3}", w) and not _CAMERA.fullmatch(w) and not _HEX.fullmatch(w)
-    ]
-    return " ".join(words) if told else ""
+    told = (
+        re.search(r"[^\W\d_]{3}", w) and not _CAMERA.fullmatch(w) and not _HEX.fullmatch(w) for w in words
+    )
+    return " ".join(words) if any(told) else ""

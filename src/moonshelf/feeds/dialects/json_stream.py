@@ -48,7 +48,7 @@ class _Text:
 
     def __init__(self, file: IO[bytes], source: Source) -> None:
         self._file = file
-        self._broken: FeedBroken | None = None
+        self.broken: FeedBroken | None = None  # why the file could not be read to its end
         chunk = file.read(_CHUNK)
         self._decoder = Decoder(chunk, source)
         self._decode = codecs.getincrementaldecoder(self._decoder.encoding)(self._decoder.errors).decode
@@ -69,7 +69,7 @@ class _Text:
             try:
                 chunk = self._file.read(_CHUNK)
             except FeedBroken as error:  # what came before it is read first
-                chunk, self._broken = b"", error
+                chunk, self.broken = b"", error
             self.ended = not chunk
             parts.append(self._decoded(chunk))
             length += len(parts[-1])
@@ -91,8 +91,8 @@ class _Text:
             if end < len(self.held):
                 return self.held[end]
             if self.ended:
-                if self._broken:
-                    raise self._broken
+                if self.broken:
+                    raise self.broken
                 return ""
             self.more()
 
@@ -153,11 +153,6 @@ class _Text:
                 return False
             self.at = max(self.at, len(self.held) - width - 3)
             self.more(_AHEAD)
-
-    @property
-    def broken(self) -> FeedBroken | None:
-        """Why the file could not be read to its end."""
-        return self._broken
 
 
 Item = tuple[int, Mapping[str, Any] | Row]

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pydantic import ValidationError
 from moonshelf.feeds.base import MAX_RECORD, FeedBroken, Row, Source, broken_off, rejected
 from moonshelf.feeds.build import Draft
 from moonshelf.feeds.dialects import json_stream
+from moonshelf.feeds.dialects.shops import NO_SHOP, recognise
 from moonshelf.feeds.records import RecordReader
 from moonshelf.feeds.text import Lines
 from moonshelf.product import ImageRef, Product
@@ -28,14 +30,18 @@ _SUFFIXES = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"
 
 def read(source: Source) -> Iterator[Row]:
     """Rows of JSON lines, an array, objects, or a wrapper of them; empty lines do not count."""
-    reader = RecordReader(source)
+    reader: RecordReader | None = None
     for number, record in json_stream.records(source):
         if isinstance(record, Row):
             yield record
         else:
+            if reader is None:  # the first record tells whose export it is
+                shop = recognise(record)
+                reader = RecordReader(source, shop=NO_SHOP if shop.lines else shop)
+                yield from source.take_notes()
             ours = None if source.fields else _of_ours(record)
             yield reader.row(number, record) if ours is None else _own(source, number, record, ours)
-    yield from reader.ending()
+    yield from (reader or RecordReader(source)).ending()
 
 
 def numbered(source: Source) -> Iterator[tuple[int, str | Row]]:
@@ -87,19 +93,19 @@ def _own(source: Source, number: int, record: Mapping[str, Any], product: Produc
                     draft.image(source.image(ref.path or ref.url, ref.role), once=False)
                 except ValueError as error:
                     draft.warn("images", str(error))
-        elif name == "attributes":
+        elif name in ("attributes", "extra"):
+            add = draft.put if name == "extra" else partial(draft.attribute, html=False)
             for key, content in value.items():
-                draft.attribute(key, content, html=False)
-        elif name == "extra":
-            for key, content in value.items():
-                draft.put(key, content)
+                add(key, content)
         elif name == "category":
             draft.values[name] = tuple(text for part in value if (text := draft.cleaned(name, part)))
         elif name == "availability":
             draft.values[name] = draft.cleaned(name, value)
         else:
             draft.set(name, value, html=False)
-    return draft.finish()
+    row = draft.finish()
+    row.raw = (record,)
+    return row
 
 
 def write_jsonl(products: Iterable[Product], path: str | os.PathLike[str], *, images: str = "images") -> int:

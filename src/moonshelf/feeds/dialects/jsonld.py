@@ -19,7 +19,7 @@ from moonshelf.errors import UserError
 from moonshelf.feeds import values
 from moonshelf.feeds.base import FeedBroken, Row, Source, rejected
 from moonshelf.feeds.build import Draft
-from moonshelf.feeds.dialects.offers import Choice, Graph, Node, choose, kinds, listed
+from moonshelf.feeds.dialects.offers import Graph, Node, Price, choose, kinds, listed
 from moonshelf.feeds.encodings import encoding_of
 from moonshelf.feeds.vocabulary import WORDS
 
@@ -181,8 +181,7 @@ def _row(source: Source, number: int, found: _Found, graph: Graph) -> Row:
     else:
         draft.set("group_id", graph.first(merged, "inProductGroupWithID", "productGroupID"))
     given = listed(node.get("offers")) or found.offers or listed(merged.get("offers"))
-    choice = choose(given, graph, source.currency)
-    offer = choice.offer
+    offer, price, others = choose(given, graph, source.currency)
     candidates = [graph.text(one.get(name)) for one in (merged, offer) for name in _NAMED]
     for text in (*candidates, graph.text(merged.get("identifier"))):
         if "id" not in draft.values:
@@ -199,7 +198,11 @@ def _row(source: Source, number: int, found: _Found, graph: Graph) -> Row:
     draft.set("gtin", next(filter(None, gtins), ""))
     category = [graph.text(part) for part in listed(merged.get("category"))]
     draft.set("category", category if len(category) > 1 else "".join(category))
-    _price(draft, choice, graph)
+    if price is not None:
+        _price(draft, price, others)
+        highest = graph.text(offer.get("highPrice"))
+        draft.put("highest_price", highest if highest != price.amount else "")
+    draft.set("availability", graph.text(offer.get("availability")))
     for value in listed(merged.get("image")):
         image = graph.resolve(value)
         address = value if image is None else image.get("contentUrl") or image.get("url") or image.get("@id")
@@ -210,20 +213,16 @@ def _row(source: Source, number: int, found: _Found, graph: Graph) -> Row:
     return draft.finish()
 
 
-def _price(draft: Draft, choice: Choice, graph: Graph) -> None:
-    if (price := choice.price) is not None:
-        if price.penalty == 4:
-            draft.warn("price", "only a list price is given, which may not be what a shopper pays")
-        elif price.penalty > 1:
-            draft.warn("price", "the price is not one that everybody pays today, but there is no other")
-        if choice.others:
-            others = ", ".join(choice.others)
-            draft.say("price", f"there are offers in {others} too: {price.currency} is taken")
-        draft.set("currency", price.currency)
-        draft.price(price.amount)
-        draft.put("list_price", price.list_price)
-        draft.put("highest_price", choice.highest if choice.highest != price.amount else "")
-    draft.set("availability", graph.text(choice.offer.get("availability")))
+def _price(draft: Draft, price: Price, others: list[str]) -> None:
+    if price.penalty == 4:
+        draft.warn("price", "only a list price is given, which may not be what a shopper pays")
+    elif price.penalty > 1:
+        draft.warn("price", "the price is not one that everybody pays today, but there is no other")
+    if others:
+        draft.say("price", f"there are offers in {', '.join(others)} too: {price.currency} is taken")
+    draft.set("currency", price.currency)
+    draft.price(price.amount)
+    draft.put("list_price", price.list_price)
 
 
 def _describe(draft: Draft, merged: Node, graph: Graph) -> None:

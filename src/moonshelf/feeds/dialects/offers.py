@@ -9,7 +9,7 @@ offers alike in stock, those that are valid today, that sell and that are new co
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -57,9 +57,7 @@ class Graph:
             node = self.resolve(value)
             if node is None:
                 continue
-            inner = [
-                offer for item in listed(node.get("offers")) if (offer := self.resolve(item)) is not None
-            ]
+            inner = [one for one in map(self.resolve, listed(node.get("offers"))) if one is not None]
             shared = {name: node[name] for name in _SAID["shared"] if name in node}
             for offer in inner:
                 yield {**shared, **offer}
@@ -84,18 +82,11 @@ class Price:
             return float("inf")
 
 
-@dataclass(slots=True)
-class Choice:
-    """The offer that is shown, its price, and remarks."""
-
-    offer: Node
-    price: Price | None = None
-    others: list[str] = field(default_factory=list)  # currencies that were not taken
-    highest: str = ""
-
-
-def choose(given: list[Any], graph: Graph, currency: str | None = None) -> Choice:
-    """The best of the offers, in `currency` where one is in it, else in that of the best."""
+def choose(
+    given: list[Any], graph: Graph, currency: str | None = None
+) -> tuple[Node, Price | None, list[str]]:
+    """The best of the offers, in `currency` where one is in it, else in that of the best; its price, and the
+    currencies that were not taken."""
     today = datetime.now(UTC).date()
     ranked = []
     for offer in graph.offers(given):
@@ -103,7 +94,7 @@ def choose(given: list[Any], graph: Graph, currency: str | None = None) -> Choic
         stock, *rest = _standing(offer, graph, today)
         ranked.append(((price is None, stock, price.penalty if price else 9, *rest), offer, price))
     if not ranked:
-        return Choice({})
+        return {}, None, []
     best = min(rank for rank, _, _ in ranked)
     alike = [(offer, price) for rank, offer, price in ranked if rank == best]
     codes = [price.currency for _, price in alike if price]
@@ -113,7 +104,7 @@ def choose(given: list[Any], graph: Graph, currency: str | None = None) -> Choic
         key=lambda one: one[1].number if one[1] else 0,
     )
     others = {other.currency for _, _, other in ranked if other} - {"", wanted}
-    return Choice(offer, price, sorted(others), graph.text(offer.get("highPrice")))
+    return offer, price, sorted(others)
 
 
 def _price(offer: Node, graph: Graph, today: date) -> Price | None:

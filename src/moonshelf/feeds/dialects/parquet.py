@@ -6,11 +6,15 @@ little more memory than one batch.
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moonshelf.errors import UserError
-from moonshelf.feeds.base import Row, Source, broken_off, note
+from moonshelf.feeds.base import FeedBroken, Row, Source, broken_off
 from moonshelf.feeds.records import RecordReader
 
 if TYPE_CHECKING:
@@ -22,8 +26,7 @@ def read(source: Source) -> Iterator[Row]:
     with opened(source) as file:
         schema = file.schema_arrow
         reader = RecordReader(source, unique(source, schema.names))
-        for field, text in reader.notes:
-            yield note(source.name, field, text)
+        yield from source.take_notes()
         for number, record in numbered(source, file, batch_rows(schema)):
             yield record if isinstance(record, Row) else reader.row(number, record)
 
@@ -47,29 +50,47 @@ def opened(source: Source) -> ParquetFile:
 
     try:
         # Without pre-buffering and with a bounded buffer, a row group of large pictures is read page by page.
-        return pq.ParquetFile(source.path, pre_buffer=False, buffer_size=1 << 20, memory_map=False)
-    except (pa.ArrowException, OSError, ValueError):
+        with _whole(source) as path:
+            return pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20, memory_map=False)
+    except (pa.ArrowException, OSError, ValueError, FeedBroken):
         raise UserError(f"{source.name} is not a readable Parquet file.") from None
+
+
+@contextmanager
+def _whole(source: Source) -> Iterator[str | Path]:
+    """A file in which any place can be read, since a table's end comes first; it needs its name no longer."""
+    if not source.packed:
+        yield source.path
+        return
+    with tempfile.NamedTemporaryFile() as file, source.open() as packed:
+        shutil.copyfileobj(packed, file, 1 << 20)
+        file.flush()
+        yield file.name
 
 
 def numbered(
     source: Source, file: ParquetFile, batch: int, columns: Sequence[str] | None = None
 ) -> Iterator[tuple[int, dict[str, Any] | Row]]:
-    """Records with their numbers, `batch` held at once, or why all that would follow was not read."""
-    import pyarrow as pa
-
-    total, number = file.metadata.num_rows, 0
+    """Records of a file with their numbers, `batch` held at once; else as `counted`."""
     batches = file.iter_batches(batch_size=batch, columns=columns, use_threads=False)
-    while True:
-        try:
-            records = next(batches).to_pylist()
-        except StopIteration:
-            return
-        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-            why = f"the table cannot be read further ({type(error).__name__})"
-            yield number + 1, broken_off(number + 1, why)
-            return
-        for record in records:
-            number += 1
-            yield number, record
+    total = file.metadata.num_rows
+    for number, record in counted(found.to_pylist() for found in batches):
         source.share_read = number / max(1, total)
+        yield number, record
+
+
+def counted(
+    batches: Iterator[list[dict[str, Any]]], first: int = 0
+) -> Iterator[tuple[int, dict[str, Any] | Row]]:
+    """Records with their numbers, or why all that would follow was not read."""
+    number = first
+    try:
+        for records in batches:
+            for record in records:
+                number += 1
+                yield number, record
+    except UserError:
+        raise
+    except Exception as error:  # of the format's library, or of the storage
+        why = f"the table cannot be read further ({type(error).__name__})"
+        yield number + 1, broken_off(number + 1, why)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from moonshelf.feeds import shapes, values
 from moonshelf.feeds.columns import simple
 from moonshelf.feeds.vocabulary import WORDS, by_word
 
@@ -51,19 +52,29 @@ class Shop:
         """Column -> what it fills here."""
         return by_word(self.columns)
 
+    def opened(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The record, with what its columns of the kind `record` hold as columns of their own."""
+        inside: dict[str, Any] = {}
+        if "record" not in self.columns:
+            return record
+        for name in [name for name in record if self.fills.get(simple(name)) == "record"]:
+            inside |= shapes.attributes(record[name]) or {}
+        return {**inside, **record} if inside else record
+
     @cached_property
     def _columns(self) -> dict[str, str]:
         return by_word(self.lines)
 
-    def category(self, text: str) -> tuple[list[str], str]:
-        """The longest category of a cell, from its root to its leaf, and the others as text."""
+    def paths(self, text: str) -> list[list[str]]:
+        """The categories of a cell, each from its root to its leaf."""
+        if not self.name:
+            return values.paths(text)
         paths = []
         for cell in re.split(rf"(?<!\\){re.escape(self.several)}", text) if self.several else [text]:
             levels = "/" if cell.strip().startswith("/") else self.levels
             names = [name.replace("\\,", ",").strip() for name in cell.split(levels)]
             paths.append([name for name in names if name and name.lower() != self.root])
-        best = max(paths, key=len)
-        return best, " | ".join(" > ".join(path) for path in paths if path and path is not best)
+        return [path for path in paths if path]
 
     # ---- exports in which each line is a product; the parent's line comes before its variants' ----------
 
@@ -76,7 +87,7 @@ class Shop:
     def parent_of(self, cells: Cells) -> str:
         """The name of a variant's parent, or ""."""
         name = cells.get(self.parent, "").removeprefix("id:") if _holds(cells, self.child_if) else ""
-        return "" if name in [cells.get(own) for own in self.names] else name
+        return "" if name in ("0", *(cells.get(own) for own in self.names)) else name
 
     def members_of(self, cells: Cells) -> list[str]:
         """Ids of a line's variants, which may come before it."""
@@ -148,19 +159,20 @@ class Shop:
         return self.media + name if re.fullmatch(r"[\w.~%-]+~mv2[\w.~%-]*\.\w{3,4}", name) else name
 
 
+NO_SHOP = Shop("", [])  # any other feed
 SHOPS = tuple(Shop(**entry) for entry in WORDS["shops"])
 SHOPIFY = Shop(**WORDS["shopify"])
 
 
-def recognise(names: Iterable[str]) -> Shop | None:
-    """The shop whose export has these columns, or None."""
+def recognise(names: Iterable[str]) -> Shop:
+    """The shop whose export has these columns, else NO_SHOP."""
     have = {simple(name) for name in names}
     found = [
         (len(have.intersection(shop.marks)), shop)
         for shop in SHOPS
         if len(have.intersection(shop.marks)) >= shop.least or any(map(have.issuperset, shop.together))
     ]
-    return max(found, key=lambda item: item[0])[1] if found else None
+    return max(found, key=lambda item: item[0])[1] if found else NO_SHOP
 
 
 def by_name(cells: Mapping[str, str]) -> dict[str, str]:

@@ -17,11 +17,12 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, count
 
 from moonshelf.attributes import canonical_key, fold
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds import values
-from moonshelf.feeds.base import Row, Source, notes_of, rejected
+from moonshelf.feeds.base import Row, Source, rejected
 from moonshelf.feeds.build import Draft
 from moonshelf.feeds.columns import forced_fields, kept, simple
 from moonshelf.feeds.dialects.shops import SHOPIFY, Shop, by_name
@@ -31,7 +32,7 @@ from moonshelf.feeds.vocabulary import WORDS
 MAX_LINES = 5_000  # of one handle; Shopify itself allows 2,048 variants
 _PRODUCT = WORDS["variants"]["product"]
 _NOT_OF_VARIANTS = frozenset((
-    "handle", "parent", "starts", "type", "image", "position", "other categories", *_PRODUCT,
+    "handle", "parent", "starts", "type", "image", "position", *_PRODUCT,
 ))  # fmt: skip
 _FIELDS = {"id": "handle", "images": "image", "gtin": "barcode"}  # of `Product` -> what a line calls them
 # Metafields of Shopify, and eBay's item specifics.
@@ -53,23 +54,28 @@ class Line:
     def handle(self) -> str:
         return self.get("handle") or _slug(self.get("title"))
 
+    @property
+    def amount(self) -> float | str:
+        """The price, or why there is none."""
+        try:
+            return values.price(self.get("price"))[0]
+        except ValueError as error:
+            return str(error)
+
     def is_variant(self) -> bool:
         return any(map(self.get, ("option1 value", "option2 value", "sku", "price", "barcode")))
 
 
-def read_shopify(source: Source) -> Iterator[Row]:
-    """Rows of a Shopify export, one per look. Raises UserError if there is no handle or title column."""
-    table = Table(source)
-    forced = set(forced_fields(table.header, source.fields).values())
-    names = {simple(name) for name in table.header}
-    if names.isdisjoint(("handle", "url handle", "title")) and forced.isdisjoint(("id", "title")):
-        raise UserError(f"{source.name} has neither a handle nor a title column: is it a Shopify export?")
-    return read(source, table, SHOPIFY)
-
-
 def read(source: Source, table: Table, shop: Shop) -> Iterator[Row]:
-    """Rows of a shop's export, one per look."""
+    """Rows of a shop's export, one per look. Raises UserError if Shopify's has no handle and no title."""
     forced = forced_fields(table.header, source.fields)
+    names = {simple(name) for name in table.header} | {"title"} & set(forced.values())
+    if (
+        shop is SHOPIFY
+        and names.isdisjoint(("handle", "url handle", "title"))
+        and "id" not in forced.values()
+    ):
+        raise UserError(f"{source.name} has neither a handle nor a title column: is it a Shopify export?")
     action = re.search(r"Currency=([A-Z]{3})", " ".join(table.header))  # in eBay's first column
     ever: set[str] = set()  # columns that some line used
     if shop is not SHOPIFY:
@@ -79,9 +85,6 @@ def read(source: Source, table: Table, shop: Shop) -> Iterator[Row]:
         used: set[str] = set()
         cells = by_name({name: cell for name, cell in record.cells.items() if name not in forced})
         known = shop.line(cells, used)
-        if known.get("category"):
-            path, others = shop.category(known["category"])
-            known |= {"category": " > ".join(path), "other categories": others}
         if shop is not SHOPIFY:
             used.add("currency")
             known.setdefault("currency", cells.get("currency") or (action[1] if action else ""))
@@ -94,7 +97,7 @@ def read(source: Source, table: Table, shop: Shop) -> Iterator[Row]:
         ever.update(used)
         return Line(record, known, unknown)
 
-    yield from notes_of(source)
+    yield from source.take_notes()
     group: list[Line] = []
     unused: dict[str, None] = {}
     for record in table:
@@ -107,17 +110,17 @@ def read(source: Source, table: Table, shop: Shop) -> Iterator[Row]:
         if same and len(group) < MAX_LINES:
             group.append(one)
             continue
-        yield from _rows(source, group)
+        yield from _rows(source, shop, group)
         group = [one] if one.handle else []
         if not one.handle:
             yield rejected(record.number, "id", "the handle is missing")
-    yield from _rows(source, group)
+    yield from _rows(source, shop, group)
     if left := [name for name in unused if shop is SHOPIFY or simple(name) not in ever]:
         source.say("columns", kept(left))
-    yield from notes_of(source)
+    yield from source.take_notes()
 
 
-def _rows(source: Source, group: list[Line]) -> Iterator[Row]:
+def _rows(source: Source, shop: Shop, group: list[Line]) -> Iterator[Row]:
     """Rows of one handle: a row per look, and one per line that is rejected."""
     if not group:
         return
@@ -131,8 +134,8 @@ def _rows(source: Source, group: list[Line]) -> Iterator[Row]:
             rows.append(rejected(record.number, record.field, record.fatal))
         elif line is not first and not line.is_variant():
             added += 1
-        elif reason := _negative(line.get("price")):
-            rows.append(rejected(record.number, "price", reason, first.handle[:100]))
+        elif isinstance(why := line.amount, str) and why.startswith("negative"):
+            rows.append(rejected(record.number, "price", why, first.handle[:100]))
         else:
             variants.append(line)
     if first.get("parent") and len(variants) > 1:  # its variants are the lines below it
@@ -148,7 +151,7 @@ def _rows(source: Source, group: list[Line]) -> Iterator[Row]:
     }
     used: set[str] = set()
     for key, lines in looks.items():
-        draft = Draft(source, lines[0].record.number)
+        draft = Draft(source, lines[0].record.number, shop.paths)
         for line in lines:
             if line.record.warning:
                 draft.problems.append(
@@ -167,19 +170,11 @@ def _rows(source: Source, group: list[Line]) -> Iterator[Row]:
             draft.warn("title", "there is no title: lines of one handle have to follow each other")
         row = draft.finish()
         row.records = len(lines)
+        row.raw = [line.record.cells for line in ([first, *lines] if lines[0] is not first else lines)]
         rows.append(row)
     rows.sort(key=lambda row: int(row.number))
     rows[0].records += added
     yield from rows
-
-
-def _negative(price: str) -> str | None:
-    """Why a variant's price makes its line unusable, if it does."""
-    try:
-        values.price(price)
-    except ValueError as error:
-        return str(error) if str(error).startswith("negative") else None
-    return None
 
 
 def _gallery(lines: list[Line]) -> list[str]:
@@ -187,8 +182,7 @@ def _gallery(lines: list[Line]) -> list[str]:
 
     def place(line: Line) -> float:
         position = line.get("position")
-        known = position.isascii() and position.isdigit() and len(position) < 6
-        return float(position) if known else float("inf")
+        return float(position) if re.fullmatch(r"[0-9]{1,5}", position) else float("inf")
 
     return list(dict.fromkeys(image for line in sorted(lines, key=place) if (image := line.get("image"))))
 
@@ -225,11 +219,8 @@ def _slug(text: str) -> str:
 
 
 def _id(handle: str, key: tuple[str, ...], used: set[str]) -> str:
-    id = base = ":".join((handle, *(slug for part in key if (slug := _slug(part)))))
-    count = 1
-    while id in used:
-        count += 1
-        id = f"{base}:{count}"
+    base = ":".join((handle, *(slug for part in key if (slug := _slug(part)))))
+    id = next(id for id in chain([base], (f"{base}:{n}" for n in count(2))) if id not in used)
     used.add(id)
     return id
 
@@ -248,9 +239,9 @@ def _fill(draft: Draft, first: Line, lines: list[Line], options: list[str]) -> N
         draft.attribute(name or f"option {n}", ", ".join(found))
     prices: list[tuple[float, str]] = []
     for line in lines:
-        try:
-            prices.append((values.price(line.get("price"))[0], line.get("price")))
-        except ValueError:
+        if isinstance(amount := line.amount, float):
+            prices.append((amount, line.get("price")))
+        else:
             draft.price(line.get("price"))  # warns, unless the cell is empty
     if prices:
         lowest, highest = min(prices), max(prices)
@@ -283,4 +274,3 @@ def _fill(draft: Draft, first: Line, lines: list[Line], options: list[str]) -> N
         else:
             draft.put(name, cell)
     draft.put("type", first.get("type"))
-    draft.put("other_categories", first.get("other categories"))

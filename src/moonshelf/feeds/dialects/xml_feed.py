@@ -22,7 +22,6 @@ from moonshelf.errors import UserError
 from moonshelf.feeds import shapes
 from moonshelf.feeds.base import MAX_RECORD, FeedBroken, Row, Source, broken_off
 from moonshelf.feeds.columns import fields_of
-from moonshelf.feeds.dialects.tables import of_merchant
 from moonshelf.feeds.records import RecordReader
 from moonshelf.feeds.vocabulary import WORDS
 
@@ -46,7 +45,7 @@ def read(source: Source) -> Iterator[Row]:
             metered = _Metered(raw)
             for item in _items(iterparse(metered, ("start", "end"), forbid_dtd=True), metered, names):
                 number += 1
-                yield reader.row(number, of_merchant(_record(item)))
+                yield reader.row(number, _record(item))
     except DefusedXmlException:
         raise UserError(
             f"{source.name} declares a document type or entities, which are refused: remove the DOCTYPE."
@@ -110,7 +109,7 @@ def _items(events: Any, metered: _Metered, names: frozenset[str]) -> Iterator[El
         if item_at and depth == item_at:
             yield element
             item_at = 0
-            metered.mark()
+            metered.since = 0
         if not item_at:
             elements = 0
             element.clear()
@@ -170,11 +169,9 @@ def _add(values: dict[str, Any], name: str, value: Any) -> None:
     """One more value of a name; several are a list."""
     if value in ("", None, {}):
         return
-    if name in values:
-        present = values[name]
-        values[name] = [*(present if isinstance(present, list) else [present]), value]
-    else:
-        values[name] = value
+    present = values.get(name)
+    several = present if isinstance(present, list) else [present]
+    values[name] = [*several, value] if name in values else value
 
 
 def _value(element: Element) -> Any:
@@ -214,14 +211,11 @@ class _Metered:
     """A file that stops when one item grows past `MAX_RECORD` bytes."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._since = file, 0
-
-    def mark(self) -> None:
-        self._since = 0
+        self._file, self.since = file, 0  # bytes since the last item
 
     def read(self, size: int = -1) -> bytes:
         data = self._file.read(size)
-        self._since += len(data)
-        if self._since > MAX_RECORD:
+        self.since += len(data)
+        if self.since > MAX_RECORD:
             raise FeedBroken(f"one item is longer than {MAX_RECORD // 2**20} MiB")
         return data
