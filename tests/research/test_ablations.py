@@ -290,10 +290,10 @@ def test_what_is_done_is_not_done_again(two_seeds: Any, shop: Path) -> None:
 
 def test_another_recipe_is_another_arm(two_seeds: Any, shop: Path, model: MoonModel, tmp_path: Path) -> None:
     folder, _, _, _ = two_seeds
-    changed = {**ARMS, "cold": {"cold_start": {"text_weight": 0.0}}}
+    changed = {**ARMS, "cold": {"cold_start": {"label_weight": 0.5}}}
     path, trainer = plan_file(tmp_path, arms=changed, seeds=[0, 1]), FakeTrainer(model)
     run_plan(path, shop, folder / "out", say=quiet, train=trainer)
-    assert [getattr(r, "text_weight", None) for r in trainer.recipes] == [0.0, 0.0]
+    assert [getattr(r, "label_weight", None) for r in trainer.recipes] == [0.5, 0.5]
 
 
 def test_the_table_has_intervals_over_seeds(two_seeds: Any) -> None:
