@@ -6,6 +6,7 @@ catalogue's commands is the fake one of its tests: that a reader who types a lin
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -31,7 +32,6 @@ CANNOT = {  # what a line holds -> why it is not run here
     r"^curl ": "tests/service/test_serving_docs.py runs it against a service",
     r"^accelerate ": "it needs several GPUs",
     r"python benchmarks/|python -m research\.": "it measures or makes something for minutes to hours",
-    r"mteb_model": "tests/evaluation/test_mteb.py runs mteb's tasks; its command needs the extra",
     r"moonshelf serve ": "it serves until it is stopped: see tests/service/test_process.py",
     r"s3://|--ray": "it needs a bucket or a cluster: see tests/catalogue/test_ray.py",
     r"--url |--writer ": "it needs a server: see test_remote_index.py and test_parity.py",
@@ -42,7 +42,7 @@ CANNOT = {  # what a line holds -> why it is not run here
 SLOW = r"moonshelf (creative|evaluate|export) "
 INPUTS = {  # what readers bring themselves
     "products.csv", "feed.csv", "feed.parquet", "products.parquet", "catalogue.parquet", "photo.jpg",
-    "photos", "keys.json", "a.jpg", "b.jpg",
+    "photos", "keys.json", "a.jpg", "b.jpg", "judgements.csv", "log.csv",
 }  # fmt: skip
 
 
@@ -93,14 +93,38 @@ def home(tmp_path_factory) -> Path:
         price += 1
         shelf.embed([product(i, id=f"SKU-{i}", price=float(price)) for i in range(24)], reason="on")
     shelf.index()
-    shutil.copytree(folder / "shelf", folder / "demo" / "catalogue")
+    for copy in ("demo/catalogue", "enriched"):
+        shutil.copytree(folder / "shelf", folder / copy)
+    rows = [(i % 2, f"SKU-{i}", 1 + i % 3) for i in range(24)]
+    names = ("red shoe", "lamp")
+    texts = {
+        "judgements.csv": ["query,docid,rating", *(f"{names[q]},{id},{grade}" for q, id, grade in rows)],
+        "qrels.txt": [f"q{q} 0 {id} {grade}" for q, id, grade in rows],
+        "topics.tsv": ["query_id\tquery", *(f"q{q}\t{name}" for q, name in enumerate(names))],
+        "log.csv": ["query,product_id,event", *(f"{names[q]},{id},click" for q, id, _ in rows)],
+        "ubi_queries.ndjson": [
+            f'{{"query_id": "q{q}", "user_query": "{name}"}}' for q, name in enumerate(names)
+        ],
+        "events.ndjson": [
+            json.dumps(
+                {
+                    "action_name": "click",
+                    "query_id": f"q{q}",
+                    "event_attributes": {"object": {"object_id": id}},
+                }
+            )
+            for q, id, _ in rows
+        ],
+    }
+    for name, told in texts.items():
+        (folder / name).write_text("\n".join(told) + "\n")
     return folder
 
 
 @pytest.mark.parametrize(("page", "line"), cases())
 def test_a_command_does_what_its_page_says(home, monkeypatch, page, line):
     monkeypatch.chdir(home)
-    if "creative" not in line and "evaluate" not in line:
+    if "creative" not in line and ("evaluate" not in line or re.search("--judgements|--clicks", line)):
         monkeypatch.setattr(manifest_module, "load_model", lambda _: FakeModel())
     words = shlex.split(line, comments=True)
     target = None

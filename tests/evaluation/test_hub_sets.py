@@ -37,11 +37,6 @@ def parquet(path: Path, rows: list[dict[str, object]]) -> None:
     pq.write_table(pa.Table.from_pylist(rows), path)
 
 
-def jsonl(path: Path, rows: list[dict[str, object]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-
-
 def write_marqo(folder: Path) -> None:
     rows = [
         {"image": picture(20 * i), "item_ID": f"i{i}", "query": ("lamp", "desk")[i % 2], "title": f"lamp {i}",
@@ -68,50 +63,8 @@ def write_implicitave(folder: Path) -> None:
     (place / "options_Clothing.json").write_text(json.dumps(options))
 
 
-def write_m5product(folder: Path) -> None:
-    (folder / "images").mkdir(parents=True)
-    for i in range(2 * ROWS):
-        (folder / "images" / f"{i}.jpg").write_bytes(jpeg(15 * i))
-
-    def records(ids):
-        return {
-            str(i): {"title": f"cup {i}", "label": ("cup", "plate")[i % 2], "url": f"https://x.example/{i}"}
-            for i in ids
-        }
-
-    (folder / "query.json").write_text(json.dumps(records(range(ROWS))))
-    (folder / "gallery.json").write_text(json.dumps(records(range(2 * ROWS))))
-
-
-def mbe_rows(queries: bool) -> list[dict[str, object]]:
-    rows = []
-    for i in range(40):
-        colour = ("红色", "蓝色")[i % 2]
-        row = {
-            "id": f"{i:x}", "doc_title": f"{colour}连衣裙 {i}",
-            "doc_image": f"https://img.example/a/{i}.jpg",
-            "doc_industry_name": "服饰时尚", "doc_cate1_name": ("女装", "男装")[i % 2],
-            "doc_cate2_name": "裙",
-            "doc_cate3_name": "", "doc_cate4_name": None,
-            "doc_attributes": f"颜色:{colour},,材质:棉!!!麻,,季节:夏",
-        }  # fmt: skip
-        if queries:
-            row |= {"query_title": f"{colour} 裙子 {i}", "query_image": f"https://img.example/b/q{i}.jpg"}
-        rows.append(row)
-    return rows
-
-
-def write_mbe(folder: Path, queries: bool = True) -> None:
-    jsonl(folder / "test.jsonl", mbe_rows(queries))
-    (folder / "images").mkdir()
-    for i in range(40):
-        (folder / "images" / f"{i}.jpg").write_bytes(jpeg(6 * i))
-        (folder / "images" / f"q{i}.jpg").write_bytes(jpeg(6 * i + 1))
-
-
 WRITERS = {
     "marqo-google": write_marqo, "marqo-amazon-100k": write_marqo, "implicitave": write_implicitave,
-    "m5product": write_m5product, "mbe": write_mbe, "mbe2": write_mbe, "mbe3": write_mbe,
 }  # fmt: skip
 
 
@@ -162,44 +115,6 @@ def test_implicitave_offers_the_options_and_drops_the_tag(tmp_path):
     assert tasks["Clothing: Sleeve Style", "image"].labels == ["long sleeve", "sleeveless"]
 
 
-def test_m5product_searches_by_label(tmp_path):
-    dataset = read("m5product", tmp_path)
-    tasks = ranked(dataset)
-    assert len(tasks) == 5 and len(tasks["image → multimodal"].corpus) == ROWS
-    assert tasks["text → image"].relevant[1] == {"plate": 1.0}
-    assert labelled(dataset)["label", "image"].truth[:2] == ["cup", "plate"]
-
-
-def test_mbe_has_five_directions_levels_and_attributes(tmp_path):
-    dataset = read("mbe", tmp_path)
-    tasks = ranked(dataset)
-    assert len(tasks) == 5 and not set(dataset.not_run) & set(tasks)
-    ask = tasks["multimodal → multimodal"]
-    assert ask.queries[1].title == "蓝色 裙子 1" and ask.corpus[1].title == "蓝色连衣裙 1"
-    assert len(ask.corpus) == 40 and list(ask.relevant[3]) == [ask.corpus_keys[3]]
-    labels = labelled(dataset)
-    assert labels["category 1", "image"].labels == ["女装", "男装"]
-    assert ("industry", "image") not in labels  # one name for all: nothing to choose
-    assert labels["颜色", "text"].labels == ["红色", "蓝色"]
-    assert labels["颜色", "text, hidden"].products[0].title == "连衣裙 0"
-    assert ("材质", "text") not in labels and (
-        "季节",
-        "text",
-    ) not in labels  # two values at once; one for all
-
-
-def test_mbe_without_queries_matches_title_and_photo_and_says_what_it_cannot(tmp_path):
-    dataset = read("mbe", tmp_path, lambda folder: write_mbe(folder, queries=False))
-    assert set(ranked(dataset)) == {"text → image", "image → text"}
-    assert set(dataset.not_run) >= {f"{asks} → multimodal" for asks in ("image", "text", "multimodal")}
-
-
-def test_mbe_without_its_photos_is_scored_by_text_alone(tmp_path):
-    dataset = read("mbe", tmp_path, lambda folder: jsonl(folder / "test.jsonl", mbe_rows(False)))
-    assert not ranked(dataset) and ("颜色", "text") in labelled(dataset)
-    assert len(dataset.problems) == 40 and "--download" in dataset.problems[0].reason
-
-
 def spoil(path: Path, change) -> None:
     rows = pq.read_table(path).to_pylist()
     pq.write_table(pa.Table.from_pylist(change(rows)), path)
@@ -226,9 +141,7 @@ def test_what_is_wrong_is_one_sentence(name, file, change, message, tmp_path):
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("mbe", r"--download.*hf download Daoze/MM-Bench-E-Commerce --repo-type dataset --local-dir"),
-        ("mbe3", r"mbe3@OWNER/NAME"),
-        ("m5product", r"query\.json and gallery\.json"),
+        ("marqo-google", r"--download.*hf download Marqo/google-shopping-general-eval --repo-type dataset"),
         ("implicitave", r"github\.com/HenryPengZou/ImplicitAVE"),
     ],
 )
@@ -277,7 +190,7 @@ def test_a_failed_fetch_is_one_sentence_and_leaves_no_data_set(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    "suite", ["nothing", "mbe@not an address", "fashion@a/b", "fashion200k@a/b", "mbe,nix"]
+    "suite", ["nothing", "marqo-google@not an address", "fashion@a/b", "fashion200k@a/b", "marqo-google,nix"]
 )
 def test_what_cannot_be_selected(suite):
     with pytest.raises(UserError):

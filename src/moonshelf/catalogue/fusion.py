@@ -42,7 +42,7 @@ MEASURED, SET = "measured", "as it was set"
 MIN_ROWS = 100
 _QUERIES, _FEWEST, _DRAWN = 200, 64, 2_000
 _SECONDS, _BATCH = 10.0, 32  # of the model; `_FEWEST` are asked even by a slow one
-_GRID = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+GRID = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
 Ranked = Sequence[tuple[int, float]]
@@ -137,7 +137,7 @@ def measure(store: Store, index: VectorIndex, load: Callable[[], Encoder]) -> Fu
     )
     another = [*near[1:], near[0]]  # the vectors' list of another query
     orders = [
-        [[key for key, _ in fuse(ours, words, weight)[:10]] for weight in _GRID]
+        [[key for key, _ in fuse(ours, words, weight)[:10]] for weight in GRID]
         + [[key for key, _ in theirs[:10]]]
         for ours, words, theirs in zip(near, found, another, strict=True)
     ]
@@ -158,12 +158,10 @@ def _choose(agreed: np.ndarray, chance: np.ndarray) -> Fusion:
     place = 0
     if _error(above := agreed[:, -1] - chance) * 2 < above.mean():
         best = int(mean.argmax())
-        near = [
-            i for i in range(len(_GRID)) if mean[best] - mean[i] <= _error(agreed[:, best] - agreed[:, i])
-        ]
-        place = min(near, key=lambda i: abs(_GRID[i] - SAFE))
+        near = [i for i in range(len(GRID)) if mean[best] - mean[i] <= _error(agreed[:, best] - agreed[:, i])]
+        place = min(near, key=lambda i: abs(GRID[i] - SAFE))
     words, vectors, fused = (round(float(mean[i]), 4) for i in (0, -1, place))
-    return Fusion(_GRID[place], MEASURED, len(agreed), words, vectors, fused)
+    return Fusion(GRID[place], MEASURED, len(agreed), words, vectors, fused)
 
 
 def _error(differences: np.ndarray) -> float:

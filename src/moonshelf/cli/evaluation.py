@@ -9,7 +9,7 @@ import typer
 
 from moonshelf.cli.console import print_json, wide
 from moonshelf.cli.options import Currency, Encoding, Json, MapColumns, reading
-from moonshelf.errors import EXIT_PARTIAL
+from moonshelf.errors import EXIT_PARTIAL, UserError
 
 
 def evaluate(
@@ -46,12 +46,29 @@ def evaluate(
     page: Annotated[
         Path | None, typer.Option(help="Markdown page whose marked place gets the tables too.")
     ] = None,
+    judgements: Annotated[
+        Path | None,
+        typer.Option(help="Graded products of your own queries: Quepid CSV, TREC qrels, Workbench JSON."),
+    ] = None,
+    clicks: Annotated[
+        list[Path] | None, typer.Option(help="Click logs or UBI events in place of judgements. Repeat it.")
+    ] = None,
+    queries: Annotated[
+        Path | None, typer.Option(help="Words of the queries that those name by id, or UBI's queries.")
+    ] = None,
+    relevant_from: Annotated[
+        float, typer.Option(min=0, help="Least grade that MRR and recall count; default: above 0.")
+    ] = 0.0,
     columns: MapColumns = None,
     encoding: Encoding = None,
     currency: Currency = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every figure to a file.")] = None,
 ) -> None:
-    """Score a model, and baselines beside it, on retrieval, categories, attributes and matching."""
+    """Score a model, and baselines beside it, on retrieval, categories, attributes and matching.
+
+    With --judgements or --clicks, score ways to search a catalogue on your own queries: give its folder in
+    place of MODEL, and with --against bm25, bm25-record, vector, fused, fused:0.3, tuned, fused@FOLDER …
+    """
     import json
 
     from rich.console import Console
@@ -60,7 +77,10 @@ def evaluate(
     from moonshelf.evaluation.report.plain import show
 
     loaded = None
-    if model is not None and recompute is None:
+    judged = judgements is not None or bool(clicks)
+    if judged and (model is None or (judgements and clicks)):
+        raise UserError("name one catalogue, and either --judgements or --clicks to score its search by.")
+    if model is not None and recompute is None and not judged:
         from moonshelf.catalogue.manifest import load_model
 
         loaded = load_model(model, download)
@@ -71,6 +91,14 @@ def evaluate(
         if recompute is not None:
             report = record.recompute(recompute, baseline=baseline, advise=runner.advice)
             record.save(report, recompute)
+        elif judged and model is not None:
+            from moonshelf.evaluation.search import evaluate_search
+
+            report = evaluate_search(
+                Path(model), judgements=judgements, clicks=clicks or (), queries=queries, ways=others,
+                columns=reading(columns, None, None)["fields"], relevant_from=relevant_from, limit=limit,
+                baseline=baseline, reason=modes[0] if len(modes) == 1 else "off", out=out, say=status.update,
+            )  # fmt: skip
         else:
             report = runner.evaluate(
                 loaded, suite=suite, tasks=chosen, data=data, against=others, reason=modes, baseline=baseline,

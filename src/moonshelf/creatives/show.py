@@ -96,11 +96,11 @@ def show_ranking(campaign: Campaign, ranking: Ranking, console: Console, *, top:
 
 
 def show_problems(problems: Sequence[Problem], console: Console) -> None:
-    """How many rows were set aside and mended, and the first of them."""
+    """How many rows were rejected and mended, and the first of them."""
     if not problems:
         return
     fatal = [problem for problem in problems if problem.fatal]
-    console.print(Text(f"{len(fatal)} rows set aside, {len(problems) - len(fatal)} warnings.", "yellow"))
+    console.print(Text(f"{len(fatal)} rows rejected, {len(problems) - len(fatal)} warnings.", "yellow"))
     for problem in sorted(problems, key=lambda one: not one.fatal)[:_PROBLEMS]:
         where = f"{shown(problem.id, 40)}, " if problem.id else ""
         said = f"  row {problem.row}: {where}{problem.field}: {shown(problem.reason, 200)}"

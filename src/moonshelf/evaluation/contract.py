@@ -60,7 +60,7 @@ class Versus:
     low: float | None  # bootstrap interval, 95 %; None with a single cluster
     high: float | None
     p: float | None  # two-sided, of the same bootstrap
-    mcnemar: float | None = None  # exact or corrected; only for 0/1 values of independent rows
+    mcnemar: float | None = None  # exact; only for 0/1 values of independent rows
 
     @property
     def significant(self) -> bool:

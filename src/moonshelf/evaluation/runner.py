@@ -171,7 +171,7 @@ class _Run:
         report.datasets.append(
             {
                 "name": dataset.name, "licence": dataset.licence, "note": dataset.note,
-                "files": dataset.files, "set_aside": len(dataset.problems), "not_run": dataset.not_run,
+                "files": dataset.files, "rejected": len(dataset.problems), "not_run": dataset.not_run,
                 "templates": {t.name: t.templates for t in dataset.tasks if isinstance(t, Labelling)},
             }
         )  # fmt: skip

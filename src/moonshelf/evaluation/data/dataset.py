@@ -208,7 +208,7 @@ class Dataset:
                 if any(gain > 0 and key in there for key, gain in relevant[i].items()):
                     rows.append(i)
                 elif say:
-                    reason = f"no relevant product in the corpus of {name}: the query is set aside"
+                    reason = f"no relevant product in the corpus of {name}: the query is rejected"
                     self.problems.append(Problem(query.id, "truth", reason, query.id))
             if rows:
                 asked = [queries[i] for i in rows]

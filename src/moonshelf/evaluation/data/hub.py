@@ -7,7 +7,6 @@ fetched is used again without the network; a fetch that was broken off is gone o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -77,21 +76,11 @@ def pick(file: str, there: Sequence[str], names: Collection[str]) -> str:
 
 
 def first_columns(path: Path) -> list[str]:
-    """Names of the columns of a Parquet file, or of the first object of JSON lines or of a JSON array."""
-    if path.suffix == ".parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+    """Names of the columns of a Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-        try:
-            return list(pq.read_schema(path).names)
-        except (pa.ArrowException, OSError, ValueError):
-            raise UserError(f"{path.name} is not a readable Parquet file") from None
-    with path.open(encoding="utf-8", errors="replace") as file:
-        head = file.read(1 << 20).lstrip("\ufeff [\r\n\t")
     try:
-        first, _ = json.JSONDecoder().raw_decode(head)
-    except (ValueError, RecursionError):
-        first = None
-    if not isinstance(first, dict):
-        raise UserError(f"{path.name} does not begin with a JSON object: it is not the layout that is read")
-    return list(first)
+        return list(pq.read_schema(path).names)
+    except (pa.ArrowException, OSError, ValueError):
+        raise UserError(f"{path.name} is not a readable Parquet file") from None

@@ -47,7 +47,7 @@ def own_feed(
     for level in range(depth):
         called = "category" if depth == 1 else f"category level {level + 1}"
         label(dataset, called, "category", level, products)
-    score_attributes(dataset, products)
+    _attributes(dataset, products)
     if not dataset.tasks:
         reasons = "; ".join(f"{task}: {why}" for task, why in dataset.not_run.items())
         raise UserError(f"nothing of {path.name} can be scored ({reasons})")
@@ -80,7 +80,7 @@ def _groups(dataset: Dataset, products: Sequence[Product]) -> None:
     dataset.not_run.update({task: reason for task in (*WITHIN, "product matching") if task not in done})
 
 
-def score_attributes(dataset: Dataset, products: Sequence[Product]) -> None:
+def _attributes(dataset: Dataset, products: Sequence[Product]) -> None:
     """The commonest attributes, each alone and then all together."""
     counts = Counter(key for p in products for key in attributes.canonical(p.attributes))
     if not counts:

@@ -23,7 +23,7 @@ from moonshelf import attributes, images
 from moonshelf.errors import Problem, UserError
 from moonshelf.evaluation.data.dataset import Dataset, corpus_of
 from moonshelf.evaluation.data.hub import first_columns, pick
-from moonshelf.evaluation.data.views import HIDDEN, TEMPLATES, VIEWS, label_of, sample, shows, views
+from moonshelf.evaluation.data.views import HIDDEN, TEMPLATES, VIEWS, sample, shows, views
 from moonshelf.evaluation.tasks import BOTH, IMAGE, TEXT, Labelling, Retrieval
 from moonshelf.model.encoders.stock import need
 from moonshelf.product import ImageRef, Product
@@ -119,7 +119,7 @@ def implicit_ave(
                 by_attribute.setdefault(row.extra["attribute_names"], []).append(row)
                 titles.append(row)
             else:
-                reason = "the attribute or its value is empty: set aside"
+                reason = "the attribute or its value is empty: rejected"
                 dataset.problems.append(Problem(name, "attribute_values", reason, row.id))
         for attribute, products in by_attribute.items():
             _implicit(dataset, f"{domain}: {attribute}", attribute, products, options)
@@ -153,46 +153,6 @@ def _implicit(
             )  # fmt: skip
 
 
-# ---- M5Product -----------------------------------------------------------------------------------------
-
-
-def m5product(folder: Path, limit: int | None = None, fit_rows: int = 0, fetcher: Fetcher = None) -> Dataset:
-    """Products with title and photo, searched for others of the same label."""
-    dataset = Dataset("m5product", folder)
-    queries = sample(_labelled(dataset, "query.json"), limit)
-    asked = {q.id for q in queries}
-    rest = [p for p in _labelled(dataset, "gallery.json") if p.id not in asked]  # no query finds itself
-    wanted = {label_of(q, "category") for q in queries}
-    chosen = corpus_of((p.id for p in rest), [p.id for p in rest if label_of(p, "category") in wanted], limit)
-    corpus = dataset.usable([p for p in rest if p.id in chosen], fetcher)
-    queries = dataset.usable(queries, fetcher)
-    keys = [label_of(p, "category") for p in corpus]
-    dataset.retrieval(queries, corpus, [{label_of(q, "category"): 1.0} for q in queries], keys=keys)
-    if not all(key.isdigit() for key in keys):  # a number is no name that a model could know
-        dataset.labelling("label", "category", -1, queries)
-    return _done(dataset, "relevant is what has the query's label", corpus)
-
-
-def _labelled(dataset: Dataset, name: str) -> list[Product]:
-    try:
-        records = json.loads(dataset.path(name).read_text(encoding="utf-8"))
-    except ValueError:
-        raise UserError(f"{name} of {dataset.root.name} is not JSON") from None
-    if not isinstance(records, dict):
-        raise UserError(f"{name} of {dataset.root.name} is no mapping of ids to title, label and url")
-    products = []
-    for number, (id, record) in enumerate(records.items(), 1):
-        try:
-            label, title, url = str(record["label"]), str(record["title"]), str(record.get("url") or "")
-            local = images.resolve_path(f"{id}.jpg", dataset.root / "images")
-            refs = [ImageRef(path=local)] if Path(local).is_file() else [ImageRef(url=url)] if url else []
-            products.append(Product(id=id, title=title, images=tuple(refs), category=(label,)))
-        except (KeyError, TypeError, AttributeError, ValueError, images.ImageError) as error:
-            reason = f"no title, label or usable id ({type(error).__name__}): set aside"
-            dataset.problems.append(Problem(number, "label", reason, str(id)[:100]))
-    return products
-
-
 # ---- tasks of mteb -------------------------------------------------------------------------------------
 
 
@@ -213,7 +173,7 @@ def mteb_set(name: str, tasks: Sequence[str], limit: int | None = None) -> Datas
             if task.skip_first_result:
                 raise UserError(
                     f"in {called} every item searches the others, which mteb alone can score: "
-                    f"python -m moonshelf.evaluation.mteb_model run -m moonshelf/starter -t {called}"
+                    f"mteb.evaluate(MoonEncoder(model), mteb.get_tasks(tasks=['{called}']))"
                 )
             task.load_data()
         except UserError:

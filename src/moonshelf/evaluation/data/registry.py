@@ -1,8 +1,7 @@
 """Every data set of the benchmark by name: what it is, whose it is, how large, and whether we ever ran it.
 
 A `Card` is called to read its data set. The cards are in `cards.toml`; what reads them lies beside:
-`validation`, `published`, `mbe`, and `own_feed` for any feed. What of a card could not be
-checked, the card says.
+`validation`, `published`, and `own_feed` for any feed. What of a card could not be checked, the card says.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from moonshelf.errors import UserError
 from moonshelf.evaluation.data import hub, published
 from moonshelf.evaluation.data.dataset import Dataset
-from moonshelf.evaluation.data.mbe import mbe
 from moonshelf.evaluation.data.own_feed import own_feed
 from moonshelf.evaluation.data.validation import fashion, flipkart, grocery, luma, sample_shop
 
@@ -28,8 +26,7 @@ if TYPE_CHECKING:
 NEVER_RUN = "never run on the real files, only on small ones of the documented shape"
 READERS: dict[str, Callable[..., Dataset]] = {
     "fashion": fashion, "grocery": grocery, "luma": luma, "flipkart": flipkart, "sampleshop": sample_shop,
-    "m5product": published.m5product, "implicitave": published.implicit_ave,
-    **{name: partial(mbe, name) for name in ("mbe", "mbe2", "mbe3")},
+    "implicitave": published.implicit_ave,
     **{
         f"marqo-{name}": partial(published.marqo, f"marqo-{name}")
         for name in ("google", "google-100k", "amazon", "amazon-100k")

@@ -112,6 +112,11 @@ class Outcome:
             return found
         return cls(record.recompute(out, baseline=baseline), out)
 
+    @property
+    def searched(self) -> bool:
+        """Ways to search were scored by judgements: one task, of which every metric is shown."""
+        return bool(self.report.settings.get("judgements"))
+
     # ---- rows ----------------------------------------------------------------------------------------
 
     @cached_property
@@ -132,7 +137,8 @@ class Outcome:
         return [row for row in first.values() if row.measured]
 
     def of(self, dataset: str) -> list[Row]:
-        return [row for row in self.main_rows if row.dataset == dataset]
+        rows = self.rows if self.searched else self.main_rows
+        return [row for row in rows if row.dataset == dataset]
 
     def widest(self, dataset: str, method: str) -> Row | None:
         """The first main row by a method among those that most encoders could do."""

@@ -68,6 +68,7 @@ def render(outcome: Outcome, pictures: Mapping[Picture, bytes]) -> str:
         costs=charts.cost_charts(outcome),
         slices=slices.sliced(outcome),
         encoder=worst.shown_encoder(outcome),
+        moved=worst.moved(outcome),
         queries=worst.worst_queries(outcome),
         labels=worst.wrong_labels(outcome),
         photos=_photos(pictures),

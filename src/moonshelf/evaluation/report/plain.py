@@ -128,7 +128,8 @@ def table_csv(outcome: Outcome) -> str:
 def show(report: Report, console: Console) -> None:
     """One table a data set and kind of task, a column an encoder; then cost, notes and errors."""
     names = [encoder["name"] for encoder in report.encoders]
-    rows = _headlines(Outcome(report).rows)
+    outcome = Outcome(report)
+    rows = outcome.rows if outcome.searched else _headlines(outcome.rows)
     for dataset in report.datasets:
         mine = [row for row in rows if row.dataset == dataset["name"]]
         if ranked := [row for row in mine if row.method == "ranking"]:
@@ -144,7 +145,9 @@ def show(report: Report, console: Console) -> None:
     console.print(f"[dim]{escape(foot)}[/dim]", highlight=False)
     for problem in report.problems[:10]:
         reason = escape(f"{problem.get('id') or ''} {problem['reason']}")
-        console.print(f"set aside: {reason}", highlight=False)
+        console.print(
+            f"rejected: {reason}" if problem.get("fatal", True) else f"note: {reason}", highlight=False
+        )
     ours = {encoder["name"] for encoder in report.encoders if encoder.get("ours")}
     if few := sum(result.too_few for result in report.results if result.encoder in ours):
         console.print(f"note: too few rows to say of {few} figures (†) whether they are above chance")

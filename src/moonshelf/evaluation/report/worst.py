@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from moonshelf.evaluation.contract import Result
 from moonshelf.evaluation.predictions import Predictions
 from moonshelf.evaluation.report.outcome import Outcome, Row
 
 QUERIES, FOUND = 3, 5  # of each ranking: queries, and what they found first
+MOVED = 10  # queries that gained, and that lost
 LABELS, LABELS_IN_ALL = 2, 24  # of each labelling, and in all
 Picture = tuple[str, str]  # dataset, id
 
@@ -59,6 +61,39 @@ class WrongLabel(Shown):
     predicted: str = field(kw_only=True)
     rationale: str = field(kw_only=True)
     valid: bool = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A way to search against the baseline: how many queries gained and lost, and those that did most.
+
+    Each query is told twice, as the baseline answered it and as `encoder` did.
+    """
+
+    encoder: str
+    result: Result
+    gained: int
+    lost: int
+    queries: Sequence[tuple[WorstQuery, WorstQuery]]
+
+
+def moved(outcome: Outcome, each: int = MOVED) -> list[Moved]:
+    """Of ways to search: for each but the baseline the `each` queries that gained and lost most."""
+    found: list[Moved] = []
+    rows = outcome.main_rows if outcome.searched else []
+    for row, encoder in [(one, name) for one in rows for name in one.results if name != outcome.baseline]:
+        before, after = outcome.whole(row, outcome.baseline), outcome.whole(row, encoder)
+        if before is None or after is None:
+            continue
+        pairs = zip(before.values(row.metric) or [], after.values(row.metric) or [], strict=True)
+        change = [new - old for old, new in pairs]
+        order = sorted(range(len(change)), key=lambda i: -change[i])
+        shown = [i for i in order[:each] if change[i] > 0] + [i for i in order[::-1][:each] if change[i] < 0]
+        texts = _texts(outcome, row.dataset)
+        told = [(_query(row, before, i, texts, {}), _query(row, after, i, texts, {})) for i in shown]
+        up, down = sum(one > 0 for one in change), sum(one < 0 for one in change)
+        found.append(Moved(encoder, row.results[encoder], up, down, told))
+    return found
 
 
 def shown_encoder(outcome: Outcome) -> str:
@@ -112,6 +147,8 @@ def wanted_pictures(outcome: Outcome) -> list[Picture]:
         keys += [query.key] if query.pictured else []
         keys += [query.wanted.key] if query.wanted else []
         keys += [item.key for item in query.found]
+    pairs = [query for one in moved(outcome) for pair in one.queries for query in pair]
+    keys += [item.key for query in pairs for item in query.found]
     return list(dict.fromkeys(keys + [one.key for one in wrong_labels(outcome)]))
 
 

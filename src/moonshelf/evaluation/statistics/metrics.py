@@ -120,10 +120,12 @@ def pair_scores(queries: NDArray, corpus: NDArray, rows: Ints, columns: Ints) ->
 
 
 def ranking_metric(name: str, ranks: Ranks) -> Floats:
-    """(q,) values of `R@k` or its other name `hit@k`, `nDCG@k`, `MRR` or `mAP`."""
+    """(q,) values of `R@k` or its other name `hit@k`, `recall@k`, `nDCG@k`, `MRR` or `mAP`."""
     kind, _, k = name.partition("@")
     if kind in ("R", "hit"):
         return hit(ranks, int(k))
+    if kind == "recall":
+        return recall(ranks, int(k))
     if kind == "nDCG":
         return ndcg(ranks, int(k))
     if name == "MRR":
@@ -141,6 +143,12 @@ def hit(ranks: Ranks, k: int) -> Floats:
         ties.tied[ties.first].tolist(), ties.relevant[ties.first].tolist(), slots.tolist(), strict=True
     )
     return np.array([1.0 - _miss(*row) for row in best])
+
+
+def recall(ranks: Ranks, k: int) -> Floats:
+    """(q,) expected share of the relevant items that is among the first `k`."""
+    reached = np.clip(k - ranks.above, 0, ranks.tied) / ranks.tied
+    return np.bincount(ranks.query, reached) / np.bincount(ranks.query)
 
 
 def reciprocal(ranks: Ranks) -> Floats:

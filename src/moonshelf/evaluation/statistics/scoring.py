@@ -23,6 +23,7 @@ from moonshelf.evaluation.statistics.metrics import Floats, Interval, Ranks
 
 LABEL_METRICS = ("accuracy", "exact", *MACRO)  # `exact` only where a rationale is read
 SET_METRICS = ("F1", "precision", "recall")
+JUDGED = "judged@10"  # share of the first 10 with a judgement; told by who ranks
 PAIR_METRICS = ("AP", "ROC-AUC", "F1", "accuracy")  # the last two at a threshold chosen on the other half
 
 
@@ -179,6 +180,8 @@ def _rank(done: Scored) -> None:
     shuffled = Ranks(query, gain, nowhere, nowhere, head.corpus).shuffled()
     chance: dict[str, float] = {}
     for metric in head.metrics:
+        if metric == JUDGED:
+            continue
         value = np.zeros(len(kept))
         if ranks is not None:
             value[ok] = metrics.ranking_metric(metric, _counted(metric, ranks, head.hit_gain))

@@ -7,7 +7,8 @@ they differ in case and space only. Like feeds, logs are untrusted: pictures of 
 the log's folder, addresses are never called, a bad row is rejected and the rest goes on.
 
 What an action weighs is ours (`EVENTS`): a purchase says more than a click, and being shown says nothing by
-itself. A `weight` column outranks counts, counts outrank the kind of event.
+itself. A `weight` column outranks counts, counts outrank the kind of event. Events of OpenSearch's User
+Behavior Insights (UBI) are read as they are exported; where they name a query by id alone, `Asked` says it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import math
 import os
 import tomllib
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -50,11 +51,23 @@ class Interaction:
     """A query and a product chosen for it; `weight` is a sum over rows.
 
     The query holds text, picture or both; its `answers` are filled by `queries_of`, which sees all pairs.
+    `shown`, `clicks` and `position` are what the row says of them, for those who correct for places.
     """
 
     query: Query
     product_id: str
     weight: float
+    shown: float = 0.0
+    clicks: float = 0.0
+    position: int | None = None  # in the list that was shown
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A query of a search log: its words, and the ids that were shown for it, first to last."""
+
+    text: str
+    hits: tuple[str, ...] = ()
 
 
 @dataclass
@@ -112,16 +125,18 @@ def read_click_log(path: str | os.PathLike[str], known: Collection[str]) -> Clic
     return log
 
 
-def stream_click_log(path: str | os.PathLike[str], known: Collection[str]) -> Iterator[Interaction | Problem]:
+def stream_click_log(
+    path: str | os.PathLike[str], known: Collection[str], asked: Mapping[str, Asked] | None = None
+) -> Iterator[Interaction | Problem]:
     """The rows of a log in file order, nothing added up; arguments and errors as in `read_click_log`.
 
     A fatal `Problem` is a row that was rejected; others come before the row that they are about. A row that
-    was only shown has weight 0.
+    was only shown has weight 0. `asked` has the queries that rows name by id (`read_queries`).
     """
     source = Source(check_path(path), None)
-    reader = _Reader(source, known)
+    reader = _Reader(source, known, asked or {})
     usable = False
-    for number, record in _records(source, reader):
+    for number, record in records_of(source, reader.header):
         if isinstance(record, str):
             yield Problem(number, "row", record)
             continue
@@ -130,6 +145,21 @@ def stream_click_log(path: str | os.PathLike[str], known: Collection[str]) -> It
             yield row
     if not usable:
         raise UserError(reader.why_nothing())
+
+
+def read_queries(path: str | os.PathLike[str]) -> dict[str, Asked]:
+    """Queries by id, from a table of ids and words or UBI's `ubi_queries`. UserError if there is none."""
+    source, found = Source(check_path(path), None), dict[str, Asked]()
+    for _, record in records_of(source, lambda names: {}):
+        plan = {} if isinstance(record, str) else one_each(record, _ROLE_OF)
+        cells = {role: record[name] for role, name in plan.items() if not isinstance(record, str)}
+        hits = cells.get("hits") or ()
+        name, text = (clean_text(values.as_text(cells.get(role))) for role in ("query_id", "query"))
+        if name and text:
+            found[name] = Asked(text, tuple(map(str, hits)) if isinstance(hits, list | tuple) else ())
+    if not found:
+        raise UserError(f"{source.name} names no query: it needs the columns query_id and query.")
+    return found
 
 
 def key_of(query: Query) -> tuple[str, str]:
@@ -182,8 +212,8 @@ def queries_of(
 class _Reader:
     """Turns records into interactions; the meaning of the columns is worked out once per header."""
 
-    def __init__(self, source: Source, known: Collection[str]) -> None:
-        self.source, self.known = source, known
+    def __init__(self, source: Source, known: Collection[str], asked: Mapping[str, Asked]) -> None:
+        self.source, self.known, self.asked = source, known, asked
         self.plans: dict[tuple[str, ...], dict[str, str]] = {}
         self.roles: set[str] = set()  # that some row had
         self.names: list[str] = []  # the first columns seen, for messages
@@ -204,9 +234,14 @@ class _Reader:
     def header(self, names: Iterable[str]) -> dict[str, str]:
         """The plan of a table, whose header must name queries and products."""
         plan = self.plan(tuple(names))
-        if "product_id" not in plan or not plan.keys() & {"query", "image"}:
+        if "product_id" not in plan or not plan.keys() & self.asking:
             raise UserError(self.missing())
         return plan
+
+    @property
+    def asking(self) -> set[str]:
+        """Roles of columns that say what was asked."""
+        return {"query", "image"} | ({"query_id"} if self.asked else set())
 
     def missing(self) -> str:
         lacks = "product" if "product_id" not in self.roles else "query or its picture"
@@ -218,7 +253,7 @@ class _Reader:
 
     def why_nothing(self) -> str:
         name = self.source.name
-        if "product_id" not in self.roles or not self.roles & {"query", "image"}:
+        if "product_id" not in self.roles or not self.roles & self.asking:
             return self.missing() if self.names else f"{name} holds no rows."
         if self.unknown:
             there = next(iter(self.known), "nothing")
@@ -231,12 +266,15 @@ class _Reader:
     def read(self, number: int, record: Mapping[str, Any]) -> Iterator[Interaction | Problem]:
         plan = self.plan(tuple(record))
         cells = {role: record.get(name) for role, name in plan.items()}
+        before = self.asked.get(values.as_text(cells.get("query_id")), Asked(""))
+        cells["query"] = cells.get("query") or before.text
         product_id = values.clean(values.as_text(cells.get("product_id")))[0]
         try:
             query, warning = self._query(cells)
             if not product_id:
                 raise RowRejected("product_id", "the product's id is empty")
             weight = _weight(cells)
+            shown, clicks = _shown_and_clicked(cells, weight)
             if product_id not in self.known:
                 self.unknown = self.unknown or product_id
                 raise RowRejected("product_id", "the catalogue has no product of this id")
@@ -246,7 +284,10 @@ class _Reader:
             return
         if warning:
             yield Problem(number, "image", warning, product_id, fatal=False)
-        yield Interaction(query, product_id, weight)
+        place = _count(cells, "position", None)
+        if place is None and product_id in before.hits:
+            place = before.hits.index(product_id) + 1
+        yield Interaction(query, product_id, weight, shown, clicks, None if place is None else int(place))
 
     def _query(self, cells: Mapping[str, Any]) -> tuple[Query, str]:
         text = clean_text(values.clean(values.as_text(cells.get("query")))[0])
@@ -297,6 +338,22 @@ def _weight(cells: Mapping[str, Any]) -> float:
     return each * times
 
 
+def _shown_and_clicked(cells: Mapping[str, Any], weight: float) -> tuple[float, float]:
+    """How often a row says that its product was shown, and clicked."""
+    if "event" not in cells or any(name in cells for name in _COUNTS):
+        return _count(cells, "shown", 0.0) or 0.0, _count(cells, "click", 0.0) or 0.0
+    times = _count(cells, "count", 1.0) or 0.0
+    return (times, 0.0) if not weight else (0.0, times if weight == times else 0.0)
+
+
+def _count(cells: Mapping[str, Any], role: str, otherwise: float | None) -> float | None:
+    """A number that a row may go without."""
+    try:
+        return _number(role, cells.get(role, ""), otherwise)
+    except RowRejected:
+        return otherwise
+
+
 class RowRejected(Exception):
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(reason)
@@ -321,20 +378,30 @@ def _number(name: str, value: Any, empty: float | None) -> float:
 
 # ---- the file --------------------------------------------------------------------------------------
 
+Header = Callable[[Iterable[str]], Mapping[str, str]]
 
-def _records(source: Source, reader: _Reader) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    """Number and cells of every row, or why it has none."""
+
+def records_of(source: Source, header: Header) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+    """Number and cells of every row of a CSV, TSV, JSONL or Parquet file, or why it has none.
+
+    `header` is given the columns of a table, may refuse them, and says which of a Parquet file are read (all
+    where it names none).
+    """
     suffix = source.path.with_suffix("") if source.path.suffix.lower() == ".gz" else source.path
     kind = "jsonl" if suffix.suffix.lower() in (".jsonl", ".ndjson") else detect(source.path)
     if kind == "parquet":
-        yield from _parquet(source, reader)
+        with parquet.opened(source) as file:
+            names = sorted(header(file.schema_arrow.names).values()) or file.schema_arrow.names
+            batch = 256 if any("image" in name.lower() for name in names) else 8192
+            for number, row in parquet.numbered(source, file, batch, names):
+                yield number, row.problems[0].reason if isinstance(row, Row) else row
     elif kind == "jsonl":
         yield from _json_lines(source)
     elif kind in ("json", "jsonld", "merchant-xml", "images"):
-        raise UserError(f"{source.name} is no click log: give CSV, TSV, JSONL or Parquet.")
+        raise UserError(f"{source.name} is no table: give CSV, TSV, JSONL or Parquet.")
     else:
         table = Table(source)
-        reader.header(table.header)
+        header(table.header)
         yield from ((r.number, r.fatal if r.fatal is not None else r.cells) for r in table)
 
 
@@ -347,12 +414,17 @@ def _json_lines(source: Source) -> Iterator[tuple[int, Mapping[str, Any] | str]]
             record = json.loads(line)
         except (ValueError, RecursionError):
             record = None
-        yield number, record if isinstance(record, dict) else "the line is not a JSON object"
+        yield number, _level(record) if isinstance(record, dict) else "the line is not a JSON object"
 
 
-def _parquet(source: Source, reader: _Reader) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    with parquet.opened(source) as file:
-        plan = reader.header(file.schema_arrow.names)
-        batch = 256 if "image" in plan else 8192
-        for number, record in parquet.numbered(source, file, batch, sorted(plan.values())):
-            yield number, record.problems[0].reason if isinstance(record, Row) else record
+def _level(record: dict[str, Any]) -> Mapping[str, Any]:
+    """An event of UBI as one level, alone or as a hit of a search gives it."""
+    inner = record.get("_source")
+    record = inner if isinstance(inner, dict) else record
+    about = record.get("event_attributes")
+    if not isinstance(about, dict):
+        return record
+    thing, place = (
+        part if isinstance(part := about.get(name), dict) else {} for name in ("object", "position")
+    )
+    return {**record, "object_id": thing.get("object_id"), "position": place.get("ordinal")}
