@@ -92,9 +92,11 @@ def test_the_page_shows_the_figures_of_the_record(first):
         and record["fingerprint"] in page
     )
     assert record["results"] and page.count("data:image/jpeg;base64,") > 20 and len(page) < 8e6
+    every = (out / "evaluation" / "report.html").read_text(encoding="utf-8")
     for result in record["results"]:
         if result["metric"] == "R@1" and result["encoder"] == "moonshelf reasoned":
-            assert f"{100 * result['value']:.0f} %" in page
+            assert f"{100 * result['value']:.1f}" in every
+    assert "Worst answers" in every and "evaluation/report.html" in page
     shown = re.search(r"(\S+ %) \[.+Words: the first of 16 results is exactly right", text)
     words = next(r for r in record["results"] if (r["task"], r["metric"]) == ("text → product", "R@1"))
     assert shown and words["corpus"] == PRODUCTS and words["chance"] > 0

@@ -45,7 +45,7 @@ ROOMS = {
     "enrichment": Room(1_123, 800),
     "scale": Room(694, 900),
     "frameworks": Room(215, 213),
-    "evaluation": Room(6_250, 2_500),
+    "evaluation": Room(6_560, 2_500),
     "creatives": Room(7_658, 5_000),
     "service": Room(4_146, 2_300),
     "cli": Room(2_263, 1_600),

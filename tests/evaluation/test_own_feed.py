@@ -187,7 +187,7 @@ def test_the_command_scores_what_it_can_and_says_what_it_cannot(tmp_path, monkey
 
 def test_the_data_sets_are_listed():
     table = CliRunner().invoke(app, ["datasets"], env={"COLUMNS": "200"})
-    assert table.exit_code == 0 and "arXiv:2511.12449" in table.output and "never run" in table.output
+    assert table.exit_code == 0 and "arXiv:2404.15592" in table.output and "never run" in table.output
     listed = json.loads(CliRunner().invoke(app, ["datasets", "--json"]).output)
     assert {"implicitave", "esci", "sampleshop"} <= {card["name"] for card in listed}
     assert all({"licence", "size", "splits", "citation", "ran_on_real_files"} <= set(card) for card in listed)

@@ -2,10 +2,10 @@
 
 Each step calls what the command of that name calls. The shop comes with its truth, so what the model
 writes and finds can be counted. Everything goes to one folder: `shop/` (the feed, its pictures, the
-truth), `catalogue/` (as `moonshelf embed` makes it), `cache/` (vectors of the views that only the figures
-need), `report.html`, and `run.json`, by which a second run knows its own folder. A second run redoes only
-what changed. Products are scored by the vectors and rationales that stand in the catalogue: they are
-encoded once.
+truth), `catalogue/` (as `moonshelf embed` makes it), `evaluation/` (as `evaluate` does), `cache/` (vectors
+of the views that only the figures need), `report.html`, and `run.json`, by which a second run knows its own
+folder. A second run redoes only what changed. Products are scored by the vectors and rationales that stand
+in the catalogue: they are encoded once.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def run_demo(
         said.append(f"{index.rows} products ({index.kind})")
     rows = {row["id"]: row for row in catalogue.store.scan(showcase.COLUMNS).to_pylist()}
     rows = {product.id: rows[product.id] for product in shop.products if product.id in rows}
-    page = Page("A shop, read by a model", _lead(shop, reason), [])
+    page = Page("A shop, read by a model", _lead(shop, reason))
 
     with steps.step("search") as said:
         asked = showcase.first_of_each(shop.queries, SEARCHES)
@@ -142,12 +142,11 @@ def run_demo(
         page.family_counts = {kind: len(doubles.of(kind)) for kind in page.families}
         said.append(", ".join(f"{n} {kind} groups" for kind, n in page.family_counts.items()))
     with steps.step("figures") as said:
-        showcase.score(page, shop, rows, moon, reason, out / "cache")
-        results = [*page.figures, *page.readings]
-        said.append(f"{len(results)} figures, each with its interval and chance")
+        judged = out / "evaluation"
+        page.tiles, results = showcase.score(shop, rows, moon, cast(Any, reason), out / "cache", judged)
+        said.append(f"{len(results)} figures, each with its interval and chance, in evaluation/report.html")
     with steps.step("report") as said:
         page.cards = showcase.cards(shop, rows)
-        page.mistakes = showcase.mistakes(shop, rows) if reason != "off" else []
         page.notes = list(NOTES)
         page.steps = list(steps.done)
         page.facts = _facts(command, model, moon, reason, feed)

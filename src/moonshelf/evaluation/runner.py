@@ -55,7 +55,7 @@ def evaluate(
     limit: int | None = None,
     fit_rows: int = 2000,
     download: bool = False,
-    cache: Path | None = None,
+    cache: Path | EmbeddingCache | None = None,
     out: Path | None = None,
     reading: Mapping[str, Any] | None = None,
     batch_tokens: int = 8192,
@@ -85,7 +85,8 @@ def evaluate(
     if baseline is None and len(encoders) > 1:
         baseline = encoders[0].name
     record.check_baseline(baseline, [encoder.name for encoder in encoders])
-    run = _Run(encoders, EmbeddingCache(cache), baseline, out, say)
+    store = cache if isinstance(cache, EmbeddingCache) else EmbeddingCache(cache)
+    run = _Run(encoders, store, baseline, out, say)
     run.report.settings = {
         "model": str(getattr(model, "source", "")) if model else None, "suite": suite, "tasks": list(tasks),
         "data": str(data) if data else None, "against": list(against), "reason": list(reason),

@@ -99,8 +99,8 @@ def evaluate_search(
     predictions and what the report shows are written there. Raises UserError for what the user must mend.
     """
     start = time.perf_counter()
-    known_ways = [Catalogue.open(folder).store.manifest.reason != "off" and "bm25-record", *MODES]
-    chosen = [Way.of(name, folder) for name in ways or filter(None, known_ways)]
+    wrote = Catalogue.open(folder).store.manifest.reason != "off"
+    chosen = [Way.of(name, folder) for name in ways or [*["bm25-record"] * wrote, *MODES]]
     shelves = {way.folder: Catalogue.open(way.folder) for way in chosen}
     names = [way.name for way in chosen]
     baseline = baseline or ("fused" if "fused" in names else names[0])
@@ -141,7 +141,7 @@ def evaluate_search(
     scored: list[Scored | Result] = []
     for way in chosen:
         began, shelf = time.perf_counter(), shelves[way.folder]
-        found = {}
+        found: dict[float | None, Rows] = {}
         for weight in GRID if way.kind == "tuned" else (way.weight,):
             say(f"{way.name}, weight {'measured' if weight is None else weight}: {len(texts):,} queries")
             found[weight] = _search(way, shelf, weight, texts, vectors.get(way.folder), grades, len(ids))

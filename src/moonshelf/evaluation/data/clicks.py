@@ -112,7 +112,8 @@ def correct(
     linked = np.arange(len(names)) == (place[there].min() if there.any() else 0)
     for _ in names:  # from the first place on, by pairs that were shown at a linked place and at another
         linked[place[there & np.isin(pair, pair[there & linked[place]])]] = True
-    looked, p = np.ones(len(names)), None
+    looked: Floats = np.ones(len(names))
+    p: float | None = None
     if linked.sum() > 1:
         use = there & linked[place]
         looked, together = _fit(pair[use], place[use], shown[use], clicks[use], linked)

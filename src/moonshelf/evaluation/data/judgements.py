@@ -178,14 +178,15 @@ def _workbench(source: Source) -> Iterator[tuple[int, Cells | str]]:
     """`ratings` wherever they stand: a list to import, a stored one, or the hits of a search for them."""
     found: list[tuple[Any, Any]] = []
 
-    def keep(one: dict[str, Any]) -> None:
+    def keep(one: dict[str, Any]) -> dict[str, Any]:
         ratings = one.get("ratings")
         found.extend((one.get("query"), rated) for rated in (ratings if isinstance(ratings, list) else ()))
+        return one
 
     with source.open() as file:
         data = file.read(MAX_DOCUMENT + 1)
     try:
-        json.loads(data, object_hook=lambda one: keep(one) or one)
+        json.loads(data, object_hook=keep)
     except (ValueError, RecursionError):
         raise UserError(f"{source.name} is no whole JSON of up to {MAX_DOCUMENT >> 20} MB.") from None
     for number, (query, rated) in enumerate(found, 1):

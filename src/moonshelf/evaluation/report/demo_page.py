@@ -1,4 +1,4 @@
-"""One self-contained page about a catalogue: what was written, found, and got wrong.
+"""One self-contained page about a catalogue: what was written and found; figures are in the evaluation's.
 
 `Page` holds what the page says, already counted; `render` puts it into `report.html` and `report.css`
 beside this file. The page needs no script, no network and no other file: pictures are re-encoded
@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moonshelf.attributes import canonical_key
-from moonshelf.evaluation.record import Report
-from moonshelf.evaluation.report.outcome import Outcome, Row
+from moonshelf.evaluation.contract import Result
 from moonshelf.evaluation.report.page import template
-from moonshelf.evaluation.tasks import Result, says
+from moonshelf.evaluation.tasks import says
 from moonshelf.prompts import CATEGORY_SEPARATOR, clean_text, read_rationale
 
 if TYPE_CHECKING:
@@ -68,25 +67,12 @@ class Shown:
 
 @dataclass(frozen=True)
 class Search:
-    """A query and what was found, best first; `wanted` is a product that it asked for."""
+    """A query and what was found, best first."""
 
     kind: str  # text, photo, photo and text
     text: str
     picture: str
     hits: Sequence[Shown]
-    wanted: Shown | None = None
-    figure: str = ""
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """An attribute that was read wrongly."""
-
-    title: str
-    picture: str
-    key: str
-    written: str
-    truth: str
 
 
 @dataclass(frozen=True)
@@ -108,37 +94,19 @@ class Tile:
 
 @dataclass
 class Page:
-    """Everything on the page. `figures` are retrieval results, `readings` those of attributes."""
+    """Everything on the page."""
 
     title: str
     lead: str
-    encoders: list[str]  # names in the order of the columns: direct, reasoned
     tiles: list[Tile] = field(default_factory=list)
     cards: list[Card] = field(default_factory=list)
     searches: list[Search] = field(default_factory=list)
-    figures: list[Result] = field(default_factory=list)
-    readings: list[Result] = field(default_factory=list)
-    worst: list[Search] = field(default_factory=list)
-    pairs: int = 0  # written in rationales that kept their format
-    beside: int = 0  # of those, with a key that the truth does not have
-    mistakes: list[Mistake] = field(default_factory=list)
     families: dict[str, list[Family]] = field(default_factory=dict)  # duplicate, similar, variant
     family_counts: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     steps: list[tuple[str, str, float]] = field(default_factory=list)  # name, what, seconds
     facts: dict[str, str] = field(default_factory=dict)  # command, model, versions …
     next_command: str = ""
-
-    def table(self) -> list[Row]:
-        """Retrieval results of one task side by side."""
-        return Outcome(Report(self.figures)).rows
-
-    def by_view(self) -> list[tuple[Result, dict[str, Result]]]:
-        """Readings of one attribute side by side: the first of them, and each by what was shown."""
-        rows: dict[str, dict[str, Result]] = {}
-        for r in self.readings:
-            rows.setdefault(r.task, {})[r.view] = r
-        return [(next(iter(row.values())), row) for row in rows.values()]
 
 
 def chips(rationale: str, truth: Truth) -> list[Chip]:

@@ -145,9 +145,8 @@ def show(report: Report, console: Console) -> None:
     console.print(f"[dim]{escape(foot)}[/dim]", highlight=False)
     for problem in report.problems[:10]:
         reason = escape(f"{problem.get('id') or ''} {problem['reason']}")
-        console.print(
-            f"rejected: {reason}" if problem.get("fatal", True) else f"note: {reason}", highlight=False
-        )
+        told = "rejected" if problem.get("fatal", True) else "note"
+        console.print(f"{told}: {reason}", highlight=False)
     ours = {encoder["name"] for encoder in report.encoders if encoder.get("ours")}
     if few := sum(result.too_few for result in report.results if result.encoder in ours):
         console.print(f"note: too few rows to say of {few} figures (†) whether they are above chance")

@@ -1,12 +1,10 @@
-"""What the report shows of a catalogue whose truth is known: products, searches, mistakes, families.
+"""What the report shows of a catalogue whose truth is known: products, searches, families.
 
-Nothing is picked by hand or by score, unless the heading says so: products are the first of each category,
-searches the first of each kind, mistakes the worst.
+Nothing is picked by hand or by score: products are the first of each category, searches of each kind.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,28 +12,16 @@ import numpy as np
 
 from moonshelf.catalogue.rows import THUMBNAIL_SIDE
 from moonshelf.catalogue.tables import why
-from moonshelf.evaluation.contract import Result, Vectors, check_vectors
-from moonshelf.evaluation.data.validation import sample_shop
+from moonshelf.evaluation.contract import Result, Vectors
 from moonshelf.evaluation.data.views import view
 from moonshelf.evaluation.encoders.baselines import ModelEncoder
 from moonshelf.evaluation.encoders.cache import EmbeddingCache
-from moonshelf.evaluation.predictions import Predictions
-from moonshelf.evaluation.report import worst
-from moonshelf.evaluation.report.demo_page import (
-    Card,
-    Chip,
-    Family,
-    Mistake,
-    Page,
-    Search,
-    Shown,
-    Tile,
-    chips,
-)
+from moonshelf.evaluation.report.demo_page import Card, Family, Search, Shown, Tile, chips
 from moonshelf.evaluation.report.page import data_uri, thumbnail
+from moonshelf.evaluation.report.pages import write_pages
+from moonshelf.evaluation.runner import evaluate
 from moonshelf.evaluation.statistics import metrics
-from moonshelf.evaluation.statistics.scoring import Scored, figures
-from moonshelf.evaluation.tasks import Retrieval, says
+from moonshelf.evaluation.tasks import says
 from moonshelf.prompts import END_THINK, THINK
 
 if TYPE_CHECKING:
@@ -43,6 +29,7 @@ if TYPE_CHECKING:
 
     from moonshelf.catalogue.matching.duplicates import DuplicateReport
     from moonshelf.catalogue.search import SearchResult
+    from moonshelf.model.encoders.base import Reason
     from moonshelf.model.modeling import MoonModel
     from moonshelf.product import ImageRef, Product
     from moonshelf.sample import Query, Shop
@@ -51,11 +38,8 @@ COLUMNS = (
     "id", "title", "vector", "rationale", "rationale_valid", "weight_image", "weight_text",
     "weight_rationale", "thumbnail",
 )  # fmt: skip
-ALL, OMITTED = "all attributes", "attributes that the title leaves out"
-VIEWS = ("image", "image + text")
-HEADLINES = ("nDCG@10", "R@1", "accuracy")  # the metrics that the page shows
+OMITTED = "attributes that the title leaves out"
 KINDS = {"text": "Words", "image": "Photo", "composed": "Photo and words"}
-WORST, FOUND = 2, 5  # queries of each kind, and what is shown of what they found
 Rows = Mapping[str, Mapping[str, Any]]  # id -> COLUMNS of the store
 
 
@@ -91,24 +75,6 @@ def searched(query: Query, found: SearchResult, rows: Rows) -> Search:
     return Search(KINDS[query.modality], query.text, _picture(query.image), hits)
 
 
-def mistakes(shop: Shop, rows: Rows, limit: int = 12) -> list[Mistake]:
-    """One wrong attribute of each of the products that have the most of them, keys in turn."""
-    wrong: dict[str, list[Chip]] = {}
-    for id, row in rows.items():
-        if id in shop.truth and (
-            found := [c for c in chips(row["rationale"], shop.truth[id]) if c.mark == "wrong"]
-        ):
-            wrong[id] = found
-    used: Counter[str] = Counter()
-    chosen = []
-    for id in sorted(wrong, key=lambda id: (-len(wrong[id]), id))[:limit]:
-        chip = min(wrong[id], key=lambda c: used[c.key])
-        used[chip.key] += 1
-        picture = data_uri(rows[id]["thumbnail"])
-        chosen.append(Mistake(rows[id]["title"], picture, chip.key, chip.value, chip.truth))
-    return chosen
-
-
 def families(found: DuplicateReport, rows: Rows, limit: int = 4) -> dict[str, list[Family]]:
     """The first groups of each kind, at most four members of each, with the evidence of two pairs."""
     return {
@@ -139,39 +105,25 @@ def first_of_each(queries: Sequence[Query], counts: Mapping[str, int]) -> list[Q
 # ---- figures -----------------------------------------------------------------------------------------
 
 
-def score(page: Page, shop: Shop, rows: Rows, model: MoonModel, reason: str, cache: Path) -> None:
-    """Fill the page's figures, tiles and worst searches: direct vectors, and those of the catalogue."""
-    store, encoder = EmbeddingCache(cache), ModelEncoder(model, reason)  # type: ignore[arg-type]
+def score(
+    shop: Shop, rows: Rows, model: MoonModel, reason: Reason, cache: Path, out: Path
+) -> tuple[list[Tile], list[Result]]:
+    """The headline figures and all of them: direct vectors, and those of the catalogue. The evaluation's own
+    report is written to `out`, with the worst answers."""
+    store, encoder = EmbeddingCache(cache), ModelEncoder(model, reason)
     know(store, encoder, shop.products, rows)
-    encoders = [encoder] if reason == "off" else [ModelEncoder(model, "off"), encoder]
-    page.encoders = [one.name for one in encoders]
-    shown = {name: [view(p, text="text" in name, image=True) for p in shop.products] for name in VIEWS}
-    for one in encoders:
-        check_vectors(one, store.encode(one, shown["image + text"]))
-    for task in sample_shop(shop=shop).tasks:
-        for one in encoders:
-            done = [Scored(x) if isinstance(x, Predictions) else x for x in task.predict(one, store.encode)]
-            for r in figures(done):
-                if r.metric in HEADLINES and r.method != "rationale":
-                    page.figures.append(r)
-                elif r.metric in HEADLINES and r.value is not None:
-                    page.readings.append(r)
-            if isinstance(task, Retrieval) and one is encoder:
-                page.worst += [
-                    s for x in done if isinstance(x, Scored) for s in _worst(task, x.predictions, rows)
-                ]
+    report = evaluate(
+        model, suite="sampleshop", reason=("off", reason), limit=len(shop.products), cache=store, out=out
+    )
+    write_pages(out)
+    results = report.results
     if reason != "off":
-        whole: list[Result] = []
-        for name, products in shown.items():
-            out = store.encode(encoder, products)
-            kept = zip(products, out.rationales, out.valid, strict=True)
-            written = {p.id: text if valid else "" for p, text, valid in kept}
-            whole += read_attributes(shop, written, name, encoder.name)
-        page.readings = whole + page.readings
-        found = [chip for id, row in rows.items() for chip in chips(row["rationale"], shop.truth[id])]
-        page.pairs = sum(chip.mark != "missing" for chip in found)
-        page.beside = sum(chip.mark == "unjudged" for chip in found)
-    page.tiles = _tiles(page, encoder.name)
+        shown = [view(p, text=True, image=True) for p in shop.products]
+        found = store.encode(encoder, shown)
+        kept = zip(shown, found.rationales, found.valid, strict=True)
+        written = {p.id: text if valid else "" for p, text, valid in kept}
+        results = read_attributes(shop, written, "image + text", encoder.name) + results
+    return _tiles(results, encoder.name), results
 
 
 def know(store: EmbeddingCache, encoder: ModelEncoder, products: Sequence[Product], rows: Rows) -> None:
@@ -187,30 +139,9 @@ def know(store: EmbeddingCache, encoder: ModelEncoder, products: Sequence[Produc
         store.know(encoder, known, Vectors(vectors, ok, [row["rationale"] for row in mine], valid))
 
 
-def _worst(task: Retrieval, kept: Predictions, rows: Rows) -> list[Search]:
-    """The queries whose nDCG@10 is lowest, with what was wanted and what came first."""
-    found = []
-    for i in worst.worst_rows(kept, "nDCG@10")[:WORST]:
-        query, c = task.queries[i], {name: values[i] for name, values in kept.columns.items()}
-        grades = dict(zip(c["relevant"], c["gains"], strict=True))
-        hits = [
-            _shown(rows[id], f"cosine {score:.2f}", int(grades.get(id, 0)))
-            for id, score in list(zip(c["top"], c["top_scores"], strict=True))[:FOUND]
-            if id in rows
-        ]
-        best, place = worst.wanted(kept, i)
-        asked = rows.get(c["relevant"][best]) if best is not None else None
-        rank = f"place {place:.0f} of {len(task.corpus)}" if place is not None else ""
-        picture = _picture(query.images[0] if query.images else None)
-        figure = f"nDCG@10 {100 * c['nDCG@10']:.0f} %"
-        wanted = _shown(asked, rank) if asked else None
-        found.append(Search(KINDS[task.view], query.title, picture, hits, wanted, figure))
-    return found
-
-
 def read_attributes(shop: Shop, written: Mapping[str, str], view: str, encoder: str) -> list[Result]:
-    """Accuracy over all attributes by reading rationales (id -> text, "" for one that broke its format):
-    once over all, and once over those that the title leaves out."""
+    """Accuracy over the attributes that the title leaves out, by reading rationales (id -> text, "" for one
+    that broke its format)."""
     keys = {key for truth in shop.truth.values() for key in truth.attributes}
     values = {key: len({t.attributes.get(key) for t in shop.truth.values()} - {None}) for key in keys}
     stated = [
@@ -218,23 +149,22 @@ def read_attributes(shop: Shop, written: Mapping[str, str], view: str, encoder: 
         for rationale, truth in ((text, shop.truth[id]) for id, text in written.items())
         for key, value in truth.attributes.items()
     ]
-    results = []
-    for task, asked in ((ALL, stated), (OMITTED, [one for one in stated if one[0]])):
-        if asked:
-            _, right, chance, groups = zip(*asked, strict=True)
-            interval = metrics.bootstrap(np.asarray(right, np.float64), groups)
-            known = interval.clusters > 1
-            results.append(
-                Result(
-                    "sampleshop", task, view, "rationale", "accuracy", encoder, interval.value,
-                    interval.low if known else None, interval.high if known else None, interval.n,
-                    interval.clusters, chance=float(np.mean(chance)),
-                )
-            )  # fmt: skip
-    return results
+    asked = [one for one in stated if one[0]]
+    if not asked:
+        return []
+    _, right, chance, groups = zip(*asked, strict=True)
+    interval = metrics.bootstrap(np.asarray(right, np.float64), groups)
+    known = interval.clusters > 1
+    return [
+        Result(
+            "sampleshop", OMITTED, view, "rationale", "accuracy", encoder, interval.value,
+            interval.low if known else None, interval.high if known else None, interval.n,
+            interval.clusters, chance=float(np.mean(chance)),
+        )
+    ]  # fmt: skip
 
 
-def _tiles(page: Page, encoder: str) -> list[Tile]:
+def _tiles(results: Sequence[Result], encoder: str) -> list[Tile]:
     """The headline figures, as far as this run has them."""
     wanted = [
         ("text → product", "text", "R@1", "Words: the first of {} results is exactly right", "queries"),
@@ -250,7 +180,7 @@ def _tiles(page: Page, encoder: str) -> list[Tile]:
     }  # fmt: skip
     tiles = []
     for *key, label, noun in wanted:
-        for r in page.readings + page.figures:
+        for r in sorted(results, key=lambda r: r.method != "rationale"):
             if [r.task, r.view, r.metric, r.encoder] == [*key, encoder] and r.value is not None:
                 tiles.append(Tile(r, label.format(r.corpus), f"{r.n:,} {noun}, {methods[r.method]}"))
                 break

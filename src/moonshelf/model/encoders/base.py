@@ -30,7 +30,7 @@ class EncodingError(ValueError):
 
 @dataclass
 class Encoded:
-    """Result of n products, in input order; rows that were set aside are only in `problems`."""
+    """Result of n products, in input order; rows that were rejected are only in `problems`."""
 
     ids: list[str]
     vectors: np.ndarray  # (n, dim) float32, unit length

@@ -151,8 +151,9 @@ def read_queries(path: str | os.PathLike[str]) -> dict[str, Asked]:
     """Queries by id, from a table of ids and words or UBI's `ubi_queries`. UserError if there is none."""
     source, found = Source(check_path(path), None), dict[str, Asked]()
     for _, record in records_of(source, lambda names: {}):
-        plan = {} if isinstance(record, str) else one_each(record, _ROLE_OF)
-        cells = {role: record[name] for role, name in plan.items() if not isinstance(record, str)}
+        if isinstance(record, str):
+            continue
+        cells = {role: record[name] for role, name in one_each(record, _ROLE_OF).items()}
         hits = cells.get("hits") or ()
         name, text = (clean_text(values.as_text(cells.get(role))) for role in ("query_id", "query"))
         if name and text:
@@ -214,6 +215,7 @@ class _Reader:
 
     def __init__(self, source: Source, known: Collection[str], asked: Mapping[str, Asked]) -> None:
         self.source, self.known, self.asked = source, known, asked
+        self.asking = {"query", "image"} | ({"query_id"} if asked else set())  # roles that say what was asked
         self.plans: dict[tuple[str, ...], dict[str, str]] = {}
         self.roles: set[str] = set()  # that some row had
         self.names: list[str] = []  # the first columns seen, for messages
@@ -237,11 +239,6 @@ class _Reader:
         if "product_id" not in plan or not plan.keys() & self.asking:
             raise UserError(self.missing())
         return plan
-
-    @property
-    def asking(self) -> set[str]:
-        """Roles of columns that say what was asked."""
-        return {"query", "image"} | ({"query_id"} if self.asked else set())
 
     def missing(self) -> str:
         lacks = "product" if "product_id" not in self.roles else "query or its picture"
@@ -378,10 +375,10 @@ def _number(name: str, value: Any, empty: float | None) -> float:
 
 # ---- the file --------------------------------------------------------------------------------------
 
-Header = Callable[[Iterable[str]], Mapping[str, str]]
 
-
-def records_of(source: Source, header: Header) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+def records_of(
+    source: Source, header: Callable[[Iterable[str]], Mapping[str, str]]
+) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
     """Number and cells of every row of a CSV, TSV, JSONL or Parquet file, or why it has none.
 
     `header` is given the columns of a table, may refuse them, and says which of a Parquet file are read (all
@@ -391,9 +388,9 @@ def records_of(source: Source, header: Header) -> Iterator[tuple[int, Mapping[st
     kind = "jsonl" if suffix.suffix.lower() in (".jsonl", ".ndjson") else detect(source.path)
     if kind == "parquet":
         with parquet.opened(source) as file:
-            names = sorted(header(file.schema_arrow.names).values()) or file.schema_arrow.names
-            batch = 256 if any("image" in name.lower() for name in names) else 8192
-            for number, row in parquet.numbered(source, file, batch, names):
+            plan = header(file.schema_arrow.names)
+            names = sorted(plan.values()) or file.schema_arrow.names
+            for number, row in parquet.numbered(source, file, 256 if "image" in plan else 8192, names):
                 yield number, row.problems[0].reason if isinstance(row, Row) else row
     elif kind == "jsonl":
         yield from _json_lines(source)
