@@ -94,7 +94,8 @@ def test_each_half_is_scored_by_the_weight_of_the_other() -> None:
     def rows(place: dict[str, int]) -> list[dict[str, object]]:
         return [
             {"id": id, "cluster": id, "text": id, "ok": True, "rationale": "", "relevant": ["x"],
-             "gains": [1.0], "relevant_scores": [0.0], "above": [above], "tied": [1], "top": [], "top_scores": []}
+             "gains": [1.0], "relevant_scores": [0.0], "above": [above], "tied": [1], "top": [],
+             "top_scores": []}
             for id, above in place.items()
         ]  # fmt: skip
 
