@@ -37,6 +37,7 @@ from moonshelf.evaluation.record import Report
 from moonshelf.evaluation.statistics.scoring import JUDGED, Scored, figures
 from moonshelf.evaluation.tasks.matching import second_half
 from moonshelf.evaluation.tasks.retrieval import TOP
+from moonshelf.model.encoders.base import asking
 from moonshelf.product import Product
 from moonshelf.training.sources.click_log import read_queries
 
@@ -169,10 +170,8 @@ def evaluate_search(
 def _encode(shelf: Catalogue, texts: Sequence[str], reason: str) -> np.ndarray:
     """(queries, dim) float32."""
     asked = [Product(id=str(i), title=text) for i, text in enumerate(texts)]
-    parts = [
-        shelf.model.encode(asked[at : at + BATCH], reason=reason).vectors
-        for at in range(0, len(asked), BATCH)
-    ]
+    model = asking(shelf.model)
+    parts = [model.encode(asked[i : i + BATCH], reason=reason).vectors for i in range(0, len(asked), BATCH)]
     return np.concatenate(parts).astype(np.float32)
 
 
