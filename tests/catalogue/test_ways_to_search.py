@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from fake_model import FakeModel, product
 from typer.testing import CliRunner
@@ -14,9 +16,10 @@ from moonshelf.catalogue import Catalogue
 from moonshelf.cli import app
 from moonshelf.errors import UserError
 from moonshelf.evaluation import predictions, record
+from moonshelf.evaluation.contract import Result, Versus
 from moonshelf.evaluation.predictions import Head
 from moonshelf.evaluation.report.pages import write_pages
-from moonshelf.evaluation.search import Way, _crossed, evaluate_search
+from moonshelf.evaluation.search import Way, _crossed, _words_ahead, evaluate_search
 
 N = 40
 KINDS = ("running shoe", "leather boot", "canvas bag", "glass mug", "desk lamp")
@@ -109,6 +112,46 @@ def test_each_half_is_scored_by_the_weight_of_the_other() -> None:
     assert "0.9 in one half of the queries and 0.1 in the other" in kept.head.note
     with pytest.raises(UserError, match="too few to tune"):
         _crossed(head, {0.1: rows({early: 0})})
+
+
+class ByTheEnd:
+    """A reranker that reads the last number of a title."""
+
+    name, reads = "by the end", frozenset({"text"})
+    broken = False
+
+    def score(self, pairs: Any) -> Any:
+        if self.broken:
+            raise ValueError("broken")
+        return np.array([float(found.title.split()[-1]) for _, found in pairs])
+
+
+def test_a_reranked_way_is_searched_with_the_reranker(
+    shelf: Path, judgements: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="needs a model that does it"):
+        evaluate_search(shelf, judgements=judgements, ways=["reranked"])
+    reranker = ByTheEnd()
+    monkeypatch.setattr("moonshelf.model.encoders.rerankers.load", lambda _: reranker)
+    report = evaluate_search(shelf, judgements=judgements, rerank="any", out=tmp_path / "run")
+    assert [e["name"] for e in report.encoders][-1] == "reranked"
+    row = next(p for p in predictions.read_all(tmp_path / "run") if p.head.encoder == "reranked")
+    fused = [hit.id for hit in Catalogue.open(shelf, FakeModel()).search("red", k=50).hits]
+    wanted = sorted(fused, key=lambda id: -int(id[1:]))[:10]
+    assert row.columns["top"][row.columns["id"].index("red")] == wanted
+    reranker.broken = True
+    with pytest.raises(UserError, match="could not be reranked: the reranker by the end failed: broken"):
+        evaluate_search(shelf, judgements=judgements, ways=["reranked"], rerank="any")
+
+
+def test_words_that_find_more_are_told_of() -> None:
+    names = ("d", "your queries", "text", "ranking", "nDCG@10")
+    ahead, level = (
+        Versus("fused", more, more - 0.05, more + 0.05, p) for more, p in ((0.1, 0.01), (0.01, 0.7))
+    )
+    found = [Result(*names, way, 0.5, versus=one) for way, one in (("bm25", ahead), ("bm25-record", level))]
+    said = _words_ahead([*found, Result(*names, "vector", 0.9, versus=ahead)])
+    assert said == "; words alone (bm25) find more than fused: nDCG@10 +0.100 [0.050, 0.150]"
 
 
 def test_another_catalogue_is_a_way_too(shelf: Path, judgements: Path, tmp_path: Path) -> None:

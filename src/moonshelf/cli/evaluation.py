@@ -59,6 +59,9 @@ def evaluate(
     relevant_from: Annotated[
         float, typer.Option(min=0, help="Least grade that MRR and recall count; default: above 0.")
     ] = 0.0,
+    rerank: Annotated[
+        str | None, typer.Option(help="With those, the fused list reranked too, as --rerank of search.")
+    ] = None,
     columns: MapColumns = None,
     encoding: Encoding = None,
     currency: Currency = None,
@@ -67,7 +70,8 @@ def evaluate(
     """Score a model, and baselines beside it, on retrieval, categories, attributes and matching.
 
     With --judgements or --clicks, score ways to search a catalogue on your own queries: give its folder in
-    place of MODEL, and with --against bm25, bm25-record, vector, fused, fused:0.3, tuned, fused@FOLDER …
+    place of MODEL, and with --against bm25, bm25-record, vector, fused, fused:0.3, tuned, reranked,
+    fused@FOLDER …
     """
     import json
 
@@ -97,7 +101,8 @@ def evaluate(
             report = evaluate_search(
                 Path(model), judgements=judgements, clicks=clicks or (), queries=queries, ways=others,
                 columns=reading(columns, None, None)["fields"], relevant_from=relevant_from, limit=limit,
-                baseline=baseline, reason=modes[0] if len(modes) == 1 else "off", out=out, say=status.update,
+                rerank=rerank, baseline=baseline, reason=modes[0] if len(modes) == 1 else "off", out=out,
+                say=status.update,
             )  # fmt: skip
         else:
             report = runner.evaluate(

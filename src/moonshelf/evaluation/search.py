@@ -1,10 +1,10 @@
 """Ways to search a catalogue, scored by judgements of the user's own queries and compared on the same ones.
 
-A way is `bm25`, `vector`, `fused` or `tuned`; `-record` behind it leaves out what the model wrote, `:0.3` is
-what vectors weigh, and `@FOLDER` searches another catalogue. Each asks as `moonshelf search` does, 100 deep;
-what a list does not hold comes last. `tuned` takes the weight with the best nDCG@10 on one half of the
-queries (cut by a hash of their words) for the other half, and the other way round: no query is scored with a
-weight that it helped to choose.
+A way is `bm25`, `vector`, `fused`, `tuned` or, by a model that is given for it, `reranked`; `-record` behind
+it leaves out what the model wrote, `:0.3` is what vectors weigh, and `@FOLDER` searches another catalogue.
+Each asks as `moonshelf search` does, 100 deep; what a list does not hold comes last. `tuned` takes the weight
+with the best nDCG@10 on one half of the queries (cut by a hash of their words) for the other half, and the
+other way round: no query is scored with a weight that it helped to choose.
 
 `judged@10` is the share of the first 10 hits that somebody judged. What nobody judged counts as not relevant,
 so a way that finds much of it looks worse than it is: no other figure is to be read without this one.
@@ -37,15 +37,18 @@ from moonshelf.evaluation.record import Report
 from moonshelf.evaluation.statistics.scoring import JUDGED, Scored, figures
 from moonshelf.evaluation.tasks.matching import second_half
 from moonshelf.evaluation.tasks.retrieval import TOP
+from moonshelf.model.encoders import rerankers
 from moonshelf.model.encoders.base import asking
+from moonshelf.model.encoders.rerankers import Reranker
 from moonshelf.product import Product
 from moonshelf.training.sources.click_log import read_queries
 
 METRICS = ("nDCG@10", "MRR", "recall@10", "recall@100", JUDGED)
 DEPTH, BATCH = 100, 64
 FEW = 20  # queries; with fewer nothing is tuned unless it is asked for
-MODES = {"bm25": "text", "vector": "vector", "fused": "hybrid", "tuned": "hybrid"}
-_WAY = re.compile(r"(bm25|vector|fused|tuned)(-record)?(?::(\d?\.?\d+))?(?:@(.+))?")
+PATIENCE = 3600.0  # seconds that a reranker may take for a query: here it is judged by its order
+MODES = {"bm25": "text", "vector": "vector", "fused": "hybrid", "tuned": "hybrid", "reranked": "hybrid"}
+_WAY = re.compile(r"(bm25|vector|fused|tuned|reranked)(-record)?(?::(\d?\.?\d+))?(?:@(.+))?")
 Rows = list[dict[str, Any]]
 
 
@@ -70,8 +73,8 @@ class Way:
         if match is None or (match[3] and (match[1] != "fused" or float(match[3]) > 1)):
             raise UserError(
                 f"there is no way to search called {name!r}: give bm25, vector, fused, fused:0.3 (vectors' "
-                "weight, 0 to 1) or tuned; bm25-record and so on leave out what the model wrote, "
-                "fused@FOLDER and so on search another catalogue."
+                "weight, 0 to 1), tuned or, with --rerank, reranked; bm25-record and so on leave out what "
+                "the model wrote, fused@FOLDER and so on search another catalogue."
             )
         weight = float(match[3]) if match[3] else None
         written = 0.0 if match[2] else WRITTEN_WEIGHT
@@ -90,18 +93,24 @@ def evaluate_search(
     baseline: str | None = None,
     reason: str = "off",
     limit: int | None = None,
+    rerank: str | None = None,
     out: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Score ways to search the catalogue in `folder` by `judgements` or `clicks` (`read_judgements`,
     `read_clicks`); `queries` has words of queries by id, `limit` takes a seeded sample of them.
 
-    MRR and recall count grades of at least `relevant_from`, 0 for all above 0. With `out` the record, the
-    predictions and what the report shows are written there. Raises UserError for what the user must mend.
+    `rerank` names what reads the fused list again (`rerankers.load`). MRR and recall count grades of at least
+    `relevant_from`, 0 for all above 0. With `out` the record, the predictions and what the report shows are
+    written there. Raises UserError for what the user must mend.
     """
     start = time.perf_counter()
     wrote = Catalogue.open(folder).store.manifest.reason != "off"
-    chosen = [Way.of(name, folder) for name in ways or [*["bm25-record"] * wrote, *MODES]]
+    usual = [*["bm25-record"] * wrote, *(name for name in MODES if rerank or name != "reranked")]
+    chosen = [Way.of(name, folder) for name in ways or usual]
+    reranker = rerankers.load(rerank) if rerank else None
+    if reranker is None and any(way.kind == "reranked" for way in chosen):
+        raise UserError("the way 'reranked' needs a model that does it: name one with --rerank.")
     shelves = {way.folder: Catalogue.open(way.folder) for way in chosen}
     names = [way.name for way in chosen]
     baseline = baseline or ("fused" if "fused" in names else names[0])
@@ -145,7 +154,9 @@ def evaluate_search(
         found: dict[float | None, Rows] = {}
         for weight in GRID if way.kind == "tuned" else (way.weight,):
             say(f"{way.name}, weight {'measured' if weight is None else weight}: {len(texts):,} queries")
-            found[weight] = _search(way, shelf, weight, texts, vectors.get(way.folder), grades, len(ids))
+            again = reranker if way.kind == "reranked" else None
+            near = vectors.get(way.folder)
+            found[weight] = _search(way, shelf, weight, texts, near, grades, len(ids), again)
         head = Head(
             source.stem, "your queries", "text", "ranking", way.name, "ranking", METRICS, len(ids),
             hit_gain=relevant_from,
@@ -160,6 +171,7 @@ def evaluate_search(
         if out is not None:
             predictions.write(done.predictions, out)
     report.results = figures(scored, baseline)
+    report.datasets[0]["note"] += _words_ahead(report.results)
     report.seconds = time.perf_counter() - start
     if out is not None:
         record.save(report, out)
@@ -183,14 +195,17 @@ def _search(
     vectors: np.ndarray | None,
     grades: Sequence[Mapping[str, float]],
     corpus: int,
+    reranker: Reranker | None,
 ) -> Rows:
     """A row of predictions (`evaluation.predictions`) for each query."""
     rows: Rows = []
     for i, (text, known) in enumerate(zip(texts, grades, strict=True)):
         result = shelf.search(
             text, k=DEPTH, mode=MODES[way.kind], columns=["id"], written=way.written, vector_weight=weight,
-            vector=None if vectors is None else vectors[i],
+            vector=None if vectors is None else vectors[i], reranker=reranker, rerank_seconds=PATIENCE,
         )  # fmt: skip
+        if reranker is not None and not result.reranked_by:  # else it would be scored as the fused list
+            raise UserError(f"the query {text[:100]!r} could not be reranked: {result.notes[-1]}")
         hits = {hit.id: (place, hit.score) for place, hit in enumerate(result.hits)}
         relevant = [id for id, grade in known.items() if grade > 0]
         lost = [id for id in relevant if id not in hits]
@@ -204,6 +219,19 @@ def _search(
             JUDGED: sum(id in known for id in first) / max(1, len(first)),
         })  # fmt: skip
     return rows
+
+
+def _words_ahead(results: Sequence[Result]) -> str:
+    """Where words alone beat the baseline, by the first metric and its paired interval."""
+    said = ""
+    for one in results:
+        more = one.versus
+        if more is None or not one.encoder.startswith("bm25") or one.metric != METRICS[0]:
+            continue
+        if more.significant and more.difference > 0:
+            by = f"{one.metric} +{more.difference:.3f} [{more.low:.3f}, {more.high:.3f}]"
+            said += f"; words alone ({one.encoder}) find more than {more.baseline}: {by}"
+    return said
 
 
 def _scored(head: Head, rows: Rows) -> Scored:
