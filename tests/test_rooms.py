@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "moonshelf"
-LINES, MODULES = (44_266, 22_000), (243, 115)  # of the package: ceiling, target
+LINES, MODULES = (44_233, 22_000), (243, 115)  # of the package: ceiling, target
 LONGEST = 500  # lines of a file
 CROWD = 15  # files directly in a folder
 
@@ -47,7 +47,7 @@ ROOMS = {
     "frameworks": Room(215, 213),
     "evaluation": Room(6_582, 2_500),
     "creatives": Room(7_658, 5_000),
-    "service": Room(4_146, 2_300),
+    "service": Room(4_113, 2_300),
     "cli": Room(2_295, 1_600),
 }
 # Rooms that do not know each other, whatever their order: the first never imports the second.

@@ -51,7 +51,7 @@ def create_app(settings: Settings, on_failure: Callable[[Exception], None] | Non
     service then stays unready. Raises UserError for a file of keys that cannot be read.
     """
     monitor = Monitor()
-    keys = KeyRing.load(settings.keys_file) if settings.keys_file is not None else None
+    keys = KeyRing(settings.keys_file) if settings.keys_file is not None else None
     service = CatalogueService(settings, monitor)
     judging = CreativeService(settings.creative_model, settings.batch_tokens)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import hmac
-import json
 import logging
 import os
 import secrets
@@ -22,9 +21,9 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
 
 from moonshelf.errors import UserError
 from moonshelf.files import replace_durably
@@ -44,11 +43,8 @@ class Key(BaseModel):
 
     name: str = Field(pattern=r"^[A-Za-z0-9._@-]{1,64}$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", repr=False)
-    scopes: frozenset[Scope] = Field(min_length=1)
+    scopes: Annotated[frozenset[Scope], PlainSerializer(sorted)] = Field(min_length=1)
     created: str = Field(description="ISO 8601, UTC.")
-
-    def may(self, scope: Scope) -> bool:
-        return scope in self.scopes
 
 
 class _File(BaseModel):
@@ -90,12 +86,10 @@ def read_keys(path: Path) -> list[Key]:
 
 def write_keys(path: Path, keys: list[Key]) -> None:
     """Replace the file, readable by its owner alone; a reader sees the old one or the new one."""
-    records = [{**key.model_dump(), "scopes": sorted(key.scopes)} for key in keys]
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)  # one left by a crash might have another mode
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        json.dump({"keys": records}, file, indent=2)
-        file.write("\n")
+        file.write(_File(keys=keys).model_dump_json(indent=2) + "\n")
     replace_durably(temporary, path)
 
 
@@ -127,22 +121,15 @@ class KeyRing:
     While the file is gone or cannot be read, `broken` is set and no key is accepted.
     """
 
-    def __init__(self, path: Path, keys: list[Key], stamp: tuple[int, ...] | None) -> None:
-        self._path, self._keys, self._stamp = path, tuple(keys), stamp
-        self._lock = threading.Lock()
-        self.broken = False
-
-    @classmethod
-    def load(cls, path: str | Path) -> KeyRing:
+    def __init__(self, path: str | Path) -> None:
         """Raises `UserError` if the file cannot be used. A file without keys is taken: it lets no one in."""
-        path = Path(path)
-        stamp = _stamp(path)  # before reading: a change in between is seen later, not missed
-        keys = read_keys(path)
-        if not keys:
+        self._path, self._lock, self.broken = Path(path), threading.Lock(), False
+        self._stamp = _stamp(self._path)  # before reading: a change in between is seen later, not missed
+        self._keys = tuple(read_keys(self._path))
+        if not self._keys:
             _log.warning("%s holds no keys: every request will be refused", path)
-        if path.stat().st_mode & stat.S_IWOTH:
+        if self._path.stat().st_mode & stat.S_IWOTH:
             _log.warning("%s can be written by every user of this machine: chmod 600 it", path)
-        return cls(path, keys, stamp)
 
     def __len__(self) -> int:
         return len(self._keys)

@@ -148,7 +148,7 @@ class Middleware:
                 await reply.error(401, why, {b"www-authenticate": b"Bearer"})
                 return False
             scope["state"]["key"], who = key.name, f"key {key.name}"
-            if not key.may("write") and _writes(scope["method"], path):
+            if "write" not in key.scopes and _writes(scope["method"], path):
                 await reply.error(403, f"the key {key.name} may read, but not change anything")
                 return False
         return await self._within(who, reply) and await self._is_ready(scope, reply)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from moonshelf.catalogue.feedback import Entry
 from moonshelf.service.schemas import (
     FacetValue,
     Id,
@@ -58,25 +59,13 @@ class FeedbackRequest(Strict):
         return self
 
 
-class Review(Reply):
-    """One stored entry of feedback."""
-
-    id: str
-    time: str = Field(description="ISO 8601, UTC.")
-    kind: str
-    subject: dict[str, str]
-    verdict: str
-    note: str
-    by: str = Field(description="Name of the API key, or empty.")
-
-
 class FeedbackReply(Reply):
-    stored: Review
+    stored: Entry
 
 
 class FeedbackList(Reply):
     total: int
-    entries: list[Review] = Field(description="Newest first.")
+    entries: list[Entry] = Field(description="Newest first.")
 
 
 class SuggestionView(Reply):
@@ -90,7 +79,7 @@ class SuggestionView(Reply):
     confidence: float
     accepted: bool = Field(description="It was sure enough for the supplemental feed.")
     allowed: str | None = Field(description="The taxonomy's own word for it.")
-    review: Review | None = Field(description="The last thing that a person said of this attribute.")
+    review: Entry | None = Field(description="The last thing that a person said of this attribute.")
 
 
 class SuggestionsReply(Reply):
@@ -114,7 +103,7 @@ class Evidence(Reply):
     title_overlap: float
     picture_bits: int | None = Field(description="Of 63: bits in which the pictures' hashes differ.")
     conflicts: list[str]
-    review: Review | None = Field(default=None, description="The last thing that a person said of the pair.")
+    review: Entry | None = Field(default=None, description="The last thing that a person said of the pair.")
 
 
 class DuplicateGroup(Reply):

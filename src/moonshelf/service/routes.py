@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 from collections import Counter
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -48,29 +49,19 @@ Limit = Annotated[int, Query(ge=1, le=100)]
 Offset = Annotated[int, Query(ge=0, le=1_000_000)]
 
 
-async def _service(request: Request) -> CatalogueService:
-    service: CatalogueService = request.app.state.service
-    return service
+def _given(get: Callable[[Request], Any]) -> Any:
+    """What a route is given of the application, or of the middleware."""
+
+    async def given(request: Request) -> Any:
+        return get(request)
+
+    return Depends(given)
 
 
-async def _judging(request: Request) -> CreativeService:
-    judging: CreativeService = request.app.state.judging
-    return judging
-
-
-async def _deadline(request: Request) -> float:
-    return float(request.state.deadline)
-
-
-async def _held(request: Request) -> Held:
-    held: Held = request.state.held
-    return held
-
-
-Service = Annotated[CatalogueService, Depends(_service)]
-Judging = Annotated[CreativeService, Depends(_judging)]
-Deadline = Annotated[float, Depends(_deadline)]
-Holding = Annotated[Held, Depends(_held)]
+Service = Annotated[CatalogueService, _given(lambda request: request.app.state.service)]
+Judging = Annotated[CreativeService, _given(lambda request: request.app.state.judging)]
+Deadline = Annotated[float, _given(lambda request: float(request.state.deadline))]
+Holding = Annotated[Held, _given(lambda request: request.state.held)]
 
 
 def _most(given: int, most: int, param: str) -> None:
@@ -436,7 +427,7 @@ async def rank(
 
 async def _creatives(request: Request, held: Held, given: dict[str, r.CreativeIn]) -> list[Creative]:
     """Creatives by their places in the request."""
-    service = await _service(request)
+    service: CatalogueService = request.app.state.service
     made = []
     for param, one in given.items():
         param += ".image"
