@@ -147,6 +147,9 @@ def test_suggestions_gaps_conflicts_and_going_on(tmp_path: Path, model: MoonMode
     assert found["p1", "category"]["allowed_id"] == "aa-1-1"
     gap = report["gaps"]["Apparel > Shirts > T-Shirts"]["colour"]
     assert (gap["filled"], gap["missing"], gap["fillable"]) == (1, 3, 3)
+    assert {type(n) for names in report["gaps"].values() for one in names.values() for n in one.values()} == {
+        int
+    }
     assert report["calibration"]["fitted_on"] == 0 and "own" in report["notes"][0]
     supplement = {one["id"]: one for one in lines_of(out / "supplemental.jsonl")}
     assert (
@@ -263,6 +266,7 @@ def test_a_doubt_gives_the_category_above_or_nothing(tmp_path: Path, model: Moon
     chooser.weights = np.ones(3)
     assert chooser.decide(["aa-1-1", "hg"], sure).id == "aa-1-1"  # type: ignore[union-attr]
     assert chooser.decide(["aa-1-1", "aa-1"], torn, 0.9).id == "aa-1"  # type: ignore[union-attr]
+    assert chooser.decide(["aa-1", "aa-1-1"], np.array([[2.0, 0, 0], [0, 0, 0]]), 0.0).id == "aa-1"  # type: ignore[union-attr]
     assert chooser.decide(["aa-1-1", "hg"], torn, 0.6) is None and chooser.decide([], torn[:0]) is None
 
 

@@ -136,12 +136,15 @@ def show_enrich(report: Mapping[str, Any], console: Console) -> None:
     console.print(plain("; ".join(f"{name.replace('_', ' ')}: {report[name]}" for name in names)))
     gaps = Table("category", "attribute", *(kinds := ("filled", "missing", "fillable")))
     largest = sorted(report["gaps"].items(), key=lambda one: -sum(c["missing"] for c in one[1].values()))
-    for category, attributes in largest[:8]:
-        for name, count in attributes.items():
-            gaps.add_row(plain(category), name, *(str(count[kind]) for kind in kinds))
+    for category, attributes in largest[:8]:  # what nothing fills is in report.json only
+        some = {name: count for name, count in attributes.items() if count["filled"] + count["fillable"]}
+        for n, (name, count) in enumerate(some.items()):
+            cells = (str(count[kind]) for kind in kinds)
+            gaps.add_row(plain("" if n else category.split(" > ")[-1]), name, *cells)
     sure = Table("confidence, held-out rows", "values", "said", "right")
     for one in report["calibration"]["table"]:
-        sure.add_row(f"{one['from']} to {one['to']}", *(str(one[c]) for c in list(one)[2:]))
+        cells = (str(one["count"]), *(f"{one[name]:.2f}" for name in ("confidence", "right")))
+        sure.add_row(f"{one['from']} to {one['to']}", *cells)
     for shown in (gaps, sure, *(plain(f"Note: {note}.", 600) for note in report["notes"])):
         console.print(shown)
 

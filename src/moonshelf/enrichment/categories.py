@@ -92,11 +92,15 @@ class Categoriser:
         for id, part in share.items():
             for parent in self.taxonomy.parents(id):
                 held[parent] += part
-        enough = [id for id, part in held.items() if part >= least]
-        if not enough:
-            return None
-        best = max(enough, key=lambda id: (len(self.taxonomy.paths[id]), held[id]))
-        return Suggestion(best, min(held[best], 1.0), sorted(share.items(), key=lambda one: -one[1])[:5])
+        best = None
+        while True:  # down from the root, where most of the probability is
+            below = [id for id in held if self.taxonomy.parents(id)[:-1][-1:] == ([best] if best else [])]
+            likeliest = max(below, key=lambda id: held[id], default=None)
+            if likeliest is None or held[likeliest] < max(least, share.get(best or "", 0.0)):
+                break
+            best = likeliest
+        near = sorted(share.items(), key=lambda one: -one[1])[:5]
+        return Suggestion(best, min(held[best], 1.0), near) if best else None
 
 
 class Words:

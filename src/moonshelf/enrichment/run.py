@@ -217,7 +217,7 @@ class Run:
                 shown = self.taxonomy.text(id) if self.taxonomy and id else " > ".join(product.category)
                 for name in asked(self.taxonomy, id):
                     count, there = gaps[shown or "(no category)"][name], name in _filled(product)
-                    count.update(filled=there, missing=not there, fillable=name in accepted)
+                    count.update(filled=int(there), missing=int(not there), fillable=int(name in accepted))
                 if accepted:
                     supplement.write(product, list(accepted.values()))
                 path = accepted.pop("category", None)

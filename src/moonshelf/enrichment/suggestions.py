@@ -104,14 +104,16 @@ def named(title: str, name: str, taxonomy: Taxonomy | None = None, category: str
     return hits.pop() if len(hits) == 1 else None
 
 
-def conflicts(product: Product, reading: Reading) -> list[dict[str, str]]:
+def conflicts(product: Product, reading: Reading) -> list[dict[str, Any]]:
     """Where the record, or else its title, says one thing and the picture alone another."""
     record, title, found = canonical(product.attributes), normalise_value("", product.title), []
-    for name, (seen, _) in reading.views.get("picture", {}).items():
+    for name, (seen, odds) in reading.views.get("picture", {}).items():
         said = record.get(name) or (named(title, name) if name in IN_TITLES else None)
         if name in IN_TITLES and said and differ(name, said, seen):
             where = "attribute" if name in record else "title"
-            found.append({"id": product.id, "name": name, "feed": said, "said_by": where, "picture": seen})
+            sure = round(float(_sigmoid(odds)), 4)  # as the model has it: conflicts are not calibrated
+            one = {"id": product.id, "name": name, "feed": said, "said_by": where, "picture": seen}
+            found.append({**one, "confidence": sure})
     return found
 
 
