@@ -139,7 +139,7 @@ def show_enrich(report: Mapping[str, Any], console: Console) -> None:
     for category, attributes in largest[:8]:  # what nothing fills is in report.json only
         some = {name: count for name, count in attributes.items() if count["filled"] + count["fillable"]}
         for n, (name, count) in enumerate(some.items()):
-            cells = (str(count[kind]) for kind in kinds)
+            cells = tuple(str(count[kind]) for kind in kinds)
             gaps.add_row(plain("" if n else category.split(" > ")[-1]), name, *cells)
     sure = Table("confidence, held-out rows", "values", "said", "right")
     for one in report["calibration"]["table"]:
