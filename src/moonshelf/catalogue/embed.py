@@ -51,6 +51,7 @@ class Options:
     allow_text_only: bool = False
     shard_rows: int = SHARD_ROWS
     writer: str | None = None  # what writes the rationales: a URL or an export, see `model.writers`
+    writer_keys: str | None = None  # file of the attributes that it is asked for, by category
     precision: str | None = None  # what the model computes in; None: as it does already
     device: str | None = None  # where; None: where it is
     max_removed: float = 0.1  # share of the products that may go because a feed no longer lists them
@@ -114,6 +115,7 @@ def embed_feed(
     with writing(out):
         store = Store.open(out, create=Manifest.of(encoder, name, options.mode))
         store.manifest.check(encoder, name, out)
+        manifest.settle_writing(out, encoder, options.mode)
         store.upgrade()
         if store.manifest.reason != options.reason:
             store.manifest = store.manifest.write(out, reason=options.mode)
@@ -151,7 +153,7 @@ def prepared(model: Any, options: Options) -> Encoder:
 
         if options.reason != "on":
             raise UserError("a writer writes for every product: set reason to on.")
-        model = opened(model, options.writer)
+        model = opened(model, options.writer, options.writer_keys)
     encoder: Encoder = model
     check_mode(encoder, "the model", options.mode)
     return encoder

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from moonshelf.errors import UserError
-from moonshelf.files import MAX_JSON, read_regular, read_settings, write_atomic, write_json
+from moonshelf.files import MAX_JSON, read_json, read_regular, read_settings, write_atomic, write_json
 from moonshelf.model.encoders import stock
 from moonshelf.model.encoders.base import Encoder
 from moonshelf.prompts import PromptSpec
@@ -32,6 +32,7 @@ _FIRST = (  # fields of PromptSpec when catalogues were first written
     "max_rationale_tokens",
 )  # fmt: skip
 NAME = "manifest.json"
+WRITING = "writing.json"  # the prompt, its version and the model by which rationales were asked for
 _PROBE = 64 * 1024  # bytes that a place must take before anything is computed
 PLACES = "MOONSHELF_PLACES"  # environment variable
 _POLL_SECONDS = 0.02  # between two looks at a lock that another holds
@@ -171,6 +172,21 @@ def saved_model(folder: str | Path) -> str | None:
     """What `from_pretrained` was given for the vectors of a folder, or None if it is no catalogue yet."""
     folder = Path(folder)
     return Manifest.read(folder).model if (folder / NAME).exists() else None
+
+
+def settle_writing(folder: Path, model: Any, reason: str) -> None:
+    """Keep how an instruct model is asked for a folder's rationales, and refuse another way beside it."""
+    path, asked = folder / WRITING, getattr(model, "written_by", None)
+    known = read_json(path) if path.is_file() else None
+    if reason == "off":
+        path.unlink(missing_ok=True)
+    elif known is not None and known != asked:
+        raise UserError(
+            f"{folder} holds rationales that were asked for in another way, see {WRITING} in it: name the "
+            "same writer and attributes, or drop them by --reason off first."
+        )
+    elif asked is not None:
+        write_json(path, asked)
 
 
 def name_of(model: Encoder | str) -> str:

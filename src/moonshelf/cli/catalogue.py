@@ -102,7 +102,13 @@ def embed(
     ] = 0.1,
     writer: Annotated[
         str | None,
-        typer.Option(help="What writes the rationales: http://host:8000/v1, or an export for vLLM here."),
+        typer.Option(
+            help="What writes the rationales: for a model of ours its server or an export for vLLM here; for "
+            "any other (or as instruct:…) an instruct model, URL#MODEL or a folder."
+        ),
+    ] = None,
+    writer_keys: Annotated[
+        str | None, typer.Option(help="JSON of the attributes that an instruct model names, by category.")
     ] = None,
     precision: Annotated[
         str | None, typer.Option(help="Compute in float32, bfloat16 or auto; bfloat16 where it is quick.")
@@ -136,7 +142,8 @@ def embed(
         fetcher = RemoteFetcher()
     options = Options(
         reason=reason, batch_tokens=batch_tokens, dialect=dialect, images_root=images_root,
-        allow_text_only=allow_text_only, writer=writer, precision=precision, device=device,
+        allow_text_only=allow_text_only, writer=writer, writer_keys=writer_keys, precision=precision,
+        device=device,
         max_removed=max_removed, allow_removals=allow_removals, **reading(columns, encoding, currency),
     )  # fmt: skip
     report = embed_feed(

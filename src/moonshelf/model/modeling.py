@@ -50,7 +50,7 @@ from moonshelf.model.lookup import Lookup
 from moonshelf.model.precision import Precision, computing_in, resolve, without_gradients
 from moonshelf.model.processing import ADDED_TOKENS, Batch, MoonProcessor, Preprocessor, register
 from moonshelf.model.stock import quiet
-from moonshelf.model.stock_embedding import embedding_prompt, is_embedding
+from moonshelf.model.stock_embedding import UNTRAINED, embedding_prompt, is_embedding
 from moonshelf.prompts import PromptSpec
 
 if TYPE_CHECKING:
@@ -63,11 +63,6 @@ BACKBONES: dict[str, type[PreTrainedModel]] = {
     "qwen3_vl": Qwen3VLForConditionalGeneration,
     "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,
 }
-
-UNTRAINED = (
-    "an instruct model has no vector to start from: it can write attributes at once, but its vectors need "
-    "training, see `moonshelf train`"
-)
 
 
 @dataclass
@@ -101,7 +96,7 @@ class _PatchProjection(nn.Conv3d):
 class MoonModel(nn.Module):
     """Backbone, head, processor and prompt. `encode` and `reason` are the calls that users need."""
 
-    reads, writes, queries = BOTH, True, None  # as `encoders.base.Encoder` has them: a query is a product too
+    reads, queries = BOTH, None  # as `encoders.base.Encoder` has them: a query is a product too
 
     def __init__(
         self,
@@ -129,6 +124,11 @@ class MoonModel(nn.Module):
     def decoder(self) -> Any:
         """The language model inside the backbone."""
         return self.backbone.model.language_model
+
+    @property
+    def writes(self) -> bool:
+        """Rationales; a stock embedding model has not learned to, and its prompt leaves no room for them."""
+        return self.prompt.max_rationale_tokens > 0
 
     @property
     def vocabulary(self) -> int:

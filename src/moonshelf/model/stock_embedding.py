@@ -28,6 +28,10 @@ from moonshelf.prompts import MAX_PIXELS, PromptSpec
 INSTRUCTION = "Represent the user's input."  # Qwen3-VL-Embedding's own, where nobody gives another
 LARGEST = 1800 * 32**2  # pixels of a picture there
 TEXT_CHARS = 8_000  # of a product; the starter's limit is for its few positions
+UNTRAINED = (
+    "an instruct model has no vector to start from: it can write attributes at once, but its vectors need "
+    "training, see `moonshelf train`"
+)
 _KNOWN = re.compile(r"qwen3-vl-embedding", re.IGNORECASE)
 _WORDS = "moonshelf words"  # stands for a product while a template is rendered
 
@@ -49,6 +53,7 @@ def embedding_prompt(
         size = dict(getattr(pixels, "size", None) or {})
         prompt = PromptSpec(
             max_text_chars=TEXT_CHARS,
+            max_rationale_tokens=0,  # before a cold start it writes none
             min_pixels=min(size.get("shortest_edge", PromptSpec().min_pixels), LARGEST),
             max_pixels=min(size.get("longest_edge", LARGEST), LARGEST, MAX_PIXELS),
         )

@@ -154,9 +154,22 @@ def served_name(model: MoonModel) -> str:
     return f"moonshelf-{model.fingerprint}"
 
 
-def opened(model: MoonModel, address: str) -> Apart:
-    """The model with its rationales written at `address`: see `at`."""
-    return Apart(model, at(model, address))
+def opened(model: Any, address: str, keys: str | None = None) -> Any:
+    """An encoder with its rationales written at `address`: by what was exported of it (see `at`), or, where
+    it has not learned to read them or the address says `instruct:`, by `encoders.instruct`.
+
+    `keys` is a file of the attributes that are asked for, by category.
+    """
+    other = address.removeprefix("instruct:")
+    if model.writes and other == address:
+        if keys:
+            raise UserError(
+                "attributes by category are asked of an instruct model: name it as instruct:WRITER."
+            )
+        return Apart(model, at(model, address))
+    from moonshelf.model.encoders.instruct import Reasoned, read_keys, writer_at
+
+    return Reasoned(model, writer_at(other), read_keys(keys) if keys else None)
 
 
 def at(model: MoonModel, address: str, *, strict: bool = True) -> Writer:

@@ -88,8 +88,12 @@ class Encoder(Protocol):
 
     prompt: PromptSpec  # which text of a product it reads
     reads: frozenset[str]  # of "text" and "image"
-    writes: bool  # rationales too
     queries: Any
+
+    @property
+    def writes(self) -> bool:
+        """Rationales too."""
+        ...
 
     @property
     def fingerprint(self) -> str: ...
