@@ -159,7 +159,7 @@ def show_matches(report: MatchReport, folder: str, console: Console, limit: int 
         said = f"{row['why']}; next: {row['runner_up'] or 'none'}"
         console.print(Text("        ").append(plain(said, 300)), style="dim")
     for note in report.notes:
-        console.print(plain(f"Note: {note}.", 600), style="dim", soft_wrap=True)
+        console.print(plain(f"Note: {note}.".replace("?.", "?"), 600), style="dim", soft_wrap=True)
     if report.rejected:
         console.print(Text(f"{report.rejected:,} rows were rejected: {folder}/rejects.jsonl"))
     console.print(Text(f"matches.csv, review.csv and unmatched.csv are in {folder}."), soft_wrap=True)

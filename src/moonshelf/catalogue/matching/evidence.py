@@ -67,37 +67,27 @@ class Item:
     def of(cls, row: Mapping[str, Any]) -> Item:
         """From a row with COLUMNS, maybe MORE: of the store, or `rows.metadata_of(product)` and its id."""
         attributes = canonical(json.loads(row["attributes"] or "{}"))
-        brand = row["brand"] or attributes.pop("brand", "")
-        attributes.pop("brand", None)
-        read = values.read(row["title"] or "")
+        named, title = attributes.pop("brand", ""), row["title"] or ""
+        brand, read = row["brand"] or named, values.read(title)
         mpn = None if is_placeholder(row["mpn"] or "") else folded(row["mpn"])
-        size, colour = attributes.get("size", ""), attributes.get("colour", "")
-        if size:
-            size = re.sub(r"[\W_]+", "", values.letter_size(size))
+        size = folded(values.letter_size(attributes.get("size", "")))
         return cls(
-            id=row["id"],
-            title=row["title"] or "",
-            read=read,
-            words=frozenset(read.words),
+            id=row["id"], title=title, read=read, words=frozenset(read.words),
             codes=read.codes | ({mpn} if mpn else set()),
-            amounts=_joined(values.read(text).amounts for text in (row["title"] or "", *attributes.values())),
+            amounts=_joined(values.read(text).amounts for text in (title, *attributes.values())),
             sizes=frozenset({size}) if size else read.sizes,
-            colour=colour or ", ".join(_COLOURS.findall(" ".join(read.words))),
-            gtin=gtin14(row["gtin"]),
-            brand=None if is_makerless(brand) else folded(brand),
-            mpn=mpn,
+            colour=attributes.get("colour") or ", ".join(_COLOURS.findall(" ".join(read.words))),
+            gtin=gtin14(row["gtin"]), brand=None if is_makerless(brand) else folded(brand), mpn=mpn,
             group=None if is_placeholder(row["group_id"] or "") else row["group_id"],
             attributes=attributes,
             description=frozenset(values.read((row.get("description") or "")[:_DESCRIPTION]).words),
-            price=row.get("price") or None,
-            currency=row.get("currency"),
-            picture=row.get("picture_hash"),
-        )
+            price=row.get("price") or None, currency=row.get("currency"), picture=row.get("picture_hash"),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Verdicts on a pair. `identifiers` and `read` hold "same" or "different" of what both sides have."""
+    """Verdicts on a pair; `identifiers` has "same" or "different" for what both sides have."""
 
     identifiers: dict[str, str]
     agree: list[str]  # attributes
