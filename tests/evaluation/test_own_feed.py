@@ -171,7 +171,7 @@ def test_parquet_with_its_pictures_inside(tmp_path):
 
 
 def test_the_command_scores_what_it_can_and_says_what_it_cannot(tmp_path, monkeypatch):
-    monkeypatch.setattr(moonshelf.MoonModel, "from_pretrained", lambda name: FakeMoon())
+    monkeypatch.setattr(moonshelf.MoonModel, "from_pretrained", lambda name, **_: FakeMoon())
     records = [{**row, "attributes": json.dumps({"[red]": "ab"[i % 2]})} for i, row in enumerate(rows())]
     path = write(tmp_path, records)
     call = ["evaluate", "fake", "--suite", str(path), "--reason", "off", "--json", str(tmp_path / "r.json")]
