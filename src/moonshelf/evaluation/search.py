@@ -222,13 +222,12 @@ def _search(
 
 
 def _words_ahead(results: Sequence[Result]) -> str:
-    """Where words alone beat the baseline, by the first metric and its paired interval."""
+    """Weights that were tuned; where words alone beat the baseline, by the first metric and its interval."""
     said = ""
-    for one in results:
+    for one in results[:: len(METRICS)]:
+        said += f"; {one.note}" if one.note else ""
         more = one.versus
-        if more is None or not one.encoder.startswith("bm25") or one.metric != METRICS[0]:
-            continue
-        if more.significant and more.difference > 0:
+        if more and more.significant and more.difference > 0 and one.encoder.startswith("bm25"):
             by = f"{one.metric} +{more.difference:.3f} [{more.low:.3f}, {more.high:.3f}]"
             said += f"; words alone ({one.encoder}) find more than {more.baseline}: {by}"
     return said

@@ -28,6 +28,7 @@ class Shown:
     text: str = ""
     score: float | None = None
     relevant: bool = False
+    gain: float = 0.0
 
     @property
     def id(self) -> str:
@@ -165,11 +166,11 @@ def _query(
 ) -> WorstQuery:
     c = {name: values[i] for name, values in whole.columns.items()}
     best, place = wanted(whole, i)
-    right = set(c["relevant"])
+    right = dict(zip(c["relevant"], c["gains"], strict=True))
 
     def item(id: str, score: float | None) -> Shown:
         finite = score if score is not None and abs(score) < float("inf") else None
-        return Shown((row.dataset, id), texts.get(id, ""), finite, id in right)
+        return Shown((row.dataset, id), texts.get(id, ""), finite, id in right, right.get(id, 0.0))
 
     scores = c["relevant_scores"] or [None] * len(c["relevant"])
     return WorstQuery(
