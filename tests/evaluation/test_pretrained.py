@@ -14,7 +14,8 @@ from moonshelf import images
 from moonshelf.errors import UserError
 from moonshelf.evaluation.encoders.baselines import Concat, make_baselines
 from moonshelf.evaluation.encoders.cache import EmbeddingCache
-from moonshelf.model.encoders.stock import unit
+from moonshelf.evaluation.runner import evaluate
+from moonshelf.model.encoders.stock import load, unit
 from moonshelf.product import ImageRef, Product
 from stock_models import SIZE, TOWER, VISION, clip_tokenizer, lively, make_bert, make_clip
 from tiny import pictures
@@ -161,6 +162,16 @@ def test_a_sentence_transformer_uses_its_own_prompts_for_both_sides(tmp_path):
         wanted = unit(model.encode([text], prompt=""))[0]
         np.testing.assert_allclose(vector(side, WORDS), wanted, atol=1e-5)
     assert len({plain.fingerprint, prompted.fingerprint, prompted.queries.fingerprint}) == 3
+
+
+def test_a_sentence_transformer_is_scored_in_place_of_the_model(tmp_path):
+    make_bert(tmp_path / "theirs", {"query": "find: ", "document": "page: "})
+    model = load(f"st:{tmp_path / 'theirs'}")
+    report = evaluate(model, suite="sampleshop", limit=24, tasks=["text → product"], against=["bm25"])
+    ours, bm25 = report.encoders
+    assert (ours["name"], ours["ours"], ours["writes"], bm25["name"]) == ("st:theirs", True, False, "bm25")
+    assert ours["fingerprint"].startswith(model.fingerprint) and report.baseline == "st:theirs"
+    assert {r.value is not None for r in report.results if r.encoder == "st:theirs"} == {True}
 
 
 def test_a_sentence_transformer_of_pictures_is_shown_them(clip, tmp_path):

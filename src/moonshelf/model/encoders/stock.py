@@ -91,6 +91,7 @@ class StockEncoder:
     queries: Any = None  # `as_queries()` of a model that has prompts or instructions for both sides
     side: Literal["document", "query"] = "document"
     setting: str = ""
+    source: str = ""  # by which Ray's workers load it too
     _field: ClassVar[dict[frozenset[str], str]] = {TEXT: "title", IMAGE: "images", BOTH: "title, images"}
 
     def embed(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
@@ -261,7 +262,10 @@ def load(spec: str, prompt: PromptSpec | None = None, download: bool = False) ->
     """The encoder `st:` or `clip:` with a folder or a hub id; `UserError` for one that cannot be used."""
     kind, _, address = spec.partition(":")
     make: Callable[..., StockEncoder] = ClipEncoder if kind == "clip" else SentenceTransformerEncoder
-    return make(locate(address, download), short_name(spec), prompt)
+    folder = locate(address, download)
+    encoder = make(folder, short_name(spec), prompt)
+    encoder.source = f"{kind}:{folder.resolve()}"
+    return encoder
 
 
 def locate(name: str, download: bool) -> Path:
