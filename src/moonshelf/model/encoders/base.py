@@ -83,7 +83,8 @@ class Encoder(Protocol):
     """A model as the catalogue, the evaluation and the service use it.
 
     Equal `fingerprint`s give comparable vectors; a catalogue refuses another one. `queries` is the same model
-    as it encodes what is searched *for*, None where both sides are encoded alike.
+    as it encodes what is searched *for*, None where both sides are encoded alike. For `encode` and
+    `encode_iter` see `stream`.
     """
 
     prompt: PromptSpec  # which text of a product it reads
@@ -101,15 +102,11 @@ class Encoder(Protocol):
     @property
     def dim(self) -> int: ...
 
-    def encode(self, products: Sequence[Product], reason: Reason = "off", **options: Any) -> Encoded:
-        """See `stream.encode`."""
-        ...
+    def encode(self, products: Sequence[Product], reason: Reason = "off", **options: Any) -> Encoded: ...
 
     def encode_iter(
         self, products: Iterable[Product], reason: Reason = "off", **options: Any
-    ) -> Iterator[Encoded]:
-        """See `stream.encode_iter`."""
-        ...
+    ) -> Iterator[Encoded]: ...
 
     def read_rows(self, numbered: Sequence[Numbered], reason: Reason) -> tuple[list[Any], list[Problem]]:
         """All that can be done for products before the model is free, as `ReadRow`s; any thread may do it."""
