@@ -1,7 +1,7 @@
 """The catalogue: embed a feed into a folder, index it, search it, and find what is in it twice.
 
 `Catalogue` is the whole room in one class; the modules below it are embed (feed to store), store (the durable
-truth), vector_index (a rebuildable cache), search (rank fusion) and duplicates (evidence, never a merge).
+truth), vector_index (a rebuildable cache), search (rank fusion) and matching (evidence, never a merge).
 """
 
 from __future__ import annotations
