@@ -188,6 +188,18 @@ def test_its_vectors_are_the_same_model_at_every_start(stock: Callable[..., Path
     assert one.rationales == other.rationales and loaded.prompt == model.prompt
 
 
+def test_a_cold_start_begins_at_the_models_own_vector(stock: Callable[..., Path]) -> None:
+    from moonshelf.training.cold_start import start
+    from moonshelf.training.recipe import Recipe
+
+    folder = stock()
+    recipe = Recipe(backbone=str(folder), sources=[], prompt=PromptSpec(text_fields=("title", "brand")))
+    model = start(recipe, [])
+    assert model.writes and model.prompt.text_fields == ("title", "brand")
+    assert (model.encode(products(INPUTS)).vectors * reference(folder, INPUTS)).sum(1).min() >= CLOSEST
+    assert not MoonModel.from_pretrained(folder).writes
+
+
 def test_every_part_of_the_head_learns_after_one_step(stock: Callable[..., Path]) -> None:
     model = MoonModel.from_backbone(str(stock())).train()
     batch = model.prepare.batch(

@@ -41,7 +41,7 @@ def embedding_prompt(
 ) -> PromptSpec | None:
     """The prompt by which the embedding model in `folder` reads products; None if it is none.
 
-    `tokenizer` and `pixels` (the image processor) are the folder's. Fields of a `prompt` that is given hold,
+    `tokenizer` and `pixels` (the image processor) are the folder's. Fields that a given `prompt` sets hold,
     an instruction too, but what stands around products is always the model's. Raises UserError for an
     embedding model whose vector is not the state of a last token.
     """
@@ -49,14 +49,15 @@ def embedding_prompt(
         return None
     own = _of_sentence_transformer(folder)
     instruction, options = own or (INSTRUCTION, {"add_generation_prompt": True})
-    if prompt is None:
-        size = dict(getattr(pixels, "size", None) or {})
-        prompt = PromptSpec(
-            max_text_chars=TEXT_CHARS,
-            max_rationale_tokens=0,  # before a cold start it writes none
-            min_pixels=min(size.get("shortest_edge", PromptSpec().min_pixels), LARGEST),
-            max_pixels=min(size.get("longest_edge", LARGEST), LARGEST, MAX_PIXELS),
-        )
+    size = dict(getattr(pixels, "size", None) or {})
+    own_prompt = PromptSpec(
+        max_text_chars=TEXT_CHARS,
+        max_rationale_tokens=0,  # before a cold start it writes none
+        min_pixels=min(size.get("shortest_edge", PromptSpec().min_pixels), LARGEST),
+        max_pixels=min(size.get("longest_edge", LARGEST), LARGEST, MAX_PIXELS),
+    )
+    given = prompt or PromptSpec()
+    prompt = own_prompt.model_copy(update={name: getattr(given, name) for name in given.model_fields_set})
     if prompt.instruction.strip():
         instruction = prompt.instruction.strip()
         if not unicodedata.category(instruction[-1]).startswith("P"):  # as that repository does

@@ -250,8 +250,10 @@ def start(recipe: Recipe, items: Sequence[Item]) -> MoonModel:
     if r.model:
         return MoonModel.from_pretrained(r.model, download=r.download)
     if r.backbone:
+        # Set, so that an embedding model, which wrote none so far, gets room for rationales.
+        room = {"max_rationale_tokens": r.prompt.max_rationale_tokens}
         return MoonModel.from_backbone(
-            r.backbone, r.prompt, download=r.download, fusion=r.fusion, fire=r.fire
+            r.backbone, r.prompt.model_copy(update=room), download=r.download, fusion=r.fusion, fire=r.fire
         )
     tokenizer = build_tokenizer(vocabulary_texts(items, r.prompt), r.vocabulary)
     return build_starter(
