@@ -313,3 +313,13 @@ def test_another_language_is_found_by_its_words(tmp_path: Path, model: MoonModel
     for title, id in (("Neue Lampen", "hg"), ("Hemden", "aa-1")):
         best = chooser.suggest([Product(id="1", title=title)], 0.0)[0]
         assert best and best.candidates[0][0] == id, title
+
+
+@pytest.mark.usefixtures("written")
+def test_the_filled_feed_finds_its_pictures(tmp_path: Path, model: MoonModel) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.png").write_bytes(picture(1))
+    (tmp_path / "in/feed.csv").write_text("id,title,image\n1,red shirt,a.png\n")
+    enrich(tmp_path / "in/feed.csv", tmp_path / "out", lambda: model)
+    (product,) = read_feed(tmp_path / "out/filled.jsonl", images_root=tmp_path / "in")
+    assert isinstance(product, Product) and product.images[0].path == str(tmp_path / "in/a.png")

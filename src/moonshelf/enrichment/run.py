@@ -7,6 +7,7 @@ state an attribute, and goes through the feed again to write suggestions, confli
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -74,6 +75,7 @@ def enrich(
     dialect, source = open_feed(feed, options.dialect, **options.reading)
     rows = started(dialect, source)
     run = Run(model(), taxonomy, options, out)
+    run.root = source.images_root
     run.own_category = dialect in TABLES and taxonomy_column_alone(Table(source).header)
     reader = Reader(
         run.model, out / "readings.jsonl", run.categoriser, root=source.images_root, fetcher=fetcher
@@ -140,6 +142,7 @@ class Run:
         self.readings: dict[str, Reading] = {}
         self.notes: list[str] = []
         self.own_category = False  # of the feed: its category column is the taxonomy's
+        self.root = "."  # of its pictures
 
     def fit(self, products: Iterable[Product]) -> None:
         """The confidence of values, on rows that state them."""
@@ -221,8 +224,16 @@ class Run:
                 if accepted:
                     supplement.write(product, list(accepted.values()))
                 path = accepted.pop("category", None)
-                more = {"category": tuple(path.value.split(" > "))} if path and not product.category else {}
+                more: dict[str, Any] = {}
+                if path and not product.category:
+                    more["category"] = tuple(path.value.split(" > "))
                 values = {name: one.value for name, one in accepted.items()}
+                # Pictures are named from the feed's own folder: nothing outside of it may be read.
+                more["images"] = tuple(
+                    ref.model_copy(update={"path": str(self.out / os.path.relpath(ref.path, self.root))})
+                    if ref.path else ref
+                    for ref in product.images
+                )  # fmt: skip
                 yield product.model_copy(update={"attributes": {**values, **product.attributes}, **more})
 
         out = self.out
