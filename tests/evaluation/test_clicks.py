@@ -91,6 +91,7 @@ def test_ubi_events_are_read_with_what_was_shown(tmp_path: Path) -> None:
     assert list(found.grades) == ["red dress"] and set(found.grades["red dress"]) == {"a", "b"}
     assert "looks by place: 1: 1.00, 2: 1.00" in found.notes[0], "clicked as often at both places"
     assert found.grades["red dress"] == pytest.approx({"a": 8 / 18, "b": 5 / 18})
+    assert [p.fatal for p in found.problems if p.reason.startswith("the product's id")] == [False]
     reasons = sorted(problem.reason for problem in found.problems)
     assert [reason.split(" (")[0] for reason in reasons] == [
         "the catalogue has no product of this id", "the product's id is empty", "the query is empty",

@@ -119,7 +119,7 @@ def evaluate(
 
         write_pages(folder, page=page)
         console.print(f"report: {folder / 'report.html'}", highlight=False, markup=False)
-    if report.errors or report.problems:
+    if report.errors or any(one.get("fatal", True) or not judged for one in report.problems):
         raise typer.Exit(EXIT_PARTIAL)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from moonshelf.training.sources.click_log import Asked, stream_click_log
 
 UNSEEN = 10.0  # looks without a click that each pair is given, so that one lucky click is no certainty
 DOUBT = 0.01  # p below which the assumption is said not to hold
+NO_PRODUCT = "the product's id is empty"  # as of a search or a filter among UBI's events
 LEAST = 50  # clicks of each half of the test
 _STEPS, _CLOSE = 500, 1e-9
 Floats = NDArray[np.float64]
@@ -89,7 +90,7 @@ def read_clicks(
     if not any(weights.values()):
         raise UserError(f"{paths[0].name}: nothing was clicked or bought, so there is nothing to judge by.")
     problems = [
-        Problem(some[0].row, some[0].field, f"{why} ({len(some):,} rows, this is the first)", some[0].id)
+        replace(some[0], reason=f"{why} ({len(some):,} rows, this is the first)", fatal=why != NO_PRODUCT)
         for why, some in left_out.items()
     ]
     return checked(Judgements(dict(grades), problems, [note]), known)
@@ -103,7 +104,6 @@ def correct(
     `cells` maps (query, product, place) to how often that was shown and clicked; place -1 is not known.
     """
     pairs = {pair: i for i, pair in enumerate(dict.fromkeys(key[:2] for key in cells))}
-    queries = {query: i for i, query in enumerate(dict.fromkeys(key[0] for key in cells))}
     names, place = np.unique([key[2] for key in cells], return_inverse=True)
     pair = np.array([pairs[key[:2]] for key in cells])
     shown, clicks = np.array(list(cells.values()), np.float64).T
@@ -117,7 +117,7 @@ def correct(
     if linked.sum() > 1:
         use = there & linked[place]
         looked, together = _fit(pair[use], place[use], shown[use], clicks[use], linked)
-        query = np.array([queries[key[0]] for key in cells])
+        query = np.unique([key[0] for key in cells], return_inverse=True)[1]
         rate = np.bincount(query, clicks) / np.maximum(1, np.bincount(query, shown))
         many = (rate > np.median(rate[np.unique(query[use])]))[query]
         halves = [use & many, use & ~many]
