@@ -115,6 +115,7 @@ class Catalogue:
         self.folder = folder
         self._given = model
         self._model: Encoder | None = None
+        self._quick: Any = None  # the query side alone; False where there is none of this model
         self._store: Store | None = None
         self._loaded: _Loaded | None = None
         self._loading = threading.Lock()
@@ -309,10 +310,24 @@ class Catalogue:
                 images.load(ref, max_side=64)
             except images.ImageError as error:
                 raise UserError(f"the picture of the query cannot be used: {error}.") from None
-        vector = np.asarray(asking(self.model).encode([query], reason=reason).vectors[0], dtype=np.float32)
+        encoder = self._query_side(query, reason) or asking(self.model)
+        vector = np.asarray(encoder.encode([query], reason=reason).vectors[0], dtype=np.float32)
         if not np.isfinite(vector).all():
             raise RuntimeError("the model gave a vector that is not finite for the query")
         return vector
+
+    def _query_side(self, query: Product, reason: str) -> Any:
+        """The part of a model that words alone need, without torch; None where that cannot be."""
+        named = self._given is None or isinstance(self._given, str)
+        if self._model is not None or not named or query.images or reason != "off":
+            return None
+        if self._quick is None:
+            from moonshelf.model.encoders.exported import query_side
+
+            self._quick = query_side(self.model_name) or False
+            if self._quick:
+                self.store.manifest.check(self._quick, self.model_name, self.folder)
+        return self._quick or None
 
     def _nearest(
         self, vector: np.ndarray, k: int, where: Condition | None, allowed: _Filter | None

@@ -213,6 +213,9 @@ def search(
     json: Json = False,
 ) -> None:
     """Search a catalogue by words, a picture, both, or a product to be like."""
+    from moonshelf.catalogue.lean import import_lancedb
+
+    import_lancedb()
     from moonshelf.catalogue.search import Catalogue, make_query
     from moonshelf.catalogue.store import WRITTEN_WEIGHT
 

@@ -110,6 +110,15 @@ def hashes(folder: Path) -> dict[str, str]:
     return found
 
 
+def digest(folder: Path) -> Any:
+    """SHA-256 over every file of a model that can change a vector."""
+    found = hashlib.sha256()
+    for name, value in sorted(hashes(folder).items()):
+        if name not in COSMETIC:
+            found.update(f"{name} {value}\n".encode())
+    return found
+
+
 def _files(folder: Path) -> Iterator[Path]:
     """Files of the folder; hidden ones (.git, .cache of a download) are nobody's and never read.
 

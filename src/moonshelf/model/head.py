@@ -224,7 +224,7 @@ class WordPath(nn.Module):
     def meaning(self, e: Tensor, words: dict[str, tuple[Tensor, Tensor, Tensor]]) -> Tensor:
         """`e` (B, d); `words` maps a source to ids (B, T) int64, states (B, T, d) and mask (B, T) bool."""
         gates = self.gate(self.norm(e)).exp()
-        found = e.new_zeros(len(e), self.table.embedding_dim)
+        found = e.new_zeros(e.shape[0], self.table.embedding_dim)
         for place, source in enumerate(SOURCES):
             ids, states, mask = words[source]
             scores = self.scores[source](self.norms[source](states))[..., 0]
@@ -320,7 +320,7 @@ class MoonHead(nn.Module):
 
         `rationale` holds token ids (B, T), their states (B, T, d) and a mask (B, T).
         """
-        z, weights = e, e.new_zeros(len(e), 3)
+        z, weights = e, e.new_zeros(e.shape[0], 3)
         if self.fusion is not None:
             signals = {
                 "image": (reading.raw, batch.image_mask),

@@ -414,11 +414,7 @@ class MoonModel(nn.Module):
 
         Computed once: a model that is trained on must be saved before it is asked for its fingerprint.
         """
-        digest = hashlib.sha256()
-        if self.source is not None:
-            for name, value in sorted(files.hashes(self.source).items()):
-                if name not in files.COSMETIC:
-                    digest.update(f"{name} {value}\n".encode())
+        digest = files.digest(self.source) if self.source is not None else hashlib.sha256()
         if self.source is None or not (self.source / "moon.json").is_file():  # a head that no file holds
             digest.update((self.config.model_dump_json() + self.prompt.model_dump_json()).encode())
         if self.source is None:
