@@ -35,7 +35,7 @@ CANNOT = {  # what a line holds -> why it is not run here
     r"moonshelf serve ": "it serves until it is stopped: see tests/service/test_process.py",
     r"s3://|--ray": "it needs a bucket or a cluster: see tests/catalogue/test_ray.py",
     r"--url |--writer ": "it needs a server: see test_remote_index.py and test_parity.py",
-    r"--download|clip:": "it fetches weights from a hub",
+    r"--download|clip:|--rerank": "it needs weights of others: see tests/catalogue/test_rerank.py",
     r"DATA\b|--recompute ": "it needs the data sets, which the project may not ship",
     r"moonshelf (train|mine) ": "it needs a training run",
 }
