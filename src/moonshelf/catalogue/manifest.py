@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field
 
 from moonshelf.errors import UserError
 from moonshelf.files import MAX_JSON, read_json, read_regular, read_settings, write_atomic, write_json
-from moonshelf.model.encoders import stock
+from moonshelf.model.encoders import exported, stock
 from moonshelf.model.encoders.base import Encoder
 from moonshelf.prompts import PromptSpec
 
@@ -193,7 +193,9 @@ def name_of(model: Encoder | str) -> str:
     """The name to be recorded: of a folder its whole path, so that a later search finds it from anywhere."""
     if not isinstance(model, str):
         return "the model passed"
-    kind, folder = stock.parts(model)
+    backend, _, rest = model.partition(":")
+    kind, folder = stock.parts(rest if backend in exported.BACKENDS else model)  # its vectors are the model's
+    model = kind + str(folder) if backend in exported.BACKENDS else model
     return f"{kind}{folder.resolve()}" if folder.is_dir() else model
 
 
@@ -201,6 +203,11 @@ def load_model(name: str, download: bool = False) -> Encoder:
     """`MoonModel.from_pretrained` for a name or path, `stock.load` for `st:` or `clip:` before one."""
     if stock.parts(name)[0]:
         return stock.load(name, stock.PROMPT, download)
+    backend, colon, rest = name.partition(":")
+    if (colon and backend in exported.BACKENDS) or (Path(name) / exported.RECORD).is_file():
+        from moonshelf.model.encoders.graph import load
+
+        return load(rest or name, backend if colon else "")
     from moonshelf.model.modeling import MoonModel
 
     loader: Callable[..., Any] = MoonModel.from_pretrained

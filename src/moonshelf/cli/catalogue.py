@@ -9,6 +9,7 @@ import typer
 
 from moonshelf.cli.console import print_json, wide
 from moonshelf.cli.options import (
+    Backend,
     CatalogueFolder,
     Currency,
     Dialect,
@@ -19,6 +20,7 @@ from moonshelf.cli.options import (
     StarterName,
     VectorWeight,
     reading,
+    under,
 )
 from moonshelf.errors import EXIT_ABSTAINED, EXIT_PARTIAL, UserError
 
@@ -84,6 +86,7 @@ def embed(
         ),
     ] = None,
     model: ModelName = None,
+    backend: Backend = None,
     download: Annotated[bool, typer.Option(help="Fetch the model from the hub if it is not here.")] = False,
     dialect: Dialect = None,
     batch_tokens: Annotated[int, typer.Option(help="Tokens that one batch may hold.")] = 8192,
@@ -146,8 +149,9 @@ def embed(
         device=device,
         max_removed=max_removed, allow_removals=allow_removals, **reading(columns, encoding, currency),
     )  # fmt: skip
+    name = under(backend, model or saved_model(out) or "starter") or "starter"
     report = embed_feed(
-        feed, out, model or saved_model(out) or "starter", options=options, fetcher=fetcher,
+        feed, out, name, options=options, fetcher=fetcher,
         progress=not json, cluster=cluster, load=partial(load_model, download=True) if download else None,
     )  # fmt: skip
     if json:
@@ -210,12 +214,14 @@ def search(
         float, typer.Option(min=0.01, help="Time it has; then the order before it stands, and is said to.")
     ] = 10.0,
     model: ModelName = None,
+    backend: Backend = None,
     json: Json = False,
 ) -> None:
     """Search a catalogue by words, a picture, both, or a product to be like."""
     from moonshelf.catalogue.lean import import_lancedb
 
     import_lancedb()
+    from moonshelf.catalogue.manifest import saved_model
     from moonshelf.catalogue.search import Catalogue, make_query
     from moonshelf.catalogue.store import WRITTEN_WEIGHT
 
@@ -226,7 +232,7 @@ def search(
         reranker = load(rerank)
     query = make_query(text, image)
     written = 0.0 if record_only else WRITTEN_WEIGHT
-    result = Catalogue.open(folder, model).search(
+    result = Catalogue.open(folder, under(backend, model or saved_model(folder))).search(
         query, like=like, k=k, where=where, mode=mode, reason=reason, written=written, vector_weight=weight,
         reranker=reranker, rerank_seconds=rerank_seconds,
     )  # fmt: skip

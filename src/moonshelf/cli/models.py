@@ -11,7 +11,7 @@ from moonshelf.cli.console import print_json
 from moonshelf.cli.options import Json, StarterName
 from moonshelf.errors import UserError
 
-ENGINES = ("vllm",)
+ENGINES = ("vllm", "onnx", "openvino")
 
 
 def doctor(
@@ -38,14 +38,28 @@ def export(
     model: Annotated[str, typer.Argument(help="Folder of a model, 'starter', or a selector's folder.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write, new or an earlier export.")],
     engine: Annotated[str, typer.Option("--for", help=f"Who is to read it: {', '.join(ENGINES)}.")] = "vllm",
+    int8: Annotated[bool, typer.Option(help="Weights in 8 bits; what it costs is printed.")] = False,
     json: Json = False,
 ) -> None:
-    """Write the backbone alone, adapters merged in, for an engine that writes rationales.
+    """Write for another engine: for vLLM the backbone, which writes rationales; else the direct vector.
 
-    The vector is pooled by this model's own folder: `moonshelf embed … --reason on --writer URL`.
+    With vLLM the vector is pooled by this model's own folder: `moonshelf embed … --reason on --writer URL`.
+    An export for onnx or openvino is a model: `moonshelf embed … --model OUT`.
     """
     if engine not in ENGINES:
         raise UserError(f"there is no export for {engine!r}: take {' or '.join(ENGINES)}.")
+    if engine != "vllm":
+        from moonshelf.model.encoders.graph import export as export_graphs
+
+        report = export_graphs(model, out, engine, int8)
+        if json:
+            print_json(report)
+        else:
+            print(
+                f"written to {out}; least cosine to {model} {report['cosine']:.6f}; R@1 of photos to "
+                f"titles of the sample shop {report['r_at_1']:.3f}, exported {report['r_at_1_exported']:.3f}."
+            )
+        return
     from moonshelf.cli.export import export_vllm, load
 
     loaded = load(model)

@@ -34,6 +34,9 @@ ModelName = Annotated[
         help="Folder or name of a model, or st: (clip:) and that of another; default: the folder's own.",
     ),
 ]
+Backend = Annotated[
+    str | None, typer.Option(help="Compute the direct vector by onnx or openvino: exported at first use.")
+]
 StarterName = Annotated[str, typer.Option("--model", help="Name or folder of a model.")]
 Dialect = Annotated[str | None, typer.Option(help="Dialect of the feed; default: detected.")]
 
@@ -48,6 +51,13 @@ Encoding = Annotated[str | None, typer.Option(help="Encoding of the text; defaul
 Currency = Annotated[
     str | None, typer.Option(help="Currency to take of several price columns, and where a price names none.")
 ]
+
+
+def under(backend: str | None, model: str | None) -> str | None:
+    """A model's name with the backend that is to compute it."""
+    if backend not in (None, "torch", "onnx", "openvino"):
+        raise UserError(f"there is no backend {backend!r}: take torch, onnx or openvino.")
+    return f"{backend}:{model}" if model and backend and backend != "torch" else model
 
 
 def reading(columns: Sequence[str] | None, encoding: str | None, currency: str | None) -> dict[str, Any]:

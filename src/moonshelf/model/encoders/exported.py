@@ -1,9 +1,11 @@
-"""The text side of a model without torch, for `moonshelf search`: it starts in a fraction of a second.
+"""The direct path without torch: graphs that `graph` wrote, run by ONNX Runtime or OpenVINO.
 
-The package brings the text graph of the starter's architecture as ONNX, 0.2 MB, without weights: they are
-read from the model's own safetensors when the graph is loaded. So nothing is stored twice, the vectors are
-those of the folder at hand, whose fingerprint they carry, and a model that was fine-tuned from the starter
-starts as quickly. `python -m research.starter.query_graph` writes the graph anew for another architecture.
+`Exported` is a whole model in this form, texts and pictures, as the encoder of a catalogue. `QuerySide` is
+what `moonshelf search` uses, with the text graph of the starter's architecture that the package brings: 0.2
+MB and no weights, which are read from the model's own safetensors. So nothing is stored twice, the vectors
+are those of the folder at hand, whose fingerprint they carry, and a model that was fine-tuned from the
+starter starts as quickly. `python -m research.starter.query_graph` writes that graph anew for another
+architecture. Nothing is imported here that takes long; torch only where rows are read.
 """
 
 from __future__ import annotations
@@ -11,24 +13,60 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property, lru_cache
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
+from moonshelf.errors import UserError
 from moonshelf.files import read_json, read_settings
 from moonshelf.model import files
 from moonshelf.model.configuration import MoonConfig
+from moonshelf.model.encoders import stream
+from moonshelf.model.encoders.base import BOTH, Encoded, Numbered, Reason, Run, check_mode
 from moonshelf.product import Product
 from moonshelf.prompts import PromptSpec
 
+if TYPE_CHECKING:
+    from moonshelf.errors import Problem
+    from moonshelf.model.processing import Batch
+
+Backend = Literal["onnx", "openvino"]
+BACKENDS = {"onnx": "onnxruntime", "openvino": "openvino"}  # and the package of each
+RECORD = "export.json"
+TEXT, TOWER = "text", "tower"
 TEXT_INPUTS = ("ids", "kinds", "positions", "places", "merged", "deep", "seen")
+TOWER_INPUTS = ("patches", "corners", "shares", "turns")
 PACKAGED = Path(__file__).with_name("query.onnx")
 WEIGHTS = {"decoder": "model.language_model", "head": ""}  # of a graph -> of the folder's files
 
 Graph = Callable[[Mapping[str, np.ndarray]], Sequence[np.ndarray]]
+
+
+class Record(BaseModel):
+    """`export.json`: what was exported, and the shapes that its graphs' inputs have."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    backend: Backend
+    int8: bool = False
+    model: str
+    fingerprint: str = Field(max_length=100)
+    dim: int = Field(gt=0, le=65_536)
+    hidden: int = Field(gt=0, le=65_536)
+    deep: int = Field(ge=0, le=64)  # layers of the tower that enter the decoder (DeepStack)
+    pictures: int = Field(ge=0, le=66)  # summaries of a row's pictures
+    side: int = Field(gt=0, le=4_096)  # of the tower's grid of learned positions
+    merge: int = Field(gt=0, le=128)  # patches a token, a side
+
+
+# ---- running a graph -------------------------------------------------------------------------------
 
 
 def onnx_graph(path: Path, weights: Mapping[str, np.ndarray] | None = None) -> Graph:
@@ -45,6 +83,186 @@ def onnx_graph(path: Path, weights: Mapping[str, np.ndarray] | None = None) -> G
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     named = {given.name for given in session.get_inputs()}  # what a graph has no use for is left out of it
     return lambda inputs: session.run(None, {name: inputs[name] for name in inputs if name in named})
+
+
+def openvino_graph(path: Path) -> Graph:
+    """The same under OpenVINO, in float32 wherever it could do with less."""
+    import openvino
+
+    core = openvino.Core()
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    if threads := int(os.environ.get("OMP_NUM_THREADS") or 0):
+        settings["INFERENCE_NUM_THREADS"] = threads
+    compiled = core.compile_model(str(path), "CPU", settings)
+    named = {name for given in compiled.inputs for name in given.names}
+
+    def run(inputs: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
+        found = compiled({name: inputs[name] for name in inputs if name in named})
+        return [np.array(found[output]) for output in compiled.outputs]
+
+    return run
+
+
+# ---- a whole model ---------------------------------------------------------------------------------
+
+
+class Exported:
+    """A folder of `moonshelf export … --for onnx` as an `Encoder`: `MoonModel`'s direct vectors.
+
+    `engine` reads rows and fills batches for it as for a model; it writes no rationales.
+    """
+
+    reads, writes, queries = BOTH, False, None
+    labels: tuple[str, ...] = ()
+
+    def __init__(self, folder: Path) -> None:
+        self.record = read_settings(Record, folder / RECORD)
+        need(self.record.backend)
+        files.verify_manifest(folder)
+        self.source, self.prompt = folder, read_settings(PromptSpec, folder / "prompt.json")
+        self.name = f"{self.record.backend}:{self.record.model}"
+        self.fingerprint, self.dim = self.record.fingerprint, self.record.dim
+        run, form = (openvino_graph, "xml") if self.record.backend == "openvino" else (onnx_graph, "onnx")
+        self.text, self.tower = run(folder / f"{TEXT}.{form}"), run(folder / f"{TOWER}.{form}")
+
+    @cached_property
+    def processor(self) -> Any:
+        from moonshelf.model.processing import MoonProcessor
+
+        return MoonProcessor.from_pretrained(str(self.source))
+
+    @cached_property
+    def prepare(self) -> Any:
+        from moonshelf.model.processing import Preprocessor
+
+        return Preprocessor(self.processor, self.prompt)
+
+    @property
+    def device(self) -> Any:
+        import torch
+
+        return torch.device("cpu")
+
+    def inferring(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def encode(self, products: Sequence[Product], reason: Reason = "off", **options: Any) -> Encoded:
+        check_mode(self, self.name, reason)
+        return stream.encode(self, products, reason, **options)
+
+    def encode_iter(
+        self, products: Iterable[Product], reason: Reason = "off", **options: Any
+    ) -> Iterator[Encoded]:
+        check_mode(self, self.name, reason)
+        return stream.encode_iter(self, products, reason, **options)
+
+    def read_rows(self, numbered: Sequence[Numbered], reason: Reason) -> tuple[list[Any], list[Problem]]:
+        from moonshelf.model.engine import read_rows
+
+        if any(rationale for _, (_, rationale) in numbered):
+            raise UserError(f"{self.name} reads no rationales: its graphs hold the direct vector alone.")
+        return read_rows(self, numbered, reason)  # type: ignore[arg-type]  # of a model it uses what is here
+
+    def runner(self, reason: Reason, batch_tokens: int) -> Run:
+        from moonshelf.model.engine import runner
+
+        return runner(self, reason, batch_tokens)  # type: ignore[arg-type]
+
+    def budget(self, reason: Reason, tokens: int) -> int:
+        from moonshelf.model.engine import best_batch_tokens
+
+        return best_batch_tokens(self, reason, tokens)  # type: ignore[arg-type]
+
+    def direct(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors (B, dim) float32 of unit length and modality weights (B, 3); no rationales."""
+        attention, image, text = (m.numpy() for m in (batch.attention, batch.image_mask, batch.text_mask))
+        kinds = np.select([image, text, attention], [1, 2, 0], -1).astype(np.int64)
+        kinds[np.arange(len(kinds)), batch.emb.numpy()] = 3
+        grids = np.zeros((0, 3), np.int64) if batch.grid is None else batch.grid.numpy()
+        merged, deep, seen = self._pictures(batch, grids, image.sum(1).tolist())
+        inputs = {
+            "ids": batch.input_ids.numpy(), "kinds": kinds,
+            "positions": rotary(image, grids[:, 1:] // self.record.merge),
+            "places": np.where(image, image.cumsum().reshape(image.shape), 0),
+            "merged": merged, "deep": deep, "seen": seen,
+        }  # fmt: skip
+        vectors, weights = self.text(inputs)
+        return vectors, weights
+
+    def _pictures(self, batch: Batch, grids: np.ndarray, tokens: list[int]) -> tuple[np.ndarray, ...]:
+        """What the tower gives for all pictures, (1 + N, d) and (K, 1 + N, d), of which row 0 is nothing; the
+        summaries (B, n, d) of each row's."""
+        record, rows = self.record, len(tokens)
+        merged = [np.zeros((1, record.hidden), np.float32)]
+        deep = [np.zeros((record.deep, 1, record.hidden), np.float32)]
+        empty = np.zeros((rows, max(record.pictures, 1), record.hidden), np.float32)
+        if batch.pixel_values is None:
+            return merged[0], deep[0], empty
+        patches = batch.pixel_values.numpy()
+        for one, grid in zip(np.split(patches, grids.prod(1).cumsum()[:-1]), grids.tolist(), strict=True):
+            shape = grid_of(*grid[1:], record.side, record.merge)
+            found = self.tower({"patches": one, **dict(zip(TOWER_INPUTS[1:], shape, strict=True))})
+            merged.append(found[0])
+            deep.append(found[1].reshape(record.deep, -1, record.hidden))
+        return np.concatenate(merged), np.concatenate(deep, 1), self._summaries(merged, deep, tokens, empty)
+
+    def _summaries(
+        self, merged: list[np.ndarray], deep: list[np.ndarray], tokens: list[int], empty: np.ndarray
+    ) -> np.ndarray:
+        if not self.record.pictures:
+            return empty
+        import torch
+
+        from moonshelf.model.head import summaries
+
+        visual = SimpleNamespace(
+            pooler_output=[torch.from_numpy(one) for one in merged[1:]],
+            deepstack_features=[
+                [torch.from_numpy(one[k]) for one in deep[1:]] for k in range(self.record.deep)
+            ],
+        )
+        return summaries(visual, tokens, torch.from_numpy(empty)).numpy()
+
+
+def rotary(image: np.ndarray, grids: np.ndarray) -> np.ndarray:
+    """Rotary positions (3, B, L) int64 of rows whose image tokens are marked (B, L), pictures of merged grids
+    (n, 2) in order: a text token moves on by one in all three, a picture by its longer side (M-RoPE)."""
+    positions, left = np.zeros((3, *image.shape), np.int64), iter(grids.tolist())
+    for row, marks in enumerate(image.tolist()):
+        at = place = 0
+        while at < len(marks):
+            height, width = next(left) if marks[at] else (1, 1)
+            cells = np.divmod(np.arange(height * width), width)
+            positions[:, row, at : at + height * width] = place + np.stack([0 * cells[0], *cells])
+            at, place = at + height * width, place + max(height, width)
+    return positions
+
+
+@lru_cache(64)
+def grid_of(height: int, width: int, side: int, merge: int) -> tuple[np.ndarray, ...]:
+    """Of a picture of so many patches: corners (P, 4) int64 and shares (P, 4) float32 of learned positions,
+    and rotary places (P, 2) int64, as transformers computes them."""
+    import torch
+    from transformers import vision_utils
+
+    grid = torch.tensor([[1, height, width]])
+    found = vision_utils.get_vision_interpolation_indices_and_weights(
+        grid, num_grid_per_side=side, mode="bilinear", align_corners=True, spatial_merge_size=merge
+    )
+    corners, shares = (one.numpy() for one in found)
+    turns = vision_utils.get_vision_position_ids(grid, merge).numpy()
+    return corners.astype(np.int64), shares.astype(np.float32), turns.astype(np.int64)
+
+
+def need(backend: str) -> None:
+    """Raise `UserError` where what runs a graph is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec(BACKENDS[backend]) is None:
+        raise UserError(f"{backend} needs a package that is not here: pip install 'moonshelf[{backend}]'.")
+
+
+# ---- the query side --------------------------------------------------------------------------------
 
 
 class QuerySide:
