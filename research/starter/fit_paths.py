@@ -10,14 +10,18 @@ in each step, where a cold start has time for a few dozen. Steps:
 2. photos (as they are, and cropped) and titles of the training splits are read by the model;
 3. the picture path, and the free numbers that follow from a text's words, are trained by InfoNCE, both ways,
    at all Matryoshka sizes, and by telling a product's value from all values of its key; the numbers of a text
-   that words are bound to take no gradient, and similarities of whole texts stay those of these numbers;
-4. the picture path's gate learns to be lower beside a title than for a photo alone.
+   that words are bound to take no gradient, and similarities of whole texts stay those of these numbers. A
+   batch comes from one feed: pictures of shops that look different tell each other apart too easily.
 
-All choices are ours. Validation splits are not read.
+A model whose decoder was taught since (`teach_writer`) is fitted again: then the picture path stays, which
+the decoder reads, and what follows from words is fitted anew.
+
+All choices are ours; docs/experiments.md tells what was tried. Validation splits are not read.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,26 +44,35 @@ from moonshelf.training.losses import Labels, Temperature, info_nce, label_loss,
 from moonshelf.training.sources.pairs import Item, leaf
 from research.starter.teach_tower import load
 
-FEEDS = {  # and what share of the products that are read comes from each, if it has as many
-    "fashion_products/train-clear": 0.5, "fashion_products/train-small": 0.3, "flipkart/train": 0.05,
-    "luma/products": 0.02, "grocery/catalogue": 0.06, "sampleshop": 0.07,
+FEEDS = {  # and the share of the batches that each gives; tiny pictures made all others worse
+    "fashion_products/train-clear": 0.80, "sampleshop": 0.07, "grocery/catalogue": 0.06,
+    "flipkart/train": 0.04, "luma/products": 0.03,
 }  # fmt: skip
 PHOTOS = {"grocery/catalogue": "grocery/photos-train.parquet"}
 TEMPERATURE, DROPOUT, BATCH = 0.05, 0.2, 64
 LABEL_WEIGHT, MOST_VALUES = 0.5, 600
 BOTH = 0.22  # gate of the picture path beside a title
+LOUD = (1.5, 0.9)  # gates of the words of a text and of a rationale
+SHARE = 0.3  # of the vector that comes from the language model, in what it was; its noise hides the paths
 
 
 def with_pictures(model: MoonModel) -> MoonModel:
-    """The model with paths that say nothing yet of what is fitted, whatever they said before."""
+    """The model with paths that say nothing yet of what is fitted, whatever they said before.
+
+    A picture path that the decoder has learnt to read by its glance stays as it is. How loud words are no
+    longer follows from the state at <emb>, which changes with whatever the decoder learns.
+    """
     layers = len(getattr(model.backbone.config.vision_config, "deepstack_visual_indexes", ()))
     config = model.config.model_copy(update={"pictures": PICTURE + layers})
     made = MoonModel(model.backbone, model.processor, config, model.prompt)
     head: MoonHead = made.head
-    fitted = "pictures.", "words.free."
+    fitted = ("words.free.", "words.linear.", "words.gate.", *(() if config.glance else ("pictures.",)))
     kept = {name: w for name, w in model.head.state_dict().items() if not name.startswith(fitted)}
     head.load_state_dict(kept, strict=False)
-    made.labels = model.labels
+    assert head.words is not None and head.pictures is not None
+    head.words.gate.bias.data = torch.tensor(LOUD).log()
+    head.pictures.beside.data.fill_(math.log(BOTH))
+    made.labels, made.precision = model.labels, model.precision
     return made.eval()
 
 
@@ -101,17 +114,16 @@ class Seen:
     """Of n rows what does not change while the paths are trained."""
 
     base: Tensor  # (n, dim) vectors without the paths
-    e: Tensor  # (n, d) states at <emb>
-    words: Tensor  # (n, dim / 2) what their words mean
+    words: Tensor  # (n, dim / 2) what the words of their texts mean
     pictures: Tensor  # (n, summaries, d) float16
 
-    def vectors(self, model: MoonModel, rows: Tensor, gated: bool = False) -> Tensor:
-        """Vectors (len(rows), dim) with the paths; the picture path's gate is at 1 unless `gated`."""
+    def vectors(self, model: MoonModel, rows: Tensor) -> Tensor:
+        """Vectors (len(rows), dim) with the paths, of texts alone or of photos alone."""
         head: MoonHead = model.head
         assert head.words is not None and head.pictures is not None
         free = head.words.free_numbers(self.words[rows])
-        e = self.e[rows] if gated else torch.zeros_like(self.e[rows])
-        pictured = head.pictures(e, self.pictures[rows].float())
+        alone = torch.zeros(len(rows), dtype=torch.bool)
+        pictured = head.pictures(self.pictures[rows].float(), alone)
         return self.base[rows] + joined(torch.zeros_like(free), free) + pictured
 
 
@@ -122,7 +134,7 @@ def read(
     """Titles alone, or beside the first photos of `items`; `crop` is the seed of crops of these."""
     parts: list[tuple[Tensor, ...]] = []
     prepare, head = model.prepare, model.head
-    assert head.words is not None
+    assert head.words is not None and head.pictures is not None
     for start in range(0, len(titles), BATCH):
         texts = prepare.text_ids([
             model.prompt.text_of(Product(id="t", title=title)) for title in titles[start : start + BATCH]
@@ -139,10 +151,14 @@ def read(
             batch.pixel_values, batch.grid = torch.from_numpy(patches), torch.from_numpy(grids)
         with model.computing():
             vectors, _, reading = model(batch)
-        e = reading.states[torch.arange(len(texts)), batch.emb]
-        nothing = batch.input_ids, reading.states, batch.rationale_mask
-        words = {"text": (batch.input_ids, reading.states, batch.text_mask), "rationale": nothing}
-        parts.append((vectors.float(), e.float(), head.words.meaning(e, words).float(), reading.seen.half()))
+            e = reading.states[torch.arange(len(texts)), batch.emb]
+            nothing = batch.input_ids, reading.states, batch.rationale_mask
+            words = {"text": (batch.input_ids, reading.states, batch.text_mask), "rationale": nothing}
+            said = head.words.meanings(e, words)[0].float()
+            pictured = head.pictures(reading.seen, batch.text_mask.any(1)).float()
+        free = head.words.free_numbers(said)
+        base = vectors.float() - joined(torch.zeros_like(free), free) - pictured
+        parts.append((base, said, reading.seen.half()))
         if start // BATCH % 40 == 0:
             typer.echo(f"read {start + len(texts):,} of {len(titles):,}")
     return Seen(*map(torch.cat, zip(*parts, strict=True)))
@@ -172,25 +188,41 @@ def keys_of(items: Sequence[Item]) -> tuple[list[str], list[Key]]:
 
 def fit(
     model: MoonModel, titles: Seen, photos: Sequence[Seen], names: Seen, keys: Sequence[Key],
-    groups: Tensor, epochs: int, batch: int = 1024, rate: float = 1e-3,
+    groups: Tensor, feeds: Sequence[tuple[Tensor, float]], steps: int, batch: int = 1024, rate: float = 1e-3,
 ) -> None:  # fmt: skip
-    """Train the paths in place. `groups` (n,) int: rows of one product are no negatives."""
+    """Train the paths in place. `groups` (n,) int: rows of one product are no negatives.
+
+    `feeds` are the rows of each feed and how often it is drawn.
+    """
     words, pictures = model.head.words, model.head.pictures
     assert words is not None and pictures is not None
-    for place, norm in enumerate(pictures.norms):  # each number over all pictures: mean 0, variance 1
+    fresh = not model.config.glance  # else the decoder reads the picture path as it is
+    for place, norm in enumerate(pictures.norms if fresh else ()):  # numbers of pictures: mean 0, variance 1
         x = F.layer_norm(photos[0].pictures[:, place].float(), [model.config.hidden])
         std = x.std(0).clamp_min(1e-3)
         norm.weight.data, norm.bias.data = 1 / std, -x.mean(0) / std
-    temperature = Temperature(TEMPERATURE)
-    torch.nn.init.normal_(pictures.linear.weight, std=1e-3)
-    trained = [*words.free.parameters(), *pictures.linear.parameters(), *pictures.mlp.parameters()]
+    x = F.normalize(titles.words, dim=-1)  # those of titles as well, folded into the first layers
+    mean, std = x.mean(0), x.std(0).clamp_min(1e-4)
+    words.free[0].reset_parameters()
+    torch.nn.init.normal_(words.linear.weight, std=1e-3)
+    torch.nn.init.zeros_(words.linear.bias)
+    for layer in (words.linear, words.free[0]):
+        layer.weight.data /= std
+        layer.bias.data -= layer.weight @ mean
+    temperature, parts, layers = Temperature(TEMPERATURE), [words.linear, words.free], [words.free[2]]
+    if fresh:
+        torch.nn.init.normal_(pictures.linear.weight, std=1e-3)
+        parts += [pictures.linear, pictures.mlp]
+        layers += [pictures.linear, pictures.mlp[0], pictures.mlp[2]]
+    trained = [parameter for part in parts for parameter in part.parameters()]
     optimiser = torch.optim.AdamW([*trained, *temperature.parameters()], lr=rate, weight_decay=0.02)
-    steps, dims = epochs * max(1, len(groups) // batch), model.config.matryoshka
+    dims = model.config.matryoshka
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.05)
-    layers = pictures.linear, pictures.mlp[0], pictures.mlp[2], words.free[2]
+    pools, shares = [rows for rows, _ in feeds], [share for _, share in feeds]
     handles = [layer.register_forward_pre_hook(_dropped) for layer in layers]
     for step in range(steps):
-        rows = torch.randperm(len(groups))[:batch]
+        [pool] = random.choices(pools, shares)
+        rows = pool[torch.randperm(len(pool))[:batch]]
         [key] = random.choices(keys, [key.weight for key in keys])
         said, called = titles.vectors(model, rows), names.vectors(model, key.values)
         seen, scale = photos[step % len(photos)].vectors(model, rows), temperature()
@@ -216,62 +248,39 @@ def _dropped(_layer: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
     return (F.dropout(inputs[0], DROPOUT),)
 
 
-def fit_gate(model: MoonModel, photos: Seen, both: Seen, steps: int = 600) -> None:
-    """Train the picture path's gate, by the state at <emb>: 1 for a photo alone, `BOTH` beside a title.
-
-    To aim at a vector between title and photo instead made gates differ from product to product, and both
-    directions of search worse (docs/experiments.md).
-    """
-    pictures = model.head.pictures
-    assert pictures is not None
-    optimiser = torch.optim.AdamW([*pictures.gate.parameters(), *pictures.norm.parameters()], lr=1e-3)
-    e = torch.cat([photos.e[: len(both.e)], both.e])
-    wanted = torch.tensor([1.0, BOTH]).log().repeat_interleave(len(both.e))[:, None]
-    for step in range(steps):
-        rows = torch.randperm(len(e))[:512]
-        loss = F.mse_loss(pictures.gate(pictures.norm(e[rows])), wanted[rows])
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        if step % 100 == 0 or step + 1 == steps:
-            typer.echo(f"gate: step {step}, squared error {loss.item():.4f}")
-
-
 def run(
     data: Annotated[Path, typer.Option(help="Folder of the training data.")],
     model: Annotated[str, typer.Option(help="Moonshelf folder with words.")] = "runs/words/model",
     out: Annotated[Path, typer.Option(help="Folder for the model.")] = Path("runs/paths"),
     tower: Annotated[Path | None, typer.Option(help="Folder of another vision tower.")] = None,
-    products: Annotated[int, typer.Option(help="Products that are read.")] = 19_000,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over them.")] = 60,
+    steps: Annotated[int, typer.Option(min=1, help="Batches of 1,024 products.")] = 1600,
     crops: Annotated[int, typer.Option(min=0, help="Crops of each photo, beside the photo itself.")] = 1,
+    share: Annotated[float, typer.Option(help="By how much the language model's part shrinks.")] = SHARE,
     seed: Annotated[int, typer.Option(help="Seed of the products and crops.")] = 0,
 ) -> None:
     """Fit the paths and save the model."""
     keep_freed()
     torch.manual_seed(seed)
     random.seed(seed)
-    rng = random.Random(seed)
-    items = []
-    for name, share in FEEDS.items():
+    items, feeds = [], []
+    for name, weight in FEEDS.items():
         found = load_source(SourceSpec(feed=f"{name}.parquet", photos=PHOTOS.get(name)), data)
         titled = [item for item in found if item.title]
-        items += rng.sample(titled, min(len(titled), round(share * products)))
-    rng.shuffle(items)
+        feeds.append((torch.arange(len(items), len(items) + len(titled)), weight))
+        items += titled
     made = with_pictures(MoonModel.from_pretrained(model))
     made.precision = "auto"
+    if not made.config.glance:
+        made.head.project.weight.data *= share
     if tower:
-        with_tower(made, tower, rng.sample(items, min(1500, len(items))))
+        with_tower(made, tower, random.Random(seed).sample(items, min(1500, len(items))))
     said, unsaid = [item.title for item in items], [""] * len(items)
     titles, photos = read(made, said), [read(made, unsaid, items)]
     photos += [read(made, unsaid, items, crop=seed + n) for n in range(crops)]
-    few = items[:4000]
-    both = read(made, said[: len(few)], few)
     names, keys = keys_of(items)
     places = {group: place for place, group in enumerate(sorted({item.group for item in items}))}
     groups = torch.tensor([places[item.group] for item in items])
-    fit(made, titles, photos, read(made, names), keys, groups, epochs)
-    fit_gate(made, photos[0], both)
+    fit(made, titles, photos, read(made, names), keys, groups, feeds, steps)
     made.save_pretrained(out)
 
 

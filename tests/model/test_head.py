@@ -15,7 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from moonshelf.model.configuration import MODALITIES, MoonConfig, default_taps
-from moonshelf.model.head import Fire, ModalityFusion, PicturePath, WordPath, locked, semantic, summaries
+from moonshelf.model.head import (
+    Fire,
+    ModalityFusion,
+    MoonHead,
+    PicturePath,
+    WordPath,
+    locked,
+    semantic,
+    summaries,
+)
 from moonshelf.model.modeling import normalise
 
 D, HEADS, BATCH, LENGTH = 16, 4, 5, 7
@@ -268,16 +277,20 @@ def test_the_word_path_is_its_equation() -> None:
     table = w.values["table.weight"]
     for row in range(BATCH):
         gates = np.exp(w.linear("gate", w.norm("norm", e[row].double().numpy())))
-        wanted = np.zeros(WORDS.dim // 2)
+        wanted, free_numbers = np.zeros(WORDS.dim // 2), np.zeros(WORDS.dim // 2)
         for gate, source in zip(gates, ("text", "rationale"), strict=True):
             ids, states, mask = (x[row][words[source][2][row]] for x in words[source])
             if not mask.any():
                 continue
             read = [w.norm(f"norms.{source}", x.double().numpy()) for x in states]
             shares = softmax([float(w.linear(f"scores.{source}", x)[0]) for x in read])
-            wanted += gate * sum(a * table[i] for a, i in zip(shares, ids.tolist(), strict=True))
+            meant = gate * sum(a * table[i] for a, i in zip(shares, ids.tolist(), strict=True))
+            wanted += meant
+            if source == "text":
+                unit = meant / np.linalg.norm(meant)
+                free_numbers = w.linear("linear", unit) + mlp(w, "free", unit)
         np.testing.assert_allclose(found[row], wanted, atol=1e-4)
-        np.testing.assert_allclose(free[row], mlp(w, "free", wanted / np.linalg.norm(wanted)), atol=1e-4)
+        np.testing.assert_allclose(free[row], free_numbers, atol=1e-4)
 
 
 def test_a_row_without_words_gets_nothing() -> None:
@@ -335,3 +348,21 @@ def test_summaries_are_those_of_each_row_s_pictures() -> None:
     torch.testing.assert_close(found[0], wanted)
     assert not found[1].any()
     torch.testing.assert_close(found[2][1], merged[2].amax(0))
+
+
+# ---- the glance ----
+
+
+def test_the_glance_is_its_equation_and_zero_at_the_start_and_without_pictures() -> None:
+    config = PICTURES.model_copy(update={"glance": True})
+    seen = torch.randn(BATCH, 3, D)
+    seen[1] = 0
+    assert not MoonHead(config).glanced(seen).any()
+    module = randomised(MoonHead(config), 8).eval()
+    p = module.pictures.look(seen).detach().double().numpy()
+    found = module.glanced(seen).detach().numpy()
+    assert not found[1].any()
+    for row in (0, 2, 3, 4):
+        unit = p[row] / np.sqrt((p[row] ** 2).mean() + 1e-6)
+        wanted = module.glance.weight.detach().double().numpy() @ unit
+        np.testing.assert_allclose(found[row], wanted, rtol=1e-3, atol=1e-4)

@@ -28,13 +28,8 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
 
 @pytest.fixture
 def silent(model: MoonModel) -> MoonModel:
-    """The tiny model, its free numbers of words silent, and a picture path anew."""
-    fresh = copy.deepcopy(model)
-    assert fresh.head.words is not None
-    with torch.no_grad():
-        fresh.head.words.free[2].weight.zero_()
-        fresh.head.words.free[2].bias.zero_()
-    return with_pictures(fresh)
+    """The tiny model with paths that say nothing yet."""
+    return with_pictures(copy.deepcopy(model))
 
 
 def test_a_new_path_says_nothing_and_a_fitted_one_brings_titles_to_their_photos(
@@ -57,10 +52,12 @@ def test_a_new_path_says_nothing_and_a_fitted_one_brings_titles_to_their_photos(
         before = loss()
     torch.manual_seed(0)
     names, keys = keys_of(items)
-    fit(silent, titles, [photos], read(silent, names), keys, everyone, epochs=60, batch=len(items))
+    feeds = [(everyone[:20], 0.5), (everyone[20:], 0.5)]
+    fit(silent, titles, [photos], read(silent, names), keys, everyone, feeds, steps=60, batch=len(items))
     with torch.no_grad():
         assert loss() < 0.5 * before
-    fit_gate(silent, photos, both, steps=20)
+    after = [read(silent, [""] * len(items), items, reasoned=True), read(silent, said, items, reasoned=True)]
+    fit_gate(silent, [photos.e, after[0].e], [both.e, after[1].e], steps=20)
     # What is saved gives what was fitted.
     read_again = read(silent, said, items)
     with torch.no_grad():

@@ -38,6 +38,7 @@ class MoonConfig(BaseModel):
     words: int = Field(default=0, ge=0, le=4_000_000)
     # Summaries of its pictures that the picture path reads (`head.PICTURE` and DeepStack's); 0: no such path.
     pictures: int = Field(default=0, ge=0, le=66)
+    glance: bool = False  # whether the decoder reads what the picture path says of them
 
     @model_validator(mode="after")
     def _consistent(self) -> MoonConfig:
@@ -47,6 +48,8 @@ class MoonConfig(BaseModel):
             raise ValueError("matryoshka must list falling sizes that start with dim")
         if self.words and any(size % 2 for size in self.matryoshka):
             raise ValueError("with words every matryoshka size must be even: words take every second number")
+        if self.glance and not self.pictures:
+            raise ValueError("glance needs a picture path: set pictures")
         if self.fire and not self.taps:
             raise ValueError("FIRE needs at least one tapped layer")
         return self

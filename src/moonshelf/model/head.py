@@ -46,7 +46,8 @@ alternate, hence every Matryoshka size holds both.
 
 The length of a row of S is its word's weight, so that equal a_t (the start: w_m = 0) give the weighted mean.
 x_t are last-layer states, which tell a value from its key; e is the state at <emb>. What no words say of a
-text still follows from its words: MLP(sum_m g_m s_m), of unit length before, is added to its odd numbers.
+text still follows from its words: B s_text + MLP(s_text), of unit length before, is added to its odd numbers.
+Words that were written of a photo get no such numbers: they made it harder to find (docs/experiments.md).
 
 **The picture path**: summaries of the tower's tokens, straight into the vector.
 
@@ -54,7 +55,13 @@ A linear map of them finds a product's title better than the vector that a small
 (docs/experiments.md), so they go past it. The equations are ours; the summaries of a row's pictures are mean
 and maximum of their merged tokens, and the mean of each DeepStack layer, which holds colour and texture.
 
-    v = ... + g (A u + MLP(u)),   g = exp(w . LN(e) + b),   u = [LN_1(mean x); LN_2(max x); LN_3(mean deep)]
+    v = ... + g p,   p = A u + MLP(u),   g = exp(w . LN(e) + b),
+                     u = [LN_1(mean x); LN_2(max x); LN_3(mean deep)]
+
+**The glance**: the decoder reads what the picture path says. It learns to name what it sees from some ten
+thousand rationales, where the path met a million pairs, so it wrote fewer categories rightly than the vector
+told (docs/experiments.md). To every image token that the language model receives is added W_p p / rms(p),
+zero at the start; the equation is ours.
 """
 
 from __future__ import annotations
@@ -197,7 +204,7 @@ def locked(vectors: Tensor) -> Tensor:
 
 
 class WordPath(nn.Module):
-    """`meaning` adds up what the words of the product's text and of its rationale mean: (B, dim / 2)."""
+    """What the words of the product's text and of its rationale mean, added to the vector."""
 
     def __init__(self, config: MoonConfig) -> None:
         super().__init__()
@@ -206,32 +213,39 @@ class WordPath(nn.Module):
         self.scores = nn.ModuleDict({m: nn.Linear(config.hidden, 1, bias=False) for m in SOURCES})
         self.norm = nn.LayerNorm(config.hidden)
         self.gate = nn.Linear(config.hidden, len(SOURCES))
+        self.linear = nn.Linear(config.dim // 2, config.dim // 2)
         self.free = _mlp(config.dim // 2, 2 * config.dim, config.dim // 2)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
         for weight in (*self.scores.parameters(), self.gate.weight):
             nn.init.zeros_(weight)
         nn.init.zeros_(self.gate.bias)
 
     def forward(self, e: Tensor, words: dict[str, tuple[Tensor, Tensor, Tensor]]) -> Tensor:
         """What is added to a vector: (B, dim)."""
-        said = self.meaning(e, words)
-        return joined(said, self.free_numbers(said))
+        text, rationale = self.meanings(e, words)
+        return joined(text + rationale, self.free_numbers(text))
 
     def free_numbers(self, said: Tensor) -> Tensor:
-        """What `meaning` adds to the odd numbers, zeros where there are no words: (B, dim / 2)."""
+        """What a text's meaning adds to the odd numbers, zeros where it has no words: (B, dim / 2)."""
         present = said.any(-1, keepdim=True).to(said.dtype)
-        return present * self.free(nn.functional.normalize(said, dim=-1))
+        said = nn.functional.normalize(said, dim=-1)
+        return present * (self.linear(said) + self.free(said))
 
-    def meaning(self, e: Tensor, words: dict[str, tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-        """`e` (B, d); `words` maps a source to ids (B, T) int64, states (B, T, d) and mask (B, T) bool."""
+    def meanings(self, e: Tensor, words: dict[str, tuple[Tensor, Tensor, Tensor]]) -> list[Tensor]:
+        """What the words of each source mean, (B, dim / 2) each.
+
+        `e` (B, d); `words` maps a source to ids (B, T) int64, states (B, T, d) and mask (B, T) bool.
+        """
         gates = self.gate(self.norm(e)).exp()
-        found = e.new_zeros(e.shape[0], self.table.embedding_dim)
+        found = []
         for place, source in enumerate(SOURCES):
             ids, states, mask = words[source]
             scores = self.scores[source](self.norms[source](states))[..., 0]
             scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
             weights = scores.softmax(-1) * mask.to(scores.dtype)  # a row without words gives zeros
             mean = torch.einsum("bt,btd->bd", weights, self.table(ids))
-            found = found + gates[:, place, None] * mean
+            found.append(gates[:, place, None] * mean)
         return found
 
 
@@ -272,15 +286,18 @@ class PicturePath(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(config.hidden) for _ in range(config.pictures))
         self.linear = nn.Linear(wide, config.dim, bias=False)
         self.mlp = _mlp(wide, 2 * config.dim, config.dim)
-        self.norm, self.gate = nn.LayerNorm(config.hidden), nn.Linear(config.hidden, 1)
-        for weight in (self.linear.weight, self.gate.weight, self.gate.bias):
-            nn.init.zeros_(weight)
+        self.beside = nn.Parameter(torch.zeros(1))  # b, log of the gate beside a text
+        nn.init.zeros_(self.linear.weight)
 
-    def forward(self, e: Tensor, seen: Tensor) -> Tensor:
-        """`e` (B, d), `seen` (B, n, d); a row of zeros has no picture."""
+    def forward(self, seen: Tensor, texts: Tensor) -> Tensor:
+        """`seen` (B, n, d), `texts` (B,) whether there is a text; a row of zeros has no picture."""
+        return (self.beside * texts.to(seen.dtype)).exp()[:, None] * self.look(seen)
+
+    def look(self, seen: Tensor) -> Tensor:
+        """p (B, dim) of `seen` (B, n, d); zeros for a row without a picture."""
         u = torch.cat([norm(x) for norm, x in zip(self.norms, seen.unbind(1), strict=True)], -1)
         present = seen.flatten(1).any(1, keepdim=True).to(u.dtype)
-        return present * self.gate(self.norm(e)).exp() * (self.linear(u) + self.mlp(u))
+        return present * (self.linear(u) + self.mlp(u))
 
 
 # ---- all of it -------------------------------------------------------------------------------------
@@ -296,6 +313,9 @@ class MoonHead(nn.Module):
         self.fire = Fire(config) if config.fire else None
         self.words = WordPath(config) if config.words else None
         self.pictures = PicturePath(config) if config.pictures else None
+        self.glance = nn.Linear(config.dim, config.hidden, bias=False) if config.glance else None
+        if self.glance is not None:
+            nn.init.zeros_(self.glance.weight)
         self.norm = nn.LayerNorm(config.hidden) if config.norm else nn.Identity()
         self.project = nn.Linear(config.hidden, config.dim, bias=False)
 
@@ -312,6 +332,11 @@ class MoonHead(nn.Module):
             nn.init.zeros_(self.fusion.out.bias)
         for step in self.fire.steps if self.fire is not None else ():
             nn.init.zeros_(cast(FireStep, step).scale)
+
+    def glanced(self, seen: Tensor) -> Tensor:
+        """What is added to each image token of a row, (B, d), for summaries (B, n, d); needs a `glance`."""
+        assert self.pictures is not None and self.glance is not None
+        return self.glance(_unit(self.pictures.look(seen)))
 
     def forward(
         self, e: Tensor, reading: Reading, batch: Batch, rationale: tuple[Tensor, Tensor, Tensor]
@@ -335,5 +360,5 @@ class MoonHead(nn.Module):
             text = batch.input_ids, reading.states, batch.text_mask
             vectors = vectors + self.words(e, {"text": text, "rationale": rationale})
         if self.pictures is not None and reading.seen is not None:
-            vectors = vectors + self.pictures(e, reading.seen)
+            vectors = vectors + self.pictures(reading.seen, batch.text_mask.any(1))
         return vectors, weights

@@ -13,6 +13,7 @@ downloaded unless asked.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import json
@@ -197,10 +198,18 @@ class MoonModel(nn.Module):
             attention_mask=batch.attention.long(),
         )
         raw = self.backbone.get_input_embeddings()(batch.input_ids)
-        features = {}
+        seen, features = None, {}
+        if self.head.pictures is not None:
+            tokens = batch.image_mask.sum(1)
+            empty = raw.new_zeros(len(raw), self.config.pictures, self.config.hidden)
+            seen = empty if visual is None else summaries(visual, tokens.tolist(), empty)
+            if visual is not None and self.head.glance is not None:
+                added = self.head.glanced(seen).repeat_interleave(tokens, 0)
+                visual = copy.copy(visual)  # without the glance it is read again, by other rows
+                visual.pooler_output = [torch.cat(list(visual.pooler_output)) + added]
         if visual is not None:
             features = {"image": visual}
-            pixels = torch.cat(visual.pooler_output).to(raw.dtype)
+            pixels = torch.cat(list(visual.pooler_output)).to(raw.dtype)
             raw = raw.masked_scatter(batch.image_mask[..., None], pixels)
         with self._tapped() as found:
             output = self.backbone.model(
@@ -212,10 +221,6 @@ class MoonModel(nn.Module):
             )
         taps = [found[layer] for layer in self.config.taps] if self.config.fire else []
         cache = output[self.cache_name] if use_cache else None
-        seen = None
-        if self.head.pictures is not None:
-            empty = raw.new_zeros(len(raw), self.config.pictures, self.config.hidden)
-            seen = empty if visual is None else summaries(visual, batch.image_mask.sum(1).tolist(), empty)
         return Reading(output.last_hidden_state, raw, taps, deltas, cache, seen)
 
     @cached_property

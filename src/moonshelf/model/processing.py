@@ -138,6 +138,8 @@ class Preprocessor:
 
     def pixels(self, pictures: Sequence[Image.Image]) -> tuple[np.ndarray, np.ndarray]:
         """Patches (P, patch) float32 and grids (n, 3) int64 of upright RGB pictures."""
+        if not pictures:
+            return np.zeros((0, 0), np.float32), np.zeros((0, 3), np.int64)
         features = self.images(list(pictures), return_tensors="np")
         return features["pixel_values"].astype(np.float32, copy=False), features["image_grid_thw"]
 
