@@ -324,18 +324,18 @@ PICTURES = CONFIG.model_copy(update={"pictures": 3})
 
 def test_the_picture_path_is_its_equation_and_silent_without_pictures() -> None:
     module = randomised(PicturePath(PICTURES), 6).eval()
-    w, e, seen = Weights(module), torch.randn(BATCH, D), torch.randn(BATCH, 3, D)
+    w, seen, texts = Weights(module), torch.randn(BATCH, 3, D), torch.arange(BATCH) % 2 == 0
     seen[1] = 0
-    found = module(e, seen).detach().numpy()
+    found = module(seen, texts).detach().numpy()
     for row in range(BATCH):
         u = np.concatenate([w.norm(f"norms.{n}", seen[row, n].double().numpy()) for n in range(3)])
-        gate = np.exp(w.linear("gate", w.norm("norm", e[row].double().numpy())))
+        gate = np.exp(w.values["beside"][0]) if texts[row] else 1
         wanted = gate * (w.values["linear.weight"] @ u + mlp(w, "mlp", u)) * (row != 1)
         np.testing.assert_allclose(found[row], wanted, rtol=1e-3, atol=1e-4)
 
 
 def test_the_picture_path_starts_silent() -> None:
-    assert not PicturePath(PICTURES).eval()(torch.randn(BATCH, D), torch.randn(BATCH, 3, D)).any()
+    assert not PicturePath(PICTURES).eval()(torch.randn(BATCH, 3, D), torch.ones(BATCH)).any()
 
 
 def test_summaries_are_those_of_each_row_s_pictures() -> None:

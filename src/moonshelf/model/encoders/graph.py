@@ -58,6 +58,8 @@ class TextPath(nn.Module):
         """Vectors (B, dim) of unit length, modality weights (B, 3); the inputs are `exported.Inputs`."""
         image, text = kinds == 1, kinds == 2
         raw = torch.where(image[..., None], merged[places], self.decoder.embed_tokens(ids))
+        if self.head.glance is not None:
+            raw = raw + image[..., None] * self.head.glanced(seen)[:, None]
         order = torch.arange(ids.shape[1])
         mask = (order[None, :] <= order[:, None])[None, None] & (kinds >= 0)[:, None, None, :]
         turns = self.decoder.rotary_emb(raw, positions)
@@ -167,10 +169,10 @@ def export(name: str, out: Path, backend: str, int8: bool = False) -> dict[str, 
 
 def _write(model: MoonModel, out: Path, name: str, backend: str, int8: bool) -> None:
     for graph, path, inputs in (
-        (TEXT, TextPath(model), _text_inputs(model)), (TOWER, TowerPath(model), _tower_inputs(model)),
+        (TEXT, TextPath(model), text_inputs(model)), (TOWER, TowerPath(model), _tower_inputs(model)),
     ):  # fmt: skip
         file = out / f"{graph}.onnx"
-        _traced(path, *inputs).save(str(file), external_data=True)
+        traced(path, *inputs).save(str(file), external_data=True)
         if int8 and backend == "onnx":
             from onnxruntime.quantization import quantize_dynamic
 
@@ -222,7 +224,7 @@ def compare(model: MoonModel, other: Exported, size: int = 160) -> dict[str, Any
 Inputs = tuple[tuple[Any, ...], tuple[Any, ...], tuple[str, ...], tuple[str, ...]]
 
 
-def _text_inputs(model: MoonModel) -> Inputs:
+def text_inputs(model: MoonModel) -> Inputs:
     """Values to trace with, which of their dimensions vary, and the names of inputs and outputs."""
     d, deep = model.config.hidden, _deep(model)
     rows, length, some = (torch.export.Dim(name) for name in ("rows", "length", "some"))
@@ -256,14 +258,16 @@ def _deep(model: MoonModel) -> int:
     return len(getattr(_vision(model), "deepstack_visual_indexes", ()))
 
 
-def _traced(
+def traced(
     path: nn.Module, values: tuple[Any, ...], shapes: tuple[Any, ...], names: tuple[str, ...],
-    given: tuple[str, ...], ) -> Any:  # fmt: skip
+    given: tuple[str, ...], optimize: bool = True,
+) -> Any:  # fmt: skip
+    """The ONNX program of a path; UserError where torch cannot export it."""
     try:
         with torch.no_grad():
             program = torch.export.export(path.eval(), values, dynamic_shapes=shapes, strict=False)
             return torch.onnx.export(
-                program, input_names=list(names), output_names=list(given), dynamo=True, optimize=True,
+                program, input_names=list(names), output_names=list(given), dynamo=True, optimize=optimize,
                 verbose=False,
             )  # fmt: skip
     except Exception as error:  # torch has a dozen classes for it
