@@ -26,7 +26,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 import typer
@@ -203,10 +203,11 @@ def fit(
         norm.weight.data, norm.bias.data = 1 / std, -x.mean(0) / std
     x = F.normalize(titles.words, dim=-1)  # those of titles as well, folded into the first layers
     mean, std = x.mean(0), x.std(0).clamp_min(1e-4)
-    words.free[0].reset_parameters()
+    first = cast(torch.nn.Linear, words.free[0])
+    first.reset_parameters()
     torch.nn.init.normal_(words.linear.weight, std=1e-3)
     torch.nn.init.zeros_(words.linear.bias)
-    for layer in (words.linear, words.free[0]):
+    for layer in (words.linear, first):
         layer.weight.data /= std
         layer.bias.data -= layer.weight @ mean
     temperature, parts, layers = Temperature(TEMPERATURE), [words.linear, words.free], [words.free[2]]
@@ -262,7 +263,8 @@ def run(
     keep_freed()
     torch.manual_seed(seed)
     random.seed(seed)
-    items, feeds = [], []
+    items: list[Item] = []
+    feeds: list[tuple[Tensor, float]] = []
     for name, weight in FEEDS.items():
         found = load_source(SourceSpec(feed=f"{name}.parquet", photos=PHOTOS.get(name)), data)
         titled = [item for item in found if item.title]
