@@ -324,9 +324,9 @@ class Catalogue:
         if self._quick is None:
             from moonshelf.model.encoders.exported import query_side
 
-            self._quick = query_side(self.model_name) or False
-            if self._quick:
-                self.store.manifest.check(self._quick, self.model_name, self.folder)
+            quick = query_side(self.model_name)  # of another model: the whole of it is loaded, and refused
+            same = quick is not None and quick.fingerprint == self.store.manifest.fingerprint
+            self._quick = quick if same else False
         return self._quick or None
 
     def _nearest(

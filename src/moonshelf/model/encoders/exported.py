@@ -309,7 +309,10 @@ def query_side(name: str) -> QuerySide | None:
         import onnxruntime  # noqa: F401
     except ImportError:
         return None
-    folder = files.find(name, download=False)
+    try:
+        folder = files.find(name, download=False)
+    except UserError:  # whoever loads the whole model says what is wrong
+        return None
     if not (folder / "moon.json").is_file() or not (folder / "tokenizer.json").is_file():
         return None
     if signature(folder) != read_json(PACKAGED.with_suffix(".json"))["signature"]:
