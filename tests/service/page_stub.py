@@ -200,7 +200,7 @@ def stub(state: Told) -> FastAPI:
 
     @app.post("/v1/feedback")
     async def feedback(asked: r.FeedbackRequest) -> r.FeedbackReply:
-        entry = r.Review(
+        entry = r.Entry(
             id=str(next(numbers)), time="2026-01-02T03:04:05Z", by="", **asked.model_dump(mode="json")
         )
         state.feedback.append(entry)

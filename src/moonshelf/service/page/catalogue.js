@@ -14,13 +14,13 @@ export function catalogue(main) {
   const box = h("div");
   const gaps = h("div");
   main.append(h("h1", null, "The catalogue"), box, gaps);
-  suggested(gaps);
   load(box, {
     skeleton: skeletons(4, "tile"),
     work: (signal) => request("v1/catalogue", { signal }),
     show: (reply) => {
       fill(box, dashboard(reply));
       say(`${count(reply.products, "product")}.`);
+      suggested(gaps); // after the rest, so that a service that refuses says so once
     },
   });
   return { close: () => [box, gaps].forEach(stop) };
