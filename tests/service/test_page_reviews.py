@@ -50,7 +50,7 @@ def test_duplicates_are_judged_by_keyboard_and_can_be_undone(page: Any, state: T
     expect(groups).to_have_count(2)
     page.get_by_role("link", name="Catalogue", exact=True).click()  # leaving sends what waits
     expect(page.get_by_role("heading", name="The catalogue")).to_be_visible()
-    page.get_by_role("link", name="Duplicates").click()
+    page.get_by_role("link", name="Duplicates", exact=True).click()
     expect(groups).to_have_count(2)
     (entry,) = state.feedback
     first = state.groups[0].pairs[0]

@@ -212,8 +212,8 @@ def make_batch(model: MoonModel, rows: Sequence[Row], tail: Sequence[int]) -> Ba
 def _encode_batch(model: MoonModel, rows: list[Row], reason: Reason, labels: Tensor | None) -> list[Written]:
     prepare = model.prepare
     batch = make_batch(model, rows, [prepare.think if reason == "on" else prepare.emb])
-    if not model.writes:  # exported: one call
-        return [Written(*both) for both in zip(*model.direct(batch), strict=True)]  # type: ignore[operator]
+    if direct := getattr(model, "direct", None):  # exported: one call
+        return [Written(*both) for both in zip(*direct(batch), strict=True)]
     reading = model.read(batch, use_cache=reason != "off")
     if reason == "on":
         return write(model, batch, reading, gone=lambda i: rows[i].gone)

@@ -209,8 +209,7 @@ class MoonModel(nn.Module):
                 visual.pooler_output = [torch.cat(list(visual.pooler_output)) + added]
         if visual is not None:
             features = {"image": visual}
-            pixels = torch.cat(list(visual.pooler_output)).to(raw.dtype)
-            raw = raw.masked_scatter(batch.image_mask[..., None], pixels)
+            raw = raw.masked_scatter(batch.image_mask[..., None], torch.cat([*visual.pooler_output]).to(raw))
         with self._tapped() as found:
             output = self.backbone.model(
                 input_ids=batch.input_ids,
