@@ -410,21 +410,21 @@ class MoonModel(nn.Module):
             files.write_manifest(folder)
         # Rounded files are another model than the one in memory, with another fingerprint.
         self.source = folder if dtype is None else None
-        self.__dict__.pop("fingerprint", None)
+        self.__dict__.pop("_fingerprint", None)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """SHA-256 (16 hex digits) of every file that can change a vector; of the weights if never saved.
-
-        Computed once: a model that is trained on must be saved before it is asked for its fingerprint.
-        """
+        """SHA-256 (16 hex digits) of every file that can change a vector; of the weights if never saved."""
+        if self.source is not None and "_fingerprint" in self.__dict__:
+            return cast(str, self.__dict__["_fingerprint"])
         digest = files.digest(self.source) if self.source is not None else hashlib.sha256()
         if self.source is None or not (self.source / "moon.json").is_file():  # a head that no file holds
             digest.update((self.config.model_dump_json() + self.prompt.model_dump_json()).encode())
         if self.source is None:
             for name, tensor in sorted(self.state_dict().items()):
                 digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        self.__dict__["_fingerprint"] = digest.hexdigest()[:16]
+        return cast(str, self.__dict__["_fingerprint"])
 
 
 def choose_features(visual: Any, places: Sequence[int]) -> Any:
