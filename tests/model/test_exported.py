@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def test_an_export_gives_the_models_vectors(
 def test_what_cannot_be_exported_names_the_operator(model_2_5: MoonModel, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     graph = importlib.import_module("moonshelf.model.encoders.graph")
-    model_2_5.save_pretrained(tmp_path / "model")
+    copy.deepcopy(model_2_5).save_pretrained(tmp_path / "model")
     with pytest.raises(UserError, match=r"the TowerPath cannot be exported: .* stops it"):
         graph.export(str(tmp_path / "model"), tmp_path / "out", "onnx")
     assert not (tmp_path / "out").exists()
