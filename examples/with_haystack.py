@@ -29,6 +29,6 @@ search = Pipeline()
 search.add_component("embedder", MoonshelfTextEmbedder("starter"))
 search.add_component("retriever", InMemoryEmbeddingRetriever(store, top_k=3))
 search.connect("embedder.embedding", "retriever.query_embedding")
-found = search.run({"embedder": {"text": "black leather bag"}})["retriever"]["documents"]
+found = search.run({"embedder": {"text": "leather bag"}})["retriever"]["documents"]
 for document in found:
     print(f"  {document.score:.2f}  {document.content}")

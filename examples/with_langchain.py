@@ -18,7 +18,7 @@ store = InMemoryVectorStore(embeddings)
 store.add_documents([Document(product.title, id=product.id) for product in products])
 
 print("words")
-for found, score in store.similarity_search_with_score("black leather bag", k=3):
+for found, score in store.similarity_search_with_score("leather bag", k=3):
     print(f"  {score:.2f}  {found.page_content}")
 
 # One space for words and pictures: the photo of a product that has another photo finds titles.

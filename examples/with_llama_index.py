@@ -28,6 +28,6 @@ def show(name: str, embedding: list[float]) -> None:
         print(f"  {score:.2f}  {titles[id]}")
 
 
-show("words", model.get_query_embedding("black leather bag"))
+show("words", model.get_query_embedding("leather bag"))
 photo = BytesIO(products[0].images[-1].data)
 show(f"a photo of: {products[0].title}", model.get_image_embedding(photo))
