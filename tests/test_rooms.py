@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "moonshelf"
-LINES, MODULES = (45_398, 22_000), (247, 115)  # of the package: ceiling, target
+LINES, MODULES = (45_367, 22_000), (247, 115)  # of the package: ceiling, target
 LONGEST = 500  # lines of a file
 CROWD = 15  # files directly in a folder
 
@@ -39,10 +39,10 @@ ROOMS = {
     "endpoints": Room(160, 100),
     "feeds": Room(5_470, 2_400),
     "sample": Room(150, 150),
-    "model": Room(5_156, 2_000),
+    "model": Room(5_130, 2_000),
     "training": Room(4_191, 2_300),
     "catalogue": Room(5_234, 2_200),
-    "enrichment": Room(1_140, 800),
+    "enrichment": Room(1_135, 800),
     "scale": Room(694, 900),
     "frameworks": Room(215, 213),
     "evaluation": Room(6_582, 2_500),

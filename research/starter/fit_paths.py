@@ -42,6 +42,7 @@ from moonshelf.training.cold_start import KEY_WEIGHT, values_of_keys
 from moonshelf.training.data import SourceSpec, augment, load_source
 from moonshelf.training.losses import Labels, Temperature, info_nce, label_loss, similarity_loss
 from moonshelf.training.sources.pairs import Item, leaf
+from research.starter.reshape import reshaped
 from research.starter.teach_tower import load
 
 FEEDS = {  # and the share of the batches that each gives; tiny pictures made all others worse
@@ -63,17 +64,13 @@ def with_pictures(model: MoonModel) -> MoonModel:
     longer follows from the state at <emb>, which changes with whatever the decoder learns.
     """
     layers = len(getattr(model.backbone.config.vision_config, "deepstack_visual_indexes", ()))
-    config = model.config.model_copy(update={"pictures": PICTURE + layers})
-    made = MoonModel(model.backbone, model.processor, config, model.prompt)
+    fitted = ["words.free.", "words.linear.", "words.gate."] + ["pictures."] * (not model.config.glance)
+    made = reshaped(model, fitted, pictures=PICTURE + layers)
     head: MoonHead = made.head
-    fitted = ("words.free.", "words.linear.", "words.gate.", *(() if config.glance else ("pictures.",)))
-    kept = {name: w for name, w in model.head.state_dict().items() if not name.startswith(fitted)}
-    head.load_state_dict(kept, strict=False)
     assert head.words is not None and head.pictures is not None
     head.words.gate.bias.data = torch.tensor(LOUD).log()
     head.pictures.beside.data.fill_(math.log(BOTH))
-    made.labels, made.precision = model.labels, model.precision
-    return made.eval()
+    return made
 
 
 @torch.no_grad()

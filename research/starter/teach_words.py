@@ -51,6 +51,7 @@ from moonshelf.training.losses import text_loss
 from moonshelf.training.sources.pairs import Item
 from moonshelf.training.starter import CHAT_TEMPLATE, SPECIAL_TOKENS
 from research.starter.readings import readings, taxonomy_names, taxonomy_values
+from research.starter.reshape import reshaped
 
 FEEDS = ("fashion_products/train-clear", "fashion_products/train-small", "flipkart/train", "luma/products")
 COMBINED = (
@@ -298,17 +299,14 @@ def with_words(model: MoonModel, tokenizer: Qwen2Tokenizer, tokens: list[str], t
     text.pad_token_id, text.eos_token_id = vocabulary["<|endoftext|>"], vocabulary["<|im_end|>"]
     backbone.generation_config.pad_token_id = text.pad_token_id
     backbone.generation_config.eos_token_id = text.eos_token_id
-    config = model.config.model_copy(update={"words": len(tokenizer)})
     prompt = model.prompt.model_copy(update={"lower": True})
     processor = MoonProcessor(model.processor.image_processor, tokenizer, chat_template=CHAT_TEMPLATE)
-    made = MoonModel(backbone, processor, config, prompt)
+    made = reshaped(model, processor=processor, prompt=prompt, words=len(tokenizer))
     head: MoonHead = made.head
-    head.load_state_dict(model.head.state_dict(), strict=False)
     assert head.words is not None
     head.words.table.weight.data[: len(tokens)] = table
     head.words.table.weight.data[len(tokens) :] = 0
-    made.labels = model.labels
-    return made.eval()
+    return made
 
 
 @torch.no_grad()

@@ -26,44 +26,27 @@ from moonshelf.memory import keep_freed
 from moonshelf.model.head import semantic
 from moonshelf.model.modeling import MoonModel
 from moonshelf.model.precision import computing_in, resolve
-from moonshelf.product import Product
-from moonshelf.prompts import read_rationale
 from moonshelf.training.cold_start import read_texts
 from moonshelf.training.data import Remembered, Sampler, held_out, open_sources, prepare
 from moonshelf.training.losses import text_loss
 from moonshelf.training.objective import supervised_tokens
 from moonshelf.training.recipe import load_recipe
-from moonshelf.training.sources.pairs import Item, leaf
+from moonshelf.training.sources.pairs import Item
+from moonshelf.training.validation import validate
 from moonshelf.training.views import SharedVisionBatch
+from research.starter.reshape import reshaped
 
 GLANCE_RATE = 5.0  # times the decoder's, since it begins at zero
 
 
 def with_glance(model: MoonModel) -> MoonModel:
     """The same model with a glance that says nothing yet, if it has none."""
-    if model.config.glance:
-        return model
-    made = MoonModel(
-        model.backbone, model.processor, model.config.model_copy(update={"glance": True}), model.prompt
-    )
-    made.head.load_state_dict(model.head.state_dict(), strict=False)
-    made.labels = model.labels
-    return made.eval()
+    return model if model.config.glance else reshaped(model, glance=True)
 
 
-@torch.no_grad()
-def written_rightly(model: MoonModel, items: Sequence[Item]) -> dict[str, float]:
-    """Share of `items` of which category and colour are written rightly, from the photo alone."""
-    model.eval()
-    found = model.encode([Product(id=i.id, images=i.images[:1]) for i in items], reason="on", on_error="skip")
-    right: dict[str, list[bool]] = {"category": [], "colour": []}
-    for place, text in zip(found.row_index, found.rationales, strict=True):
-        item, said = items[int(place)], read_rationale(text) or {}
-        right["category"].append(said.get("category", "").split(" > ")[-1] == leaf(item.category))
-        if item.facts.get("colour"):
-            right["colour"].append(said.get("colour") == item.facts["colour"])
-    model.train()
-    return {key: round(sum(one) / max(1, len(one)), 4) for key, one in right.items()}
+def written(model: MoonModel, items: Sequence[Item]) -> dict[str, Any]:
+    """What of `validate` tells of writing."""
+    return {k: v for k, v in validate(model, items).items() if k.startswith("written")} if items else {}
 
 
 def run(
@@ -123,12 +106,12 @@ def run(
         figures: dict[str, Any] = {}
         if spent - saved >= save_minutes:
             saved = spent
-            figures = written_rightly(moon, validation)
+            figures = written(moon, validation)
             moon.save_pretrained(out)
         if step % 20 == 0 or figures:
             mean = sum(losses) / len(losses)
             typer.echo(f"step {step}, {spent:.1f} min, {seen:,} rationales, loss {mean:.4f} {figures or ''}")
-    typer.echo(f"{step} steps, {seen:,} rationales: {written_rightly(moon, validation)}")
+    typer.echo(f"{step} steps, {seen:,} rationales: {written(moon, validation)}")
     moon.save_pretrained(out)
 
 

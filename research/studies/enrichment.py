@@ -27,9 +27,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import typer
 from scipy.optimize import minimize
+from scipy.special import softmax
 
 from moonshelf.attributes import canonical, normalise_value
-from moonshelf.enrichment.categories import WEIGHTS, Categoriser, Words, softmax
+from moonshelf.enrichment.categories import WEIGHTS, Categoriser, Words
 from moonshelf.enrichment.readings import Reader, Reading
 from moonshelf.enrichment.suggestions import Calibration, claims
 from moonshelf.enrichment.taxonomy import Taxonomy

@@ -215,8 +215,7 @@ def _in(precision: str, how: Callable[[MoonModel, list[Row], list[Product]], lis
 
 def ours(model: MoonModel, rows: list[Row], products: list[Product]) -> list[Result]:
     """The engine as it is used."""
-    written = engine.encode_rows(model, rows, "on", _TOKENS)
-    direct = engine.encode_rows(model, rows, "off", _TOKENS)
+    written, direct = (engine.runner(model, reason, _TOKENS)(rows) for reason in ("on", "off"))
     return [
         Result(
             id=row.id, prompt=_prompt(model, row), pixels=_pixels(model, row), rationale=one.ids,

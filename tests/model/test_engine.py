@@ -14,7 +14,7 @@ import torch
 from moonshelf.model import decode as decode_module
 from moonshelf.model import engine
 from moonshelf.model.encoders.base import Encoded, EncodingError
-from moonshelf.model.engine import encode_rows, make_batch, read_row, read_rows
+from moonshelf.model.engine import make_batch, read_row, read_rows, runner
 from moonshelf.model.lookup import Lookup
 from moonshelf.model.modeling import MoonModel, normalise
 from moonshelf.product import ImageRef, Product
@@ -162,7 +162,7 @@ def test_a_row_that_nobody_waits_for_leaves(
 
     rows[0].gone = True
     rows[1] = Leaves(**rows[1].__dict__)
-    found = encode_rows(any_model, rows, "on", 8192)
+    found = runner(any_model, "on", 8192)(rows)
     for place, (written, vector) in enumerate(zip(found, whole.vectors, strict=True)):
         if place < 2:
             assert not written.vector.any() and not written.ids

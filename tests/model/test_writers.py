@@ -55,7 +55,7 @@ def test_generate_writes_what_the_engine_writes(
     request: pytest.FixtureRequest, products: list[Product], family: str
 ) -> None:
     model: MoonModel = request.getfixturevalue(family)
-    ours = engine.encode_rows(model, rows_of(model, products), "on", 4096)
+    ours = engine.runner(model, "on", 4096)(rows_of(model, products))
     rows = rows_of(model, products)
     bodies = Generated().write(model, rows)
     assert [body.ids for body in bodies] == [one.ids for one in ours]

@@ -10,6 +10,7 @@ asked for; where not even a root does, nothing is. So a doubt between two sandal
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import re
 from collections import Counter, defaultdict
@@ -18,10 +19,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import softmax
 
 from moonshelf.catalogue.overview import leaf_form
 from moonshelf.enrichment.likelihood import log_likelihoods
 from moonshelf.enrichment.taxonomy import Taxonomy
+from moonshelf.files import write_atomic
 from moonshelf.model.modeling import MoonModel
 from moonshelf.product import Product
 
@@ -137,11 +140,6 @@ def _pieces(text: str) -> list[str]:
     return _PIECES.findall(leaf_form(text))
 
 
-def softmax(scores: np.ndarray) -> np.ndarray:
-    raised = np.exp(scores - scores.max())
-    return raised / raised.sum()
-
-
 def _name_vectors(model: MoonModel, names: Sequence[str], cache: Path | None) -> np.ndarray:
     """(n, dim) float32 of names, from the cache where this model has embedded them before."""
     digest = hashlib.sha256("\n".join([model.fingerprint, *names]).encode()).hexdigest()[:24]
@@ -153,7 +151,7 @@ def _name_vectors(model: MoonModel, names: Sequence[str], cache: Path | None) ->
     vectors = encoded.vectors[[place[name] for name in names]]
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(".tmp.npy")
-        np.save(temporary, vectors)
-        temporary.replace(file)
+        content = io.BytesIO()
+        np.save(content, vectors)
+        write_atomic(file, content.getvalue())
     return vectors

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
+from scipy.special import expit
 
 from moonshelf.attributes import canonical, canonical_key, normalise_value
 from moonshelf.catalogue.overview import IN_TITLES, differ
@@ -111,7 +112,7 @@ def conflicts(product: Product, reading: Reading) -> list[dict[str, Any]]:
         said = record.get(name) or (named(title, name) if name in IN_TITLES else None)
         if name in IN_TITLES and said and differ(name, said, seen):
             where = "attribute" if name in record else "title"
-            sure = round(float(_sigmoid(odds)), 4)  # as the model has it: conflicts are not calibrated
+            sure = round(float(expit(odds)), 4)  # as the model has it: conflicts are not calibrated
             one = {"id": product.id, "name": name, "feed": said, "said_by": where, "picture": seen}
             found.append({**one, "confidence": sure})
     return found
@@ -127,7 +128,7 @@ class Calibration:
 
     def of(self, name: str, evidence: tuple[float, ...]) -> float:
         """The confidence of a claim, 0 to 1."""
-        return float(_sigmoid(np.dot(self.weights, evidence) + self.offsets.get(name, 0.0)))
+        return float(expit(np.dot(self.weights, evidence) + self.offsets.get(name, 0.0)))
 
     @staticmethod
     def held_out(id: str) -> bool:
@@ -169,16 +170,12 @@ def reliability(pairs: Sequence[tuple[float, float]]) -> list[dict[str, float]]:
     return found
 
 
-def _sigmoid(x: Any) -> Any:
-    return 1 / (1 + np.exp(-np.clip(x, -30, 30)))
-
-
 def _logistic(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Weights (d,) of logistic regression of y (n,), 0 or 1, on x (n, d), with a ridge of 1/2."""
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
         score = x @ weights
         value = np.logaddexp(0, score).sum() - y @ score + 0.25 * weights @ weights
-        return float(value), x.T @ (_sigmoid(score) - y) + 0.5 * weights
+        return float(value), x.T @ (expit(score) - y) + 0.5 * weights
 
     return np.asarray(minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B").x)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,7 +73,8 @@ def runner(model: MoonModel, reason: Reason, batch_tokens: int) -> Run:
     tokens = best_batch_tokens(model, reason, batch_tokens)
 
     def run(rows: list[Row]) -> list[Written]:
-        return encode_rows(model, rows, reason, tokens, labels() if reason == "auto" else None)
+        seen = labels() if reason == "auto" else None
+        return encode_rows(model, rows, tokens, partial(_encode_batch, model, reason, seen))
 
     return run
 
@@ -165,14 +166,12 @@ def _batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
 # ---- computing -------------------------------------------------------------------------------------
 
 
-def encode_rows(
-    model: MoonModel, rows: Sequence[Row], reason: Reason, batch_tokens: int, labels: Tensor | None = None
-) -> list[Written]:
-    """Vectors and rationales of rows that are read, in their order, computed in batches of like length.
+def encode_rows(model: MoonModel, rows: Sequence[Row], batch_tokens: int, compute: Run) -> list[Written]:
+    """Vectors and rationales of rows that are read, in their order, in batches of like length, each of which
+    `compute` is given.
 
-    `labels` are what `auto` measures its margin to: `label_vectors`. A row that is `gone` by then gets
-    zeros, and no more work than was done for it already. Raises `EncodingError` for a vector that is
-    not finite or is zero.
+    A row that is `gone` by then gets zeros, and no more work than was done for it already. Raises
+    `EncodingError` for a vector that is not finite or is zero.
     """
     nothing = Written(np.zeros(model.dim, np.float32), np.zeros(3, np.float32), valid=False, closed=False)
     results: dict[int, Written] = {}
@@ -182,9 +181,7 @@ def encode_rows(
             chunk = [order[place] for place in places if not rows[order[place]].gone]
             if not chunk:
                 continue
-            for i, result in zip(
-                chunk, _encode_batch(model, [rows[i] for i in chunk], reason, labels), strict=True
-            ):
+            for i, result in zip(chunk, compute([rows[i] for i in chunk]), strict=True):
                 if rows[i].gone:
                     continue
                 norm = float(np.linalg.norm(result.vector))
@@ -209,11 +206,10 @@ def make_batch(model: MoonModel, rows: Sequence[Row], tail: Sequence[int]) -> Ba
     ).to(model.device)
 
 
-def _encode_batch(model: MoonModel, rows: list[Row], reason: Reason, labels: Tensor | None) -> list[Written]:
+def _encode_batch(model: MoonModel, reason: Reason, labels: Tensor | None, rows: list[Row]) -> list[Written]:
+    """`labels` are what `auto` measures its margin to: `label_vectors`."""
     prepare = model.prepare
     batch = make_batch(model, rows, [prepare.think if reason == "on" else prepare.emb])
-    if direct := getattr(model, "direct", None):  # exported: one call
-        return [Written(*both) for both in zip(*direct(batch), strict=True)]
     reading = model.read(batch, use_cache=reason != "off")
     if reason == "on":
         return write(model, batch, reading, gone=lambda i: rows[i].gone)

@@ -20,7 +20,7 @@ import json
 import math
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -44,8 +44,8 @@ from moonshelf.errors import UserError
 from moonshelf.files import read_settings
 from moonshelf.model import files
 from moonshelf.model.configuration import MoonConfig, default_taps
-from moonshelf.model.encoders import stream
 from moonshelf.model.encoders.base import BOTH
+from moonshelf.model.encoders.stream import Streamed
 from moonshelf.model.head import MoonHead, summaries
 from moonshelf.model.lookup import Lookup
 from moonshelf.model.precision import Precision, computing_in, resolve, without_gradients
@@ -56,7 +56,7 @@ from moonshelf.prompts import PromptSpec
 
 if TYPE_CHECKING:
     from moonshelf.errors import Problem
-    from moonshelf.model.encoders.base import Encoded, Numbered, Reason, Run
+    from moonshelf.model.encoders.base import Numbered, Reason, Run
     from moonshelf.model.engine import Row
     from moonshelf.product import Product
 
@@ -94,7 +94,7 @@ class _PatchProjection(nn.Conv3d):
         return F.linear(patches.flatten(1), self.weight.flatten(1), self.bias)[..., None, None, None]
 
 
-class MoonModel(nn.Module):
+class MoonModel(Streamed, nn.Module):
     """Backbone, head, processor and prompt. `encode` and `reason` are the calls that users need."""
 
     reads, queries = BOTH, None  # as `encoders.base.Encoder` has them: a query is a product too
@@ -245,16 +245,6 @@ class MoonModel(nn.Module):
         return vectors, weights, reading
 
     # ---- use -----------------------------------------------------------------------------------
-
-    def encode(self, products: Sequence[Product], reason: Reason = "off", **options: Any) -> Encoded:
-        """Unit vectors (n, dim) float32 with rationales and modality weights; see `stream.encode`."""
-        return stream.encode(self, products, reason, **options)
-
-    def encode_iter(
-        self, products: Iterable[Product], reason: Reason = "off", **options: Any
-    ) -> Iterator[Encoded]:
-        """The same as a stream over any iterable, in input order and flat memory: `stream.encode_iter`."""
-        return stream.encode_iter(self, products, reason, **options)
 
     def read_rows(self, numbered: Sequence[Numbered], reason: Reason) -> tuple[list[Row], list[Problem]]:
         from moonshelf.model.engine import read_rows
@@ -410,21 +400,21 @@ class MoonModel(nn.Module):
             files.write_manifest(folder)
         # Rounded files are another model than the one in memory, with another fingerprint.
         self.source = folder if dtype is None else None
-        self.__dict__.pop("_fingerprint", None)
+        self.__dict__.pop("fingerprint", None)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (16 hex digits) of every file that can change a vector; of the weights if never saved."""
-        if self.source is not None and "_fingerprint" in self.__dict__:
-            return cast(str, self.__dict__["_fingerprint"])
+        """SHA-256 (16 hex digits) of every file that can change a vector; of the weights if never saved.
+
+        Computed once: a model that is trained on must be saved before it is asked for its fingerprint.
+        """
         digest = files.digest(self.source) if self.source is not None else hashlib.sha256()
         if self.source is None or not (self.source / "moon.json").is_file():  # a head that no file holds
             digest.update((self.config.model_dump_json() + self.prompt.model_dump_json()).encode())
         if self.source is None:
             for name, tensor in sorted(self.state_dict().items()):
                 digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
-        self.__dict__["_fingerprint"] = digest.hexdigest()[:16]
-        return cast(str, self.__dict__["_fingerprint"])
+        return digest.hexdigest()[:16]
 
 
 def choose_features(visual: Any, places: Sequence[int]) -> Any:

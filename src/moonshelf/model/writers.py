@@ -70,7 +70,7 @@ def pool(model: MoonModel, rows: Sequence[Row], bodies: Sequence[Body], batch_to
     prepare = model.prepare
     for row, body in zip(rows, bodies, strict=True):
         row.given = [prepare.think, *body.ids, prepare.end_think, prepare.emb]
-    results = engine.encode_rows(model, rows, "off", engine.best_batch_tokens(model, "off", batch_tokens))
+    results = engine.runner(model, "off", batch_tokens)(list(rows))
     for result, body in zip(results, bodies, strict=True):
         result.closed, result.valid = body.closed, result.valid and body.closed
     return results

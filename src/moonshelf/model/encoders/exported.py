@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, lru_cache
 from itertools import chain
@@ -28,8 +28,8 @@ from moonshelf.errors import UserError
 from moonshelf.files import read_json, read_settings
 from moonshelf.model import files
 from moonshelf.model.configuration import MoonConfig
-from moonshelf.model.encoders import stream
-from moonshelf.model.encoders.base import BOTH, Encoded, Numbered, Reason, Run, check_mode
+from moonshelf.model.encoders.base import BOTH, Numbered, Reason, Run, Written, check_mode
+from moonshelf.model.encoders.stream import Streamed
 from moonshelf.product import Product
 from moonshelf.prompts import PromptSpec
 
@@ -106,14 +106,13 @@ def openvino_graph(path: Path) -> Graph:
 # ---- a whole model ---------------------------------------------------------------------------------
 
 
-class Exported:
+class Exported(Streamed):
     """A folder of `moonshelf export … --for onnx` as an `Encoder`: `MoonModel`'s direct vectors.
 
     `engine` reads rows and fills batches for it as for a model; it writes no rationales.
     """
 
     reads, writes, queries = BOTH, False, None
-    labels: tuple[str, ...] = ()
 
     def __init__(self, folder: Path) -> None:
         self.record = read_settings(Record, folder / RECORD)
@@ -146,16 +145,6 @@ class Exported:
     def inferring(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def encode(self, products: Sequence[Product], reason: Reason = "off", **options: Any) -> Encoded:
-        check_mode(self, self.name, reason)
-        return stream.encode(self, products, reason, **options)
-
-    def encode_iter(
-        self, products: Iterable[Product], reason: Reason = "off", **options: Any
-    ) -> Iterator[Encoded]:
-        check_mode(self, self.name, reason)
-        return stream.encode_iter(self, products, reason, **options)
-
     def read_rows(self, numbered: Sequence[Numbered], reason: Reason) -> tuple[list[Any], list[Problem]]:
         from moonshelf.model.engine import read_rows
 
@@ -164,9 +153,16 @@ class Exported:
         return read_rows(self, numbered, reason)  # type: ignore[arg-type]  # of a model it uses what is here
 
     def runner(self, reason: Reason, batch_tokens: int) -> Run:
-        from moonshelf.model.engine import runner
+        from moonshelf.model.engine import encode_rows, make_batch
 
-        return runner(self, reason, batch_tokens)  # type: ignore[arg-type]
+        check_mode(self, self.name, reason)
+
+        def compute(rows: list[Any]) -> list[Written]:
+            batch = make_batch(self, rows, [self.prepare.emb])  # type: ignore[arg-type]
+            return [Written(*both) for both in zip(*self.direct(batch), strict=True)]
+
+        tokens = self.budget(reason, batch_tokens)
+        return lambda rows: encode_rows(self, rows, tokens, compute)  # type: ignore[arg-type]
 
     def budget(self, reason: Reason, tokens: int) -> int:
         from moonshelf.model.engine import best_batch_tokens

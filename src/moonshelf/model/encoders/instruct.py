@@ -11,7 +11,7 @@ A server is asked to keep to a JSON schema while it writes (guided decoding), wh
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -22,8 +22,8 @@ from moonshelf import images
 from moonshelf.endpoints import Endpoint, EndpointError, picture_part
 from moonshelf.errors import Problem, UserError
 from moonshelf.files import read_json
-from moonshelf.model.encoders import stream
-from moonshelf.model.encoders.base import Encoded, Numbered, Reason, Run, Written
+from moonshelf.model.encoders.base import Numbered, Reason, Run, Written
+from moonshelf.model.encoders.stream import Streamed
 from moonshelf.product import Product
 from moonshelf.prompts import END_THINK, THINK, clean_text, read_rationale, write_rationale
 
@@ -78,7 +78,7 @@ def rationale_of(text: str) -> str:
     return f"{THINK}{body}{END_THINK}" if read_rationale(body) is not None else ""
 
 
-class Reasoned:
+class Reasoned(Streamed):
     """An encoder with a writer, as `base.Encoder`. `keys` maps names of categories to the attributes that are
     asked of products in them; `KEYS` are asked of all others.
 
@@ -111,16 +111,6 @@ class Reasoned:
         """The instruction with the keys of the deepest of the product's categories that is known."""
         known = (self._keys.get(name.casefold()) for name in reversed(product.category))
         return INSTRUCTION.format(keys=", ".join(next(filter(None, known), KEYS)))
-
-    def encode(self, products: Sequence[Product], reason: Reason = "off", **options: Any) -> Encoded:
-        """See `stream.encode`."""
-        return stream.encode(self, products, reason, **options)
-
-    def encode_iter(
-        self, products: Iterable[Product], reason: Reason = "off", **options: Any
-    ) -> Iterator[Encoded]:
-        """See `stream.encode_iter`."""
-        return stream.encode_iter(self, products, reason, **options)
 
     def read_rows(self, numbered: Sequence[Numbered], reason: Reason) -> tuple[list[Any], list[Problem]]:
         """Rows of the encoder, with what was written for them. Raises UserError where the writer fails, or

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,21 +27,19 @@ import numpy as np
 
 from moonshelf import images
 from moonshelf.errors import Problem, UserError
-from moonshelf.model.encoders import stream
 from moonshelf.model.encoders.base import (
     BOTH,
     IMAGE,
     TEXT,
-    Encoded,
     Numbered,
     Reason,
     Run,
     Written,
     check_mode,
 )
+from moonshelf.model.encoders.stream import Streamed
 from moonshelf.model.files import MODEL_TYPES, MODULE, fetch, read_json
 from moonshelf.model.stock import Clip, check_folder, pick_device, quiet, unit, whole
-from moonshelf.product import Product
 from moonshelf.prompts import END_THINK, THINK, PromptSpec, read_rationale
 
 if TYPE_CHECKING:
@@ -72,7 +70,7 @@ class StockRow:
         return 1 + len(self.text) // _CHARS + _PICTURE_TOKENS * (self.picture is not None)
 
 
-class StockEncoder:
+class StockEncoder(Streamed):
     """A text encoder, an image encoder, or both: subclasses give `embed` and say what they read.
 
     `setting` is what moves a vector a little beside the files, such as where it is computed: a catalogue is
@@ -112,16 +110,6 @@ class StockEncoder:
         if "text" in self.reads:
             return int(np.asarray(self.embed(["a product"], None)).shape[1])
         return int(np.asarray(self.embed(None, [Image.new("RGB", (64, 64), "white")])).shape[1])
-
-    def encode(self, products: Sequence[Product], reason: Reason = "off", **options: Any) -> Encoded:
-        """Unit vectors (n, dim) float32; see `stream.encode`."""
-        return stream.encode(self, products, reason, **options)
-
-    def encode_iter(
-        self, products: Iterable[Product], reason: Reason = "off", **options: Any
-    ) -> Iterator[Encoded]:
-        """The same as a stream: `stream.encode_iter`."""
-        return stream.encode_iter(self, products, reason, **options)
 
     def read_rows(self, numbered: Sequence[Numbered], reason: Reason) -> tuple[list[StockRow], list[Problem]]:
         """What of each product can be shown, and a problem for each of which nothing can."""

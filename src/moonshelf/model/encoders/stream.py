@@ -98,6 +98,20 @@ def encode(
     return join(parts, model.dim)
 
 
+class Streamed:
+    """`encode` and `encode_iter` of an `Encoder`, which gives the rest."""
+
+    def encode(self: Encoder, products: Sequence[Product], reason: Reason = "off", **options: Any) -> Encoded:
+        """Unit vectors (n, dim) float32 with rationales and modality weights; see `stream.encode`."""
+        return encode(self, products, reason, **options)
+
+    def encode_iter(
+        self: Encoder, products: Iterable[Product], reason: Reason = "off", **options: Any
+    ) -> Iterator[Encoded]:
+        """The same as a stream over any iterable, in input order and flat memory: `stream.encode_iter`."""
+        return encode_iter(self, products, reason, **options)
+
+
 def join(parts: Sequence[Encoded], dim: int) -> Encoded:
     """Parts of a stream as one result."""
     if not parts:
