@@ -269,15 +269,16 @@ def mlp(w: Weights, name: str, x: np.ndarray) -> np.ndarray:
     return w.linear(f"{name}.2", gelu(w.linear(f"{name}.0", x)))
 
 
-def test_the_word_path_is_its_equation() -> None:
-    module = randomised(WordPath(WORDS), 5).eval()
+@pytest.mark.parametrize("written", [False, True])
+def test_the_word_path_is_its_equation(written: bool) -> None:
+    module = randomised(WordPath(WORDS.model_copy(update={"written": written})), 5).eval()
     w, (e, words) = Weights(module), word_inputs()
     both = module(e, words).detach().numpy()
     found, free = both[:, ::2], both[:, 1::2]
     table = w.values["table.weight"]
     for row in range(BATCH):
         gates = np.exp(w.linear("gate", w.norm("norm", e[row].double().numpy())))
-        wanted, free_numbers = np.zeros(WORDS.dim // 2), np.zeros(WORDS.dim // 2)
+        wanted, follows = np.zeros(WORDS.dim // 2), np.zeros(WORDS.dim)
         for gate, source in zip(gates, ("text", "rationale"), strict=True):
             ids, states, mask = (x[row][words[source][2][row]] for x in words[source])
             if not mask.any():
@@ -286,11 +287,13 @@ def test_the_word_path_is_its_equation() -> None:
             shares = softmax([float(w.linear(f"scores.{source}", x)[0]) for x in read])
             meant = gate * sum(a * table[i] for a, i in zip(shares, ids.tolist(), strict=True))
             wanted += meant
+            unit = meant / np.linalg.norm(meant)
             if source == "text":
-                unit = meant / np.linalg.norm(meant)
-                free_numbers = w.linear("linear", unit) + mlp(w, "free", unit)
-        np.testing.assert_allclose(found[row], wanted, atol=1e-4)
-        np.testing.assert_allclose(free[row], free_numbers, atol=1e-4)
+                follows[1::2] += w.linear("linear", unit) + mlp(w, "free", unit)
+            elif written:
+                follows += w.linear("written.linear", unit) + mlp(w, "written.mlp", unit)
+        np.testing.assert_allclose(found[row], wanted + follows[::2], atol=1e-4)
+        np.testing.assert_allclose(free[row], follows[1::2], atol=1e-4)
 
 
 def test_a_row_without_words_gets_nothing() -> None:

@@ -76,10 +76,13 @@ def test_a_search_by_words_loads_no_torch(starter: MoonModel, tmp_path: Path) ->
     shelf = Catalogue.open(tmp_path / "shelf", starter)
     shelf.index()
     expected = shelf.search("laptop", k=3).as_dict()
-    for options in ([], ["--mode", "text"]):
+    for options in ([], ["--mode", "text"], ["--backend", "torch"]):
         command = [sys.executable, "-c", SEARCH, str(tmp_path / "shelf"), "laptop", "-k", "3", *options]
         run = subprocess.run(command, capture_output=True, text=True, check=True)
         loaded = set(run.stderr.splitlines()[-1].split())
+        if "torch" in options:  # what is asked for computes
+            assert "torch" in loaded and "onnxruntime" not in loaded
+            continue
         heavy = {"torch", "transformers", "sentence_transformers", "pandas", "scipy", "sklearn"}
         assert not heavy & loaded
         assert "lance_namespace_urllib3_client.models.add_columns_entry" not in loaded

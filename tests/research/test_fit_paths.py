@@ -14,7 +14,7 @@ from moonshelf import MoonModel, Product
 from moonshelf.training.data import SourceSpec, load_source
 from moonshelf.training.losses import info_nce
 from moonshelf.training.sources.pairs import Item
-from research.starter.fit_paths import fit, keys_of, read, with_pictures, with_tower
+from research.starter.fit_paths import fit, keys_of, read, reasoned, with_pictures, with_tower, wrote
 from research.starter.teach_writer import with_glance
 from research.synthetic.feeds import write_products
 from research.synthetic.shop import iter_products
@@ -65,7 +65,7 @@ def test_a_new_path_says_nothing_and_a_fitted_one_brings_titles_to_their_photos(
             assert near.min() > 0.999
 
 
-def test_a_path_that_the_decoder_reads_stays_when_words_are_fitted_again(
+def test_a_path_that_the_decoder_reads_stays_and_what_it_writes_is_fitted(
     silent: MoonModel, items: list[Item]
 ) -> None:
     torch.nn.init.normal_(silent.head.pictures.linear.weight)
@@ -74,9 +74,19 @@ def test_a_path_that_the_decoder_reads_stays_when_words_are_fitted_again(
     said, everyone = [item.title for item in items], torch.arange(len(items))
     titles, photos = read(again, said), read(again, [""] * len(items), items)
     names, keys = keys_of(items)
-    fit(again, titles, [photos], read(again, names), keys, everyone, [(everyone, 1.0)], steps=3, batch=20)
+    told = wrote(again, items, names, 30, 0)
+    feeds = [(everyone, 1.0)]
+    fit(again, titles, [photos], read(again, names), keys, everyone, feeds, steps=3, batch=20, written=told)
     changed = {n for n, weight in again.head.state_dict().items() if not torch.equal(weight, before[n])}
-    assert changed and all(name.startswith(("words.free", "words.linear")) for name in changed)
+    fitted = ("words.free", "words.linear", "words.written", "pictures.linear", "pictures.mlp", "glance")
+    assert any(name.startswith(fitted[2]) for name in changed)
+    assert all(name.startswith(fitted) for name in changed)
+    # A reasoned vector is put together as the model gives it (what it wrote may be cut into other tokens).
+    with torch.no_grad():
+        wanted = reasoned(again, said, items).vectors(again, everyone)
+    found = again.encode([Product(id=i.id, title=i.title, images=i.images[:1]) for i in items], reason="on")
+    near = torch.nn.functional.cosine_similarity(torch.from_numpy(found.vectors), wanted)
+    assert near.median() > 0.99
 
 
 def test_a_tower_in_another_s_place_is_brought_onto_its_tokens(

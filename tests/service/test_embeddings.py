@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ import pytest
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serviceapp import data_uri
+from serviceapp import data_uri, serving
 
 from moonshelf import ImageRef, MoonModel, Product
+from moonshelf.errors import UserError
 
 # Rows of one batch are padded to one length: sums run in another order than alone.
 CLOSE = 2e-5
@@ -191,3 +193,19 @@ def test_no_body_makes_a_defect(reader: TestClient, value: Any, name: str) -> No
     body = json.dumps({"input": "x", name: value})
     reply = reader.post("/v1/embeddings", content=body, headers={"content-type": "application/json"})
     assert reply.status_code < 500, (body, reply.text)
+
+
+def test_an_exported_model_serves_the_same_vectors_and_writes_nothing(
+    folder: Path, reader: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where it is exported, once
+    with serving(folder, backend="onnx") as client:
+        found = vectors(client, input=["red shoes"])
+        assert np.abs(found - vectors(reader, input=["red shoes"])).max() < 1e-4
+        assert "writes no rationales" in refusal(client, 422, input=["red shoes"], reason="on")["message"]
+    with (
+        pytest.raises(UserError, match="leave precision"),
+        serving(folder, backend="onnx", precision="bfloat16"),
+    ):
+        pass

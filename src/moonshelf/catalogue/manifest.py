@@ -189,25 +189,30 @@ def settle_writing(folder: Path, model: Any, reason: str) -> None:
         write_json(path, asked)
 
 
+def backend_of(name: str) -> tuple[str, str]:
+    """What computes a model, "" where the name does not say so, and the name without it."""
+    backend, _, rest = name.partition(":")
+    return (backend, rest) if backend == "torch" or backend in exported.BACKENDS else ("", name)
+
+
 def name_of(model: Encoder | str) -> str:
     """The name to be recorded: of a folder its whole path, so that a later search finds it from anywhere."""
     if not isinstance(model, str):
         return "the model passed"
-    backend, _, rest = model.partition(":")
-    kind, folder = stock.parts(rest if backend in exported.BACKENDS else model)  # its vectors are the model's
-    model = kind + str(folder) if backend in exported.BACKENDS else model
+    model = backend_of(model)[1]  # its vectors are the model's
+    kind, folder = stock.parts(model)
     return f"{kind}{folder.resolve()}" if folder.is_dir() else model
 
 
 def load_model(name: str, download: bool = False) -> Encoder:
     """`MoonModel.from_pretrained` for a name or path, `stock.load` for `st:` or `clip:` before one."""
-    if stock.parts(name)[0]:
-        return stock.load(name, stock.PROMPT, download)
-    backend, colon, rest = name.partition(":")
-    if (colon and backend in exported.BACKENDS) or (Path(name) / exported.RECORD).is_file():
+    backend, name = backend_of(name)
+    if backend in exported.BACKENDS or (Path(name) / exported.RECORD).is_file():
         from moonshelf.model.encoders.graph import load
 
-        return load(rest or name, backend if colon else "")
+        return load(name, backend)
+    if stock.parts(name)[0]:
+        return stock.load(name, stock.PROMPT, download)
     from moonshelf.model.modeling import MoonModel
 
     loader: Callable[..., Any] = MoonModel.from_pretrained
@@ -219,13 +224,17 @@ def placed(model: Any, precision: str | None, device: str | None) -> Encoder:
     """The model, computing in `precision` and on `device`, each as before where None. Raises UserError."""
     from moonshelf.model.precision import PRECISIONS, put_on
 
+    if precision is not None and precision not in PRECISIONS:
+        raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, not '{precision}'.")
+    if isinstance(model, exported.Exported) and (precision == "bfloat16" or device not in (None, "cpu")):
+        raise UserError("exported models compute on the CPU, as they were exported: leave precision, device.")
+    if isinstance(model, stock.StockEncoder) and precision == "bfloat16":
+        raise UserError(
+            f"{model.name} computes in float32 on a CPU, else as its files are: leave --precision."
+        )
+    if isinstance(model, exported.Exported):
+        return model
     if precision is not None:
-        if precision not in PRECISIONS:
-            raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, not '{precision}'.")
-        if precision == "bfloat16" and isinstance(model, stock.StockEncoder):
-            raise UserError(
-                f"{model.name} computes in float32 on a CPU, else as its files are: leave --precision."
-            )
         model.precision = precision
     if device is not None:
         put_on(model, device)

@@ -318,8 +318,9 @@ class Catalogue:
 
     def _query_side(self, query: Product, reason: str) -> Any:
         """The part of a model that words alone need, without torch; None where that cannot be."""
-        named = self._given is None or isinstance(self._given, str)
-        if self._model is not None or not named or query.images or reason != "off":
+        given = self._given or ""  # a model, or a name that says what computes it: ONNX Runtime does here
+        wanted = isinstance(given, str) and manifest.backend_of(given)[0] in ("", "onnx")
+        if self._model is not None or not wanted or query.images or reason != "off":
             return None
         if self._quick is None:
             from moonshelf.model.encoders.exported import query_side

@@ -35,7 +35,8 @@ ModelName = Annotated[
     ),
 ]
 Backend = Annotated[
-    str | None, typer.Option(help="Compute the direct vector by onnx or openvino: exported at first use.")
+    str | None,
+    typer.Option(help="Compute the direct vector by torch, onnx or openvino: exported at first use."),
 ]
 StarterName = Annotated[str, typer.Option("--model", help="Name or folder of a model.")]
 Dialect = Annotated[str | None, typer.Option(help="Dialect of the feed; default: detected.")]
@@ -57,7 +58,7 @@ def under(backend: str | None, model: str | None) -> str | None:
     """A model's name with the backend that is to compute it."""
     if backend not in (None, "torch", "onnx", "openvino"):
         raise UserError(f"there is no backend {backend!r}: take torch, onnx or openvino.")
-    return f"{backend}:{model}" if model and backend and backend != "torch" else model
+    return f"{backend}:{model}" if model and backend else model
 
 
 def reading(columns: Sequence[str] | None, encoding: str | None, currency: str | None) -> dict[str, Any]:

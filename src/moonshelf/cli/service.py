@@ -8,11 +8,7 @@ from typing import Annotated
 import typer
 
 from moonshelf.cli.console import print_json, say
-from moonshelf.cli.options import (
-    Json,
-    ModelName,
-    flags,
-)
+from moonshelf.cli.options import Backend, Json, ModelName, flags
 from moonshelf.errors import UserError
 
 
@@ -28,6 +24,7 @@ def serve(
         Path | None, typer.Option(help="API keys, as `moonshelf keys add` writes them.")
     ] = None,
     model: ModelName = None,
+    backend: Backend = None,
     creative_model: Annotated[str | None, typer.Option(help="Judge of creatives, or off.")] = None,
     sample: Annotated[
         bool, typer.Option("--sample", help="Embed the sample shop there first, if nothing is there.")
@@ -44,8 +41,8 @@ def serve(
     except ImportError as error:
         raise UserError(f"the service needs {error.name}: install moonshelf[serve].") from None
     settings = load_settings(
-        folder, config, host=host, port=port, keys_file=keys_file, model=model, creative_model=creative_model,
-        **flags(context.args),
+        folder, config, host=host, port=port, keys_file=keys_file, model=model, backend=backend,
+        creative_model=creative_model, **flags(context.args),
     )  # fmt: skip
     if sample:
         run.make_sample(settings.folder, settings.model or "starter")

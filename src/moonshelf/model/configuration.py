@@ -36,6 +36,7 @@ class MoonConfig(BaseModel):
     norm: bool = True  # LayerNorm before the projection; off where the head starts as a stock embedding
     # Rows of the word path's table, one a token; 0: no word path.
     words: int = Field(default=0, ge=0, le=4_000_000)
+    written: bool = False  # whether more follows from the words of a rationale than their mean
     # Summaries of its pictures that the picture path reads (`head.PICTURE` and DeepStack's); 0: no such path.
     pictures: int = Field(default=0, ge=0, le=66)
     glance: bool = False  # whether the decoder reads what the picture path says of them
@@ -48,6 +49,8 @@ class MoonConfig(BaseModel):
             raise ValueError("matryoshka must list falling sizes that start with dim")
         if self.words and any(size % 2 for size in self.matryoshka):
             raise ValueError("with words every matryoshka size must be even: words take every second number")
+        if self.written and not self.words:
+            raise ValueError("written needs a word path: set words")
         if self.glance and not self.pictures:
             raise ValueError("glance needs a picture path: set pictures")
         if self.fire and not self.taps:

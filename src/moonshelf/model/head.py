@@ -48,6 +48,8 @@ The length of a row of S is its word's weight, so that equal a_t (the start: w_m
 x_t are last-layer states, which tell a value from its key; e is the state at <emb>. What no words say of a
 text still follows from its words: B s_text + MLP(s_text), of unit length before, is added to its odd numbers.
 Words that were written of a photo get no such numbers: they made it harder to find (docs/experiments.md).
+With `written` they have a map of their own instead, C s_rationale + MLP'(s_rationale), added to all numbers
+and taught on reasoned vectors: the static mean says "tshirts", the map says what tshirts are among.
 
 **The picture path**: summaries of the tower's tokens, straight into the vector.
 
@@ -217,6 +219,7 @@ class WordPath(nn.Module):
         self.free = _mlp(config.dim // 2, 2 * config.dim, config.dim // 2)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
+        self.written = WrittenMap(config.dim) if config.written else None
         for weight in (*self.scores.parameters(), self.gate.weight):
             nn.init.zeros_(weight)
         nn.init.zeros_(self.gate.bias)
@@ -224,13 +227,16 @@ class WordPath(nn.Module):
     def forward(self, e: Tensor, words: dict[str, tuple[Tensor, Tensor, Tensor]]) -> Tensor:
         """What is added to a vector: (B, dim)."""
         text, rationale = self.meanings(e, words)
-        return joined(text + rationale, self.free_numbers(text))
+        return self.of_text(text) + self.of_rationale(rationale)
 
-    def free_numbers(self, said: Tensor) -> Tensor:
-        """What a text's meaning adds to the odd numbers, zeros where it has no words: (B, dim / 2)."""
-        present = said.any(-1, keepdim=True).to(said.dtype)
-        said = nn.functional.normalize(said, dim=-1)
-        return present * (self.linear(said) + self.free(said))
+    def of_text(self, said: Tensor) -> Tensor:
+        """What a text's meaning (B, dim / 2) adds to a vector: (B, dim)."""
+        return joined(said, _follows(said, self.linear, self.free))
+
+    def of_rationale(self, said: Tensor) -> Tensor:
+        """What a rationale's meaning (B, dim / 2) adds to a vector: (B, dim)."""
+        added = joined(said, torch.zeros_like(said))
+        return added if self.written is None else added + self.written(said)
 
     def meanings(self, e: Tensor, words: dict[str, tuple[Tensor, Tensor, Tensor]]) -> list[Tensor]:
         """What the words of each source mean, (B, dim / 2) each.
@@ -247,6 +253,27 @@ class WordPath(nn.Module):
             mean = torch.einsum("bt,btd->bd", weights, self.table(ids))
             found.append(gates[:, place, None] * mean)
         return found
+
+
+class WrittenMap(nn.Module):
+    """What follows from a rationale's meaning (B, dim / 2), in all numbers: (B, dim)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim // 2, dim)
+        self.mlp = _mlp(dim // 2, 2 * dim, dim)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, said: Tensor) -> Tensor:
+        return _follows(said, self.linear, self.mlp)
+
+
+def _follows(said: Tensor, linear: nn.Module, mlp: nn.Module) -> Tensor:
+    """B n(s) + MLP(n(s)) of meanings s (B, d), n of unit length; zeros where there are no words."""
+    present = said.any(-1, keepdim=True).to(said.dtype)
+    said = nn.functional.normalize(said, dim=-1)
+    return present * (linear(said) + mlp(said))
 
 
 def _mlp(inner: int, between: int, out: int) -> nn.Sequential:
@@ -335,8 +362,13 @@ class MoonHead(nn.Module):
 
     def glanced(self, seen: Tensor) -> Tensor:
         """What is added to each image token of a row, (B, d), for summaries (B, n, d); needs a `glance`."""
-        assert self.pictures is not None and self.glance is not None
-        return self.glance(_unit(self.pictures.look(seen)))
+        assert self.glance is not None
+        return self.glance(self.glimpse(seen))
+
+    def glimpse(self, seen: Tensor) -> Tensor:
+        """What the glance reads of summaries (B, n, d): p / rms(p), (B, dim)."""
+        assert self.pictures is not None
+        return _unit(self.pictures.look(seen))
 
     def forward(
         self, e: Tensor, reading: Reading, batch: Batch, rationale: tuple[Tensor, Tensor, Tensor]

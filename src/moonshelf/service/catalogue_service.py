@@ -123,7 +123,8 @@ class CatalogueService:
         name = settings.model or saved_model(settings.folder)
         self.catalogue = Catalogue.open(settings.folder, name)  # says what is wrong before a model is loaded
         assert name is not None
-        self.model = placed(load_model(name), settings.precision, settings.device)
+        computed = f"{settings.backend}:{name}" if settings.backend else name
+        self.model = placed(load_model(computed), settings.precision, settings.device)
         self.asker = asking(self.model)
         self.catalogue = Catalogue.open(settings.folder, self.model)
         self.catalogue.store.manifest.check(self.model, name, settings.folder)

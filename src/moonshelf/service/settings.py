@@ -72,6 +72,8 @@ class Settings(BaseSettings):
     """Catalogue folder that `moonshelf embed` made."""
     model: str | None = None
     """Name or folder of a model; none: the catalogue's own."""
+    backend: Literal["torch", "onnx", "openvino"] | None = None
+    """What computes direct vectors; onnx and openvino write no rationales."""
     reranker: str | None = None
     """CrossEncoder (folder, hub id) or server (URL#MODEL) that reads the first hits again; none: none."""
     rerank_s: float = Field(2.0, gt=0)

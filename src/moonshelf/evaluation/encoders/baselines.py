@@ -77,6 +77,11 @@ class ModelEncoder:
         asker = self.model.queries
         return asker and ModelEncoder(asker, self.reason, self.batch_tokens, self.name)
 
+    @property
+    def names(self) -> ModelEncoder:
+        """What reads names of labels: there is no product to reason about, and `search` asks directly too."""
+        return ModelEncoder(self.model, "off", self.batch_tokens)
+
     def encode(self, products: Sequence[Product]) -> Vectors:
         out = self.model.encode(
             products, reason=self.reason, batch_tokens=self.batch_tokens, on_error="report"

@@ -93,10 +93,11 @@ class Labelling(BaseTask):
 
     def label_vectors(self, encoder: Encoder, encode: Encode) -> np.ndarray:
         """(labels, dim) float64: the mean over the templates, as unit vectors."""
+        reader = getattr(encoder, "names", None) or encoder
         total: np.ndarray | float = 0.0
         for template in self.templates:
             texts = [Product(id=f"label-{i}", title=template.format(x)) for i, x in enumerate(self.labels)]
-            total = total + encode(encoder, texts).vectors.astype(np.float64)
+            total = total + encode(reader, texts).vectors.astype(np.float64)
         norm = np.linalg.norm(total, axis=1, keepdims=True)
         return total / np.where(norm > 0, norm, 1.0)
 
