@@ -72,9 +72,9 @@ def again(out: Path, model: str, **changes) -> str:
 
 def test_each_step_says_what_it_did_and_the_end_where_things_are(first, model):
     out, text = first
-    steps = re.findall(r"^(\d)/8 (\w+) +[\d.]+ s  (.+)$", text, re.M)
+    steps = re.findall(r"^(\d)/9 (\w+) +[\d.]+ s  (.+)$", text, re.M)
     assert [name for _, name, _ in steps] == [
-        "shop", "check", "embed", "index", "search", "duplicates", "figures", "report",
+        "shop", "check", "embed", "index", "search", "duplicates", "figures", "jobs", "report",
     ]  # fmt: skip
     assert f"{PRODUCTS} products" in steps[0][2] and f"{PRODUCTS} new" in steps[2][2]
     for path in ("report.html", "catalogue", "shop/products.jsonl"):
@@ -100,6 +100,18 @@ def test_the_page_shows_the_figures_of_the_record(first):
     shown = re.search(r"(\S+ %) \[.+Words: the first of 16 results is exactly right", text)
     words = next(r for r in record["results"] if (r["task"], r["metric"]) == ("text → product", "R@1"))
     assert shown and words["corpus"] == PRODUCTS and words["chance"] > 0
+
+
+def test_the_page_shows_the_work_that_is_done(first):
+    out, _ = first
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for title in ("Gaps filled", "Categories mapped", "Your queries"):
+        assert f">{title}</h2>" in page
+    suggested = [json.loads(x) for x in (out / "jobs/enriched/suggestions.jsonl").read_text().splitlines()]
+    holed = [json.loads(x) for x in (out / "jobs/feed.jsonl").read_text().splitlines()]
+    assert {one["id"] for one in suggested} <= {one["id"] for one in holed}
+    assert ["attributes" in one for one in holed] == [i % 2 == 0 for i in range(len(holed))]
+    assert "fused" in page and (out / "jobs/queries/judgements.csv").read_text().count("\n") > 10
 
 
 def test_the_catalogue_can_be_searched_afterwards(first, model):

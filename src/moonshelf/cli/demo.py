@@ -3,7 +3,8 @@
 Each step calls what the command of that name calls. The shop comes with its truth, so what the model
 writes and finds can be counted. Everything goes to one folder: `shop/` (the feed, its pictures, the
 truth), `catalogue/` (as `moonshelf embed` makes it), `evaluation/` (as `evaluate` does), `cache/` (vectors
-of the views that only the figures need), `report.html`, and `run.json`, by which a second run knows its own
+of the views that only the figures need), `jobs/` (a feed with holes and what fills them; the queries with
+their grades), `report.html`, and `run.json`, by which a second run knows its own
 folder. A second run redoes only what changed. Products are scored by the vectors and rationales that stand
 in the catalogue: they are encoded once.
 """
@@ -30,6 +31,7 @@ from moonshelf.catalogue.manifest import NAME as MANIFEST
 from moonshelf.catalogue.manifest import versions
 from moonshelf.catalogue.search import Catalogue
 from moonshelf.cli.console import RECORD, Steps, claim
+from moonshelf.cli.demo_jobs import fill_gaps, judge_queries
 from moonshelf.errors import UserError
 from moonshelf.evaluation.report import demo_page as report
 from moonshelf.evaluation.report import showcase
@@ -95,7 +97,7 @@ def run_demo(
     )
     console.print(Text(plan), soft_wrap=True)
     console.print(Text(f"Model {model}, fingerprint {moon.fingerprint}, reasoning {reason}.\n"))
-    steps = Steps(console, total=8)
+    steps = Steps(console, total=9)
 
     with steps.step("shop") as said:
         shop, written = _shop(out / "shop", sample)
@@ -145,6 +147,10 @@ def run_demo(
         judged = out / "evaluation"
         page.tiles, results = showcase.score(shop, rows, moon, cast(Any, reason), out / "cache", judged)
         said.append(f"{len(results)} figures, each with its interval and chance, in evaluation/report.html")
+    with steps.step("jobs") as said:
+        jobs = out / "jobs"
+        page.jobs = [*fill_gaps(shop, feed, moon, jobs), judge_queries(shop, home, jobs / "queries")]
+        said.append(" ".join(f"{job.title}: {job.said}" for job in page.jobs))
     with steps.step("report") as said:
         page.cards = showcase.cards(shop, rows)
         page.notes = list(NOTES)

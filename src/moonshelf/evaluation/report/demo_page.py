@@ -84,6 +84,18 @@ class Family:
 
 
 @dataclass(frozen=True)
+class Job:
+    """A piece of work that was done, as a table of words."""
+
+    id: str
+    title: str
+    intro: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    said: str  # in one line
+
+
+@dataclass(frozen=True)
 class Tile:
     """One headline figure."""
 
@@ -103,6 +115,7 @@ class Page:
     searches: list[Search] = field(default_factory=list)
     families: dict[str, list[Family]] = field(default_factory=dict)  # duplicate, similar, variant
     family_counts: dict[str, int] = field(default_factory=dict)
+    jobs: list[Job] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     steps: list[tuple[str, str, float]] = field(default_factory=list)  # name, what, seconds
     facts: dict[str, str] = field(default_factory=dict)  # command, model, versions …

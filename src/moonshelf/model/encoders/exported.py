@@ -323,7 +323,7 @@ def signature(folder: Path) -> str:
     config = read_json(folder / "config.json")
     shape = {key: value for key, value in config["text_config"].items() if key not in ("dtype", "use_cache")}
     deep = len(config["vision_config"].get("deepstack_visual_indexes", ()))
-    moon = read_settings(MoonConfig, folder / "moon.json").model_dump(mode="json")
+    moon = read_settings(MoonConfig, folder / "moon.json").model_dump(mode="json", exclude_defaults=True)
     record = [config["model_type"], shape, deep, moon]
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
