@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "moonshelf"
-LINES, MODULES = (45_367, 22_000), (247, 115)  # of the package: ceiling, target
+LINES, MODULES = (45_545, 22_000), (248, 115)  # of the package: ceiling, target
 LONGEST = 500  # lines of a file
 CROWD = 15  # files directly in a folder
 
@@ -39,16 +39,16 @@ ROOMS = {
     "endpoints": Room(160, 100),
     "feeds": Room(5_470, 2_400),
     "sample": Room(150, 150),
-    "model": Room(5_130, 2_000),
+    "model": Room(5_165, 2_000),
     "training": Room(4_191, 2_300),
-    "catalogue": Room(5_234, 2_200),
+    "catalogue": Room(5_244, 2_200),
     "enrichment": Room(1_135, 800),
     "scale": Room(694, 900),
     "frameworks": Room(215, 213),
-    "evaluation": Room(6_582, 2_500),
+    "evaluation": Room(6_601, 2_500),
     "creatives": Room(7_658, 5_000),
-    "service": Room(4_113, 2_300),
-    "cli": Room(2_335, 1_600),
+    "service": Room(4_116, 2_300),
+    "cli": Room(2_446, 1_600),
 }
 # Rooms that do not know each other, whatever their order: the first never imports the second.
 APART = (
