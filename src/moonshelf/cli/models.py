@@ -55,9 +55,12 @@ def export(
         if json:
             print_json(report)
         else:
+            lost, low, high = (100 * share for share in report["loss"])
+            ours, exported = report["r_at_1"], report["r_at_1_exported"]
             print(
-                f"written to {out}; least cosine to {model} {report['cosine']:.6f}; R@1 of photos to "
-                f"titles of the sample shop {report['r_at_1']:.3f}, exported {report['r_at_1_exported']:.3f}."
+                f"written to {out}; least cosine to {model} {report['cosine']:.6f}; R@1 of photos to titles "
+                f"of the sample shop {ours:.3f}, exported {exported:.3f}, a loss of {lost:.1f} points "
+                f"({low:.1f} to {high:.1f})."
             )
         return
     from moonshelf.cli.export import export_vllm, load
