@@ -13,11 +13,9 @@ in each step, where a cold start has time for a few dozen. Steps:
    that words are bound to take no gradient, and similarities of whole texts stay those of these numbers. A
    batch comes from one feed: pictures of shops that look different tell each other apart too easily.
 
-A model whose decoder was taught since (`teach_writer`) is fitted again: what follows from words anew, while
-the picture path moves a little and the glance after it (least squares), for the decoder reads it. Such a
-model also writes of `--written` products, by photo, by title and by both, and what follows from a rationale
-is fitted on these vectors: all levels of the category and all attributes are told by names that are read
-directly and by names that are reasoned about.
+A model whose decoder was taught since (`teach_writer`) is fitted again: then the picture path stays, which
+the decoder reads, and what follows from words is fitted anew. What follows from what it writes is fitted last
+(`fit_written`).
 
 All choices are ours; docs/experiments.md tells what was tried. Validation splits are not read.
 """
@@ -27,7 +25,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -42,7 +40,7 @@ from moonshelf.model.head import PICTURE, MoonHead, locked, semantic
 from moonshelf.model.modeling import MoonModel
 from moonshelf.product import Product
 from moonshelf.prompts import END_THINK, THINK
-from moonshelf.training.cold_start import values_of_keys
+from moonshelf.training.cold_start import KEY_WEIGHT, values_of_keys
 from moonshelf.training.data import SourceSpec, augment, load_source
 from moonshelf.training.losses import Labels, Temperature, info_nce, label_loss, similarity_loss
 from moonshelf.training.sources.pairs import Item, leaf
@@ -56,12 +54,8 @@ FEEDS = {  # and the share of the batches that each gives; tiny pictures made al
 PHOTOS = {"grocery/catalogue": "grocery/photos-train.parquet"}
 TEMPERATURE, DROPOUT, BATCH = 0.05, 0.2, 64
 LABEL_WEIGHT, MOST_VALUES = 0.5, 600
-KEYS = {  # how often each is asked for, where others are once
-    "category": 10.0, "colour": 10.0, "level 0": 2.0, "level 1": 3.0, "use": 2.0, "gender": 2.0,
-}  # fmt: skip
 BOTH = 0.22  # gate of the picture path beside a title
 LOUD = (1.5, 0.9)  # gates of the words of a text and of a rationale
-SLOW = 0.1  # of the rate, for a picture path that the decoder reads
 SHARE = 0.3  # of the vector that comes from the language model, in what it was; its noise hides the paths
 
 
@@ -73,9 +67,7 @@ def with_pictures(model: MoonModel) -> MoonModel:
     """
     layers = len(getattr(model.backbone.config.vision_config, "deepstack_visual_indexes", ()))
     fitted = ["words.free.", "words.linear.", "words.gate."] + ["pictures."] * (not model.config.glance)
-    made = reshaped(
-        model, [*fitted, "words.written."], pictures=PICTURE + layers, written=model.config.glance
-    )
+    made = reshaped(model, fitted, pictures=PICTURE + layers)
     head: MoonHead = made.head
     assert head.words is not None and head.pictures is not None
     head.words.gate.bias.data = torch.tensor(LOUD).log()
@@ -174,25 +166,6 @@ def read(
     return Seen(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def reasoned(model: MoonModel, titles: Sequence[str], items: Sequence[Item] = ()) -> Seen:
-    """As `read`, with what the model writes of each."""
-    shown = [item.images[:1] for item in items] or [()] * len(titles)
-    products = [Product(id="t", title=text, images=one) for text, one in zip(titles, shown, strict=True)]
-    return read(model, titles, items, rationales=model.encode(products, reason="on").rationales)
-
-
-@dataclass
-class Written:
-    """What a model made of `rows` when it wrote, and of all names of values."""
-
-    rows: Tensor
-    titles: Seen
-    photos: Seen
-    both: Seen  # read directly
-    both_reasoned: Seen
-    names: Seen
-
-
 @dataclass
 class Key:
     """The values of a key, as rows of `names`, and each product's place among them (n,), -1 if unknown."""
@@ -204,23 +177,20 @@ class Key:
 
 def keys_of(items: Sequence[Item]) -> tuple[list[str], list[Key]]:
     """All names of values, and the keys that have at most `MOST_VALUES` of them."""
-    levels = [{f"level {depth}": name for depth, name in enumerate(item.category[:-1])} for item in items]
-    known = [replace(item, facts=item.facts | upper) for item, upper in zip(items, levels, strict=True)]
-    values = {key: found for key, found in values_of_keys(known).items() if len(found) <= MOST_VALUES}
+    values = {key: found for key, found in values_of_keys(list(items)).items() if len(found) <= MOST_VALUES}
     names = sorted({name for found in values.values() for name in found})
     row, keys = {name: n for n, name in enumerate(names)}, []
     for key, found in values.items():
         place = {name: n for n, name in enumerate(found)}
-        own = [leaf(item.category) if key == "category" else item.facts.get(key, "") for item in known]
+        own = [leaf(item.category) if key == "category" else item.facts.get(key, "") for item in items]
         places = torch.tensor([place.get(name, -1) for name in own])
-        keys.append(Key(torch.tensor([row[name] for name in found]), places, KEYS.get(key, 1.0)))
+        keys.append(Key(torch.tensor([row[name] for name in found]), places, KEY_WEIGHT.get(key, 1.0)))
     return names, keys
 
 
 def fit(
     model: MoonModel, titles: Seen, photos: Sequence[Seen], names: Seen, keys: Sequence[Key],
     groups: Tensor, feeds: Sequence[tuple[Tensor, float]], steps: int, batch: int = 1024, rate: float = 1e-3,
-    written: Written | None = None,
 ) -> None:  # fmt: skip
     """Train the paths in place. `groups` (n,) int: rows of one product are no negatives.
 
@@ -233,29 +203,18 @@ def fit(
         x = F.layer_norm(photos[0].pictures[:, place].float(), [model.config.hidden])
         std = x.std(0).clamp_min(1e-3)
         norm.weight.data, norm.bias.data = 1 / std, -x.mean(0) / std
-    _standardise(titles.words, words.linear, cast(torch.nn.Linear, words.free[0]))
+    standardise(titles.words, words.linear, cast(torch.nn.Linear, words.free[0]))  # those of titles as well
     temperature, parts, layers = Temperature(TEMPERATURE), [words.linear, words.free], [words.free[2]]
     if fresh:
         torch.nn.init.normal_(pictures.linear.weight, std=1e-3)
-    layers += [pictures.linear, pictures.mlp[0], pictures.mlp[2]]
-    looks = [*pictures.linear.parameters(), *pictures.mlp.parameters()]
-    if written is not None and words.written is not None:
-        _standardise(
-            written.both_reasoned.told, words.written.linear, cast(torch.nn.Linear, words.written.mlp[0])
-        )
-        parts.append(words.written)
-        layers.append(words.written.mlp[2])
+        parts += [pictures.linear, pictures.mlp]
+        layers += [pictures.linear, pictures.mlp[0], pictures.mlp[2]]
     trained = [parameter for part in parts for parameter in part.parameters()]
-    optimiser = torch.optim.AdamW(
-        [{"params": [*trained, *temperature.parameters()]}, {"params": looks}], lr=rate, weight_decay=0.02
-    )
-    dims, rates = model.config.matryoshka, [rate, rate * (1 if fresh else SLOW)]
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=steps, pct_start=0.05)
-    with torch.no_grad():
-        shown = photos[0].pictures.float()
-        told = None if fresh else model.head.glanced(shown)
+    optimiser = torch.optim.AdamW([*trained, *temperature.parameters()], lr=rate, weight_decay=0.02)
+    dims = model.config.matryoshka
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.05)
     pools, shares = [rows for rows, _ in feeds], [share for _, share in feeds]
-    handles = [layer.register_forward_pre_hook(_dropped) for layer in layers]
+    handles = [layer.register_forward_pre_hook(dropped) for layer in layers]
     for step in range(steps):
         [pool] = random.choices(pools, shares)
         rows = pool[torch.randperm(len(pool))[:batch]]
@@ -267,72 +226,32 @@ def fit(
         value = torch.stack([label_loss(side, labels, scale, dims) for side in (seen, locked(said))]).mean()
         texts = torch.cat([said, called])
         kept = similarity_loss(texts, semantic(texts).detach())
-        loss = found + LABEL_WEIGHT * value + kept
-        if written is not None:
-            loss = loss + _reasoned_loss(model, written, titles, names, key, groups, scale, batch // 2)
         optimiser.zero_grad()
-        loss.backward()
+        (found + LABEL_WEIGHT * value + kept).backward()
         optimiser.step()
         schedule.step()
         if step % 100 == 0 or step + 1 == steps:
             typer.echo(
                 f"paths: step {step} of {steps}, InfoNCE {found.item():.3f}, values {value.item():.3f}, "
-                f"texts {kept.item():.3f}, all {loss.item():.3f}"
+                f"texts {kept.item():.3f}"
             )
     for handle in handles:
         handle.remove()
-    if told is not None:
-        with torch.no_grad():
-            follow(model, shown, told)
 
 
-def follow(model: MoonModel, shown: Tensor, told: Tensor) -> None:
-    """Let the glance add what it added before the path moved, `told` (n, d), to least squares.
-
-    `shown` (n, summaries, d) are pictures of training products.
-    """
-    assert model.head.glance is not None
-    x, y = model.head.glimpse(shown).double(), told.double()
-    gram = x.T @ x + 1e-2 * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
-    solution = torch.linalg.solve(gram, x.T @ y)
-    left = ((x @ solution - y) ** 2).sum() / ((y - y.mean(0)) ** 2).sum()
-    typer.echo(f"glance: {1 - left:.3f} of what it said of {len(x):,} pictures is kept")
-    model.head.glance.weight.data = solution.T.float()
-
-
-def _standardise(said: Tensor, *layers: torch.nn.Linear) -> None:
-    """Fold mean 0 and variance 1 of meanings (n, d) into a linear map and the first layer of an MLP."""
+def standardise(said: Tensor, linear: torch.nn.Linear, first: torch.nn.Linear) -> None:
+    """Begin a map anew; its two layers make mean 0 and variance 1 of the meanings (n, d) that they meet."""
     x = F.normalize(said[said.any(-1)], dim=-1)
     mean, std = x.mean(0), x.std(0).clamp_min(1e-4)
-    linear, first = layers
     torch.nn.init.normal_(linear.weight, std=1e-3)
     torch.nn.init.zeros_(linear.bias)
     first.reset_parameters()
-    for layer in layers:
+    for layer in (linear, first):
         layer.weight.data /= std
         layer.bias.data -= layer.weight @ mean
 
 
-def _reasoned_loss(
-    model: MoonModel, written: Written, titles: Seen, names: Seen, key: Key, groups: Tensor, scale: Tensor,
-    batch: int,
-) -> Tensor:  # fmt: skip
-    """Reasoned photos found by titles, and values told from all of their key by vectors with a rationale."""
-    part = torch.randperm(len(written.rows))[:batch]
-    rows, dims = written.rows[part], model.config.matryoshka
-    same = groups[rows][:, None] == groups[rows]
-    titled, seen = written.titles.vectors(model, part), written.photos.vectors(model, part)
-    both, direct = (one.vectors(model, part) for one in (written.both_reasoned, written.both))
-    found = [
-        info_nce(locked(said), seen, scale, same, dims) for said in (titles.vectors(model, rows), titled)
-    ]
-    called = random.choice([names, written.names]).vectors(model, key.values)
-    labels = Labels(locked(called), key.places[rows])
-    values = [label_loss(side, labels, scale, dims) for side in (seen, locked(titled), both, direct)]
-    return torch.stack(found).mean() + 2 * LABEL_WEIGHT * torch.stack(values).mean()
-
-
-def _dropped(_layer: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+def dropped(_layer: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
     return (F.dropout(inputs[0], DROPOUT),)
 
 
@@ -344,7 +263,6 @@ def run(
     steps: Annotated[int, typer.Option(min=1, help="Batches of 1,024 products.")] = 1600,
     crops: Annotated[int, typer.Option(min=0, help="Crops of each photo, beside the photo itself.")] = 1,
     share: Annotated[float, typer.Option(help="By how much the language model's part shrinks.")] = SHARE,
-    written: Annotated[int, typer.Option(help="Products that a model with a glance writes of.")] = 6000,
     seed: Annotated[int, typer.Option(help="Seed of the products and crops.")] = 0,
 ) -> None:
     """Fit the paths and save the model."""
@@ -370,20 +288,8 @@ def run(
     names, keys = keys_of(items)
     places = {group: place for place, group in enumerate(sorted({item.group for item in items}))}
     groups = torch.tensor([places[item.group] for item in items])
-    told = wrote(made, items, names, written, seed) if made.config.glance else None
-    fit(made, titles, photos, read(made, names), keys, groups, feeds, steps, written=told)
+    fit(made, titles, photos, read(made, names), keys, groups, feeds, steps)
     made.save_pretrained(out)
-
-
-def wrote(model: MoonModel, items: Sequence[Item], names: Sequence[str], n: int, seed: int) -> Written:
-    """A seeded sample of `n` items, read and reasoned about."""
-    rows = random.Random(seed).sample(range(len(items)), min(n, len(items)))
-    chosen = [items[row] for row in rows]
-    said, unsaid = [item.title for item in chosen], [""] * len(chosen)
-    return Written(
-        torch.tensor(rows), reasoned(model, said), reasoned(model, unsaid, chosen),
-        read(model, said, chosen), reasoned(model, said, chosen), reasoned(model, names),
-    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -14,7 +14,11 @@ from moonshelf import MoonModel, Product
 from moonshelf.training.data import SourceSpec, load_source
 from moonshelf.training.losses import info_nce
 from moonshelf.training.sources.pairs import Item
-from research.starter.fit_paths import fit, keys_of, read, reasoned, with_pictures, with_tower, wrote
+from research.starter.fit_paths import fit, keys_of, read, with_pictures, with_tower
+from research.starter.fit_written import Kept, facts_of, reasoned
+from research.starter.fit_written import fit as fit_written
+from research.starter.fit_written import keys_of as keys_of_facts
+from research.starter.reshape import reshaped
 from research.starter.teach_writer import with_glance
 from research.synthetic.feeds import write_products
 from research.synthetic.shop import iter_products
@@ -65,7 +69,7 @@ def test_a_new_path_says_nothing_and_a_fitted_one_brings_titles_to_their_photos(
             assert near.min() > 0.999
 
 
-def test_a_path_that_the_decoder_reads_stays_and_what_it_writes_is_fitted(
+def test_a_path_that_the_decoder_reads_stays_when_words_are_fitted_again(
     silent: MoonModel, items: list[Item]
 ) -> None:
     torch.nn.init.normal_(silent.head.pictures.linear.weight)
@@ -74,19 +78,34 @@ def test_a_path_that_the_decoder_reads_stays_and_what_it_writes_is_fitted(
     said, everyone = [item.title for item in items], torch.arange(len(items))
     titles, photos = read(again, said), read(again, [""] * len(items), items)
     names, keys = keys_of(items)
-    told = wrote(again, items, names, 30, 0)
-    feeds = [(everyone, 1.0)]
-    fit(again, titles, [photos], read(again, names), keys, everyone, feeds, steps=3, batch=20, written=told)
+    fit(again, titles, [photos], read(again, names), keys, everyone, [(everyone, 1.0)], steps=3, batch=20)
     changed = {n for n, weight in again.head.state_dict().items() if not torch.equal(weight, before[n])}
-    fitted = ("words.free", "words.linear", "words.written", "pictures.linear", "pictures.mlp", "glance")
-    assert any(name.startswith(fitted[2]) for name in changed)
-    assert all(name.startswith(fitted) for name in changed)
-    # A reasoned vector is put together as the model gives it (what it wrote may be cut into other tokens).
+    assert changed and all(name.startswith(("words.free", "words.linear")) for name in changed)
+
+
+def test_what_follows_from_a_rationale_is_fitted_and_nothing_else(
+    silent: MoonModel, items: list[Item]
+) -> None:
+    made = reshaped(with_glance(silent), written=True)
+    before, written = copy.deepcopy(made.head.state_dict()), made.head.words.written
+    said, nothing, everyone = [item.title for item in items], [""] * len(items), torch.arange(len(items))
+    seen = {"photo": reasoned(made, nothing, items), "both": reasoned(made, said, items)}
+    views = {name: Kept(made, one) for name, one in {**seen, "title": reasoned(made, said)}.items()}
+    names, keys = keys_of_facts([facts_of(item) for item in items])
+    assert {"Apparel"} & set(names) and len(keys) > 3  # levels of the category are told too
     with torch.no_grad():
-        wanted = reasoned(again, said, items).vectors(again, everyone)
-    found = again.encode([Product(id=i.id, title=i.title, images=i.images[:1]) for i in items], reason="on")
-    near = torch.nn.functional.cosine_similarity(torch.from_numpy(found.vectors), wanted)
-    assert near.median() > 0.99
+        # A vector with a rationale is put together as the model gives it.
+        given = ["<think>colour: red</think>"] * len(items)  # within the limit
+        products = [Product(id=i.id, title=i.title, images=i.images[:1]) for i in items]
+        found = torch.from_numpy(made.encode(products, rationales=given).vectors)
+        wanted = read(made, said, items, rationales=given).vectors(made, everyone)
+        assert torch.nn.functional.cosine_similarity(found, wanted).min() > 0.999
+        direct = {name: read(made, said).vectors(made, everyone) for name in ("title", "photo")}
+        named = read(made, names).vectors(made, torch.arange(len(names)))
+    told = Kept(made, reasoned(made, names))
+    fit_written(written, views, direct, named, told, keys, everyone, [(everyone, 1.0)], 3, batch=20)
+    changed = {n for n, weight in made.head.state_dict().items() if not torch.equal(weight, before[n])}
+    assert changed and all(name.startswith("words.written") for name in changed)
 
 
 def test_a_tower_in_another_s_place_is_brought_onto_its_tokens(

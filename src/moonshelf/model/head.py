@@ -362,13 +362,8 @@ class MoonHead(nn.Module):
 
     def glanced(self, seen: Tensor) -> Tensor:
         """What is added to each image token of a row, (B, d), for summaries (B, n, d); needs a `glance`."""
-        assert self.glance is not None
-        return self.glance(self.glimpse(seen))
-
-    def glimpse(self, seen: Tensor) -> Tensor:
-        """What the glance reads of summaries (B, n, d): p / rms(p), (B, dim)."""
-        assert self.pictures is not None
-        return _unit(self.pictures.look(seen))
+        assert self.pictures is not None and self.glance is not None
+        return self.glance(_unit(self.pictures.look(seen)))
 
     def forward(
         self, e: Tensor, reading: Reading, batch: Batch, rationale: tuple[Tensor, Tensor, Tensor]
