@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-import importlib
+import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,27 @@ def test_what_cannot_be_exported_names_the_operator(model_2_5: MoonModel, tmp_pa
     with pytest.raises(UserError, match=r"the TowerPath cannot be exported: .* stops it"):
         graph.export(str(tmp_path / "model"), tmp_path / "out", "onnx")
     assert not (tmp_path / "out").exists()
+
+
+SILENT = """
+import multiprocessing, sys, urllib.request
+
+sent = []  # a thread sends, so what is raised here would not be seen
+urllib.request.urlopen = multiprocessing.Process.start = lambda *_, **__: sent.append("something")
+from pathlib import Path
+from moonshelf.model.encoders.exported import Exported
+from moonshelf.model.encoders.graph import export
+export(sys.argv[1], Path(sys.argv[2]), "openvino", int8=sys.argv[3] == "int8")
+Exported(Path(sys.argv[2]))
+assert not sent and sys.modules["openvino_telemetry"] is None, sent
+"""
+
+
+@pytest.mark.parametrize("kind", ("float", "int8"))
+def test_openvino_sends_nothing(kind: str, saved: MoonModel, tmp_path: Path) -> None:
+    for package in ("onnxscript", "openvino", *(["nncf"] if kind == "int8" else [])):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    command = [sys.executable, "-c", SILENT, str(saved.source), str(tmp_path / "out"), kind]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -13,13 +13,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, lru_cache
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -85,11 +87,16 @@ def onnx_graph(path: Path, weights: Mapping[str, np.ndarray] | None = None) -> G
     return lambda inputs: session.run(None, {name: inputs[name] for name in inputs if name in named})
 
 
+def silent_openvino() -> Any:
+    """OpenVINO without `openvino_telemetry`, which posts what is converted to Google Analytics, unasked."""
+    # None makes importing it fail, as where it is not installed: OpenVINO and nncf then go on without it.
+    cast(dict[str, Any], sys.modules).setdefault("openvino_telemetry", None)
+    return import_module("openvino")
+
+
 def openvino_graph(path: Path) -> Graph:
     """The same under OpenVINO, in float32 wherever it could do with less."""
-    import openvino
-
-    core = openvino.Core()
+    core = silent_openvino().Core()
     settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     if threads := int(os.environ.get("OMP_NUM_THREADS") or 0):
         settings["INFERENCE_NUM_THREADS"] = threads

@@ -38,6 +38,7 @@ from moonshelf.model.encoders.exported import (
     Exported,
     Record,
     need,
+    silent_openvino,
 )  # fmt: skip
 from moonshelf.model.modeling import MoonModel, normalise
 from moonshelf.product import Product
@@ -179,8 +180,7 @@ def _write(model: MoonModel, out: Path, name: str, backend: str, int8: bool) -> 
             quantize_dynamic(file, file, op_types_to_quantize=["MatMul", "Gemm"])
             file.with_name(f"{file.name}.data").unlink(missing_ok=True)
         if backend == "openvino":
-            import openvino
-
+            openvino = silent_openvino()
             converted = openvino.convert_model(str(file))
             if int8:
                 if find_spec("nncf") is None:
