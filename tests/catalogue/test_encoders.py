@@ -70,6 +70,12 @@ def test_what_an_encoder_cannot_read_is_said_once(shelf, models, tmp_path):
     report = embed_feed(shop, tmp_path / "mixed", f"st:{models / 'text'}")
     assert (report.new, report.rejected, report.warnings) == (4, 2, 0)
     assert [p.reason for p in report.problems] == ["there is no text that st:text could read"]
+    catalogue, photo = Catalogue.open(tmp_path / "mixed"), ImageRef(data=picture())
+    with pytest.raises(UserError, match="st:text reads text alone: give words"):
+        catalogue.search(Product(id="q", images=(photo,)))
+    for pictures, said in (((photo,), True), ((), False)):
+        found = catalogue.search(Product(id="q", title="glass mug", images=pictures), mode="vector")
+        assert found.hits and ("st:text reads text alone: the picture was left out" in found.notes) is said
 
 
 def test_a_text_encoder_over_photos_alone_gets_one_sentence_and_leaves_the_folder_free(models, tmp_path):

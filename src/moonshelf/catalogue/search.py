@@ -261,7 +261,7 @@ class Catalogue:
             lists["text"] = found or []
         if mode != "text":
             if vector is None:
-                vector = self._vector(query, like, reason)
+                vector = self._vector(query, like, reason, notes)
             near, note = self._nearest(vector, depth + 1, where, allowed)
             notes += [note] if note else []
             lists["vector"] = [hit for hit in near if like is None or hit[0] != key_of(like)][:depth]
@@ -297,7 +297,7 @@ class Catalogue:
         asked = query or Product(id="query")
         return [(asked, rows.get(hit.id) or Product(id=hit.id)) for hit in first]
 
-    def _vector(self, query: Product | None, like: str | None, reason: str) -> np.ndarray:
+    def _vector(self, query: Product | None, like: str | None, reason: str, notes: list[str]) -> np.ndarray:
         if query is None:
             rows = self.store.rows([key_of(like or "")], ["id", "vector"]).to_pylist()
             if not rows or rows[0]["id"] != like:
@@ -311,6 +311,10 @@ class Catalogue:
             except images.ImageError as error:
                 raise UserError(f"the picture of the query cannot be used: {error}.") from None
         encoder = self._query_side(query, reason) or asking(self.model)
+        if query.images and "image" not in encoder.reads:
+            if not (query.title or query.description):
+                raise UserError(f"{encoder.name} reads text alone: give words to search for, or use --like.")
+            notes.append(f"{encoder.name} reads text alone: the picture was left out")
         vector = np.asarray(encoder.encode([query], reason=reason).vectors[0], dtype=np.float32)
         if not np.isfinite(vector).all():
             raise RuntimeError("the model gave a vector that is not finite for the query")
