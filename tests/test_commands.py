@@ -37,6 +37,7 @@ CANNOT = {  # what a line holds -> why it is not run here
     r"--url |--writer ": "it needs a server: see test_remote_index.py and test_parity.py",
     r"--download|clip:|--rerank": "it needs weights of others: see tests/catalogue/test_rerank.py",
     r"DATA\b|--recompute ": "it needs the data sets, which the project may not ship",
+    r"shop/holes|enriched/filled|(index|evaluate) (before|after)": "tests/enrichment/test_story.py runs it",
     r"products\.tsv|filled/|TAXONOMY": "tests/enrichment runs it, with a model that writes and a taxonomy",
     r"moonshelf (train|mine) ": "it needs a training run",
 }
