@@ -35,7 +35,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from moonshelf.cli.console import say
 from moonshelf.cli.options import flags
 from moonshelf.errors import EXIT_PARTIAL, UserError
-from moonshelf.evaluation.statistics import metrics
+from moonshelf.evaluation.statistics import significance
 from moonshelf.files import write_atomic
 from moonshelf.model.modeling import MoonModel
 from moonshelf.training import quiet_dependencies
@@ -338,7 +338,7 @@ def _keys(plan: Plan, run: Run) -> list[str]:
 # ---- table ---------------------------------------------------------------------------------------------
 
 
-def over_seeds(figures: Sequence[Figure], others: Sequence[Figure] | None = None) -> metrics.Interval:
+def over_seeds(figures: Sequence[Figure], others: Sequence[Figure] | None = None) -> significance.Interval:
     """The mean of a figure over seeds, or its mean difference to `others`, with a 95 % interval.
 
     One seed: bootstrap over products. Several: Student's t over the seeds' means.
@@ -352,7 +352,7 @@ def over_seeds(figures: Sequence[Figure], others: Sequence[Figure] | None = None
         means = [mean - np.mean(other.values) for mean, other in zip(means, others, strict=True)]
     middle, n = float(np.mean(means)), len(means)
     half = float(t.ppf(0.975, n - 1)) * float(np.std(means, ddof=1)) / math.sqrt(n)
-    return metrics.Interval(middle, middle - half, middle + half, n, n)
+    return significance.Interval(middle, middle - half, middle + half, n, n)
 
 
 def markdown(plan: Plan, done: Sequence[Done]) -> str:

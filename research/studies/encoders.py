@@ -23,8 +23,7 @@ import typer
 from rich import print
 
 from moonshelf.catalogue.search import Catalogue
-from moonshelf.evaluation.statistics.metrics import bootstrap
-from moonshelf.evaluation.statistics.significance import paired_means
+from moonshelf.evaluation.statistics.significance import bootstrap, paired_means
 from moonshelf.model.encoders import rerankers
 from moonshelf.product import Product
 from research.script import app_of, start

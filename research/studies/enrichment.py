@@ -34,7 +34,7 @@ from moonshelf.enrichment.categories import WEIGHTS, Categoriser, Words
 from moonshelf.enrichment.readings import Reader, Reading
 from moonshelf.enrichment.suggestions import Calibration, claims
 from moonshelf.enrichment.taxonomy import Taxonomy
-from moonshelf.evaluation.statistics.metrics import bootstrap
+from moonshelf.evaluation.statistics.significance import bootstrap
 from moonshelf.feeds import read_feed
 from moonshelf.model.modeling import MoonModel
 from moonshelf.product import Product

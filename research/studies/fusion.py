@@ -28,8 +28,7 @@ from rich import print
 from moonshelf import sample
 from moonshelf.catalogue.fusion import Fusion
 from moonshelf.catalogue.search import Catalogue
-from moonshelf.evaluation.statistics.metrics import bootstrap
-from moonshelf.evaluation.statistics.significance import paired_means
+from moonshelf.evaluation.statistics.significance import bootstrap, paired_means
 from moonshelf.feeds import read_feed
 from moonshelf.model.encoders.base import asking
 from moonshelf.product import Product

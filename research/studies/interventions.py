@@ -26,7 +26,7 @@ import numpy as np
 from moonshelf import images
 from moonshelf.errors import Problem, UserError
 from moonshelf.evaluation.data.views import TEMPLATES, stems, view
-from moonshelf.evaluation.statistics import metrics
+from moonshelf.evaluation.statistics import metrics, significance
 from moonshelf.evaluation.tasks import says
 from moonshelf.model.engine import load_picture
 from moonshelf.product import Product
@@ -63,14 +63,14 @@ class Figure:
     values: list[float]
     groups: list[str]  # resampled together
 
-    def interval(self) -> metrics.Interval:
-        return metrics.bootstrap(self.values, self.groups)
+    def interval(self) -> significance.Interval:
+        return significance.bootstrap(self.values, self.groups)
 
-    def against(self, other: Figure) -> metrics.Interval:
+    def against(self, other: Figure) -> significance.Interval:
         """The mean difference to another figure of the same queries, with its paired interval."""
         if self.groups != other.groups:
             raise ValueError(f"{self.name}: the two figures are not of the same queries")
-        return metrics.bootstrap(np.subtract(self.values, other.values), self.groups)
+        return significance.bootstrap(np.subtract(self.values, other.values), self.groups)
 
 
 @dataclass(frozen=True)
@@ -421,7 +421,7 @@ def _cell(figure: Figure | None, own: Figure | None) -> str:
     return f"{percent(value.value)} ({difference(figure.against(own))})"
 
 
-def difference(interval: metrics.Interval) -> str:
+def difference(interval: significance.Interval) -> str:
     """`-2.1 [-4.0, -0.3]*`, in percent; the star says that the interval does not hold 0."""
     star = "*" if interval.low > 0 or interval.high < 0 else ""
     return f"{100 * interval.value:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]{star}"

@@ -34,7 +34,7 @@ from moonshelf.catalogue.matching.match import NEIGHBOURS, match
 from moonshelf.catalogue.rows import metadata_of
 from moonshelf.evaluation.report.plain import fill
 from moonshelf.evaluation.statistics.classification import Ranking, at_threshold
-from moonshelf.evaluation.statistics.metrics import draws, members
+from moonshelf.evaluation.statistics.significance import draws, members
 from moonshelf.files import write_atomic
 from moonshelf.product import Product
 from research.script import app_of, start

@@ -25,8 +25,7 @@ import typer
 
 from moonshelf.catalogue.manifest import load_model
 from moonshelf.errors import UserError
-from moonshelf.evaluation.statistics.metrics import bootstrap
-from moonshelf.evaluation.statistics.significance import paired_means
+from moonshelf.evaluation.statistics.significance import bootstrap, paired_means
 from moonshelf.feeds import read_feed
 from moonshelf.model.encoders.base import asking
 from moonshelf.model.encoders.instruct import Reasoned, writer_at

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from moonshelf.evaluation.statistics import metrics
+from moonshelf.evaluation.statistics import metrics, significance
 from research.studies.dense import ranks_of
 
 SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 7))
@@ -235,18 +235,18 @@ def test_interval_covers_the_mean_and_widens_with_clusters():
     per_cluster = rng.random(50)
     values = np.repeat(per_cluster, 8)
     names = np.repeat([f"c{i}" for i in range(50)], 8).tolist()
-    rows, clustered = metrics.bootstrap(values), metrics.bootstrap(values, names)
+    rows, clustered = significance.bootstrap(values), significance.bootstrap(values, names)
     assert rows.value == clustered.value == pytest.approx(values.mean())
     assert clustered.low < clustered.value < clustered.high
     assert clustered.high - clustered.low > 2 * (rows.high - rows.low)  # about sqrt(8) times as wide
     assert (clustered.n, clustered.clusters) == (400, 50)
-    assert clustered == metrics.bootstrap(values, names)  # deterministic
+    assert clustered == significance.bootstrap(values, names)  # deterministic
     half_width = 1.96 * per_cluster.std() / math.sqrt(50)
     assert (clustered.high - clustered.low) / 2 == pytest.approx(half_width, rel=0.15)
 
 
 def test_one_cluster_has_no_interval():
-    interval = metrics.bootstrap([0.0, 1.0], ["a", "a"])
+    interval = significance.bootstrap([0.0, 1.0], ["a", "a"])
     assert interval.value == 0.5 and math.isnan(interval.low) and math.isnan(interval.high)
 
 

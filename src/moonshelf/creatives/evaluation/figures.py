@@ -377,8 +377,7 @@ def _ranked(both: Sequence[tuple[Campaign, Ranking]]) -> list[Figure]:
         base = float(w @ uniform)
         return np.array([float(w @ picked) / base - 1 if base else np.nan])
 
-    value, drawn, clusters = significance.resample(lift, len(picked), products)
-    gained = significance.intervals(value, drawn, len(picked), clusters)
+    gained, _ = significance.resample(lift, len(picked), products)
     top, regret = (np.mean([1 / s.n for s in scores]), np.mean([s.uniform_regret for s in scores]))
     return [
         rows.figure("Kendall tau-b"),

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -30,7 +30,8 @@ from scipy.special import entr
 
 from moonshelf.creatives.schema import Judgement
 from moonshelf.evaluation.statistics import significance
-from moonshelf.evaluation.statistics.metrics import Floats, Interval, bootstrap, members
+from moonshelf.evaluation.statistics.metrics import Floats
+from moonshelf.evaluation.statistics.significance import Interval, bootstrap, members
 
 Mask = NDArray[np.bool_]
 
@@ -131,15 +132,13 @@ def figures(cases: Cases, *, seed: int = 0) -> list[Figure]:
     counted = {name: (int(mask.sum()), bound) for name, (_, mask, bound) in means.items()}
     counted["ECE"] = len(cases), floor
     counted |= {name: (int(settled.sum()), bound) for name, bound in _surest_bounds(cases).items()}
-    value, resampled, clusters = significance.resample(statistic, len(cases), cases.clusters, seed=seed)
-    found = []
-    for i, (name, (n, bound)) in enumerate(counted.items()):
-        if math.isfinite(value[i]):
-            one = significance.intervals(value[i : i + 1], resampled[:, i : i + 1], n, clusters)[0]
-            found.append(from_interval(name, one, bound))
-        else:
-            found.append(Figure(name=name, n=n, note="no pair of this kind"))
-    return found
+    drawn, _ = significance.resample(statistic, len(cases), cases.clusters, seed=seed)
+    return [
+        from_interval(name, replace(one, n=n), bound)
+        if math.isfinite(one.value)
+        else Figure(name=name, n=n, note="no pair of this kind")
+        for one, (name, (n, bound)) in zip(drawn, counted.items(), strict=True)
+    ]
 
 
 def mean_figure(

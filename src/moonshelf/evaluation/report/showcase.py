@@ -20,7 +20,7 @@ from moonshelf.evaluation.report.demo_page import Card, Family, Search, Shown, T
 from moonshelf.evaluation.report.page import data_uri, thumbnail
 from moonshelf.evaluation.report.pages import write_pages
 from moonshelf.evaluation.runner import evaluate
-from moonshelf.evaluation.statistics import metrics
+from moonshelf.evaluation.statistics.significance import bootstrap
 from moonshelf.evaluation.tasks import says
 from moonshelf.prompts import END_THINK, THINK
 
@@ -153,7 +153,7 @@ def read_attributes(shop: Shop, written: Mapping[str, str], view: str, encoder: 
     if not asked:
         return []
     _, right, chance, groups = zip(*asked, strict=True)
-    interval = metrics.bootstrap(np.asarray(right, np.float64), groups)
+    interval = bootstrap(np.asarray(right, np.float64), groups)
     known = interval.clusters > 1
     return [
         Result(

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moonshelf.evaluation.report.outcome import Outcome, Row
-from moonshelf.evaluation.statistics import metrics
-from moonshelf.evaluation.statistics.metrics import Interval
+from moonshelf.evaluation.statistics.significance import Interval, bootstrap
 
 SHOWN = 8  # values of an attribute
 FEW = 30  # rows; below, an interval says little and the page says so
@@ -104,7 +103,7 @@ def _slices(outcome: Outcome, row: Row, values: Mapping[str, str]) -> list[Slice
                 rows[label[id]].append(i)
         figures, clusters = np.asarray(one.values(row.metric), np.float64), np.asarray(one.columns["cluster"])
         for value, at in rows.items():
-            means[value][name] = metrics.bootstrap(figures[at], clusters[at].tolist())
+            means[value][name] = bootstrap(figures[at], clusters[at].tolist())
     found = []
     for value in [*shown, OTHERS]:
         if value in means:

@@ -9,52 +9,46 @@ in scikit-learn; that of a constant score is the share of positives.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from moonshelf.evaluation.statistics.metrics import Floats, Ints
+from moonshelf.evaluation.statistics.metrics import Floats
 
 MACRO = ("macro precision", "macro recall", "macro F1")
 
 
-@dataclass(frozen=True)
-class Confusion:
-    """Predictions as (row, label, share) triples beside the truth of each row, labels as numbers."""
+def macro(truth: Sequence[str], best: Sequence[Sequence[str]]) -> Callable[[ArrayLike | None], Floats]:
+    """Of row weights (None for 1 each): precision, recall and F1, each the plain mean over labels.
 
-    truth: Ints  # (n,)
-    row: Ints  # (p,)
-    label: Ints
-    share: Floats  # of a row's prediction that goes to the label
-    labels: int
+    `best[i]` are the labels that tie for row i; none where nothing was predicted. A label without a
+    denominator counts 0.
 
-    @classmethod
-    def of(cls, truth: Sequence[str], best: Sequence[Sequence[str]]) -> Confusion:
-        """`best[i]` are the labels that tie for row i; none where nothing was predicted."""
-        names = sorted({*truth, *(label for tied in best for label in tied)})
-        number = {name: i for i, name in enumerate(names)}
-        sizes = np.array([len(tied) for tied in best], np.int64)
-        row = np.repeat(np.arange(len(best)), sizes)
-        label = np.array([number[name] for tied in best for name in tied], np.int64)
-        share = 1.0 / sizes[row]
-        return cls(np.array([number[name] for name in truth], np.int64), row, label, share, len(names))
+    >>> macro(["a", "b"], [["a"], ["a"]])(None).round(2).tolist()
+    [0.25, 0.5, 0.33]
+    """
+    names = sorted({*truth, *(label for tied in best for label in tied)})
+    number = {name: i for i, name in enumerate(names)}
+    wanted = np.array([number[name] for name in truth], np.int64)
+    # predictions are (row, label, share) triples: a row goes in equal shares to the labels that tie
+    sizes = np.array([len(tied) for tied in best], np.int64)
+    row = np.repeat(np.arange(len(best)), sizes)
+    label = np.array([number[name] for tied in best for name in tied], np.int64)
+    share, right = 1.0 / sizes[row], label == wanted[row]
 
-    def macro(self, weights: ArrayLike | None = None) -> Floats:
-        """Precision, recall and F1, each the plain mean over labels; 0 where a label has no denominator."""
-        weight = np.ones(len(self.truth)) if weights is None else np.asarray(weights, np.float64)
-        given = self.share * weight[self.row]
-        right = self.label == self.truth[self.row]
-        support = np.bincount(self.truth, weight, self.labels).astype(float)
-        predicted = np.bincount(self.label, given, self.labels).astype(float)
-        hits = np.bincount(self.label[right], given[right], self.labels).astype(float)
+    def figures(weights: ArrayLike | None) -> Floats:
+        weight = np.ones(len(wanted)) if weights is None else np.asarray(weights, np.float64)
+        given = share * weight[row]
+        support = np.bincount(wanted, weight, len(names)).astype(float)
+        predicted = np.bincount(label, given, len(names)).astype(float)
+        hits = np.bincount(label[right], given[right], len(names)).astype(float)
         present = support + predicted > 0
         hits, support, predicted = hits[present], support[present], predicted[present]
-        both = support + predicted
-        return np.array(
-            [_ratio(hits, predicted).mean(), _ratio(hits, support).mean(), (2 * hits / both).mean()]
-        )
+        f1 = 2 * hits / (support + predicted)
+        return np.array([one.mean() for one in (_ratio(hits, predicted), _ratio(hits, support), f1)])
+
+    return figures
 
 
 class Ranking:

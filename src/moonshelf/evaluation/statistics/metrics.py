@@ -1,4 +1,4 @@
-"""Ranking metrics, label scores, and bootstrap intervals; numpy only, all in float64.
+"""Ranking metrics and label scores; numpy only, all in float64.
 
 Choices: a ranking metric takes `Ranks`, the places of the relevant items, and returns one value a query;
 places come from dense scores, from exact search in blocks, or from kept predictions. **Ties**: a value is
@@ -11,8 +11,6 @@ reported for one-of-a-kind retrieval. nDCG counts grades; the others take every 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -122,17 +120,13 @@ def pair_scores(queries: NDArray, corpus: NDArray, rows: Ints, columns: Ints) ->
 def ranking_metric(name: str, ranks: Ranks) -> Floats:
     """(q,) values of `R@k` or its other name `hit@k`, `recall@k`, `nDCG@k`, `MRR` or `mAP`."""
     kind, _, k = name.partition("@")
-    if kind in ("R", "hit"):
-        return hit(ranks, int(k))
-    if kind == "recall":
-        return recall(ranks, int(k))
-    if kind == "nDCG":
-        return ndcg(ranks, int(k))
-    if name == "MRR":
-        return reciprocal(ranks)
-    if name == "mAP":
-        return average_precision(ranks)
-    raise ValueError(f"unknown metric {name}")
+    deep = {"R": hit, "hit": hit, "recall": recall, "nDCG": ndcg}
+    whole = {"MRR": reciprocal, "mAP": average_precision}
+    if kind in deep:
+        return deep[kind](ranks, int(k))
+    if name not in whole:
+        raise ValueError(f"unknown metric {name}")
+    return whole[name](ranks)
 
 
 def hit(ranks: Ranks, k: int) -> Floats:
@@ -197,74 +191,6 @@ def average_precision(ranks: Ranks) -> Floats:
     sums = share * ties.tied + (before + 1.0 - share * (ties.above + 1.0)) * steps
     total = np.add.reduceat(ties.relevant, ties.first)
     return np.add.reduceat(ties.relevant / ties.tied * sums, ties.first) / total
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A mean with its bootstrap interval, over `n` values in `clusters` independent groups."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-    clusters: int
-
-
-def bootstrap(
-    values: ArrayLike,
-    clusters: Sequence[str] | None = None,
-    *,
-    resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """Mean and percentile interval, resampling whole clusters (rows of one product vary together).
-
-    With a single cluster nothing can be said about the spread: the interval is then [nan, nan].
-    """
-    value = checked_values(values)
-    member, m = members(len(value), clusters)
-    if m == 1:
-        return Interval(float(value.mean()), math.nan, math.nan, len(value), 1)
-    means = resampled_means(value, member, m, resamples, seed)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(value.mean()), float(low), float(high), len(value), m)
-
-
-def checked_values(values: ArrayLike) -> Floats:
-    """One finite value a row, at least one of them; else ValueError."""
-    value = np.asarray(values, np.float64)
-    if value.ndim != 1 or not len(value):
-        raise ValueError("a mean needs at least one value")
-    if not np.isfinite(value).all():
-        raise ValueError("the values to average are not all finite")
-    return value
-
-
-def members(rows: int, clusters: Sequence[str] | None) -> tuple[NDArray[np.intp], int]:
-    """The cluster of each row as a number, and how many there are; without names each row is its own."""
-    if clusters is None:
-        return np.arange(rows), rows
-    if len(clusters) != rows:
-        raise ValueError(f"{rows} values but {len(clusters)} cluster names")
-    names, member = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
-    return member, len(names)
-
-
-def draws(clusters: int, resamples: int, seed: int) -> Iterator[Ints]:
-    """How often each cluster is drawn, in blocks (some resamples, clusters); the same for the same seed."""
-    rng = np.random.default_rng(seed)
-    step = max(1, 4_000_000 // clusters)  # bounds the memory of the draws to 32 MB
-    for start in range(0, resamples, step):
-        yield rng.multinomial(clusters, np.full(clusters, 1.0 / clusters), size=min(step, resamples - start))
-
-
-def resampled_means(
-    value: Floats, member: NDArray[np.intp], clusters: int, resamples: int, seed: int
-) -> Floats:
-    """(resamples,) means of `value` when whole clusters are drawn."""
-    total, count = np.bincount(member, weights=value), np.bincount(member)
-    return np.concatenate([(drawn @ total) / (drawn @ count) for drawn in draws(clusters, resamples, seed)])
 
 
 def knn_scores(queries: ArrayLike, fitted: ArrayLike, labels: ArrayLike, n_labels: int, k: int = 5) -> Floats:

@@ -8,9 +8,9 @@ was read from a rationale and is none of the task's counts as no answer.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -18,8 +18,9 @@ from moonshelf.errors import UserError
 from moonshelf.evaluation.contract import Result, Versus
 from moonshelf.evaluation.predictions import Predictions, file_name
 from moonshelf.evaluation.statistics import metrics, significance
-from moonshelf.evaluation.statistics.classification import MACRO, Confusion, Ranking, at_threshold
-from moonshelf.evaluation.statistics.metrics import Floats, Interval, Ranks
+from moonshelf.evaluation.statistics.classification import MACRO, Ranking, at_threshold, macro
+from moonshelf.evaluation.statistics.metrics import Floats, Ranks
+from moonshelf.evaluation.statistics.significance import Interval
 
 LABEL_METRICS = ("accuracy", "exact", *MACRO)  # `exact` only where a rationale is read
 SET_METRICS = ("F1", "precision", "recall")
@@ -27,19 +28,9 @@ JUDGED = "judged@10"  # share of the first 10 with a judgement; told by who rank
 PAIR_METRICS = ("AP", "ROC-AUC", "F1", "accuracy")  # the last two at a threshold chosen on the other half
 
 
-@dataclass
-class _Joint:
-    """Figures that are no mean over rows, drawn together."""
-
-    statistic: significance.Statistic
-    clusters: Sequence[str]
-
-    @cached_property
-    def found(self) -> tuple[list[Interval], Floats]:
-        """One interval a figure, and the draws (resamples, figures)."""
-        rows = len(self.clusters)
-        value, resampled, m = significance.resample(self.statistic, rows, self.clusters)
-        return significance.intervals(value, resampled, rows, m), resampled
+Drawn = Callable[
+    [], tuple[list[Interval], Floats]
+]  # figures that are drawn together, when they are asked for
 
 
 class Scored:
@@ -51,7 +42,7 @@ class Scored:
                 f"the predictions of {kept.head.dataset} {kept.head.task} hold no row: evaluate again"
             )
         self.predictions, self.note = kept, ""
-        self.joint: dict[str, tuple[_Joint, int]] = {}  # metric -> what it is drawn with, its place in that
+        self.joint: dict[str, tuple[Drawn, int]] = {}  # metric -> what it is drawn with, its place in that
         {"ranking": _rank, "labels": _label, "sets": _sets, "pairs": _pairs}[kept.head.kind](self)
 
     @cached_property
@@ -61,17 +52,18 @@ class Scored:
         for metric in kept.head.metrics:
             values = kept.values(metric)
             if values is not None:
-                found[metric] = metrics.bootstrap(values, kept.columns["cluster"])
+                found[metric] = significance.bootstrap(values, kept.columns["cluster"])
             elif metric in self.joint:
                 drawn, place = self.joint[metric]
-                found[metric] = drawn.found[0][place]
+                found[metric] = drawn()[0][place]
         return found
 
     def draw(
         self, names: Sequence[str], statistic: significance.Statistic, clusters: Sequence[str] | None = None
     ) -> None:
         """Let the named figures be drawn with a statistic that gives them in this order."""
-        drawn = _Joint(statistic, self.predictions.columns["cluster"] if clusters is None else clusters)
+        names_of = self.predictions.columns["cluster"] if clusters is None else clusters
+        drawn = cache(lambda: significance.resample(statistic, len(names_of), names_of))
         self.joint |= {
             name: (drawn, place) for place, name in enumerate(names) if name in self.predictions.head.metrics
         }
@@ -146,12 +138,13 @@ def versus(done: Scored, baseline: Scored, metric: str) -> Versus | None:
     if metric not in done.joint or metric not in baseline.joint:
         return None
     (left, draws), (right, other_draws) = (
-        (drawn.found[0][place], drawn.found[1][:, place])
+        (drawn()[0][place], drawn()[1][:, place])
         for drawn, place in (done.joint[metric], baseline.joint[metric])
     )
-    value, draws = left.value - right.value, draws - other_draws
-    [interval] = significance.intervals(np.array([value]), draws[:, None], left.n, left.clusters)
-    return Versus(name, value, _finite(interval.low), _finite(interval.high), significance.two_sided(draws))
+    draws = draws - other_draws
+    interval = significance.interval(left.value - right.value, draws, left.n, left.clusters)
+    p = significance.two_sided(draws)
+    return Versus(name, interval.value, _finite(interval.low), _finite(interval.high), p)
 
 
 def ranks_of(kept: Predictions) -> tuple[Ranks | None, np.ndarray]:
@@ -206,8 +199,7 @@ def _label(done: Scored) -> None:
             kept.columns[metric] = list(kept.columns[column])
     if set(MACRO) & set(kept.head.metrics):
         known = {*kept.head.labels, *truth}
-        confusion = Confusion.of(truth, [[label for label in tied if label in known] for tied in best])
-        done.draw(MACRO, confusion.macro)
+        done.draw(MACRO, macro(truth, [[label for label in tied if label in known] for tied in best]))
 
 
 def _sets(done: Scored) -> None:
