@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from moonshelf import cli
 from moonshelf.enrichment.categories import Words
 from moonshelf.enrichment.taxonomy import Taxonomy
 from moonshelf.errors import UserError
+from moonshelf.feeds import read_feed
+from moonshelf.model.encoders.instruct import KEYS, Reasoned, read_keys
 
 SHARED = Path(__file__).parents[2] / "../shared/data/taxonomy"
 needs_shared = pytest.mark.skipif(
@@ -129,3 +135,20 @@ def test_the_real_taxonomy() -> None:
     for language in ("de", "es", "fr", "it", "ja", "pl", "zh-CN"):
         other = Taxonomy.read(SHARED, language)
         assert set(other.paths) == set(read.paths) and other.google[tee] == read.google[tee]
+
+
+def test_an_instruct_model_is_asked_what_the_category_wants(tmp_path: Path) -> None:
+    place, feed = str(shopify(tmp_path / "t")), tmp_path / "feed.csv"
+    feed.write_text("id,title,category\n1,tee,Apparel > Shirts > T-Shirts\n2,lamp,Lamps\n3,box,Boxes\n")
+    done = CliRunner().invoke(cli.app, ["taxonomy", place, "--keys", str(feed)])
+    assert done.exit_code == 0, done.output
+    (tmp_path / "keys.json").write_text(done.stdout)
+    tee, lamp, _ = read_feed(feed)
+    writer: Any = SimpleNamespace(name="stub", prompted=True)
+    asking = Reasoned(None, writer, read_keys(tmp_path / "keys.json"))
+    assert "Other keys: color, fabric, target gender, neckline." in asking.prompt_for(tee)
+    assert ", ".join(KEYS) in asking.prompt_for(lamp)
+
+    feed.write_text("id,title,category\n3,box,Boxes\n")
+    failed = CliRunner().invoke(cli.app, ["taxonomy", place, "--keys", str(feed)])
+    assert isinstance(failed.exception, UserError) and "names a category" in str(failed.exception)

@@ -328,17 +328,32 @@ def taxonomy(
     k: Candidates = 20,
     model: StarterName = "starter",
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps the names' vectors.")] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option(metavar="FEED", help="Print keys for `embed --writer-keys`, of its categories."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show a category, or suggest one for a product: exits with 4 where none is likely enough."""
     from moonshelf.enrichment.taxonomy import Taxonomy
+    from moonshelf.product import ImageRef, Product
 
     shown = Taxonomy.read(place, language)
+    if keys:
+        from moonshelf.feeds import read_feed
+
+        asked = shown.keys(one for one in read_feed(keys) if isinstance(one, Product))
+        if not asked:
+            raise UserError(
+                f"no product of {keys} names a category of which {shown.name} has a schema: give the folder "
+                "of Shopify's taxonomy with its YAML, and add categories with `enrich --taxonomy` first."
+            )
+        print_json(asked)
+        return
     found: dict[str, object]
     if title or image:
         from moonshelf.enrichment.categories import Categoriser
         from moonshelf.model.modeling import MoonModel
-        from moonshelf.product import ImageRef, Product
 
         pictures = (ImageRef(path=str(image)),) if image else ()
         query = Product(id="query", title=title, images=pictures)

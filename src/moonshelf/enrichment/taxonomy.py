@@ -20,6 +20,7 @@ from typing import Any
 from moonshelf.attributes import canonical_key, normalise_value
 from moonshelf.errors import UserError
 from moonshelf.files import read_regular
+from moonshelf.product import Product
 
 CategoryPath = tuple[str, ...]  # names from the root to the leaf
 
@@ -159,6 +160,17 @@ class Taxonomy:
         file = self.folder / f"attribute_values.{language}.txt" if self.folder else None
         matches = map(_VALUE.fullmatch, _lines(file)) if file and file.is_file() else ()
         return [(match[1], match[2], match[3]) for match in matches if match]
+
+    def keys(self, products: Iterable[Product]) -> dict[str, list[str]]:
+        """What the schemas of these products' categories ask for, by the category's own name.
+
+        As `embed --writer-keys` takes it; categories that the taxonomy does not know are left out.
+        """
+        ids = {self.known(product.category, product.extra) for product in products} - {None}
+        asked: dict[str, dict[str, None]] = defaultdict(dict)  # of two categories of one name both schemas
+        for id in sorted(filter(None, ids)):
+            asked[self.paths[id][-1]] |= {name.replace("_", " "): None for name in self.attributes(id)}
+        return {name: list(names) for name, names in asked.items() if names}
 
     # ---- Shopify's and Google's ---------------------------------------------------------------------
 
