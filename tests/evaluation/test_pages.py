@@ -19,6 +19,7 @@ from moonshelf.evaluation import predictions, record
 from moonshelf.evaluation.predictions import FOLDER
 from moonshelf.evaluation.report import pages, plain, worst
 from moonshelf.evaluation.report.outcome import MARKS, Outcome, mark
+from moonshelf.plaintext import escaped, shown
 
 SHAPES = {"circle", "rect", "path", "line", "polyline"}
 
@@ -59,10 +60,11 @@ class Page(Reader):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     out = make_run(tmp_path_factory.mktemp("evaluation") / "run")
-    wanted = pages.wanted_pictures(out)
+    wanted = worst.wanted_pictures(Outcome.load(out))
     pictures = {key: picture() for key in wanted[::2]} | {wanted[1]: b"\xff\xd8 broken"}
     assert len(wanted) == len(set(wanted)) > 10
-    paths = pages.write_pages(out, pictures=pictures)
+    predictions.write_shown({key: ("", data) for key, data in pictures.items()}, out)
+    paths = pages.write_pages(out)
     assert [p.name for p in paths] == ["report.html", "report.md", "results.csv"]
     return out
 
@@ -150,12 +152,13 @@ def test_motion_schemes_and_small_screens_are_minded(html):
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in html
 
 
-def test_broken_and_missing_pictures_leave_a_place(page, made):
-    shown = len(page.all("img"))
-    keys = pages.wanted_pictures(made)
-    assert shown > 0 and page.text.count("no photo") > 0
-    pages.write_pages(made, pictures={key: picture() for key in keys})
-    assert len(Page((made / "report.html").read_text()).all("img")) > shown
+def test_broken_and_missing_pictures_leave_a_place(page, run):
+    before = len(page.all("img"))
+    keys = worst.wanted_pictures(Outcome.load(run))
+    assert before > 0 and page.text.count("no photo") > 0
+    predictions.write_shown({key: ("", picture()) for key in keys}, run)
+    pages.write_pages(run)
+    assert len(Page((run / "report.html").read_text()).all("img")) > before
 
 
 # ---- what it says ------------------------------------------------------------------------------------
@@ -169,10 +172,10 @@ def test_figures_intervals_and_marks_are_those_of_the_record(page, made):
     outcome = Outcome.load(made)
     assert outcome.baseline == DIRECT
     for dataset in outcome.datasets:
-        shown = page.table(f"{plain.shown(dataset)}: the first metric of each task")[1:]
+        lines = page.table(f"{shown(dataset)}: the first metric of each task")[1:]
         rows = [row for row in outcome.main_rows if row.dataset == dataset]
-        assert len(rows) == len(shown)
-        for row, cells in zip(rows, shown, strict=True):
+        assert len(rows) == len(lines)
+        for row, cells in zip(rows, lines, strict=True):
             for name, cell in zip(outcome.encoders, cells[-3:], strict=True):
                 [r] = [
                     r for r in figures(made)
@@ -194,7 +197,8 @@ def test_figures_intervals_and_marks_are_those_of_the_record(page, made):
     glance = page.table("Encoders against")
     assert [line[0] for line in glance[1:]] == [DIRECT, REASONED, OTHER] and glance[1][1] == "baseline"
     assert [line[-1] for line in glance[1:]] == ["5", "40", "cached"]
-    tallies = {t.encoder: [t.compared, t.better, t.same, t.worse] for t in outcome.tallies()}
+    kinds = ("better", "same", "worse")
+    tallies = {name: [t.total(), *(t[kind] for kind in kinds)] for name, t in outcome.tallies().items()}
     assert [int(cell) for cell in glance[2][1:5]] == tallies[REASONED]
     assert tallies[REASONED][1] > 0 and tallies[OTHER][3] > 0 and tallies[DIRECT] == [0, 0, 0, 0]
 
@@ -205,7 +209,7 @@ def test_direct_against_reasoned_is_a_paired_difference(page, made):
     assert len(lines) == len(outcome.changes()) == 4
     first = outcome.changes()[0]
     expected = first.reasoned.value - first.direct.value
-    assert first.versus.difference == pytest.approx(expected) and first.mark == "better"
+    assert first.versus.difference == pytest.approx(expected) and mark(first.versus) == "better"
     assert lines[0][3:5] == [f"{100 * first.direct.value:.1f}", f"{100 * first.reasoned.value:.1f}"]
     assert lines[0][5].startswith(f"{100 * expected:+.1f}") and "better than direct" in lines[0][5]
 
@@ -258,7 +262,7 @@ def test_the_worst_queries_are_the_worst(made, page):
     labels = worst.wrong_labels(outcome)
     assert labels and all(one.predicted != one.truth for one in labels)
     wrote = next(one.rationale for one in labels if one.rationale)
-    assert plain.shown(wrote, pages.RATIONALE) in page.text and "<think>" not in page.text
+    assert shown(wrote, pages.RATIONALE) in page.text and "<think>" not in page.text
 
 
 def test_what_was_run_and_what_went_wrong_are_said(page):
@@ -367,9 +371,9 @@ def test_no_cell_starts_a_formula(run, text):
 
 
 def test_texts_are_one_line_and_cut():
-    assert plain.shown(BIDI) == "left right end" and plain.shown("a\n\tb") == "a b"
-    assert plain.shown("x" * 500) == "x" * 159 + "…"
-    assert plain.escaped("a|b <i> http://x @y") == "a\\|b \\<i\\> http\\://x \\@y"
+    assert shown(BIDI) == "left right end" and shown("a\n\tb") == "a b"
+    assert shown("x" * 500) == "x" * 159 + "…"
+    assert escaped("a|b <i> http://x @y") == "a\\|b \\<i\\> http\\://x \\@y"
 
 
 # ---- mistakes ----------------------------------------------------------------------------------------
@@ -408,7 +412,8 @@ def test_odd_records_do_not_break_the_page(run):
 def test_the_command_builds_them_again(run):
     for name in ("report.html", "report.md", "results.csv"):
         (run / name).unlink()
-    predictions.write_pictures({key: ("words", picture()) for key in pages.wanted_pictures(run)}, run)
+    wanted = worst.wanted_pictures(Outcome.load(run))
+    predictions.write_shown({key: ("words", picture()) for key in wanted}, run)
     done = CliRunner().invoke(app, ["report", str(run), "--baseline", REASONED])
     assert done.exit_code == 0, done.output
     assert "report.html" in done.output.replace("\n", "") and (run / "results.csv").is_file()

@@ -117,13 +117,13 @@ def _damage(path, how):
     [
         ("truncated", "no readable Parquet"),
         ("empty", "no readable Parquet"),
-        ("another table", "does not say what it is about"),
-        ("no JSON", "cannot be read"),
+        ("another table", "what it says of itself: invalid json"),
+        ("no JSON", "what it says of itself: invalid json"),
         ("column", "column 'best' is missing"),
         ("type", "column 'truth' holds int64"),
         ("empty cell", "column 'truth' has empty cells"),
-        ("newer", "another format"),
-        ("kind", "kind 'songs' is unknown"),
+        ("newer", "format: input should be 2"),
+        ("kind", "kind: input should be 'ranking'"),
     ],
 )
 def test_a_damaged_or_foreign_file_is_one_sentence(tmp_path, how, message):
@@ -147,10 +147,9 @@ def test_pictures_come_back(tmp_path):
         ("toy", "a"): ("", b"\xff\xd8"),
         ("z", "a"): ("b", b""),
     }
-    path = predictions.write_pictures(rows, tmp_path)
-    assert predictions.read_pictures(tmp_path) == {key: row[1] for key, row in rows.items() if row[1]}
-    assert predictions.read_texts(tmp_path) == {("toy", "b"): "a shoe", ("z", "a"): "b"}
+    path = predictions.write_shown(rows, tmp_path)
+    assert predictions.read_shown(tmp_path) == rows
     path.write_bytes(b"no table")
     with pytest.raises(UserError, match="is damaged"):
-        predictions.read_pictures(tmp_path)
-    assert predictions.read_pictures(tmp_path / "elsewhere") == {}
+        predictions.read_shown(tmp_path)
+    assert predictions.read_shown(tmp_path / "elsewhere") == {}

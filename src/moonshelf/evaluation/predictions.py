@@ -37,37 +37,40 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
 
 from moonshelf.errors import UserError
+from moonshelf.files import write_atomic
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-FORMAT = 2
 KEY = b"moonshelf"
 FOLDER = "predictions"
 PICTURES = "pictures.parquet"
 PICTURE_SIDE = 160  # pixels
 
-_COMMON = {"id": "str", "cluster": "str", "ok": "bool", "text": "str"}
-_KINDS: dict[str, dict[str, str]] = {
+_STR, _BOOL, _FLOAT = pa.string(), pa.bool_(), pa.float64()
+_STRS, _FLOATS, _INTS = pa.list_(_STR), pa.list_(_FLOAT), pa.list_(pa.int64())
+_COMMON = {"id": _STR, "cluster": _STR, "ok": _BOOL, "text": _STR}
+_COLUMNS: dict[str, dict[str, pa.DataType]] = {
     "ranking": {
-        "relevant": "strs", "gains": "floats", "relevant_scores": "floats", "above": "ints", "tied": "ints",
-        "top": "strs", "top_scores": "floats", "rationale": "str",
+        **_COMMON, "relevant": _STRS, "gains": _FLOATS, "relevant_scores": _FLOATS, "above": _INTS,
+        "tied": _INTS, "top": _STRS, "top_scores": _FLOATS, "rationale": _STR,
     },
     "labels": {
-        "truth": "str", "predicted": "str", "best": "strs", "score": "float", "correct": "float",
-        "exact": "float", "rationale": "str", "valid": "bool",
+        **_COMMON, "truth": _STR, "predicted": _STR, "best": _STRS, "score": _FLOAT, "correct": _FLOAT,
+        "exact": _FLOAT, "rationale": _STR, "valid": _BOOL,
     },
-    "sets": {"truth": "strs", "predicted": "strs", "rationale": "str", "valid": "bool"},
-    "pairs": {"left": "str", "right": "str", "score": "float", "same": "bool", "held_out": "bool"},
+    "sets": {**_COMMON, "truth": _STRS, "predicted": _STRS, "rationale": _STR, "valid": _BOOL},
+    "pairs": {**_COMMON, "left": _STR, "right": _STR, "score": _FLOAT, "same": _BOOL, "held_out": _BOOL},
 }  # fmt: skip
+Kind = Literal["ranking", "labels", "sets", "pairs"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Head:
     view: str
     method: str
     encoder: str
-    kind: str  # of KINDS
+    kind: Kind
     metrics: tuple[str, ...] = ()
     corpus: int = 0  # items or labels to choose from
     chance: Mapping[str, float] = field(default_factory=dict)  # metric -> of a random order or label
@@ -87,6 +90,7 @@ class Head:
     constant: float | None = None  # accuracy of always giving the commonest training label
     hit_gain: float = 0.0  # R@k, MRR and mAP count items of at least this gain, 0 for every relevant one
     note: str = ""
+    format: Literal[2] = 2  # version of this layout
 
 
 @dataclass
@@ -117,47 +121,44 @@ def write(predictions: Predictions, out: Path) -> Path:
 
     Raises ValueError if a column is missing, too many, or of another length than `id`.
     """
-    import pyarrow as pa
-
     head, columns = predictions.head, predictions.columns
-    types = _types(head.kind)
+    types = _COLUMNS[head.kind]
     if missing := set(types) - set(columns):
         raise ValueError(f"predictions of {head.task} lack the columns {', '.join(sorted(missing))}")
     if unknown := set(columns) - set(types) - set(head.metrics):
         raise ValueError(f"predictions of {head.task} hold unknown columns: {', '.join(sorted(unknown))}")
     if wrong := [name for name, values in columns.items() if len(values) != len(predictions)]:
         raise ValueError(f"columns of {head.task} differ in length: {', '.join(wrong)}")
-    arrays = {name: pa.array(values, types.get(name, pa.float64())) for name, values in columns.items()}
-    about = json.dumps({"format": FORMAT, **asdict(head)}, ensure_ascii=False)
+    arrays = {name: pa.array(values, types.get(name, _FLOAT)) for name, values in columns.items()}
+    about = json.dumps(asdict(head), ensure_ascii=False)
     table = pa.table(arrays).replace_schema_metadata({KEY: about.encode()})
     return _write(table, out / FOLDER / file_name(head))
 
 
 def _write(table: pa.Table, path: Path) -> Path:
-    import pyarrow.parquet as pq
-
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
-    pq.write_table(table, temporary, compression="zstd")
-    os.replace(temporary, path)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_atomic(path, sink.getvalue())
     return path
 
 
 def read(path: Path) -> Predictions:
     """One file. Raises UserError if it is damaged, or was not written by `write`."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         table = pq.read_table(path)
+        head = TypeAdapter(Head).validate_json((table.schema.metadata or {}).get(KEY, b""))
     except FileNotFoundError:
         raise UserError(f"there is no predictions file {path.name}: evaluate again with --out") from None
     except (OSError, pa.ArrowException) as error:
         raise UserError(
             f"{path.name} is no readable Parquet file: delete it and evaluate again with --out"
         ) from error
-    head = _head(path, (table.schema.metadata or {}).get(KEY))
-    types = _types(head.kind)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "what it says of itself"
+        raise _foreign(path, f"{where}: {first['msg'].lower()}") from None
+    types = _COLUMNS[head.kind]
     for name, kind in types.items():
         if name not in table.column_names:
             raise _foreign(path, f"the column '{name}' is missing")
@@ -169,6 +170,12 @@ def read(path: Path) -> Predictions:
     return Predictions(head, {name: table.column(name).to_pylist() for name in keep})
 
 
+def _foreign(path: Path, why: str) -> UserError:
+    return UserError(
+        f"{path.name} holds no predictions of this version of moonshelf ({why}): evaluate again with --out"
+    )
+
+
 def read_all(out: Path) -> Iterator[Predictions]:
     """All files of a run, by name, one at a time. Raises UserError where there are none."""
     paths = sorted((out / FOLDER).glob("*.parquet"))
@@ -177,33 +184,16 @@ def read_all(out: Path) -> Iterator[Predictions]:
     return (read(path) for path in paths)
 
 
-def write_pictures(rows: Mapping[tuple[str, str], tuple[str, bytes]], out: Path) -> Path:
+def write_shown(rows: Mapping[tuple[str, str], tuple[str, bytes]], out: Path) -> Path:
     """`(dataset, id) -> (text, JPEG bytes)` as `out/pictures.parquet`."""
-    import pyarrow as pa
-
     flat = [(*key, *rows[key]) for key in sorted(rows)]
-    names = [(name, pa.string()) for name in ("dataset", "id", "text")]
-    schema = pa.schema([*names, ("picture", pa.binary())])
-    return _write(
-        pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in flat], schema),
-        out / PICTURES,
-    )
+    schema = pa.schema([("dataset", _STR), ("id", _STR), ("text", _STR), ("picture", pa.binary())])
+    columns = zip(*flat, strict=True) if flat else ([],) * len(schema)
+    return _write(pa.table([list(column) for column in columns], schema), out / PICTURES)
 
 
-def read_pictures(out: Path) -> dict[tuple[str, str], bytes]:
-    """`(dataset, id) -> JPEG bytes`; empty where none were kept. Raises UserError for a damaged file."""
-    return {key: bytes(row["picture"]) for key, row in _shown(out).items() if row["picture"]}
-
-
-def read_texts(out: Path) -> dict[tuple[str, str], str]:
-    """`(dataset, id) -> words`; empty where none were kept. Raises UserError for a damaged file."""
-    return {key: str(row["text"]) for key, row in _shown(out).items() if row["text"]}
-
-
-def _shown(out: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def read_shown(out: Path) -> dict[tuple[str, str], tuple[str, bytes]]:
+    """What `write_shown` wrote; empty where nothing was kept. Raises UserError for a damaged file."""
     path = out / PICTURES
     if not path.is_file():
         return {}
@@ -211,39 +201,5 @@ def _shown(out: Path) -> dict[tuple[str, str], dict[str, Any]]:
         table = pq.read_table(path, columns=["dataset", "id", "text", "picture"])
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path.name} is damaged: delete it, the report goes without pictures") from error
-    return {(str(row["dataset"]), str(row["id"])): row for row in table.to_pylist()}
-
-
-def _head(path: Path, written: bytes | None) -> Head:
-    if written is None:
-        raise _foreign(path, "it does not say what it is about")
-    try:
-        about = json.loads(written)
-        version = about.pop("format", None)
-    except (ValueError, AttributeError, TypeError):
-        raise _foreign(path, "what it is about cannot be read") from None
-    if version != FORMAT:
-        raise _foreign(path, f"it has another format than {FORMAT}")
-    if about.get("kind") not in _KINDS:
-        raise _foreign(path, f"its kind '{about.get('kind')}' is unknown")
-    try:
-        return Head(**about | {name: tuple(about[name]) for name in ("metrics", "labels") if name in about})
-    except TypeError:
-        raise _foreign(path, "what it is about is incomplete") from None
-
-
-def _foreign(path: Path, why: str) -> UserError:
-    return UserError(
-        f"{path.name} holds no predictions of this version of moonshelf ({why}): evaluate again with --out"
-    )
-
-
-def _types(kind: str) -> dict[str, pa.DataType]:
-    """Columns that a file of a kind must have, with their types."""
-    import pyarrow as pa
-
-    types = {
-        "str": pa.string(), "bool": pa.bool_(), "float": pa.float64(), "strs": pa.list_(pa.string()),
-        "floats": pa.list_(pa.float64()), "ints": pa.list_(pa.int64()),
-    }  # fmt: skip
-    return {name: types[called] for name, called in {**_COMMON, **_KINDS[kind]}.items()}
+    rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
+    return {(str(dataset), str(id)): (text or "", picture or b"") for dataset, id, text, picture in rows}

@@ -255,15 +255,16 @@ class _Run:
 
     def _illustrate(self, out: Path) -> None:
         """Keep words and a small picture of the few products that the report wants."""
+        from moonshelf.evaluation.report.outcome import Outcome
         from moonshelf.evaluation.report.page import thumbnail
-        from moonshelf.evaluation.report.pages import wanted_pictures
+        from moonshelf.evaluation.report.worst import wanted_pictures
 
-        wanted = [(key, self.seen[key]) for key in wanted_pictures(out) if key in self.seen]
+        wanted = [(key, self.seen[key]) for key in wanted_pictures(Outcome.load(out)) if key in self.seen]
         rows = {
             key: (words(p), thumbnail(p.images[0] if p.images else None, predictions.PICTURE_SIDE))
             for key, p in wanted
         }
-        predictions.write_pictures(rows, out)
+        predictions.write_shown(rows, out)
 
 
 def _suspicious(result: Result) -> bool:

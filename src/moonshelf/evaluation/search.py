@@ -252,11 +252,12 @@ def _crossed(head: Head, found: Mapping[float | None, Rows]) -> Scored:
 
 def _illustrate(out: Path, dataset: str, shelves: Any) -> None:
     """Keep title and thumbnail of the products that the report shows."""
-    from moonshelf.evaluation.report.pages import wanted_pictures
+    from moonshelf.evaluation.report.outcome import Outcome
+    from moonshelf.evaluation.report.worst import wanted_pictures
 
-    wanted = [id for _, id in wanted_pictures(out)]
+    wanted = [id for _, id in wanted_pictures(Outcome.load(out))]
     shown: dict[tuple[str, str], tuple[str, bytes]] = {}
     for shelf in shelves:
         for row in shelf.store.rows(map(key_of, wanted), ["id", "title", "thumbnail"]).to_pylist():
             shown.setdefault((dataset, row["id"]), (row["title"] or "", row["thumbnail"] or b""))
-    predictions.write_pictures(shown, out)
+    predictions.write_shown(shown, out)

@@ -8,10 +8,11 @@ it is not corrected for the number of figures, and every page says so.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from moonshelf.errors import UserError
 from moonshelf.evaluation import predictions, record
@@ -60,32 +61,13 @@ class Row:
         return found.value if found else None
 
 
-@dataclass(frozen=True)
-class Tally:
-    """How often one encoder is better or worse than the baseline, over the rows that both have."""
-
-    encoder: str
-    better: int
-    worse: int
-    same: int
-
-    @property
-    def compared(self) -> int:
-        return self.better + self.worse + self.same
-
-
-@dataclass(frozen=True)
-class Change:
+class Change(NamedTuple):
     """Direct against reasoned vectors of one model in one row."""
 
     row: Row
     direct: Result
     reasoned: Result
     versus: Versus
-
-    @property
-    def mark(self) -> str:
-        return mark(self.versus)
 
 
 class Outcome:
@@ -131,14 +113,24 @@ class Outcome:
     @cached_property
     def main_rows(self) -> list[Row]:
         """The first metric of every task, view and method that some encoder could do."""
-        first: dict[tuple[str, ...], Row] = {}
-        for row in self.rows:
-            first.setdefault((row.dataset, row.task, row.view, row.method), row)
-        return [row for row in first.values() if row.measured]
+        return [row for name in self.datasets for row in self.first(name)]
 
-    def of(self, dataset: str) -> list[Row]:
-        rows = self.rows if self.searched else self.main_rows
-        return [row for row in rows if row.dataset == dataset]
+    def first(self, dataset: str, rankings: int = 1) -> list[Row]:
+        """Of every ranking the first metrics, of anything else one, where some encoder could do it."""
+        seen: Counter[tuple[str, ...]] = Counter()
+        kept = []
+        for row in (row for row in self.rows if row.dataset == dataset):
+            key = (row.task, row.view, row.method)
+            seen[key] += 1
+            if row.measured and seen[key] <= (rankings if row.method == "ranking" else 1):
+                kept.append(row)
+        return kept
+
+    def of(self, dataset: str, rankings: int = 1) -> list[Row]:
+        """What is shown of a data set."""
+        if self.searched:
+            return [row for row in self.rows if row.dataset == dataset]
+        return self.first(dataset, rankings)
 
     def widest(self, dataset: str, method: str) -> Row | None:
         """The first main row by a method among those that most encoders could do."""
@@ -157,13 +149,16 @@ class Outcome:
 
     # ---- comparisons ---------------------------------------------------------------------------------
 
-    def tallies(self) -> list[Tally]:
-        """Each encoder against the baseline over the main rows; the baseline has none."""
-        found = []
-        for name in self.encoders:
-            marks = [mark(row.results[name].versus) for row in self.main_rows if name in row.results]
-            found.append(Tally(name, *(marks.count(kind) for kind in ("better", "worse", "same"))))
-        return found
+    def tallies(self) -> dict[str, Counter[str]]:
+        """How often each encoder is `better`, `worse` or `same` over the main rows."""
+        return {
+            name: Counter(
+                found
+                for row in self.main_rows
+                if name in row.results and (found := mark(row.results[name].versus))
+            )
+            for name in self.encoders
+        }
 
     def changes(self) -> list[Change]:
         """Main rows that a model did both directly and reasoned, with the paired difference."""
@@ -194,9 +189,19 @@ class Outcome:
         return found
 
     @cached_property
+    def shown(self) -> dict[tuple[str, str], tuple[str, bytes]]:
+        """Words and picture of the products that are shown, by (dataset, id)."""
+        return predictions.read_shown(self.out) if self.out else {}
+
+    @cached_property
     def texts(self) -> dict[tuple[str, str], str]:
-        """Words of the products that are shown, by (dataset, id)."""
-        return predictions.read_texts(self.out) if self.out else {}
+        """Words of products: those kept with the pictures, else from whatever task showed most of them."""
+        found: dict[tuple[str, str], str] = {}
+        for one in self._files.values():
+            for id, text in zip(one.columns["id"], one.columns["text"], strict=True):
+                key = one.head.dataset, id
+                found[key] = max(found.get(key, ""), text, key=len)
+        return found | {key: text for key, (text, _) in self.shown.items() if text}
 
     def kept(self, row: Row, encoder: str) -> Predictions | None:
         return self._files.get((row.dataset, row.task, row.view, row.method, encoder))
@@ -220,6 +225,4 @@ def mark(found: Versus | None) -> str:
     """`better`, `worse` or `same` than the baseline; "" where the two were not compared."""
     if found is None or found.p is None:
         return ""
-    if not found.significant:
-        return "same"
-    return "better" if found.difference > 0 else "worse"
+    return "same" if not found.significant else "better" if found.difference > 0 else "worse"

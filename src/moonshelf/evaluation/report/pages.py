@@ -7,15 +7,12 @@ it. Every text in it may come from a stranger's feed: it is escaped, on one line
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
-from moonshelf.evaluation import predictions
 from moonshelf.evaluation.report import charts, plain, slices, worst
 from moonshelf.evaluation.report.outcome import MARKS, Change, Outcome, mark
 from moonshelf.evaluation.report.page import data_uri, facts, template, thumbnail, write_texts
-from moonshelf.evaluation.report.worst import Picture
 from moonshelf.product import ImageRef
 
 HTML, MARKDOWN, CSV = "report.html", "report.md", "results.csv"
@@ -28,34 +25,31 @@ def write_pages(
     out: Path,
     *,
     baseline: str | None = None,
-    pictures: Mapping[Picture, bytes] | None = None,
     page: Path | None = None,
 ) -> list[Path]:
     """Write `report.html`, `report.md` and `results.csv` into a run's folder; gives their paths.
 
-    `baseline` is the encoder that the marks compare with, by default the run's own. `pictures` are image
-    files by (dataset, id), by default those in `OUT/pictures.parquet`. `page` is a Markdown page with a place
-    for the tables (`plain.fill`). Raises UserError where the folder
-    holds no run, or a damaged one.
+    `baseline` is the encoder that the marks compare with, by default the run's own. `page` is a Markdown page
+    with a place for the tables (`plain.fill`). Raises UserError where the folder holds no run, or a damaged
+    one.
     """
     outcome = Outcome.load(out, baseline)
-    found = predictions.read_pictures(out) if pictures is None else pictures
-    texts = {
-        HTML: render(outcome, found), MARKDOWN: plain.markdown(outcome), CSV: plain.table_csv(outcome),
-    }  # fmt: skip
+    texts = {HTML: render(outcome), MARKDOWN: plain.markdown(outcome), CSV: plain.table_csv(outcome)}
     if page is not None:
         plain.fill(page, texts[MARKDOWN])
     return write_texts(out, texts)
 
 
-def wanted_pictures(out: Path, *, baseline: str | None = None) -> list[Picture]:
-    """`(dataset, id)` of the pictures that the page would show, for `predictions.write_pictures`."""
-    return worst.wanted_pictures(Outcome.load(out, baseline))
-
-
-def render(outcome: Outcome, pictures: Mapping[Picture, bytes]) -> str:
+def render(outcome: Outcome) -> str:
     """The page as HTML."""
     page = template("evaluation.html", mark=mark)
+
+    @cache
+    def photo(key: worst.Picture) -> str:
+        """A data URI, made once; "" for a picture that is missing or cannot be decoded."""
+        _, data = outcome.shown.get(key, ("", b""))
+        return data_uri(thumbnail(ImageRef(data=data), SIDE)) if data else ""
+
     changes, report = outcome.changes(), outcome.report
     suite = report.settings.get("suite")
     return page.render(
@@ -71,7 +65,7 @@ def render(outcome: Outcome, pictures: Mapping[Picture, bytes]) -> str:
         moved=worst.moved(outcome),
         queries=worst.worst_queries(outcome),
         labels=worst.wrong_labels(outcome),
-        photos=_photos(pictures),
+        photos=photo,
         unmeasured=_reasons(outcome),
         cost_columns=_cost_columns(outcome),
         facts=facts(report.settings, report.versions, report.machine, seconds=report.seconds),
@@ -82,17 +76,6 @@ def render(outcome: Outcome, pictures: Mapping[Picture, bytes]) -> str:
         RATIONALE=RATIONALE,
         SIDE=SIDE,
     )
-
-
-def _photos(pictures: Mapping[Picture, bytes]) -> Callable[[Picture], str]:
-    """Thumbnails as data URIs, each made once; "" for a picture that is missing or cannot be decoded."""
-
-    @cache
-    def photo(key: Picture) -> str:
-        data = pictures.get(key)
-        return data_uri(thumbnail(ImageRef(data=data), SIDE)) if data else ""
-
-    return photo
 
 
 def _span(changes: list[Change]) -> float:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,24 +22,22 @@ from moonshelf.evaluation.record import Report
 from moonshelf.evaluation.report.outcome import MARKS, Outcome, Row, mark
 from moonshelf.evaluation.report.page import percent
 from moonshelf.plaintext import csv_field, escaped, table
-from moonshelf.plaintext import shown as shown  # pages take it from here, with the rest
 
 FIELDS = (
     "dataset", "task", "view", "method", "metric", "encoder", "value", "low", "high", "n", "clusters",
     "corpus", "chance", "constant", "note",
 )  # fmt: skip
-AGAINST = ("baseline", "difference", "difference_low", "difference_high", "p", "mcnemar")
+AGAINST = ("baseline", "difference", "low", "high", "p", "mcnemar")
 BEGIN, END = "<!-- moonshelf evaluate: begin -->", "<!-- moonshelf evaluate: end -->"
 FOOT = (
-    "± is half of the 95 % bootstrap interval over groups; n/a: the encoder cannot do it; † the interval "
+    "± is half of the 95 % bootstrap interval over groups; –: the encoder cannot do it; † the interval "
     "does not clear chance. R@k is the hit rate; ties count with their expectation. chance: random order or "
     "random label; constant: always the commonest training label. 'fitted' learns from training labels and "
     "is not zero-shot. More metrics are in the JSON."
 )
 COMPARED = (
-    "▲ ▼ better or worse than {}: the paired 95 % interval leaves zero out, uncorrected, so 1 in 20 is luck."
+    "▲ ▼ ≈ better, worse, neither than {}: whether the paired 95 % interval holds zero, so 1 in 20 is luck."
 )
-ORDER = ("zero-shot classification", "rationale")  # methods of labelling that come first
 
 
 def fill(page: Path, tables: str) -> None:
@@ -70,29 +67,33 @@ def markdown(outcome: Outcome) -> str:
             ["encoder", "figures compared", "better", "not clearly different", "worse", "ms a product"],
             [
                 [
-                    escaped(t.encoder), str(t.compared), str(t.better), str(t.same), str(t.worse),
-                    "–" if (ms := outcome.milliseconds(t.encoder)) is None else f"{ms:.3g}",
+                    escaped(name), *(str(n) for n in (t.total(), t["better"], t["same"], t["worse"])),
+                    "–" if (ms := outcome.milliseconds(name)) is None else f"{ms:.3g}",
                 ]
-                for t in outcome.tallies()
+                for name, t in outcome.tallies().items()
             ],
             left=1,
         ),
     ]  # fmt: skip
     for name in outcome.datasets:
-        rows = outcome.of(name)
-        if rows:
-            head = ["task", "shown", "by", "n / of", "chance", *map(escaped, outcome.encoders)]
-            parts += [f"### {escaped(name)}", table(head, [_cells(outcome, row) for row in rows], left=3)]
+        if rows := outcome.of(name):
+            head, *lines = ([escaped(one) for one in line] for line in _lines(outcome, rows))
+            parts += [f"### {escaped(name)}", table(head, lines, left=3)]
             if note := outcome.dataset(name).get("note"):
                 parts.append(escaped(note, 1000))
     return "\n\n".join(parts) + "\n"
 
 
-def _cells(outcome: Outcome, row: Row) -> list[str]:
-    one = row.any
-    head = [escaped(row.task), escaped(row.view), escaped(row.by), f"{one.n} / {one.corpus or '–'}"]
-    figures = [cell(row.results.get(name)) for name in outcome.encoders]
-    return [*head, "" if row.chance is None else percent(row.chance), *figures]
+def _lines(outcome: Outcome, rows: Sequence[Row], constant: bool = False) -> list[list[str]]:
+    """The head of a table of `rows`, and its lines; `constant` adds what the commonest label reaches."""
+    more = ["constant"] * (constant and any(row.any.constant is not None for row in rows))
+    lines = [["task", "shown", "by", "n / of", "chance", *more, *outcome.encoders]]
+    for row in rows:
+        one = row.any
+        shares = ["" if x is None else percent(x) for x in (row.chance, one.constant)[: 1 + len(more)]]
+        figures = [cell(row.results.get(name)) for name in outcome.encoders]
+        lines.append([row.task, row.view, row.by, f"{one.n} / {one.corpus or '–'}", *shares, *figures])
+    return lines
 
 
 def cell(result: Result | None) -> str:
@@ -109,16 +110,11 @@ def table_csv(outcome: Outcome) -> str:
     """Every figure, one a line, with the paired difference to the baseline where there is one."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([*FIELDS, *AGAINST])
-    for row in outcome.rows:
-        for result in row.results.values():
-            versus = result.versus
-            against: Sequence[object] = [None] * len(AGAINST)
-            if versus is not None:
-                against = [
-                    versus.baseline, versus.difference, versus.low, versus.high, versus.p, versus.mcnemar,
-                ]  # fmt: skip
-            writer.writerow([csv_field(value) for value in (*(getattr(result, f) for f in FIELDS), *against)])
+    ends = {"low": "difference_low", "high": "difference_high"}
+    writer.writerow([*FIELDS, *(ends.get(name, name) for name in AGAINST)])
+    for result in (result for row in outcome.rows for result in row.results.values()):
+        against = [getattr(result.versus, name, None) for name in AGAINST]
+        writer.writerow([csv_field(value) for value in (*(getattr(result, f) for f in FIELDS), *against)])
     return file.getvalue()
 
 
@@ -126,21 +122,21 @@ def table_csv(outcome: Outcome) -> str:
 
 
 def show(report: Report, console: Console) -> None:
-    """One table a data set and kind of task, a column an encoder; then cost, notes and errors."""
-    names = [encoder["name"] for encoder in report.encoders]
+    """A table a data set, a column an encoder; then cost, notes and errors."""
     outcome = Outcome(report)
-    rows = outcome.rows if outcome.searched else _headlines(outcome.rows)
-    for dataset in report.datasets:
-        mine = [row for row in rows if row.dataset == dataset["name"]]
-        if ranked := [row for row in mine if row.method == "ranking"]:
-            console.print(_grid(f"{dataset['name']}: retrieval", ranked, names))
-        if others := [row for row in mine if row.method != "ranking"]:
-            others.sort(key=lambda row: ORDER.index(row.method) if row.method in ORDER else len(ORDER))
-            console.print(_grid(f"{dataset['name']}: labels", others, names))
-        for task, reason in dataset.get("not_run", {}).items():
+    for name in outcome.datasets:
+        about = outcome.dataset(name)
+        if rows := outcome.of(name, rankings=2):
+            console.print(_grid(name, _lines(outcome, rows, constant=True), left=3))
+        for task, reason in about.get("not_run", {}).items():
             console.print(f"not run: {escape(f'{task}: {reason}')}", highlight=False)
-        console.print(f"[dim]{escape(dataset['note'])}[/dim]\n")
-    console.print(_costs(report))
+        console.print(f"[dim]{escape(about.get('note', ''))}[/dim]\n")
+    costs = [["encoder", "encoded", "from cache", "seconds", "items/s", "tokens written", "peak MiB"]]
+    columns = ("encoded", "from_cache", "seconds", "items_per_second", "tokens", "peak_mib")
+    for one in report.encoders:
+        kept = ("-" if (x := one.get(name)) is None else x for name in columns)
+        costs.append([one["name"], *(f"{x:.1f}" if isinstance(x, float) else str(x) for x in kept)])
+    console.print(_grid("cost", costs, left=1))
     foot = FOOT if report.baseline is None else f"{FOOT} {COMPARED.format(report.baseline)}"
     console.print(f"[dim]{escape(foot)}[/dim]", highlight=False)
     for problem in report.problems[:10]:
@@ -154,59 +150,11 @@ def show(report: Report, console: Console) -> None:
         console.print(f"[red]error: {escape(error)}[/red]", highlight=False)
 
 
-def _headlines(rows: Sequence[Row]) -> list[Row]:
-    """The first metrics of each method, task and view, where somebody could do it."""
-    shown: Counter[tuple[str, ...]] = Counter()
-    kept = []
-    for row in rows:
-        key = (row.dataset, row.task, row.view, row.method)
-        shown[key] += 1
-        if row.measured and shown[key] <= (2 if row.method == "ranking" else 1):
-            kept.append(row)
-    return kept
-
-
-def _costs(report: Report) -> Table:
-    table = Table(title="cost", title_justify="left", box=None, header_style="bold")
-    for column in ("encoder", "encoded", "from cache", "seconds", "items/s", "tokens written", "peak MiB"):
-        table.add_column(column, justify="left" if column == "encoder" else "right")
-    for encoder in report.encoders:
-        rate, tokens, peak = (encoder.get(name) for name in ("items_per_second", "tokens", "peak_mib"))
-        table.add_row(
-            escape(encoder["name"]), str(encoder["encoded"]), str(encoder["from_cache"]),
-            f"{encoder['seconds']:.1f}", f"{rate:.1f}" if rate else "-",
-            "-" if tokens is None else str(tokens), f"{peak:.0f}" if peak else "-",
-        )  # fmt: skip
-    return table
-
-
-def _grid(title: str, rows: Sequence[Row], names: Sequence[str]) -> Table:
-    ranking = rows[0].method == "ranking"
-    table = Table(title=escape(title), title_justify="left", box=None, header_style="bold", pad_edge=False)
-    left, right = ["task", "shown", "metric"], ["n", "of", "chance"]
-    if not ranking:
-        left, right = ["task", "shown", "by", "metric"], [*right, "constant"]
-    for head in left:
-        table.add_column(head)
-    for head in right:
-        table.add_column(head, justify="right")
-    for name in names:
-        table.add_column(name.replace("moonshelf ", ""), justify="right", no_wrap=True)
-    for row in rows:
-        one, how = row.any, [row.metric] if ranking else [row.method, row.metric]
-        shares = [row.chance] if ranking else [row.chance, one.constant]
-        cells = [escape(row.task), row.view, *how, str(one.n), str(one.corpus or "-")]
-        cells += ["" if share is None else percent(share) for share in shares]
-        table.add_row(*cells, *(_short(row.results.get(name)) for name in names))
-    return table
-
-
-def _short(result: Result | None) -> str:
-    if result is None:
-        return "-"
-    if result.value is None or result.low is None or result.high is None:
-        return percent(result.value)
-    mark = "†" if result.at_chance else ""
-    if result.versus is not None and result.versus.significant:
-        mark += "▲" if result.versus.difference > 0 else "▼"
-    return f"{percent(result.value)} ±{100 * (result.high - result.low) / 2:.1f}{mark}"
+def _grid(title: str, lines: Sequence[Sequence[str]], left: int) -> Table:
+    """Lines of text as a table of the terminal, the first `left` columns to the left."""
+    grid = Table(title=escape(title), title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for i, name in enumerate(lines[0]):
+        grid.add_column(escape(name.replace("moonshelf ", "")), justify="left" if i < left else "right")
+    for line in lines[1:]:
+        grid.add_row(*map(escape, line))
+    return grid

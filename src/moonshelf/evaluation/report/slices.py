@@ -9,10 +9,8 @@ runs can be compared.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-
-import numpy as np
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from moonshelf.evaluation.report.outcome import Outcome, Row
 from moonshelf.evaluation.statistics.significance import Interval, bootstrap
@@ -30,21 +28,15 @@ LENGTH, OTHERS = "words shown", "all others"
 METHODS = ("ranking", "zero-shot classification", "rationale")  # one row of each is taken apart
 
 
-@dataclass(frozen=True)
-class Slice:
+class Slice(NamedTuple):
     """Rows with one value, and the mean of each encoder over them."""
 
     value: str
     n: int
     means: Mapping[str, Interval]
 
-    @property
-    def few(self) -> bool:
-        return self.n < FEW
 
-
-@dataclass(frozen=True)
-class Sliced:
+class Sliced(NamedTuple):
     """A row taken apart: the name of an attribute, and its slices."""
 
     row: Row
@@ -76,11 +68,8 @@ def _values(outcome: Outcome, dataset: str) -> dict[str, dict[str, str]]:
             words[id] = max(words.get(id, 0), len(text.split()))
         if one.head.kind == "labels":
             truth[one.head.task].update(zip(one.columns["id"], one.columns["truth"], strict=True))
-    return {LENGTH: {id: _bin(n) for id, n in words.items()}, **truth}
-
-
-def _bin(words: int) -> str:
-    return next(name for most, name in BINS if most is None or words <= most)
+    bins = {id: next(name for most, name in BINS if most is None or n <= most) for id, n in words.items()}
+    return {LENGTH: bins, **truth}
 
 
 def _slices(outcome: Outcome, row: Row, values: Mapping[str, str]) -> list[Slice]:
@@ -88,24 +77,17 @@ def _slices(outcome: Outcome, row: Row, values: Mapping[str, str]) -> list[Slice
     if not kept:
         return []
     counts = Counter(values[id] for id in next(iter(kept.values())).columns["id"] if id in values)
-    names = {name for _, name in BINS}
-    if set(counts) <= names:
-        shown: Iterable[str] = [name for _, name in BINS if name in counts]
-    else:
-        shown = [value for value, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0]))[:SHOWN]]
-    chosen = set(shown)
-    label = {id: value if value in chosen else OTHERS for id, value in values.items()}
-    means: dict[str, dict[str, Interval]] = defaultdict(dict)
-    for name, one in kept.items():
-        rows: dict[str, list[int]] = defaultdict(list)
-        for i, id in enumerate(one.columns["id"]):
-            if id in label:
-                rows[label[id]].append(i)
-        figures, clusters = np.asarray(one.values(row.metric), np.float64), np.asarray(one.columns["cluster"])
-        for value, at in rows.items():
-            means[value][name] = bootstrap(figures[at], clusters[at].tolist())
+    place = {name: i for i, (_, name) in enumerate(BINS)}  # bins keep their order, others go by their number
+    ranked = sorted(counts, key=lambda value: (place.get(value, -1), -counts[value], value))
+    label = {id: value if value in ranked[:SHOWN] else OTHERS for id, value in values.items()}
     found = []
-    for value in [*shown, OTHERS]:
-        if value in means:
-            found.append(Slice(value, max(i.n for i in means[value].values()), means[value]))
+    for value in [*ranked[:SHOWN], OTHERS]:
+        means: dict[str, Interval] = {}
+        for name, one in kept.items():
+            rows = zip(one.columns["id"], one.values(row.metric) or [], one.columns["cluster"], strict=True)
+            if mine := [(figure, cluster) for id, figure, cluster in rows if label.get(id) == value]:
+                figures, clusters = zip(*mine, strict=True)
+                means[name] = bootstrap(figures, clusters)
+        if means:
+            found.append(Slice(value, max(one.n for one in means.values()), means))
     return found

@@ -2,13 +2,14 @@
 
 One encoder is shown, the first that writes rationales, else the first of the run. Of every task the queries
 with the lowest figure come first, and among equals those whose relevant item came last; of every labelling
-the wrong labels, the surest first. Rationales are found by the id of the product.
+the wrong labels, the surest first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from moonshelf.evaluation.contract import Result
 from moonshelf.evaluation.predictions import Predictions
@@ -35,17 +36,17 @@ class Shown:
         return self.key[1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WorstQuery(Shown):
     """A query that went wrong; `place` is the expected place of the best relevant item, from 1."""
 
-    row: Row = field(kw_only=True)
-    value: float = field(kw_only=True)
-    ok: bool = field(kw_only=True)
-    rationale: str = field(kw_only=True)
-    wanted: Shown | None = field(kw_only=True)
-    place: float | None = field(kw_only=True)
-    found: Sequence[Shown] = field(kw_only=True)
+    row: Row
+    value: float
+    ok: bool
+    rationale: str
+    wanted: Shown | None
+    place: float | None
+    found: Sequence[Shown]
 
     @property
     def pictured(self) -> bool:
@@ -53,19 +54,18 @@ class WorstQuery(Shown):
         return not self.row.view.startswith("text")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WrongLabel(Shown):
     """A product whose label was wrong, or was not written."""
 
-    row: Row = field(kw_only=True)
-    truth: str = field(kw_only=True)
-    predicted: str = field(kw_only=True)
-    rationale: str = field(kw_only=True)
-    valid: bool = field(kw_only=True)
+    row: Row
+    truth: str
+    predicted: str
+    rationale: str
+    valid: bool
 
 
-@dataclass(frozen=True)
-class Moved:
+class Moved(NamedTuple):
     """A way to search against the baseline: how many queries gained and lost, and those that did most.
 
     Each query is told twice, as the baseline answered it and as `encoder` did.
@@ -90,8 +90,7 @@ def moved(outcome: Outcome, each: int = MOVED) -> list[Moved]:
         change = [new - old for old, new in pairs]
         order = sorted(range(len(change)), key=lambda i: -change[i])
         shown = [i for i in order[:each] if change[i] > 0] + [i for i in order[::-1][:each] if change[i] < 0]
-        texts = _texts(outcome, row.dataset)
-        told = [(_query(row, before, i, texts, {}), _query(row, after, i, texts, {})) for i in shown]
+        told = [(_query(outcome, row, before, i), _query(outcome, row, after, i)) for i in shown]
         up, down = sum(one > 0 for one in change), sum(one < 0 for one in change)
         found.append(Moved(encoder, row.results[encoder], up, down, told))
     return found
@@ -109,8 +108,7 @@ def worst_queries(outcome: Outcome, each: int = QUERIES) -> list[WorstQuery]:
     for row in outcome.main_rows:
         whole = outcome.whole(row, encoder) if row.method == "ranking" else None
         if whole is not None:
-            texts, wrote = _texts(outcome, row.dataset), _rationales(outcome, row, encoder)
-            found += [_query(row, whole, i, texts, wrote) for i in worst_rows(whole, row.metric)[:each]]
+            found += [_query(outcome, row, whole, i) for i in worst_rows(whole, row.metric)[:each]]
     return found
 
 
@@ -124,20 +122,15 @@ def wrong_labels(outcome: Outcome, each: int = LABELS, most: int = LABELS_IN_ALL
         whole = outcome.whole(row, encoder)
         if whole is None or whole.head.kind != "labels":
             continue
-        c, wrote = whole.columns, _rationales(outcome, row, encoder)
+        c = whole.columns
         score = [None if one != one else one for one in c["score"]]  # NaN where a rationale was read
         wrong = [i for i in range(len(whole)) if c["correct"][i] < 0.5 and c["ok"][i]]
         wrong = [i for i in wrong if (row.dataset, c["id"][i]) not in used]
         wrong.sort(key=lambda i: (not c["valid"][i], not c["predicted"][i], -(score[i] or 0.0)))
         for i in wrong[:each]:
             used.add((row.dataset, c["id"][i]))
-            rationale = c["rationale"][i] or wrote.get(c["id"][i], "")
-            found.append(
-                WrongLabel(
-                    (row.dataset, c["id"][i]), c["text"][i], score[i], row=row, truth=c["truth"][i],
-                    predicted=c["predicted"][i], rationale=rationale, valid=c["valid"][i],
-                )
-            )  # fmt: skip
+            told = {name: c[name][i] for name in ("text", "truth", "predicted", "rationale", "valid")}
+            found.append(WrongLabel(key=(row.dataset, c["id"][i]), score=score[i], row=row, **told))
     return found[:most]
 
 
@@ -161,21 +154,20 @@ def worst_rows(whole: Predictions, metric: str) -> list[int]:
     return sorted(below, key=lambda i: (values[i], -places[i], i))
 
 
-def _query(
-    row: Row, whole: Predictions, i: int, texts: Mapping[str, str], wrote: Mapping[str, str]
-) -> WorstQuery:
+def _query(outcome: Outcome, row: Row, whole: Predictions, i: int) -> WorstQuery:
     c = {name: values[i] for name, values in whole.columns.items()}
     best, place = wanted(whole, i)
     right = dict(zip(c["relevant"], c["gains"], strict=True))
 
     def item(id: str, score: float | None) -> Shown:
         finite = score if score is not None and abs(score) < float("inf") else None
-        return Shown((row.dataset, id), texts.get(id, ""), finite, id in right, right.get(id, 0.0))
+        key = row.dataset, id
+        return Shown(key, outcome.texts.get(key, ""), finite, id in right, right.get(id, 0.0))
 
     scores = c["relevant_scores"] or [None] * len(c["relevant"])
     return WorstQuery(
-        (row.dataset, c["id"]), c["text"], row=row, value=c[row.metric], ok=c["ok"], place=place,
-        rationale=c.get("rationale") or wrote.get(c["id"], ""),
+        key=(row.dataset, c["id"]), text=c["text"], row=row, value=c[row.metric], ok=c["ok"], place=place,
+        rationale=c["rationale"],
         wanted=None if best is None else item(c["relevant"][best], scores[best]),
         found=[item(*one) for one in zip(c["top"][:FOUND], c["top_scores"][:FOUND], strict=True)],
     )  # fmt: skip
@@ -190,23 +182,3 @@ def wanted(whole: Predictions, i: int) -> tuple[int | None, float | None]:
         return max(range(len(gains)), key=lambda j: gains[j]), None
     best = min(range(len(gains)), key=lambda j: (-gains[j], above[j]))
     return best, above[best] + (tied[best] + 1) / 2
-
-
-def _texts(outcome: Outcome, dataset: str) -> dict[str, str]:
-    """Product id -> words: those kept with the pictures, else from whatever task showed most of them."""
-    found: dict[str, str] = {}
-    for one in outcome.kept_of(dataset):
-        if one.head.kind != "pairs":
-            for id, text in zip(one.columns["id"], one.columns["text"], strict=True):
-                if len(text) > len(found.get(id, "")):
-                    found[id] = text
-    return {**found, **{id: text for (name, id), text in outcome.texts.items() if name == dataset}}
-
-
-def _rationales(outcome: Outcome, row: Row, encoder: str) -> dict[str, str]:
-    """Product id -> what the encoder wrote in this view of the data set."""
-    for other in outcome.main_rows:
-        same = (other.dataset, other.view, other.method) == (row.dataset, row.view, "rationale")
-        if same and (whole := outcome.whole(other, encoder)) is not None and "rationale" in whole.columns:
-            return dict(zip(whole.columns["id"], whole.columns["rationale"], strict=True))
-    return {}

@@ -8,7 +8,7 @@ from typing import Any
 
 from moonshelf.errors import UserError
 from moonshelf.evaluation.contract import Encode, Encoder, Result, Vectors
-from moonshelf.evaluation.predictions import Head, Predictions
+from moonshelf.evaluation.predictions import Head, Kind, Predictions
 from moonshelf.evaluation.statistics.scoring import figures
 from moonshelf.product import Product
 
@@ -32,7 +32,7 @@ class BaseTask:
         raise NotImplementedError
 
     def head(
-        self, method: str, kind: str, encoder: Encoder, metrics: Sequence[str], corpus: int = 0, **more: Any
+        self, method: str, kind: Kind, encoder: Encoder, metrics: Sequence[str], corpus: int = 0, **more: Any
     ) -> Head:
         names = (self.dataset, self.name, self.view, method, encoder.name)
         return Head(*names, kind, tuple(metrics), corpus, **more)
