@@ -35,9 +35,9 @@ from moonshelf.cli.console import RECORD, Steps, claim
 from moonshelf.enrichment.run import Options, enrich
 from moonshelf.enrichment.taxonomy import Taxonomy
 from moonshelf.errors import UserError
-from moonshelf.evaluation.report import demo_page as report
-from moonshelf.evaluation.report import showcase
-from moonshelf.evaluation.report.demo_page import Job, Page, percent
+from moonshelf.evaluation.report import demo_page
+from moonshelf.evaluation.report.demo_page import Job, Page
+from moonshelf.evaluation.report.page import between, percent
 from moonshelf.evaluation.search import evaluate_search
 from moonshelf.evaluation.tasks import Result
 from moonshelf.feeds import read_feed
@@ -125,19 +125,20 @@ def run_demo(
         if embedded.items_per_s:
             said.append(f"{embedded.items_per_s:.1f} products a second")
         if embedded.reasoning_valid_rate is not None:
-            said.append(f"{percent(embedded.reasoning_valid_rate)} of the rationales keep their format")
+            said.append(f"{percent(embedded.reasoning_valid_rate)} % of the rationales keep their format")
     with steps.step("index") as said:
         index = catalogue.index()
         said.append(f"{index.rows} products ({index.kind})")
-    rows = {row["id"]: row for row in catalogue.store.scan(showcase.COLUMNS).to_pylist()}
+    rows = {row["id"]: row for row in catalogue.store.scan(demo_page.COLUMNS).to_pylist()}
     rows = {product.id: rows[product.id] for product in shop.products if product.id in rows}
     page = Page("A shop, read by a model", _lead(shop, reason))
 
     with steps.step("search") as said:
-        asked = showcase.first_of_each(shop.queries, SEARCHES)
+        asked = [q for kind, n in SEARCHES.items() for q in _of(shop, kind)[:n]]
         for query in asked:
-            found = catalogue.search(_as_product(query), k=6)
-            page.searches.append(showcase.searched(query, found, rows))
+            shown = (query.image,) if query.image else ()
+            found = catalogue.search(Product(id=query.id, title=query.text, images=shown), k=6)
+            page.searches.append(demo_page.searched(query, found, rows))
         hits = sum(search.hits[0].grade == 3 for search in page.searches)
         said.append(
             f"{len(asked)} searches by words, photo and both; the first result is exactly what was asked in "
@@ -145,24 +146,24 @@ def run_demo(
         )
     with steps.step("duplicates") as said:
         doubles = catalogue.duplicates()
-        page.families = showcase.families(doubles, rows)
+        page.families = demo_page.families(doubles, rows)
         page.family_counts = {kind: len(doubles.of(kind)) for kind in page.families}
         said.append(", ".join(f"{n} {kind} groups" for kind, n in page.family_counts.items()))
     with steps.step("figures") as said:
         judged = out / "evaluation"
-        page.tiles, results = showcase.score(shop, rows, moon, cast(Any, reason), out / "cache", judged)
+        page.tiles, results = demo_page.score(shop, rows, moon, cast(Any, reason), out / "cache", judged)
         said.append(f"{len(results)} figures, each with its interval and chance, in evaluation/report.html")
     with steps.step("jobs") as said:
         jobs = out / "jobs"
         page.jobs = [*fill_gaps(shop, feed, moon, jobs), judge_queries(shop, home, jobs / "queries")]
         said.append(" ".join(f"{job.title}: {job.said}" for job in page.jobs))
     with steps.step("report") as said:
-        page.cards = showcase.cards(shop, rows)
+        page.cards = demo_page.cards(shop, rows)
         page.notes = list(NOTES)
         page.steps = list(steps.done)
         page.facts = _facts(command, model, moon, reason, feed)
         page.next_command = f'{_program()} search {home} "{_unseen(shop, asked)}"'
-        size = report.write(page, out / "report.html")
+        size = (out / "report.html").write_text(demo_page.render(page), encoding="utf-8", newline="\n")
         said.append(f"report.html, {size / 1e6:.1f} MB, with {len(page.cards)} products")
     seconds = time.perf_counter() - started
     steps.finish(out, seconds=round(seconds, 2), results=[result.as_dict() for result in results])
@@ -282,7 +283,7 @@ def _job(id: str, title: str, found: Sequence[Any], intro: str) -> Job:
 
 def judge_queries(shop: Shop, home: Path, out: Path) -> Job:
     """Ways to search the catalogue in `home`, by the grades of the shop's queries in words."""
-    asked = [query for query in shop.queries if query.modality == "text"]
+    asked = _of(shop, "text")
     out.mkdir(parents=True, exist_ok=True)
     with open(out / "judgements.csv", "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
@@ -290,17 +291,14 @@ def judge_queries(shop: Shop, home: Path, out: Path) -> Job:
         table.writerows([q.text, id, grade] for q in asked for id, grade in q.relevance.items())
     report = evaluate_search(home, judgements=out / "judgements.csv", out=out)
     scored = [r for r in report.results if r.metric == METRIC and r.value is not None]
-    rows = [
-        [r.encoder, percent(r.value), f"{percent(r.low)} to {percent(r.high)}" if r.low is not None else ""]
-        for r in scored
-    ]
+    rows = [[r.encoder, percent(r.value), between(r.low, r.high)] for r in scored]
     best = max(scored, key=lambda r: r.value or 0)
-    said = f"{len(asked)} queries with grades; best: {best.encoder}, {METRIC} {percent(best.value)}."
+    said = f"{len(asked)} queries with grades; best: {best.encoder}, {METRIC} {percent(best.value)} %."
     return Job(
         "queries", "Your queries",
         "The shop's queries in words with their grades, as a team has them in Quepid: each way to search is "
         f"scored by moonshelf evaluate --judgements. {said}",
-        ["Way to search", METRIC, "95 % interval"], rows, said,
+        ["Way to search", f"{METRIC}, %", "95 % interval"], rows, said,
     )  # fmt: skip
 
 
@@ -317,15 +315,14 @@ def _lead(shop: Shop, reason: str) -> str:
     )
 
 
-def _as_product(query: Query) -> Product:
-    return Product(id=query.id, title=query.text, images=(query.image,) if query.image else ())
+def _of(shop: Shop, modality: str) -> list[Query]:
+    return [query for query in shop.queries if query.modality == modality]
 
 
 def _unseen(shop: Shop, asked: Sequence[Query]) -> str:
     """Words for the next command: a query that the page does not show."""
     shown = {query.id for query in asked}
-    texts = [query.text for query in shop.queries if query.modality == "text"]
-    return next((q.text for q in shop.queries if q.modality == "text" and q.id not in shown), texts[0])
+    return next((query for query in _of(shop, "text") if query.id not in shown), asked[0]).text
 
 
 def _program() -> str:
@@ -356,8 +353,8 @@ def _say_end(console: Console, page: Page, out: Path, home: Path, feed: Path, se
     say(f"\nDone in {seconds:.0f} s. Right, with the 95 % interval and chance:")
     for tile in page.tiles:
         r = tile.result
-        between = f" [{percent(r.low)}, {percent(r.high)}]" if r.low is not None else ""
-        say(f"  {percent(r.value):>6}{between}  {tile.label} (chance {percent(r.chance)})")
+        ends = between(r.low, r.high) or "one group"
+        say(f"  {percent(r.value):>5} % [{ends}]  {tile.label} (chance {percent(r.chance)} %)")
     say(f"\nReport     {out / 'report.html'}   open it in a browser")
     say(f"Catalogue  {home}")
     say(f"Feed       {feed}")
