@@ -17,25 +17,9 @@ from typing import Any, Literal
 from moonshelf import images
 from moonshelf.errors import Problem, UserError
 from moonshelf.evaluation.contract import BOTH, IMAGE, TEXT
-from moonshelf.evaluation.data.views import (
-    HIDDEN,
-    TEMPLATES,
-    VIEWS,
-    group_of,
-    label_of,
-    sample,
-    shows,
-    views,
-)  # fmt: skip
-from moonshelf.evaluation.tasks import (
-    AttributeSets,
-    Fit,
-    Labelling,
-    Matching,
-    Retrieval,
-    Task,
-    same_product_pairs,
-)  # fmt: skip
+from moonshelf.evaluation.data.views import HIDDEN, TEMPLATES, VIEWS, group_of, label_of, sample, shows, views
+from moonshelf.evaluation.tasks import AttributeSets, Fit, Labelling, Matching, Retrieval, Task
+from moonshelf.evaluation.tasks.matching import same_product_pairs
 from moonshelf.feeds import read_feed
 from moonshelf.product import ImageRef, Product
 
@@ -187,6 +171,7 @@ class Dataset:
         which: Iterable[str] | Mapping[str, tuple[frozenset[str], frozenset[str]]] = DIRECTIONS,
         keys: Sequence[str] | None = None,
         metrics: tuple[str, ...] = METRICS,
+        hit_gain: float = 0.0,
         say: bool = True,
     ) -> None:
         """Retrieval in each direction, from what queries show to what the corpus shows, with those that have
@@ -217,7 +202,7 @@ class Dataset:
                     Retrieval(
                         self.name, name, _VIEW_OF[asks], views(asked, _VIEW_OF[asks]),
                         views([corpus[i] for i in held], _VIEW_OF[finds]), [keys[i] for i in held],
-                        [relevant[i] for i in rows], groups, asks, finds, metrics,
+                        [relevant[i] for i in rows], groups, asks, finds, metrics, hit_gain,
                     )
                 )  # fmt: skip
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moonshelf import attributes
+from moonshelf.evaluation.contract import BOTH, IMAGE, TEXT
 from moonshelf.evaluation.data.dataset import Dataset
-from moonshelf.evaluation.data.views import VIEWS, sample, stems, view, views
-from moonshelf.evaluation.tasks import BOTH, IMAGE, TEXT, Labelling, Retrieval
+from moonshelf.evaluation.data.views import VIEWS, sample, stems, views
+from moonshelf.evaluation.tasks import Labelling
 from moonshelf.product import Product
 
 if TYPE_CHECKING:
@@ -27,12 +28,8 @@ def fashion(data: Path, limit: int | None = None, fit_rows: int = 2000) -> Datas
     products = dataset.read("fashion_products/validation-clear.parquet", limit)
     train = dataset.read("fashion_products/train-clear.parquet")
     groups = [p.group_id or p.id for p in products]
-    photos, titles = views(products, "image"), views(products, "text")
-    same = [{group: 1.0} for group in groups]
-    dataset.tasks = [
-        Retrieval("fashion", "title → photo", "text", titles, photos, groups, same, groups, TEXT, IMAGE),
-        Retrieval("fashion", "photo → title", "image", photos, titles, groups, same, groups, IMAGE, TEXT),
-    ]
+    across = {"title → photo": (TEXT, IMAGE), "photo → title": (IMAGE, TEXT)}
+    dataset.retrieval(products, products, [{group: 1.0} for group in groups], across, groups)
     colours = [attributes.canonical(p.attributes).get("colour", "") for p in train]
     hide = stems([name for p in train for name in p.category] + [c for c in colours if c])
     fit = sample(train, fit_rows)
@@ -62,16 +59,10 @@ def grocery(data: Path, limit: int | None = None, fit_rows: int = 0) -> Dataset:
     dataset = Dataset("grocery", data)
     catalogue = dataset.read("grocery/catalogue.parquet")
     photos = dataset.read("grocery/photos-validation.parquet", limit)
-    queries, keys = views(photos, "image"), [p.id for p in catalogue]
-    wanted = [p.group_id or "" for p in photos]
-    same = [{product: 1.0} for product in wanted]
-    dataset.tasks = [
-        Retrieval(
-            "grocery", f"phone photo → catalogue {what}", "image", queries, views(catalogue, name), keys,
-            same, wanted, IMAGE, VIEWS[name], ("R@1", "R@5", "MRR"),
-        )
-        for what, name in (("photo", "image"), ("title", "text"), ("photo + title", "image + text"))
-    ]  # fmt: skip
+    shown = {"photo": IMAGE, "title": TEXT, "photo + title": BOTH}
+    searched = {f"phone photo → catalogue {what}": (IMAGE, reads) for what, reads in shown.items()}
+    wanted = [{p.group_id or "": 1.0} for p in photos]
+    dataset.retrieval(photos, catalogue, wanted, searched, metrics=("R@1", "R@5", "MRR"))
     dataset.same_product(photos)
     dataset.note = "exactly one catalogue product is right; intervals resample products"
     dataset.texts = [p.title for p in catalogue]
@@ -96,31 +87,22 @@ def luma(data: Path, limit: int | None = None, fit_rows: int = 0) -> Dataset:
     shown = {p.images[0].data for p in corpus}  # one back view is the main photo of another product
     queries = [q for q in queries if f"{q.group_id}/main" in mains and q.images[0].data not in shown]
     queries = sample(queries, limit)
-    groups = [q.group_id or "" for q in queries]
-    exact = [{f"{group}/main": 1.0} for group in groups]
-    anywhere = [{p.id: 1.0 for p in corpus if p.group_id == group} for group in groups]
-    keys = [p.id for p in corpus]
-    dataset.tasks = [
-        Retrieval(
-            "luma", name, "image", queries, corpus, keys, relevant, groups, IMAGE, IMAGE,
-            ("R@1", "R@5", "MRR", "mAP"),
-        )
-        for name, relevant in (("other view → main photo", exact), ("other view → any variant", anywhere))
-    ]  # fmt: skip
+    exact = [{f"{q.group_id}/main": 1.0} for q in queries]
+    anywhere = [{p.id: 1.0 for p in corpus if p.group_id == q.group_id} for q in queries]
+    for name, relevant in (("other view → main photo", exact), ("other view → any variant", anywhere)):
+        photo = {name: (IMAGE, IMAGE)}
+        dataset.retrieval(queries, corpus, relevant, photo, metrics=("R@1", "R@5", "MRR", "mAP"))
     every = corpus + queries
     kinds = [p.group_id or "" for p in every]  # so that photos of the cut in other colours are the others
     own = {q.id for q in queries}  # views of the colour that the main photo shows
-    colours = [p if p.id in own or p.id.endswith("/main") else _alone(p) for p in every]
+    alone = {"group_id": None}
+    colours = [p if p.id in own or p.id.endswith("/main") else p.model_copy(update=alone) for p in every]
     dataset.same_product(colours, kinds)
     dataset.note = (
         "main photo: the same cut in another colour is wrong; any variant: it is right; product matching: "
         "views of one colour, against the cut in others"
     )
     return dataset
-
-
-def _alone(product: Product) -> Product:
-    return product.model_copy(update={"group_id": None})
 
 
 def _first_photos(product: Product) -> set[int]:
@@ -158,30 +140,23 @@ def sample_shop(
 
     dataset = Dataset("sampleshop")
     shop = shop or sample.shop(min(limit or sample.SIZE, sample.SIZE))
-    corpus = [view(p, text=True, image=True) for p in shop.products]
-    keys = [p.id for p in corpus]
     for modality, name, reads in (
         ("text", "text → product", TEXT),
         ("image", "photo → product", IMAGE),
         ("composed", "photo + text → product", BOTH),
     ):
         asked = [q for q in shop.queries if q.modality == modality and 3 in q.relevance.values()]
-        if asked:
-            queries = [Product(id=q.id, title=q.text, images=(q.image,) if q.image else ()) for q in asked]
-            grades = [{key: float(grade) for key, grade in q.relevance.items()} for q in asked]
-            dataset.tasks.append(
-                Retrieval(
-                    "sampleshop", name, modality, queries, corpus, keys, grades, [q.id for q in asked],
-                    reads, BOTH, ("nDCG@10", "R@1"), hit_gain=3.0,
-                )
-            )  # fmt: skip
+        queries = [Product(id=q.id, title=q.text, images=(q.image,) if q.image else ()) for q in asked]
+        graded = {"metrics": ("nDCG@10", "R@1"), "hit_gain": 3.0}
+        dataset.retrieval(
+            queries, shop.products, [q.relevance for q in asked], {name: (reads, BOTH)}, **graded
+        )
     truths = [shop.truth[p.id] for p in shop.products]
     counts = Counter(key for truth in truths for key in truth.attributes)
-    columns: list[tuple[str, list[str]]] = [("category", [truth.category[-1] for truth in truths])]
-    columns += [
-        (key, [t.attributes.get(key, "") for t in truths]) for key, n in counts.most_common() if n >= 10
-    ]
-    for key, values in columns:
+    columns = {"category": [truth.category[-1] for truth in truths]}
+    read = [key for key, n in counts.most_common() if n >= 10]
+    columns |= {key: [truth.attributes.get(key, "") for truth in truths] for key in read}
+    for key, values in columns.items():
         rows = [i for i, value in enumerate(values) if value]
         labels = sorted({values[i] for i in rows})
         if len(labels) < 2:
@@ -199,8 +174,7 @@ def sample_shop(
         p.model_copy(update={"attributes": truth.attributes})
         for p, truth in zip(shop.products, truths, strict=True)
     ]
-    keys_read = [key for key, _ in columns[1:]]
-    dataset.attribute_sets(stated, keys_read, ("image", "image + text"))
+    dataset.attribute_sets(stated, read, ("image", "image + text"))
     dataset.note = (
         f"drawn with seed {shop.seed}; nDCG over grades 0 to 3, R@1 asks for grade 3; attributes are those "
         "that the main photo shows"
