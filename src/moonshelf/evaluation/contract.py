@@ -7,7 +7,7 @@ a made-up number, and one whose vectors are broken stops the run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -19,17 +19,31 @@ from moonshelf.product import Product
 
 __all__ = ["BOTH", "IMAGE", "TEXT", "asking"]  # of the contract too
 
+Row = tuple[np.ndarray, str, bool, int]  # vector, rationale, kept its format, tokens or -1
+_NOT_SAID: Any = None
+
 
 @dataclass
 class Vectors:
     """What an encoder gives for n products, in their order."""
 
     vectors: np.ndarray  # (n, dim) float32; a row that is not `ok` is zero
-    ok: np.ndarray  # (n,) bool: the product could be encoded
-    rationales: list[str]  # "" where none was written
-    valid: np.ndarray  # (n,) bool: the rationale kept its format
+    ok: np.ndarray = _NOT_SAID  # (n,) bool: the product could be encoded; True unless said
+    rationales: list[str] = field(default_factory=list)  # "" where none was written
+    valid: np.ndarray = _NOT_SAID  # (n,) bool: the rationale kept its format; True unless said
     problems: list[Problem] = field(default_factory=list)
-    tokens: np.ndarray | None = None  # (n,) int: tokens written; None or -1 where that is not known
+    tokens: np.ndarray = _NOT_SAID  # (n,) int: tokens written; -1 where that is not known
+
+    def __post_init__(self) -> None:
+        n = len(self.vectors)
+        self.ok = np.ones(n, bool) if self.ok is _NOT_SAID else self.ok
+        self.valid = np.ones(n, bool) if self.valid is _NOT_SAID else self.valid
+        self.tokens = np.full(n, -1) if self.tokens is _NOT_SAID else self.tokens
+        self.rationales = self.rationales or [""] * n
+
+    def rows(self) -> Iterator[Row]:
+        """One product after the other."""
+        return zip(self.vectors, self.rationales, self.valid.tolist(), self.tokens.tolist(), strict=True)
 
 
 class Encoder(Protocol):

@@ -147,10 +147,8 @@ def sample_shop(
     ):
         asked = [q for q in shop.queries if q.modality == modality and 3 in q.relevance.values()]
         queries = [Product(id=q.id, title=q.text, images=(q.image,) if q.image else ()) for q in asked]
-        graded = {"metrics": ("nDCG@10", "R@1"), "hit_gain": 3.0}
-        dataset.retrieval(
-            queries, shop.products, [q.relevance for q in asked], {name: (reads, BOTH)}, **graded
-        )
+        grades, which, metrics = [q.relevance for q in asked], {name: (reads, BOTH)}, ("nDCG@10", "R@1")
+        dataset.retrieval(queries, shop.products, grades, which, metrics=metrics, hit_gain=3.0)
     truths = [shop.truth[p.id] for p in shop.products]
     counts = Counter(key for truth in truths for key in truth.attributes)
     columns = {"category": [truth.category[-1] for truth in truths]}

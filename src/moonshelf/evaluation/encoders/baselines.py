@@ -91,10 +91,12 @@ class ModelEncoder:
         ok, valid = np.zeros(n, bool), ~np.full(n, self.writes)
         rationales, tokens = [""] * n, np.full(n, -1)
         rows = np.asarray(out.row_index)
-        vectors[rows], ok[rows], valid[rows], tokens[rows] = out.vectors, True, out.valid, out.tokens
+        vectors[rows], ok[rows], valid[rows] = out.vectors, True, out.valid
+        if self.writes:
+            tokens[rows] = out.tokens
         for row, text in zip(rows, out.rationales, strict=True):
             rationales[row] = text
-        return Vectors(vectors, ok, rationales, valid, list(out.problems), tokens if self.writes else None)
+        return Vectors(vectors, ok, rationales, valid, list(out.problems), tokens)
 
 
 def minilm(prompt: PromptSpec | None = None) -> StockEncoder:
@@ -179,7 +181,7 @@ class Concat:
                 ok[rows] &= half.ok
                 problems += half.problems
         joined[~ok] = 0
-        return Vectors(unit(joined), ok, [""] * n, np.ones(n, bool), problems)
+        return Vectors(unit(joined), ok, problems=problems)
 
 
 class TwoTowerBaseline(Concat):

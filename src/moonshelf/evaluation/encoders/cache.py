@@ -11,8 +11,8 @@ cache lives in memory, for one run.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
 import re
 import sys
 import time
@@ -27,11 +27,11 @@ import numpy as np
 
 from moonshelf import images
 from moonshelf.errors import Problem
-from moonshelf.evaluation.contract import Encoder, Vectors, check_finite
+from moonshelf.evaluation.contract import Encoder, Row, Vectors, check_finite
+from moonshelf.files import write_atomic
 from moonshelf.product import Product
 
 PART = 512  # rows computed, and written, at a time
-Row = tuple[np.ndarray, str, bool, int]  # vector, rationale, kept its format, tokens or -1
 
 
 @dataclass
@@ -125,37 +125,31 @@ class EmbeddingCache:
             timing.seconds += time.perf_counter() - begin
             timing.encoded += len(part)
             check_finite(encoder, out.vectors[out.ok])
-            tokens = np.full(len(part), -1) if out.tokens is None else out.tokens
-            known = tokens[out.ok & (tokens >= 0)]
+            known = out.tokens[out.ok & (out.tokens >= 0)]
             timing.tokens, timing.counted = timing.tokens + int(known.sum()), timing.counted or len(known) > 0
-            for problem in out.problems:
-                self.problems[encoder.name, str(problem.id)] = problem
-            done = [i for i in range(len(part)) if out.ok[i]]
-            failed.update(part[i][0] for i in range(len(part)) if not out.ok[i])
-            for i in done:
-                kept = (out.vectors[i], out.rationales[i], bool(out.valid[i]), int(tokens[i]))
-                store.rows[part[i][0]] = kept
+            self.problems |= {(encoder.name, str(problem.id)): problem for problem in out.problems}
+            rows = dict(zip((key for key, _ in part), out.rows(), strict=True))
+            failed.update(key for key, ok in zip(rows, out.ok, strict=True) if not ok)
+            done = {key: row for key, row in rows.items() if key not in failed}
+            store.rows |= done
             if store.folder is not None and done:
-                _write(store.folder, [(part[i][0], *store.rows[part[i][0]]) for i in done])
+                _write(store.folder, done)
         timing.from_cache += len(keys) - len(todo)
         return self._gather(keys, store, failed)
 
     def know(self, encoder: Encoder, products: Sequence[Product], out: Vectors) -> None:
         """Take what stands elsewhere already: vectors of `products` that the encoder gave before."""
-        rows = zip(products, out.vectors, out.rationales, out.valid.tolist(), strict=True)
-        self._store(encoder).rows.update(
-            {self._key(_readable(p, encoder.reads)): (v, text, valid, -1) for p, v, text, valid in rows}
-        )
+        keys = [self._key(_readable(product, encoder.reads)) for product in products]
+        self._store(encoder).rows |= dict(zip(keys, out.rows(), strict=True))
 
     def _gather(self, keys: list[str], store: _Store, failed: set[str]) -> Vectors:
         ok = np.array([key not in failed for key in keys], bool)
         width = next((len(store.rows[key][0]) for key in keys if key not in failed), 1)
-        vectors, valid = np.zeros((len(keys), width), np.float32), np.zeros(len(keys), bool)
-        rationales, tokens = [""] * len(keys), np.full(len(keys), -1)
-        for row, key in enumerate(keys):
-            if ok[row]:
-                vectors[row], rationales[row], valid[row], tokens[row] = store.rows[key]
-        return Vectors(vectors, ok, rationales, valid, tokens=tokens)
+        nothing = np.zeros(width, np.float32), "", False, -1
+        rows = [nothing if key in failed else store.rows[key] for key in keys]
+        vectors, rationales, valid, tokens = zip(*rows, strict=True) if rows else ((), (), (), ())
+        shaped = np.array(vectors, np.float32).reshape(len(keys), width)
+        return Vectors(shaped, ok, list(rationales), np.array(valid, bool), tokens=np.array(tokens, int))
 
     def release(self) -> None:
         """Forget what is cheap to make again: words of one data set say nothing about the next."""
@@ -200,21 +194,20 @@ def _readable(product: Product, reads: frozenset[str]) -> Product:
     return product
 
 
-def _write(folder: Path, rows: list[tuple[str, np.ndarray, str, bool, int]]) -> None:
+def _write(folder: Path, rows: dict[str, Row]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    keys = [row[0] for row in rows]
-    name = hashlib.sha256("".join(keys).encode()).hexdigest()[:32]
-    temporary = folder / f".{name}.{os.getpid()}.tmp"
-    with temporary.open("wb") as file:
-        np.savez(
-            file,
-            keys=np.array(keys, dtype="S64"),
-            vectors=np.stack([row[1] for row in rows]).astype(np.float32),
-            rationales=np.frombuffer(json.dumps([row[2] for row in rows]).encode(), np.uint8),
-            valid=np.array([row[3] for row in rows], bool),
-            tokens=np.array([row[4] for row in rows], np.int64),
-        )
-    os.replace(temporary, folder / f"{name}.npz")
+    vectors, rationales, valid, tokens = zip(*rows.values(), strict=True)
+    file = io.BytesIO()
+    np.savez(
+        file,
+        keys=np.array(list(rows), dtype="S64"),
+        vectors=np.stack(vectors).astype(np.float32),
+        rationales=np.frombuffer(json.dumps(rationales).encode(), np.uint8),
+        valid=np.array(valid, bool),
+        tokens=np.array(tokens, np.int64),
+    )
+    name = hashlib.sha256("".join(rows).encode()).hexdigest()[:32]
+    write_atomic(folder / f"{name}.npz", file.getvalue())
 
 
 def _read(path: Path) -> dict[str, Row]:

@@ -72,7 +72,7 @@ class TfIdf(CountedWords):
         self.fingerprint = self._name(MAX_TFIDF, texts)
 
     def encode(self, products: Sequence[Product]) -> Vectors:
-        return all_ok(self.weights(self.texts_of(products)))
+        return Vectors(self.weights(self.texts_of(products)).astype(np.float32))
 
 
 class Bm25(CountedWords):
@@ -105,7 +105,7 @@ class Bm25(CountedWords):
         vectors = np.zeros((len(texts), weights.shape[1] + 1))
         vectors[:, :-1] = weights / self._scale
         vectors[:, -1] = np.sqrt(np.maximum(0.0, 1.0 - (vectors**2).sum(axis=1)))
-        return all_ok(vectors)
+        return Vectors(vectors.astype(np.float32))
 
     def _n_words(self, texts: Sequence[str]) -> np.ndarray:
         words = self._words.build_analyzer()
@@ -127,7 +127,8 @@ class Bm25Queries:
     def encode(self, products: Sequence[Product]) -> Vectors:
         counts = self.documents.weights(self.documents.texts_of(products))
         norm = np.linalg.norm(counts, axis=1, keepdims=True)
-        return all_ok(np.pad(counts / np.where(norm > 0, norm, 1.0), ((0, 0), (0, 1))))
+        unit = counts / np.where(norm > 0, norm, 1.0)
+        return Vectors(np.pad(unit, ((0, 0), (0, 1))).astype(np.float32))
 
 
 def fit_words(encoder: object, dataset: Dataset) -> None:
@@ -139,8 +140,3 @@ def fit_words(encoder: object, dataset: Dataset) -> None:
         encoder.fit(collection or dataset.texts or ["product"])
     elif isinstance(encoder, TfIdf):
         encoder.fit(dataset.texts or ["product"])
-
-
-def all_ok(vectors: np.ndarray) -> Vectors:
-    n = len(vectors)
-    return Vectors(np.asarray(vectors, np.float32), np.ones(n, bool), [""] * n, np.ones(n, bool))

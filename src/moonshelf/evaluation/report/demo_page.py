@@ -247,8 +247,8 @@ def know(store: EmbeddingCache, encoder: ModelEncoder, products: Sequence[Produc
     if known:
         vectors = np.array([row["vector"] for row in mine], np.float32)
         valid = np.array([row["rationale_valid"] for row in mine], bool)
-        ok = np.ones(len(known), bool)
-        store.know(encoder, known, Vectors(vectors, ok, [row["rationale"] for row in mine], valid))
+        rationales = [row["rationale"] for row in mine]
+        store.know(encoder, known, Vectors(vectors, rationales=rationales, valid=valid))
 
 
 def read_attributes(shop: Shop, written: Mapping[str, str], view: str, encoder: str) -> list[Result]:

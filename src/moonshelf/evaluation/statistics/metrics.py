@@ -68,11 +68,14 @@ class Found:
     tied: Ints  # items with just this score, itself among them
 
 
-def search(queries: NDArray, corpus: NDArray, rows: Ints, columns: Ints, k: int = 10) -> Found:
+def search(
+    queries: NDArray, corpus: NDArray, rows: Ints, columns: Ints, k: int = 10, there: NDArray | None = None
+) -> Found:
     """Exact search for `queries` (q, d) in `corpus` (g, d); item `columns[i]` is placed for query `rows[i]`.
 
-    `rows` ascend. Scores are inner products in float64, a block of queries at a time. Raises ValueError for
-    an empty corpus, or vectors that do not fit or are not finite.
+    `rows` ascend. Scores are inner products in float64, a block of queries at a time; that of an item which
+    is not `there` (g,) is -inf. Raises ValueError for an empty corpus, or vectors that do not fit or are not
+    finite.
     """
     if queries.ndim != 2 or corpus.ndim != 2 or queries.shape[1] != corpus.shape[1]:
         raise ValueError(f"queries {queries.shape} and corpus {corpus.shape} must be (n, dim) of one dim")
@@ -86,6 +89,8 @@ def search(queries: NDArray, corpus: NDArray, rows: Ints, columns: Ints, k: int 
     step = max(1, SCORES // len(corpus))
     for start in range(0, len(queries), step):
         block = similarity(queries[start : start + step], wide)
+        if there is not None:
+            block[:, ~there] = -np.inf
         part = slice(*np.searchsorted(rows, [start, start + step]))
         scores[part] = block[rows[part] - start, columns[part]]
         above[part], tied[part], bound = places(block, rows[part] - start, columns[part], k)

@@ -59,35 +59,23 @@ class Retrieval(BaseTask):
                 f"{encoder.name} could encode nothing of the corpus of {self.dataset} {self.name}: "
                 "check its pictures and titles"
             )
-        asked, there = np.flatnonzero(queries.ok), np.flatnonzero(corpus.ok)
-        # number the rows and columns that take part through, and search among those alone
-        row_at, column_at = np.cumsum(queries.ok) - 1, np.cumsum(corpus.ok) - 1
-        takes_part = queries.ok[rows] & corpus.ok[columns]
-        found = metrics.search(
-            queries.vectors[asked], corpus.vectors[there],
-            row_at[rows[takes_part]], column_at[columns[takes_part]], TOP,
-        )  # fmt: skip
-        scores = np.full(len(rows), -np.inf)
-        above, tied = np.full(len(rows), len(there)), np.full(len(rows), len(self.corpus) - len(there))
-        scores[takes_part], above[takes_part], tied[takes_part] = found.scores, found.above, found.tied
-        ids = [product.id for product in self.corpus]
+        found = metrics.search(queries.vectors, corpus.vectors, rows, columns, TOP, corpus.ok)
+        first = np.isfinite(found.top_scores) & queries.ok[:, None]
+        ids = np.array([product.id for product in self.corpus], object)
         bounds = np.searchsorted(rows, np.arange(len(self.queries) + 1)).tolist()
         parts = [slice(*bound) for bound in pairwise(bounds)]
         places = [part if ok else slice(0, 0) for part, ok in zip(parts, queries.ok.tolist(), strict=True)]
-        names = [ids[column] for column in columns.tolist()]
-        top: list[list[str]] = [[] for _ in self.queries]
-        top_scores: list[list[float]] = [[] for _ in self.queries]
-        for i, row in enumerate(asked.tolist()):
-            top[row] = [ids[column] for column in there[found.top[i]].tolist()]
-            top_scores[row] = found.top_scores[i].tolist()
         more = {"hit_gain": self.hit_gain, "note": self.note}
         head = self.head("ranking", "ranking", encoder, self.metrics, len(self.corpus), **more)
         columns_kept = {
             **common(self.queries, self.clusters, queries),
-            "relevant": [names[part] for part in parts], "gains": [gains[part].tolist() for part in parts],
-            "relevant_scores": [scores[place].tolist() for place in places],
-            "above": [above[place].tolist() for place in places],
-            "tied": [tied[place].tolist() for place in places], "top": top, "top_scores": top_scores,
+            "relevant": [ids[columns[part]].tolist() for part in parts],
+            "gains": [gains[part].tolist() for part in parts],
+            "relevant_scores": [found.scores[place].tolist() for place in places],
+            "above": [found.above[place].tolist() for place in places],
+            "tied": [found.tied[place].tolist() for place in places],
+            "top": [ids[row[kept]].tolist() for row, kept in zip(found.top, first, strict=True)],
+            "top_scores": [row[kept].tolist() for row, kept in zip(found.top_scores, first, strict=True)],
             "rationale": list(queries.rationales),
         }  # fmt: skip
         return [Predictions(head, columns_kept)]
