@@ -118,10 +118,10 @@ def test_tokens_are_kept_and_an_older_part_is_read_without(tmp_path):
 
     first = EmbeddingCache(tmp_path)
     first.encode(Counting(by_title), PRODUCTS)
-    assert first.timings["fake"].tokens == sum(range(7)) and first.timings["fake"].counted
+    assert first.timings["fake"].tokens == sum(range(7))
     kept = EmbeddingCache(tmp_path)
     assert kept.encode(Counting(by_title), PRODUCTS).tokens.tolist() == list(range(7))
-    assert kept.timings["fake"].tokens == 0  # none were written in this run
+    assert kept.timings["fake"].tokens is None  # none were written in this run
     [part] = tmp_path.glob("*/*.npz")
     with np.load(part) as content:
         arrays = {name: content[name] for name in content if name != "tokens"}

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -70,10 +72,13 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    return {
-        "platform": platform.platform(), "cpus": os.cpu_count(),
-        "threads": os.environ.get("OMP_NUM_THREADS"),
-    }  # fmt: skip
+    threads = os.environ.get("OMP_NUM_THREADS")
+    return {"platform": platform.platform(), "cpus": os.cpu_count(), "threads": threads}
+
+
+def peak_mib() -> float:
+    """The most memory that this process has held; all encoders of a run are in it."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def bootstrap_settings() -> dict[str, Any]:

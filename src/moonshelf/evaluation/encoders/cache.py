@@ -13,12 +13,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import re
-import sys
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,56 +38,25 @@ class Timing:
     encoded: int = 0
     from_cache: int = 0
     seconds: float = 0.0
-    tokens: int = 0  # written in this run
-    counted: bool = False  # the encoder says how many tokens it writes
+    tokens: int | None = None  # written in this run; None where the encoder does not say how many
 
     @property
     def items_per_second(self) -> float | None:
         return self.encoded / self.seconds if self.seconds > 0 else None
 
-
-@dataclass
-class Cost:
-    """What a task cost; filled in when the measured block ends."""
-
-    seconds: float = 0.0
-    peak_mib: float | None = None  # resident memory of the process; None where it cannot be known
-    gpu_mib: float | None = None  # allocated by torch; None without a GPU
-
-
-@contextmanager
-def measured() -> Iterator[Cost]:
-    """Measure a block; the figures are there after it, also when it raises.
-
-    On Linux the kernel's own high-water mark of the process is reset before, so a short peak is not missed;
-    elsewhere no memory is told. Memory of other encoders that are loaded in the same run is included.
-    """
-    torch: Any = sys.modules.get("torch")  # a run of word counts loads none
-    gpu = torch.cuda if torch is not None and torch.cuda.is_available() else None
-    cost, process = Cost(), Path("/proc/self")
-    with suppress(OSError):
-        (process / "clear_refs").write_text("5")
-    if gpu is not None:
-        gpu.reset_peak_memory_stats()
-    start = time.perf_counter()
-    try:
-        yield cost
-    finally:
-        cost.seconds = time.perf_counter() - start
-        with suppress(OSError):
-            if mark := re.search(r"VmHWM:\s*(\d+)", (process / "status").read_text()):
-                cost.peak_mib = int(mark[1]) / 1024
-        if gpu is not None:
-            cost.gpu_mib = gpu.max_memory_allocated() / 2**20
+    def since(self, before: Timing) -> dict[str, Any]:
+        """What was encoded and written after `before`."""
+        tokens = None if self.tokens is None else self.tokens - (before.tokens or 0)
+        return {"encoded": self.encoded - before.encoded, "tokens": tokens}
 
 
 @dataclass
 class _Store:
-    """Rows of one fingerprint."""
+    """Rows of one fingerprint, and the folder that keeps them; None for none."""
 
     folder: Path | None
+    cheap: bool
     rows: dict[str, Row] = field(default_factory=dict)
-    cheap: bool = False
 
 
 class EmbeddingCache:
@@ -125,8 +91,8 @@ class EmbeddingCache:
             timing.seconds += time.perf_counter() - begin
             timing.encoded += len(part)
             check_finite(encoder, out.vectors[out.ok])
-            known = out.tokens[out.ok & (out.tokens >= 0)]
-            timing.tokens, timing.counted = timing.tokens + int(known.sum()), timing.counted or len(known) > 0
+            if len(known := out.tokens[out.ok & (out.tokens >= 0)]):
+                timing.tokens = (timing.tokens or 0) + int(known.sum())
             self.problems |= {(encoder.name, str(problem.id)): problem for problem in out.problems}
             rows = dict(zip((key for key, _ in part), out.rows(), strict=True))
             failed.update(key for key, ok in zip(rows, out.ok, strict=True) if not ok)
@@ -158,16 +124,13 @@ class EmbeddingCache:
     def _store(self, encoder: Encoder) -> _Store:
         name = hashlib.sha256(encoder.fingerprint.encode()).hexdigest()[:32]
         if name not in self._stores:
-            keep = self.folder is not None and not encoder.cheap
-            folder = self.folder / name if keep and self.folder is not None else None
-            store = _Store(folder, cheap=encoder.cheap)
-            if store.folder is not None and store.folder.is_dir():
-                for path in sorted(store.folder.glob("*.npz")):
-                    try:
-                        store.rows.update(_read(path))
-                    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-                        self.unreadable.append(path.name)
-            self._stores[name] = store
+            folder = None if self.folder is None or encoder.cheap else self.folder / name
+            store = self._stores[name] = _Store(folder, encoder.cheap)
+            for path in sorted(folder.glob("*.npz")) if folder else ():
+                try:
+                    store.rows |= _read(path)
+                except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+                    self.unreadable.append(path.name)
         return self._stores[name]
 
     def _key(self, product: Product) -> str:

@@ -131,8 +131,8 @@ def show(report: Report, console: Console) -> None:
         for task, reason in about.get("not_run", {}).items():
             console.print(f"not run: {escape(f'{task}: {reason}')}", highlight=False)
         console.print(f"[dim]{escape(about.get('note', ''))}[/dim]\n")
-    costs = [["encoder", "encoded", "from cache", "seconds", "items/s", "tokens written", "peak MiB"]]
-    columns = ("encoded", "from_cache", "seconds", "items_per_second", "tokens", "peak_mib")
+    costs = [["encoder", "encoded", "from cache", "seconds", "items/s", "tokens written"]]
+    columns = ("encoded", "from_cache", "seconds", "items_per_second", "tokens")
     for one in report.encoders:
         kept = ("-" if (x := one.get(name)) is None else x for name in columns)
         costs.append([one["name"], *(f"{x:.1f}" if isinstance(x, float) else str(x) for x in kept)])
