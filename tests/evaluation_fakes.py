@@ -10,7 +10,7 @@ import numpy as np
 
 from moonshelf import images
 from moonshelf.errors import Problem
-from moonshelf.evaluation.tasks import BOTH, Vectors
+from moonshelf.evaluation.contract import BOTH, Vectors
 from moonshelf.product import Product
 from moonshelf.prompts import PromptSpec
 

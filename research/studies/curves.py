@@ -28,12 +28,12 @@ import typer
 from numpy.typing import NDArray
 
 from moonshelf import MoonModel
-from moonshelf.evaluation.contract import asking
+from moonshelf.evaluation.contract import Encode, Encoder, Vectors, asking, why_not
 from moonshelf.evaluation.data.registry import select
 from moonshelf.evaluation.encoders.baselines import ModelEncoder
 from moonshelf.evaluation.encoders.cache import EmbeddingCache
 from moonshelf.evaluation.statistics.metrics import similarity
-from moonshelf.evaluation.tasks import Encode, Encoder, Labelling, Retrieval, Task, Vectors, why_not
+from moonshelf.evaluation.tasks import Labelling, Retrieval, Task
 from moonshelf.model.engine import AUTO_MARGIN
 from moonshelf.plaintext import table
 from moonshelf.product import Product

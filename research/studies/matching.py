@@ -33,7 +33,7 @@ from moonshelf.catalogue.matching.lists import Listing
 from moonshelf.catalogue.matching.match import NEIGHBOURS, match
 from moonshelf.catalogue.rows import metadata_of
 from moonshelf.evaluation.report.plain import fill
-from moonshelf.evaluation.statistics.classification import Ranking, at_threshold
+from moonshelf.evaluation.statistics.metrics import Ranking, at_threshold
 from moonshelf.evaluation.statistics.significance import draws, members
 from moonshelf.files import write_atomic
 from moonshelf.product import Product

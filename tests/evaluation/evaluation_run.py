@@ -11,9 +11,10 @@ from PIL import Image
 
 from evaluation_fakes import FakeEncoder, unit
 from moonshelf.evaluation import predictions
+from moonshelf.evaluation.contract import BOTH, IMAGE, TEXT
 from moonshelf.evaluation.predictions import Predictions
 from moonshelf.evaluation.statistics import scoring
-from moonshelf.evaluation.tasks import BOTH, IMAGE, TEXT, Labelling, Matching, Retrieval
+from moonshelf.evaluation.tasks import Labelling, Matching, Retrieval
 from moonshelf.product import Product
 
 XSS = "<script>alert(1)</script>\"'><img src=https://evil.example/x onerror=alert(2)> {{ 7 * 7 }}"

@@ -11,9 +11,9 @@ from PIL import Image
 
 from evaluation_fakes import FakeEncoder, words_vector
 from moonshelf.errors import UserError
+from moonshelf.evaluation.contract import BOTH, IMAGE, TEXT
 from moonshelf.evaluation.encoders import cache as cache_module
 from moonshelf.evaluation.encoders.cache import EmbeddingCache
-from moonshelf.evaluation.tasks import BOTH, IMAGE, TEXT
 from moonshelf.product import ImageRef, Product
 
 

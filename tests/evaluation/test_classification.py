@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as theirs
 
-from moonshelf.evaluation.statistics.classification import Ranking, at_threshold, macro
+from moonshelf.evaluation.statistics.metrics import Ranking, at_threshold, macro
 
 
 @settings(max_examples=60, deadline=None)

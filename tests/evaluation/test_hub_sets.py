@@ -14,7 +14,7 @@ from PIL import Image
 
 from evaluation_fakes import FakeMoon
 from moonshelf.errors import UserError
-from moonshelf.evaluation.data import hub
+from moonshelf.evaluation.data import published
 from moonshelf.evaluation.data import registry as datasets
 from moonshelf.evaluation.encoders.baselines import ModelEncoder
 from moonshelf.evaluation.tasks import Labelling, Retrieval
@@ -204,12 +204,12 @@ def test_several_sets_by_name():
 
 def test_columns_that_are_missing_are_named_with_those_that_are_there(tmp_path):
     parquet(tmp_path / "x.parquet", [{"a": 1, "b": 2}])
-    assert hub.pick("x.parquet", hub.first_columns(tmp_path / "x.parquet"), ("id", "b")) == "b"
+    assert published.pick("x.parquet", published.first_columns(tmp_path / "x.parquet"), ("id", "b")) == "b"
     with pytest.raises(UserError, match=r"no column id \(it has a, b\)"):
-        hub.pick("x.parquet", ["a", "b"], ("id",))
+        published.pick("x.parquet", ["a", "b"], ("id",))
     (tmp_path / "y.parquet").write_bytes(b"no")
     with pytest.raises(UserError, match="not a readable Parquet"):
-        hub.first_columns(tmp_path / "y.parquet")
+        published.first_columns(tmp_path / "y.parquet")
 
 
 def test_every_card_says_whose_it_is():

@@ -9,17 +9,10 @@ import pytest
 
 from evaluation_fakes import FakeEncoder, unit, words_vector
 from moonshelf.errors import UserError
+from moonshelf.evaluation.contract import IMAGE, TEXT
 from moonshelf.evaluation.predictions import Predictions
 from moonshelf.evaluation.statistics import scoring
-from moonshelf.evaluation.tasks import (
-    IMAGE,
-    TEXT,
-    AttributeSets,
-    Labelling,
-    Matching,
-    Retrieval,
-    same_product_pairs,
-)
+from moonshelf.evaluation.tasks import AttributeSets, Labelling, Matching, Retrieval, same_product_pairs
 from moonshelf.evaluation.tasks.matching import second_half
 from moonshelf.product import Product
 
@@ -96,9 +89,9 @@ def test_a_pair_that_cannot_be_encoded_scores_lowest():
 @pytest.mark.parametrize(
     ("pairs", "same", "clusters", "message"),
     [
-        ([], [], [], "no pair"),
-        ([(0, 1)], [True], ["a"], "all pairs of toy product matching are of same products"),
-        ([(0, 1), (1, 0)], [False, False], ["a", "b"], "of different products"),
+        ([], [], [], "it has 0 pairs"),
+        ([(0, 1)], [True], ["a"], "toy product matching needs pairs of one product and of two"),
+        ([(0, 1), (1, 0)], [False, False], ["a", "b"], "of one product and of two"),
         ([(0, 1), (1, 0)], [False], ["a", "b"], "2 pairs, 1 truths, 2 clusters"),
     ],
 )

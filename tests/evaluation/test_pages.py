@@ -17,7 +17,7 @@ from moonshelf.cli import app
 from moonshelf.errors import UserError
 from moonshelf.evaluation import predictions, record
 from moonshelf.evaluation.predictions import FOLDER
-from moonshelf.evaluation.report import pages, plain, worst
+from moonshelf.evaluation.report import details, pages, plain
 from moonshelf.evaluation.report.outcome import MARKS, Outcome, mark
 from moonshelf.plaintext import escaped, shown
 
@@ -60,7 +60,7 @@ class Page(Reader):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     out = make_run(tmp_path_factory.mktemp("evaluation") / "run")
-    wanted = worst.wanted_pictures(Outcome.load(out))
+    wanted = details.wanted_pictures(Outcome.load(out))
     pictures = {key: picture() for key in wanted[::2]} | {wanted[1]: b"\xff\xd8 broken"}
     assert len(wanted) == len(set(wanted)) > 10
     predictions.write_shown({key: ("", data) for key, data in pictures.items()}, out)
@@ -154,7 +154,7 @@ def test_motion_schemes_and_small_screens_are_minded(html):
 
 def test_broken_and_missing_pictures_leave_a_place(page, run):
     before = len(page.all("img"))
-    keys = worst.wanted_pictures(Outcome.load(run))
+    keys = details.wanted_pictures(Outcome.load(run))
     assert before > 0 and page.text.count("no photo") > 0
     predictions.write_shown({key: ("", picture()) for key in keys}, run)
     pages.write_pages(run)
@@ -249,8 +249,8 @@ def test_slices_add_up(page, made):
 
 def test_the_worst_queries_are_the_worst(made, page):
     outcome = Outcome.load(made)
-    assert worst.shown_encoder(outcome) == REASONED
-    found = worst.worst_queries(outcome)
+    assert details.shown_encoder(outcome) == REASONED
+    found = details.worst_queries(outcome)
     row = found[0].row
     values = outcome.kept(row, REASONED).values("R@1")
     assert [q.value for q in found] == sorted(values)[:3]
@@ -259,7 +259,7 @@ def test_the_worst_queries_are_the_worst(made, page):
     assert not any(hit.relevant for hit in found[0].found[:1])
     for query in found:
         assert f"at place {query.place:,.0f} of 36" in page.text
-    labels = worst.wrong_labels(outcome)
+    labels = details.wrong_labels(outcome)
     assert labels and all(one.predicted != one.truth for one in labels)
     wrote = next(one.rationale for one in labels if one.rationale)
     assert shown(wrote, pages.RATIONALE) in page.text and "<think>" not in page.text
@@ -412,7 +412,7 @@ def test_odd_records_do_not_break_the_page(run):
 def test_the_command_builds_them_again(run):
     for name in ("report.html", "report.md", "results.csv"):
         (run / name).unlink()
-    wanted = worst.wanted_pictures(Outcome.load(run))
+    wanted = details.wanted_pictures(Outcome.load(run))
     predictions.write_shown({key: ("words", picture()) for key in wanted}, run)
     done = CliRunner().invoke(app, ["report", str(run), "--baseline", REASONED])
     assert done.exit_code == 0, done.output

@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 
 from html_reader import Reader
+from moonshelf.evaluation.contract import Result
 from moonshelf.evaluation.report.demo_page import (
     Card,
     Chip,
@@ -20,7 +21,6 @@ from moonshelf.evaluation.report.demo_page import (
     render,
 )
 from moonshelf.evaluation.report.page import data_uri
-from moonshelf.evaluation.tasks import Result
 from research.synthetic.shop import iter_truth
 
 XSS = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> {{ 7 * 7 }}"

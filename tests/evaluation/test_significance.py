@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from moonshelf.evaluation.statistics import significance
-from moonshelf.evaluation.statistics.classification import macro as macro_of
+from moonshelf.evaluation.statistics.metrics import macro as macro_of
 
 
 @settings(max_examples=80, deadline=None)

@@ -7,18 +7,8 @@ import pytest
 
 from evaluation_fakes import FakeEncoder, words_vector
 from moonshelf.errors import UserError
-from moonshelf.evaluation.tasks import (
-    BOTH,
-    IMAGE,
-    TEXT,
-    Fit,
-    Labelling,
-    Retrieval,
-    Vectors,
-    check_vectors,
-    says,
-    why_not,
-)
+from moonshelf.evaluation.contract import BOTH, IMAGE, TEXT, Vectors, check_vectors, why_not
+from moonshelf.evaluation.tasks import Fit, Labelling, Retrieval, says
 from moonshelf.product import Product
 
 NAMES = ["red shoe", "blue shoe", "green lamp", "white mug"]

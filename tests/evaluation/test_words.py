@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moonshelf.evaluation.contract import TEXT
 from moonshelf.evaluation.encoders.lexical import K1, B, Bm25, TfIdf, fit_words
-from moonshelf.evaluation.tasks import TEXT, Retrieval
+from moonshelf.evaluation.tasks import Retrieval
 from moonshelf.product import Product
 
 pytest.importorskip("sklearn")

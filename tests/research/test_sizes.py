@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation_fakes import FakeEncoder, unit
-from moonshelf.evaluation.tasks import BOTH, IMAGE, TEXT, Retrieval
+from moonshelf.evaluation.contract import BOTH, IMAGE, TEXT
+from moonshelf.evaluation.tasks import Retrieval
 from moonshelf.product import Product
 from research.studies.curves import PRECISIONS, compress, curves, halves, markdown, stored_bytes
 

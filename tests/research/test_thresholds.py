@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from evaluation_fakes import FakeEncoder, unit
-from moonshelf.evaluation.tasks import TEXT, Labelling, Retrieval
+from moonshelf.evaluation.contract import TEXT
+from moonshelf.evaluation.tasks import Labelling, Retrieval
 from moonshelf.product import Product
 from research.studies.curves import AtThreshold, calibrate, margins
 

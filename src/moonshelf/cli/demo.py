@@ -35,11 +35,11 @@ from moonshelf.cli.console import RECORD, Steps, claim
 from moonshelf.enrichment.run import Options, enrich
 from moonshelf.enrichment.taxonomy import Taxonomy
 from moonshelf.errors import UserError
+from moonshelf.evaluation.contract import Result
 from moonshelf.evaluation.report import demo_page
 from moonshelf.evaluation.report.demo_page import Job, Page
 from moonshelf.evaluation.report.page import between, percent
 from moonshelf.evaluation.search import evaluate_search
-from moonshelf.evaluation.tasks import Result
 from moonshelf.feeds import read_feed
 from moonshelf.feeds.check import check_feed
 from moonshelf.files import write_json

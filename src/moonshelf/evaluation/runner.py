@@ -258,9 +258,9 @@ class _Run:
 
     def _illustrate(self, out: Path) -> None:
         """Keep words and a small picture of the few products that the report wants."""
+        from moonshelf.evaluation.report.details import wanted_pictures
         from moonshelf.evaluation.report.outcome import Outcome
         from moonshelf.evaluation.report.page import thumbnail
-        from moonshelf.evaluation.report.worst import wanted_pictures
 
         wanted = [(key, self.seen[key]) for key in wanted_pictures(Outcome.load(out)) if key in self.seen]
         rows = {

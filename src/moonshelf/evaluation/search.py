@@ -252,8 +252,8 @@ def _crossed(head: Head, found: Mapping[float | None, Rows]) -> Scored:
 
 def _illustrate(out: Path, dataset: str, shelves: Any) -> None:
     """Keep title and thumbnail of the products that the report shows."""
+    from moonshelf.evaluation.report.details import wanted_pictures
     from moonshelf.evaluation.report.outcome import Outcome
-    from moonshelf.evaluation.report.worst import wanted_pictures
 
     wanted = [id for _, id in wanted_pictures(Outcome.load(out))]
     shown: dict[tuple[str, str], tuple[str, bytes]] = {}

@@ -1,6 +1,6 @@
 """Published data sets of products: tasks of mteb, and what mteb does not have in the layout of its authors.
 
-Each of the first functions takes the folder of one data set (see `hub.locate`) and gives its evaluation split
+Each of the first functions takes the folder of one data set (see `locate`) and gives its evaluation split
 as tasks. They were written from the data sets' documentation and from public code that reads them; the cards
 say which were ever run on the real files. `limit` caps the queries; the corpus then keeps everything relevant
 to them and is filled up with a sample to the same number.
@@ -9,6 +9,10 @@ Retrieval and reranking tasks of mteb (`--suite mteb:TASK`) it reads from the hu
 cache; pictures are taken as files and decoded here. Choices: a reranking task is ranked over what was judged
 for all its queries together, which is harder than each query's own list; of a task in which every item
 searches the others (`skip_first_result`) mteb alone can tell the figures.
+
+A data set called NAME lies in `DATA/NAME`, file for file as on the hub, so that `hf download OWNER/NAME
+--repo-type dataset --local-dir DATA/NAME` puts it there. Nothing is fetched unless asked for; what was once
+fetched is used again without the network, and a fetch that was broken off is gone on with.
 """
 
 from __future__ import annotations
@@ -19,16 +23,21 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from moonshelf import attributes, images
 from moonshelf.errors import Problem, UserError
+from moonshelf.evaluation.contract import BOTH, IMAGE, TEXT
 from moonshelf.evaluation.data.dataset import Dataset, corpus_of
-from moonshelf.evaluation.data.hub import first_columns, pick
 from moonshelf.evaluation.data.views import HIDDEN, TEMPLATES, VIEWS, sample, shows, views
-from moonshelf.evaluation.tasks import BOTH, IMAGE, TEXT, Labelling, Retrieval
+from moonshelf.evaluation.tasks import Labelling, Retrieval
 from moonshelf.model.encoders.stock import need
+from moonshelf.model.files import fetch
 from moonshelf.product import ImageRef, Product
 
 Fetcher = images.Fetcher | None
+SAFE_FILES = ("*.parquet", "*.json", "*.jsonl", "*.tsv", "*.csv", "*.txt", "*.md", "*.jpg", "*.jpeg", "*.png")
 GRADED = ("R@1", "R@10", "MRR", "nDCG@10")
 
 
@@ -48,8 +57,6 @@ def marqo(
     name: str, folder: Path, limit: int | None = None, fit_rows: int = 0, fetcher: Fetcher = None
 ) -> Dataset:
     """Titles to their photos, and search terms to the photos that were found for them."""
-    import pyarrow.parquet as pq
-
     dataset = Dataset(name, folder)
     files = dataset.find("data/*.parquet", "*.parquet")
     terms: dict[str, set[str]] = {}
@@ -239,3 +246,73 @@ def _shown(products: Sequence[Product]) -> frozenset[str]:
     """What any of the products shows."""
     image = {"image"} if any(p.images for p in products) else set()
     return frozenset(image | ({"text"} if any(p.title for p in products) else set())) or TEXT
+
+
+# ---- where they lie ----------------------------------------------------------------------------------
+
+
+def locate(name: str, data: Path | None, address: str, how: str, *, download: bool = False) -> Path:
+    """The folder `DATA/NAME`.
+
+    `address` is a data set of the hub, `how` says what to do where there is none. Raises UserError, with what
+    to do, if it is not there and may not or cannot be fetched.
+    """
+    if data is None:
+        raise UserError(
+            f"the data set {name} is read from the folder {name} of your data: name it with --data"
+        )
+    folder = data / name
+    if _holds_files(folder):
+        return folder
+    if not address:
+        raise UserError(f"there is no {name} in the data folder {data.name}: {how}")
+    if not download:
+        raise UserError(
+            f"there is no {name} in the data folder {data.name}: allow it to be fetched with --download, "
+            f"or fetch it yourself with `{_command(address, folder)}`"
+        )
+    _fetch_data(address, folder)
+    return folder
+
+
+def _holds_files(folder: Path) -> bool:
+    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+
+
+def _command(address: str, folder: Path) -> str:
+    repo, _, revision = address.partition("@")
+    pinned = f" --revision {revision}" if revision else ""
+    return f"hf download {repo} --repo-type dataset{pinned} --local-dir {folder}"
+
+
+def _fetch_data(address: str, folder: Path) -> None:
+    repo, _, revision = address.partition("@")
+    part = folder.with_name(folder.name + ".part")  # so that half a data set never passes for a whole one
+    patterns = [*SAFE_FILES, *(f"**/{pattern}" for pattern in SAFE_FILES)]
+    hint = ": check the connection and your right to read it, or run "
+    hint += f"`{_command(address, folder)}` where that works"
+    fetch(repo, patterns, hint, repo_type="dataset", revision=revision or None, local_dir=part)
+    if not _holds_files(part):
+        raise UserError(f"{repo} holds none of the files that are read here ({', '.join(SAFE_FILES[:6])})")
+    if folder.is_dir():
+        folder.rmdir()  # it was empty
+    part.rename(folder)
+
+
+def pick(file: str, there: Sequence[str], names: Collection[str]) -> str:
+    """The first of `names` that is a column of a file. Raises UserError if there is none."""
+    for name in names:
+        if name in there:
+            return name
+    shown = ", ".join(there[:12]) + (", …" if len(there) > 12 else "")
+    raise UserError(
+        f"{file} has no column {' or '.join(names)} (it has {shown}): this is not the layout that is read"
+    )
+
+
+def first_columns(path: Path) -> list[str]:
+    """Names of the columns of a Parquet file."""
+    try:
+        return list(pq.read_schema(path).names)
+    except (pa.ArrowException, OSError, ValueError):
+        raise UserError(f"{path.name} is not a readable Parquet file") from None

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moonshelf.errors import UserError
-from moonshelf.evaluation.data import hub, published
+from moonshelf.evaluation.data import published
 from moonshelf.evaluation.data.dataset import Dataset
 from moonshelf.evaluation.data.own_feed import own_feed
 from moonshelf.evaluation.data.validation import fashion, flipkart, grocery, luma, sample_shop
@@ -75,7 +75,7 @@ class Card:
             if self.path is not None or self.published:
                 more["fetcher"] = fetcher_if(download)
             if self.path is None and self.published:
-                data = hub.locate(self.name, data, self.hub, self.source, download=download)
+                data = published.locate(self.name, data, self.hub, self.source, download=download)
             dataset = self.read(self.path or data, limit=limit, fit_rows=fit_rows, **more)
             if self.path is None and self.published:
                 dataset.files = {f"{self.name}/{path}": digest for path, digest in dataset.files.items()}

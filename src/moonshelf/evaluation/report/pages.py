@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from moonshelf.evaluation.report import charts, plain, slices, worst
+from moonshelf.evaluation.report import charts, details, plain
 from moonshelf.evaluation.report.outcome import MARKS, Change, Outcome, mark
 from moonshelf.evaluation.report.page import data_uri, facts, template, thumbnail, write_texts
 from moonshelf.product import ImageRef
@@ -45,7 +45,7 @@ def render(outcome: Outcome) -> str:
     page = template("evaluation.html", mark=mark)
 
     @cache
-    def photo(key: worst.Picture) -> str:
+    def photo(key: details.Picture) -> str:
         """A data URI, made once; "" for a picture that is missing or cannot be decoded."""
         _, data = outcome.shown.get(key, ("", b""))
         return data_uri(thumbnail(ImageRef(data=data), SIDE)) if data else ""
@@ -60,17 +60,17 @@ def render(outcome: Outcome) -> str:
         changes=changes,
         span=_span(changes),
         costs=charts.cost_charts(outcome),
-        slices=slices.sliced(outcome),
-        encoder=worst.shown_encoder(outcome),
-        moved=worst.moved(outcome),
-        queries=worst.worst_queries(outcome),
-        labels=worst.wrong_labels(outcome),
+        slices=details.sliced(outcome),
+        encoder=details.shown_encoder(outcome),
+        moved=details.moved(outcome),
+        queries=details.worst_queries(outcome),
+        labels=details.wrong_labels(outcome),
         photos=photo,
         unmeasured=_reasons(outcome),
         cost_columns=_cost_columns(outcome),
         facts=facts(report.settings, report.versions, report.machine, seconds=report.seconds),
         problems=report.problems,
-        FEW=slices.FEW,
+        FEW=details.FEW,
         MARKS=MARKS,
         MAX_PROBLEMS=MAX_PROBLEMS,
         RATIONALE=RATIONALE,

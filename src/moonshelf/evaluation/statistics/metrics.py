@@ -1,4 +1,4 @@
-"""Ranking metrics and label scores; numpy only, all in float64.
+"""Metrics of rankings, labels and pairs; numpy only, all in float64.
 
 Choices: a ranking metric takes `Ranks`, the places of the relevant items, and returns one value a query;
 places come from dense scores, from exact search in blocks, or from kept predictions. **Ties**: a value is
@@ -7,10 +7,17 @@ score gets exactly the chance level, which is also how the chance level is compu
 decimals first, because a matrix product may give two equal vectors scores that differ in the last bit, and
 such a difference is no ranking. R@k, or hit@k, is the hit rate (a relevant item among the first k), as it is
 reported for one-of-a-kind retrieval. nDCG counts grades; the others take every item of a gain above 0.
+
+Figures that are no mean over rows are functions of row weights: a bootstrap draws rows again by giving them
+weights. Macro figures are over the labels that the truth or the predictions hold, as scikit-learn has it; a
+label that ties with others at the top is predicted with its share. Average precision and ROC-AUC of pairs are
+threshold figures, so tied scores are passed at once (AUC: half each), as in scikit-learn; that of a constant
+score is the share of positives.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,6 +28,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 SCORES = 4_000_000  # of a block of queries: 32 MB, and as much again to round them
+MACRO = ("macro precision", "macro recall", "macro F1")
 TIE_DECIMALS = 9  # float32 vectors carry about 7: closer scores are equal
 
 
@@ -224,6 +232,9 @@ def centroid_scores(queries: ArrayLike, fitted: ArrayLike, labels: ArrayLike, n_
     return scores
 
 
+# ---- ties ---------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class _Ties:
     """Relevant items that share a score are one entry; by query, best first."""
@@ -259,3 +270,107 @@ def _expected_reciprocal(above: int, tied: int, relevant: int) -> float:
     before = np.arange(tied - relevant + 1)  # irrelevant items of the tie that come first
     none_yet = np.cumprod(np.concatenate([[1.0], (tied - relevant - before[:-1]) / (tied - before[:-1])]))
     return float((none_yet * relevant / (tied - before) / (above + before + 1)).sum())
+
+
+# ---- labels and pairs ---------------------------------------------------------------------------------
+
+
+def macro(truth: Sequence[str], best: Sequence[Sequence[str]]) -> Callable[[ArrayLike | None], Floats]:
+    """Of row weights (None for 1 each): precision, recall and F1, each the plain mean over labels.
+
+    `best[i]` are the labels that tie for row i; none where nothing was predicted. A label without a
+    denominator counts 0.
+
+    >>> macro(["a", "b"], [["a"], ["a"]])(None).round(2).tolist()
+    [0.25, 0.5, 0.33]
+    """
+    names = sorted({*truth, *(label for tied in best for label in tied)})
+    number = {name: i for i, name in enumerate(names)}
+    wanted = np.array([number[name] for name in truth], np.int64)
+    # predictions are (row, label, share) triples: a row goes in equal shares to the labels that tie
+    sizes = np.array([len(tied) for tied in best], np.int64)
+    row = np.repeat(np.arange(len(best)), sizes)
+    label = np.array([number[name] for tied in best for name in tied], np.int64)
+    share, right = 1.0 / sizes[row], label == wanted[row]
+
+    def figures(weights: ArrayLike | None) -> Floats:
+        weight = np.ones(len(wanted)) if weights is None else np.asarray(weights, np.float64)
+        given = share * weight[row]
+        support = np.bincount(wanted, weight, len(names)).astype(float)
+        predicted = np.bincount(label, given, len(names)).astype(float)
+        hits = np.bincount(label[right], given[right], len(names)).astype(float)
+        present = support + predicted > 0
+        hits, support, predicted = hits[present], support[present], predicted[present]
+        f1 = 2 * hits / (support + predicted)
+        return np.array([one.mean() for one in (_ratio(hits, predicted), _ratio(hits, support), f1)])
+
+    return figures
+
+
+class Ranking:
+    """Scores of positives and negatives, sorted once; raises ValueError unless both kinds are there."""
+
+    def __init__(self, scores: ArrayLike, positive: ArrayLike) -> None:
+        score, is_positive = np.asarray(scores, np.float64), np.asarray(positive, bool)
+        if not np.isfinite(score).all():
+            raise ValueError("a score is not finite")
+        if is_positive.all() or not is_positive.any():
+            raise ValueError("one class only: there is nothing to tell apart")
+        self.order: NDArray[np.intp] = np.argsort(-score, kind="stable")
+        self.score, self.positive = score[self.order], is_positive[self.order]
+        self.ends = np.flatnonzero(np.append(np.diff(self.score) != 0, True))  # last of each tie
+
+    def _passed(self, weights: ArrayLike | None) -> tuple[Floats, Floats]:
+        """Weight of the positives, and of the negatives, at least as high as each distinct score."""
+        weight = np.ones(len(self.score)) if weights is None else np.asarray(weights, np.float64)[self.order]
+        found = np.cumsum(weight * self.positive)[self.ends]
+        return found, np.cumsum(weight * ~self.positive)[self.ends]
+
+    def average_precision(self, weights: ArrayLike | None = None) -> float:
+        """Sum over thresholds of the gain in recall times the precision; nan if no positive has weight."""
+        found, wrong = self._passed(weights)
+        if found[-1] <= 0:
+            return float("nan")
+        return float((np.diff(found, prepend=0.0) * _ratio(found, found + wrong)).sum() / found[-1])
+
+    def roc_auc(self, weights: ArrayLike | None = None) -> float:
+        """Probability that a positive scores above a negative, ties half; nan if one kind has no weight."""
+        found, wrong = self._passed(weights)
+        if found[-1] <= 0 or wrong[-1] <= 0:
+            return float("nan")
+        height = (found + np.concatenate([[0.0], found[:-1]])) / 2
+        return float((np.diff(wrong, prepend=0.0) * height).sum() / (found[-1] * wrong[-1]))
+
+    def best_threshold(self, metric: str = "F1") -> tuple[float, float]:
+        """Threshold with the highest F1 or accuracy, and that value.
+
+        Scores of at least the threshold are called positive. It lies midway to the next lower score; of
+        equally good thresholds the highest is taken.
+        """
+        found, wrong = self._passed(None)
+        if metric == "F1":
+            value = 2 * found / (found + wrong + found[-1])
+        elif metric == "accuracy":
+            value = (found + wrong[-1] - wrong) / (found[-1] + wrong[-1])
+        else:
+            raise ValueError(f"unknown metric {metric}")
+        best = int(np.argmax(value))
+        score = float(self.score[self.ends[best]])
+        lower = float(self.score[self.ends[best + 1]]) if best + 1 < len(self.ends) else score - 1.0
+        return (score + lower) / 2, float(value[best])
+
+
+def at_threshold(
+    scores: ArrayLike, positive: ArrayLike, threshold: float, weights: ArrayLike | None = None
+) -> tuple[float, float]:
+    """F1 and accuracy of calling scores of at least `threshold` positive; F1 is 0 without any positive."""
+    called, is_positive = np.asarray(scores, np.float64) >= threshold, np.asarray(positive, bool)
+    weight = np.ones(len(called)) if weights is None else np.asarray(weights, np.float64)
+    hits = float(weight[called & is_positive].sum())
+    either = float(weight[called].sum() + weight[is_positive].sum())
+    right = float(weight[called == is_positive].sum())
+    return (2 * hits / either if either > 0 else 0.0), right / float(weight.sum())
+
+
+def _ratio(part: Floats, whole: Floats) -> Floats:
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)

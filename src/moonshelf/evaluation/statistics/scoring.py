@@ -18,8 +18,7 @@ from moonshelf.errors import UserError
 from moonshelf.evaluation.contract import Result, Versus
 from moonshelf.evaluation.predictions import Predictions, file_name
 from moonshelf.evaluation.statistics import metrics, significance
-from moonshelf.evaluation.statistics.classification import MACRO, Ranking, at_threshold, macro
-from moonshelf.evaluation.statistics.metrics import Floats, Ranks
+from moonshelf.evaluation.statistics.metrics import MACRO, Floats, Ranking, Ranks, at_threshold, macro
 from moonshelf.evaluation.statistics.significance import Interval
 
 LABEL_METRICS = ("accuracy", "exact", *MACRO)  # `exact` only where a rationale is read

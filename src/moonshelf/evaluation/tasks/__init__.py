@@ -1,4 +1,4 @@
-"""What is measured, under one name: the tasks of the benchmark and the words that they share.
+"""What is measured, under one name: the tasks of the benchmark.
 
 A task holds products as an encoder may see them (its *view*: a data set strips whatever would give the
 answer away) and the truth beside them. `predict` gives what is kept of every row, `run` the figures made of
@@ -7,28 +7,13 @@ it. Every task has `dataset`, `name`, `view` and `products`; intervals resample 
 
 from __future__ import annotations
 
-from moonshelf.evaluation.contract import (
-    BOTH,
-    IMAGE,
-    TEXT,
-    Encode,
-    Encoder,
-    Result,
-    Vectors,
-    Versus,
-    check_vectors,
-    why_not,
-)
 from moonshelf.evaluation.tasks.labelling import AttributeSets, Fit, Labelling, says
 from moonshelf.evaluation.tasks.matching import Matching, same_product_pairs
 from moonshelf.evaluation.tasks.retrieval import Retrieval
 
 Task = Retrieval | Labelling | AttributeSets | Matching  # each a `base.BaseTask`
 
-__all__ = [
-    "BOTH", "IMAGE", "TEXT", "AttributeSets", "Encode", "Encoder", "Fit", "Labelling", "Matching", "Result",
-    "Retrieval", "Task", "Vectors", "Versus", "check_vectors", "same_product_pairs", "says", "why_not",
-]  # fmt: skip
+__all__ = ["AttributeSets", "Fit", "Labelling", "Matching", "Retrieval", "Task", "same_product_pairs", "says"]
 
 
 def shown_by(task: Task) -> frozenset[str]:

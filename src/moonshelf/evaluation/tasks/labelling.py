@@ -82,13 +82,10 @@ class Labelling(BaseTask):
             if reason:
                 sizes = len(self.products), len(self.labels)
                 found += self.unable(method, ["accuracy"], encoder, reason, *sizes)
-            elif method == SIMILARITY:
-                labels = self.label_vectors(encoder, encode)
-                found.append(self._best(encoder, encode, method, partial(metrics.similarity, corpus=labels)))
             elif method == RATIONALE:
                 found.append(self._by_reading(encoder, encode))
             else:
-                found.append(self._fitted(encoder, encode, method))
+                found.append(self._by_score(encoder, encode, method))
         return found
 
     def label_vectors(self, encoder: Encoder, encode: Encode) -> np.ndarray:
@@ -101,32 +98,29 @@ class Labelling(BaseTask):
         norm = np.linalg.norm(total, axis=1, keepdims=True)
         return total / np.where(norm > 0, norm, 1.0)
 
-    def _fitted(self, encoder: Encoder, encode: Encode, method: str) -> Predictions:
-        assert self.fit is not None
+    def _scorer(self, encoder: Encoder, encode: Encode, method: str) -> tuple[Score, str]:
+        """The scores of all labels, and a note on where they come from."""
+        if method == SIMILARITY or self.fit is None:
+            return partial(metrics.similarity, corpus=self.label_vectors(encoder, encode)), ""
         index = {label: i for i, label in enumerate(self.labels)}
         fitted = encode(encoder, self.fit.products)
         known = fitted.ok & np.array([truth in index for truth in self.fit.truth])
         labels = np.array([index.get(truth, -1) for truth in self.fit.truth])[known]
         vote = metrics.centroid_scores if method == CENTROID else metrics.knn_scores
-        taught = fitted.vectors[known]
-        note = f"fitted on {int(known.sum())} training products"
-        return self._best(encoder, encode, method, lambda x: vote(x, taught, labels, len(self.labels)), note)
+        taught = {"fitted": fitted.vectors[known], "labels": labels, "n_labels": len(self.labels)}
+        return partial(vote, **taught), f"fitted on {int(known.sum())} training products"
 
-    def _best(
-        self, encoder: Encoder, encode: Encode, method: str, scores_of: Score, note: str = ""
-    ) -> Predictions:
+    def _by_score(self, encoder: Encoder, encode: Encode, method: str) -> Predictions:
         """The labels that tie for the highest score of each product, and that score."""
+        scores_of, note = self._scorer(encoder, encode, method)
         products = encode(asking(encoder), self.products)
         best: list[list[str]] = []
         score: list[float] = []
         for start in range(0, len(products.vectors), BLOCK):
             part = slice(start, start + BLOCK)
-            scores = scores_of(products.vectors[part])
-            highest = scores.max(axis=1)
-            for row, ok in enumerate(products.ok[part].tolist()):
-                tied = np.flatnonzero(scores[row] == highest[row]).tolist() if ok else []
-                best.append([self.labels[i] for i in tied])
-                score.append(float(highest[row]) if ok else nan)
+            for row, ok in zip(scores_of(products.vectors[part]), products.ok[part], strict=True):
+                best.append([self.labels[i] for i in np.flatnonzero(row == row.max())] if ok else [])
+                score.append(float(row.max()) if ok else nan)
         return self._kept(encoder, method, products, best, score, note)
 
     def _by_reading(self, encoder: Encoder, encode: Encode) -> Predictions:

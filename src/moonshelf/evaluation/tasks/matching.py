@@ -37,16 +37,11 @@ class Matching(BaseTask):
     note: str = ""
 
     def __post_init__(self) -> None:
-        task = f"the task {self.dataset} {self.name}"
-        if not self.pairs:
-            raise UserError(f"{task} has no pair: there is nothing to match")
-        if not len(self.pairs) == len(self.same) == len(self.clusters):
-            sizes = f"{len(self.pairs)} pairs, {len(self.same)} truths, {len(self.clusters)} clusters"
-            raise UserError(f"{task} does not hold one truth and one cluster a pair: {sizes}")
-        if len(set(self.same)) < 2:
-            kind = "same" if self.same[0] else "different"
+        sizes = [len(self.pairs), len(self.same), len(self.clusters)]
+        if len(set(sizes)) > 1 or len(set(self.same)) < 2:
             raise UserError(
-                f"all pairs of {task.removeprefix('the task ')} are of {kind} products: add others"
+                f"the task {self.dataset} {self.name} needs pairs of one product and of two, each with its "
+                f"truth and its cluster: it has {sizes[0]} pairs, {sizes[1]} truths, {sizes[2]} clusters"
             )
         self.check("products", self.products, "has no product")
 
