@@ -119,7 +119,7 @@ class Labelling(BaseTask):
         for start in range(0, len(products.vectors), BLOCK):
             part = slice(start, start + BLOCK)
             for row, ok in zip(scores_of(products.vectors[part]), products.ok[part], strict=True):
-                best.append([self.labels[i] for i in np.flatnonzero(row == row.max())] if ok else [])
+                best.append([self.labels[i] for i in np.flatnonzero(row == row.max()).tolist()] if ok else [])
                 score.append(float(row.max()) if ok else nan)
         return self._kept(encoder, method, products, best, score, note)
 
