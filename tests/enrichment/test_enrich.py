@@ -307,6 +307,21 @@ def test_sources_and_conflicts() -> None:
     assert Options().accept_above == room.ACCEPT_ABOVE
 
 
+def test_what_a_thing_is_made_of_is_no_candidate(tmp_path: Path, model: MoonModel) -> None:
+    place = shopify(tmp_path / "t")
+    with (place / "categories.en.txt").open("a") as file:
+        for id, name in enumerate(("Cotton", "Water", "Water Bottles", "Bottles")):
+            file.write(f"gid://shopify/TaxonomyCategory/x{id} : {name}\n")
+    chooser = Categoriser(model, Taxonomy.read(place))
+    for title, out in (
+        ("Blue cotton shirt", {"x0"}), ("Shirt, cotton", set()), ("Cotton by the yard", set()),
+        ("Shirts blue cotton", {"x0"}), ("Steel water bottle for men", {"x1"}),
+        ("Bottle of water", set()), ("Water bottle with water", set()), ("Shirt bottle", {"aa-1"}),
+    ):  # fmt: skip
+        [(ids, _)] = chooser.evidence([Product(id="1", title=title)])
+        assert set(chooser.ids) - set(ids) == out, title
+
+
 def test_another_language_is_found_by_its_words(tmp_path: Path, model: MoonModel) -> None:
     english, german = (Taxonomy.read(shopify(tmp_path / "t")), Taxonomy.read(tmp_path / "t", "de"))
     chooser = Categoriser(model, english, also=[german], k=4)

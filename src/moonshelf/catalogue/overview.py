@@ -218,9 +218,18 @@ def categories_differ(record: str, said: str, leaves: Container[str]) -> bool:
 
 @lru_cache(maxsize=100_000)
 def leaf_form(step: str) -> str:
-    """A category's name without case, hyphens and plural, for comparison only."""
-    words = re.findall(r"\w+", step.casefold().replace("-", ""))
-    return " ".join(word[:-1] if len(word) > 3 and word.endswith("s") else word for word in words)
+    """A category's name without case, hyphens and plural, for comparison only.
+
+    >>> leaf_form("Watches, Knives & Batteries") == leaf_form("watch knife battery")
+    True
+    """
+    return " ".join(map(_stem, re.findall(r"\w+", step.casefold().replace("-", ""))))
+
+
+def _stem(word: str) -> str:
+    word = re.sub(r"(?<=...)(?<!s)s$", "", word)
+    word = re.sub(r"(?<=...)e$", "", word)  # the plural's (watches) or the word's own (shoe): not to be seen
+    return word[:-1] + {"y": "i", "v": "f"}.get(word[-1], word[-1])  # batteries, knives
 
 
 def find_conflicts(table: pa.Table, most: int) -> tuple[int, list[Conflict]]:
