@@ -13,6 +13,7 @@ import platform
 import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
@@ -60,14 +61,18 @@ class Report:
         return self.settings.get("baseline")
 
 
+def begin(settings: dict[str, Any]) -> Report:
+    """The record of a run that starts."""
+    settings = {**settings, "bootstrap": bootstrap_settings()}
+    return Report(settings=settings, versions=versions(), machine=machine())
+
+
 def versions() -> dict[str, str]:
     """Versions of what decides the figures, as far as it is installed."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -86,13 +86,16 @@ def evaluate(
         baseline = encoders[0].name
     record.check_baseline(baseline, [encoder.name for encoder in encoders])
     store = cache if isinstance(cache, EmbeddingCache) else EmbeddingCache(cache)
-    run = _Run(encoders, store, baseline, out, say)
-    run.report.settings = {
+    for encoder in encoders:
+        if hasattr(encoder, "part_encode"):
+            encoder.part_encode = store.encode
+    settings = {
         "model": str(getattr(model, "source", "")) if model else None, "suite": suite, "tasks": list(tasks),
         "data": str(data) if data else None, "against": list(against), "reason": list(reason),
         "baseline": baseline, "limit": limit, "fit_rows": fit_rows, "download": download,
-        "batch_tokens": batch_tokens, "gate_rows": GATE_ROWS, "bootstrap": record.bootstrap_settings(),
+        "batch_tokens": batch_tokens, "gate_rows": GATE_ROWS,
     }  # fmt: skip
+    run = _Run(encoders, store, baseline, out, say, record.begin(settings))
 
     def read(name: str) -> Dataset:
         say(f"{name}: reading")
@@ -152,23 +155,17 @@ def advice(report: Report) -> list[str]:
     ]
 
 
+@dataclass
 class _Run:
     """What the tasks of one evaluation share."""
 
-    def __init__(
-        self,
-        encoders: Sequence[Encoder],
-        store: EmbeddingCache,
-        baseline: str | None,
-        out: Path | None,
-        say: Callable[[str], None],
-    ) -> None:
-        self.encoders, self.store, self.baseline, self.out, self.say = encoders, store, baseline, out, say
-        self.report = Report(versions=record.versions(), machine=record.machine())
-        self.seen: dict[tuple[str, str], Product] = {}  # nothing of it is decoded before
-        for encoder in encoders:
-            if hasattr(encoder, "part_encode"):
-                encoder.part_encode = store.encode
+    encoders: Sequence[Encoder]
+    store: EmbeddingCache
+    baseline: str | None
+    out: Path | None
+    say: Callable[[str], None]
+    report: Report
+    seen: dict[tuple[str, str], Product] = field(default_factory=dict)  # nothing of it is decoded before
 
     def score(self, dataset: Dataset) -> None:
         """Every task of a data set by every encoder."""

@@ -132,12 +132,11 @@ def evaluate_search(
     if not ways and len(texts) < FEW:
         chosen = [way for way in chosen if way.kind != "tuned"]
     note = "; ".join([*judged.notes, f"gains are linear; {JUDGED}: share of the first 10 that was judged"])
-    report = Report(versions=record.versions(), machine=record.machine())
-    report.settings = {
+    report = record.begin({
         "suite": source.name, "judgements": [path.name for path in files], "catalogue": str(folder),
         "against": names, "baseline": baseline, "relevant_from": relevant_from, "reason": reason,
-        "limit": limit, "bootstrap": record.bootstrap_settings(),
-    }  # fmt: skip
+        "limit": limit,
+    })  # fmt: skip
     report.problems = [{"encoder": None, "dataset": source.stem, **p.as_dict()} for p in judged.problems]
     report.datasets = [{
         "name": source.stem, "licence": "yours", "note": note, "not_run": {},

@@ -39,7 +39,7 @@ def own_feed(
     dataset = Dataset(path.stem[:60], path.parent)
     products = dataset.usable(dataset.read(path.name, limit, **reading), fetcher)
     dataset.texts = [p.title for p in products if p.title]
-    _views(dataset, products)
+    _across(dataset, products)
     _groups(dataset, products)
     depth = max((len(p.category) for p in products), default=0)
     if not depth:
@@ -58,26 +58,26 @@ def own_feed(
     return dataset
 
 
-def _views(dataset: Dataset, products: Sequence[Product]) -> None:
+def _across(dataset: Dataset, products: Sequence[Product]) -> None:
     """A title to its photo and back; photos and titles of one group answer for each other."""
     whole = [p for p in products if shows(p, BOTH)]
-    if len(whole) < 2:
+    if len(whole) > 1:
+        keys = [group_of(p) for p in whole]
+        dataset.retrieval(whole, whole, [{key: 1.0} for key in keys], ACROSS, keys)
+    else:
         reason = f"{len(whole)} of {len(products)} products have a title and a usable photo"
-        dataset.not_run.update(dict.fromkeys(ACROSS, reason))
-        return
-    keys = [group_of(p) for p in whole]
-    dataset.retrieval(whole, whole, [{key: 1.0} for key in keys], ACROSS, keys)
+        dataset.not_run |= dict.fromkeys(ACROSS, reason)
 
 
 def _groups(dataset: Dataset, products: Sequence[Product]) -> None:
-    sizes = Counter(p.group_id for p in products if p.group_id)
-    reason = "no group id is shared by two products, so there is no truth for it"
-    if max(sizes.values(), default=0) > 1:
-        dataset.within_groups(products)
-        dataset.same_product(products)
-        reason = "no two products of a group have what the task shows: a usable photo, or a title"
+    grouped = [p.group_id for p in products if p.group_id]
+    dataset.within_groups(products)
+    dataset.same_product(products)
     done = {task.name for task in dataset.tasks}
-    dataset.not_run.update({task: reason for task in (*WITHIN, "product matching") if task not in done})
+    reason = "no two products of a group have what the task shows: a usable photo, or a title"
+    if len(set(grouped)) == len(grouped):
+        reason = "no group id is shared by two products, so there is no truth for it"
+    dataset.not_run |= {task: reason for task in (*WITHIN, "product matching") if task not in done}
 
 
 def _attributes(dataset: Dataset, products: Sequence[Product]) -> None:
@@ -92,8 +92,7 @@ def _attributes(dataset: Dataset, products: Sequence[Product]) -> None:
     common = [key for key, number in counts.most_common() if number >= least]
     for place, key in enumerate(common):
         if len(scored) == MOST_KEYS:
-            reason = f"the {MOST_KEYS} commonest attributes are scored"
-            dataset.not_run[_listed(common[place:])] = reason
+            dataset.not_run[_listed(common[place:])] = f"the {MOST_KEYS} commonest attributes are scored"
             break
         if label(dataset, key, key, -1, products):
             scored.append(key)
@@ -105,14 +104,14 @@ def label(dataset: Dataset, name: str, key: str, level: int, products: Sequence[
     labels = [x for p in products if (x := label_of(p, key, level))]
     values, least = set(labels), _least(products)
     if len(labels) < least:
-        dataset.not_run[name] = f"{len(labels)} products state it, at least {least} are needed"
+        reason = f"{len(labels)} products state it, at least {least} are needed"
     elif len(values) < 2:
-        dataset.not_run[name] = "all products state the same, so there is nothing to choose"
+        reason = "all products state the same, so there is nothing to choose"
     elif len(values) > len(labels) / 2:
         reason = f"{len(values)} values for {len(labels)} products: it is no choice but a text"
-        dataset.not_run[name] = reason
     else:
         return dataset.labelling(name, key, level, products, hide=stems(values))
+    dataset.not_run[name] = reason
     return False
 
 

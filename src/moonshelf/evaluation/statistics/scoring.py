@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 
@@ -84,35 +85,26 @@ def figures(kept: Iterable[Predictions | Scored | Result], baseline: str | None 
         if isinstance(one, Result):
             found.append(one)
         else:
-            found += results(one, others.get(one.predictions.head.method))
+            head = one.predictions.head
+            other = others.get(head.method) if head.encoder != baseline else None
+            found += [_figure(one, metric, other) for metric in head.metrics]
     return found
 
 
-def results(done: Scored, baseline: Scored | None = None) -> list[Result]:
-    """One figure a metric, in the order of the head; `versus` the baseline unless it is the same encoder."""
-    head = done.predictions.head
-    if baseline is not None and baseline.predictions.head.encoder == head.encoder:
-        baseline = None
-    figures = []
-    for metric in head.metrics:
-        interval = done.intervals.get(metric)
-        known = interval is not None and baseline is not None
-        figures.append(
-            Result(
-                head.dataset, head.task, head.view, head.method, metric, head.encoder,
-                value=None if interval is None else interval.value,
-                low=_finite(interval.low if interval else None),
-                high=_finite(interval.high if interval else None),
-                n=interval.n if interval else len(done.predictions),
-                clusters=interval.clusters if interval else 0,
-                corpus=head.corpus, chance=head.chance.get(metric),
-                constant=head.constant if metric == "accuracy" else None,
-                note="; ".join(part for part in (head.note, done.note) if part),
-                versus=versus(done, baseline, metric) if known and baseline else None,
-                predictions=file_name(head),
-            )
-        )  # fmt: skip
-    return figures
+def _figure(done: Scored, metric: str, baseline: Scored | None) -> Result:
+    head, known = done.predictions.head, done.intervals.get(metric)
+    told: dict[str, Any] = {"value": None, "n": len(done.predictions)}
+    if known is not None:
+        ends = {"low": _finite(known.low), "high": _finite(known.high)}
+        told = {"value": known.value, **ends, "n": known.n, "clusters": known.clusters}
+    return Result(
+        head.dataset, head.task, head.view, head.method, metric, head.encoder, **told,
+        corpus=head.corpus, chance=head.chance.get(metric),
+        constant=head.constant if metric == "accuracy" else None,
+        note="; ".join(part for part in (head.note, done.note) if part),
+        versus=versus(done, baseline, metric) if known is not None and baseline is not None else None,
+        predictions=file_name(head),
+    )  # fmt: skip
 
 
 def versus(done: Scored, baseline: Scored, metric: str) -> Versus | None:
