@@ -1,14 +1,14 @@
 """Plots of an evaluation as geometry: the template draws them as inline SVG, with no script.
 
 A mark is told from another by its shape and its letter, a line by its dashes, never by colour alone; every
-plot says in words what it shows and has its numbers in a table beside it. Coordinates are those of a view
-box small enough that text stays readable when a phone shrinks the drawing.
+plot says in words what it shows and has its numbers in a table beside it. Marks and lines are values; an
+`Axis` knows where these lie, in a view box small enough that text stays readable when a phone shrinks it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from moonshelf.evaluation.report.outcome import Outcome, Row
@@ -16,18 +16,29 @@ from moonshelf.evaluation.report.page import BOTTOM, LEFT, RIGHT, TOP, WIDTH, be
 
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring")
 DASHES = ("", "6 4", "2 3")
-Scale = Callable[[float], float]
 
 
 @dataclass(frozen=True)
-class Tick:
-    at: float
+class Axis:
+    """Values from `low` to `high` between two places of the page; both are logarithms where it is `log`."""
+
     label: str
+    ticks: Sequence[tuple[float, str]]  # a value, and how it is written
+    low: float
+    high: float
+    start: float = LEFT
+    end: float = RIGHT
+    log: bool = False
+
+    def at(self, value: float) -> float:
+        """Where a value lies."""
+        share = ((math.log10(value) if self.log else value) - self.low) / (self.high - self.low)
+        return self.start + share * (self.end - self.start)
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A point; `low` and `high` are the ends of its interval on the page."""
+    """A point; `low` and `high` are the ends of its interval."""
 
     x: float
     y: float
@@ -43,11 +54,7 @@ class Line:
     points: Sequence[tuple[float, float]]
     dash: str
     name: str = ""
-    label: tuple[float, float] | None = None
-
-    @property
-    def path(self) -> str:
-        return " ".join(f"{x:.1f},{y:.1f}" for x, y in self.points)
+    label: tuple[float, float] | None = None  # where the name stands on the page
 
 
 @dataclass(frozen=True)
@@ -56,15 +63,12 @@ class Chart:
 
     title: str
     says: str
-    x_label: str
-    y_label: str
-    x_ticks: Sequence[Tick]
-    y_ticks: Sequence[Tick]
+    x: Axis
+    y: Axis
     marks: Sequence[Mark]
     columns: Sequence[str]
     cells: Sequence[tuple[str, str, Sequence[str]]]
     lines: Sequence[Line] = ()
-    rule: float | None = None  # x of a line from top to bottom
     missing: Sequence[str] = field(default=())
 
 
@@ -80,75 +84,48 @@ def cost_charts(outcome: Outcome) -> list[Chart]:
 
 
 def _cost(outcome: Outcome, row: Row) -> Chart | None:
-    known, missing = [], []
-    for name in outcome.encoders:
-        value, cost = row.value(name), outcome.milliseconds(name)
-        if value is not None and cost is None:
-            missing.append(name)
-        elif value is not None and cost is not None:
-            known.append((name, cost, row.results[name]))
-    if len(known) < 2:
+    values = {name: value for name in outcome.encoders if (value := row.value(name)) is not None}
+    costs = {name: cost for name in values if (cost := outcome.milliseconds(name)) is not None}
+    if len(costs) < 2:
         return None
-    x_ticks, x = _log([cost for _, cost, _ in known])
-    ends = [v for _, _, r in known for v in (r.value, r.low, r.high) if v is not None]
-    y_ticks, y = share_scale(ends)
+    ends = [v for name in costs for r in [row.results[name]] for v in (r.value, r.low, r.high)]
+    x = _log_axis("milliseconds a product, logarithmic", list(costs.values()))
+    y = share_axis(f"{row.metric}, %", [v for v in ends if v is not None])
     marks, cells = [], []
-    for i, (name, cost, r) in enumerate(known):
-        letter, shape = chr(ord("A") + i % 26), SHAPES[i % len(SHAPES)]
-        assert r.value is not None
-        px, py = x(cost), y(r.value)
-        near = [x(c) - px for n, c, o in known if n != name and o.value and abs(y(o.value) - py) < 20]
+    for i, (name, cost) in enumerate(costs.items()):
+        letter, shape, r = chr(ord("A") + i % 26), SHAPES[i % len(SHAPES)], row.results[name]
+        px, py = x.at(cost), y.at(values[name])
+        near = [x.at(c) - px for n, c in costs.items() if n != name and abs(y.at(values[n]) - py) < 20]
         before = px > WIDTH - 20 or any(0 <= gap < 26 for gap in near)
-        marks.append(Mark(px, py, shape, letter, before, at_end(y, r.low), at_end(y, r.high)))
+        marks.append(Mark(cost, values[name], shape, letter, before, r.low, r.high))
         cells.append((letter, shape, (name, f"{cost:.3g} ms", percent(r.value), between(r.low, r.high))))
-    best = max(known, key=lambda one: one[2].value or 0.0)
-    quick = min(known, key=lambda one: one[1])
+    best, quick = max(costs, key=lambda name: values[name]), min(costs, key=lambda name: costs[name])
     return Chart(
         f"{row.dataset}: {row.task}, {row.view}",
-        f"{row.metric} against time for one product, {len(known)} encoders. The best is {best[0]} with "
-        f"{percent(best[2].value)} % at {best[1]:.3g} ms, the quickest {quick[0]} with {quick[1]:.3g} ms.",
-        "milliseconds a product, logarithmic",
-        f"{row.metric}, %",
-        x_ticks,
-        y_ticks,
-        marks,
-        ("encoder", "time", f"{row.metric}, %", "interval"),
-        cells,
-        missing=missing,
-    )
+        f"{row.metric} against time for one product, {len(costs)} encoders. The best is {best} with "
+        f"{percent(values[best])} % at {costs[best]:.3g} ms, "
+        f"the quickest {quick} with {costs[quick]:.3g} ms.",
+        x, y, marks, ("encoder", "time", f"{row.metric}, %", "interval"), cells,
+        missing=[name for name in values if name not in costs],
+    )  # fmt: skip
 
 
-def share_scale(values: Sequence[float]) -> tuple[list[Tick], Scale]:
-    """Ticks in percent around `values`, and the function from a value to the page."""
+def share_axis(label: str, values: Sequence[float]) -> Axis:
+    """Upwards, with ticks in percent around `values`."""
     low, high = min(values), max(values)
     step = next(
         s for s in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 1, 2, 5, 10**9) if (high - low) / s <= 4.5
     )
     first, last = math.floor(low / step), math.ceil(high / step)
     last = max(last, first + 1)
-
-    def at(value: float) -> float:
-        return BOTTOM - (value / step - first) / (last - first) * (BOTTOM - TOP)
-
-    return [Tick(at(i * step), f"{100 * i * step:.3g}") for i in range(first, last + 1)], at
+    ticks = [(i * step, f"{100 * i * step:.3g}") for i in range(first, last + 1)]
+    return Axis(label, ticks, first * step, last * step, BOTTOM, TOP)
 
 
-def _log(values: Sequence[float]) -> tuple[list[Tick], Scale]:
+def _log_axis(label: str, values: Sequence[float]) -> Axis:
     """Ticks at 1, 2 and 5 of each decade, fewer where there would be many."""
     low, high = math.log10(min(values)) - 0.15, math.log10(max(values)) + 0.15
-
-    def at(value: float) -> float:
-        return LEFT + (math.log10(value) - low) / (high - low) * (RIGHT - LEFT)
-
-    steps = (1, 2, 5) if high - low < 2 else (1,)
-    found = [
-        digit * 10.0**decade
-        for decade in range(math.floor(low), math.ceil(high) + 1)
-        for digit in steps
-        if low <= math.log10(digit * 10.0**decade) <= high
-    ]
-    return [Tick(at(value), f"{value:g}") for value in found], at
-
-
-def at_end(scale: Scale, value: float | None) -> float | None:
-    return None if value is None else scale(value)
+    decades = range(math.floor(low), math.ceil(high) + 1)
+    steps = [digit * 10.0**decade for decade in decades for digit in ((1, 2, 5) if high - low < 2 else (1,))]
+    ticks = [(value, f"{value:g}") for value in steps if low <= math.log10(value) <= high]
+    return Axis(label, ticks, low, high, log=True)

@@ -17,13 +17,12 @@ from typing import Any, NamedTuple
 from moonshelf.errors import UserError
 from moonshelf.evaluation import predictions, record
 from moonshelf.evaluation.contract import Result, Versus
-from moonshelf.evaluation.predictions import Head, Predictions
+from moonshelf.evaluation.predictions import Predictions
 from moonshelf.evaluation.record import Report
 from moonshelf.evaluation.statistics import scoring
 
 DIRECT, REASONED = " direct", " reasoned"  # how the names of our two modes end
 MARKS = {"better": "▲", "worse": "▼", "same": "≈", "": ""}
-Key = tuple[str, str, str, str, str]  # dataset, task, view, method, encoder
 
 
 @dataclass(frozen=True)
@@ -166,26 +165,25 @@ class Outcome:
         for direct in [name for name in self.encoders if name.endswith(DIRECT)]:
             reasoned = direct.removesuffix(DIRECT) + REASONED
             for row in self.main_rows:
-                files = [self.whole(row, name) for name in (reasoned, direct)]
-                if row.value(direct) is None or row.value(reasoned) is None or None in files:
+                ours, theirs = self.whole(row, reasoned), self.whole(row, direct)
+                if ours is None or theirs is None:
                     continue
-                ours, theirs = (scoring.Scored(one) for one in files if one is not None)
-                if versus := scoring.versus(ours, theirs, row.metric):
+                if versus := scoring.versus(scoring.Scored(ours), scoring.Scored(theirs), row.metric):
                     found.append(Change(row, row.results[direct], row.results[reasoned], versus))
         return found
 
     # ---- predictions ---------------------------------------------------------------------------------
 
     @cached_property
-    def _files(self) -> dict[Key, Predictions]:
-        """All predictions, without the lists of a ranking, which are read again where they are shown."""
-        found: dict[Key, Predictions] = {}
+    def _files(self) -> dict[str, Predictions]:
+        """By the names of files; lists of a ranking are left out, and read again where they are shown."""
+        found: dict[str, Predictions] = {}
         if self.out is None or not (self.out / predictions.FOLDER).is_dir():
             return found
         for one in predictions.read_all(self.out):
             keep = {"id", "cluster", "text", "truth", *one.head.metrics}
             one.columns = {name: values for name, values in one.columns.items() if name in keep}
-            found[_key(one.head)] = one
+            found[predictions.file_name(one.head)] = one
         return found
 
     @cached_property
@@ -204,10 +202,10 @@ class Outcome:
         return found | {key: text for key, (text, _) in self.shown.items() if text}
 
     def kept(self, row: Row, encoder: str) -> Predictions | None:
-        return self._files.get((row.dataset, row.task, row.view, row.method, encoder))
+        return self._files.get(row.results[encoder].predictions) if encoder in row.results else None
 
     def kept_of(self, dataset: str) -> list[Predictions]:
-        return [one for key, one in self._files.items() if key[0] == dataset]
+        return [one for one in self._files.values() if one.head.dataset == dataset]
 
     def whole(self, row: Row, encoder: str) -> Predictions | None:
         """The predictions of a row with every column."""
@@ -215,10 +213,6 @@ class Outcome:
         if one is None or self.out is None:
             return None
         return predictions.read(self.out / predictions.FOLDER / predictions.file_name(one.head))
-
-
-def _key(head: Head) -> Key:
-    return head.dataset, head.task, head.view, head.method, head.encoder
 
 
 def mark(found: Versus | None) -> str:
