@@ -82,3 +82,4 @@ def test_openvino_sends_nothing(kind: str, saved: MoonModel, tmp_path: Path) -> 
     command = [sys.executable, "-c", SILENT, str(saved.source), str(tmp_path / "out"), kind]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert "torchvision" not in done.stderr and "Warning" not in done.stderr, done.stderr[-2000:]

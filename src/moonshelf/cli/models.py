@@ -56,12 +56,13 @@ def export(
             print_json(report)
         else:
             lost, low, high = (100 * share for share in report["loss"])
-            ours, exported = report["r_at_1"], report["r_at_1_exported"]
             print(
                 f"written to {out}; least cosine to {model} {report['cosine']:.6f}; R@1 of photos to titles "
-                f"of the sample shop {ours:.3f}, exported {exported:.3f}, a loss of {lost:.1f} points "
-                f"({low:.1f} to {high:.1f})."
-            )
+                f"of the sample shop's 160 products {report['r_at_1']:.3f}, "
+                f"exported {report['r_at_1_exported']:.3f}, "
+                + (f"a loss of {lost:.1f} points (95 % interval {low:.1f} to {high:.1f})."
+                   if low < high else "the same for every photo.")
+            )  # fmt: skip
         return
     from moonshelf.cli.export import export_vllm, load
 

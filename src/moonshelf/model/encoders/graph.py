@@ -11,11 +11,13 @@ what `transformers` puts around it: masks whose form depends on data, and hooks.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
 import sys
 import tempfile
+import warnings
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -117,6 +119,13 @@ class TowerPath(nn.Module):
         deep = getattr(output, "deepstack_features", None) or []
         return merged, torch.stack(list(deep)) if deep else merged.new_zeros(0, *merged.shape)
 
+
+# torch on operators of a torchvision that is not here, which no graph of ours has, and the quantiser on
+# shapes and folded constants, which `traced` has given it.
+for name in ("torch.onnx._internal.exporter._registration", "root"):
+    logging.getLogger(name).addFilter(
+        lambda said: not re.match("torchvision is not|Please consider to run pre-proc", str(said.msg))
+    )
 
 TOLERANCE = 1e-3  # of 1 - cosine between a graph in float32 and the model that it was made of
 
@@ -270,7 +279,8 @@ def traced(
 ) -> Any:  # fmt: skip
     """The ONNX program of a path; UserError where torch cannot export it."""
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # torch of its own use of it
             program = torch.export.export(path.eval(), values, dynamic_shapes=shapes, strict=False)
             return torch.onnx.export(
                 program, input_names=list(names), output_names=list(given), dynamo=True, optimize=optimize,
