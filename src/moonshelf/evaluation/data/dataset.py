@@ -150,17 +150,15 @@ class Dataset:
         made = len(self.tasks)
         for shown, reads in {**VIEWS, **(HIDDEN if hide else {})}.items():
             known = [(p, x) for p, x in labelled if shows(p, reads)]
-            if not known:
-                continue
             fitted = [p for p in taught if shows(p, reads)] if shown in VIEWS else []
-            self.tasks.append(
-                Labelling(
+            fit_on = Fit(views(fitted, shown), [label_of(p, key, level) for p in fitted]) if fitted else None
+            if known:
+                self.tasks.append(Labelling(
                     self.name, name, shown, views([p for p, _ in known], shown, hide), [x for _, x in known],
                     sorted(counts), [p.group_id or p.id for p, _ in known], reads, key, level,
                     TEMPLATES.get(key, ("{}",)), None if train is None else counts.most_common(1)[0][0],
-                    Fit(views(fitted, shown), [label_of(p, key, level) for p in fitted]) if fitted else None,
-                )
-            )  # fmt: skip
+                    fit_on,
+                ))  # fmt: skip
         return len(self.tasks) > made
 
     def retrieval(
@@ -197,14 +195,12 @@ class Dataset:
                     self.problems.append(Problem(query.id, "truth", reason, query.id))
             if rows:
                 asked = [queries[i] for i in rows]
-                groups = [q.group_id or q.id for q in asked]
-                self.tasks.append(
-                    Retrieval(
-                        self.name, name, _VIEW_OF[asks], views(asked, _VIEW_OF[asks]),
-                        views([corpus[i] for i in held], _VIEW_OF[finds]), [keys[i] for i in held],
-                        [relevant[i] for i in rows], groups, asks, finds, metrics, hit_gain,
-                    )
-                )  # fmt: skip
+                self.tasks.append(Retrieval(
+                    self.name, name, _VIEW_OF[asks], views(asked, _VIEW_OF[asks]),
+                    views([corpus[i] for i in held], _VIEW_OF[finds]), [keys[i] for i in held],
+                    [relevant[i] for i in rows], [q.group_id or q.id for q in asked], asks, finds, metrics,
+                    hit_gain,
+                ))  # fmt: skip
 
     def within_groups(self, products: Sequence[Product]) -> None:
         """The first of each group asks for its others, which are searched for among all that do not ask."""
@@ -215,10 +211,8 @@ class Dataset:
                 first.setdefault(product.group_id, product)
         asking = {q.id for q in first.values()}
         corpus = [p for p in products if p.id not in asking]
-        keys = [group_of(p) for p in corpus]
-        self.retrieval(
-            list(first.values()), corpus, [{group: 1.0} for group in first], WITHIN, keys, say=False
-        )
+        relevant, keys = [{group: 1.0} for group in first], [group_of(p) for p in corpus]
+        self.retrieval(list(first.values()), corpus, relevant, WITHIN, keys, say=False)
 
     def same_product(self, products: Sequence[Product], kinds: Sequence[str] | None = None) -> None:
         """Pairs of one group against pairs of two, of one kind (the leaf category) if there are any."""
@@ -228,10 +222,8 @@ class Dataset:
             known = [products[i] for i in rows]
             pairs, same, clusters = same_product_pairs([group_of(p) for p in known], [kinds[i] for i in rows])
             if len(set(same)) == 2:
-                task = "product matching"
-                self.tasks.append(
-                    Matching(self.name, task, shown, views(known, shown), pairs, same, clusters, reads)
-                )
+                told = (views(known, shown), pairs, same, clusters, reads)
+                self.tasks.append(Matching(self.name, "product matching", shown, *told))
 
     def attribute_sets(
         self, products: Sequence[Product], keys: Collection[str], shown_as: Iterable[str] = VIEWS
@@ -241,12 +233,10 @@ class Dataset:
         for shown in shown_as:
             known = [(p, truth) for p, truth in stated if truth and shows(p, VIEWS[shown])]
             if known:
-                self.tasks.append(
-                    AttributeSets(
-                        self.name, "all attributes", shown, views([p for p, _ in known], shown),
-                        [truth for _, truth in known], [p.group_id or p.id for p, _ in known], VIEWS[shown],
-                    )
-                )  # fmt: skip
+                self.tasks.append(AttributeSets(
+                    self.name, "all attributes", shown, views([p for p, _ in known], shown),
+                    [truth for _, truth in known], [p.group_id or p.id for p, _ in known], VIEWS[shown],
+                ))  # fmt: skip
 
 
 def _held(ref: ImageRef, fetcher: images.Fetcher | None) -> ImageRef:

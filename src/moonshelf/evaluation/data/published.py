@@ -30,8 +30,8 @@ from moonshelf import attributes, images
 from moonshelf.errors import Problem, UserError
 from moonshelf.evaluation.contract import BOTH, IMAGE, TEXT
 from moonshelf.evaluation.data.dataset import Dataset, corpus_of
-from moonshelf.evaluation.data.views import HIDDEN, TEMPLATES, VIEWS, sample, shows, views
-from moonshelf.evaluation.tasks import Labelling, Retrieval
+from moonshelf.evaluation.data.views import HIDDEN, TEMPLATES, sample, shows, views
+from moonshelf.evaluation.tasks import Labelling
 from moonshelf.model.encoders.stock import need
 from moonshelf.model.files import fetch
 from moonshelf.product import ImageRef, Product
@@ -191,23 +191,19 @@ def mteb_set(name: str, tasks: Sequence[str], limit: int | None = None) -> Datas
         for subset, splits in task.dataset.items():
             parts = splits[task.metadata.eval_splits[0]]
             where = called if len(task.dataset) == 1 else f"{called}, {subset}"
-            made = _retrieval(name, where, parts, limit, dataset.problems)
-            dataset.tasks.append(made)
-            dataset.texts += [product.title for product in made.corpus if product.title]
+            _retrieval(dataset, where, parts, limit)
     dataset.note = "as mteb reads it; reranking is over all that was judged, of all queries together"
     return dataset
 
 
-def _retrieval(
-    name: str, task: str, parts: Mapping[str, Any], limit: int | None, problems: list[Problem]
-) -> Retrieval:
+def _retrieval(dataset: Dataset, task: str, parts: Mapping[str, Any], limit: int | None) -> None:
     truth: dict[str, dict[str, float]] = {
         query: {item: float(gain) for item, gain in judged.items() if gain > 0}
         for query, judged in parts["relevant_docs"].items()
     }
     items = set(parts["corpus"]["id"])
     asked = [one for one in parts["queries"]["id"] if items & truth.get(one, {}).keys()]
-    problems += [
+    dataset.problems += [
         Problem(one, "truth", "no relevant item in the corpus: rejected", one)
         for one in sorted(set(parts["queries"]["id"]) - set(asked))[:100]
     ]
@@ -217,13 +213,9 @@ def _retrieval(
     corpus = _products(parts["corpus"], corpus_of(parts["corpus"]["id"], wanted, limit))
     if not queries:
         raise UserError(f"no query of {task} has a relevant item in its corpus")
-    asks, finds = _shown(queries), _shown(corpus)
-    view = next(called for called, shown in VIEWS.items() if shown == asks)
-    ids = [query.id for query in queries]
-    return Retrieval(
-        name, task, view, queries, corpus, [item.id for item in corpus], [truth[one] for one in ids], ids,
-        asks, finds, GRADED,
-    )  # fmt: skip
+    relevant, shown = [truth[query.id] for query in queries], (_shown(queries), _shown(corpus))
+    dataset.retrieval(queries, corpus, relevant, {task: shown}, metrics=GRADED)
+    dataset.texts += [product.title for product in corpus if product.title]
 
 
 def _products(table: Any, ids: Collection[str]) -> list[Product]:

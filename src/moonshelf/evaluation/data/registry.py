@@ -61,24 +61,21 @@ class Card:
 
         Raises UserError where it is not there, or not of the layout that is read.
         """
-        if self.mteb:
-            if not download:
-                raise UserError(f"mteb fetches {self.name} from the hub: allow it with --download")
+        sizes = {"limit": limit, "fit_rows": fit_rows}
+        if self.mteb and not download:
+            raise UserError(f"mteb fetches {self.name} from the hub: allow it with --download")
+        if self.read is None:
             dataset = published.mteb_set(self.name, self.mteb, limit)
+        elif self.path is not None:
+            dataset = self.read(self.path, fetcher=fetcher_if(download), **sizes)
+        elif self.published:
+            where = published.locate(self.name, data, self.hub, self.source, download=download)
+            dataset = self.read(where, fetcher=fetcher_if(download), **sizes)
+            dataset.files = {f"{self.name}/{path}": digest for path, digest in dataset.files.items()}
+        elif self.needs_data and data is None:
+            raise UserError(f"the data set {self.name} needs the folder of its files: name it with --data")
         else:
-            assert self.read is not None
-            if self.needs_data and data is None and self.path is None:
-                raise UserError(
-                    f"the data set {self.name} needs the folder of its files: name it with --data"
-                )
-            more: dict[str, Any] = {}
-            if self.path is not None or self.published:
-                more["fetcher"] = fetcher_if(download)
-            if self.path is None and self.published:
-                data = published.locate(self.name, data, self.hub, self.source, download=download)
-            dataset = self.read(self.path or data, limit=limit, fit_rows=fit_rows, **more)
-            if self.path is None and self.published:
-                dataset.files = {f"{self.name}/{path}": digest for path, digest in dataset.files.items()}
+            dataset = self.read(data, **sizes)
         dataset.licence = self.licence
         if not self.ran:
             dataset.note = f"{NEVER_RUN}; {dataset.note}"
@@ -133,7 +130,8 @@ def select(suite: str, reading: Mapping[str, Any] | None = None) -> dict[str, Ca
     """
     given = {name: value for name, value in (reading or {}).items() if value is not None}
     if suite not in (*SUITES, *DATASETS) and Path(suite).exists():
-        return {Path(suite).stem: _feed(Path(suite), given)}
+        path = Path(suite)
+        return {path.stem: Card(path.stem, "a feed", "yours", read=partial(own_feed, **given), path=path)}
     if given:
         raise UserError("--map, --encoding and --currency say how a feed is read: name one with --suite")
     if suite in SUITES:
@@ -153,10 +151,6 @@ def select(suite: str, reading: Mapping[str, Any] | None = None) -> dict[str, Ca
             )
         chosen[name] = _readdressed(name, address) if at else DATASETS[name]
     return chosen
-
-
-def _feed(path: Path, reading: Mapping[str, Any]) -> Card:
-    return Card(path.stem, "a feed", "yours", read=partial(own_feed, **reading), path=path)
 
 
 def _readdressed(name: str, address: str) -> Card:

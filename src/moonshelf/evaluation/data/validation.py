@@ -161,13 +161,11 @@ def sample_shop(
             continue
         compared = key in ("category", "colour")
         for shown in ("image", "image + text"):
-            dataset.tasks.append(
-                Labelling(
-                    "sampleshop", key, shown, views([shop.products[i] for i in rows], shown),
-                    [values[i] for i in rows], labels, [truths[i].group for i in rows], VIEWS[shown], key,
-                    methods=("zero-shot classification", "rationale") if compared else ("rationale",),
-                )
-            )  # fmt: skip
+            dataset.tasks.append(Labelling(
+                "sampleshop", key, shown, views([shop.products[i] for i in rows], shown),
+                [values[i] for i in rows], labels, [truths[i].group for i in rows], VIEWS[shown], key,
+                methods=("zero-shot classification", "rationale") if compared else ("rationale",),
+            ))  # fmt: skip
     stated = [
         p.model_copy(update={"attributes": truth.attributes})
         for p, truth in zip(shop.products, truths, strict=True)
