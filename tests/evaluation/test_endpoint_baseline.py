@@ -16,7 +16,7 @@ from moonshelf import images
 from moonshelf.endpoints import KEY, TRIES
 from moonshelf.errors import UserError
 from moonshelf.evaluation.encoders.baselines import ModelEncoder, make_baselines
-from moonshelf.evaluation.encoders.endpoint import EndpointBaseline
+from moonshelf.evaluation.encoders.served import EndpointBaseline
 from moonshelf.product import ImageRef, Product
 from tiny import pictures
 

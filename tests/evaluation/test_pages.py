@@ -256,7 +256,7 @@ def test_the_worst_queries_are_the_worst(made, page):
     assert [q.value for q in found] == sorted(values)[:3]
     assert found[0].value == 0 and found[0].place >= found[1].place >= found[2].place > 1
     assert found[0].wanted.id == found[0].id.removesuffix("?") and len(found[0].found) == 5
-    assert not any(hit.relevant for hit in found[0].found[:1])
+    assert not any(hit.gain for hit in found[0].found[:1])
     for query in found:
         assert f"at place {query.place:,.0f} of 36" in page.text
     labels = details.wrong_labels(outcome)

@@ -78,8 +78,8 @@ def test_another_run_replaces_its_own_file_and_no_other(tmp_path):
 
 def test_a_column_that_is_missing_or_short_is_a_defect_of_the_caller(tmp_path):
     for change, message in (
-        (lambda c: c.pop("truth"), "lack the columns truth"),
-        (lambda c: c.update(extra=["x"]), "unknown columns: extra"),
+        (lambda c: c.pop("truth"), "should not have: truth"),
+        (lambda c: c.update(extra=["x"]), "should not have: extra"),
         (lambda c: c.update(truth=[]), "differ in length: truth"),
     ):
         kept = labels()

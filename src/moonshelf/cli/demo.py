@@ -353,8 +353,8 @@ def _say_end(console: Console, page: Page, out: Path, home: Path, feed: Path, se
     say(f"\nDone in {seconds:.0f} s. Right, with the 95 % interval and chance:")
     for tile in page.tiles:
         r = tile.result
-        ends = between(r.low, r.high) or "one group"
-        say(f"  {percent(r.value):>5} % [{ends}]  {tile.label} (chance {percent(r.chance)} %)")
+        chance = "" if r.chance is None else f" (chance {percent(r.chance)} %)"
+        say(f"  {percent(r.value):>5} % [{between(r.low, r.high) or 'one group'}]  {tile.label}{chance}")
     say(f"\nReport     {out / 'report.html'}   open it in a browser")
     say(f"Catalogue  {home}")
     say(f"Feed       {feed}")

@@ -123,10 +123,8 @@ def write(predictions: Predictions, out: Path) -> Path:
     """
     head, columns = predictions.head, predictions.columns
     types = _COLUMNS[head.kind]
-    if missing := set(types) - set(columns):
-        raise ValueError(f"predictions of {head.task} lack the columns {', '.join(sorted(missing))}")
-    if unknown := set(columns) - set(types) - set(head.metrics):
-        raise ValueError(f"predictions of {head.task} hold unknown columns: {', '.join(sorted(unknown))}")
+    if odd := {*types} - {*columns} | {*columns} - {*types, *head.metrics}:
+        raise ValueError(f"predictions of {head.task} lack, or should not have: {', '.join(sorted(odd))}")
     if wrong := [name for name, values in columns.items() if len(values) != len(predictions)]:
         raise ValueError(f"columns of {head.task} differ in length: {', '.join(wrong)}")
     arrays = {name: pa.array(values, types.get(name, _FLOAT)) for name, values in columns.items()}

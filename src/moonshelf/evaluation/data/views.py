@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from random import Random
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from moonshelf import attributes
 from moonshelf.evaluation.contract import BOTH, IMAGE, TEXT
@@ -42,6 +42,13 @@ def views(products: Sequence[Product], name: str, hide: frozenset[str] = frozens
     shown = {**VIEWS, **HIDDEN}[name]
     drop = hide if name in HIDDEN else frozenset()
     return [view(p, text="text" in shown, image="image" in shown, hide=drop) for p in products]
+
+
+def readable(product: Product, reads: frozenset[str]) -> Product:
+    """The product without what an encoder that `reads` so much does not see."""
+    less: dict[str, Any] = {} if "image" in reads else {"images": ()}
+    less |= {} if "text" in reads else {"title": "", "description": ""}
+    return product.model_copy(update=less) if any(getattr(product, name) for name in less) else product
 
 
 def shows(product: Product, reads: frozenset[str]) -> bool:

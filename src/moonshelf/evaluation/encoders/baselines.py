@@ -20,11 +20,10 @@ import numpy as np
 
 from moonshelf import images
 from moonshelf.errors import UserError
-from moonshelf.evaluation.contract import BOTH, IMAGE, Encode, Encoder, Vectors
-from moonshelf.evaluation.data.views import group_of, sample, shows, views
-from moonshelf.evaluation.encoders.endpoint import EndpointBaseline
+from moonshelf.evaluation.contract import BOTH, IMAGE, TEXT, Encode, Encoder, Vectors
+from moonshelf.evaluation.data.views import group_of, readable, sample, shows, views
 from moonshelf.evaluation.encoders.lexical import Bm25, TfIdf
-from moonshelf.evaluation.encoders.mteb_baseline import MtebEncoder
+from moonshelf.evaluation.encoders.served import EndpointBaseline, MtebEncoder
 from moonshelf.model.encoders import base, stock
 from moonshelf.model.encoders.base import Reason
 from moonshelf.model.encoders.stock import SentenceTransformerEncoder, StockEncoder, need
@@ -167,16 +166,15 @@ class Concat:
         n, split = len(products), self.text.dim
         joined = np.zeros((n, split + self.image.dim), np.float32)
         ok, problems = np.ones(n, bool), []
-        texts = [p.model_copy(update={"images": ()}) for p in products]
-        pictures = [p.model_copy(update={"title": "", "description": ""}) for p in products]
-        parts: list[tuple[Any, list[Product], list[bool], slice]] = [
-            (self.text, texts, [bool(self.prompt.text_of(p)) for p in products], slice(0, split)),
-            (self.image, pictures, [bool(p.images) for p in products], slice(split, None)),
-        ]
-        for encoder, shown, present, columns in parts:
+        worded = [bool(self.prompt.text_of(product)) for product in products]
+        pictured = [bool(product.images) for product in products]
+        for encoder, reads, present, columns in (
+            (self.text, TEXT, worded, slice(0, split)),
+            (self.image, IMAGE, pictured, slice(split, None)),
+        ):
             rows = np.flatnonzero(present)
             if len(rows):
-                half = self.part_encode(encoder, [shown[row] for row in rows.tolist()])
+                half = self.part_encode(encoder, [readable(products[row], reads) for row in rows.tolist()])
                 joined[rows, columns] = half.vectors
                 ok[rows] &= half.ok
                 problems += half.problems

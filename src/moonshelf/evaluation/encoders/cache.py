@@ -25,6 +25,7 @@ import numpy as np
 from moonshelf import images
 from moonshelf.errors import Problem
 from moonshelf.evaluation.contract import Encoder, Row, Vectors, check_finite
+from moonshelf.evaluation.data.views import readable
 from moonshelf.files import write_atomic
 from moonshelf.product import Product
 
@@ -76,7 +77,7 @@ class EmbeddingCache:
         An encoder is shown what it reads and nothing else, so a picture in two views is one picture to it.
         """
         store, timing = self._store(encoder), self.timings.setdefault(encoder.name, Timing())
-        products = [_readable(product, encoder.reads) for product in products]
+        products = [readable(product, encoder.reads) for product in products]
         keys = [self._key(product) for product in products]
         missing: dict[str, Product] = {}
         for key, product in zip(keys, products, strict=True):
@@ -105,7 +106,7 @@ class EmbeddingCache:
 
     def know(self, encoder: Encoder, products: Sequence[Product], out: Vectors) -> None:
         """Take what stands elsewhere already: vectors of `products` that the encoder gave before."""
-        keys = [self._key(_readable(product, encoder.reads)) for product in products]
+        keys = [self._key(readable(product, encoder.reads)) for product in products]
         self._store(encoder).rows |= dict(zip(keys, out.rows(), strict=True))
 
     def _gather(self, keys: list[str], store: _Store, failed: set[str]) -> Vectors:
@@ -147,14 +148,6 @@ class EmbeddingCache:
                 content = f"unreadable: {error.code}: {ref.name}".encode()
             known = self._picture_hashes[id(ref)] = (ref, hashlib.sha256(content).hexdigest())
         return known[1].encode()
-
-
-def _readable(product: Product, reads: frozenset[str]) -> Product:
-    if "image" not in reads and product.images:
-        return product.model_copy(update={"images": ()})
-    if "text" not in reads and (product.title or product.description):
-        return product.model_copy(update={"title": "", "description": ""})
-    return product
 
 
 def _write(folder: Path, rows: dict[str, Row]) -> None:

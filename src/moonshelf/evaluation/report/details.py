@@ -115,8 +115,7 @@ class Shown:
     key: Picture
     text: str = ""
     score: float | None = None
-    relevant: bool = False
-    gain: float = 0.0
+    gain: float = 0.0  # above 0 where it is relevant
 
     @property
     def id(self) -> str:
@@ -249,7 +248,7 @@ def _query(outcome: Outcome, row: Row, whole: Predictions, i: int) -> WorstQuery
     def item(id: str, score: float | None) -> Shown:
         finite = score if score is not None and abs(score) < float("inf") else None
         key = row.dataset, id
-        return Shown(key, outcome.texts.get(key, ""), finite, id in right, right.get(id, 0.0))
+        return Shown(key, outcome.texts.get(key, ""), finite, right.get(id, 0.0))
 
     scores = c["relevant_scores"] or [None] * len(c["relevant"])
     return WorstQuery(
