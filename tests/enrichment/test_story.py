@@ -36,7 +36,7 @@ def shop_with_holes(folder: Path) -> list[str]:
         table.writerow(["id", "title", "image", "color"])
         for n, (record, product) in enumerate(zip(records, shop.products, strict=True)):
             colour = "" if n % 2 else product.attributes.get("colour", "")
-            table.writerow([record["id"], record["title"], record["images"][0], colour])
+            table.writerow([record["id"], record["title"], record["images"][0]["path"], colour])
     return [record["id"] for record in records[1::2]]
 
 
