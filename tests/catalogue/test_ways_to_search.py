@@ -15,11 +15,12 @@ from typer.testing import CliRunner
 from moonshelf.catalogue import Catalogue
 from moonshelf.cli import app
 from moonshelf.errors import UserError
-from moonshelf.evaluation import predictions, record
+from moonshelf.evaluation import record
 from moonshelf.evaluation.contract import Result, Versus
-from moonshelf.evaluation.predictions import Head
+from moonshelf.evaluation.record import Head
 from moonshelf.evaluation.report.pages import write_pages
 from moonshelf.evaluation.search import Way, _crossed, _words_ahead, evaluate_search
+from moonshelf.evaluation.statistics import scoring
 
 N = 40
 KINDS = ("running shoe", "leather boot", "canvas bag", "glass mug", "desk lamp")
@@ -61,7 +62,7 @@ def test_figures_are_those_of_what_search_finds(shelf: Path, judgements: Path, t
         ("fused:0.3", "hybrid", 0.3),
     ):
         hits = [h.id for h in catalogue.search("red", k=100, mode=mode, vector_weight=weight).hits]
-        row = next(p for p in predictions.read_all(out) if p.head.encoder == way)
+        row = next(p for p in record.all_predictions(out) if p.head.encoder == way)
         i = row.columns["id"].index("red")
         place = hits.index("p0") if "p0" in hits else N - 1
         assert row.columns["MRR"][i] == pytest.approx(1 / (place + 1))
@@ -74,7 +75,7 @@ def test_figures_are_those_of_what_search_finds(shelf: Path, judgements: Path, t
     assert ideal == 3 and found["bm25", "nDCG@10"].n == 6
     versus = found["vector", "nDCG@10"].versus
     assert versus is not None and versus.baseline == "bm25" and versus.p is not None
-    again = record.recompute(out)
+    again = scoring.recompute(out)
     assert [r.value for r in again.results] == [r.value for r in report.results], "without a catalogue"
 
 
@@ -135,7 +136,7 @@ def test_a_reranked_way_is_searched_with_the_reranker(
     monkeypatch.setattr("moonshelf.model.encoders.rerankers.load", lambda _: reranker)
     report = evaluate_search(shelf, judgements=judgements, rerank="any", out=tmp_path / "run")
     assert [e["name"] for e in report.encoders][-1] == "reranked"
-    row = next(p for p in predictions.read_all(tmp_path / "run") if p.head.encoder == "reranked")
+    row = next(p for p in record.all_predictions(tmp_path / "run") if p.head.encoder == "reranked")
     fused = [hit.id for hit in Catalogue.open(shelf, FakeModel()).search("red", k=50).hits]
     wanted = sorted(fused, key=lambda id: -int(id[1:]))[:10]
     assert row.columns["top"][row.columns["id"].index("red")] == wanted

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from evaluation_fakes import FakeEncoder, unit
-from moonshelf.evaluation import predictions
+from moonshelf.evaluation import record
 from moonshelf.evaluation.contract import BOTH, IMAGE, TEXT
-from moonshelf.evaluation.predictions import Predictions
+from moonshelf.evaluation.record import Predictions
 from moonshelf.evaluation.statistics import scoring
 from moonshelf.evaluation.tasks import Labelling, Matching, Retrieval
 from moonshelf.product import Product
@@ -100,8 +100,8 @@ def make_run(out: Path) -> Path:
         results += scoring.figures(done, DIRECT)
         for one in done:
             if isinstance(one, scoring.Scored):
-                predictions.write(one.predictions, out)
-    record = {
+                record.write_predictions(one.predictions, out)
+    told = {
         "results": [r.as_dict() for r in results],
         "datasets": [
             {"name": f"toy {XSS}", "licence": XSS, "note": BIDI},
@@ -120,5 +120,5 @@ def make_run(out: Path) -> Path:
         "versions": {"python": "3.11"}, "machine": {"cpus": 2}, "seconds": 12.5,
     }  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
-    (out / "result.json").write_text(json.dumps(record), encoding="utf-8")
+    (out / "result.json").write_text(json.dumps(told), encoding="utf-8")
     return out

@@ -10,7 +10,7 @@ import pytest
 from evaluation_fakes import FakeEncoder, unit, words_vector
 from moonshelf.errors import UserError
 from moonshelf.evaluation.contract import IMAGE, TEXT
-from moonshelf.evaluation.predictions import Predictions
+from moonshelf.evaluation.record import Predictions
 from moonshelf.evaluation.statistics import scoring
 from moonshelf.evaluation.tasks import AttributeSets, Labelling, Matching, Retrieval, same_product_pairs
 from moonshelf.evaluation.tasks.matching import second_half

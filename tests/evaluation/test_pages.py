@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 from html_reader import Reader
 from moonshelf.cli import app
 from moonshelf.errors import UserError
-from moonshelf.evaluation import predictions, record
-from moonshelf.evaluation.predictions import FOLDER
+from moonshelf.evaluation import record
+from moonshelf.evaluation.record import FOLDER
 from moonshelf.evaluation.report import details, pages, plain
 from moonshelf.evaluation.report.outcome import MARKS, Outcome, mark
+from moonshelf.evaluation.statistics import scoring
 from moonshelf.plaintext import escaped, shown
 
 SHAPES = {"circle", "rect", "path", "line", "polyline"}
@@ -63,7 +64,7 @@ def made(tmp_path_factory):
     wanted = details.wanted_pictures(Outcome.load(out))
     pictures = {key: picture() for key in wanted[::2]} | {wanted[1]: b"\xff\xd8 broken"}
     assert len(wanted) == len(set(wanted)) > 10
-    predictions.write_shown({key: ("", data) for key, data in pictures.items()}, out)
+    record.write_shown({key: ("", data) for key, data in pictures.items()}, out)
     paths = pages.write_pages(out)
     assert [p.name for p in paths] == ["report.html", "report.md", "results.csv"]
     return out
@@ -156,7 +157,7 @@ def test_broken_and_missing_pictures_leave_a_place(page, run):
     before = len(page.all("img"))
     keys = details.wanted_pictures(Outcome.load(run))
     assert before > 0 and page.text.count("no photo") > 0
-    predictions.write_shown({key: ("", picture()) for key in keys}, run)
+    record.write_shown({key: ("", picture()) for key in keys}, run)
     pages.write_pages(run)
     assert len(Page((run / "report.html").read_text()).all("img")) > before
 
@@ -301,7 +302,7 @@ def test_another_baseline_compares_again(run):
     rows = list(csv.DictReader(text.splitlines()))
     assert {row["baseline"] for row in rows} == {"", REASONED}
     [ap] = [r for r in rows if r["metric"] == "AP" and r["encoder"] == DIRECT]
-    again = record.recompute(run, baseline=REASONED)
+    again = scoring.recompute(run, baseline=REASONED)
     [same] = [r for r in again.results if r.metric == "AP" and r.encoder == DIRECT]
     assert float(ap["difference"]) == same.versus.difference and float(ap["p"]) == same.versus.p
     [hit] = [r for r in rows if r["metric"] == "R@1" and r["encoder"] == DIRECT]
@@ -413,7 +414,7 @@ def test_the_command_builds_them_again(run):
     for name in ("report.html", "report.md", "results.csv"):
         (run / name).unlink()
     wanted = details.wanted_pictures(Outcome.load(run))
-    predictions.write_shown({key: ("words", picture()) for key in wanted}, run)
+    record.write_shown({key: ("words", picture()) for key in wanted}, run)
     done = CliRunner().invoke(app, ["report", str(run), "--baseline", REASONED])
     assert done.exit_code == 0, done.output
     assert "report.html" in done.output.replace("\n", "") and (run / "results.csv").is_file()

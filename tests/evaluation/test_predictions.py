@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moonshelf.errors import UserError
-from moonshelf.evaluation import predictions
-from moonshelf.evaluation.predictions import Head, Predictions
+from moonshelf.evaluation import record
+from moonshelf.evaluation.record import Head, Predictions
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 FLOATS = st.floats(allow_nan=False)
@@ -47,10 +47,10 @@ def rankings(draw):
 @given(rankings())
 def test_what_is_written_is_read(tmp_path_factory, kept):
     out = tmp_path_factory.mktemp("out")
-    path = predictions.write(kept, out)
+    path = record.write_predictions(kept, out)
     assert path.parent == out / "predictions" and path.suffix == ".parquet"
-    assert predictions.read(path) == kept
-    assert [one.head for one in predictions.read_all(out)] == [kept.head]
+    assert record.read_predictions(path) == kept
+    assert [one.head for one in record.all_predictions(out)] == [kept.head]
     assert kept.values("R@1") == kept.columns["R@1"] and kept.values("mAP") is None
 
 
@@ -68,10 +68,10 @@ def labels() -> Predictions:
 
 def test_another_run_replaces_its_own_file_and_no_other(tmp_path):
     first = labels()
-    path = predictions.write(first, tmp_path)
-    assert predictions.write(labels(), tmp_path) == path
+    path = record.write_predictions(first, tmp_path)
+    assert record.write_predictions(labels(), tmp_path) == path
     other = Predictions(Head(**{**vars(first.head), "view": "image"}), first.columns)
-    assert predictions.write(other, tmp_path) != path
+    assert record.write_predictions(other, tmp_path) != path
     assert len(list((tmp_path / "predictions").iterdir())) == 2
     assert path.name.startswith("toy-colour-text-zero-shot-classification-me-")
 
@@ -85,7 +85,7 @@ def test_a_column_that_is_missing_or_short_is_a_defect_of_the_caller(tmp_path):
         kept = labels()
         change(kept.columns)
         with pytest.raises(ValueError, match=message):
-            predictions.write(kept, tmp_path)
+            record.write_predictions(kept, tmp_path)
 
 
 def _damage(path, how):
@@ -127,18 +127,18 @@ def _damage(path, how):
     ],
 )
 def test_a_damaged_or_foreign_file_is_one_sentence(tmp_path, how, message):
-    path = predictions.write(labels(), tmp_path)
+    path = record.write_predictions(labels(), tmp_path)
     _damage(path, how)
     with pytest.raises(UserError, match=message) as caught:
-        predictions.read(path)
+        record.read_predictions(path)
     assert path.name in str(caught.value) and "evaluate again with --out" in str(caught.value)
 
 
 def test_nothing_kept_says_what_to_do(tmp_path):
     with pytest.raises(UserError, match="evaluate with --out first"):
-        predictions.read_all(tmp_path)
+        record.all_predictions(tmp_path)
     with pytest.raises(UserError, match="no predictions file"):
-        predictions.read(tmp_path / "none.parquet")
+        record.read_predictions(tmp_path / "none.parquet")
 
 
 def test_pictures_come_back(tmp_path):
@@ -147,9 +147,9 @@ def test_pictures_come_back(tmp_path):
         ("toy", "a"): ("", b"\xff\xd8"),
         ("z", "a"): ("b", b""),
     }
-    path = predictions.write_shown(rows, tmp_path)
-    assert predictions.read_shown(tmp_path) == rows
+    path = record.write_shown(rows, tmp_path)
+    assert record.read_shown(tmp_path) == rows
     path.write_bytes(b"no table")
     with pytest.raises(UserError, match="is damaged"):
-        predictions.read_shown(tmp_path)
-    assert predictions.read_shown(tmp_path / "elsewhere") == {}
+        record.read_shown(tmp_path)
+    assert record.read_shown(tmp_path / "elsewhere") == {}

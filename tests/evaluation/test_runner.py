@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 from evaluation_fakes import FakeMoon, unit
 from moonshelf.cli import app
 from moonshelf.errors import UserError
-from moonshelf.evaluation import predictions, record, runner
+from moonshelf.evaluation import record, runner
 from moonshelf.evaluation.contract import Result
 from moonshelf.evaluation.data import registry as datasets
 from moonshelf.evaluation.encoders.baselines import ModelEncoder, TfIdf
 from moonshelf.evaluation.runner import evaluate
-from moonshelf.evaluation.statistics import significance
+from moonshelf.evaluation.statistics import scoring, significance
 from moonshelf.product import ImageRef, Product
 from research.synthetic.shop import make_shop
 
@@ -127,13 +127,13 @@ def kept(tmp_path_factory, shop):
 def test_a_folder_holds_what_counts_every_figure_again(kept):
     out, report = kept
     assert plain(record.load(out)) == plain(report)
-    again = record.recompute(out, advise=runner.advice)
-    assert plain(again) == plain(report) and again.errors == report.errors
-    other = record.recompute(out, baseline="tfidf")
+    again = scoring.recompute(out)
+    assert plain(again) == plain(report) and runner.advice(again) == report.errors
+    other = scoring.recompute(out, baseline="tfidf")
     assert [(r.value, r.low) for r in other.results] == [(r.value, r.low) for r in report.results]
     assert {r.versus.baseline for r in other.results if r.versus} == {"tfidf"}
     with pytest.raises(UserError, match="one of moonshelf direct, moonshelf reasoned, tfidf"):
-        record.recompute(out, baseline="minilm")
+        scoring.recompute(out, baseline="minilm")
     assert {r.predictions for r in report.results if r.predictions} == {
         path.name for path in (out / "predictions").iterdir()
     }
@@ -147,7 +147,7 @@ def test_differences_are_those_of_the_rows(kept):
     assert direct.versus is None  # the baseline itself
     assert baseline.versus.difference == pytest.approx(baseline.value - direct.value)
     ours, theirs = (
-        predictions.read(out / "predictions" / r.predictions).values("R@1") for r in (baseline, direct)
+        record.read_predictions(out / "predictions" / r.predictions).values("R@1") for r in (baseline, direct)
     )
     interval, p = significance.paired_means(ours, theirs)
     assert (baseline.versus.low, baseline.versus.high, baseline.versus.p) == (interval.low, interval.high, p)
@@ -170,7 +170,7 @@ def test_each_task_says_what_it_cost(kept):
 
 def test_pictures_of_the_worst_answers_are_small(kept):
     out, _ = kept
-    told = predictions.read_shown(out).values()
+    told = record.read_shown(out).values()
     assert any(text for text, _ in told) and any(picture for _, picture in told)
     assert all(picture.startswith(b"\xff\xd8") for _, picture in told if picture)
 
@@ -191,7 +191,7 @@ def test_a_damaged_folder_is_one_sentence(kept, tmp_path, damage):
             one.write_bytes(one.read_bytes()[:50])
     message = {"record": "no record", "gone": "there is no", "predictions": "no readable Parquet"}
     with pytest.raises(UserError, match=message.get(damage, "outside its folder")):
-        record.recompute(copy)
+        scoring.recompute(copy)
 
 
 def test_tasks_are_chosen_by_kind_name_and_pattern():

@@ -79,6 +79,7 @@ def evaluate(
 
     from moonshelf.evaluation import record, runner
     from moonshelf.evaluation.report.plain import show
+    from moonshelf.evaluation.statistics import scoring
 
     loaded = None
     judged = judgements is not None or bool(clicks)
@@ -93,7 +94,8 @@ def evaluate(
     )
     with Console(stderr=True).status("evaluate") as status:
         if recompute is not None:
-            report = record.recompute(recompute, baseline=baseline, advise=runner.advice)
+            report = scoring.recompute(recompute, baseline)
+            report.errors = runner.advice(report)
             record.save(report, recompute)
         elif judged and model is not None:
             from moonshelf.evaluation.search import evaluate_search

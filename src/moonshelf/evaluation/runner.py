@@ -21,15 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from moonshelf.errors import UserError
-from moonshelf.evaluation import predictions, record
+from moonshelf.evaluation import record
 from moonshelf.evaluation.contract import Encoder, Result, asking, check_vectors, why_not
 from moonshelf.evaluation.data.dataset import Dataset
 from moonshelf.evaluation.data.registry import select
 from moonshelf.evaluation.encoders.baselines import ModelEncoder, TwoTowerBaseline, make_baselines
 from moonshelf.evaluation.encoders.cache import EmbeddingCache, Timing
 from moonshelf.evaluation.encoders.lexical import fit_words
-from moonshelf.evaluation.predictions import Predictions
-from moonshelf.evaluation.record import Report
+from moonshelf.evaluation.record import Predictions, Report
 from moonshelf.evaluation.statistics.scoring import Scored, figures
 from moonshelf.evaluation.tasks import Labelling, Matching, Retrieval, Task, shown_by
 from moonshelf.evaluation.tasks.base import words
@@ -240,7 +239,7 @@ class _Run:
             )  # fmt: skip
             for one in done:
                 if isinstance(one, Scored) and self.out is not None:
-                    predictions.write(one.predictions, self.out)
+                    record.write_predictions(one.predictions, self.out)
             found += done
         self.report.results += figures(found, self.baseline)
 
@@ -261,7 +260,7 @@ class _Run:
 
         wanted = [(key, self.seen[key]) for key in wanted_pictures(Outcome.load(out)) if key in self.seen]
         rows = {
-            key: (words(p), thumbnail(p.images[0] if p.images else None, predictions.PICTURE_SIDE))
+            key: (words(p), thumbnail(p.images[0] if p.images else None, record.PICTURE_SIDE))
             for key, p in wanted
         }
-        predictions.write_shown(rows, out)
+        record.write_shown(rows, out)

@@ -27,13 +27,12 @@ from moonshelf.catalogue.rows import key_of
 from moonshelf.catalogue.search import Catalogue
 from moonshelf.catalogue.store import WRITTEN_WEIGHT
 from moonshelf.errors import UserError
-from moonshelf.evaluation import predictions, record
+from moonshelf.evaluation import record
 from moonshelf.evaluation.contract import Result
 from moonshelf.evaluation.data.clicks import read_clicks
 from moonshelf.evaluation.data.judgements import read_judgements
 from moonshelf.evaluation.data.views import sample
-from moonshelf.evaluation.predictions import Head, Predictions
-from moonshelf.evaluation.record import Report
+from moonshelf.evaluation.record import Head, Predictions, Report
 from moonshelf.evaluation.statistics.scoring import JUDGED, Scored, figures
 from moonshelf.evaluation.tasks.matching import second_half
 from moonshelf.evaluation.tasks.retrieval import TOP
@@ -168,7 +167,7 @@ def evaluate_search(
             "encoded": len(texts) * len(found), "seconds": seconds,
         })  # fmt: skip
         if out is not None:
-            predictions.write(done.predictions, out)
+            record.write_predictions(done.predictions, out)
     report.results = figures(scored, baseline)
     report.datasets[0]["note"] += _words_ahead(report.results)
     report.seconds = time.perf_counter() - start
@@ -196,7 +195,7 @@ def _search(
     corpus: int,
     reranker: Reranker | None,
 ) -> Rows:
-    """A row of predictions (`evaluation.predictions`) for each query."""
+    """A row of predictions (`evaluation.record`) for each query."""
     rows: Rows = []
     for i, (text, known) in enumerate(zip(texts, grades, strict=True)):
         result = shelf.search(
@@ -259,4 +258,4 @@ def _illustrate(out: Path, dataset: str, shelves: Any) -> None:
     for shelf in shelves:
         for row in shelf.store.rows(map(key_of, wanted), ["id", "title", "thumbnail"]).to_pylist():
             shown.setdefault((dataset, row["id"]), (row["title"] or "", row["thumbnail"] or b""))
-    predictions.write_shown(shown, out)
+    record.write_shown(shown, out)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from moonshelf.evaluation.contract import Result
-from moonshelf.evaluation.predictions import Predictions
+from moonshelf.evaluation.record import Predictions
 from moonshelf.evaluation.report.outcome import Outcome, Row
 from moonshelf.evaluation.statistics.significance import Interval, bootstrap
 

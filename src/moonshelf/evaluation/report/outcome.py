@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from moonshelf.errors import UserError
-from moonshelf.evaluation import predictions, record
+from moonshelf.evaluation import record
 from moonshelf.evaluation.contract import Result, Versus
-from moonshelf.evaluation.predictions import Predictions
-from moonshelf.evaluation.record import Report
+from moonshelf.evaluation.record import Predictions, Report
 from moonshelf.evaluation.statistics import scoring
 
 DIRECT, REASONED = " direct", " reasoned"  # how the names of our two modes end
@@ -91,7 +90,7 @@ class Outcome:
             raise UserError(f"{record.RESULT} of {out} holds no figure: evaluate again with --out")
         if baseline in (None, found.baseline):
             return found
-        return cls(record.recompute(out, baseline=baseline), out)
+        return cls(scoring.recompute(out, baseline=baseline), out)
 
     @property
     def searched(self) -> bool:
@@ -178,18 +177,18 @@ class Outcome:
     def _files(self) -> dict[str, Predictions]:
         """By the names of files; lists of a ranking are left out, and read again where they are shown."""
         found: dict[str, Predictions] = {}
-        if self.out is None or not (self.out / predictions.FOLDER).is_dir():
+        if self.out is None or not (self.out / record.FOLDER).is_dir():
             return found
-        for one in predictions.read_all(self.out):
+        for one in record.all_predictions(self.out):
             keep = {"id", "cluster", "text", "truth", *one.head.metrics}
             one.columns = {name: values for name, values in one.columns.items() if name in keep}
-            found[predictions.file_name(one.head)] = one
+            found[record.file_name(one.head)] = one
         return found
 
     @cached_property
     def shown(self) -> dict[tuple[str, str], tuple[str, bytes]]:
         """Words and picture of the products that are shown, by (dataset, id)."""
-        return predictions.read_shown(self.out) if self.out else {}
+        return record.read_shown(self.out) if self.out else {}
 
     @cached_property
     def texts(self) -> dict[tuple[str, str], str]:
@@ -212,7 +211,7 @@ class Outcome:
         one = self.kept(row, encoder)
         if one is None or self.out is None:
             return None
-        return predictions.read(self.out / predictions.FOLDER / predictions.file_name(one.head))
+        return record.read_predictions(self.out / record.FOLDER / record.file_name(one.head))
 
 
 def mark(found: Versus | None) -> str:

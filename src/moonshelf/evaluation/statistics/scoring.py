@@ -11,13 +11,16 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from moonshelf.errors import UserError
+from moonshelf.evaluation import record
 from moonshelf.evaluation.contract import Result, Versus
-from moonshelf.evaluation.predictions import Predictions, file_name
+from moonshelf.evaluation.record import Predictions, Report, file_name
 from moonshelf.evaluation.statistics import metrics, significance
 from moonshelf.evaluation.statistics.metrics import MACRO, Floats, Ranking, Ranks, at_threshold, macro
 from moonshelf.evaluation.statistics.significance import Interval
@@ -240,3 +243,30 @@ def _pairs(done: Scored) -> None:
 
 def _finite(value: float | None) -> float | None:
     return None if value is None or math.isnan(value) else value
+
+
+# ---- again --------------------------------------------------------------------------------------------
+
+
+def recompute(out: Path, baseline: str | None = None) -> Report:
+    """Every figure of a run from its predictions, without a model; `baseline` in place of the run's own.
+
+    Writes nothing. Raises UserError for a missing or damaged file, and for an unknown baseline.
+    """
+    report = record.load(out)
+    record.check_baseline(baseline, list(dict.fromkeys(r.encoder for r in report.results)))
+    report.settings = {**report.settings, "baseline": baseline or report.baseline}
+    results: list[Result] = []
+    for _, task in groupby(report.results, lambda r: (r.dataset, r.task, r.view)):
+        kept: dict[object, Predictions | Result] = {}  # a file holds all metrics of its method
+        for r in task:
+            kept.setdefault(r.predictions or r, _read(out, r.predictions) if r.predictions else r)
+        results += figures(kept.values(), report.baseline)
+    report.results = results
+    return report
+
+
+def _read(out: Path, name: str) -> Predictions:
+    if Path(name).name != name:
+        raise UserError(f"{record.RESULT} names a predictions file outside its folder: {name}")
+    return record.read_predictions(out / record.FOLDER / name)

@@ -8,7 +8,7 @@ from typing import Any
 
 from moonshelf.errors import UserError
 from moonshelf.evaluation.contract import Encode, Encoder, Result, Vectors
-from moonshelf.evaluation.predictions import Head, Kind, Predictions
+from moonshelf.evaluation.record import Head, Kind, Predictions
 from moonshelf.evaluation.statistics.scoring import figures
 from moonshelf.product import Product
 

@@ -19,7 +19,7 @@ import numpy as np
 from moonshelf import attributes
 from moonshelf.errors import UserError
 from moonshelf.evaluation.contract import TEXT, Encode, Encoder, Vectors, asking, cannot_read, why_not
-from moonshelf.evaluation.predictions import Predictions
+from moonshelf.evaluation.record import Predictions
 from moonshelf.evaluation.statistics import metrics
 from moonshelf.evaluation.statistics.scoring import LABEL_METRICS, SET_METRICS
 from moonshelf.evaluation.tasks.base import BaseTask, Kept, common

@@ -17,7 +17,7 @@ import numpy as np
 
 from moonshelf.errors import UserError
 from moonshelf.evaluation.contract import Encode, Encoder, asking, why_not
-from moonshelf.evaluation.predictions import Predictions
+from moonshelf.evaluation.record import Predictions
 from moonshelf.evaluation.statistics.metrics import pair_scores
 from moonshelf.evaluation.statistics.scoring import PAIR_METRICS
 from moonshelf.evaluation.tasks.base import BaseTask, Kept

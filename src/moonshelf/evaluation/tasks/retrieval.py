@@ -15,7 +15,7 @@ import numpy as np
 
 from moonshelf.errors import UserError
 from moonshelf.evaluation.contract import Encode, Encoder, asking, why_not
-from moonshelf.evaluation.predictions import Predictions
+from moonshelf.evaluation.record import Predictions
 from moonshelf.evaluation.statistics import metrics
 from moonshelf.evaluation.tasks.base import BaseTask, Kept, common
 from moonshelf.product import Product
