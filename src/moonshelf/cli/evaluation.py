@@ -10,6 +10,7 @@ import typer
 from moonshelf.cli.console import print_json, wide
 from moonshelf.cli.options import Currency, Encoding, Json, MapColumns, reading
 from moonshelf.errors import EXIT_PARTIAL, UserError
+from moonshelf.files import write_json
 
 
 def evaluate(
@@ -73,8 +74,6 @@ def evaluate(
     place of MODEL, and with --against bm25, bm25-record, vector, fused, fused:0.3, tuned, reranked,
     fused@FOLDER …
     """
-    import json
-
     from rich.console import Console
 
     from moonshelf.evaluation import record, runner
@@ -115,7 +114,7 @@ def evaluate(
     console = wide(150)
     show(report, console)
     if json_file is not None:
-        json_file.write_text(json.dumps(report.as_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
+        write_json(json_file, report.as_dict())
     if folder := recompute or out:
         from moonshelf.evaluation.report.pages import write_pages
 
@@ -137,8 +136,7 @@ def report(
     """Write the report of an evaluation again: one HTML page, Markdown for a README, a CSV of all figures."""
     from moonshelf.evaluation.report.pages import write_pages
 
-    for path in write_pages(folder, baseline=baseline, page=page):
-        print(path)
+    print(*write_pages(folder, baseline=baseline, page=page), sep="\n")
 
 
 def datasets(json: Json = False) -> None:
