@@ -1,10 +1,11 @@
-"""Creatives from files: our own JSON lines, tables, folders of pictures, and the layouts of published sets.
+"""Creatives from files: our own JSON lines, tables, and folders of pictures.
 
 `read_creatives` tells by the content which it is. Our own form is one campaign or pair a line, as
 `Campaign` and `Pair` name their fields; an image is a path relative to the file, a web address, or base64
 under `data`. A table has one row a creative, and rows of one product and interest are one campaign; rows
 that repeat a creative (days, say) are added up. A folder holds the creatives of one product; subfolders are
-products of their own. Whatever cannot be used becomes a `Problem` and never stops the rest.
+products of their own. Whatever cannot be used becomes a `Problem` and never stops the rest. Layouts of
+published sets are made into our own form by `research/studies/published.py`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,6 @@ from typing import Any
 
 from moonshelf import images
 from moonshelf.attributes import fold
-from moonshelf.creatives.io import published
-from moonshelf.creatives.io.published import Numbered
 from moonshelf.creatives.io.records import Reading, RowRejected, count, plain_id, rejected
 from moonshelf.creatives.schema import Campaign, Creative, Pair
 from moonshelf.creatives.words import read
@@ -34,6 +33,7 @@ from moonshelf.feeds.encodings import encoding_of
 from moonshelf.feeds.text import Table, split_header
 
 Item = Campaign | Pair | Problem
+Numbered = Problem | tuple[int | str, dict[str, Any]]  # a record with its number
 FILE = "campaigns.jsonl"  # of our own form, in a folder
 _HEAD = 1 << 16
 _CONTEXT = ("audience", "country", "device", "language", "placement", "platform", "region", "slot")
@@ -53,8 +53,7 @@ def read_creatives(path: str | os.PathLike[str]) -> Iterator[Item]:
     reader = FORMATS[sniff(place)]
     reading = Reading(Source(place))
     rows = chain.from_iterable(
-        [item] if isinstance(item, Problem) else reading.build(*item, published.translate)
-        for item in reader(reading)
+        [item] if isinstance(item, Problem) else reading.build(*item) for item in reader(reading)
     )
     first = next(rows, None)  # so that an unusable file raises here and not in the caller's loop
     if first is None:
@@ -87,8 +86,6 @@ def sniff(path: Path) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         raise UserError(f"{path.name} is empty.")
-    if published.is_list_row(lines[0]):
-        return "creative-ranking"
     if not {fold(cell) for cell in split_header(lines[0])[1]}.intersection(COLUMNS["image"]):
         raise UserError(
             f"{path.name} has no column of images: a table of creatives has the columns product_id, title, "
@@ -100,7 +97,7 @@ def sniff(path: Path) -> str:
 def _whole(line: str) -> bool:
     """Whether a line is an object of its own, and not the first line of one."""
     try:
-        return isinstance(json.loads(line), dict) and not published.is_grouped(line)
+        return isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):
         return line.rstrip().endswith("}")  # a broken row of JSON lines
 
@@ -117,7 +114,7 @@ def _parsed(number: int, line: str | Row) -> Iterator[Numbered]:
 
 
 def read_jsonl(reading: Reading) -> Iterator[Numbered]:
-    """Our own rows, and those of published sets that are written one a line."""
+    """Our own rows, one a line."""
     for number, line in jsonl.numbered(reading.source):
         yield from _parsed(number, line)
 
@@ -143,14 +140,11 @@ def _creatives_of(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def read_json(reading: Reading) -> Iterator[Numbered]:
-    """A JSON file: an array of such rows, or CAIG's object of lists."""
+    """A JSON file: an array of such rows, or a single one."""
     try:
         data = json.loads(reading.source.read_document().decode("utf-8-sig", "surrogateescape"))
     except (FeedBroken, ValueError, RecursionError):
         raise UserError(f"{reading.source.name} is not valid JSON.") from None
-    if isinstance(data, dict) and data and all(isinstance(value, list) for value in data.values()):
-        yield from published.read_groups(data)
-        return
     for number, record in enumerate(data if isinstance(data, list) else [data], 1):
         if isinstance(record, dict):
             yield number, record
@@ -247,7 +241,6 @@ FORMATS: dict[str, Callable[[Reading], Iterator[Numbered]]] = {
     "parquet": read_parquet,
     "csv": lambda reading: grouped(reading, table_rows(reading), reading.source.name),
     "images": read_folder,
-    "creative-ranking": lambda reading: grouped(reading, published.list_rows(reading), "CreativeRanking"),
 }
 
 

@@ -13,7 +13,7 @@ import base64
 import hashlib
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -73,17 +73,13 @@ class Reading:
         """The folder that a picture may not lie outside of."""
         return self.source.images_root if ref.path else None
 
-    def build(self, number: int | str, record: Mapping[str, Any], translate: Translate) -> list[Any]:
-        """The campaign or pair of a record, after its warnings; or why there is none.
-
-        `translate` makes a record of our own form of one in another layout.
-        """
+    def build(self, number: int | str, record: Mapping[str, Any]) -> list[Any]:
+        """The campaign or pair of a record, after its warnings; or why there is none."""
         row = RowBuilder(self, number)
         name = record.get("id") or (record.get("product_id") if "creatives" in record else None)
         try:
             if "creatives" not in record and not ("a" in record and "b" in record):
-                record = translate(row, record)
-                name = record.get("id")
+                raise RowRejected("row", "neither a campaign (creatives) nor a pair (a and b)")
             made = row.campaign(name, record) if "creatives" in record else row.pair(name, record)
             if (before := self.seen.get(made.id)) is not None:
                 raise RowRejected("id", f"row {before} has the same id")
@@ -237,9 +233,6 @@ class RowBuilder:
         if rates is not None:
             self.warn("true_rates", f"{why}, so they were left out")
         return None
-
-
-Translate = Callable[[RowBuilder, Mapping[str, Any]], dict[str, Any]]
 
 
 def printable(value: Any, most: int) -> str:

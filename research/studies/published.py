@@ -1,4 +1,8 @@
-"""Layouts of published data sets of creatives, as records of our own form. None of them ships with us.
+"""Layouts of published data sets of creatives, made into our own form. None of them ships with us.
+
+    python -m research.studies.published FILE --out DATA/published
+
+The folder, with the images copied into it, is what `moonshelf creative rank | evaluate` and recipes take.
 
 - CreativePair (Creative4U) is not released. Rows are read as a third party's note describes them: image_a,
   image_b, product_title, query, label; optionally a rationale and the answers Q1 … Q10.
@@ -15,20 +19,28 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
 
 from moonshelf import images
+from moonshelf.creatives.io.readers import Item, Numbered, grouped, read_json, read_jsonl, write_campaigns
 from moonshelf.creatives.io.records import Reading, RowBuilder, RowRejected, rejected
 from moonshelf.creatives.schema import ASPECTS, KEYS, AspectAnswer, Assessment
-from moonshelf.errors import Problem
+from moonshelf.creatives.show import show_problems
+from moonshelf.errors import Problem, UserError
 from moonshelf.feeds import values
-from moonshelf.feeds.base import Row
-from moonshelf.feeds.dialects.jsonl import numbered
+from moonshelf.feeds.base import Row, Source
+from moonshelf.feeds.detect import check_path
+from moonshelf.feeds.dialects.jsonl import numbered, parse_object
+from research.script import app_of, start
 
-Numbered = Problem | tuple[int | str, dict[str, Any]]  # a record with its number
 _LABELS = {
     "a": "A", "image_a": "A", "a>b": "A", "b": "B", "image_b": "B", "a<b": "B", "b>a": "B",
     "tie": "tie", "a=b": "tie", "equal": "tie",
@@ -41,13 +53,62 @@ _SIDES = {"left": "A", "right": "B"}
 _PRODUCT = re.compile(r"product\s+'(.{1,2000}?)'", re.DOTALL)
 
 
+def main(
+    source: Annotated[Path, typer.Argument(help="File of one of these layouts.")],
+    out: Annotated[Path, typer.Option(help="Folder for campaigns or pairs of our own form.")],
+) -> None:
+    """Make a published set of creatives into our own form."""
+    rows = list(read_published(source))
+    problems = [row for row in rows if isinstance(row, Problem)]
+    show_problems(problems, Console(stderr=True))
+    written = write_campaigns(out, (row for row in rows if not isinstance(row, Problem)))
+    print(f"{written:,} campaigns and pairs written to {out}")
+
+
+def read_published(path: str | os.PathLike[str]) -> Iterator[Item]:
+    """Campaigns and pairs of a file of one of these layouts; a problem stands where its row would.
+
+    Raises UserError for what cannot be read at all.
+    """
+    reading = Reading(Source(check_path(path)))
+    for item in _rows(reading):
+        if isinstance(item, Problem):
+            yield item
+            continue
+        number, record = item
+        row = RowBuilder(reading, number)
+        try:
+            record = record if "creatives" in record else translate(row, record)
+        except RowRejected as error:
+            yield rejected(number, error, record.get("id"))
+            continue
+        yield from row.problems
+        yield from reading.build(number, record)
+
+
+def _rows(reading: Reading) -> Iterator[Numbered]:
+    lines = (line for _, line in islice(numbered(reading.source), 1))
+    first = next((line for line in lines if isinstance(line, str)), "")
+    if is_list_row(first):
+        return grouped(reading, list_rows(reading), "CreativeRanking")
+    if isinstance(parse_object(1, first), dict) and not is_grouped(first):
+        return read_jsonl(reading)
+    try:
+        data = json.loads(reading.source.read_document().decode("utf-8-sig", "surrogateescape"))
+    except (ValueError, RecursionError):
+        raise UserError(f"{reading.source.name} is none of the published layouts.") from None
+    if isinstance(data, dict) and data and all(isinstance(value, list) for value in data.values()):
+        return read_groups(data)
+    return read_json(reading)
+
+
 def translate(row: RowBuilder, record: Mapping[str, Any]) -> dict[str, Any]:
     """A pair of one of these layouts in our own form. Raises RowRejected for what is none."""
     if "image_a" in record and "image_b" in record:
         return _creative_pair(row, record)
     if "image" in record and values.as_text(record.get("target")) in _SIDES:
         return _side_by_side(row, record)
-    raise RowRejected("row", "neither a campaign (creatives) nor a pair (a and b, image_a and image_b)")
+    raise RowRejected("row", "neither image_a and image_b, nor an image with its target")
 
 
 # ---- CreativePair ------------------------------------------------------------------------------------
@@ -191,3 +252,7 @@ def _side_by_side(row: RowBuilder, record: Mapping[str, Any]) -> dict[str, Any]:
         "label": _SIDES[record["target"]],
         "source": "CAIG layout",
     }
+
+
+if __name__ == "__main__":
+    start(app_of(main))
