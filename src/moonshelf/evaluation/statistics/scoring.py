@@ -141,40 +141,24 @@ def versus(done: Scored, baseline: Scored, metric: str) -> Versus | None:
     return Versus(name, interval.value, _finite(interval.low), _finite(interval.high), p)
 
 
-def ranks_of(kept: Predictions) -> tuple[Ranks | None, np.ndarray]:
-    """Places of the relevant items of the rows that are `ok`, and which those are; None if none is."""
-    ok = np.array(kept.columns["ok"], bool)
-    rows = np.flatnonzero(ok).tolist()
-    if not rows:
-        return None, ok
-    column = {name: [kept.columns[name][row] for row in rows] for name in ("gains", "above", "tied")}
-    sizes = [len(gains) for gains in column["gains"]]
-    if not all(sizes) or any([len(x) for x in column[name]] != sizes for name in ("above", "tied")):
-        raise UserError(f"{file_name(kept.head)} has a query without truth or places: evaluate again")
-    flat = {name: np.array([x for row in rows_ for x in row]) for name, rows_ in column.items()}
-    query = np.repeat(np.arange(len(rows)), sizes)
-    corpus = kept.head.corpus
-    return Ranks(query, flat["gains"].astype(float), flat["above"], flat["tied"], corpus), ok
-
-
 def _rank(done: Scored) -> None:
     kept = done.predictions
-    head, gains = kept.head, kept.columns["gains"]
-    ranks, ok = ranks_of(kept)
-    query = np.repeat(np.arange(len(gains)), [len(row) for row in gains])
-    gain = np.array([x for row in gains for x in row], float)
-    nowhere = np.zeros(len(gain), np.int64)
-    shuffled = Ranks(query, gain, nowhere, nowhere, head.corpus).shuffled()
+    head, c = kept.head, kept.columns
+    ok, sizes = np.array(c["ok"], bool), [len(gains) for gains in c["gains"]]
+    # a query that could not be encoded has no places: it stands anywhere here, and is a miss below
+    above = [row if there else [0] * n for row, there, n in zip(c["above"], ok, sizes, strict=True)]
+    tied = [row if there else [head.corpus] * n for row, there, n in zip(c["tied"], ok, sizes, strict=True)]
+    if not all(sizes) or any([len(row) for row in rows] != sizes for rows in (above, tied)):
+        raise UserError(f"{file_name(head)} has a query without truth or places: evaluate again")
+    gain, *places = (np.array([x for row in rows for x in row]) for rows in (c["gains"], above, tied))
+    ranks = Ranks(np.repeat(np.arange(len(kept)), sizes), gain.astype(float), *places, head.corpus)
     chance: dict[str, float] = {}
     for metric in head.metrics:
-        if metric == JUDGED:
-            continue
-        value = np.zeros(len(kept))
-        if ranks is not None:
-            value[ok] = metrics.ranking_metric(metric, _counted(metric, ranks, head.hit_gain))
-        kept.columns[metric] = value.tolist()
-        by_luck = metrics.ranking_metric(metric, _counted(metric, shuffled, head.hit_gain))
-        chance[metric] = float(by_luck.mean())
+        if metric != JUDGED:
+            value = metrics.ranking_metric(metric, _counted(metric, ranks, head.hit_gain))
+            kept.columns[metric] = np.where(ok, value, 0.0).tolist()
+            by_luck = metrics.ranking_metric(metric, _counted(metric, ranks.shuffled(), head.hit_gain))
+            chance[metric] = float(by_luck.mean())
     kept.head = replace(head, chance=chance)
 
 
