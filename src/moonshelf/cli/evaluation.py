@@ -12,6 +12,8 @@ from moonshelf.cli.options import Currency, Encoding, Json, MapColumns, reading
 from moonshelf.errors import EXIT_PARTIAL, UserError
 from moonshelf.files import write_json
 
+Page = Annotated[Path | None, typer.Option(help="Markdown page whose marked place gets the tables too.")]
+
 
 def evaluate(
     model: Annotated[
@@ -44,9 +46,7 @@ def evaluate(
     recompute: Annotated[
         Path | None, typer.Option(help="Count the run in this folder again, without a model.")
     ] = None,
-    page: Annotated[
-        Path | None, typer.Option(help="Markdown page whose marked place gets the tables too.")
-    ] = None,
+    page: Page = None,
     judgements: Annotated[
         Path | None,
         typer.Option(help="Graded products of your own queries: Quepid CSV, TREC qrels, Workbench JSON."),
@@ -129,9 +129,7 @@ def report(
     baseline: Annotated[
         str | None, typer.Option(help="Encoder that the marks compare with; default: the run's own.")
     ] = None,
-    page: Annotated[
-        Path | None, typer.Option(help="Markdown page whose marked place gets the tables too.")
-    ] = None,
+    page: Page = None,
 ) -> None:
     """Write the report of an evaluation again: one HTML page, Markdown for a README, a CSV of all figures."""
     from moonshelf.evaluation.report.pages import write_pages

@@ -19,6 +19,7 @@ from moonshelf.evaluation.data import published
 from moonshelf.evaluation.data.dataset import Dataset
 from moonshelf.evaluation.data.own_feed import own_feed
 from moonshelf.evaluation.data.validation import fashion, flipkart, grocery, luma, sample_shop
+from moonshelf.evaluation.report.plain import grid
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -164,20 +165,10 @@ def _readdressed(name: str, address: str) -> Card:
 
 def show(console: Console) -> None:
     """Every card as a table for a terminal."""
-    from rich.table import Table
-    from rich.text import Text
-
-    page = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("data set", "what it asks", "size", "split", "licence", "real files", "cite"):
-        page.add_column(title, overflow="fold", no_wrap=title == "data set")
-    for card in cards():
-        ran = Text("run", "green") if card.ran else Text("never run", "yellow")
-        cells = (card.about, card.size, card.splits, card.licence)
-        page.add_row(Text(card.name, "bold"), *map(Text, cells), ran, Text(card.citation))
-    console.print(page)
-    console.print(
-        Text(
-            "A feed of your own: moonshelf evaluate MODEL --suite FILE. Not checked, and addresses: --json.",
-            "dim",
-        )
-    )
+    lines = [["data set", "what it asks", "size", "split", "licence", "real files", "cite"]]
+    for c in cards():
+        ran = "run" if c.ran else "never run"
+        lines.append([c.name, c.about, c.size, c.splits, c.licence, ran, c.citation])
+    console.print(grid("", lines, left=len(lines[0])))
+    more = "A feed of your own: moonshelf evaluate MODEL --suite FILE. Not checked, and addresses: --json."
+    console.print(f"[dim]{more}[/dim]")

@@ -20,7 +20,7 @@ import numpy as np
 
 from moonshelf import images
 from moonshelf.errors import UserError
-from moonshelf.evaluation.contract import BOTH, IMAGE, TEXT, Encode, Encoder, Vectors
+from moonshelf.evaluation.contract import BOTH, IMAGE, TEXT, Encode, Encoder, Vectors, asking
 from moonshelf.evaluation.data.views import group_of, readable, sample, shows, views
 from moonshelf.evaluation.encoders.lexical import Bm25, TfIdf
 from moonshelf.evaluation.encoders.served import EndpointBaseline, MtebEncoder
@@ -155,10 +155,10 @@ class Concat:
     @property
     def queries(self) -> Concat | None:
         """The same parts as they encode queries, where one of them does that in another way."""
-        sides = [getattr(part, "queries", None) for part in (self.text, self.image)]
-        if sides == [None, None]:
+        text, image = asking(self.text), asking(self.image)
+        if (text, image) == (self.text, self.image):
             return None
-        other = Concat(sides[0] or self.text, sides[1] or self.image, self.prompt, self.name)
+        other = Concat(text, image, self.prompt, self.name)
         other.part_encode = self.part_encode
         return other
 

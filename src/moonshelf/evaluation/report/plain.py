@@ -127,7 +127,7 @@ def show(report: Report, console: Console) -> None:
     for name in outcome.datasets:
         about = outcome.dataset(name)
         if rows := outcome.of(name, rankings=2):
-            console.print(_grid(name, _lines(outcome, rows, constant=True), left=3))
+            console.print(grid(name, _lines(outcome, rows, constant=True), left=3))
         for task, reason in about.get("not_run", {}).items():
             console.print(f"not run: {escape(f'{task}: {reason}')}", highlight=False)
         console.print(f"[dim]{escape(about.get('note', ''))}[/dim]\n")
@@ -136,7 +136,7 @@ def show(report: Report, console: Console) -> None:
     for one in report.encoders:
         kept = ("-" if (x := one.get(name)) is None else x for name in columns)
         costs.append([one["name"], *(f"{x:.1f}" if isinstance(x, float) else str(x) for x in kept)])
-    console.print(_grid("cost", costs, left=1))
+    console.print(grid("cost", costs, left=1))
     foot = FOOT if report.baseline is None else f"{FOOT} {COMPARED.format(report.baseline)}"
     console.print(f"[dim]{escape(foot)}[/dim]", highlight=False)
     for problem in report.problems[:10]:
@@ -150,11 +150,11 @@ def show(report: Report, console: Console) -> None:
         console.print(f"[red]error: {escape(error)}[/red]", highlight=False)
 
 
-def _grid(title: str, lines: Sequence[Sequence[str]], left: int) -> Table:
+def grid(title: str, lines: Sequence[Sequence[str]], left: int) -> Table:
     """Lines of text as a table of the terminal, the first `left` columns to the left."""
-    grid = Table(title=escape(title), title_justify="left", box=None, header_style="bold", pad_edge=False)
+    found = Table(title=escape(title), title_justify="left", box=None, header_style="bold", pad_edge=False)
     for i, name in enumerate(lines[0]):
-        grid.add_column(escape(name.replace("moonshelf ", "")), justify="left" if i < left else "right")
+        found.add_column(escape(name.replace("moonshelf ", "")), justify="left" if i < left else "right")
     for line in lines[1:]:
-        grid.add_row(*map(escape, line))
-    return grid
+        found.add_row(*map(escape, line))
+    return found

@@ -150,8 +150,8 @@ def _rank(done: Scored) -> None:
     tied = [row if there else [head.corpus] * n for row, there, n in zip(c["tied"], ok, sizes, strict=True)]
     if not all(sizes) or any([len(row) for row in rows] != sizes for rows in (above, tied)):
         raise UserError(f"{file_name(head)} has a query without truth or places: evaluate again")
-    gain, *places = (np.array([x for row in rows for x in row]) for rows in (c["gains"], above, tied))
-    ranks = Ranks(np.repeat(np.arange(len(kept)), sizes), gain.astype(float), *places, head.corpus)
+    gain, higher, equal = (np.array([x for row in rows for x in row]) for rows in (c["gains"], above, tied))
+    ranks = Ranks(np.repeat(np.arange(len(kept)), sizes), gain.astype(float), higher, equal, head.corpus)
     chance: dict[str, float] = {}
     for metric in head.metrics:
         if metric != JUDGED:
