@@ -50,32 +50,15 @@ def render(outcome: Outcome) -> str:
         _, data = outcome.shown.get(key, ("", b""))
         return data_uri(thumbnail(ImageRef(data=data), SIDE)) if data else ""
 
-    changes, report = outcome.changes(), outcome.report
+    report, changes = outcome.report, outcome.changes()
     suite = report.settings.get("suite")
     return page.render(
-        run=outcome,
-        title=f"Evaluation: {suite}" if suite else "Evaluation",
-        rows={name: outcome.of(name) for name in outcome.datasets},
-        tallies=outcome.tallies(),
-        changes=changes,
-        span=_span(changes),
-        costs=charts.cost_charts(outcome),
-        slices=details.sliced(outcome),
-        encoder=details.shown_encoder(outcome),
-        moved=details.moved(outcome),
-        queries=details.worst_queries(outcome),
-        labels=details.wrong_labels(outcome),
-        photos=photo,
-        unmeasured=_reasons(outcome),
-        cost_columns=_cost_columns(outcome),
+        run=outcome, details=details, title=f"Evaluation: {suite}" if suite else "Evaluation",
+        changes=changes, span=_span(changes), costs=charts.cost_charts(outcome), photos=photo,
+        unmeasured=_reasons(outcome), cost_columns=_cost_columns(outcome),
         facts=facts(report.settings, report.versions, report.machine, seconds=report.seconds),
-        problems=report.problems,
-        FEW=details.FEW,
-        MARKS=MARKS,
-        MAX_PROBLEMS=MAX_PROBLEMS,
-        RATIONALE=RATIONALE,
-        SIDE=SIDE,
-    )
+        MARKS=MARKS, MAX_PROBLEMS=MAX_PROBLEMS, RATIONALE=RATIONALE, SIDE=SIDE,
+    )  # fmt: skip
 
 
 def _span(changes: list[Change]) -> float:
