@@ -45,7 +45,7 @@ def main(
         Path | None, typer.Option(help="Drawn campaigns of the validation split, to fit temperatures on.")
     ] = None,
     interest: Interests = "true,shuffled,none",
-    explanations: Annotated[bool, typer.Option(help="Check the reasons, controls and edits.")] = True,
+    explanations: Annotated[bool, typer.Option(help="Check the reasons, and edits.")] = True,
     out: Annotated[Path, typer.Option(help="Folder for record, judgements and report.")] = Path(
         "runs/selectors"
     ),

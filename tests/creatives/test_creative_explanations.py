@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from creative_fakes import assessment, judgement, pair, pairs
 
-from moonshelf import images
 from moonshelf.creatives.evaluation import explanations as reasons
 from moonshelf.creatives.schema import KEYS
 
@@ -82,40 +81,3 @@ def test_claims_are_held_against_both_pictures():
     assert got["claims of the one held against the other"] == 2 / 4
     assert got["claims borne out where the two differ"] == 1 / 2
     assert got["checkable claims an answer"] == 4
-
-
-@pytest.mark.parametrize("control", reasons.CONTROLS)
-def test_controls_show_what_has_no_answer(control):
-    [made] = reasons.control_pairs([pair(0)], control)
-    first, second = (images.load(one.image) for one in (made.a, made.b))
-    assert made.id == "pair 0" and made.label is made.assessment is made.true_rates is None
-    assert made.a.clicks is None and not made.a.facts  # nothing else tells them apart
-    if control == "same image":
-        assert first.tobytes() == second.tobytes()
-    if control == "same image, re-encoded":
-        assert first.size != second.size
-    if control == "blank image":
-        assert second.getextrema() == ((255, 255),) * 3 and first.getextrema() != second.getextrema()
-    if control == "noise for both":
-        assert first.size == second.size and first.tobytes() != second.tobytes()
-    assert reasons.control_pairs([pair(0)], control) == [made]
-
-
-def test_unreadable_pictures_are_no_control():
-    from creative_fakes import creative
-
-    broken = creative("x").model_copy(
-        update={"image": creative("x").image.model_copy(update={"data": b"no"})}
-    )
-    assert reasons.control_pairs([pair(0, a=broken)], "blank image") == []
-    with pytest.raises(ValueError):
-        reasons.control_pairs([pair(0)], "something")
-
-
-def test_figures_of_controls():
-    judged = [judgement("pair 0", 0.5, abstained="blank"), judgement("pair 1", 0.8)]
-    got = found(reasons.control_figures("blank image", pairs(2), judged))
-    assert got == {
-        "blank image: abstains": 0.5,
-        "blank image: distance from one half": pytest.approx(0.15),
-    }

@@ -181,7 +181,7 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="At most so many pairs.")] = None,
     interest: Interests = "true,shuffled,none",
-    explanations: Annotated[bool, typer.Option(help="Check the reasons, and controls.")] = True,
+    explanations: Annotated[bool, typer.Option(help="Check the reasons.")] = True,
     out: Annotated[Path, typer.Option(help="Folder for record, judgements and report.")] = Path(
         "creative-evaluation"
     ),

@@ -108,7 +108,7 @@ def count(campaigns: Sequence[Campaign], rankings: Sequence[Ranking]) -> dict[st
     return {
         "verdicts on decisive pairs that are right": fmean(right) if right else None,
         "best creative picked": fmean(one.top1 for one in scores),
-        "random pick": fmean(1 / one.n for one in scores),
+        "random pick": fmean(1 / len(one.creatives) for one in campaigns),
         "regret of the pick, of a random one's": None if math.isnan(regret) else regret,
     }
 

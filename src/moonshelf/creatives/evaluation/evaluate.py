@@ -16,7 +16,6 @@ from typing import Any
 
 from moonshelf.creatives import selector
 from moonshelf.creatives.backends.base import PairwiseBackend
-from moonshelf.creatives.evaluation import explanations as reasons
 from moonshelf.creatives.evaluation import record
 from moonshelf.creatives.evaluation.figures import (
     Evidence,
@@ -37,7 +36,6 @@ from moonshelf.evaluation import record as common
 from moonshelf.feeds.show import counting
 
 INTERESTS: tuple[Interest, ...] = ("true", "shuffled", "none")
-CHECKED = 48  # pairs of each control; they cost as much as other pairs
 
 
 def evaluate(
@@ -49,7 +47,6 @@ def evaluate(
     campaigns: Sequence[Campaign] | None = None,
     validation: Sequence[Pair] | None = None,
     explanations: bool = True,
-    checked: int = CHECKED,
     seed: int = 0,
     command: str = "",
 ) -> CreativeReport:
@@ -57,9 +54,9 @@ def evaluate(
     `result.json`, `results.csv`, `report.md` and `report.html` into `out`.
 
     `interest` says under which interests: the pair's own (always), another campaign's, none. `campaigns` with
-    more than two creatives are ranked. `explanations` adds controls, on the first `checked` pairs each. Pairs
-    without counts and label are left out, with a note. Raises UserError for inputs that cannot be scored, and
-    where `out` holds another run.
+    more than two creatives are ranked. `explanations` adds figures of the reasons. Pairs without counts and
+    label are left out, with a note. Raises UserError for inputs that cannot be scored, and where `out` holds
+    another run.
     """
     began = time.perf_counter()
     creatives = [one for pair in pairs for one in (pair.a, pair.b)]
@@ -74,7 +71,7 @@ def evaluate(
             "seed": seed,
             "interest": list(conditions),
             "prior": [prior.alpha, prior.beta],
-            "checked": checked if explanations else 0,
+            "explanations": explanations,
             "validation_pairs": len(validation or ()),
             **common.bootstrap_settings(),
         },
@@ -91,9 +88,6 @@ def evaluate(
     record.write_rows(map(record.without_pictures, rankable), out / record.CAMPAIGNS)
 
     asked = {str(one): interest_pairs(scored, one, seed) for one in conditions}
-    if explanations:
-        controls = {one: reasons.control_pairs(scored[:checked], one) for one in reasons.CONTROLS}
-        asked |= {f"control {name}": some for name, some in controls.items()}
     known = [(pair, q) for pair in validation or () if (q := truth_of(pair, prior)) is not None]
     total, done = len(backends) * (sum(map(len, asked.values())) + len(known)), 0
     with counting("pairs judged") as bar:
@@ -144,9 +138,6 @@ def read_evidence(out: Path, backends: Sequence[str], settings: dict[str, Any]) 
                     f"{len(lacking)} judgements of {name} are missing (interest: {condition}): run the "
                     "evaluation again with the same --out, it goes on where it stopped"
                 )
-    for control in reasons.CONTROLS if settings.get("checked") else ():
-        part = f"control {control}"
-        evidence.judged[part] = {name: record.read_judged(out, part, name) for name in backends}
     evidence.campaigns = record.read_rows(out / record.CAMPAIGNS, Campaign)
     for name in backends:
         if rankings := record.read_rows(_rankings(out, name), Ranking):

@@ -4,29 +4,21 @@ Form: share of answers that keep the protocol. Agreement: do the reasons speak f
 them, and do they say the same when the pair is shown in the other order? Truth: answers against the
 construction, and claims about a picture (its words, colours, background …) against what is known of it; the
 same claims held against the *other* picture of the pair are the control, since a claim that fits both says
-nothing. Controls: one picture twice, a blank one, noise in place of both. Nothing here asks a model to grade
-another. Cause, by editing what a reason names, is `research/studies/reason_edits`.
+nothing. Nothing here asks a model to grade another. Cause, by editing what a reason names, is
+`research/studies/reason_edits`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import product
 
 import numpy as np
-from PIL import Image
 
-from moonshelf import images
 from moonshelf.creatives.evaluation.metrics import Figure, Rows
 from moonshelf.creatives.evidence import claims, holds
-from moonshelf.creatives.schema import ASPECTS, KEYS, Assessment, Creative, Judgement, Pair
-from moonshelf.product import ImageRef
-
-CONTROLS = ("same image", "same image, re-encoded", "blank image", "noise for both")
-NOISE_SIDE = 256  # pixels
+from moonshelf.creatives.schema import ASPECTS, KEYS, Assessment, Judgement, Pair
 
 
 def explains(judgements: Sequence[Judgement]) -> bool:
@@ -139,50 +131,3 @@ def claim_figures(pairs: Sequence[Pair], judgements: Sequence[Judgement]) -> lis
                     rows.add(names[2], held, pair.product_id)
         rows.add(names[3], checked, pair.product_id)
     return [rows.figure(name) for name in names] if rows.found[names[0]] else []
-
-
-# ---- controls -------------------------------------------------------------------------------------------
-
-
-def control_pairs(pairs: Sequence[Pair], control: str) -> list[Pair]:
-    """Pairs on which a sound selector has no verdict; without those whose first picture cannot be read."""
-    found = []
-    for pair in pairs:
-        try:
-            picture = images.load(pair.a.image, max_side=1024)
-        except images.ImageError:
-            continue
-        a = b = pair.a.image
-        if control == "same image, re-encoded":
-            b = _jpeg(picture.resize((max(1, picture.width * 95 // 100), max(1, picture.height * 95 // 100))))
-        elif control == "blank image":
-            b = _jpeg(Image.new("RGB", picture.size, (255, 255, 255)))
-        elif control == "noise for both":
-            a, b = (_jpeg(_noise(f"{pair.id} {side}")) for side in "ab")
-        elif control != "same image":
-            raise ValueError(f"there is no control {control!r}")
-        sides = {side: Creative(id=f"{pair.a.id} {side}", image=ref) for side, ref in (("a", a), ("b", b))}
-        nothing = dict.fromkeys(("label", "assessment", "true_rates"))
-        found.append(pair.model_copy(update=sides | nothing))
-    return found
-
-
-def control_figures(control: str, pairs: Sequence[Pair], judgements: Sequence[Judgement]) -> list[Figure]:
-    """Share of a control's pairs without a verdict, and how far the probability is from one half."""
-    rows, quiet, far = Rows(), f"{control}: abstains", f"{control}: distance from one half"
-    for pair, judgement in zip(pairs, judgements, strict=True):
-        rows.add(quiet, bool(judgement.abstained), pair.product_id)
-        rows.add(far, abs(judgement.p - 0.5), pair.product_id)
-    return [rows.figure(quiet), rows.figure(far)]
-
-
-def _jpeg(picture: Image.Image) -> ImageRef:
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=87, subsampling=0)
-    return ImageRef(data=file.getvalue())
-
-
-def _noise(name: str) -> Image.Image:
-    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
-    coarse = np.random.default_rng(seed).integers(0, 256, (NOISE_SIDE // 8, NOISE_SIDE // 8, 3), np.uint8)
-    return Image.fromarray(coarse).resize((NOISE_SIDE, NOISE_SIDE), Image.Resampling.NEAREST)

@@ -42,7 +42,7 @@ class Evidence:
     pairs: list[Pair]
     truth: list[float]  # posterior probability that A is better
     backends: list[str]  # ours first
-    # By what was asked (an interest, or "control …"), backend and pair.
+    # By the interest that was asked under, backend and pair.
     judged: dict[str, dict[str, dict[str, Judgement]]]
     campaigns: list[Campaign] = field(default_factory=list)
     rankings: dict[str, list[Ranking]] = field(default_factory=dict)
@@ -64,7 +64,7 @@ def count(evidence: Evidence, report: CreativeReport) -> None:
         *counting.skill(),
         *counting.paired(),
         *counting.interest(),
-        *counting.explanations(),
+        *(counting.explanations() if report.settings.get("explanations", True) else ()),
         *counting.ranking(),
     ]
     report.differences = counting.differences()
@@ -164,7 +164,7 @@ class _Counting:
         self.parts = {name: self._mask(name) for name in (HEADLINE, SPEAKS)}
         self.parts[ALL] = np.ones(len(self.pairs), bool)
         # Interests that were asked, and the rows that every backend judged under all of them.
-        judged = {name: by for name, by in evidence.judged.items() if not name.startswith("control")}
+        judged = evidence.judged
         self.interests = [name for name, by in judged.items() if all(by.values())]
         self.tested = [
             i for i, pair in enumerate(self.pairs)
@@ -249,21 +249,15 @@ class _Counting:
         return found
 
     def explanations(self) -> list[Figure]:
-        """What the reasons are worth, and what is said of pairs without an answer."""
-        found, judged = list[Figure](), self.evidence.judged
+        """What the reasons are worth."""
+        found = list[Figure]()
         for name in self.evidence.backends:
-            judgements = [judged["true"][name][pair.id] for pair in self.pairs]
+            judgements = [self.evidence.judged["true"][name][pair.id] for pair in self.pairs]
             agreed = reasons.agreement_figures(self.pairs, judgements)
             found += _of("explanations", "form and agreement", name, agreed)
             for figure, chance in reasons.question_figures(self.pairs, judgements):
                 found += _of("questions", figure.name, name, [replace(figure, chance=chance)])
             found += _of("explanations", "claims", name, reasons.claim_figures(self.pairs, judgements))
-            for control in reasons.CONTROLS:
-                kept = judged.get(f"control {control}", {}).get(name, {})
-                pairs = [pair for pair in self.pairs if pair.id in kept]
-                if pairs:
-                    figures = reasons.control_figures(control, pairs, [kept[pair.id] for pair in pairs])
-                    found += _of("controls", control, name, figures)
         return found
 
     def ranking(self) -> list[Figure]:
@@ -305,23 +299,14 @@ class RankingScore:
     rate is their mean. A statistic that is not defined (all equal, a single creative) is None.
     """
 
-    n: int
     kendall: float | None  # tau-b
     spearman: float | None
     top1: float  # 1 if the pick has the best rate
     picked_rate: float
     best_rate: float
     uniform_rate: float  # mean: what a random pick gives
-
-    @property
-    def regret(self) -> float:
-        """Best-of-n regret, (best - picked) / best; 0 where all rates are 0."""
-        return (self.best_rate - self.picked_rate) / self.best_rate if self.best_rate else 0.0
-
-    @property
-    def uniform_regret(self) -> float:
-        """The same of a random pick."""
-        return (self.best_rate - self.uniform_rate) / self.best_rate if self.best_rate else 0.0
+    regret: float  # best-of-n: (best - picked) / best, 0 where all rates are 0
+    uniform_regret: float  # of a random pick
 
 
 def score_ranking(strengths: Mapping[str, float], rates: Mapping[str, float]) -> RankingScore:
@@ -330,21 +315,18 @@ def score_ranking(strengths: Mapping[str, float], rates: Mapping[str, float]) ->
     missing = [name for name in names if name not in rates]
     if missing or not names:
         raise ValueError(f"no rate of {missing[0]}" if missing else "no creatives")
-    strength = np.array([strengths[name] for name in names], np.float64)
-    rate = np.array([rates[name] for name in names], np.float64)
+    strength, rate = (np.array([one[name] for name in names], np.float64) for one in (strengths, rates))
     if not (np.isfinite(strength).all() and np.isfinite(rate).all()):
         raise ValueError("a strength or a rate is not a number")
-    first = strength == strength.max()
+    first, best = strength == strength.max(), float(rate.max())
     constant = len(names) < 2 or np.ptp(strength) == 0 or np.ptp(rate) == 0
+    picked, uniform = float(rate[first].mean()), float(rate.mean())
     return RankingScore(
-        n=len(names),
-        kendall=None if constant else float(stats.kendalltau(strength, rate).statistic),
-        spearman=None if constant else float(stats.spearmanr(strength, rate).statistic),
-        top1=float((rate[first] == rate.max()).mean()),
-        picked_rate=float(rate[first].mean()),
-        best_rate=float(rate.max()),
-        uniform_rate=float(rate.mean()),
-    )
+        None if constant else float(stats.kendalltau(strength, rate).statistic),
+        None if constant else float(stats.spearmanr(strength, rate).statistic),
+        float((rate[first] == best).mean()), picked, best, uniform,
+        *((best - one) / best if best else 0.0 for one in (picked, uniform)),
+    )  # fmt: skip
 
 
 def normalised_regret(scores: Sequence[RankingScore]) -> float:
@@ -378,7 +360,10 @@ def _ranked(both: Sequence[tuple[Campaign, Ranking]]) -> list[Figure]:
         return np.array([float(w @ picked) / base - 1 if base else np.nan])
 
     gained, _ = significance.resample(lift, len(picked), products)
-    top, regret = (np.mean([1 / s.n for s in scores]), np.mean([s.uniform_regret for s in scores]))
+    top, regret = (
+        np.mean([1 / len(one.creatives) for one, _ in both]),
+        np.mean([s.uniform_regret for s in scores]),
+    )
     return [
         rows.figure("Kendall tau-b"),
         rows.figure("Spearman"),

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from statistics import NormalDist
 from typing import Any
@@ -38,6 +38,7 @@ Mask = NDArray[np.bool_]
 BINS = 10
 LEAST = 10  # pairs in a bin, where there are as many
 COVERAGES = (0.5, 0.7, 0.9)
+SUREST = ("AURC", *(f"accuracy@{c:.0%}" for c in COVERAGES))  # of the surest pairs
 CLIP = 1e-6  # probabilities are kept this far from 0 and 1, or one sure mistake would cost infinity
 SIGNS = 200  # random signs behind the floor of the calibration error
 
@@ -101,7 +102,7 @@ class Cases:
 class Figure:
     """One figure of one backend; `group` and `part` say of what: skill on decisive pairs, a question …"""
 
-    group: str = ""  # skill, paired, interest, slices, explanations, questions, controls, ranking
+    group: str = ""  # skill, paired, interest, slices, explanations, questions, ranking
     part: str = ""
     backend: str = ""
     name: str
@@ -119,9 +120,12 @@ def figures(cases: Cases, *, seed: int = 0) -> list[Figure]:
     """Every figure of a selector, each with its interval; [] for no pair."""
     if not len(cases):
         return []
-    settled, means, floor = cases.settled, _means(cases), ece_floor(cases)
+    settled, means = cases.settled, _means(cases)
     gap, bins = _gaps(cases)
     group, wrong = _equally_sure(cases.take(settled))
+    # What the best selector reaches: it is surest where the posterior is.
+    best = np.unique(-cases.knowable[settled], return_inverse=True)[1], 1 - cases.knowable[settled]
+    reached = _surest(*best, np.ones(len(wrong))) if len(wrong) else [None] * len(SUREST)
 
     def statistic(weights: Floats | None) -> Floats:
         w = np.ones(len(cases)) if weights is None else weights
@@ -130,8 +134,8 @@ def figures(cases: Cases, *, seed: int = 0) -> list[Figure]:
         return np.array([*found, error / w.sum(), *_surest(group, wrong, w[settled])])
 
     counted = {name: (int(mask.sum()), bound) for name, (_, mask, bound) in means.items()}
-    counted["ECE"] = len(cases), floor
-    counted |= {name: (int(settled.sum()), bound) for name, bound in _surest_bounds(cases).items()}
+    counted["ECE"] = len(cases), ece_floor(cases)
+    counted |= {name: (len(wrong), bound) for name, bound in zip(SUREST, reached, strict=True)}
     drawn, _ = significance.resample(statistic, len(cases), cases.clusters, seed=seed)
     return [
         from_interval(name, replace(one, n=n), bound)
@@ -298,25 +302,14 @@ def _curve(group: NDArray[np.intp], wrong: Floats, weights: Floats) -> tuple[Flo
 
 
 def _surest(group: NDArray[np.intp], wrong: Floats, weights: Floats) -> list[float]:
-    """AURC, then accuracy at `COVERAGES`; NaN without rows. Weights are whole numbers."""
+    """The figures of `SUREST`; NaN without rows. Weights are whole numbers."""
     kept, mistakes = _curve(group, wrong, weights)
     total = round(kept[-1])
     if not total:
-        return [math.nan] * (1 + len(COVERAGES))
-    at = np.arange(1, total + 1)
-    risk = np.interp(at, kept, mistakes) / at
-    return [float(risk.mean()), *(1 - float(risk[_kept(total, c) - 1]) for c in COVERAGES)]
-
-
-def _surest_bounds(cases: Cases) -> Mapping[str, float | None]:
-    """What the best selector reaches: it is surest where the posterior is."""
-    order = np.sort(cases.knowable[cases.settled])[::-1]
-    if not len(order):
-        return dict.fromkeys(["AURC", *(f"accuracy@{c:.0%}" for c in COVERAGES)])
-    risk = float(np.mean(1 - np.cumsum(order) / np.arange(1, len(order) + 1)))
-    return {"AURC": risk} | {
-        f"accuracy@{c:.0%}": float(order[: _kept(len(order), c)].mean()) for c in COVERAGES
-    }
+        return [math.nan] * len(SUREST)
+    risk = np.interp(np.arange(1, total + 1), kept, mistakes) / np.arange(1, total + 1)
+    ends = [max(1, math.ceil(round(c * total, 9))) for c in COVERAGES]
+    return [float(risk.mean()), *(1 - float(risk[end - 1]) for end in ends)]
 
 
 # ---- two selectors --------------------------------------------------------------------------------------
@@ -403,10 +396,6 @@ def _right(p: Floats, truth: Floats) -> Floats:
 def _share(p: Floats) -> Floats:
     """1 where A is favoured, 0 where B is, ½ for neither."""
     return (np.sign(p - 0.5) + 1) / 2
-
-
-def _kept(rows: int, coverage: float) -> int:
-    return max(1, math.ceil(round(coverage * rows, 9)))
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -23,12 +23,13 @@ from rich.text import Text
 from moonshelf.creatives.evaluation import charts as plots
 from moonshelf.creatives.evaluation.figures import ALL, HEADLINE, Evidence, rates_of
 from moonshelf.creatives.evaluation.metrics import COVERAGES, Figure, Gap
-from moonshelf.creatives.evaluation.record import PICTURES, CreativeReport, picture_name
+from moonshelf.creatives.evaluation.record import CreativeReport, content_name
 from moonshelf.creatives.known import ORACLE, assess, drawn
 from moonshelf.creatives.labels import posterior, stratum
 from moonshelf.creatives.ranking import Comparison, Ranking
 from moonshelf.creatives.schema import ASPECTS, QUESTIONS, Campaign, Creative, Judgement, Pair, Side
 from moonshelf.creatives.show import table
+from moonshelf.evaluation.record import read_shown, write_shown
 from moonshelf.evaluation.report.charts import Chart
 from moonshelf.evaluation.report.page import data_uri, facts, percent, template, thumbnail, write_texts
 from moonshelf.plaintext import csv_field, escaped
@@ -71,7 +72,6 @@ GROUPS = {
     "slices": "Slices",
     "explanations": "Reasons",
     "questions": "Answers against the truth",
-    "controls": "Controls",
     "ranking": "Ranking of campaigns",
 }
 ASKS = {question.key: question.asks for question in QUESTIONS}
@@ -112,17 +112,17 @@ def write_pages(out: Path, report: CreativeReport, evidence: Evidence) -> None:
 
 
 def keep_pictures(out: Path, evidence: Evidence, pairs: Sequence[Pair]) -> None:
-    """Write the pictures of the page small into `out/pictures`; one that cannot be read is left out.
+    """Write the pictures of the page small into `out`; one that cannot be read is left out.
 
     `pairs` are those of the evidence with images.
     """
-    by_id, folder = {pair.id: pair for pair in pairs}, out / PICTURES
-    folder.mkdir(parents=True, exist_ok=True)
-    for pair in (by_id[pair.id] for pair, _, _ in chosen(evidence)):
-        for creative in (pair.a, pair.b):
-            path = folder / picture_name(creative)
-            if not path.exists() and (data := thumbnail(creative.image, SIDE)):
-                path.write_bytes(data)
+    by_id = {pair.id: pair for pair in pairs}
+    shown = {
+        ("", content_name(creative.image)): ("", thumbnail(creative.image, SIDE))
+        for pair, _, _ in chosen(evidence)
+        for creative in (by_id[pair.id].a, by_id[pair.id].b)
+    }
+    write_shown(shown, out)
 
 
 def write_demo_report(
@@ -297,11 +297,11 @@ def outcome(judgement: Judgement, truth: float | None) -> str:
 
 def from_folder(out: Path) -> Pictures:
     """Pictures as `keep_pictures` left them, decoded again: a folder may have been changed since."""
+    kept = {name: picture for (_, name), (_, picture) in read_shown(out).items()}
 
     def picture(creative: Creative) -> str:
-        name = Path(creative.image.path or "").name  # a record may be edited too: never another folder
-        path = out / PICTURES / name
-        return data_uri(thumbnail(ImageRef(path=str(path)), SIDE)) if name and path.is_file() else ""
+        data = kept.get(creative.image.path or "")
+        return data_uri(thumbnail(ImageRef(data=data), SIDE)) if data else ""
 
     return picture
 

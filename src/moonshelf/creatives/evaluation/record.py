@@ -2,9 +2,9 @@
 
 `pairs.jsonl` and `campaigns.jsonl` hold the data without the pictures (counts, words, truth), `judgements/`
 one JSON Lines file a backend and set of pairs (the first line says whose), `rankings/` one a backend,
-`pictures/` the small ones that the report shows, `result.json` every figure. Lines are appended while a
-backend judges, so an interrupted run goes on where it stopped; a folder that belongs to other pairs, another
-seed or another temperature is refused, never mixed.
+`pictures.parquet` the small ones that the report shows, `result.json` every figure. Lines are appended while
+a backend judges, so an interrupted run goes on where it stopped; a folder that belongs to other pairs,
+another seed or another temperature is refused, never mixed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from moonshelf.product import ImageRef
 
 FORMAT = 1
 PAIRS, CAMPAIGNS = "pairs.jsonl", "campaigns.jsonl"
-JUDGEMENTS, RANKINGS, PICTURES = "judgements", "rankings", "pictures"
+JUDGEMENTS, RANKINGS = "judgements", "rankings"
 PART = 64  # pairs that are judged before they are written
 M = TypeVar("M", bound=BaseModel)
 
@@ -96,28 +96,22 @@ def fingerprint(rows: Sequence[Pair | Campaign]) -> str:
     digest = hashlib.sha256()
     for row in rows:
         sides = row.creatives if isinstance(row, Campaign) else (row.a, row.b)
-        pictures = [one.sha256 or _content_name(one.image) for one in sides]
+        pictures = [one.sha256 or content_name(one.image) for one in sides]
         seen = [row.id, row.title, list(row.interest), *pictures, *(one.text for one in sides)]
         digest.update(json.dumps(seen, ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()[:16]
 
 
-def _content_name(ref: ImageRef) -> str:
+def content_name(ref: ImageRef) -> str:
     """A name that follows from the bytes of a picture, where they are at hand, else from where they lie."""
     return hashlib.sha256(ref.data if ref.data is not None else ref.name.encode()).hexdigest()
 
 
-def picture_name(creative: Creative) -> str:
-    """File in `pictures/` of a creative."""
-    return f"{_content_name(creative.image)[:24]}.jpg"
-
-
 def without_pictures(row: Pair | Campaign) -> Pair | Campaign:
-    """The row with its pictures named as they are kept in `pictures/`, so that no image bytes are saved."""
+    """The row with its pictures named by their content, so that no image bytes are saved."""
 
     def bare(creative: Creative) -> Creative:
-        ref = ImageRef(path=f"{PICTURES}/{picture_name(creative)}")
-        return creative.model_copy(update={"image": ref})
+        return creative.model_copy(update={"image": ImageRef(path=content_name(creative.image))})
 
     if isinstance(row, Campaign):
         return row.model_copy(update={"creatives": tuple(map(bare, row.creatives))})
