@@ -43,7 +43,7 @@ from moonshelf.product import Product
 from moonshelf.training.sources.click_log import read_queries
 
 METRICS = ("nDCG@10", "MRR", "recall@10", "recall@100", JUDGED)
-DEPTH, BATCH = 100, 64
+DEPTH = 100
 FEW = 20  # queries; with fewer nothing is tuned unless it is asked for
 PATIENCE = 3600.0  # seconds that a reranker may take for a query: here it is judged by its order
 MODES = {"bm25": "text", "vector": "vector", "fused": "hybrid", "tuned": "hybrid", "reranked": "hybrid"}
@@ -119,13 +119,12 @@ def evaluate_search(
             raise UserError(f"{place} has no full-text index yet: run `moonshelf index {place}` first.")
     ids = dict.fromkeys(id for shelf in shelves.values() for id in shelf.store.scan(["id"])["id"].to_pylist())
     asked = read_queries(queries) if queries is not None else None
-    if judgements is not None:
-        source, files = judgements, [judgements]
-        more: dict[str, Any] = {"columns": columns, "asked": asked, "relevant_from": relevant_from}
-        judged = read_judgements(judgements, ids, **more)
+    files = [judgements] if judgements is not None else list(clicks)
+    source = files[0]
+    if judgements is None:
+        judged = read_clicks(files, ids, asked)
     else:
-        source, files = clicks[0], list(clicks)
-        judged = read_clicks(clicks, ids, asked)
+        judged = read_judgements(source, ids, columns=columns, asked=asked, relevant_from=relevant_from)
     texts = sample(list(judged.grades), limit)
     grades = [judged.grades[text] for text in texts]
     if not ways and len(texts) < FEW:
@@ -145,7 +144,8 @@ def evaluate_search(
     vectors: dict[Path, np.ndarray] = {}
     for place in {way.folder: None for way in chosen if way.kind != "bm25"}:
         say(f"{place}: encoding {len(texts):,} queries")
-        vectors[place] = _encode(shelves[place], texts, reason)
+        products = [Product(id=str(i), title=text) for i, text in enumerate(texts)]
+        vectors[place] = asking(shelves[place].model).encode(products, reason=reason).vectors
     scored: list[Scored | Result] = []
     for way in chosen:
         began, shelf = time.perf_counter(), shelves[way.folder]
@@ -175,14 +175,6 @@ def evaluate_search(
         record.save(report, out)
         _illustrate(out, source.stem, shelves.values())
     return report
-
-
-def _encode(shelf: Catalogue, texts: Sequence[str], reason: str) -> np.ndarray:
-    """(queries, dim) float32."""
-    asked = [Product(id=str(i), title=text) for i, text in enumerate(texts)]
-    model = asking(shelf.model)
-    parts = [model.encode(asked[i : i + BATCH], reason=reason).vectors for i in range(0, len(asked), BATCH)]
-    return np.concatenate(parts).astype(np.float32)
 
 
 def _search(

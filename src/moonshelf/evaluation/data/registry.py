@@ -20,6 +20,7 @@ from moonshelf.evaluation.data.dataset import Dataset
 from moonshelf.evaluation.data.own_feed import own_feed
 from moonshelf.evaluation.data.validation import fashion, flipkart, grocery, luma, sample_shop
 from moonshelf.evaluation.report.plain import grid
+from moonshelf.model.encoders.stock import need
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -95,10 +96,9 @@ def fetcher_if(download: bool) -> Any:
     """What fetches pictures from public web addresses, or None."""
     if not download:
         return None
-    try:
-        from moonshelf.remote import RemoteFetcher
-    except ImportError as error:
-        raise UserError(f"fetching pictures needs {error.name}: install moonshelf[remote]") from None
+    need("--download", "httpcore2", package="moonshelf[remote]")
+    from moonshelf.remote import RemoteFetcher
+
     return RemoteFetcher()
 
 
