@@ -322,6 +322,15 @@ def test_what_a_thing_is_made_of_is_no_candidate(tmp_path: Path, model: MoonMode
         assert set(chooser.ids) - set(ids) == out, title
 
 
+def test_of_equal_names_the_plainest(tmp_path: Path, model: MoonModel) -> None:
+    (tmp_path / "list").write_text("1\tClothing > Baby Tops > Shirts\n2\tClothing > Tops > Shirts\n")
+    chooser = Categoriser(model, Taxonomy.read(tmp_path / "list"))
+    for title, best in (("Blue shirt", "2"), ("Shirts, tops", "2"), ("Baby shirt", "")):
+        [(ids, seen)] = chooser.evidence([Product(id="1", title=title)])
+        of = dict(zip(ids, seen[:, 1], strict=True))
+        assert {id for id in of if of[id] == max(of.values())} == ({best} if best else {"1", "2"}), title
+
+
 def test_another_language_is_found_by_its_words(tmp_path: Path, model: MoonModel) -> None:
     english, german = (Taxonomy.read(shopify(tmp_path / "t")), Taxonomy.read(tmp_path / "t", "de"))
     chooser = Categoriser(model, english, also=[german], k=4)
