@@ -10,7 +10,6 @@ import typer
 from moonshelf.cli.console import print_json, wide
 from moonshelf.cli.options import Currency, Encoding, Json, MapColumns, reading
 from moonshelf.errors import EXIT_PARTIAL, UserError
-from moonshelf.files import write_json
 
 Page = Annotated[Path | None, typer.Option(help="Markdown page whose marked place gets the tables too.")]
 
@@ -79,6 +78,7 @@ def evaluate(
     from moonshelf.evaluation import record, runner
     from moonshelf.evaluation.report.plain import show
     from moonshelf.evaluation.statistics import scoring
+    from moonshelf.files import write_json
 
     loaded = None
     judged = judgements is not None or bool(clicks)

@@ -24,13 +24,7 @@ from moonshelf.evaluation.statistics.significance import Interval, bootstrap
 
 SHOWN = 8  # values of an attribute
 FEW = 30  # rows; below, an interval says little and the page says so
-BINS = (
-    (0, "no words"),
-    (3, "1 to 3 words"),
-    (6, "4 to 6 words"),
-    (10, "7 to 10 words"),
-    (None, "11 words or more"),
-)
+BINS = {0: "no words", 3: "1 to 3 words", 6: "4 to 6 words", 10: "7 to 10 words", 10**6: "11 words or more"}
 LENGTH, OTHERS = "words shown", "all others"
 METHODS = ("ranking", "zero-shot classification", "rationale")  # one row of each is taken apart
 
@@ -75,7 +69,7 @@ def _values(outcome: Outcome, dataset: str) -> dict[str, dict[str, str]]:
             words[id] = max(words.get(id, 0), len(text.split()))
         if one.head.kind == "labels":
             truth[one.head.task].update(zip(one.columns["id"], one.columns["truth"], strict=True))
-    bins = {id: next(name for most, name in BINS if most is None or n <= most) for id, n in words.items()}
+    bins = {id: next(name for most, name in BINS.items() if n <= most) for id, n in words.items()}
     return {LENGTH: bins, **truth}
 
 
@@ -84,7 +78,7 @@ def _slices(outcome: Outcome, row: Row, values: Mapping[str, str]) -> list[Slice
     if not kept:
         return []
     counts = Counter(values[id] for id in next(iter(kept.values())).columns["id"] if id in values)
-    place = {name: i for i, (_, name) in enumerate(BINS)}  # bins keep their order, others go by their number
+    place = {name: most for most, name in BINS.items()}  # bins keep their order, others go by their number
     ranked = sorted(counts, key=lambda value: (place.get(value, -1), -counts[value], value))
     label = {id: value if value in ranked[:SHOWN] else OTHERS for id, value in values.items()}
     found = []
