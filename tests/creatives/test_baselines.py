@@ -167,14 +167,14 @@ def test_a_clip_folder_is_a_scorer_of_image_and_words(clip_folder):
         *asks_of([pair(), pair(title="", interest=())]),
         PairInput("x", "red", (), creative(1), BROKEN, ("K", "M")),
     ]
-    scores = backend.scores(asks)
+    scores = backend.scale * backend.scores(asks)
     clip = Clip(clip_folder, "clip")
     image = clip.embed_pictures([decode(picture(1))])[0]
     text = clip.embed_texts(["red running shoe, shoe"])[0]
     wanted = float(clip.model.logit_scale.exp()) * image @ text / np.linalg.norm(image) / np.linalg.norm(text)
     assert scores[0, 0] == pytest.approx(wanted, rel=1e-3)
     assert scores[1].tolist() == [0, 0] and math.isnan(scores[2, 1])
-    assert backend.scores(asks)[0, 0] == scores[0, 0]
+    assert backend.scale * backend.scores(asks)[0, 0] == scores[0, 0]
 
 
 def test_a_folder_of_pickles_is_refused(tmp_path, clip_folder):

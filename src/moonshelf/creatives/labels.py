@@ -4,8 +4,6 @@ Each rate has a Beta prior, which its counts turn into a Beta posterior; P(rate 
 over the two, taken by quadrature, stable from no click at all to 10⁷ impressions and beyond. The prior is
 fitted by moments on a campaign or a data set, and is Jeffreys' where there is nothing to fit on. The bounds
 of the strata are ours: a pair is decisive from 0.95 in either direction, weak from 0.75, else a toss-up.
-The label ceiling says how often a selector that knew the true rates would agree with the observed winner,
-so that no score is read as if the labels were certain.
 
 Every pair of creatives of a campaign either comes out or is counted under the first reason that held it
 back, so that a data set's size explains itself. The defaults are Creative4U's filter: more than 1,000
@@ -18,17 +16,17 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from scipy.special import betainc, betaincc, betaincinv, ndtr
 
 from moonshelf import images
-from moonshelf.creatives.schema import Campaign, Creative, Pair, Side, Stratum
+from moonshelf.creatives.schema import Campaign, Creative, Pair, Stratum
 
 STRATA: tuple[Stratum, ...] = ("decisive", "weak", "toss-up")
 DECISIVE, WEAK = 0.95, 0.75
@@ -137,53 +135,10 @@ def gap(a: Creative, b: Creative) -> float | None:
     return high / low - 1 if low else (math.inf if high else 0.0)
 
 
-def observed_winner(pair: Pair) -> Side | None:
-    """The side with the higher observed rate, or the annotator's where there are no counts; None if equal."""
-    if pair.a.rate is None or pair.b.rate is None:
-        return cast("Side | None", pair.label if pair.label in ("A", "B") else None)
-    return None if pair.a.rate == pair.b.rate else "A" if pair.a.rate > pair.b.rate else "B"
-
-
-@dataclass(frozen=True)
-class Ceiling:
-    """How far the labels of some pairs can be trusted; None where there is nothing to say it by.
-
-    `expected` is the mean of max(p, 1 − p) over the posterior p. `true_order` is how often the order of the
-    true rates is that of the observed ones, over the pairs that have both and differ in both: only a
-    simulation has it.
-    """
-
-    pairs: int
-    expected: float | None
-    true_order: float | None
-
-
-def label_ceiling(pairs: Sequence[Pair], prior: Prior = JEFFREYS) -> dict[str, Ceiling]:
-    """Best accuracy that any selector can expect on the observed winner: of `all` pairs and by stratum.
-
-    Pairs without counts are left out. A stratum without pairs is there, with None.
-    """
-    found = {}
-    known = [(pair, p) for pair in pairs if (p := posterior(pair, prior)) is not None]
-    for name in ("all", *STRATA):
-        rows = [(pair, p) for pair, p in known if name in ("all", stratum(p))]
-        true = [
-            (pair.true_rates[0] > pair.true_rates[1]) == (winner == "A")
-            for pair, _ in rows
-            if pair.true_rates and len(set(pair.true_rates)) > 1 and (winner := observed_winner(pair))
-        ]
-        found[name] = Ceiling(len(rows), _mean([max(p, 1 - p) for _, p in rows]), _mean(true))
-    return found
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
 # ---- pairs -------------------------------------------------------------------------------------------
 
 # Keyword arguments of `build_pairs`. JD's CAIG keeps pairs that hardly differ, so that even the true order
-# of the rates explains little of its labels: see `label_ceiling`.
+# of the rates explains little of its labels.
 PRESETS: dict[str, dict[str, Any]] = {
     "creative4u": {"min_impressions": 1000, "min_gap": 0.6},
     "caig": {"min_impressions": 1000, "min_gap": 0.05, "max_gap": 0.2},

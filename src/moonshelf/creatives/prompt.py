@@ -27,9 +27,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moonshelf.creatives.schema import ASPECTS, KEYS, QUESTIONS, VERDICT, Answer, AspectAnswer, Assessment
 from moonshelf.prompts import MAX_PIXELS, clean_text
@@ -49,14 +49,6 @@ INSTRUCTION = (
 )
 
 
-def _described(first: bool) -> bool:
-    if not first:
-        raise ValueError(
-            "selectors that reason about both images in one go are not read any more: train one anew"
-        )
-    return first
-
-
 Label = Annotated[str, Field(min_length=1, max_length=20)]
 
 
@@ -73,7 +65,7 @@ class CreativePrompt(BaseModel):
     # the starter's answers stayed evenly spread over all four (docs/experiments.md).
     fixed_labels: bool = False
     # Each image is described alone, and the pair compared by those words (`describe`); there is no other way.
-    describe_first: Annotated[bool, AfterValidator(_described)] = True
+    describe_first: Literal[True] = True
     overlays: bool = False  # words on each image, where they are known, stand after it
     max_title_chars: int = Field(default=160, ge=0, le=100_000)
     max_interests: int = Field(default=4, ge=0, le=1_000)

@@ -27,6 +27,7 @@ import choix
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_validator
+from scipy.special import softmax
 
 from moonshelf.creatives import selector
 from moonshelf.creatives.backends.base import PairwiseBackend
@@ -322,9 +323,8 @@ def _bootstrap(found: Sequence[tuple[int, int, Judgement]], n: int, seed: int, s
 
 
 def _p_best(strengths: Floats) -> Floats:
-    """Softmax over the last axis: the probability of the first place under Luce's axiom."""
-    odds = np.exp(strengths - strengths.max(-1, keepdims=True))
-    return np.asarray(odds / odds.sum(-1, keepdims=True))
+    """The probability of the first place under Luce's axiom, over the last axis."""
+    return np.asarray(softmax(strengths, axis=-1))
 
 
 def _ranking(

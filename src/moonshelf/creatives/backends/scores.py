@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.ndimage import convolve1d
+from scipy.special import expit
 
 from moonshelf import images
 from moonshelf.creatives.backends.base import PairInput, PairPrediction, PairwiseBackend
@@ -78,7 +80,7 @@ class ScoreBackend(PairwiseBackend):
 
     def predict(self, inputs: Sequence[PairInput]) -> list[PairPrediction]:
         gaps = self.scale * self.scores(inputs) @ (1.0, -1.0)
-        return [PairPrediction(None if math.isnan(gap) else _sigmoid(gap)) for gap in gaps]
+        return [PairPrediction(None if math.isnan(gap) else float(expit(gap))) for gap in gaps]
 
 
 def _of_bytes(ref: ImageRef, function: Callable[[bytes], float]) -> float:
@@ -129,33 +131,43 @@ def text_share_of(data: bytes) -> float:
     return text_share(images.decode(data, max_side=2 * TEXT_SIDE))
 
 
+Encode = Callable[[list[Any]], list[np.ndarray | None]]  # unit vectors of pictures and texts; None for none
+
+
+def _cosines(name: str, encode: Encode, asked: Callable[[PairInput], str], scale: float) -> ScoreBackend:
+    """Cosine of each image and the words `asked` of its pair."""
+    known = Remembered(encode)
+
+    def score(rows: Sequence[Scored]) -> Iterator[float]:
+        pictures = known([creative.image for creative, _ in rows])
+        for picture, words in zip(pictures, known([asked(one) for _, one in rows]), strict=True):
+            if picture is None:
+                yield math.nan
+            else:  # without words there is nothing to be like: both images score 0
+                yield 0.0 if words is None else float(picture @ words)
+
+    return ScoreBackend(name, score, scale)
+
+
 def similarity(model: MoonModel, words: str = "title") -> ScoreBackend:
     """Cosine of our direct vectors of image and words: the title, or the queries (else the title)."""
 
-    def encode(things: list[ImageRef | str]) -> np.ndarray:
-        """(n, dim) unit vectors; rows of NaN for a picture that cannot be read and for no words."""
-        vectors = np.full((len(things), int(model.config.dim)), np.nan, np.float32)
-        told = [i for i, thing in enumerate(things) if thing]
-        shown = [
-            {"title": thing} if isinstance(thing, str) else {"images": (thing,)} for thing in things if thing
+    def encode(things: list[ImageRef | str]) -> list[np.ndarray | None]:
+        products = [
+            Product(id=str(i), **({"title": thing} if isinstance(thing, str) else {"images": (thing,)}))
+            for i, thing in enumerate(things)
+            if thing
         ]
-        if told:
-            products = [Product(id=str(i), **one) for i, one in zip(told, shown, strict=True)]
-            out = model.encode(products, reason="off", on_error="report")
-            vectors[np.asarray(told)[out.row_index]] = out.vectors
-        return vectors
+        if not products:
+            return [None] * len(things)
+        out = model.encode(products, reason="off", on_error="report")
+        found = {products[row].id: one for row, one in zip(out.row_index, out.vectors, strict=True)}
+        return [found.get(str(i)) for i in range(len(things))]
 
     def asked(one: PairInput) -> str:
         return "; ".join(one.interest) or one.title if words == "interest" else one.title
 
-    def score(rows: Sequence[Scored]) -> list[float]:
-        pictures = known([creative.image for creative, _ in rows])
-        others = known([asked(one) for _, one in rows])
-        # Without words there is nothing to be like: both images score 0.
-        return [float(one @ np.nan_to_num(other)) for one, other in zip(pictures, others, strict=True)]
-
-    known = Remembered(encode)
-    return ScoreBackend(words, score, 20.0)
+    return _cosines(words, encode, asked, 20.0)
 
 
 def clip_score(folder: str | Path) -> ScoreBackend:
@@ -172,33 +184,21 @@ def clip_score(folder: str | Path) -> ScoreBackend:
     name = f"clip:{place.name}"
     clip = Clip(place, name)
     slope = getattr(clip.model, "logit_scale", None)
-    factor = float(slope.detach().float().exp()) if slope is not None else 100.0
+    scale = float(slope.detach().float().exp()) if slope is not None else 100.0
 
-    def embed(refs: list[ImageRef]) -> list[np.ndarray | None]:
-        pictures: dict[ImageRef, Any] = {}
-        for ref in refs:
-            try:
-                pictures[ref] = images.load(ref, max_side=clip.max_side)
-            except images.ImageError:
-                continue
-        vectors: Any = unit(clip.embed_pictures(list(pictures.values()))) if pictures else ()
-        found = dict(zip(pictures, vectors, strict=True))
-        return [found.get(ref) for ref in refs]
+    def encode(things: list[ImageRef | str]) -> list[np.ndarray | None]:
+        found: dict[ImageRef | str, Any] = {}
+        for start in range(0, len(things), CLIP_BATCH):
+            part, pictures = things[start : start + CLIP_BATCH], dict[ImageRef | str, Any]()
+            for ref in part:
+                with suppress(images.ImageError):
+                    if isinstance(ref, ImageRef):
+                        pictures[ref] = images.load(ref, max_side=clip.max_side)
+            if pictures:
+                vectors = unit(clip.embed_pictures(list(pictures.values())))
+                found |= zip(pictures, vectors, strict=True)
+            if texts := [text for text in part if isinstance(text, str) and text]:
+                found |= zip(texts, unit(clip.embed_texts(texts)), strict=True)
+        return [found.get(thing) for thing in things]
 
-    def score(rows: Sequence[Scored]) -> list[float]:
-        found: list[float] = []
-        for start in range(0, len(rows), CLIP_BATCH):
-            part = rows[start : start + CLIP_BATCH]
-            seen = known([creative.image for creative, _ in part])
-            texts = [", ".join(filter(None, (one.title, *one.interest))) for _, one in part]
-            for picture, text, word in zip(seen, texts, unit(clip.embed_texts(texts)), strict=True):
-                cosine = math.nan if picture is None else float(picture @ word)
-                found.append(factor * cosine if text or picture is None else 0.0)
-        return found
-
-    known = Remembered(embed)
-    return ScoreBackend(name, score)
-
-
-def _sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+    return _cosines(name, encode, lambda one: ", ".join(filter(None, (one.title, *one.interest))), scale)

@@ -21,7 +21,6 @@ from moonshelf.creatives.evaluation.figures import (
     Evidence,
     Interest,
     count,
-    label_notes,
     rates_of,
     shuffled_interest,
     truth_of,
@@ -80,7 +79,6 @@ def evaluate(
     )
     if command:
         report.settings["command"] = command
-    report.notes = [f"Labels, {text}." for text in label_notes(scored, prior)]
     for left, what in ((len(pairs) - len(scored), "pairs"), (len(ranked) - len(rankable), "campaigns")):
         if left:
             report.notes.append(f"{left} {what} without counts were left out.")

@@ -23,7 +23,7 @@ from moonshelf.creatives.evaluation import metrics
 from moonshelf.creatives.evaluation.metrics import Cases, Figure, Gap, Mask, Rows, mean_figure
 from moonshelf.creatives.evaluation.record import CreativeReport, Curve
 from moonshelf.creatives.known import ORACLE, drawn, interest_speaks, oracle
-from moonshelf.creatives.labels import STRATA, Prior, label_ceiling, posterior, stratum
+from moonshelf.creatives.labels import STRATA, Prior, posterior, stratum
 from moonshelf.creatives.ranking import Ranking
 from moonshelf.creatives.schema import Campaign, Creative, Judgement, Pair
 from moonshelf.evaluation.statistics import significance
@@ -384,16 +384,3 @@ def _accuracy(cases: Cases, name: str = "accuracy") -> Figure:
 
 def _of(group: str, part: str, backend: str, figures: Sequence[Figure]) -> list[Figure]:
     return [replace(one, group=group, part=part, backend=backend) for one in figures]
-
-
-def label_notes(pairs: Sequence[Pair], prior: Prior) -> list[str]:
-    """What the labels of these pairs can tell, in words."""
-    found = []
-    for name, one in label_ceiling(pairs, prior).items():
-        if one.expected is None:
-            continue
-        text = f"{name}: {one.pairs:,} pairs, label ceiling {100 * one.expected:.1f} %"
-        if one.true_order is not None:
-            text += f"; the observed winner is the truly better one in {100 * one.true_order:.1f} %"
-        found.append(text)
-    return found

@@ -205,7 +205,7 @@ class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
         earned, weights = self.earned({
             "completions": [""] * count, "valid": [found is not None for found in rolled.found],
             "p": rolled.p.tolist(), "posterior": [self.pairs[r // per].target for r in range(count)],
-            "other": rolled.other.tolist(), "rubric": [f.rubric() if f else 0 for f in rolled.found],
+            "other": rolled.other.tolist(),
             "refuted": [sum(wrong for wrong, _ in one.values()) for one in rolled.checked],
             "claimed": [sum(n for _, n in one.values()) for one in rolled.checked],
         })  # fmt: skip

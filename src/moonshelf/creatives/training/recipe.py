@@ -72,7 +72,7 @@ class GrpoRecipe(_Selector):
     describe_pairs: int = Field(default=0, ge=0)  # … and so many whose known descriptions are taught
     cot_weight: float = Field(default=0.0, ge=0)  # cross-entropy of known reasons, see `grpo`
     rewards: dict[str, float] = Field(
-        default={"format": 0.5, "verdict": 2.0, "consistency": 0.5, "agreement": 0.0, "claims": 1.0}
+        default={"format": 0.5, "verdict": 2.0, "consistency": 0.5, "claims": 1.0}
     )
 
     @model_validator(mode="after")

@@ -9,9 +9,6 @@ its rewards; all of these are ours:
   one half and nothing is gained by being surer than the clicks are; an accuracy would pay for overconfidence.
 - `consistency`: 1 − |p − p̄|, p̄ being the mean of the other order's rollouts, turned round. J1 (2505.10320)
   rewards both orders together; here each rollout is held against what the other order says on average.
-- `agreement`: how far beyond one half the answer goes to the side for which more questions speak, so that the
-  reasons stay those of the answer: GRPO lets them drift apart (docs/experiments.md). 0 where as
-  many speak for either side. Logged, and not paid unless a recipe gives it a weight: not measured yet.
 - `claims`: minus the share of checkable claims that a check refutes (`evidence.check`). None where there are
   no facts to check against, or nothing checkable was claimed: silence is neither paid nor fined. It is paid
   question by question, to the words that made the claim (`grpo`).
@@ -46,11 +43,10 @@ def claims(
     return [-wrong / n if n else None for wrong, n in zip(refuted, claimed, strict=True)]
 
 
-# `other` is p̄, in terms of this order's first image; `rubric` above 0 leans to the first.
+# `other` is p̄, in terms of this order's first image.
 REWARDS: dict[str, Reward] = {
     "format": _each(lambda **_: 1.0),
     "verdict": _each(lambda p, posterior, **_: 1 - (p - posterior) ** 2),
     "consistency": _each(lambda p, other, **_: 1 - abs(p - other)),
-    "agreement": _each(lambda p, rubric, **_: ((rubric > 0) - (rubric < 0)) * (p - 0.5)),
     "claims": claims,
 }

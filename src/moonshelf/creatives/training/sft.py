@@ -30,6 +30,7 @@ from moonshelf.creatives.backends.model import (
     load_base,
     write_config,
 )
+from moonshelf.creatives.evaluation.explanations import question_figures
 from moonshelf.creatives.labels import stratum
 from moonshelf.creatives.prompt import INSTRUCTION, write_assessment, write_description
 from moonshelf.creatives.selector import fit_temperature, judge, mean_probability
@@ -291,10 +292,5 @@ def validate(creative: CreativeModel, examples: list[Example]) -> tuple[dict[str
         "flipped": round(fmean(j.flipped for j, _ in both), 4),
         "valid": round(fmean(j.assessment is not None and j.mirrored is not None for j, _ in both), 4),
     }
-    answers: dict[str, list[bool]] = {}  # to each question, whether they agree with the annotation
-    for j, example in both:
-        if j.assessment is not None and (truth := example.pair.assessment) is not None:
-            for finding in j.assessment.findings:
-                agrees = finding.answer == truth[finding.question].answer
-                answers.setdefault(f"right {finding.question}", []).append(agrees)
-    return figures | {key: round(fmean(found), 3) for key, found in answers.items()}, temperature
+    answers = question_figures([example.pair for example in examples], judged)
+    return figures | {f"right {one.name}": round(one.value or 0.0, 3) for one, _ in answers}, temperature
