@@ -213,7 +213,7 @@ def test_columns_that_are_missing_are_named_with_those_that_are_there(tmp_path):
 
 
 def test_every_card_says_whose_it_is():
-    for card in datasets.cards():
+    for card in datasets.DATASETS.values():
         assert card.licence and card.size and card.splits and card.citation
         assert card.hub or card.source or card.mteb or not card.published
         assert json.dumps(card.as_dict())

@@ -34,7 +34,8 @@ def small_shop(monkeypatch, shop):
     def adapter(data, limit, fit_rows):
         return datasets.sample_shop(shop=shop)
 
-    monkeypatch.setitem(datasets.DATASETS, "sampleshop", adapter)
+    card = replace(datasets.DATASETS["sampleshop"], read=adapter)
+    monkeypatch.setitem(datasets.DATASETS, "sampleshop", card)
 
 
 def figures(report):
@@ -116,7 +117,12 @@ def kept(tmp_path_factory, shop):
     out = tmp_path_factory.mktemp("kept") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(
-            datasets.DATASETS, "sampleshop", lambda data, limit, fit_rows: datasets.sample_shop(shop=shop)
+            datasets.DATASETS,
+            "sampleshop",
+            replace(
+                datasets.DATASETS["sampleshop"],
+                read=lambda data, limit, fit_rows: datasets.sample_shop(shop=shop),
+            ),
         )
         report = evaluate(
             FakeMoon(), suite="sampleshop", against=["tfidf"], baseline="moonshelf direct", out=out,

@@ -142,9 +142,9 @@ def datasets(json: Json = False) -> None:
 
     A published one is read from the folder of its name below --data of `evaluate`, as it lies on the hub.
     """
-    from moonshelf.evaluation.data.registry import cards, show
+    from moonshelf.evaluation.data.registry import DATASETS, show
 
     if json:
-        print_json([card.as_dict() for card in cards()])
+        print_json([card.as_dict() for card in DATASETS.values()])
         return
     show(wide(150))  # six columns of words

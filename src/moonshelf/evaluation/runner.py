@@ -98,8 +98,7 @@ def evaluate(
 
     def read(name: str) -> Dataset:
         say(f"{name}: reading")
-        extra = {"download": True} if download else {}
-        return chosen[name](data, limit=limit, fit_rows=fit_rows, **extra)
+        return chosen[name](data, limit, fit_rows, download)
 
     ready: dict[str, Dataset] = {}
     for learner in (encoder for encoder in encoders if isinstance(encoder, TwoTowerBaseline)):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -48,7 +48,7 @@ class Card:
     citation: str = ""
     read: Callable[..., Dataset] | None = field(default=None, repr=False)
     ran: bool = True  # on the real files
-    mteb: tuple[str, ...] = ()  # tasks of mteb that it is, which reads them from the hub
+    mteb: Sequence[str] = ()  # tasks of mteb that it is, which reads them from the hub
     hub: str = ""  # where it lies there
     source: str = ""  # where it is to be had, if not on the hub
     unverified: str = ""  # what of this card or of the reader could not be checked
@@ -102,28 +102,13 @@ def fetcher_if(download: bool) -> Any:
     return RemoteFetcher()
 
 
-def _cards() -> dict[str, Callable[..., Dataset]]:
-    listed = tomllib.loads(Path(__file__).with_name("cards.toml").read_text(encoding="utf-8"))
-    return {
-        name: Card(name, read=READERS.get(name), **{**facts, "mteb": tuple(facts.get("mteb", ()))})
-        for name, facts in listed.items()
-    }
+_LISTED = tomllib.loads(Path(__file__).with_name("cards.toml").read_text(encoding="utf-8"))
+DATASETS = {name: Card(name, read=READERS.get(name), **facts) for name, facts in _LISTED.items()}
+SUITES = {"validation": ("fashion", "grocery", "luma", "flipkart"), "sampleshop": ("sampleshop",)}
 
 
-DATASETS = _cards()
-SUITES: dict[str, tuple[str, ...]] = {
-    "validation": ("fashion", "grocery", "luma", "flipkart"),
-    "sampleshop": ("sampleshop",),
-}
-
-
-def cards() -> list[Card]:
-    """Every registered data set, in the order of the page."""
-    return [card for card in DATASETS.values() if isinstance(card, Card)]
-
-
-def select(suite: str, reading: Mapping[str, Any] | None = None) -> dict[str, Callable[..., Dataset]]:
-    """What a suite reads, by name. Each is called with (data, limit=, fit_rows=), a card with download= too.
+def select(suite: str, reading: Mapping[str, Any] | None = None) -> dict[str, Card]:
+    """What a suite reads, by name.
 
     `suite` is a suite, data sets with commas between them (`mteb:TASK` is one), or the path of a feed.
     `NAME@OWNER/REPO` reads the data set NAME from another address of the hub, `@REVISION` behind it
@@ -137,7 +122,7 @@ def select(suite: str, reading: Mapping[str, Any] | None = None) -> dict[str, Ca
         raise UserError("--map, --encoding and --currency say how a feed is read: name one with --suite")
     if suite in SUITES:
         return {name: DATASETS[name] for name in SUITES[suite]}
-    chosen: dict[str, Callable[..., Dataset]] = {}
+    chosen: dict[str, Card] = {}
     for part in (part.strip() for part in suite.split(",")):
         if part.startswith("mteb:"):
             task = part.removeprefix("mteb:")
@@ -156,7 +141,7 @@ def select(suite: str, reading: Mapping[str, Any] | None = None) -> dict[str, Ca
 
 def _readdressed(name: str, address: str) -> Card:
     card = DATASETS[name]
-    if not isinstance(card, Card) or not card.published or card.mteb:
+    if not card.published or card.mteb:
         raise UserError(f"the data set {name} has no single address on the hub: leave out '@{address}'")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", address):
         raise UserError(f"'{address}' is no address of the hub: write it as {name}@OWNER/REPO")
@@ -166,7 +151,7 @@ def _readdressed(name: str, address: str) -> Card:
 def show(console: Console) -> None:
     """Every card as a table for a terminal."""
     lines = [["data set", "what it asks", "size", "split", "licence", "real files", "cite"]]
-    for c in cards():
+    for c in DATASETS.values():
         ran = "run" if c.ran else "never run"
         lines.append([c.name, c.about, c.size, c.splits, c.licence, ran, c.citation])
     console.print(grid("", lines, left=len(lines[0])))
