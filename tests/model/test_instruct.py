@@ -178,6 +178,19 @@ def test_a_server_is_asked_with_a_schema_and_pictures(server: Any, model: MoonMo
     assert kinds == ["text", "image_url", "text"] and body["messages"][0]["content"][2]["text"] == "shoe"
 
 
+def test_a_server_is_asked_for_the_keys_of_a_category(server: Any, model: MoonModel, tmp_path: Path) -> None:
+    keys = {"T-Shirts": ["fabric", "neckline"]}  # as `moonshelf taxonomy --keys` prints them
+    (tmp_path / "keys.json").write_text(json.dumps(keys))
+    feed = [Product(id="1", title="tee", category=("Shirts", "T-Shirts")), Product(id="2", title="lamp")]
+    options = Options(reason="on", writer=f"instruct:{server.url}", writer_keys=str(tmp_path / "keys.json"))
+    embed_feed(feed, tmp_path / "shelf", model, options=options)
+    schemas = [body["response_format"]["json_schema"]["schema"]["properties"] for body in server.asked]
+    assert {frozenset(one) for one in schemas} == {
+        frozenset({"category", "fabric", "neckline"}), frozenset({"category", *instruct.KEYS}),
+    }  # fmt: skip
+    assert json.loads((tmp_path / "shelf" / WRITING).read_text())["keys"] == keys
+
+
 def test_a_server_without_guided_decoding_is_asked_without(server: Any) -> None:
     server.reply = lambda body: (400, {}) if "response_format" in body else (200, chat(GOOD, "length"))
     writer = ServedInstruct(server.url)
