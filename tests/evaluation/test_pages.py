@@ -388,24 +388,20 @@ def test_a_folder_that_holds_no_run_is_one_sentence(tmp_path, run):
     body = json.loads((run / "result.json").read_text())
     body["results"][0]["value"] = "high"
     (run / "result.json").write_text(json.dumps(body))
-    with pytest.raises(UserError, match=r"result 1 of result\.json: value"):
+    with pytest.raises(UserError, match=r"results\.0\.value of result\.json"):
         pages.write_pages(run)
     (run / "result.json").write_text(json.dumps({**body, "results": []}))
     with pytest.raises(UserError, match="holds no figure"):
         pages.write_pages(run)
 
 
-def test_odd_records_do_not_break_the_page(run):
+def test_an_odd_part_of_a_record_is_one_sentence(run):
     body = json.loads((run / "result.json").read_text())
-    body |= {
-        "datasets": [3],
-        "encoders": {"a": 1},
-        "problems": ["x"],
-        "settings": {},
-        "machine": None,
-        "seconds": "?",
-    }
-    (run / "result.json").write_text(json.dumps(body))
+    for name, odd in (("datasets", [3]), ("encoders", {"a": 1}), ("machine", None), ("seconds", "?")):
+        (run / "result.json").write_text(json.dumps({**body, name: odd}))
+        with pytest.raises(UserError, match=rf"{name}.* of result\.json: .*run the evaluation again"):
+            pages.write_pages(run)
+    (run / "result.json").write_text(json.dumps({"results": body["results"]}))
     pages.write_pages(run)
     assert Page((run / "report.html").read_text(encoding="utf-8")).all("h1")
 

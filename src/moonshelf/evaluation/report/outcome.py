@@ -140,10 +140,9 @@ class Outcome:
 
     def milliseconds(self, encoder: str) -> float | None:
         """Wall time of one product in this run; None where all vectors came from the cache."""
-        cost = next((e for e in self.report.encoders if e.get("name") == encoder), {})
+        cost = next((one for one in self.report.encoders if one.get("name") == encoder), {})
         encoded, seconds = cost.get("encoded"), cost.get("seconds")
-        known = isinstance(encoded, int) and isinstance(seconds, int | float) and encoded and seconds > 0
-        return 1000 * seconds / encoded if known else None  # type: ignore[operator]
+        return 1000 * seconds / encoded if encoded and seconds else None
 
     # ---- comparisons ---------------------------------------------------------------------------------
 

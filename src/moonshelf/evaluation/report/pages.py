@@ -73,9 +73,8 @@ def _reasons(outcome: Outcome) -> list[tuple[str, str, list[str]]]:
     """What the data or an encoder cannot give: data set, reason, and the tasks that it holds for."""
     found: dict[tuple[str, str], dict[str, None]] = {}
     for dataset in outcome.report.datasets:
-        not_run = dataset.get("not_run")
-        for task, why in not_run.items() if isinstance(not_run, dict) else ():
-            found.setdefault((str(dataset.get("name")), str(why)), {})[str(task)] = None
+        for task, why in dataset.get("not_run", {}).items():
+            found.setdefault((str(dataset.get("name")), why), {})[task] = None
     for row in outcome.rows:
         name = f"{row.task}, {row.view}" + ("" if row.method == "ranking" else f", {row.method}")
         for r in row.results.values():
