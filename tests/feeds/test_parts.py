@@ -12,7 +12,7 @@ import pytest
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds import parts as module
 from moonshelf.feeds import read_feed, read_rows, write_jsonl
-from moonshelf.feeds.parts import Held, cut
+from moonshelf.feeds.parts import cut
 from moonshelf.product import Product
 
 
@@ -87,7 +87,7 @@ def test_streams_and_products_in_memory_are_one_part(tmp_path: Path) -> None:
     assert [item for _, item in joined([part])] == list(read_feed(path)) == products
     assert part.root == str(tmp_path) and not part.everywhere
     [held] = cut(iter(products))
-    assert isinstance(held, Held) and joined([held]) == list(enumerate(products, 1))
+    assert held.everywhere and joined([held]) == list(enumerate(products, 1))
 
 
 def test_what_cannot_be_read_is_said_before_anything_is(tmp_path: Path) -> None:

@@ -289,8 +289,7 @@ class SeenIds:
 
     def __init__(self) -> None:
         self._pending: list[tuple[str, int]] = []
-        # Sorted hashes and their rows, with one below all so that there is always one to compare with.
-        self._hashes, self._rows = np.full(1, -(2**63), np.int64), np.full(1, -1, np.int64)
+        self._hashes, self._rows = np.empty(0, np.int64), np.empty(0, np.int64)  # sorted by the hash
 
     def add(self, id: str, row: int) -> bool:
         """Takes an id; whether it is time to `flush`."""
@@ -300,20 +299,10 @@ class SeenIds:
     def flush(self) -> list[tuple[str, int, int]]:
         """Repeated ids since the last flush: (id, its row, the first row with that id), in their order."""
         pending, self._pending = self._pending, []
-        if not pending:
-            return []
-        hashes = np.array([hash(id) for id, _ in pending], np.int64)
-        at = np.searchsorted(self._hashes, hashes, "right") - 1
-        first = np.where(self._hashes[at] == hashes, self._rows[at], -1)
-        found: list[tuple[str, int, int]] = []
-        new: dict[int, int] = {}
-        for (id, row), code, seen in zip(pending, hashes.tolist(), first.tolist(), strict=True):
-            earlier = seen if seen >= 0 else new.setdefault(code, row)
-            if earlier != row:
-                found.append((id, row, earlier))
-        fresh = np.array(sorted(new.items()), np.int64).reshape(-1, 2)
-        at = np.searchsorted(self._hashes, fresh[:, 0])
-        self._hashes, self._rows = (
-            np.insert(held, at, fresh[:, column]) for column, held in enumerate((self._hashes, self._rows))
-        )
-        return found
+        codes = np.array([hash(id) for id, _ in pending], np.int64)
+        rows = np.append(self._rows, np.array([row for _, row in pending], np.int64))
+        # Of equal hashes `unique` gives the first, which is the one with the lowest row.
+        self._hashes, at = np.unique(np.append(self._hashes, codes), return_index=True)
+        self._rows = rows[at]
+        first = self._rows[np.searchsorted(self._hashes, codes)].tolist()
+        return [(id, row, one) for (id, row), one in zip(pending, first, strict=True) if one != row]

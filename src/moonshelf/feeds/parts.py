@@ -27,15 +27,13 @@ Batches = Iterator[list[dict[str, Any]]]  # records, a few at a time
 Item = tuple[int | str, float | None, Product | Problem]  # number, share of the feed read so far
 
 
+@dataclass(frozen=True)
 class Part:
     """Rows of a feed that can be read without those before them, by whoever can reach the feed."""
 
-    everywhere = False  # other machines can read it too
+    read: Callable[[], Iterator[Item]]  # its rows, in their order
+    everywhere: bool = False  # other machines can read it too
     root: str | None = None  # pictures outside this folder are refused; None: they may be anywhere
-
-    def read(self) -> Iterator[Item]:
-        """Its rows, in their order."""
-        raise NotImplementedError
 
 
 def cut(
@@ -49,7 +47,7 @@ def cut(
     Raises UserError, before anything is read, if the feed is unusable.
     """
     if not isinstance(feed, str | Path):
-        return [Held(list(feed))]
+        return [Part(partial(_held, list(feed)), everywhere=True)]  # pictures are the program's own
     address = str(feed).rstrip("/")
     if address.endswith(".lance"):
         return _lance(address, images_root, reading)
@@ -59,90 +57,65 @@ def cut(
     if name == "parquet" and not source.packed:
         return _parquet(str(source.path), images_root, reading)
     read_rows(feed, name, images_root=images_root, **reading)  # an unusable feed raises here
-    return [Stream(str(source.path), name, images_root, reading, source.images_root)]
+    stream = partial(_stream, str(source.path), name, images_root, reading)
+    return [Part(stream, root=source.images_root)]
 
 
 def _is_parquet_folder(path: Path, dialect: str | None) -> bool:
     return dialect in (None, "parquet") and path.is_dir() and any(path.glob("*.parquet"))
 
 
-@dataclass(frozen=True)
-class Held(Part):
-    """Products that a program holds; their pictures may be anywhere, since they are its own."""
-
-    items: Sequence[Product | Problem]
-    everywhere = True
-
-    def read(self) -> Iterator[Item]:
-        for number, item in enumerate(self.items, 1):
-            yield number, number / len(self.items), item
+def _held(items: Sequence[Product | Problem]) -> Iterator[Item]:
+    for number, item in enumerate(items, 1):
+        yield number, number / len(items), item
 
 
-@dataclass(frozen=True)
-class Stream(Part):
+def _stream(path: str, dialect: str, images_root: str | None, reading: dict[str, Any]) -> Iterator[Item]:
     """A feed of a dialect that is read from its beginning."""
-
-    path: str
-    dialect: str
-    images_root: str | None
-    reading: dict[str, Any]
-    root: str | None
-
-    def read(self) -> Iterator[Item]:
-        _, source = open_feed(self.path, self.dialect, images_root=self.images_root, **self.reading)
-        for row in DIALECTS[self.dialect](source):
-            yield from _items(row, source.progress())
+    _, source = open_feed(path, dialect, images_root=images_root, **reading)
+    for row in DIALECTS[dialect](source):
+        yield from _items(row, source.progress())
 
 
 @dataclass(frozen=True)
-class Table(Part):
-    """A range of a table's rows. `label` names the file where the feed has several."""
+class _Table:
+    """A table whose rows are read in ranges. `label` names the file where the feed has several."""
 
     address: str
     images_root: str | None
     reading: dict[str, Any]
     names: list[str]  # of its columns
-    batches: Callable[[], Batches]
-    first: int = 0  # rows of the file before it
-    before: int = 0  # rows of the feed before it
-    total: int = 1  # rows of the feed
+    total: int  # rows of the feed
     label: str | None = None
 
-    @property
-    def everywhere(self) -> bool:  # type: ignore[override]
-        return "://" in self.address
-
-    @property
-    def root(self) -> str | None:  # type: ignore[override]
-        return self._source().images_root
-
-    def _source(self) -> Source:
+    def source(self) -> Source:
         # A remote feed has no folder: relative paths then start where nothing is, and are refused by row.
         root = Path(self.images_root) if self.images_root else None
         return Source(Path(self.address), root, **self.reading)
 
-    def read(self) -> Iterator[Item]:
-        source = self._source()
-        reader = self._reader(source)
-        for said in source.take_notes() if not self.first else ():
-            yield from _items(said, 0.0)
-        for number, record in counted(self.batches(), self.first):
-            row = record if isinstance(record, Row) else reader.row(number, record)
-            share = (self.before + number - self.first) / max(1, self.total)
-            name = number if self.label is None else f"{self.label}:{number}"
-            for _, _, item in _items(row, share):
-                if isinstance(item, Problem) and item.row != name:
-                    item = replace(item, row=name)
-                yield name, share, item
+    def part(self, batches: Callable[[], Batches], first: int, before: int) -> Part:
+        """A range with `first` rows of the file and `before` rows of the feed before it."""
+        rows = partial(self._rows, batches, first, before)
+        return Part(rows, "://" in self.address, self.source().images_root)
 
-    def _reader(self, source: Source) -> RecordReader:
+    def _rows(self, batches: Callable[[], Batches], first: int, before: int) -> Iterator[Item]:
+        source = self.source()
         reader = RecordReader(source, unique(source, self.names))
         if self.label is not None and (reader.numbered or reader.photos):
             raise UserError(
                 f"{source.name} is one of several files and has no column with an id of its own for each "
                 "row: add one, since numbers would name two products alike."
             )
-        return reader
+        for said in source.take_notes() if not first else ():
+            yield from _items(said, 0.0)
+        for number, record in counted(batches(), first):
+            row = record if isinstance(record, Row) else reader.row(number, record)
+            share = (before + number - first) / max(1, self.total)
+            name = number if self.label is None else f"{self.label}:{number}"
+            for _, _, item in _items(row, share):
+                if isinstance(item, Problem) and item.row != name:
+                    item = replace(item, row=name)
+                yield name, share, item
 
 
 def _of_fragment(fragment: Any) -> Batches:
@@ -180,10 +153,10 @@ def _parquet(address: str, images_root: str | None, reading: dict[str, Any]) -> 
     for fragment, rows_of in zip(fragments, counts, strict=True):
         first = 0
         label = fragment.path.rsplit("/", 1)[-1] if len(fragments) > 1 else None
+        table = _Table(address, images_root, reading, fragment.physical_schema.names, total, label)
         for group, rows in enumerate(rows_of):
             batches = partial(_of_fragment, fragment.subset(row_group_ids=[group]))
-            names = fragment.physical_schema.names
-            parts.append(Table(address, images_root, reading, names, batches, first, before, total, label))
+            parts.append(table.part(batches, first, before))
             first, before = first + rows, before + rows
     return parts
 
@@ -197,11 +170,9 @@ def _lance(address: str, images_root: str | None, reading: dict[str, Any]) -> li
         raise _unreadable(shown, "a Lance table", error) from None
     if not total:
         raise UserError(f"{shown} holds no records.")
-    parts: list[Part] = []
-    for first in range(0, total, LANCE_ROWS):
-        batches = partial(_of_lance, address, version, first, min(first + LANCE_ROWS, total))
-        parts.append(Table(address, images_root, reading, table.schema.names, batches, first, first, total))
-    return parts
+    whole = _Table(address, images_root, reading, table.schema.names, total)
+    ranges = ((first, min(first + LANCE_ROWS, total)) for first in range(0, total, LANCE_ROWS))
+    return [whole.part(partial(_of_lance, address, version, *rows), rows[0], rows[0]) for rows in ranges]
 
 
 def _unreadable(name: str, kind: str, error: Exception) -> UserError:

@@ -50,6 +50,9 @@ class Decoder:
         strict = self.encoding.startswith("utf-8") and source.encoding is None
         self.errors = "surrogateescape" if strict else "replace"
 
+    def text(self, file: BufferedReader) -> TextIOWrapper:
+        return TextIOWrapper(file, self.encoding, self.errors)
+
     def mend(self, line: str) -> str:
         """A line whose bytes are not all UTF-8 in the code page that they are likeliest of."""
         if line.isascii() or not _ESCAPED_BYTE.search(line):
@@ -69,30 +72,18 @@ def _shown(encoding: str) -> str:
     return encoding.replace("cp125", "windows-125")
 
 
-class Lines:
+def lines_of(text: TextIOWrapper, decoder: Decoder) -> Iterator[str | None]:
     """Lines of a text with their ends (`\\n`, `\\r\\n` or `\\r`, all given as `\\n`).
 
-    A line longer than `limit` characters is given as None and skipped to its end; no more is held. An
-    encoding that had to be guessed is said by the source.
+    A line longer than `MAX_RECORD` characters is given as None and skipped to its end; no more is held.
     """
-
-    def __init__(self, file: BufferedReader, limit: int, source: Source) -> None:
-        self._limit = limit
-        self.decoder = Decoder(file.peek(), source)
-        self._text = TextIOWrapper(file, self.decoder.encoding, self.decoder.errors)
-
-    def __iter__(self) -> Iterator[str | None]:
-        return self
-
-    def __next__(self) -> str | None:
-        line = self._text.readline(self._limit + 1)
-        if not line:
-            raise StopIteration
-        if len(line) <= self._limit or line.endswith("\n"):
-            return self.decoder.mend(line)
+    while line := text.readline(MAX_RECORD + 1):
+        if len(line) <= MAX_RECORD or line.endswith("\n"):
+            yield decoder.mend(line)
+            continue
         while line and not line.endswith("\n"):
-            line = self._text.readline(self._limit)
-        return None
+            line = text.readline(MAX_RECORD)
+        yield None
 
 
 MAX_LINES = 500  # lines that one quoted cell may span
@@ -120,12 +111,14 @@ class Table:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._file = source.open()
+        file = source.open()
         self._pending: deque[str | None] = deque()
         self._whole = True  # the line read last has an end
         self._mended = False  # a line of the record was
         try:
-            self._lines = Lines(self._file, MAX_RECORD, source)
+            self._decoder = Decoder(file.peek(), source)
+            self._text = self._decoder.text(file)
+            self._lines = lines_of(self._text, self._decoder)
             head = list(islice(self._lines, _HEADER_WITHIN))
             found = find_header([line or "" for line in head], source.fields)
         except FeedBroken as error:
@@ -145,7 +138,7 @@ class Table:
 
     def __iter__(self) -> Iterator[Record]:
         number, width = 0, len(self.header)
-        with self._file:
+        with self._text:
             try:
                 for cells in self._records():
                     if isinstance(cells, str):
@@ -170,7 +163,7 @@ class Table:
                             if not self._whole:
                                 warning, field = f"{warning}, and no line end: the file may be cut off", END
                         elif self._mended:
-                            warning = f"bytes that are not UTF-8 were read as {self._lines.decoder.page}"
+                            warning = f"bytes that are not UTF-8 were read as {self._decoder.page}"
                         named = dict(zip(self.header, cells, strict=False))
                         yield Record(number, named, warning=warning, field=field)
             except FeedBroken as error:

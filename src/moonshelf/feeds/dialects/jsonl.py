@@ -22,7 +22,7 @@ from moonshelf.feeds.build import Draft
 from moonshelf.feeds.dialects import json_stream
 from moonshelf.feeds.dialects.shops import NO_SHOP, recognise
 from moonshelf.feeds.records import RecordReader
-from moonshelf.feeds.text import Lines
+from moonshelf.feeds.text import Decoder, lines_of
 from moonshelf.product import ImageRef, Product
 
 _SUFFIXES = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"RIFF", ".webp"))
@@ -49,7 +49,8 @@ def numbered(source: Source) -> Iterator[tuple[int, str | Row]]:
     number = 0
     try:
         with source.open() as file:
-            for line in Lines(file, MAX_RECORD, source):
+            decoder = Decoder(file.peek(), source)
+            for line in lines_of(decoder.text(file), decoder):
                 if line is not None and not line.strip():
                     continue
                 number += 1
