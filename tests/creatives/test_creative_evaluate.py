@@ -21,10 +21,9 @@ from moonshelf.creatives.evaluation.figures import (
     richness,
     shuffled_interest,
     slices,
-    truth_of,
     turned,
 )
-from moonshelf.creatives.labels import JEFFREYS
+from moonshelf.creatives.labels import JEFFREYS, truth_of
 from moonshelf.errors import UserError
 from moonshelf.evaluation.record import read_shown
 from moonshelf.evaluation.statistics import significance

@@ -33,20 +33,29 @@ from moonshelf.creatives.prompt import (
 )
 from moonshelf.creatives.schema import KEYS
 from moonshelf.creatives.selector import judge
-from moonshelf.creatives.training.data import Example, draw, load_examples, make_descriptions, make_pair_rows
+from moonshelf.creatives.training.data import (
+    Example,
+    PairRow,
+    draw,
+    load_examples,
+    make_descriptions,
+    make_pair_rows,
+)
 from moonshelf.creatives.training.grpo import (
     DescriptionTrainer,
     RolledPairs,
-    Taught,
     token_questions,
     train_grpo,
 )
 from moonshelf.creatives.training.policy import (
+    ScoredPairs,
+    Taught,
     VerdictPolicy,
     answer_loss,
     label_targets,
     order_gap,
     reasons_loss,
+    wholly,
 )
 from moonshelf.creatives.training.recipe import STAGES, GrpoRecipe, PairSource, SftRecipe
 from moonshelf.creatives.training.rewards import REWARDS
@@ -207,7 +216,7 @@ def test_a_description_is_one_side_of_the_reasons(selector: CreativeModel, examp
             del told["query"]
             assert said == {question: reason for question, reason in told.items() if reason}
     assert any(work[i].ask.interest != examples[i // 2].pair.interest for i in range(6))
-    scored = VerdictPolicy(selector, torch.float32)(work)
+    scored = scored_by(VerdictPolicy(selector, torch.float32), work)
     assert scored.logps.shape[0] == 6 and torch.isfinite(scored.logps).all()
     bare = [Example(example.pair.model_copy(update={"assessment": None}), 0.5) for example in examples[:1]]
     with pytest.raises(UserError, match="describe_steps"):
@@ -228,6 +237,12 @@ def test_words_beside_the_point_change_what_is_read_and_nothing_else(
     plain, beside = (make_descriptions(selector, examples, "key", distractors=share) for share in (0.0, 1.0))
     assert all(one.ask.title != other.ask.title for one, other in zip(plain, beside, strict=True))
     assert [one.body for one in plain] == [one.body for one in beside]
+
+
+def scored_by(policy: VerdictPolicy, rows: list[PairRow], *bodies: list[int]) -> ScoredPairs:
+    """Whole bodies, the rows' own or other ones."""
+    end, given = policy.moon.prepare.end_think, bodies or [row.body for row in rows]
+    return policy([wholly(row, end, body) for row, body in zip(rows, given, strict=True)])
 
 
 def describing(selector: CreativeModel) -> CreativeModel:
@@ -262,7 +277,7 @@ def test_a_comparison_is_the_greedy_one_with_its_evidence_in_place(
         for mine, theirs in zip(written.findings, given.findings, strict=True):
             assert (mine.reason_a, mine.reason_b) == (theirs.reason_a, theirs.reason_b)
         # no other answer to any one question is likelier where it stands
-        likely = policy([work[r]], [body]).logps[0]
+        likely = scored_by(policy, [work[r]], body).logps[0]
         for finding in written.findings[2:]:
             for other in ("A>B", "A=B", "A<B"):
                 changed = write_assessment(
@@ -279,10 +294,10 @@ def test_a_comparison_is_the_greedy_one_with_its_evidence_in_place(
                 ids = prepare.ids(changed)
                 at = next((i for i, (x, y) in enumerate(zip(ids, body, strict=False)) if x != y), None)
                 if at is not None:
-                    assert policy([work[r]], [ids]).logps[0, at] <= likely[at] + 1e-5
+                    assert scored_by(policy, [work[r]], ids).logps[0, at] <= likely[at] + 1e-5
         with model.moon.inferring():
             logits = model.answer_logits(final[r : r + 1], [asks[r]]).log_softmax(-1)
-        both = policy([work[r]], [body]).answers.log_softmax(-1)
+        both = scored_by(policy, [work[r]], body).answers.log_softmax(-1)
         assert torch.allclose(logits, both, atol=1e-4)
 
 
@@ -296,7 +311,8 @@ def test_the_answers_taught_are_the_true_ones_whatever_was_picked(
     known, asks = [row.known for row in work if row.known is not None], [row.ask for row in work]
     forms = [Form(model, ask, sides(one)) for ask, one in zip(asks, known, strict=True)]
     true = torch.tensor([choices(one) for one in known])
-    bodies, wanted = label_targets(forms, true, known)
+    wanted = label_targets(work, forms, true, known)
+    bodies = [one.body for one in wanted]
     assert bodies == [row.body for row in work]
     for body, one, assessment in zip(bodies, wanted, known, strict=True):
         assert [body[place] for place in one.places] == one.tokens
@@ -309,7 +325,7 @@ def test_the_answers_taught_are_the_true_ones_whatever_was_picked(
         )  # fmt: skip
     assert any(len(one.tokens) > 7 for one in wanted)
     policy = VerdictPolicy(model, torch.float32)
-    scored, full = policy(work, bodies, wanted), policy(work, bodies)
+    scored, full = policy(wanted), scored_by(policy, work, *bodies)
     counts = [len(one.tokens) for one in wanted]
     for r, one in enumerate(wanted):
         assert torch.allclose(scored.logps[r, : counts[r]], full.logps[r, one.places], atol=1e-5)
@@ -317,10 +333,12 @@ def test_the_answers_taught_are_the_true_ones_whatever_was_picked(
     mean = -scored.logps.sum().item() / sum(counts)
     assert reasons_loss(scored.logps, counts).item() == pytest.approx(mean)
     # After other choices the same answers are wanted; of a row that is not known, none.
-    other, asked = label_targets(forms, 1 - true.clamp(max=1), [*known[:5], None])
-    assert other != bodies and [one.tokens for one in asked[:5]] == [one.tokens for one in wanted[:5]]
-    assert asked[5].tokens == []
-    some = policy(work, other, asked)
+    asked = label_targets(work, forms, 1 - true.clamp(max=1), [*known[:5], None])
+    assert [one.body for one in asked] != bodies and [one.tokens for one in asked[:5]] == [
+        one.tokens for one in wanted[:5]
+    ]
+    assert not asked[5].tokens
+    some = policy(asked)
     assert not some.logps[5].any()
     counts = [len(one.tokens) for one in asked]
     assert counts[5] == 0
@@ -328,12 +346,11 @@ def test_the_answers_taught_are_the_true_ones_whatever_was_picked(
     assert reasons_loss(some.logps, counts).item() == pytest.approx(mean)
     # After other evidence than the known one nothing of it is taught.
     foreign = [Form(model, ask, sides(one)[::-1]) for ask, one in zip(asks, known, strict=True)]
-    taught = label_targets(foreign, true, known)[1]
+    taught = label_targets(work, foreign, true, known)
     assert [len(one.tokens) > 7 for one in taught] == [
         sides(one)[0] == sides(one)[1] and len(two.tokens) > 7 for one, two in zip(known, wanted, strict=True)
     ]
-    part, same = label_targets(forms[2:4], true[2:4], known[2:4])
-    assert part == bodies[2:4] and same == wanted[2:4]
+    assert label_targets(work[2:4], forms[2:4], true[2:4], known[2:4]) == wanted[2:4]
 
 
 def test_what_is_said_of_an_image_does_not_depend_on_its_partner_or_place(selector: CreativeModel) -> None:
@@ -435,10 +452,10 @@ def test_scores_are_those_of_a_plain_forward_pass(selector: CreativeModel, examp
     """Log-probabilities and answers against logits taken one row at a time."""
     policy = VerdictPolicy(selector, torch.float32).eval()
     work = make_pair_rows(selector, examples[:2], "x")
-    scored = policy(work)
+    scored = scored_by(policy, work)
     moon, prepare = selector.moon, selector.moon.prepare
     for r in range(4):
-        one = policy([work[r]])
+        one = scored_by(policy, [work[r]])
         n = len(work[r].body) + 1
         assert torch.allclose(scored.logps[r, :n], one.logps[0], atol=1e-4)
         assert scored.logps[r, n:].abs().sum() == 0
@@ -637,11 +654,11 @@ def test_a_description_is_paid_for_its_own_claims_and_for_the_comparison(
         assert one.ask.first == one.ask.second == row.ask.first and one.pictures == row.pictures[:1]
     # Comparing is taught once a pair, in both orders, with its first rollout: never after a sampled one.
     beside = trainer._beside([3, 4, 5])
-    assert not beside.compared and [row for row, *_ in beside.texts] == [trainer.alone[1]]
+    assert not beside.compared and [one.row for one in beside.texts] == [trainer.alone[1]]
     beside = trainer._beside([6, 7])
     assert asked(beside.compared) == [row.ask for row in rows[2:]] and not beside.own
-    assert all(not row.pictures and len(one.tokens) >= 7 for row, _, one in beside.compared)
-    assert [body for _, body, _ in beside.texts] == [ids(true[2])]
+    assert all(not one.row.pictures and len(one.tokens) >= 7 for one in beside.compared)
+    assert [one.body for one in beside.texts] == [ids(true[2])]
     # One pair in `self_generated_every` is compared by the policy's own description (untrained: of no use),
     # the others by the known evidence.
     forms, _ = trainer.taught
@@ -662,15 +679,15 @@ def test_a_description_is_paid_for_its_own_claims_and_for_the_comparison(
     beside = trainer._beside([6, 7])
     assert asked(beside.compared) == [row.ask for row in rows[2:] + further[4:]]
     decode = policy.creative.moon.processor.tokenizer.decode
-    for row, body, _ in beside.compared[2:]:
-        said = read_assessment(decode(body), row.ask.labels)
-        assert said is not None and row.known is not None and sides(said) == sides(row.known)
+    for one in beside.compared[2:]:
+        said = read_assessment(decode(one.body), one.row.ask.labels)
+        assert said is not None and one.row.known is not None and sides(said) == sides(one.row.known)
     # Both orders are to agree after what was sampled, too; there nothing else is taught.
     trainer.recipe = more.model_copy(update={"order_weight": 1.0})
     beside = trainer._beside([6, 7])
     assert asked(beside.own) == [row.ask for row in rows[2:]] * 3
-    assert all(not one.tokens for _, _, one in beside.own)
-    read = [read_assessment(decode(body), row.ask.labels) for row, body, _ in beside.own]
+    assert all(not one.tokens for one in beside.own)
+    read = [read_assessment(decode(one.body), one.row.ask.labels) for one in beside.own]
     for g in (0, 2):  # the second rollout of each has no reasons
         one, other = read[2 * g], read[2 * g + 1]
         assert one is not None and other is not None and sides(one) == sides(other)[::-1] == sides(known[2])
@@ -681,16 +698,16 @@ def test_a_description_is_paid_for_its_own_claims_and_for_the_comparison(
     trainer._roll()
     assert len(trainer.reading) == 4 and all(len(row.pictures) == 1 for row in trainer.reading)
     beside = trainer._beside([0, 1])
-    assert [row for row, *_ in beside.texts] == [trainer.alone[0], *trainer.reading[::2]]
+    assert [one.row for one in beside.texts] == [trainer.alone[0], *trainer.reading[::2]]
     mixed = [further[0], trainer.alone[0], trainer.reading[1]]  # one of words alone, and two with pictures
-    scored = policy(mixed)
+    scored = scored_by(policy, mixed)
     for i, row in enumerate(mixed):
-        alone = policy([row]).logps[0]
+        alone = scored_by(policy, [row]).logps[0]
         assert torch.allclose(scored.logps[i, : len(alone)], alone, atol=1e-4)
 
 
 def asked(taught: list[Taught]) -> list[PairInput]:
-    return [row.ask for row, _, _ in taught]
+    return [one.row.ask for one in taught]
 
 
 def test_a_claim_is_credited_to_the_words_of_its_own_question(

@@ -120,6 +120,12 @@ def posterior(pair: Pair, prior: Prior = JEFFREYS) -> float | None:
     return p_greater((a.clicks or 0, a.impressions), (b.clicks or 0, b.impressions), prior)
 
 
+def truth_of(pair: Pair, prior: Prior = JEFFREYS, sure: float = 1.0) -> float | None:
+    """The posterior of the counts; without counts an annotator's verdict, which is right with `sure`."""
+    known = posterior(pair, prior)
+    return {"A": sure, "B": 1 - sure, "tie": 0.5}[pair.label] if known is None and pair.label else known
+
+
 def stratum(p: float) -> Stratum:
     """How sure the counts are, in either direction."""
     sure = max(p, 1 - p)

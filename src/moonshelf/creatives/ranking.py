@@ -17,7 +17,6 @@ Creatives with the same image bytes are one competitor and share its strength.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
@@ -31,7 +30,7 @@ from scipy.special import softmax
 
 from moonshelf.creatives import selector
 from moonshelf.creatives.backends.base import PairwiseBackend
-from moonshelf.creatives.labels import content_key
+from moonshelf.creatives.labels import content_key, pair_id
 from moonshelf.creatives.schema import Campaign, Creative, Judgement, Pair, Record
 from moonshelf.errors import UserError
 
@@ -178,7 +177,7 @@ def _rounds(
     chosen = _opening(n, spend, seed) if n > 1 else []
     while chosen:
         judgements = yield [
-            shown.pair(i, j, _pair_id(campaign.id, heads[i].id, heads[j].id)) for i, j in chosen
+            shown.pair(i, j, pair_id(campaign.id, heads[i].id, heads[j].id)) for i, j in chosen
         ]
         found += [(i, j, one) for (i, j), one in zip(chosen, judgements or (), strict=True)]
         asked = {(i, j) for i, j, _ in found}
@@ -245,11 +244,6 @@ def _groups(creatives: Sequence[Creative]) -> list[list[Creative]]:
     for creative in creatives:
         groups.setdefault(content_key(creative), []).append(creative)
     return [sorted(groups[key], key=lambda creative: creative.id) for key in sorted(groups)]
-
-
-def _pair_id(campaign: str, a: str, b: str) -> str:
-    """Short whatever the lengths of the ids, and the same in every run."""
-    return hashlib.sha256("\n".join((campaign, a, b)).encode()).hexdigest()[:16]
 
 
 # ---- which pairs to ask -------------------------------------------------------------------------------

@@ -23,11 +23,10 @@ from moonshelf.creatives.evaluation.figures import (
     count,
     rates_of,
     shuffled_interest,
-    truth_of,
 )
 from moonshelf.creatives.evaluation.pages import keep_pictures, write_pages
 from moonshelf.creatives.evaluation.record import CreativeReport, Head, Kept
-from moonshelf.creatives.labels import Prior, fit_prior
+from moonshelf.creatives.labels import Prior, fit_prior, truth_of
 from moonshelf.creatives.ranking import Ranking, rank_many
 from moonshelf.creatives.schema import Campaign, Judgement, Pair
 from moonshelf.errors import UserError

@@ -23,7 +23,7 @@ from moonshelf.creatives.evaluation import metrics
 from moonshelf.creatives.evaluation.metrics import Cases, Figure, Gap, Mask, Rows, mean_figure
 from moonshelf.creatives.evaluation.record import CreativeReport, Curve
 from moonshelf.creatives.known import ORACLE, drawn, interest_speaks, oracle
-from moonshelf.creatives.labels import STRATA, Prior, posterior, stratum
+from moonshelf.creatives.labels import STRATA, stratum
 from moonshelf.creatives.ranking import Ranking
 from moonshelf.creatives.schema import Campaign, Creative, Judgement, Pair
 from moonshelf.evaluation.statistics import significance
@@ -46,14 +46,6 @@ class Evidence:
     judged: dict[str, dict[str, dict[str, Judgement]]]
     campaigns: list[Campaign] = field(default_factory=list)
     rankings: dict[str, list[Ranking]] = field(default_factory=dict)
-
-
-def truth_of(pair: Pair, prior: Prior) -> float | None:
-    """The posterior of the counts; without counts an annotator's verdict, taken as certain."""
-    known = posterior(pair, prior)
-    if known is None and pair.label is not None:
-        return {"A": 1.0, "B": 0.0, "tie": 0.5}[pair.label]
-    return known
 
 
 def count(evidence: Evidence, report: CreativeReport) -> None:

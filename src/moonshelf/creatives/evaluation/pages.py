@@ -23,9 +23,9 @@ from rich.text import Text
 from moonshelf.creatives.evaluation import charts as plots
 from moonshelf.creatives.evaluation.figures import ALL, HEADLINE, Evidence, rates_of
 from moonshelf.creatives.evaluation.metrics import COVERAGES, Figure, Gap
-from moonshelf.creatives.evaluation.record import CreativeReport, content_name
+from moonshelf.creatives.evaluation.record import CreativeReport
 from moonshelf.creatives.known import ORACLE, assess, drawn
-from moonshelf.creatives.labels import posterior, stratum
+from moonshelf.creatives.labels import content_key, posterior, stratum
 from moonshelf.creatives.ranking import Comparison, Ranking
 from moonshelf.creatives.schema import ASPECTS, QUESTIONS, Campaign, Creative, Judgement, Pair, Side
 from moonshelf.creatives.show import table
@@ -118,7 +118,7 @@ def keep_pictures(out: Path, evidence: Evidence, pairs: Sequence[Pair]) -> None:
     """
     by_id = {pair.id: pair for pair in pairs}
     shown = {
-        ("", content_name(creative.image)): ("", thumbnail(creative.image, SIDE))
+        ("", content_key(creative)): ("", thumbnail(creative.image, SIDE))
         for pair, _, _ in chosen(evidence)
         for creative in (by_id[pair.id].a, by_id[pair.id].b)
     }

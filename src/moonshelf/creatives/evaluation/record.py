@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from moonshelf.creatives.evaluation.metrics import Bin, Figure, Gap
+from moonshelf.creatives.labels import content_key
 from moonshelf.creatives.schema import Campaign, Creative, Judgement, Pair
 from moonshelf.errors import UserError
 from moonshelf.evaluation.record import RESULT, read_result, typed, write_result
@@ -91,22 +92,16 @@ def fingerprint(rows: Sequence[Pair | Campaign]) -> str:
     digest = hashlib.sha256()
     for row in rows:
         sides = row.creatives if isinstance(row, Campaign) else (row.a, row.b)
-        pictures = [one.sha256 or content_name(one.image) for one in sides]
-        seen = [row.id, row.title, list(row.interest), *pictures, *(one.text for one in sides)]
+        seen = [row.id, row.title, list(row.interest), *map(content_key, sides), *(one.text for one in sides)]
         digest.update(json.dumps(seen, ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()[:16]
-
-
-def content_name(ref: ImageRef) -> str:
-    """A name that follows from the bytes of a picture, where they are at hand, else from where they lie."""
-    return hashlib.sha256(ref.data if ref.data is not None else ref.name.encode()).hexdigest()
 
 
 def without_pictures(row: Pair | Campaign) -> Pair | Campaign:
     """The row with its pictures named by their content, so that no image bytes are saved."""
 
     def bare(creative: Creative) -> Creative:
-        return creative.model_copy(update={"image": ImageRef(path=content_name(creative.image))})
+        return creative.model_copy(update={"image": ImageRef(path=content_key(creative))})
 
     if isinstance(row, Campaign):
         return row.model_copy(update={"creatives": tuple(map(bare, row.creatives))})

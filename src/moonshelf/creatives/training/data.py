@@ -20,7 +20,7 @@ from moonshelf import sample
 from moonshelf.creatives import known
 from moonshelf.creatives.backends.base import PairInput
 from moonshelf.creatives.backends.model import CreativeModel, Pixels
-from moonshelf.creatives.labels import posterior
+from moonshelf.creatives.labels import build_pairs, truth_of
 from moonshelf.creatives.prompt import write_assessment, write_description
 from moonshelf.creatives.safety.text import clean
 from moonshelf.creatives.schema import Assessment, Campaign, Pair
@@ -55,7 +55,6 @@ class PairRow:
 def load_examples(source: PairSource, data: Path) -> list[Example]:
     """Pairs of a source that say something: counts of both creatives, or a label."""
     from moonshelf.creatives.io.readers import read_creatives
-    from moonshelf.creatives.labels import build_pairs
 
     found: list[Pair] = []
     for row in read_creatives(sample.CAMPAIGNS if source.feed == Path("sample") else data / source.feed):
@@ -74,12 +73,8 @@ def load_examples(source: PairSource, data: Path) -> list[Example]:
 
 
 def _target(pair: Pair) -> float | None:
-    if pair.a.sha256 and pair.a.sha256 == pair.b.sha256:
-        return 0.5  # whatever chance made of the clicks
-    by_clicks = posterior(pair)
-    if by_clicks is not None or pair.label is None:
-        return by_clicks
-    return {"A": LABEL_TRUST, "B": 1 - LABEL_TRUST, "tie": 0.5}[pair.label]
+    same = pair.a.sha256 and pair.a.sha256 == pair.b.sha256
+    return 0.5 if same else truth_of(pair, sure=LABEL_TRUST)  # whatever chance made of the clicks of a copy
 
 
 def draw(examples: Sequence[Example], count: int, seed: int, step: int) -> list[Example]:

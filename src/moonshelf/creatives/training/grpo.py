@@ -32,23 +32,20 @@ from moonshelf.creatives.evidence import check
 from moonshelf.creatives.prompt import read_assessment, write_description
 from moonshelf.creatives.schema import KEYS, Assessment
 from moonshelf.creatives.training.data import (
-    NO_INTEREST,
     Example,
     PairRow,
     draw,
-    make_descriptions,
-    make_pair_rows,
 )
 from moonshelf.creatives.training.policy import (
     ScoredPairs,
+    Taught,
     VerdictPolicy,
-    Wanted,
     answer_loss,
     comparisons,
     label_targets,
     order_gap,
     reasons_loss,
-    whole,
+    wholly,
 )
 from moonshelf.creatives.training.recipe import GrpoRecipe
 from moonshelf.creatives.training.rewards import REWARDS, claims
@@ -74,9 +71,6 @@ class RolledPairs:
 
 
 Checked = dict[str, tuple[int, int]]  # claims by question: refuted, and all that could be checked
-
-
-Taught = tuple[PairRow, Sequence[int], Wanted]  # a row, the body that it is scored with, what is wanted there
 
 
 @dataclass
@@ -124,7 +118,7 @@ class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
     def draw(self, step: int, share: float) -> tuple[int, list[PairRow]]:
         """This process's pairs of a step, in both orders."""
         turn = self.turn(step)
-        rows = self._rows(draw(self.examples, self.recipe.pairs, self.recipe.seed, turn), turn)
+        rows = self.pair_rows(draw(self.examples, self.recipe.pairs, self.recipe.seed, turn), turn)
         if len(rows) != 2 * self.recipe.pairs:
             raise UserError("a picture of a training pair cannot be read: take the pair out of the feed.")
         return turn, rows
@@ -144,13 +138,6 @@ class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
             "reasons/closed": sum(w.closed for w in rolled.written) / count,
         }
         return rolled.written, advantages(gained, recipe.rollouts)[:, None] + claimed
-
-    def _rows(self, examples: list[Example], turn: int, shown: bool = True) -> list[PairRow]:
-        recipe = self.recipe
-        return make_pair_rows(
-            self.creative, examples, f"{recipe.seed}/{turn}", NO_INTEREST, recipe.no_overlays,
-            recipe.distractors, shown=shown,
-        )  # fmt: skip
 
     def _roll(self) -> RolledPairs:
         """Descriptions, what their comparisons come to, and what else this step teaches."""
@@ -184,12 +171,10 @@ class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
             if row.known is None or i // 2 % recipe.self_generated_every == 0
         ]
         compared = self._told(recipe.compare_pairs, recipe.seed + 1)
-        self.more = self.pairs + (self._rows(compared, self.step, shown=False) if compared else [])
+        self.more = self.pairs + (self.pair_rows(compared, self.step, shown=False) if compared else [])
         self.taught = comparisons(self.model, self.more, own)
-        self.reading = []
-        if described := self._told(recipe.describe_pairs, recipe.seed + 2):
-            key = f"{recipe.seed}/{self.step}"
-            self.reading = make_descriptions(creative, described, key, recipe.no_overlays, recipe.distractors)
+        described = self._told(recipe.describe_pairs, recipe.seed + 2)
+        self.reading = self.descriptions(described, self.step) if described else []
         return RolledPairs(written, p, 1 - p[rival], found, checked)
 
     def _told(self, each: int, seed: int) -> list[Example]:
@@ -240,25 +225,19 @@ class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
             for r in ((2 * pair + order) * per + g for g in range(per) for order in (0, 1)):
                 if recipe.order_weight:
                     bare = replace(self.pairs[r // per], pictures=())
-                    own.append((bare, self.compared[r], Wanted([], [])))
+                    own.append(Taught(bare, self.compared[r], (), ()))
         known = [self.more[i].known if recipe.cot_weight else None for i in at]
-        rows = [replace(self.more[i], pictures=()) for i in at]
         forms, picked = self.taught
-        bodies, wanted = label_targets([forms[i] for i in at], picked[at], known)
-        compared: list[Taught] = [*zip(rows, bodies, wanted, strict=True)]
-        read = [self._whole(row, row.body) for row in texts] if recipe.cot_weight else []
-        return Beside(compared, own, read)
-
-    def _whole(self, row: PairRow, body: Sequence[int]) -> Taught:
-        """All of a body is wanted."""
-        return row, body, whole(body, self.moon.prepare.end_think)
+        compared = label_targets([self.more[i] for i in at], [forms[i] for i in at], picked[at], known)
+        end = self.moon.prepare.end_think
+        return Beside(compared, own, [wholly(row, end) for row in texts] if recipe.cot_weight else [])
 
     def score(self, policy: Any, rows: list[int], width: int, whole: bool = True) -> ScoredPairs:
         """One pass over some rollouts and, with `whole`, over what is taught beside them."""
-        n, per = len(rows), self.recipe.rollouts
+        n, per, end = len(rows), self.recipe.rollouts, self.moon.prepare.end_think
         beside = self._beside(rows) if whole else None
-        every = [self._whole(self.alone[r // per], self.bodies[r]) for r in rows] + list(beside or ())
-        scored = policy(*map(list, zip(*every, strict=True)))
+        rolled = [wholly(self.alone[r // per], end, self.bodies[r]) for r in rows]
+        scored = policy([*rolled, *(beside or ())])
         logps, entropies = _wide(scored.logps[:n], width), _wide(scored.entropies[:n], width)
         return ScoredPairs(logps, entropies, (scored.logps[n:], beside), scored.answers[n:])
 
@@ -269,11 +248,11 @@ class DescriptionTrainer(RolloutTrainer, SelectorTrainer):
         terms: dict[str, Tensor] = {}
         answered, agreeing = len(beside.compared), len(beside.compared + beside.own)
         if answered:
-            targets = [row.target for row, _, _ in beside.compared]
+            targets = [one.row.target for one in beside.compared]
             terms["answer"] = answer_loss(scored.answers[:answered], targets)
         if agreeing:
             terms["gap"] = recipe.order_weight * order_gap(scored.answers[:agreeing])
-        counts = [len(one.tokens) for _, _, one in beside]
+        counts = [len(one.tokens) for one in beside]
         for name, part in (("answers", slice(agreeing)), ("reasons", slice(agreeing, None))):
             if recipe.cot_weight and any(counts[part]):
                 terms[f"known {name}"] = recipe.cot_weight * reasons_loss(logps[part], counts[part])

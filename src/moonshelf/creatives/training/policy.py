@@ -7,7 +7,7 @@ gradient is the sum over them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,22 +24,25 @@ from moonshelf.training import rollouts
 from moonshelf.training.trainer import Stage
 
 
-@dataclass
-class Wanted:
-    """Tokens of one row that are scored: what is wanted at which places of its body."""
+@dataclass(frozen=True)
+class Taught:
+    """A row as it is scored: the body that it is read with, and what is wanted at which places of that."""
 
-    tokens: list[int]
-    places: list[int]
+    row: PairRow
+    body: Sequence[int]
+    tokens: Sequence[int]
+    places: Sequence[int]
 
 
-def whole(body: Sequence[int], end: int) -> Wanted:
-    """All of a body, and `</think>` after it, whose id is `end`."""
-    return Wanted([*body, end], list(range(len(body) + 1)))
+def wholly(row: PairRow, end: int, body: Sequence[int] | None = None) -> Taught:
+    """All of a body (None: the row's own), and `</think>` after it, whose id is `end`."""
+    body = row.body if body is None else body
+    return Taught(row, body, [*body, end], range(len(body) + 1))
 
 
 @dataclass
 class ScoredPairs(rollouts.Scored):
-    """One pass over R rows: of the wanted tokens, the body and `</think>` if not told."""
+    """One pass over R rows: of the wanted tokens."""
 
     answers: Any = None  # (R, 2) float32 tensor: log-probability of the first and of the second label
 
@@ -59,33 +62,22 @@ class VerdictPolicy(Stage):
     def moon(self) -> MoonModel:
         return self.creative.moon
 
-    def forward(
-        self,
-        rows: Sequence[PairRow],
-        bodies: Sequence[Sequence[int]] | None = None,
-        wanted: Sequence[Wanted] | None = None,
-    ) -> ScoredPairs:
-        """Score `bodies` (R lists of tokens; None: the rows' own).
-
-        `wanted` (R) None: every token of the body and the `</think>` after it.
-        """
+    def forward(self, taught: Sequence[Taught]) -> ScoredPairs:
+        """Score what is wanted of R rows."""
         creative, moon = self.creative, self.moon
-        asks, bodies = [row.ask for row in rows], bodies or [row.body for row in rows]
-        tails = [creative.tail(body) for body in bodies]
-        if wanted is None:
-            wanted = [whole(body, moon.prepare.end_think) for body in bodies]
+        asks, tails = [one.row.ask for one in taught], [creative.tail(one.body) for one in taught]
         with computing_in(self.compute_dtype, moon.backbone):
-            batch, visual = creative.batch(asks, tails, [row.pictures for row in rows])
+            batch, visual = creative.batch(asks, tails, [one.row.pictures for one in taught])
             states = moon.read(batch, visual).states
-            n = torch.arange(len(rows), device=states.device)
+            n = torch.arange(len(taught), device=states.device)
             answers = moon.logits(states[n, batch.emb]).float().log_softmax(-1)
-            count = torch.tensor([len(one.tokens) for one in wanted], device=states.device)
+            count = torch.tensor([len(one.tokens) for one in taught], device=states.device)
             length = torch.tensor([len(tail) for tail in tails], device=states.device)
             first = batch.emb - length + 1  # where `<think>` is: it speaks of the first token
             row = n.repeat_interleave(count)
-            told = [place for one in wanted for place in one.places]
+            told = [place for one in taught for place in one.places]
             at = first[row] + torch.tensor(told, dtype=torch.long, device=states.device)
-            tokens = [token for one in wanted for token in one.tokens]
+            tokens = [token for one in taught for token in one.tokens]
             logps, entropies = rollouts.score_tokens(
                 moon, states[row, at], torch.tensor(tokens, dtype=torch.long, device=states.device), count,
                 int(count.max()), self.temperature,
@@ -136,25 +128,25 @@ def comparisons(
 
 
 def label_targets(
-    forms: Sequence[Form], picked: Tensor, known: Sequence[Assessment | None]
-) -> tuple[list[list[int]], list[Wanted]]:
-    """Bodies of forms with the choices `picked` (R, 7), and the answers that `known` assessments want there.
+    rows: Sequence[PairRow], forms: Sequence[Form], picked: Tensor, known: Sequence[Assessment | None]
+) -> list[Taught]:
+    """Rows, without pictures, with the choices `picked` (R, 7) in their forms, and the answers that `known`
+    assessments want there.
 
     What is wanted need not be what was picked: after its own choices, too, a policy is to choose rightly
     (DAgger's idea, 1011.0686). Where the evidence is the known one, so is what in it follows from words.
     """
-    bodies, wanted = list[list[int]](), list[Wanted]()
-    for form, row, one in zip(forms, picked.tolist(), known, strict=True):
-        body, slots = form.fill(row)
-        found = Wanted([], [])
+    found = []
+    for row, form, choice, one in zip(rows, forms, picked.tolist(), known, strict=True):
+        body, slots = form.fill(choice)
+        tokens, places = list[int](), list[int]()
         if one is not None:
-            found = Wanted([form.heads[k] for k in choices(one)], list(slots))
+            tokens, places = [form.heads[k] for k in choices(one)], list(slots)
             for column, back, token in form.inferred() if form.evidence == sides(one) else ():
-                found.tokens.append(token)
-                found.places.append(slots[column] - back)
-        bodies.append(body)
-        wanted.append(found)
-    return bodies, wanted
+                tokens.append(token)
+                places.append(slots[column] - back)
+        found.append(Taught(replace(row, pictures=()), body, tokens, places))
+    return found
 
 
 def reasons_loss(logps: Tensor, counts: Sequence[int]) -> Tensor:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -50,6 +49,7 @@ from moonshelf.creatives.training.policy import (
     label_targets,
     order_gap,
     reasons_loss,
+    wholly,
 )
 from moonshelf.creatives.training.recipe import SftRecipe
 from moonshelf.errors import UserError
@@ -80,6 +80,19 @@ class SelectorTrainer(StageTrainer):
     def export(self) -> None:
         export(self.creative, self.out / "checkpoint")
 
+    def pair_rows(self, examples: Sequence[Example], turn: int, shown: bool = True) -> list[PairRow]:
+        """Both orders of some pairs, as `make_pair_rows` draws them for a turn."""
+        recipe = self.recipe
+        return make_pair_rows(
+            self.creative, examples, f"{recipe.seed}/{turn}", NO_INTEREST, recipe.no_overlays,
+            recipe.distractors, shown=shown,
+        )  # fmt: skip
+
+    def descriptions(self, examples: Sequence[Example], turn: int) -> list[PairRow]:
+        """Each creative of some pairs alone, as `make_descriptions` draws them for a turn."""
+        recipe, key = self.recipe, f"{self.recipe.seed}/{turn}"
+        return make_descriptions(self.creative, examples, key, recipe.no_overlays, recipe.distractors)
+
     def turn(self, step: int) -> int:
         """Processes take parts of the schedule in turn."""
         return step * self.accelerator.num_processes + self.accelerator.process_index
@@ -98,36 +111,30 @@ class SftTrainer(SelectorTrainer):
 
     def draw(self, step: int, share: float) -> tuple[str, list[PairRow]]:
         """What the step teaches, and its rows."""
-        recipe, first, creative = self.recipe, self.turn(step), self.creative
-        examples, key = draw(self.examples, recipe.pairs, recipe.seed, first), f"{recipe.seed}/{first}"
+        recipe, first = self.recipe, self.turn(step)
+        examples = draw(self.examples, recipe.pairs, recipe.seed, first)
         every = recipe.describe_every
         if step < recipe.describe_steps or (every and step % every == 0):
-            return "describe", make_descriptions(
-                creative, examples, key, recipe.no_overlays, recipe.distractors
-            )
+            return "describe", self.descriptions(examples, first)
         turn = step - step // every - 1 if every else step  # among the steps of pairs
         own = share >= recipe.self_generated_from and turn % recipe.self_generated_every == 0
         if not own:  # compared by words alone, where reasons are known
             more = draw(self.examples, WORDS_ONLY * recipe.pairs, recipe.seed, first)
             told = [example for example in more if example.pair.assessment is not None]
             own, examples = not told, told or examples
-        return "compare", make_pair_rows(
-            creative, examples, key, NO_INTEREST, recipe.no_overlays, recipe.distractors, shown=own
-        )
+        return "compare", self.pair_rows(examples, first, shown=own)
 
     def losses(self, batch: tuple[str, list[PairRow]]) -> dict[str, Tensor]:
         recipe, (kind, rows) = self.recipe, batch
         if kind == "describe":
-            scored = self.module(rows)
-            counts = [len(row.body) + 1 for row in rows]
+            taught = [wholly(row, self.creative.moon.prepare.end_think) for row in rows]
         else:
             # Only what follows from words is taught here: evidence is learnt with its one image in sight.
             own = [i for i, row in enumerate(rows) if row.pictures]
             forms, picked = comparisons(self.model, rows, own)
-            bodies, wanted = label_targets(forms, picked, [row.known for row in rows])
-            scored = self.module([replace(row, pictures=()) for row in rows], bodies, wanted)
-            counts = [len(one.tokens) for one in wanted]
-        terms = {"reasons": reasons_loss(scored.logps, counts)}
+            taught = label_targets(rows, forms, picked, [row.known for row in rows])
+        scored = self.module(taught)
+        terms = {"reasons": reasons_loss(scored.logps, [len(one.tokens) for one in taught])}
         if kind == "compare":
             terms["answer"] = answer_loss(scored.answers, [row.target for row in rows])
             terms["gap"] = recipe.order_weight * order_gap(scored.answers)
