@@ -166,7 +166,7 @@ def test_what_it_refuses(model, tmp_path, monkeypatch):
 
 
 def test_reported_vectors_are_those_of_the_catalogue(first, model):
-    from moonshelf.evaluation.data.views import view
+    from moonshelf.evaluation.data.dataset import view
     from moonshelf.evaluation.encoders.cache import EmbeddingCache
     from moonshelf.evaluation.report.demo_page import know
     from moonshelf.feeds import read_feed

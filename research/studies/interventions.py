@@ -25,7 +25,7 @@ import numpy as np
 
 from moonshelf import images
 from moonshelf.errors import Problem, UserError
-from moonshelf.evaluation.data.views import TEMPLATES, stems, view
+from moonshelf.evaluation.data.dataset import TEMPLATES, stems, view
 from moonshelf.evaluation.statistics import metrics, significance
 from moonshelf.evaluation.tasks import says
 from moonshelf.model.engine import load_picture

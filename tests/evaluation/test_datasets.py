@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from moonshelf.errors import UserError
+from moonshelf.evaluation.data import dataset as views
 from moonshelf.evaluation.data import validation as shared_sets
-from moonshelf.evaluation.data import views
 from moonshelf.evaluation.data.dataset import Dataset
 from moonshelf.evaluation.tasks import Labelling, Retrieval
 from moonshelf.product import ImageRef, Product

@@ -15,7 +15,7 @@ from moonshelf import images
 from moonshelf.errors import UserError
 from moonshelf.evaluation import runner
 from moonshelf.evaluation.contract import IMAGE, TEXT
-from moonshelf.evaluation.data.views import view
+from moonshelf.evaluation.data.dataset import view
 from moonshelf.evaluation.encoders import baselines
 from moonshelf.evaluation.encoders.baselines import TwoTowerBaseline, make_baselines
 from moonshelf.evaluation.runner import evaluate

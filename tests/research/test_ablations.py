@@ -128,7 +128,7 @@ def test_the_catalogue_states_the_truth_and_nothing_states_nothing(
 
 
 def test_titles_hide_what_is_asked_for(items: list[Item]) -> None:
-    from moonshelf.evaluation.data.views import stems
+    from moonshelf.evaluation.data.dataset import stems
 
     hide = stems([name for item in items for name in (*item.category, *item.facts.values())])
     for item in items:

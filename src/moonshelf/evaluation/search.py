@@ -30,8 +30,8 @@ from moonshelf.errors import UserError
 from moonshelf.evaluation import record
 from moonshelf.evaluation.contract import Result
 from moonshelf.evaluation.data.clicks import read_clicks
+from moonshelf.evaluation.data.dataset import sample
 from moonshelf.evaluation.data.judgements import read_judgements
-from moonshelf.evaluation.data.views import sample
 from moonshelf.evaluation.record import Head, Predictions, Report
 from moonshelf.evaluation.statistics.scoring import JUDGED, Scored, figures
 from moonshelf.evaluation.tasks.matching import second_half

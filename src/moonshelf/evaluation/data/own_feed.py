@@ -16,8 +16,7 @@ from typing import Any
 from moonshelf import attributes, images
 from moonshelf.errors import UserError
 from moonshelf.evaluation.contract import BOTH
-from moonshelf.evaluation.data.dataset import ACROSS, WITHIN, Dataset
-from moonshelf.evaluation.data.views import group_of, label_of, shows, stems
+from moonshelf.evaluation.data.dataset import ACROSS, WITHIN, Dataset, group_of, label_of, shows, stems
 from moonshelf.product import Product
 
 LEAST = 20  # products that must state a label for it to be scored, or a tenth of the feed if that is fewer

@@ -29,8 +29,7 @@ import pyarrow.parquet as pq
 from moonshelf import attributes, images
 from moonshelf.errors import Problem, UserError
 from moonshelf.evaluation.contract import BOTH, IMAGE, TEXT
-from moonshelf.evaluation.data.dataset import Dataset, corpus_of
-from moonshelf.evaluation.data.views import HIDDEN, TEMPLATES, sample, shows, views
+from moonshelf.evaluation.data.dataset import HIDDEN, TEMPLATES, Dataset, corpus_of, sample, shows, views
 from moonshelf.evaluation.tasks import Labelling
 from moonshelf.model.encoders.stock import need
 from moonshelf.model.files import fetch

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 from moonshelf import attributes
 from moonshelf.evaluation.contract import BOTH, IMAGE, TEXT
-from moonshelf.evaluation.data.dataset import Dataset
-from moonshelf.evaluation.data.views import VIEWS, sample, stems, views
+from moonshelf.evaluation.data.dataset import VIEWS, Dataset, sample, stems, views
 from moonshelf.evaluation.tasks import Labelling
 from moonshelf.product import Product
 

@@ -21,7 +21,7 @@ import numpy as np
 from moonshelf import images
 from moonshelf.errors import UserError
 from moonshelf.evaluation.contract import BOTH, IMAGE, TEXT, Encode, Encoder, Vectors, asking
-from moonshelf.evaluation.data.views import group_of, readable, sample, shows, views
+from moonshelf.evaluation.data.dataset import group_of, readable, sample, shows, views
 from moonshelf.evaluation.encoders.lexical import Bm25, TfIdf
 from moonshelf.evaluation.encoders.served import EndpointBaseline, MtebEncoder
 from moonshelf.model.encoders import base, stock

@@ -25,7 +25,7 @@ import numpy as np
 from moonshelf import images
 from moonshelf.errors import Problem
 from moonshelf.evaluation.contract import Encoder, Row, Vectors, check_finite
-from moonshelf.evaluation.data.views import readable
+from moonshelf.evaluation.data.dataset import readable
 from moonshelf.files import write_atomic
 from moonshelf.product import Product
 

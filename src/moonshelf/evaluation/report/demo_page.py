@@ -19,7 +19,7 @@ from moonshelf.attributes import canonical_key
 from moonshelf.catalogue.rows import THUMBNAIL_SIDE
 from moonshelf.catalogue.tables import why
 from moonshelf.evaluation.contract import Result, Vectors
-from moonshelf.evaluation.data.views import view
+from moonshelf.evaluation.data.dataset import view
 from moonshelf.evaluation.encoders.baselines import ModelEncoder
 from moonshelf.evaluation.encoders.cache import EmbeddingCache
 from moonshelf.evaluation.report.page import data_uri, template, thumbnail
