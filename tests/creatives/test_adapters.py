@@ -451,7 +451,7 @@ def test_what_cannot_be_read_at_all_says_so(shop: Path, tmp_path: Path) -> None:
         (tmp_path / "other.csv", "no column of images"),
         (tmp_path / "array.json", "not valid JSON"),
         (tmp_path / "none.csv", "no file or folder"),
-        (shop / "0.png", "no table"),
+        (shop / "0.png", "is an image"),
     ):
         with pytest.raises(UserError, match=why):
             read_creatives(path)

@@ -207,9 +207,7 @@ def _logit(p: float) -> float:
     return math.log(p) - math.log1p(-p)
 
 
-def fit_temperature(
-    judgements: Sequence[Judgement], posteriors: Sequence[float], grid: int = 400
-) -> tuple[float, float]:
+def fit_temperature(judgements: Sequence[Judgement], posteriors: Sequence[float]) -> tuple[float, float]:
     """Temperature with the lowest log loss against the posteriors, and that loss; for validation pairs only.
 
     `judgements` must have been made at temperature 1. Pairs that were never asked (p = 0.5 in both orders)
@@ -223,7 +221,7 @@ def fit_temperature(
     if not rows:
         raise ValueError("no judgement to fit a temperature on")
     odds, q = np.array(rows).T
-    temperatures = np.geomspace(0.1, 20, grid)
+    temperatures = np.geomspace(0.1, 20, 400)
     scaled = odds[None] / temperatures[:, None]
     losses = (np.logaddexp(0, -scaled) * q + np.logaddexp(0, scaled) * (1 - q)).mean(1)
     best = int(losses.argmin())

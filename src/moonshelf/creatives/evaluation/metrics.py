@@ -116,7 +116,7 @@ class Figure:
     note: str = ""
 
 
-def figures(cases: Cases, *, seed: int = 0) -> list[Figure]:
+def figures(cases: Cases) -> list[Figure]:
     """Every figure of a selector, each with its interval; [] for no pair."""
     if not len(cases):
         return []
@@ -136,7 +136,7 @@ def figures(cases: Cases, *, seed: int = 0) -> list[Figure]:
     counted = {name: (int(mask.sum()), bound) for name, (_, mask, bound) in means.items()}
     counted["ECE"] = len(cases), ece_floor(cases)
     counted |= {name: (len(wrong), bound) for name, bound in zip(SUREST, reached, strict=True)}
-    drawn, _ = significance.resample(statistic, len(cases), cases.clusters, seed=seed)
+    drawn, _ = significance.resample(statistic, len(cases), cases.clusters)
     return [
         from_interval(name, replace(one, n=n), bound)
         if math.isfinite(one.value)
@@ -152,13 +152,12 @@ def mean_figure(
     *,
     bound: float | None = None,
     note: str = "",
-    seed: int = 0,
 ) -> Figure:
     """The mean of some rows' own values as a figure; without a value where there is no row."""
     value = np.asarray(values, np.float64)
     if not len(value):
         return Figure(name=name, note=note or "no pair of this kind")
-    return from_interval(name, bootstrap(value, clusters, seed=seed), bound, note)
+    return from_interval(name, bootstrap(value, clusters), bound, note)
 
 
 class Rows:
@@ -236,7 +235,7 @@ class Bin:
     high: float | None = None
 
 
-def ece_floor(cases: Cases, *, seed: int = 0) -> float:
+def ece_floor(cases: Cases) -> float:
     """The calibration error that remains at this n where none is: residuals get random signs by product."""
     gap, bins = _gaps(cases)
     size = np.bincount(bins)
@@ -245,7 +244,7 @@ def ece_floor(cases: Cases, *, seed: int = 0) -> float:
     residual = np.where(few, gap, gap - middle[bins])
     residual *= np.where(few, 1.0, np.sqrt(size / np.maximum(size - 1, 1))[bins])
     member, m = members(len(cases), cases.clusters)
-    signs = np.random.default_rng(seed).choice((-1.0, 1.0), size=(SIGNS, m))
+    signs = np.random.default_rng(0).choice((-1.0, 1.0), size=(SIGNS, m))
     drawn = [np.abs(np.bincount(bins, weights=residual * s[member])).sum() for s in signs]
     return float(np.mean(drawn)) / len(cases)
 
@@ -369,12 +368,10 @@ def _same_pairs(ours: Cases, theirs: Cases, names: tuple[str, str]) -> None:
         raise ValueError(f"{names[0]} and {names[1]} did not judge the same pairs")
 
 
-def pairs_needed(
-    difference: float, discordant: float, *, power: float = 0.8, level: float = 0.05
-) -> int | None:
-    """Independent pairs for McNemar's test to find `difference` in accuracy with that power.
+def pairs_needed(difference: float, discordant: float) -> int | None:
+    """Independent pairs for McNemar's test at a level of 5 % to find `difference` with a power of 80 %.
 
-    n = (z_{1-level/2} √ψ + z_{power} √(ψ - δ²))² / δ², with ψ = `discordant`, the share of pairs that only
+    n = (z_{.975} √ψ + z_{.8} √(ψ - δ²))² / δ², with ψ = `discordant`, the share of pairs that only
     one of the two has right, and δ = `difference` (Miettinen, 1968; Connor, 1987). Pairs of one product say
     less than independent ones, so take it as the least. None for no difference.
     """
@@ -382,7 +379,7 @@ def pairs_needed(
         return None
     if not 0 < difference**2 <= discordant <= 1:
         raise ValueError(f"{discordant:.3g} discordant pairs cannot make a difference of {difference:.3g}")
-    z, w = NormalDist().inv_cdf(1 - level / 2), NormalDist().inv_cdf(power)
+    z, w = NormalDist().inv_cdf(0.975), NormalDist().inv_cdf(0.8)
     root = z * math.sqrt(discordant) + w * math.sqrt(max(0.0, discordant - difference**2))
     return math.ceil((root / difference) ** 2)
 

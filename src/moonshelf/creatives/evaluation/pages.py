@@ -130,7 +130,6 @@ def write_demo_report(
     campaigns: Sequence[Campaign],
     rankings: Sequence[Ranking],
     *,
-    title: str = "Which creative to run, and why",
     facts: dict[str, str] | None = None,
 ) -> Path:
     """Write `report.html` into the folder `out`: each campaign with its creatives in ranked order, their
@@ -139,7 +138,7 @@ def write_demo_report(
     by_id = {one.id: one for one in campaigns}
     places = [show_ranked(by_id[one.campaign_id], one, from_references) for one in rankings]
     values = {
-        "title": title,
+        "title": "Which creative to run, and why",
         "ranked": places,
         "judges": list(dict.fromkeys(one.judge for one in rankings if one.judge)),
         "simulated": any(one.campaign.source.startswith("simulated") for one in places),

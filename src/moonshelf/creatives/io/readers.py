@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from moonshelf import images
-from moonshelf.attributes import fold
 from moonshelf.creatives.io.records import Reading, RowRejected, count, plain_id, rejected
 from moonshelf.creatives.schema import Campaign, Creative, Pair
 from moonshelf.creatives.words import read
@@ -27,15 +26,13 @@ from moonshelf.errors import Problem, UserError
 from moonshelf.feeds import values
 from moonshelf.feeds.base import FeedBroken, Row, Source
 from moonshelf.feeds.columns import one_each, ranked
-from moonshelf.feeds.detect import check_path
+from moonshelf.feeds.detect import check_path, detect
 from moonshelf.feeds.dialects import folder, jsonl, parquet
-from moonshelf.feeds.encodings import encoding_of
-from moonshelf.feeds.text import Table, split_header
+from moonshelf.feeds.text import Table
 
 Item = Campaign | Pair | Problem
 Numbered = Problem | tuple[int | str, dict[str, Any]]  # a record with its number
 FILE = "campaigns.jsonl"  # of our own form, in a folder
-_HEAD = 1 << 16
 _CONTEXT = ("audience", "country", "device", "language", "placement", "platform", "region", "slot")
 COLUMNS: dict[str, list[str]] = read("columns") | {name: [name] for name in _CONTEXT}
 
@@ -69,37 +66,8 @@ def sniff(path: Path) -> str:
         if files and next(folder.walk(str(path)), None) is None:
             raise UserError(f"{path} holds no pictures: name one of its files, such as {files[0]}.")
         return "images"
-    try:
-        with Source(path).open() as file:
-            head = file.read(_HEAD)
-    except (FeedBroken, OSError) as error:
-        raise UserError(f"{path.name} cannot be read: {error}.") from None
-    if head[:4] == b"PAR1":
-        return "parquet"
-    if head[:2] in (b"\xff\xd8", b"\x89P", b"GI", b"PK", b"%P"):
-        raise UserError(
-            f"{path.name} is no table of creatives: name a CSV or JSONL file, or a folder of pictures."
-        )
-    text = head.decode(encoding_of(head), "replace").lstrip("\ufeff \t\r\n")
-    if text[:1] in ("{", "["):
-        return "jsonl" if text[0] == "{" and _whole(text.split("\n", 1)[0]) else "json"
-    lines = [line for line in text.splitlines() if line.strip()]
-    if not lines:
-        raise UserError(f"{path.name} is empty.")
-    if not {fold(cell) for cell in split_header(lines[0])[1]}.intersection(COLUMNS["image"]):
-        raise UserError(
-            f"{path.name} has no column of images: a table of creatives has the columns product_id, title, "
-            "interest, image, impressions, clicks, of which only image is needed."
-        )
-    return "csv"
-
-
-def _whole(line: str) -> bool:
-    """Whether a line is an object of its own, and not the first line of one."""
-    try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return line.rstrip().endswith("}")  # a broken row of JSON lines
+    kind = detect(path)
+    return kind if kind in ("parquet", "jsonl", "json") else "csv"
 
 
 # ---- JSON --------------------------------------------------------------------------------------------
@@ -159,6 +127,11 @@ def table_rows(reading: Reading) -> Iterator[Numbered]:
     """Rows of a table of creatives, by what its columns fill."""
     table = Table(reading.source)
     plan = one_each(table.header, ranked(COLUMNS))
+    if "image" not in plan:
+        raise UserError(
+            f"{reading.source.name} has no column of images: a table of creatives has the columns "
+            "product_id, title, interest, image, impressions, clicks, of which only image is needed."
+        )
     for record in table:
         if record.fatal is not None:
             yield Problem(record.number, "row", record.fatal)
@@ -247,7 +220,7 @@ FORMATS: dict[str, Callable[[Reading], Iterator[Numbered]]] = {
 # ---- writing -----------------------------------------------------------------------------------------
 
 
-def write_campaigns(place: str | os.PathLike[str], rows: Iterable[Campaign | Pair], name: str = FILE) -> int:
+def write_campaigns(place: str | os.PathLike[str], rows: Iterable[Campaign | Pair]) -> int:
     """Writes campaigns or pairs into a folder, with their images, as `read_creatives` reads them back.
 
     Images are copied below `images/`, named by their content, so that the folder can be moved as a whole;
@@ -257,7 +230,7 @@ def write_campaigns(place: str | os.PathLike[str], rows: Iterable[Campaign | Pai
     target = Path(place)
     target.mkdir(parents=True, exist_ok=True)
     number = 0
-    with open(target / name, "w", encoding="utf-8", newline="\n") as file:
+    with open(target / FILE, "w", encoding="utf-8", newline="\n") as file:
         for row in rows:
             record = row.model_dump(mode="python", exclude_defaults=True, exclude={"creatives", "a", "b"})
             record |= {"id": row.id, "product_id": row.product_id}
