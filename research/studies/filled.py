@@ -53,30 +53,26 @@ def write(shop: sample.Shop, queries: int) -> None:
             )
 
 
-def review(shop: sample.Shop, url: str) -> Counter[str]:
+def review(shop: sample.Shop, client: httpx.Client) -> Counter[str]:
     """Answers to all suggestions, counted: kept, changed, none."""
     true: dict[str, dict[str, str]] = {one.id: canonical(one.attributes) for one in shop.products}
     known, said = {key for one in true.values() for key in one}, Counter[str]()
-    with httpx.Client(base_url=url, timeout=60) as client:
-        listed: list[dict[str, Any]] = []
-        while (
-            page := client.get("/v1/suggestions", params={"limit": 50, "offset": len(listed)})
-            .raise_for_status()
-            .json()
-        ):
-            listed += page["suggestions"]
-            if not page["suggestions"] or len(listed) >= page["total"]:
-                break
-        for one in listed:
-            id, key = one["product"]["id"], canonical_key(one["name"])
-            if key not in known:
-                continue
-            verdict = true[id].get(key, "none")
-            kept = verdict == normalise_value(key, one["value"])
-            said["kept" if kept else verdict if verdict == "none" else "changed"] += 1
-            subject = {"id": id, "name": one["name"], "suggested": one["value"]}
-            body = {"kind": "attribute", "subject": subject, "verdict": verdict, "note": ""}
-            client.post("/v1/feedback", json=body).raise_for_status()
+    listed: list[dict[str, Any]] = []
+    at, total = 0, 1
+    while at < total:
+        page = client.get("/v1/suggestions", params={"limit": 50, "offset": at})
+        at, total = at + 50, page.raise_for_status().json()["total"]
+        listed += page.json()["suggestions"]
+    for one in listed:
+        id, key = one["product"]["id"], canonical_key(one["name"])
+        if key not in known:
+            continue
+        verdict = true[id].get(key, "none")
+        kept = verdict == normalise_value(key, one["value"])
+        said["kept" if kept else verdict if verdict == "none" else "changed"] += 1
+        subject = {"id": id, "name": one["name"], "suggested": one["value"]}
+        body = {"kind": "attribute", "subject": subject, "verdict": verdict, "note": ""}
+        client.post("/v1/feedback", json=body).raise_for_status()
     return said
 
 
@@ -88,7 +84,8 @@ def main(
     """A feed with holes and judgements, or what a person says of the suggestions."""
     shop = sample.shop(products)
     if url:
-        print(dict(review(shop, url)))
+        with httpx.Client(base_url=url, timeout=60) as client:
+            print(dict(review(shop, client)))
     else:
         write(shop, queries)
 
