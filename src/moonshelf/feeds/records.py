@@ -20,6 +20,7 @@ from moonshelf.feeds.base import Row, Source
 from moonshelf.feeds.build import Draft
 from moonshelf.feeds.columns import Column, Plan, kept, plan_columns, price_column, simple
 from moonshelf.feeds.dialects.shops import NO_SHOP, Shop, by_name
+from moonshelf.feeds.text import Cells
 from moonshelf.identifiers import is_placeholder
 from moonshelf.product import MAX_ID, Product
 
@@ -39,7 +40,7 @@ class RecordReader:
         self.source, self.shop = source, shop
         self.groups: dict[str, str] = {}  # id of a variant -> its parent's, where the shop's export tells
         self._parents: dict[str, Product] = {}
-        self._unseen = set(source.fields)
+        self._unseen = set(source.fields) if columns is None else set()
         self._plans: dict[tuple[str, ...], Plan] = {}
         if shop.name:
             source.say("columns", f"read as an export of {shop.name}")
@@ -92,6 +93,13 @@ class RecordReader:
             self.source.say("columns", text)
         return plan
 
+    def rows(self, items: Iterable[tuple[int, Mapping[str, Any] | Row]]) -> Iterator[Row]:
+        """Rows of numbered records, and of what was none, with what is to say about the whole feed."""
+        yield from self.source.take_notes()
+        for number, record in items:
+            yield record if isinstance(record, Row) else self.row(number, record)
+        yield from self.ending()
+
     def ending(self) -> Iterator[Row]:
         """What is to say when all records of JSON or XML are read: columns that were named and never seen."""
         for name in sorted(self._unseen):
@@ -100,6 +108,8 @@ class RecordReader:
 
     def row(self, number: int, record: Mapping[str, Any]) -> Row:
         draft = Draft(self.source, number, self.shop.paths)
+        if isinstance(record, Cells) and record.warning:
+            draft.problems.append(record.warning)
         record = self.shop.opened(record) if self._header is None else record
         plan = self.plan(record)
         for said in self.source.take_notes() if self._header is None else ():

@@ -16,9 +16,9 @@ from io import BufferedReader, TextIOWrapper
 from itertools import islice
 
 from moonshelf.attributes import fold
-from moonshelf.errors import UserError
+from moonshelf.errors import Problem, UserError
 from moonshelf.feeds import values
-from moonshelf.feeds.base import END, MAX_RECORD, FeedBroken, Source
+from moonshelf.feeds.base import END, MAX_RECORD, FeedBroken, Row, Source, broken_off, rejected
 from moonshelf.feeds.columns import is_known
 from moonshelf.feeds.encodings import code_page, encoding_of
 
@@ -90,15 +90,10 @@ MAX_LINES = 500  # lines that one quoted cell may span
 _DELIMITERS = "\t,;|"
 
 
-@dataclass(slots=True)
-class Record:
-    """One record of a table: its cells by column name, or the reason why it has none."""
+class Cells(dict[str, str]):
+    """Cells of one record of a table by the names of their columns, and what is odd about them."""
 
-    number: int
-    cells: dict[str, str]
-    fatal: str | None = None
-    warning: str | None = None
-    field: str = "row"  # what either is about
+    warning: Problem | None = None
 
 
 class Table:
@@ -136,38 +131,41 @@ class Table:
         self.header = _unique(found.cells)
         self._written = found.cells
 
-    def __iter__(self) -> Iterator[Record]:
-        number, width = 0, len(self.header)
+    def __iter__(self) -> Iterator[tuple[int, Cells | Row]]:
+        """Numbers and cells of the records, or the row that says why one, or all to come, is not read."""
+        number = 0
         with self._text:
             try:
                 for cells in self._records():
                     if isinstance(cells, str):
                         number += 1
-                        yield Record(number, {}, fatal=cells)
-                        continue
-                    if not any(cell and not cell.isspace() for cell in cells):
-                        continue
-                    number += 1
-                    if any('="' in cell for cell in cells):
-                        cells = [m[1] if (m := _FORMULA.fullmatch(cell.strip())) else cell for cell in cells]
-                    while len(cells) > width and not cells[-1].strip():
-                        cells.pop()
-                    if len(cells) > width:
-                        yield Record(number, {}, f"the row has {len(cells)} cells, the header {width}")
-                    elif cells == self._written:
-                        yield Record(number, {}, "the header is repeated")
-                    else:
-                        warning, field = None, "row"
-                        if len(cells) < width:
-                            warning = f"the row has {len(cells)} cells, the header {width}"
-                            if not self._whole:
-                                warning, field = f"{warning}, and no line end: the file may be cut off", END
-                        elif self._mended:
-                            warning = f"bytes that are not UTF-8 were read as {self._decoder.page}"
-                        named = dict(zip(self.header, cells, strict=False))
-                        yield Record(number, named, warning=warning, field=field)
+                        yield number, rejected(number, "row", cells)
+                    elif any(cell and not cell.isspace() for cell in cells):
+                        number += 1
+                        yield number, self._named(number, cells)
             except FeedBroken as error:
-                yield Record(number + 1, {}, f"{error}: the rest was not read", field=END)
+                yield number + 1, broken_off(number + 1, error)
+
+    def _named(self, number: int, cells: list[str]) -> Cells | Row:
+        width = len(self.header)
+        if any('="' in cell for cell in cells):
+            cells = [m[1] if (m := _FORMULA.fullmatch(cell.strip())) else cell for cell in cells]
+        while len(cells) > width and not cells[-1].strip():
+            cells.pop()
+        if len(cells) > width:
+            return rejected(number, "row", f"the row has {len(cells)} cells, the header {width}")
+        if cells == self._written:
+            return rejected(number, "row", "the header is repeated")
+        named = Cells(zip(self.header, cells, strict=False))
+        if len(cells) < width:
+            warning, field = f"the row has {len(cells)} cells, the header {width}", "row"
+            if not self._whole:
+                warning, field = f"{warning}, and no line end: the file may be cut off", END
+            named.warning = Problem(number, field, warning, fatal=False)
+        elif self._mended:
+            warning = f"bytes that are not UTF-8 were read as {self._decoder.page}"
+            named.warning = Problem(number, "row", warning, fatal=False)
+        return named
 
     def _records(self) -> Iterator[list[str] | str]:
         """Cells of every record, or why a line has none."""

@@ -132,12 +132,11 @@ def table_rows(reading: Reading) -> Iterator[Numbered]:
             f"{reading.source.name} has no column of images: a table of creatives has the columns "
             "product_id, title, interest, image, impressions, clicks, of which only image is needed."
         )
-    for record in table:
-        if record.fatal is not None:
-            yield Problem(record.number, "row", record.fatal)
+    for number, record in table:
+        if isinstance(record, Row):
+            yield from record.problems
         else:
-            cells = {role: record.cells.get(column, "").strip() for role, column in plan.items()}
-            yield record.number, cells
+            yield number, {role: record.get(column, "").strip() for role, column in plan.items()}
 
 
 def grouped(reading: Reading, rows: Iterator[Numbered], source: str) -> Iterator[Numbered]:

@@ -26,9 +26,7 @@ def read(source: Source) -> Iterator[Row]:
     with opened(source) as file:
         schema = file.schema_arrow
         reader = RecordReader(source, unique(source, schema.names))
-        yield from source.take_notes()
-        for number, record in numbered(source, file, batch_rows(schema)):
-            yield record if isinstance(record, Row) else reader.row(number, record)
+        yield from reader.rows(numbered(source, file, batch_rows(schema)))
 
 
 def unique(source: Source, names: list[str]) -> list[str]:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from moonshelf.errors import Problem
-from moonshelf.feeds.base import Row, Source, rejected
+from moonshelf.feeds.base import Row, Source
 from moonshelf.feeds.columns import simple
 from moonshelf.feeds.dialects import variants
 from moonshelf.feeds.dialects.shops import SHOPIFY, Shop, by_name, recognise
@@ -28,34 +27,19 @@ def read(source: Source, shop: Shop | None = None) -> Iterator[Row]:
     reader = RecordReader(source, table.header, shop=shop)
     if shop.members:
         reader.groups = _groups(source, shop)
-    return _rows(source, table, reader)
+    return reader.rows(table)
 
 
 def _groups(source: Source, shop: Shop) -> dict[str, str]:
     """Parent of each variant where the parent's line names its variants; the file is read once for it."""
     again = Source(source.path, None, source.fields, source.encoding)
     groups: dict[str, str] = {}
-    for record in Table(again):
-        cells = by_name(record.cells)
+    for _, record in Table(again):
+        cells = {} if isinstance(record, Row) else by_name(record)
         parent = cells.get("sku", "")
         if (ids := shop.members_of(cells)) and parent and len(groups) < _MAX_GROUPS:
             groups |= {id.strip(): parent for id in (*ids, parent)}
     return groups
-
-
-def _rows(source: Source, table: Table, reader: RecordReader) -> Iterator[Row]:
-    """Rows of a table."""
-    yield from source.take_notes()
-    for record in table:
-        if record.fatal is not None:
-            yield rejected(record.number, record.field, record.fatal)
-            continue
-        row = reader.row(record.number, record.cells)
-        if record.warning:
-            id = row.product.id if row.product else None
-            row.problems.insert(0, Problem(record.number, record.field, record.warning, id, fatal=False))
-        yield row
-    yield from source.take_notes()
 
 
 def is_agentic(names: Iterable[str]) -> bool:

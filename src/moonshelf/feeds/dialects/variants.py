@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from itertools import chain, count
 
 from moonshelf.attributes import canonical_key, fold
-from moonshelf.errors import Problem, UserError
+from moonshelf.errors import UserError
 from moonshelf.feeds import values
 from moonshelf.feeds.base import Row, Source, rejected
 from moonshelf.feeds.build import Draft
 from moonshelf.feeds.columns import forced_fields, kept, simple
 from moonshelf.feeds.dialects.shops import SHOPIFY, Shop, by_name
-from moonshelf.feeds.text import Record, Table
+from moonshelf.feeds.text import Cells, Table
 from moonshelf.feeds.vocabulary import WORDS
 
 MAX_LINES = 5_000  # of one handle; Shopify itself allows 2,048 variants
@@ -43,7 +43,8 @@ _ATTRIBUTE = re.compile(r"(.{1,100}?) \(product\.metafields\.[^)]*\)|[Cc]:(.{1,1
 class Line:
     """One line of the file with its known cells."""
 
-    record: Record
+    number: int
+    cells: Cells
     known: dict[str, str]
     unknown: dict[str, str]
 
@@ -81,61 +82,61 @@ def read(source: Source, table: Table, shop: Shop) -> Iterator[Row]:
     if shop is not SHOPIFY:
         source.say("columns", f"read as an export of {shop.name}")
 
-    def line(record: Record) -> Line:
+    def line(number: int, record: Cells) -> Line:
         used: set[str] = set()
-        cells = by_name({name: cell for name, cell in record.cells.items() if name not in forced})
+        cells = by_name({name: cell for name, cell in record.items() if name not in forced})
         known = shop.line(cells, used)
         if shop is not SHOPIFY:
             used.add("currency")
             known.setdefault("currency", cells.get("currency") or (action[1] if action else ""))
-        known |= {_FIELDS.get(field, field): record.cells.get(name, "") for name, field in forced.items()}
+        known |= {_FIELDS.get(field, field): record.get(name, "") for name, field in forced.items()}
         unknown = {
             name: cell
-            for name, cell in record.cells.items()
+            for name, cell in record.items()
             if cell.strip() and name not in forced and simple(name) not in used
         }
         ever.update(used)
-        return Line(record, known, unknown)
+        return Line(number, record, known, unknown)
 
     yield from source.take_notes()
     group: list[Line] = []
+    unread: list[Row] = []  # lines among them
     unused: dict[str, None] = {}
-    for record in table:
-        one = line(record)
-        unused |= dict.fromkeys(one.unknown)
-        if record.fatal is not None and not group:
-            yield rejected(record.number, record.field, record.fatal)
+    for number, record in table:
+        if isinstance(record, Row):
+            if group and len(unread) < MAX_LINES:
+                unread.append(record)
+            else:
+                yield record
             continue
+        one = line(number, record)
+        unused |= dict.fromkeys(one.unknown)
         same = group and (not one.handle or one.handle == group[0].handle) and not one.get("starts")
         if same and len(group) < MAX_LINES:
             group.append(one)
             continue
-        yield from _rows(source, shop, group)
-        group = [one] if one.handle else []
+        yield from _rows(source, shop, group, unread)
+        group, unread = [one] if one.handle else [], []
         if not one.handle:
-            yield rejected(record.number, "id", "the handle is missing")
-    yield from _rows(source, shop, group)
+            yield rejected(number, "id", "the handle is missing")
+    yield from _rows(source, shop, group, unread)
     if left := [name for name in unused if shop is SHOPIFY or simple(name) not in ever]:
         source.say("columns", kept(left))
     yield from source.take_notes()
 
 
-def _rows(source: Source, shop: Shop, group: list[Line]) -> Iterator[Row]:
+def _rows(source: Source, shop: Shop, group: list[Line], rows: list[Row]) -> Iterator[Row]:
     """Rows of one handle: a row per look, and one per line that is rejected."""
     if not group:
         return
     first = group[0]
-    rows: list[Row] = []
     variants: list[Line] = []
     added = 0  # lines that only add a picture
     for line in group:
-        record = line.record
-        if record.fatal is not None:
-            rows.append(rejected(record.number, record.field, record.fatal))
-        elif line is not first and not line.is_variant():
+        if line is not first and not line.is_variant():
             added += 1
         elif isinstance(why := line.amount, str) and why.startswith("negative"):
-            rows.append(rejected(record.number, "price", why, first.handle[:100]))
+            rows.append(rejected(line.number, "price", why, first.handle[:100]))
         else:
             variants.append(line)
     if first.get("parent") and len(variants) > 1:  # its variants are the lines below it
@@ -143,7 +144,7 @@ def _rows(source: Source, shop: Shop, group: list[Line]) -> Iterator[Row]:
         added += 1
         for line in variants:
             line.known["price"] = line.get("price") or first.get("price")
-    gallery = _gallery([line for line in group if line.record.fatal is None])
+    gallery = _gallery(group)
     options = [next((name for line in group if (name := line.get(f"option{n} name"))), "") for n in (1, 2, 3)]
     looks = _looks(variants, options)
     own = {
@@ -151,12 +152,8 @@ def _rows(source: Source, shop: Shop, group: list[Line]) -> Iterator[Row]:
     }
     used: set[str] = set()
     for key, lines in looks.items():
-        draft = Draft(source, lines[0].record.number, shop.paths)
-        for line in lines:
-            if line.record.warning:
-                draft.problems.append(
-                    Problem(line.record.number, line.record.field, line.record.warning, fatal=False)
-                )
+        draft = Draft(source, lines[0].number, shop.paths)
+        draft.problems += [line.cells.warning for line in lines if line.cells.warning]
         draft.set("id", _id(first.handle, key if len(looks) > 1 else (), used))
         draft.set("group_id", first.handle)
         others = {image for other, images in own.items() if other != key for image in images}
@@ -170,7 +167,7 @@ def _rows(source: Source, shop: Shop, group: list[Line]) -> Iterator[Row]:
             draft.warn("title", "there is no title: lines of one handle have to follow each other")
         row = draft.finish()
         row.records = len(lines)
-        row.raw = [line.record.cells for line in ([first, *lines] if lines[0] is not first else lines)]
+        row.raw = [line.cells for line in ([first, *lines] if lines[0] is not first else lines)]
         rows.append(row)
     rows.sort(key=lambda row: int(row.number))
     rows[0].records += added

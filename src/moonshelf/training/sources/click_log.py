@@ -399,7 +399,7 @@ def records_of(
     else:
         table = Table(source)
         header(table.header)
-        yield from ((r.number, r.fatal if r.fatal is not None else r.cells) for r in table)
+        yield from ((n, row.problems[0].reason if isinstance(row, Row) else row) for n, row in table)
 
 
 def _json_lines(source: Source) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
