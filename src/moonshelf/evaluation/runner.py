@@ -29,6 +29,9 @@ from moonshelf.evaluation.encoders.baselines import ModelEncoder, TwoTowerBaseli
 from moonshelf.evaluation.encoders.cache import EmbeddingCache, Timing
 from moonshelf.evaluation.encoders.lexical import fit_words
 from moonshelf.evaluation.record import Predictions, Report
+from moonshelf.evaluation.report.details import wanted_pictures
+from moonshelf.evaluation.report.outcome import Outcome
+from moonshelf.evaluation.report.page import thumbnail
 from moonshelf.evaluation.statistics.scoring import Scored, figures
 from moonshelf.evaluation.tasks import Labelling, Matching, Retrieval, Task, shown_by
 from moonshelf.evaluation.tasks.base import words
@@ -253,13 +256,9 @@ class _Run:
 
     def _illustrate(self, out: Path) -> None:
         """Keep words and a small picture of the few products that the report wants."""
-        from moonshelf.evaluation.report.details import wanted_pictures
-        from moonshelf.evaluation.report.outcome import Outcome
-        from moonshelf.evaluation.report.page import thumbnail
-
-        wanted = [(key, self.seen[key]) for key in wanted_pictures(Outcome.load(out)) if key in self.seen]
-        rows = {
-            key: (words(p), thumbnail(p.images[0] if p.images else None, record.PICTURE_SIDE))
-            for key, p in wanted
-        }
+        keys = [key for key in wanted_pictures(Outcome(self.report, out)) if key in self.seen]
+        rows = {}
+        for key, product in ((key, self.seen[key]) for key in keys):
+            first = product.images[0] if product.images else None
+            rows[key] = words(product), thumbnail(first, record.PICTURE_SIDE)
         record.write_shown(rows, out)

@@ -33,6 +33,8 @@ from moonshelf.evaluation.data.clicks import read_clicks
 from moonshelf.evaluation.data.dataset import sample
 from moonshelf.evaluation.data.judgements import read_judgements
 from moonshelf.evaluation.record import Head, Predictions, Report
+from moonshelf.evaluation.report.details import wanted_pictures
+from moonshelf.evaluation.report.outcome import Outcome
 from moonshelf.evaluation.statistics.scoring import JUDGED, Scored, figures
 from moonshelf.evaluation.tasks.matching import second_half
 from moonshelf.evaluation.tasks.retrieval import TOP
@@ -173,7 +175,7 @@ def evaluate_search(
     report.seconds = time.perf_counter() - start
     if out is not None:
         record.save(report, out)
-        _illustrate(out, source.stem, shelves.values())
+        _illustrate(Outcome(report, out), out, source.stem, shelves.values())
     return report
 
 
@@ -240,12 +242,9 @@ def _crossed(head: Head, found: Mapping[float | None, Rows]) -> Scored:
     return _scored(replace(head, note=note), rows)
 
 
-def _illustrate(out: Path, dataset: str, shelves: Any) -> None:
+def _illustrate(outcome: Outcome, out: Path, dataset: str, shelves: Any) -> None:
     """Keep title and thumbnail of the products that the report shows."""
-    from moonshelf.evaluation.report.details import wanted_pictures
-    from moonshelf.evaluation.report.outcome import Outcome
-
-    wanted = [id for _, id in wanted_pictures(Outcome.load(out))]
+    wanted = [id for _, id in wanted_pictures(outcome)]
     shown: dict[tuple[str, str], tuple[str, bytes]] = {}
     for shelf in shelves:
         for row in shelf.store.rows(map(key_of, wanted), ["id", "title", "thumbnail"]).to_pylist():
