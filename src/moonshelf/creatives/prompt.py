@@ -101,12 +101,17 @@ class CreativePrompt(BaseModel):
         return self.labels[first], self.labels[second]
 
 
+def named_answers(labels: tuple[str, str]) -> dict[str, Answer]:
+    """What each word that answers a question stands for, A being under the first label."""
+    return {labels[0]: "A>B", labels[1]: "A<B", "even": "A=B", "yes": "yes", "no": "no"}
+
+
 def write_assessment(assessment: Assessment, labels: tuple[str, str]) -> str:
     """Body of the reasons (without tags), A under the first label and B under the second."""
-    names = {"A>B": labels[0], "A<B": labels[1], "A=B": "even"}
+    names = {answer: word for word, answer in named_answers(labels).items()}
     lines = []
     for finding in assessment.findings:
-        answer = names.get(finding.answer, finding.answer)
+        answer = names[finding.answer]
         if finding.reason_a or finding.reason_b:
             answer = f"{_plain(finding.reason_a)} / {_plain(finding.reason_b)}, {answer}"
         lines.append(f"{finding.question}: {answer}")
@@ -143,13 +148,7 @@ def _plain(reason: str) -> str:
 
 def read_assessment(body: str, labels: tuple[str, str]) -> Assessment | None:
     """What was written, or None if it does not keep the format: all questions, in order, answered."""
-    answers: dict[str, Answer] = {
-        labels[0]: "A>B",
-        labels[1]: "A<B",
-        "even": "A=B",
-        "yes": "yes",
-        "no": "no",
-    }
+    answers = named_answers(labels)
     lines = body.strip().split(";")
     if len(lines) != len(KEYS):
         return None

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from moonshelf import images
 from moonshelf.creatives.backends.base import PairInput, PairPrediction, PairwiseBackend
+from moonshelf.creatives.prompt import named_answers
 from moonshelf.creatives.schema import QUESTIONS, VERDICT, AspectAnswer, Assessment
 from moonshelf.endpoints import Endpoint, EndpointError, picture_part
 
@@ -209,9 +210,9 @@ def _from_json(answer: dict[str, Any], one: PairInput) -> PairPrediction:
         if not isinstance(raw, str) or choice.get("finish_reason") not in ("stop", None):
             raise ValueError("cut short")
         reply = _Reply.model_validate(json.loads(raw, object_pairs_hook=_once))
-        names = {one.labels[0]: "A>B", one.labels[1]: "A<B", "even": "A=B", "yes": "yes", "no": "no"}
+        names = named_answers(one.labels)
         findings = tuple(
-            AspectAnswer(question=key, answer=names[row.answer], reason_a=row.first, reason_b=row.second)  # type: ignore[arg-type]
+            AspectAnswer(question=key, answer=names[row.answer], reason_a=row.first, reason_b=row.second)
             for key, row in reply.findings.items()
         )
         place = one.labels.index(reply.better)

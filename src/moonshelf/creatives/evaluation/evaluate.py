@@ -99,7 +99,7 @@ def evaluate(
     evidence = read_evidence(out, [one.name for one in backends], report.settings)
     count(evidence, report)
     report.seconds = round(time.perf_counter() - began, 1)
-    record.save(report, out)
+    common.write_result(report.as_dict(), out)
     keep_pictures(out, evidence, scored)
     write_pages(out, report, evidence)
     return report
@@ -113,7 +113,7 @@ def recompute(out: Path) -> CreativeReport:
     report = record.load(out)
     evidence = read_evidence(out, report.backends, report.settings)
     count(evidence, report)
-    record.save(report, out)
+    common.write_result(report.as_dict(), out)
     write_pages(out, report, evidence)
     return report
 

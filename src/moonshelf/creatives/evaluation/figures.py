@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -332,39 +332,33 @@ def normalised_regret(scores: Sequence[RankingScore]) -> float:
 
 
 def _ranked(both: Sequence[tuple[Campaign, Ranking]]) -> list[Figure]:
-    rows, scores = Rows(), [score_ranking(ranking.strengths, rates_of(one)) for one, ranking in both]
+    scores = [score_ranking(ranking.strengths, rates_of(one)) for one, ranking in both]
     products = [one.product_id for one, _ in both]
-    for (_, ranking), score, product in zip(both, scores, products, strict=True):
-        rows.add("Kendall tau-b", score.kendall, product)
-        rows.add("Spearman", score.spearman, product)
-        rows.add("top-1", score.top1, product)
-        rows.add("best-of-n regret", score.regret, product)
-        rows.add("click rate of the picks", score.picked_rate, product)
-        rows.add("cyclic triples", ranking.intransitivity, product)
-        rows.add("comparisons a campaign", len(ranking.comparisons), product)
-    picked, uniform = (
-        np.array([getattr(s, f"{kind}_rate") for s in scores]) for kind in ("picked", "uniform")
-    )
+    picked, uniform = np.array([(one.picked_rate, one.uniform_rate) for one in scores]).T
 
     def lift(weights: np.ndarray | None) -> np.ndarray:
         w = np.ones(len(picked)) if weights is None else weights
         base = float(w @ uniform)
         return np.array([float(w @ picked) / base - 1 if base else np.nan])
 
+    def mean(name: str, values: Iterable[float | None], note: str = "") -> Figure:
+        rows = Rows()
+        for value, product in zip(values, products, strict=True):
+            rows.add(name, value, product)
+        return rows.figure(name, note)
+
     gained, _ = significance.resample(lift, len(picked), products)
-    top, regret = (
-        np.mean([1 / len(one.creatives) for one, _ in both]),
-        np.mean([s.uniform_regret for s in scores]),
-    )
+    top = np.mean([1 / len(one.creatives) for one, _ in both])
+    regret = np.mean([one.uniform_regret for one in scores])
     return [
-        rows.figure("Kendall tau-b"),
-        rows.figure("Spearman"),
-        rows.figure("top-1", f"random {100 * top:.1f}"),
-        rows.figure("best-of-n regret", f"random {100 * regret:.1f}"),
-        rows.figure("click rate of the picks", f"random {100 * uniform.mean():.3f}"),
+        mean("Kendall tau-b", (one.kendall for one in scores)),
+        mean("Spearman", (one.spearman for one in scores)),
+        mean("top-1", (one.top1 for one in scores), f"random {100 * top:.1f}"),
+        mean("best-of-n regret", (one.regret for one in scores), f"random {100 * regret:.1f}"),
+        mean("click rate of the picks", picked, f"random {100 * uniform.mean():.3f}"),
         *(metrics.from_interval("lift over random", one) for one in gained if np.isfinite(one.value)),
-        rows.figure("cyclic triples"),
-        rows.figure("comparisons a campaign"),
+        mean("cyclic triples", (one.intransitivity for _, one in both)),
+        mean("comparisons a campaign", (len(one.comparisons) for _, one in both)),
     ]
 
 

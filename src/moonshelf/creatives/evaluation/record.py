@@ -23,7 +23,7 @@ from moonshelf.creatives.evaluation.metrics import Bin, Figure, Gap
 from moonshelf.creatives.labels import content_key
 from moonshelf.creatives.schema import Campaign, Creative, Judgement, Pair
 from moonshelf.errors import UserError
-from moonshelf.evaluation.record import RESULT, read_result, typed, write_result
+from moonshelf.evaluation.record import RESULT, read_result, typed
 from moonshelf.files import write_atomic
 from moonshelf.product import ImageRef
 
@@ -67,11 +67,6 @@ class CreativeReport:
 
     def as_dict(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self)}
-
-
-def save(report: CreativeReport, out: Path) -> Path:
-    """Write `out/result.json`, whole or not at all."""
-    return write_result(report.as_dict(), out)
 
 
 def load(out: Path) -> CreativeReport:

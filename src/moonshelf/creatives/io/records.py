@@ -25,6 +25,7 @@ from moonshelf.errors import Problem
 from moonshelf.feeds import values
 from moonshelf.feeds.base import MAX_TITLE, Source
 from moonshelf.feeds.build import Draft
+from moonshelf.plaintext import shown
 from moonshelf.product import MAX_ID, ImageRef
 
 MAX_QUERIES = 50  # of one interest
@@ -125,8 +126,8 @@ class RowBuilder:
             raise RowRejected("creatives", f"{len(found)} usable creatives: two make a comparison")
         rates = self._rates(record, len(rows), "not one rate between 0 and 1 a creative")
         kept = tuple(rates[place] for place in found) if rates else None
-        shown = self._shown(name, record)
-        return checked(Campaign, creatives=tuple(found.values()), true_rates=kept, **shown)
+        about = self._shown(name, record)
+        return checked(Campaign, creatives=tuple(found.values()), true_rates=kept, **about)
 
     def pair(self, name: Any, record: Mapping[str, Any]) -> Pair:
         sides = {}
@@ -166,10 +167,10 @@ class RowBuilder:
             digest = hashlib.sha256(data).hexdigest()
             if row.get("sha256") not in (None, "", digest):
                 self.warn("sha256", "the image is not the one that the hash was taken of")
-        shown, clicks = (count(row.get(key), key) for key in ("impressions", "clicks"))
-        if (shown is None) != (clicks is None):
+        views, clicks = (count(row.get(key), key) for key in ("impressions", "clicks"))
+        if (views is None) != (clicks is None):
             self.warn("clicks", "impressions and clicks are only of use together: both were left out")
-            shown = clicks = None
+            views = clicks = None
         try:  # the truth of a drawn one, of which nothing is kept if a part of it cannot be read
             known = {str(key): Known(**one) for key, one in (row.get("known") or {}).items()}
             otherwise = tuple(Known(**one) for one in row.get("known_otherwise") or ())
@@ -181,7 +182,7 @@ class RowBuilder:
             id=plain_id(row.get("id") or name),
             image=ref,
             sha256=digest,
-            impressions=shown,
+            impressions=views,
             clicks=clicks,
             text=self.text("text", row.get("text")),
             facts=self._mapping("facts", row.get("facts")),
@@ -235,14 +236,9 @@ class RowBuilder:
         return None
 
 
-def printable(value: Any, most: int) -> str:
-    """The beginning of any value as one line."""
-    return "".join(c if c.isprintable() else "?" for c in values.as_text(value)[:most])
-
-
 def rejected(number: int | str, error: RowRejected, id: Any) -> Problem:
     """The problem of a record that cannot be used."""
-    return Problem(number, error.field, error.reason, printable(id, 100) or None, fatal=True)
+    return Problem(number, error.field, error.reason, shown(values.as_text(id), 100) or None, fatal=True)
 
 
 def checked(kind: type[Model], **fields: Any) -> Model:
@@ -279,7 +275,7 @@ def count(value: Any, name: str) -> int | None:
     elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         number = value
     if number != number // 1:
-        raise RowRejected(name, f"{printable(value, 20) or 'NaN'!r} is not a whole number")
+        raise RowRejected(name, f"{shown(values.as_text(value), 20) or 'NaN'!r} is not a whole number")
     if not 0 <= number <= MAX_COUNT:
         raise RowRejected(
             name, "the number is negative" if number < 0 else f"more than {MAX_COUNT:,} is a mistake"
