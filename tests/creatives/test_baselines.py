@@ -16,7 +16,7 @@ from moonshelf.creatives.schema import Creative, Pair
 from moonshelf.creatives.selector import judge
 from moonshelf.errors import UserError
 from moonshelf.images import decode
-from moonshelf.model.stock import Clip
+from moonshelf.model.encoders.stock import ClipEncoder
 from moonshelf.product import ImageRef, Product
 from research.studies.injection import draw_words
 from tiny import picture
@@ -168,10 +168,10 @@ def test_a_clip_folder_is_a_scorer_of_image_and_words(clip_folder):
         PairInput("x", "red", (), creative(1), BROKEN, ("K", "M")),
     ]
     scores = backend.scale * backend.scores(asks)
-    clip = Clip(clip_folder, "clip")
-    image = clip.embed_pictures([decode(picture(1))])[0]
-    text = clip.embed_texts(["red running shoe, shoe"])[0]
-    wanted = float(clip.model.logit_scale.exp()) * image @ text / np.linalg.norm(image) / np.linalg.norm(text)
+    clip = ClipEncoder(clip_folder, "clip")
+    image = clip.embed(None, [decode(picture(1))])[0]
+    text = clip.embed(["red running shoe, shoe"], None)[0]
+    wanted = float(clip.model.logit_scale.exp()) * image @ text
     assert scores[0, 0] == pytest.approx(wanted, rel=1e-3)
     assert scores[1].tolist() == [0, 0] and math.isnan(scores[2, 1])
     assert backend.scale * backend.scores(asks)[0, 0] == scores[0, 0]

@@ -176,13 +176,13 @@ def clip_score(folder: str | Path) -> ScoreBackend:
     With a preference model of that form (PickScore) this is its score; the words are the title and the
     queries, where such models were trained on image prompts. Offline, safetensors only.
     """
-    from moonshelf.model.stock import Clip, unit
+    from moonshelf.model.encoders.stock import ClipEncoder
 
     place = Path(folder).expanduser()
     if not place.is_dir():
         raise UserError(f"clip: takes the folder of a CLIP-like model, and {str(folder)!r} is none")
     name = f"clip:{place.name}"
-    clip = Clip(place, name)
+    clip = ClipEncoder(place, name)
     slope = getattr(clip.model, "logit_scale", None)
     scale = float(slope.detach().float().exp()) if slope is not None else 100.0
 
@@ -195,10 +195,9 @@ def clip_score(folder: str | Path) -> ScoreBackend:
                     if isinstance(ref, ImageRef):
                         pictures[ref] = images.load(ref, max_side=clip.max_side)
             if pictures:
-                vectors = unit(clip.embed_pictures(list(pictures.values())))
-                found |= zip(pictures, vectors, strict=True)
+                found |= zip(pictures, clip.embed(None, list(pictures.values())), strict=True)
             if texts := [text for text in part if isinstance(text, str) and text]:
-                found |= zip(texts, unit(clip.embed_texts(texts)), strict=True)
+                found |= zip(texts, clip.embed(texts, None), strict=True)
         return [found.get(thing) for thing in things]
 
     return _cosines(name, encode, lambda one: ", ".join(filter(None, (one.title, *one.interest))), scale)

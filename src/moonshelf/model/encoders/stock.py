@@ -39,7 +39,7 @@ from moonshelf.model.encoders.base import (
 )
 from moonshelf.model.encoders.stream import Streamed
 from moonshelf.model.files import MODEL_TYPES, MODULE, fetch, read_json
-from moonshelf.model.stock import Clip, check_folder, pick_device, quiet, unit, whole
+from moonshelf.model.stock import check_folder, load_model, loading, pick_device, unit, whole
 from moonshelf.prompts import END_THINK, THINK, PromptSpec, read_rationale
 
 if TYPE_CHECKING:
@@ -207,24 +207,67 @@ class SentenceTransformerEncoder(StockEncoder):
 
 
 class ClipEncoder(StockEncoder):
-    """CLIP, SigLIP and their kin in transformers (`stock.Clip`)."""
+    """CLIP, SigLIP and their kin in transformers: models with text and image features of one size."""
 
     reads, one_space = BOTH, True
 
     def __init__(self, folder: Path, name: str, prompt: PromptSpec | None = None) -> None:
-        self.clip = Clip(folder, name)
-        self.max_side = self.clip.max_side
+        check_folder(folder)
+        from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+        self.model, dtype, missing = load_model(AutoModel, folder)
+        if not hasattr(self.model, "get_text_features") or not hasattr(self.model, "get_image_features"):
+            raise UserError(f"{name} has no text and image features in one space: is it an st: model?")
+        whole(folder, missing)
+        only_data: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        with loading(f"what prepares pixels and text in {folder.name!r}"):
+            self.pixels = AutoImageProcessor.from_pretrained(folder, **only_data)
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, **only_data)
+        self.max_side = _pixel_side(self.pixels)
         self.name, self.prompt = name, prompt or PromptSpec()
         self.fingerprint = hash_folder("clip", folder)
-        self.setting = f"{self.clip.dtype} {type(self.clip.pixels).__name__}"
+        self.setting = f"{dtype} {type(self.pixels).__name__}"
+        # SigLIP was trained on lower-case text that is always padded to its full length.
+        self.siglip = str(self.model.config.model_type).startswith("siglip")
+        self.max_length = int(getattr(self.model.config.text_config, "max_position_embeddings", 77))
 
     def to(self, device: str) -> None:
-        self.clip.model.to(device)
+        self.model.to(device)
 
     def embed(self, texts: list[str] | None, pictures: list[Image.Image] | None) -> np.ndarray:
-        parts = [self.clip.embed_texts(texts)] if texts is not None else []
-        parts += [self.clip.embed_pictures(pictures)] if pictures is not None else []
-        return np.sum([unit(part) for part in parts], axis=0)
+        import torch
+
+        found: list[Any] = []
+        with torch.inference_mode():
+            if texts is not None:
+                words = self.tokenizer(
+                    [text.lower() for text in texts] if self.siglip else texts,
+                    padding="max_length" if self.siglip else True,
+                    truncation=True, max_length=self.max_length, return_tensors="pt",
+                )  # fmt: skip
+                found.append(self.model.get_text_features(**words.to(self.model.device)))
+            if pictures is not None:
+                seen = self.pixels(images=pictures, return_tensors="pt").to(self.model.device)
+                seen["pixel_values"] = seen["pixel_values"].to(self.model.dtype)
+                found.append(self.model.get_image_features(**seen))
+        return np.sum([unit(_pooled(part).float().cpu().numpy()) for part in found], axis=0)
+
+
+def _pixel_side(processor: Any) -> int | None:
+    """Four times the side that a processor makes, so that its own resizing still has pixels to spare."""
+    sizes = [getattr(processor, name, None) or {} for name in ("size", "crop_size")]
+    sides = [side for size in sizes for side in dict(size).values() if isinstance(side, int) and side < 4096]
+    return 4 * max(sides) if sides else None
+
+
+def _pooled(output: Any) -> Any:
+    """(n, dim) of a model's features: the pooled ones, else the mean of the last states."""
+    if not hasattr(output, "last_hidden_state"):
+        return output
+    if getattr(output, "pooler_output", None) is not None:
+        return output.pooler_output.flatten(1)
+    states = output.last_hidden_state
+    return states.mean(dim=(2, 3)) if states.dim() == 4 else states.mean(dim=1)
 
 
 # ---- loading ---------------------------------------------------------------------------------------
@@ -300,15 +343,11 @@ def load_module(kind: str, folder: Path, name: str) -> tuple[Any, set[str]]:
     import sentence_transformers
 
     missing: set[str] = set()
-    try:
-        with quiet(), _noting(missing), _processor(folder):
-            model = getattr(sentence_transformers, kind)(
-                str(folder), device=str(pick_device()), local_files_only=True, trust_remote_code=False,
-                model_kwargs={"use_safetensors": True},
-            )  # fmt: skip
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"the {kind} in {folder.name!r} cannot be loaded: {reason}") from error
+    with loading(f"the {kind} in {folder.name!r}"), _noting(missing), _processor(folder):
+        model = getattr(sentence_transformers, kind)(
+            str(folder), device=str(pick_device()), local_files_only=True, trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+        )  # fmt: skip
     return model, missing
 
 
