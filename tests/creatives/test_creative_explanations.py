@@ -36,7 +36,6 @@ def test_form_and_agreement_are_counted_by_order():
 
 def test_a_judge_without_reasons_has_no_figures_of_them():
     judged = [judgement("pair 0", 0.8)]
-    assert not reasons.explains(judged)
     assert reasons.agreement_figures(pairs(1), judged) == []
     assert reasons.question_figures([pair(0, assessment=assessment())], judged) == []
     assert reasons.claim_figures(pairs(1), judged) == []

@@ -21,11 +21,6 @@ from moonshelf.creatives.evidence import claims, holds
 from moonshelf.creatives.schema import ASPECTS, KEYS, Assessment, Judgement, Pair
 
 
-def explains(judgements: Sequence[Judgement]) -> bool:
-    """The backend gives reasons at all."""
-    return any(one.assessment or one.mirrored for one in judgements)
-
-
 def _written(
     pairs: Sequence[Pair], judgements: Sequence[Judgement]
 ) -> Iterator[tuple[Pair, Judgement, Assessment]]:
@@ -41,9 +36,9 @@ def agreement_figures(pairs: Sequence[Pair], judgements: Sequence[Judgement]) ->
 
     [] where the backend gives no reasons. Rows are orders (two a pair), of the mirror test pairs.
     """
-    if not explains(judgements):
-        return []
     rows = Rows()
+    if not any(one.assessment or one.mirrored for one in judgements):
+        return []
     for pair, judgement in zip(pairs, judgements, strict=True):
         first, second = judgement.assessment, judgement.mirrored
         if (judgement.p_first, judgement.p_second) == (0.5, 0.5) and not (first or second):

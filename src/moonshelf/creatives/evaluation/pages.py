@@ -136,7 +136,11 @@ def write_demo_report(
     probabilities, and the reasons of the duel of its first two, which the rankings hold. `facts` stand at
     the end (command, model, time). A ranking without its campaign is an error of the caller (KeyError)."""
     by_id = {one.id: one for one in campaigns}
-    places = [show_ranked(by_id[one.campaign_id], one, from_references) for one in rankings]
+
+    def picture(creative: Creative) -> str:
+        return data_uri(thumbnail(creative.image, SIDE))  # from where it lies
+
+    places = [show_ranked(by_id[one.campaign_id], one, picture) for one in rankings]
     values = {
         "title": "Which creative to run, and why",
         "ranked": places,
@@ -303,11 +307,6 @@ def from_folder(out: Path) -> Pictures:
         return data_uri(thumbnail(ImageRef(data=data), SIDE)) if data else ""
 
     return picture
-
-
-def from_references(creative: Creative) -> str:
-    """The picture from where the creative itself says that it lies."""
-    return data_uri(thumbnail(creative.image, SIDE))
 
 
 def card(pair: Pair, judgement: Judgement, truth: float | None, pictures: Pictures) -> Card:

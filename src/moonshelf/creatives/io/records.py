@@ -91,17 +91,16 @@ class Reading:
         return [*(replace(problem, id=made.id) for problem in row.problems), made]
 
 
-class RowBuilder:
+class RowBuilder(Draft):
     """One campaign or pair in the making. `problems` holds what was mended or left out on the way."""
 
     def __init__(self, reading: Reading, number: int | str) -> None:
+        super().__init__(reading.source, number)
         self.reading = reading
-        draft = Draft(reading.source, number)
-        self.warn, self.problems, self._cleaned = draft.warn, draft.problems, draft.cleaned
 
     def text(self, name: str, value: Any, limit: int = MAX_TITLE) -> str:
         """Any value as clean text, cut at `limit` with a warning."""
-        return self._cleaned(name, value, limit)
+        return self.cleaned(name, value, limit)
 
     def campaign(self, name: Any, record: Mapping[str, Any]) -> Campaign:
         """Raises RowRejected, as all that follows."""
