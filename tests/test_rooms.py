@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "moonshelf"
-LINES, MODULES = (44_360, 22_000), (239, 115)  # of the package: ceiling, target
+LINES, MODULES = (44_358, 22_000), (239, 115)  # of the package: ceiling, target
 LONGEST = 500  # lines of a file
 CROWD = 15  # files directly in a folder
 
@@ -37,7 +37,7 @@ NOUNS = (
 ROOMS = {
     "nouns": Room(2_278, 1_050, NOUNS),
     "endpoints": Room(160, 100),
-    "feeds": Room(5_410, 2_400),
+    "feeds": Room(5_408, 2_400),
     "sample": Room(150, 150),
     "model": Room(5_150, 2_000),
     "training": Room(4_191, 2_300),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import helpers as h
 import pytest
+from babel import Locale
 
 from moonshelf.errors import UserError
 from moonshelf.feeds.check import check_feed
@@ -84,3 +86,28 @@ def test_prices_are_decoded_before_they_are_read(tmp_path: Path) -> None:
 def test_an_encoding_that_does_not_exist_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="no encoding"):
         h.products(h.write(tmp_path / "f.csv", "id,title\n1,Mug\n"), encoding=name)
+
+
+# Of each page the languages that CLDR has names in; where pages of one shape cannot be told apart (ISO 8859-2
+# and Windows-1250, Mac Roman and Windows-1252) nothing is promised.
+NAMES = {
+    "cp1252": "de fr es da sv", "cp850": "de fr es", "cp1250": "pl cs hu hr", "cp1251": "ru uk bg sr",
+    "koi8-r": "ru", "cp866": "ru", "cp1253": "el", "cp1254": "tr", "cp1255": "he", "cp1256": "ar",
+    "cp874": "th", "cp932": "ja", "gb18030": "zh", "big5": "zh_Hant", "cp949": "ko",
+}  # fmt: skip
+
+
+def test_nine_of_ten_small_tables_are_read_in_their_encoding() -> None:
+    """Tables of a few names of countries; charset-normalizer alone reads 222 of these 297, this 278."""
+    drawn = random.Random(5)
+    right = total = 0
+    for encoding, languages in NAMES.items():
+        for language in languages.split():
+            names = list(Locale.parse(language).territories.values())
+            for _ in range(12):
+                lines = [f"{n};{name}\n" for n, name in enumerate(drawn.sample(names, 8))]
+                data = ("id;title\n" + "".join(lines)).encode(encoding, "ignore")
+                if not data.isascii():
+                    total += 1
+                    right += data.decode(encoding_of(data), "replace") == data.decode(encoding)
+    assert right > 0.9 * total, f"{right} of {total}"

@@ -31,7 +31,6 @@ _PAIRS = {
     for name, spans in WORDS["encodings"]["pairs"].items()
 }
 _SIGN = {name: _letters(text) for name, text in WORDS["encodings"]["signs"].items()}
-_SIGNS = _SIGN["beside_words"] | _SIGN["apart"]
 
 
 def encoding_of(head: bytes) -> str:
@@ -83,7 +82,6 @@ def code_page(data: bytes) -> str:
         match = from_bytes(data[:_SAMPLE]).best()
         if match is not None and match.coherence > 0.1 and not match.encoding.startswith("utf"):
             return codecs.lookup(match.encoding).name
-        best = "cp1252" if scores["cp1252"] >= scores[best] - 0.2 else best
     return codecs.lookup(best).name
 
 
@@ -99,7 +97,7 @@ def _score(data: bytes, name: str, letters: frozenset[str]) -> float:
         count, run = count + 1, run + 1
         if here not in letters:
             total += _score_sign(before, here, after, name)
-        elif (here.isupper() and before.islower()) or (here in _SIGN["thai_marks"] and before not in letters):
+        elif here.isupper() and before.islower():
             total -= 1
         elif latin:  # words of the west are ASCII with a few other letters
             total += -1 if run > 3 else (1 if before.isalpha() or after.isalpha() else 0.3)
@@ -122,8 +120,8 @@ def _score_sign(before: str, here: str, after: str, name: str) -> float:
     within = before.isalpha() and after.isalpha()
     if here in "€£¥":
         return -1 if within else 1
-    if here in _SIGNS and (here in "’‘" or not within):
-        return 0.6 if here in _SIGN["beside_words"] or not (before.isalpha() or after.isalpha()) else -0.5
+    if here in _SIGN["signs"] and (here in "’‘" or not within):
+        return 0.6
     rare = here.isalpha() and here.islower() and name in ("cp1252", "iso8859-15")
     return 0.2 if rare else -1
 
