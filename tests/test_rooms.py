@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "moonshelf"
-LINES, MODULES = (44_358, 22_000), (239, 115)  # of the package: ceiling, target
+LINES, MODULES = (44_353, 22_000), (239, 115)  # of the package: ceiling, target
 LONGEST = 500  # lines of a file
 CROWD = 15  # files directly in a folder
 
@@ -45,7 +45,7 @@ ROOMS = {
     "enrichment": Room(1_187, 800),
     "scale": Room(694, 900),
     "frameworks": Room(215, 213),
-    "evaluation": Room(5_931, 2_500),
+    "evaluation": Room(5_926, 2_500),
     "creatives": Room(7_150, 5_000),
     "service": Room(4_116, 2_300),
     "cli": Room(2_445, 1_600),

@@ -148,14 +148,11 @@ class Outcome:
 
     def tallies(self) -> dict[str, Counter[str]]:
         """How often each encoder is `better`, `worse` or `same` over the main rows."""
-        return {
-            name: Counter(
-                found
-                for row in self.main_rows
-                if name in row.results and (found := mark(row.results[name].versus))
-            )
+        compared = {
+            name: [row.results[name].versus for row in self.main_rows if name in row.results]
             for name in self.encoders
         }
+        return {name: Counter(filter(None, map(mark, found))) for name, found in compared.items()}
 
     def changes(self) -> list[Change]:
         """Main rows that a model did both directly and reasoned, with the paired difference."""

@@ -35,9 +35,7 @@ FOOT = (
     "random label; constant: always the commonest training label. 'fitted' learns from training labels and "
     "is not zero-shot. More metrics are in the JSON."
 )
-COMPARED = (
-    "▲ ▼ ≈ better, worse, neither than {}: whether the paired 95 % interval holds zero, so 1 in 20 is luck."
-)
+COMPARED = "▲ better, ▼ worse than {}, ≈ not clearly different (paired, 95 %: 1 in 20 is luck)."
 
 
 def fill(page: Path, tables: str) -> None:
