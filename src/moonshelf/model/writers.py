@@ -16,31 +16,28 @@ import base64
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 
 from moonshelf.endpoints import Endpoint
-from moonshelf.errors import UserError
+from moonshelf.errors import Problem, UserError
 from moonshelf.model import engine
 from moonshelf.model.decode import banned_tokens, reserved_tokens
-from moonshelf.model.encoders import stream
-from moonshelf.model.encoders.base import BOTH, Encoded, EncodingError, Reason, Written
-from moonshelf.model.encoders.stream import DEFAULT_BATCH_TOKENS
+from moonshelf.model.encoders.base import BOTH, Numbered, Reason, Run, Written
+from moonshelf.model.encoders.stream import Streamed
 from moonshelf.model.engine import Row
 from moonshelf.model.files import read_json
-from moonshelf.prompts import THINK, PromptSpec
+from moonshelf.prompts import THINK
 
 if TYPE_CHECKING:
     from moonshelf.model.modeling import MoonModel
-    from moonshelf.product import Product
 
 REQUESTS = 32  # at a time: the server batches them
 RECORD = "moonshelf.json"  # of an export: which model it was written from
@@ -76,67 +73,39 @@ def pool(model: MoonModel, rows: Sequence[Row], bodies: Sequence[Body], batch_to
     return results
 
 
-class Apart:
+class Apart(Streamed):
     """A `MoonModel` whose rationales a writer writes; encodes like one. While one window is pooled, the next
-    is read and written."""
+    is read and written, as a whole: a writer has the more to batch."""
 
     reads, writes, queries = BOTH, True, None
 
     def __init__(self, model: MoonModel, writer: Writer) -> None:
         self.model, self.writer = model, writer
+        self.fingerprint, self.dim = model.fingerprint, model.dim
+        self.prompt, self.source = model.prompt, model.source
 
-    @property
-    def fingerprint(self) -> str:
-        return self.model.fingerprint
+    def read_rows(self, numbered: Sequence[Numbered], reason: Reason) -> tuple[list[Any], list[Problem]]:
+        return self.model.read_rows(numbered, reason)
 
-    @property
-    def dim(self) -> int:
-        return self.model.dim
+    def read_window(
+        self, source: Iterator[Numbered], tokens: int, reason: Reason
+    ) -> tuple[list[Any], list[Problem]]:
+        rows, problems = super().read_window(source, tokens, reason)
+        if rows and reason == "on":
+            for row, body in zip(rows, self.writer.write(self.model, rows), strict=True):
+                row.body = body
+        return rows, problems
 
-    @property
-    def prompt(self) -> PromptSpec:
-        return self.model.prompt
-
-    @property
-    def source(self) -> Path | None:
-        return self.model.source
-
-    def encode(self, products: Sequence[Product], reason: Reason = "off", **options: Any) -> Encoded:
-        """See `stream.encode`; bad products raise, unless `on_error` says otherwise."""
-        parts = list(self.encode_iter(products, reason, **{"on_error": "raise", **options}))
-        return stream.join(parts, self.dim)
-
-    def encode_iter(
-        self,
-        products: Iterable[Product],
-        reason: Reason = "off",
-        *,
-        batch_tokens: int = DEFAULT_BATCH_TOKENS,
-        on_error: Literal["raise", "report"] = "report",
-    ) -> Iterator[Encoded]:
-        """See `stream.encode_iter`. Raises UserError for `auto`, and where the writer fails."""
-        if reason == "off":
-            yield from self.model.encode_iter(products, "off", batch_tokens=batch_tokens, on_error=on_error)
-            return
-        if reason != "on":
+    def runner(self, reason: Reason, batch_tokens: int) -> Run:
+        """Raises UserError for `auto`."""
+        if reason == "auto":
             raise UserError("with a writer a rationale is written for every product: set reason to on.")
-        source = enumerate(zip(products, repeat(""), strict=False))
-        tokens = stream.WINDOW_BATCHES * batch_tokens
+        if reason == "off":
+            return self.model.runner("off", batch_tokens)
+        return lambda rows: pool(self.model, rows, [row.body for row in rows], batch_tokens)
 
-        def ahead() -> tuple[list[Row], list[Any], list[Body]]:
-            rows, problems = stream.read_window(self.model, source, tokens, "on")
-            return rows, problems, self.writer.write(self.model, rows) if rows else []
-
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="moonshelf-writer") as thread:
-            coming = thread.submit(ahead)
-            while True:
-                rows, problems, bodies = coming.result()
-                if not rows and not problems:
-                    return
-                if problems and on_error == "raise":
-                    raise EncodingError(f"product {problems[0].id!r}: {problems[0].reason}")
-                coming = thread.submit(ahead)
-                yield stream.gather(rows, pool(self.model, rows, bodies, batch_tokens), self.dim, problems)
+    def budget(self, reason: Reason, tokens: int) -> int:
+        return self.model.budget(reason, tokens) if reason == "off" else tokens
 
 
 def body_of(model: MoonModel, ids: list[int], prompt: list[int] | None = None) -> Body:

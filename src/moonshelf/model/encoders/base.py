@@ -112,6 +112,12 @@ class Encoder(Protocol):
         """All that can be done for products before the model is free, as `ReadRow`s; any thread may do it."""
         ...
 
+    def read_window(
+        self, source: Iterator[Numbered], tokens: int, reason: Reason
+    ) -> tuple[list[Any], list[Problem]]:
+        """The next rows of a stream, about so many tokens of them."""
+        ...
+
     def runner(self, reason: Reason, batch_tokens: int) -> Run:
         """What computes rows that are read, in their order; called by one thread at a time."""
         ...

@@ -55,7 +55,7 @@ def encode_iter(
     windows = chain((batch_tokens, 2 * batch_tokens), repeat(WINDOW_BATCHES * batch_tokens))
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="moonshelf-images") as pool:
         ahead: Future[tuple[list[Any], list[Problem]]] = pool.submit(
-            read_window, model, source, next(windows), reason
+            model.read_window, source, next(windows), reason
         )
         while True:
             rows, problems = ahead.result()
@@ -64,7 +64,7 @@ def encode_iter(
             if problems and on_error == "raise":
                 first = problems[0]
                 raise EncodingError(f"product {first.id!r}: {first.reason}")
-            ahead = pool.submit(read_window, model, source, next(windows), reason)
+            ahead = pool.submit(model.read_window, source, next(windows), reason)
             rows = sorted(rows, key=lambda row: row.index)
             yield gather(rows, run(rows), model.dim, problems)
 
@@ -111,6 +111,21 @@ class Streamed:
         """The same as a stream over any iterable, in input order and flat memory: `stream.encode_iter`."""
         return encode_iter(self, products, reason, **options)
 
+    def read_window(
+        self: Encoder, source: Iterator[Numbered], tokens: int, reason: Reason
+    ) -> tuple[list[Any], list[Problem]]:
+        """Rows that fill about `tokens`, with their pictures decoded; empty at the end of the source."""
+        rows: list[Any] = []
+        problems: list[Problem] = []
+        while sum(row.length for row in rows) < tokens:
+            chunk = list(islice(source, 32))
+            if not chunk:
+                break
+            found, refused = self.read_rows(chunk, reason)
+            rows += found
+            problems += refused
+        return rows, problems
+
 
 def join(parts: Sequence[Encoded], dim: int) -> Encoded:
     """Parts of a stream as one result."""
@@ -127,22 +142,6 @@ def join(parts: Sequence[Encoded], dim: int) -> Encoded:
         confidence=[c for p in parts for c in p.confidence],
         **arrays,
     )
-
-
-def read_window(
-    model: Encoder, source: Iterator[Numbered], tokens: int, reason: Reason
-) -> tuple[list[Any], list[Problem]]:
-    """Rows that fill about `tokens`, with their pictures decoded; empty at the end of the source."""
-    rows: list[Any] = []
-    problems: list[Problem] = []
-    while sum(row.length for row in rows) < tokens:
-        chunk = list(islice(source, 32))
-        if not chunk:
-            break
-        found, refused = model.read_rows(chunk, reason)
-        rows += found
-        problems += refused
-    return rows, problems
 
 
 def gather(
