@@ -3,8 +3,8 @@
 It is the user who names the address, as `URL#MODEL`: nothing else is contacted, redirects are not followed,
 the key comes from the environment variable MOONSHELF_ENDPOINT_KEY, goes nowhere without encryption but to
 this machine, and is never printed. Trouble that may pass (no connection, 429, 5xx) is tried again, after the
-time that the server asks for; the time of one answer and its size are capped as a whole, so that a server
-that drips keeps nobody waiting.
+time that the server asks for; the time of all tries and the size of an answer are capped as a whole, so that
+a server that drips keeps nobody waiting.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Endpoint:
     """`post` sends JSON to URL + `path` and gives the bytes of the answer.
 
     `kind` is how the user wrote the address (`kind:URL#MODEL`), for messages. `timeout` (seconds) counts for
-    one try, its answer included; `max_bytes` for one answer. Raises `UserError` for an address that is none.
+    all tries and the waits between them, the answer included; `max_bytes` for one answer. Raises `UserError` for an address that is none.
     """
 
     def __init__(
@@ -82,15 +82,13 @@ class Endpoint:
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         data = json.dumps({"model": self.model, **body}).encode()
-        trouble, wait, status = "", 1.0, None
-        for attempt in range(TRIES):
-            if attempt:
-                self._sleep(wait)
-                wait = min(2 * wait, MAX_WAIT)
+        wait, status, deadline = 1.0, None, time.monotonic() + self.timeout
+        late = f"did not answer within {self.timeout:g} s"
+        for attempt in range(1, TRIES + 1):
             request = urllib.request.Request(self.url, data, headers, method="POST")
-            deadline = time.monotonic() + self.timeout
             try:
-                with self._open(request, timeout=self.timeout) as answer:
+                left = max(deadline - time.monotonic(), 0.001)
+                with self._open(request, timeout=left) as answer:
                     return self._read(answer, deadline)
             except urllib.error.HTTPError as error:
                 status = error.code
@@ -99,15 +97,16 @@ class Endpoint:
                     message = f"the endpoint {self.host} {trouble}{self._advice(status)}"
                     raise EndpointError(message, status) from None
                 wait = max(wait, min(_seconds(error.headers.get("Retry-After")), MAX_WAIT))
-            except TimeoutError:
-                trouble = f"did not answer within {self.timeout:g} s"
-            except (OSError, urllib.error.URLError, HTTPException) as error:
+            except (OSError, HTTPException) as error:
                 cause = getattr(error, "reason", error)
-                if isinstance(cause, TimeoutError):
-                    trouble = f"did not answer within {self.timeout:g} s"
-                else:
-                    trouble = f"could not be reached ({type(cause).__name__})"
-        raise EndpointError(f"the endpoint {self.host} {trouble}, {TRIES} times in a row", status)
+                timed_out = isinstance(cause, TimeoutError)
+                trouble = late if timed_out else f"could not be reached ({type(cause).__name__})"
+            if attempt == TRIES or time.monotonic() + wait > deadline:
+                break
+            self._sleep(wait)
+            wait = min(2 * wait, MAX_WAIT)
+        times = f", {attempt} times in a row" if attempt > 1 else ""
+        raise EndpointError(f"the endpoint {self.host} {trouble}{times}", status)
 
     def _read(self, answer: Any, deadline: float) -> bytes:
         blocks, size = [], 0

@@ -20,7 +20,7 @@ from moonshelf.creatives.backends.endpoint import EndpointBackend
 from moonshelf.creatives.backends.names import make_backend
 from moonshelf.creatives.schema import KEYS, QUESTIONS, Creative, Pair
 from moonshelf.creatives.selector import judge
-from moonshelf.endpoints import KEY, TRIES
+from moonshelf.endpoints import KEY
 from moonshelf.errors import UserError
 from moonshelf.product import ImageRef
 from tiny import picture
@@ -301,7 +301,7 @@ def test_a_server_that_drips_is_given_up(server):
     started = time.monotonic()
     opinion = backend.predict([ask()])[0]
     assert opinion.p_first is None and "did not answer within 0.3 s" in opinion.raw
-    assert time.monotonic() - started < TRIES * 1.5
+    assert time.monotonic() - started < 1.2  # all tries together, and the server's next drip
 
 
 def test_a_first_request_that_fails_says_what_is_wrong_and_a_later_one_abstains(server):

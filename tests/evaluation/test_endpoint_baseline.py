@@ -158,7 +158,7 @@ def test_an_error_names_the_status_and_never_the_key(server, monkeypatch, step, 
 def test_silence_and_absence_are_said(server, monkeypatch):
     release = threading.Event()
     server.answer = lambda body: release.wait(5) and {}
-    with pytest.raises(UserError, match=r"did not answer within 0.05 s, 4 times"):
+    with pytest.raises(UserError, match=r"did not answer within 0.05 s$"):
         baseline(server, timeout=0.05)
     release.set()
     with pytest.raises(UserError, match=r"could not be reached \(ConnectionRefusedError\)"):
