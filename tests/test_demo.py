@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from moonshelf import cli
 from moonshelf.catalogue import Catalogue
-from moonshelf.cli.demo import run_demo
+from moonshelf.cli.demo import METRIC, best_way, run_demo
 from moonshelf.errors import UserError
+from moonshelf.evaluation.contract import Result, Versus
 from moonshelf.evaluation.encoders.baselines import ModelEncoder
 from moonshelf.model import files
 from moonshelf.model.modeling import MoonModel
@@ -111,7 +112,18 @@ def test_the_page_shows_the_work_that_is_done(first):
     holed = [json.loads(x) for x in (out / "jobs/feed.jsonl").read_text().splitlines()]
     assert {one["id"] for one in suggested} <= {one["id"] for one in holed}
     assert ["attributes" in one for one in holed] == [i % 2 == 0 for i in range(len(holed))]
+    assert re.search(r"\d of 8 products got a category", page)
     assert "fused" in page and (out / "jobs/queries/judgements.csv").read_text().count("\n") > 10
+
+
+@pytest.mark.parametrize(("p", "said"), [(0.3, "no visible difference"), (0.01, "best: tuned")])
+def test_a_way_is_the_best_only_where_that_can_be_seen(p, said):
+    def way(name, value, versus=None):
+        head = ("shop", "your queries", "text", "ranking", METRIC, name, value)
+        return Result(*head, versus=versus)
+
+    ahead = Versus("fused", 0.01, -0.01, 0.03, p)
+    assert said in best_way([way("fused", 0.80), way("tuned", 0.81, ahead)])
 
 
 def test_the_catalogue_can_be_searched_afterwards(first, model):

@@ -51,7 +51,8 @@ class Endpoint:
     """`post` sends JSON to URL + `path` and gives the bytes of the answer.
 
     `kind` is how the user wrote the address (`kind:URL#MODEL`), for messages. `timeout` (seconds) counts for
-    all tries and the waits between them, the answer included; `max_bytes` for one answer. Raises `UserError` for an address that is none.
+    all tries and the waits between them, the answer included; `max_bytes` for one answer. Raises `UserError`
+    for an address that is none.
     """
 
     def __init__(

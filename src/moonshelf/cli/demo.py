@@ -19,7 +19,6 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -59,17 +58,6 @@ NOTES = (
 )
 
 
-@dataclass
-class Done:
-    """What a run of the demo leaves behind."""
-
-    report: Path
-    catalogue: Path
-    feed: Path
-    results: list[Result]
-    seconds: float
-
-
 def run_demo(
     out: Path,
     *,
@@ -79,7 +67,7 @@ def run_demo(
     console: Console | None = None,
     command: str = "",
     started: float | None = None,
-) -> Done:
+) -> None:
     """Run the whole demo into the folder `out`; time is counted from `started` (`time.perf_counter`).
 
     Raises UserError if the model is missing, if the folder holds somebody else's files, or if an option
@@ -168,7 +156,6 @@ def run_demo(
     seconds = time.perf_counter() - started
     steps.finish(out, seconds=round(seconds, 2), results=[result.as_dict() for result in results])
     _say_end(console, page, out, home, feed, seconds)
-    return Done(out / "report.html", home, feed, results, seconds)
 
 
 # ---- the folder --------------------------------------------------------------------------------------
@@ -258,6 +245,7 @@ def fill_gaps(shop: Shop, feed: Path, moon: MoonModel, out: Path) -> list[Job]:
             "mapped", "Categories mapped", mapped,
             f"The same products had no category: the best of the {len(paths)} that the shop has, as "
             "moonshelf enrich --taxonomy chooses it; nothing outside the list can be written.",
+            f"{len(mapped)} of {len(holes)} products got a category; ",
         ),
     ]  # fmt: skip
 
@@ -266,7 +254,7 @@ def _true(truth: Truth, name: str) -> str:
     return " > ".join(truth.category) if name == "category" else truth.attributes.get(name, "").lower()
 
 
-def _job(id: str, title: str, found: Sequence[Any], intro: str) -> Job:
+def _job(id: str, title: str, found: Sequence[Any], intro: str, before: str = "") -> Job:
     right = [value.lower() == truth.lower() for _, _, value, truth, _ in found]
     sure = [hit for hit, (*_, one) in zip(right, found, strict=True) if one["accepted"]]
     rows = [
@@ -274,8 +262,8 @@ def _job(id: str, title: str, found: Sequence[Any], intro: str) -> Job:
         for hit, (what, name, value, truth, one) in zip(right, found, strict=True)
     ]
     said = (
-        f"{sum(right)} of {len(right)} suggestions are right; of the {len(sure)} that are sure enough to be "
-        f"accepted, {sum(sure)}."
+        f"{before}{sum(right)} of {len(right)} suggestions are right; of the {len(sure)} that are "
+        f"sure enough to be accepted, {sum(sure)}."
     )
     columns = ["Product", "Field", "Suggested", "Truth", "Seen in", "Confidence"]
     return Job(id, title, f"{intro} {said}", columns, rows[:SHOWN], said)
@@ -292,14 +280,25 @@ def judge_queries(shop: Shop, home: Path, out: Path) -> Job:
     report = evaluate_search(home, judgements=out / "judgements.csv", out=out)
     scored = [r for r in report.results if r.metric == METRIC and r.value is not None]
     rows = [[r.encoder, percent(r.value), between(r.low, r.high)] for r in scored]
-    best = max(scored, key=lambda r: r.value or 0)
-    said = f"{len(asked)} queries with grades; best: {best.encoder}, {METRIC} {percent(best.value)} %."
+    said = f"{len(asked)} queries with grades; {best_way(scored)}"
     return Job(
         "queries", "Your queries",
         "The shop's queries in words with their grades, as a team has them in Quepid: each way to search is "
         f"scored by moonshelf evaluate --judgements. {said}",
         ["Way to search", f"{METRIC}, %", "95 % interval"], rows, said,
     )  # fmt: skip
+
+
+def best_way(scored: Sequence[Result]) -> str:
+    """The best way; the baseline, where the lead of the best over it is none that can be seen."""
+    best = max(scored, key=lambda r: r.value or 0)
+    fused = next((r for r in scored if r.versus is None), best)
+    if best is fused or (best.versus and best.versus.significant):
+        return f"best: {best.encoder}, {METRIC} {percent(best.value)} %."
+    return (
+        f"{fused.encoder} {METRIC} {percent(fused.value)} %; {best.encoder} has {percent(best.value)} %, no "
+        "visible difference."
+    )
 
 
 # ---- words -------------------------------------------------------------------------------------------

@@ -22,11 +22,14 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from moonshelf.model.encoders import rerankers
+
+if TYPE_CHECKING:
+    from moonshelf.service.monitor import Monitor
 
 log = logging.getLogger("moonshelf.service")
 
@@ -48,14 +51,6 @@ class Expired(Exception):
 
 class Stopped(Exception):
     """The service is stopping and takes nothing new."""
-
-
-class Observer(Protocol):
-    """What is told of the work; `monitor.Monitor` counts it."""
-
-    def batch(self, kind: str, items: int, tokens: int, waited: Sequence[float], took: float) -> None: ...
-
-    def dropped(self, reason: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -86,7 +81,7 @@ class Batcher:
         max_items: int,
         max_tokens: int,
         wait_s: float = 0.0,
-        observer: Observer | None = None,
+        observer: Monitor | None = None,
     ) -> None:
         self.kinds, self.wait_s, self.observer = dict(kinds), wait_s, observer
         self.max_items, self.max_tokens = max_items, max_tokens
@@ -229,7 +224,7 @@ class Reranking:
     """A reranker with a thread of its own, so that the model that encodes waits for nobody."""
 
     def __init__(
-        self, reranker: rerankers.Reranker, seconds: float, max_items: int, observer: Observer | None = None
+        self, reranker: rerankers.Reranker, seconds: float, max_items: int, observer: Monitor | None = None
     ) -> None:
         def run(pairs: list[rerankers.Pair]) -> Sequence[float]:
             found: list[float] = rerankers.checked(reranker, pairs).tolist()
