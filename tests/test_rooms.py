@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "moonshelf"
-LINES, MODULES = (44_327, 22_000), (239, 115)  # of the package: ceiling, target
+LINES, MODULES = (44_296, 22_000), (239, 115)  # of the package: ceiling, target
 LONGEST = 500  # lines of a file
 CROWD = 15  # files directly in a folder
 
@@ -36,7 +36,7 @@ NOUNS = (
 # From the bottom up: a room imports what stands above its own line here, and nothing below.
 ROOMS = {
     "nouns": Room(2_278, 1_050, NOUNS),
-    "endpoints": Room(160, 100),
+    "endpoints": Room(157, 100),
     "feeds": Room(5_408, 2_400),
     "sample": Room(150, 150),
     "model": Room(5_124, 2_000),
@@ -46,9 +46,9 @@ ROOMS = {
     "scale": Room(694, 900),
     "frameworks": Room(215, 213),
     "evaluation": Room(5_926, 2_500),
-    "creatives": Room(7_150, 5_000),
-    "service": Room(4_116, 2_300),
-    "cli": Room(2_445, 1_600),
+    "creatives": Room(7_159, 5_000),
+    "service": Room(4_092, 2_300),
+    "cli": Room(2_429, 1_600),
 }
 # Rooms that do not know each other, whatever their order: the first never imports the second.
 APART = (

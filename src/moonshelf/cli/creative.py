@@ -12,7 +12,7 @@ import typer
 
 from moonshelf.cli.console import command_line, print_json, say, wide
 from moonshelf.cli.options import Json
-from moonshelf.errors import EXIT_ABSTAINED, EXIT_PARTIAL, Problem, UserError
+from moonshelf.errors import EXIT_ABSTAINED, EXIT_PARTIAL, ImageError, Problem, UserError
 
 if TYPE_CHECKING:
     from moonshelf.creatives.backends.base import PairwiseBackend
@@ -65,15 +65,14 @@ def compare(
     from moonshelf.creatives.selector import judge
     from moonshelf.product import ImageRef
 
-    first, second = (
-        Creative(id=name, image=ref, sha256=_digest(ref), text=text)
-        for name, ref, text in (
-            ("A", ImageRef(path=str(a)), words_a),
-            ("B", ImageRef(path=str(b)), words_b),
-        )
-    )
+    shown = []
+    for name, path, text in (("A", a, words_a), ("B", b, words_b)):
+        try:
+            shown.append(Creative.read(name, ImageRef(path=str(path)), text))
+        except ImageError as error:
+            raise UserError(f"{path} cannot be compared: {error}.") from None
     words = tuple(interest or ())
-    pair = Pair(id="pair", product_id="product", title=title, interest=words, a=first, b=second)
+    pair = Pair(id="pair", product_id="product", title=title, interest=words, a=shown[0], b=shown[1])
     judged_by = make_backend(backend, seed)
     (judgement,) = judge(judged_by, [pair], seed=seed)
     if json:
@@ -267,20 +266,6 @@ def _about(backend: PairwiseBackend) -> dict[str, str]:
 def _stop_if_partial(problems: list[Problem]) -> None:
     if any(problem.fatal for problem in problems):
         raise typer.Exit(EXIT_PARTIAL)
-
-
-def _digest(ref: Any) -> str:
-    """SHA-256 of an image's bytes. Raises UserError where it is no image."""
-    import hashlib
-
-    from moonshelf import images
-
-    try:
-        data = images.read_bytes(ref)
-        images.decode(data, max_side=64)
-    except images.ImageError as error:
-        raise UserError(f"{ref.name} cannot be compared: {error}.") from None
-    return hashlib.sha256(data).hexdigest()
 
 
 def _read(source: Path) -> tuple[list[Campaign], list[Pair], list[Problem]]:

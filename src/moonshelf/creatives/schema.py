@@ -13,12 +13,14 @@ keeps them or is invalid, and an invalid assessment abstains.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from moonshelf import images
 from moonshelf.product import ImageRef, clean_id
 
 Answer = Literal["yes", "no", "A>B", "A=B", "A<B"]
@@ -207,6 +209,13 @@ class Creative(Record):
         if self.clicks is not None and self.impressions is not None and self.clicks > self.impressions:
             raise ValueError(f"{self.clicks} clicks are more than {self.impressions} impressions")
         return self
+
+    @classmethod
+    def read(cls, id: str, image: ImageRef, text: str = "") -> Self:
+        """One whose picture decodes, with its hash. Raises ImageError, and ValueError for a wrong field."""
+        data = images.read_bytes(image)
+        images.decode(data, max_side=64)
+        return cls(id=id, image=image, sha256=hashlib.sha256(data).hexdigest(), text=text)
 
     @property
     def rate(self) -> float | None:

@@ -72,7 +72,7 @@ def batched_by_picture(numbered: Sequence[Numbered]) -> Iterator[list[Numbered]]
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the model made of one product. `text_tokens` counts what it read."""
+    """What the model made of one product. `read_tokens` counts what it read."""
 
     written: Written
     read_tokens: int
@@ -155,7 +155,7 @@ class CatalogueService:
             wait_s=settings.batch_wait_ms / 1000,
             observer=self.monitor,
         )
-        self.monitor.watch_queue(lambda: self.batcher.waiting)
+        self.monitor.queue.set_function(lambda: self.batcher.waiting)
 
     async def close(self) -> None:
         """Finish what was taken. Whoever runs this bounds its time: see `server`."""

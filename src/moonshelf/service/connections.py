@@ -50,9 +50,6 @@ class Connections:
         self._open: set[BoundedProtocol] = set()
         self._sweeping: asyncio.Task[None] | None = None
 
-    def __len__(self) -> int:
-        return len(self._open)
-
     def protocol(self, **given: Any) -> BoundedProtocol:
         """What uvicorn makes for each connection."""
         return BoundedProtocol(self, **given)

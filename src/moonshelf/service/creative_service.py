@@ -7,15 +7,13 @@ works. Rankings ask pair after pair through the same queue, from a thread of the
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from moonshelf import images
 from moonshelf.creatives.schema import CAVEAT, Campaign, Creative, Judgement, Pair
-from moonshelf.errors import UserError
+from moonshelf.errors import ImageError, UserError
 from moonshelf.product import ImageRef
 from moonshelf.service.batcher import Batcher, Kind
 from moonshelf.service.inputs import BadInput
@@ -117,11 +115,6 @@ class CreativeService:
 def creative(id: str, ref: ImageRef, text: str, param: str) -> Creative:
     """One creative whose picture decodes, with the words on it. Raises BadInput."""
     try:
-        data = images.read_bytes(ref)
-        images.decode(data, max_side=64)
-    except images.ImageError as error:
-        raise BadInput(param, str(error)) from None
-    try:
-        return Creative(id=id, image=ref, sha256=hashlib.sha256(data).hexdigest(), text=text)
-    except ValueError as error:
+        return Creative.read(id, ref, text)
+    except (ImageError, ValueError) as error:
         raise BadInput(param, str(error)) from None

@@ -173,7 +173,7 @@ class Middleware:
             return True
         rate, wait = broken
         self.monitor.dropped("rate limit")
-        why = f"more than {rate} requests: try again in {wait} s"
+        why = f"more than {rate.text} requests: try again in {wait} s"
         await reply.error(429, why, {b"retry-after": b"%d" % wait})
         return False
 

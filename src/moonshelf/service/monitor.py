@@ -5,7 +5,7 @@ Labels are names of routes, stages and reasons from fixed sets, never text of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
@@ -42,10 +42,6 @@ class Monitor:
         self.cache = Counter("cache", "Look-ups of the vector cache.", ["result"], **of)
         self.rationales = Counter("rationales", "Rationales written.", ["format"], **of)
         self.drops = Counter("dropped", "Work that was refused or given up.", ["reason"], **of)
-
-    def watch_queue(self, waiting: Callable[[], int]) -> None:
-        """Let the gauge of the queue ask for its length when it is read."""
-        self.queue.set_function(waiting)
 
     def batch(self, kind: str, items: int, tokens: int, waited: Sequence[float], took: float) -> None:
         self.batches.labels(kind).observe(items)

@@ -15,10 +15,9 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import yaml
@@ -191,16 +190,12 @@ class Settings(BaseSettings):
         return {name: _without_password(value) for name, value in self.model_dump(mode="json").items()}
 
 
-@dataclass(frozen=True)
-class Rate:
+class Rate(NamedTuple):
     """At most `amount` requests within `seconds`."""
 
     amount: int
     seconds: int
     text: str
-
-    def __str__(self) -> str:
-        return self.text
 
 
 def parse_rates(text: str) -> list[Rate]:
