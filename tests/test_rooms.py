@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "moonshelf"
-LINES, MODULES = (44_296, 22_000), (239, 115)  # of the package: ceiling, target
+LINES, MODULES = (44_292, 22_000), (239, 115)  # of the package: ceiling, target
 LONGEST = 500  # lines of a file
 CROWD = 15  # files directly in a folder
 
@@ -40,7 +40,7 @@ ROOMS = {
     "feeds": Room(5_408, 2_400),
     "sample": Room(150, 150),
     "model": Room(5_124, 2_000),
-    "training": Room(4_191, 2_300),
+    "training": Room(4_187, 2_300),
     "catalogue": Room(5_257, 2_200),
     "enrichment": Room(1_187, 800),
     "scale": Room(694, 900),

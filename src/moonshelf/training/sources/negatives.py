@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import threading
 from collections import Counter, defaultdict
@@ -36,6 +35,7 @@ import pyarrow.parquet as pq
 from moonshelf import __version__, images
 from moonshelf.errors import Problem, UserError
 from moonshelf.feeds import DIALECTS, open_feed
+from moonshelf.files import write_atomic
 from moonshelf.identifiers import is_makerless, is_placeholder, is_placeholder_gtin
 from moonshelf.product import ImageRef, Product
 from moonshelf.prompts import clean_text
@@ -305,10 +305,9 @@ class _Reading:
             positive = np.einsum("nd,nd->n", pictures, titles)
         same = {name: _codes(f.keys.get(name) for f in facts) for name in facts[0].keys}
         same["picture"] = _picture_codes([f.pictures for f in facts])
+        weakest = same.pop("attributes")
         if not self.settings.identical_attributes:
-            same["attributes"] = same.pop("attributes")  # last: it is the weakest reason
-        else:
-            del same["attributes"]
+            same["attributes"] = weakest  # the last reason
         return Records(
             [f.id for f in facts], [f.path for f in facts], same, vectors, pictures, titles, positive
         )
@@ -408,13 +407,10 @@ def _table(found: Negatives, records: Records) -> pa.Table:
 
 def _write(out: Path, table: pa.Table, info: dict[str, Any]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        described = table.replace_schema_metadata({"moonshelf": json.dumps(info, ensure_ascii=False)})
-        pq.write_table(described, temporary, compression="zstd")
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    described = table.replace_schema_metadata({"moonshelf": json.dumps(info, ensure_ascii=False)})
+    whole = pa.BufferOutputStream()
+    pq.write_table(described, whole, compression="zstd")
+    write_atomic(out, whole.getvalue().to_pybytes())
 
 
 def _rows(
