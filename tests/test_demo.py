@@ -116,7 +116,9 @@ def test_the_page_shows_the_work_that_is_done(first):
     assert "fused" in page and (out / "jobs/queries/judgements.csv").read_text().count("\n") > 10
 
 
-@pytest.mark.parametrize(("p", "said"), [(0.3, "no visible difference"), (0.01, "best: tuned")])
+@pytest.mark.parametrize(
+    ("p", "said"), [(0.3, "fused, nDCG@10 80.0 %; no way is visibly better."), (0.01, "best: tuned")]
+)
 def test_a_way_is_the_best_only_where_that_can_be_seen(p, said):
     def way(name, value, versus=None):
         head = ("shop", "your queries", "text", "ranking", METRIC, name, value)

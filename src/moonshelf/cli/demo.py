@@ -290,15 +290,11 @@ def judge_queries(shop: Shop, home: Path, out: Path) -> Job:
 
 
 def best_way(scored: Sequence[Result]) -> str:
-    """The best way; the baseline, where the lead of the best over it is none that can be seen."""
-    best = max(scored, key=lambda r: r.value or 0)
-    fused = next((r for r in scored if r.versus is None), best)
-    if best is fused or (best.versus and best.versus.significant):
-        return f"best: {best.encoder}, {METRIC} {percent(best.value)} %."
-    return (
-        f"{fused.encoder} {METRIC} {percent(fused.value)} %; {best.encoder} has {percent(best.value)} %, no "
-        "visible difference."
-    )
+    """The best of the ways that are visibly better than the baseline; the baseline where none is."""
+    ahead = [r for r in scored if r.versus and r.versus.significant and r.versus.difference > 0]
+    best = max(ahead or [r for r in scored if r.versus is None], key=lambda r: r.value or 0)
+    said = f"{best.encoder}, {METRIC} {percent(best.value)} %"
+    return f"best: {said}." if ahead else f"{said}; no way is visibly better."
 
 
 # ---- words -------------------------------------------------------------------------------------------
