@@ -15,7 +15,7 @@ from moonshelf.prompts import END_THINK, THINK, clean_text
 
 if TYPE_CHECKING:
     from moonshelf.catalogue.commits import EmbedReport
-    from moonshelf.catalogue.matching.duplicates import DuplicateReport, Pair
+    from moonshelf.catalogue.matching.duplicates import DuplicateReport
     from moonshelf.catalogue.matching.match import MatchReport
     from moonshelf.catalogue.search import SearchResult
 
@@ -123,7 +123,7 @@ def show_duplicates(report: DuplicateReport, console: Console, limit: int = 20) 
             for id, title in zip(group.ids, group.titles, strict=True):
                 console.print(Text("    ").append(plain(id, 60)).append("  ").append(plain(title, 90)))
             for pair in group.pairs[:3]:
-                console.print(plain(f"{pair.a} / {pair.b}: {why(pair)}", 300), style="dim")
+                console.print(plain(f"{pair.a} / {pair.b}: {pair.why}", 300), style="dim")
         if len(groups) > limit:
             console.print(Text(f"  … and {len(groups) - limit:,} more; --json lists all"))
     for note in report.notes:
@@ -163,14 +163,3 @@ def show_matches(report: MatchReport, folder: str, console: Console, limit: int 
     if report.rejected:
         console.print(Text(f"{report.rejected:,} rows were rejected: {folder}/rejects.jsonl"))
     console.print(Text(f"matches.csv, review.csv and unmatched.csv are in {folder}."), soft_wrap=True)
-
-
-def why(pair: Pair) -> str:
-    """The evidence of a pair as one sentence."""
-    evidence = pair.evidence
-    parts = [f"{verdict} {name}" for name, verdict in evidence["identifiers"].items()]
-    parts += [f"{key} {x} / {y}" for key, (x, y) in list(evidence["attributes_differ"].items())[:4]]
-    parts.append(f"titles share {evidence['title_overlap']:.0%} of their words")
-    if evidence["picture_bits"] is not None:
-        parts.append(f"pictures differ in {evidence['picture_bits']} of 63 bits")
-    return "; ".join([*parts, *evidence["conflicts"]])

@@ -24,7 +24,7 @@ from typing import Any
 
 from moonshelf.catalogue import vector_index
 from moonshelf.catalogue.matching.blocking import by_identifiers, by_vectors, placeholders
-from moonshelf.catalogue.matching.evidence import COLUMNS, Item, compare
+from moonshelf.catalogue.matching.evidence import COLUMNS, Item, compare, explain
 from moonshelf.catalogue.store import Store
 from moonshelf.images import SAME_PICTURE
 
@@ -43,6 +43,10 @@ class Pair:
     kind: str
     score: float
     evidence: dict[str, Any]
+
+    @property
+    def why(self) -> str:
+        return explain(self.evidence)
 
     def as_dict(self) -> dict[str, Any]:
         return {"a": self.a, "b": self.b, "kind": self.kind, "score": round(self.score, 4), **self.evidence}

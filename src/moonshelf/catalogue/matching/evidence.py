@@ -129,6 +129,18 @@ def compare(a: Item, b: Item) -> Evidence:
     )  # fmt: skip
 
 
+def explain(evidence: Mapping[str, Any], codes: Iterable[str] = ()) -> str:
+    """`Evidence.as_dict()` in one line, with model numbers that both sides name."""
+    said = [f"{verdict} {name}" for name, verdict in evidence["identifiers"].items()]
+    said += [f"both name {code}" for code in codes]
+    said += evidence["conflicts"]  # early: a terminal cuts the line
+    said += [f"{name} {x} / {y}" for name, (x, y) in evidence["attributes_differ"].items()]
+    said.append(f"titles share {evidence['title_overlap']:.0%} of their words")
+    if evidence["picture_bits"] is not None:
+        said.append(f"pictures differ in {evidence['picture_bits']} of 63 bits")
+    return "; ".join(said)
+
+
 def features(a: Item, b: Item, rarity: Callable[[str], float]) -> list[float]:
     """FEATURES of a pair; `rarity` of a word is 0 (everywhere) to 1 (nowhere else), see `Rarity`."""
     both, left, right = a.words & b.words, _mass(a.words, rarity), _mass(b.words, rarity)

@@ -22,7 +22,7 @@ import numpy as np
 
 from moonshelf.catalogue.matching import score as scoring
 from moonshelf.catalogue.matching.blocking import by_identifiers, by_vectors, by_words
-from moonshelf.catalogue.matching.evidence import Item, Rarity, compare, features, shared_codes
+from moonshelf.catalogue.matching.evidence import Item, Rarity, compare, explain, features, shared_codes
 from moonshelf.catalogue.matching.lists import Listing, Progress
 from moonshelf.catalogue.vector_index import VectorIndex
 from moonshelf.errors import UserError
@@ -182,6 +182,8 @@ def _read_off(
         second, side, other = max(others, default=(0.0, 0, pair))
         gtin = left.gtin if left.gtin == right.gtin else None
         several = gtin is not None and any(found[gtin] > 1 for found in gtins)
+        codes = sorted(shared_codes(left, right), key=len)[-1:]
+        why = explain(compare(left, right).as_dict(), codes) + "; this GTIN is on several products" * several
         level = "medium" if score >= MEDIUM else "low"
         if score >= HIGH and score - second >= MARGIN and not several:
             level = "high"
@@ -190,7 +192,7 @@ def _read_off(
             "level": "decided" if decisions.get((left.id, right.id)) else level,
             "margin": round(score - second, 4),
             "runner_up": f"{'BA'[side]} {sides[1 - side][other[1 - side]].id} ({second:.2f})" * bool(others),
-            "why": why(left, right) + (", this GTIN is on several products" if several else ""),
+            "why": why,
             "a_title": left.title, "b_title": right.title,
         })  # fmt: skip
     unmatched: Rows = []
@@ -205,15 +207,6 @@ def _read_off(
                     "score": round(pairs[near[0]], 4) if near else 0.0,
                 })  # fmt: skip
     return matches, unmatched
-
-
-def why(a: Item, b: Item) -> str:
-    """The evidence of a pair in one line."""
-    found, codes = compare(a, b), sorted(shared_codes(a, b), key=len)
-    said = [f"{verdict} {name}" for name, verdict in found.identifiers.items()]
-    said += [f"both name {codes[-1]}"] if codes else []
-    said += [f"{name} {x} / {y}" for name, (x, y) in found.differ.items()]
-    return ", ".join([*said, f"titles share {found.title_overlap:.0%} of their words", *found.conflicts])
 
 
 def read_decisions(path: Path) -> tuple[Decisions, list[dict[str, str]]]:

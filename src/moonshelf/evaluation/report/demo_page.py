@@ -17,7 +17,6 @@ import numpy as np
 
 from moonshelf.attributes import canonical_key
 from moonshelf.catalogue.rows import THUMBNAIL_SIDE
-from moonshelf.catalogue.tables import why
 from moonshelf.evaluation.contract import Result, Vectors
 from moonshelf.evaluation.data.dataset import view
 from moonshelf.evaluation.encoders.baselines import ModelEncoder
@@ -200,7 +199,7 @@ def families(found: DuplicateReport, rows: Rows, limit: int = 4) -> dict[str, li
         kind: [
             (
                 [_hit(rows[id]) for id in group.ids[:4]],
-                [f"{pair.a} and {pair.b}: {why(pair)}; cosine {pair.score:.2f}" for pair in group.pairs[:2]],
+                [f"{pair.a} and {pair.b}: {pair.why}; cosine {pair.score:.2f}" for pair in group.pairs[:2]],
             )
             for group in found.of(kind)[:limit]
         ]
