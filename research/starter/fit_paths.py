@@ -11,7 +11,9 @@ in each step, where a cold start has time for a few dozen. Steps:
 3. the picture path, and the free numbers that follow from a text's words, are trained by InfoNCE, both ways,
    at all Matryoshka sizes, and by telling a product's value from all values of its key; the numbers of a text
    that words are bound to take no gradient, and similarities of whole texts stay those of these numbers. A
-   batch comes from one feed: pictures of shops that look different tell each other apart too easily.
+   batch comes from one feed: pictures of shops that look different tell each other apart too easily;
+4. `--texts`: texts of other kinds (`teach_words`) keep the neighbours that these numbers give them. Else the
+   free numbers, which were fitted on fashion, put other shops' titles far from their categories' names.
 
 A model whose decoder was taught since (`teach_writer`) is fitted again: then the picture path stays, which
 the decoder reads, and what follows from words is fitted anew. What follows from what it writes is fitted last
@@ -29,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
 
+import pyarrow.parquet as pq
 import torch
 import typer
 from torch import Tensor
@@ -56,6 +59,8 @@ TEMPERATURE, DROPOUT, BATCH = 0.05, 0.2, 64
 LABEL_WEIGHT, MOST_VALUES = 0.5, 600
 BOTH = 0.22  # gate of the picture path beside a title
 LOUD = (1.5, 0.9)  # gates of the words of a text and of a rationale
+INNER = 2048  # width of the words' MLP: with 512 titles of fashion and other texts stand in each other's way
+TEXTS, TEXT_BATCH, NEAR = 30_000, 512, 0.1  # texts of other kinds, in a batch, and their temperature
 SHARE = 0.3  # of the vector that comes from the language model, in what it was; its noise hides the paths
 
 
@@ -67,7 +72,7 @@ def with_pictures(model: MoonModel) -> MoonModel:
     """
     layers = len(getattr(model.backbone.config.vision_config, "deepstack_visual_indexes", ()))
     fitted = ["words.free.", "words.linear.", "words.gate."] + ["pictures."] * (not model.config.glance)
-    made = reshaped(model, fitted, pictures=PICTURE + layers)
+    made = reshaped(model, fitted, pictures=PICTURE + layers, words_inner=INNER)
     head: MoonHead = made.head
     assert head.words is not None and head.pictures is not None
     head.words.gate.bias.data = torch.tensor(LOUD).log()
@@ -191,10 +196,11 @@ def keys_of(items: Sequence[Item]) -> tuple[list[str], list[Key]]:
 def fit(
     model: MoonModel, titles: Seen, photos: Sequence[Seen], names: Seen, keys: Sequence[Key],
     groups: Tensor, feeds: Sequence[tuple[Tensor, float]], steps: int, batch: int = 1024, rate: float = 1e-3,
+    others: Seen | None = None,
 ) -> None:  # fmt: skip
     """Train the paths in place. `groups` (n,) int: rows of one product are no negatives.
 
-    `feeds` are the rows of each feed and how often it is drawn.
+    `feeds` are the rows of each feed and how often it is drawn, `others` texts of other kinds.
     """
     words, pictures = model.head.words, model.head.pictures
     assert words is not None and pictures is not None
@@ -226,6 +232,9 @@ def fit(
         value = torch.stack([label_loss(side, labels, scale, dims) for side in (seen, locked(said))]).mean()
         texts = torch.cat([said, called])
         kept = similarity_loss(texts, semantic(texts).detach())
+        if others is not None:
+            more = others.vectors(model, torch.randint(len(others.base), (TEXT_BATCH,)))
+            kept = kept + neighbour_loss(locked(more), semantic(more).detach())
         optimiser.zero_grad()
         (found + LABEL_WEIGHT * value + kept).backward()
         optimiser.step()
@@ -237,6 +246,19 @@ def fit(
             )
     for handle in handles:
         handle.remove()
+
+
+def neighbour_loss(vectors: Tensor, wanted: Tensor) -> Tensor:
+    """KL divergence of who is near whom by `vectors` (n, d) from who is by `wanted` (n, k).
+
+    As SEED distils similarities (Fang et al., 2021, arXiv 2101.04731), here within a batch.
+    """
+    itself = torch.eye(len(vectors), dtype=torch.bool)
+    units = (F.normalize(x, dim=-1) for x in (vectors, wanted))
+    found, target = (
+        (x @ x.T / NEAR).masked_fill(itself, torch.finfo(x.dtype).min).log_softmax(-1) for x in units
+    )
+    return (target.exp() * (target - found)).masked_fill(itself, 0).sum(-1).mean()
 
 
 def standardise(said: Tensor, linear: torch.nn.Linear, first: torch.nn.Linear) -> None:
@@ -255,6 +277,12 @@ def dropped(_layer: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
     return (F.dropout(inputs[0], DROPOUT),)
 
 
+def some_of(texts: Path, seed: int) -> list[str]:
+    """At most `TEXTS` of a file's texts."""
+    found: list[str] = pq.read_table(texts, columns=["text"])["text"].to_pylist()
+    return random.Random(seed).sample(found, min(TEXTS, len(found)))
+
+
 def run(
     data: Annotated[Path, typer.Option(help="Folder of the training data.")],
     model: Annotated[str, typer.Option(help="Moonshelf folder with words.")] = "runs/words/model",
@@ -264,6 +292,7 @@ def run(
     crops: Annotated[int, typer.Option(min=0, help="Crops of each photo, beside the photo itself.")] = 1,
     share: Annotated[float, typer.Option(help="By how much the language model's part shrinks.")] = SHARE,
     seed: Annotated[int, typer.Option(help="Seed of the products and crops.")] = 0,
+    texts: Annotated[Path | None, typer.Option(help="texts.parquet of `teach_words`.")] = None,
 ) -> None:
     """Fit the paths and save the model."""
     keep_freed()
@@ -288,7 +317,8 @@ def run(
     names, keys = keys_of(items)
     places = {group: place for place, group in enumerate(sorted({item.group for item in items}))}
     groups = torch.tensor([places[item.group] for item in items])
-    fit(made, titles, photos, read(made, names), keys, groups, feeds, steps)
+    others = read(made, some_of(texts, seed)) if texts else None
+    fit(made, titles, photos, read(made, names), keys, groups, feeds, steps, others=others)
     made.save_pretrained(out)
 
 

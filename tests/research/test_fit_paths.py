@@ -14,7 +14,7 @@ from moonshelf import MoonModel, Product
 from moonshelf.training.data import SourceSpec, load_source
 from moonshelf.training.losses import info_nce
 from moonshelf.training.sources.pairs import Item
-from research.starter.fit_paths import fit, keys_of, read, with_pictures, with_tower
+from research.starter.fit_paths import fit, keys_of, neighbour_loss, read, with_pictures, with_tower
 from research.starter.fit_written import Kept, facts_of, reasoned
 from research.starter.fit_written import fit as fit_written
 from research.starter.fit_written import keys_of as keys_of_facts
@@ -78,9 +78,25 @@ def test_a_path_that_the_decoder_reads_stays_when_words_are_fitted_again(
     said, everyone = [item.title for item in items], torch.arange(len(items))
     titles, photos = read(again, said), read(again, [""] * len(items), items)
     names, keys = keys_of(items)
-    fit(again, titles, [photos], read(again, names), keys, everyone, [(everyone, 1.0)], steps=3, batch=20)
+    fed = [(everyone, 1.0)]
+    fit(again, titles, [photos], read(again, names), keys, everyone, fed, 3, 20, others=read(again, said))
     changed = {n for n, weight in again.head.state_dict().items() if not torch.equal(weight, before[n])}
     assert changed and all(name.startswith(("words.free", "words.linear")) for name in changed)
+
+
+def test_neighbours_differ_by_the_divergence_of_their_shares() -> None:
+    def shares(x: np.ndarray) -> np.ndarray:
+        x = x / np.linalg.norm(x, axis=1, keepdims=True)
+        found = np.exp(x @ x.T / 0.1)
+        np.fill_diagonal(found, 0)
+        return found / found.sum(1, keepdims=True)
+
+    found, wanted = np.random.default_rng(0).normal(size=(2, 9, 6))
+    said, truth = shares(found), shares(wanted)
+    by_hand = np.mean(np.sum(truth * np.log(np.where(truth > 0, truth, 1) / np.where(said > 0, said, 1)), 1))
+    loss = neighbour_loss(torch.from_numpy(found), torch.from_numpy(wanted))
+    assert loss.item() == pytest.approx(by_hand, abs=1e-9)
+    assert neighbour_loss(torch.from_numpy(found), torch.from_numpy(2 * found)).item() == pytest.approx(0)
 
 
 def test_what_follows_from_a_rationale_is_fitted_and_nothing_else(

@@ -36,6 +36,7 @@ class MoonConfig(BaseModel):
     norm: bool = True  # LayerNorm before the projection; off where the head starts as a stock embedding
     # Rows of the word path's table, one a token; 0: no word path.
     words: int = Field(default=0, ge=0, le=4_000_000)
+    words_inner: Size | None = None  # width of the MLP of what follows from a text's words; None: twice dim
     written: bool = False  # whether more follows from the words of a rationale than their mean
     # Summaries of its pictures that the picture path reads (`head.PICTURE` and DeepStack's); 0: no such path.
     pictures: int = Field(default=0, ge=0, le=66)

@@ -216,7 +216,7 @@ class WordPath(nn.Module):
         self.norm = nn.LayerNorm(config.hidden)
         self.gate = nn.Linear(config.hidden, len(SOURCES))
         self.linear = nn.Linear(config.dim // 2, config.dim // 2)
-        self.free = _mlp(config.dim // 2, 2 * config.dim, config.dim // 2)
+        self.free = _mlp(config.dim // 2, config.words_inner or 2 * config.dim, config.dim // 2)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
         self.written = WrittenMap(config.dim) if config.written else None
