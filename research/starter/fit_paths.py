@@ -10,8 +10,9 @@ in each step, where a cold start has time for a few dozen. Steps:
 2. photos (as they are, and cropped) and titles of the training splits are read by the model;
 3. the picture path, and the free numbers that follow from a text's words, are trained by InfoNCE, both ways,
    at all Matryoshka sizes, and by telling a product's value from all values of its key; the numbers of a text
-   that words are bound to take no gradient, and similarities of whole texts stay those of these numbers. A
-   batch comes from one feed: pictures of shops that look different tell each other apart too easily;
+   that words are bound to take no gradient, and similarities of whole texts stay those of these numbers. What
+   the catalogue states of a product, read as a text, tells its values too, or it would not name its category.
+   A batch comes from one feed: pictures of shops that look different tell each other apart too easily;
 4. `--texts`: texts of other kinds (`teach_words`) keep the neighbours that these numbers give them. Else the
    free numbers, which were fitted on fashion, put other shops' titles far from their categories' names.
 
@@ -196,11 +197,12 @@ def keys_of(items: Sequence[Item]) -> tuple[list[str], list[Key]]:
 def fit(
     model: MoonModel, titles: Seen, photos: Sequence[Seen], names: Seen, keys: Sequence[Key],
     groups: Tensor, feeds: Sequence[tuple[Tensor, float]], steps: int, batch: int = 1024, rate: float = 1e-3,
-    others: Seen | None = None,
+    stated: Seen | None = None, others: Seen | None = None,
 ) -> None:  # fmt: skip
     """Train the paths in place. `groups` (n,) int: rows of one product are no negatives.
 
-    `feeds` are the rows of each feed and how often it is drawn, `others` texts of other kinds.
+    `feeds` are the rows of each feed and how often it is drawn, `stated` what is known of each row as a text,
+    `others` texts of other kinds.
     """
     words, pictures = model.head.words, model.head.pictures
     assert words is not None and pictures is not None
@@ -229,7 +231,8 @@ def fit(
         seen, scale = photos[step % len(photos)].vectors(model, rows), temperature()
         found = info_nce(locked(said), seen, scale, groups[rows][:, None] == groups[rows], dims)
         labels = Labels(locked(called), key.places[rows])
-        value = torch.stack([label_loss(side, labels, scale, dims) for side in (seen, locked(said))]).mean()
+        sides = [seen, locked(said), *([locked(stated.vectors(model, rows))] if stated is not None else [])]
+        value = torch.stack([label_loss(side, labels, scale, dims) for side in sides]).mean()
         texts = torch.cat([said, called])
         kept = similarity_loss(texts, semantic(texts).detach())
         if others is not None:
@@ -277,6 +280,14 @@ def dropped(_layer: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
     return (F.dropout(inputs[0], DROPOUT),)
 
 
+def stated_of(items: Sequence[Item]) -> list[str]:
+    """What is known of products as texts: every second as a rationale has it, the others as bare values."""
+    return [
+        item.rationale if n % 2 else " ".join([*item.category, *item.facts.values()]).lower()
+        for n, item in enumerate(items)
+    ]
+
+
 def some_of(texts: Path, seed: int) -> list[str]:
     """At most `TEXTS` of a file's texts."""
     found: list[str] = pq.read_table(texts, columns=["text"])["text"].to_pylist()
@@ -318,7 +329,10 @@ def run(
     places = {group: place for place, group in enumerate(sorted({item.group for item in items}))}
     groups = torch.tensor([places[item.group] for item in items])
     others = read(made, some_of(texts, seed)) if texts else None
-    fit(made, titles, photos, read(made, names), keys, groups, feeds, steps, others=others)
+    stated = read(made, stated_of(items))
+    fit(
+        made, titles, photos, read(made, names), keys, groups, feeds, steps, stated=stated, others=others
+    )  # fmt: skip
     made.save_pretrained(out)
 
 

@@ -14,7 +14,15 @@ from moonshelf import MoonModel, Product
 from moonshelf.training.data import SourceSpec, load_source
 from moonshelf.training.losses import info_nce
 from moonshelf.training.sources.pairs import Item
-from research.starter.fit_paths import fit, keys_of, neighbour_loss, read, with_pictures, with_tower
+from research.starter.fit_paths import (
+    fit,
+    keys_of,
+    neighbour_loss,
+    read,
+    stated_of,
+    with_pictures,
+    with_tower,
+)  # fmt: skip
 from research.starter.fit_written import Kept, facts_of, reasoned
 from research.starter.fit_written import fit as fit_written
 from research.starter.fit_written import keys_of as keys_of_facts
@@ -78,8 +86,8 @@ def test_a_path_that_the_decoder_reads_stays_when_words_are_fitted_again(
     said, everyone = [item.title for item in items], torch.arange(len(items))
     titles, photos = read(again, said), read(again, [""] * len(items), items)
     names, keys = keys_of(items)
-    fed = [(everyone, 1.0)]
-    fit(again, titles, [photos], read(again, names), keys, everyone, fed, 3, 20, others=read(again, said))
+    more = {"stated": read(again, stated_of(items)), "others": read(again, said)}
+    fit(again, titles, [photos], read(again, names), keys, everyone, [(everyone, 1.0)], 3, 20, **more)
     changed = {n for n, weight in again.head.state_dict().items() if not torch.equal(weight, before[n])}
     assert changed and all(name.startswith(("words.free", "words.linear")) for name in changed)
 
