@@ -137,8 +137,8 @@ def fit(
         handle.remove()
     with torch.no_grad():
         for layer in layers:
-            layer.weight *= KEPT
-            layer.bias *= KEPT
+            layer.weight.mul_(KEPT)
+            layer.bias.mul_(KEPT)
 
 
 def run(
