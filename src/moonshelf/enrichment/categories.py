@@ -88,8 +88,8 @@ class Categoriser:
             fused[n, self._modifiers(product.title or "")] = -1  # no candidates
         order = np.argsort(-fused, 1, kind="stable")[:, : self.k]
         places = [row[fused[n, row] >= 0] for n, row in enumerate(order)]
-        for n, (row, text) in enumerate(zip(places, spoken, strict=True)):
-            words[n, row] -= _UNSAID * np.array([len(self.above[at] - {*_pieces(text)}) for at in row])
+        for n, (row, said) in enumerate(zip(places, map(set, map(_pieces, spoken)), strict=True)):
+            words[n, row] -= _UNSAID * np.array([len(self.above[at] - said) for at in row])
         texts = [[self.taxonomy.paths[self.ids[at]][-1].lower() for at in row] for row in places]
         likely = log_likelihoods(self.model, products, texts)
         return [

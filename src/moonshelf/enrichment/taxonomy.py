@@ -166,7 +166,7 @@ class Taxonomy:
 
         As `embed --writer-keys` takes it; categories that the taxonomy does not know are left out.
         """
-        ids = {self.known(product.category, product.extra) for product in products} - {None}
+        ids = {self.known(product.category, product.extra) for product in products}
         asked: dict[str, dict[str, None]] = defaultdict(dict)  # of two categories of one name both schemas
         for id in sorted(filter(None, ids)):
             asked[self.paths[id][-1]] |= {name.replace("_", " "): None for name in self.attributes(id)}
