@@ -5,18 +5,16 @@ from __future__ import annotations
 import base64
 import csv
 import gzip
-import io
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
+from creative_files import png, write_pictures
 from moonshelf.creatives.io.readers import FILE, read_creatives, write_campaigns
 from moonshelf.creatives.io.records import MAX_COUNT, RowRejected, count
 from moonshelf.creatives.schema import QUESTIONS, AspectAnswer, Assessment, Campaign, Creative, Pair
@@ -25,22 +23,11 @@ from moonshelf.feeds.base import MAX_TITLE
 from moonshelf.product import ImageRef
 
 
-def png(seed: int, size: tuple[int, int] = (8, 8)) -> bytes:
-    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(noise).save(file, "PNG")
-    return file.getvalue()
-
-
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
     """A folder with four pictures, a web page that calls itself one, and a secret outside of it."""
-    root = tmp_path / "data"
-    root.mkdir()
-    for i in range(4):
-        (root / f"{i}.png").write_bytes(png(i))
+    root = write_pictures(tmp_path)
     (root / "page.jpg").write_text("<html>not a picture</html>")
-    (tmp_path / "secret.png").write_bytes(png(9))
     (root / "link.png").symlink_to(tmp_path / "secret.png")
     return root
 

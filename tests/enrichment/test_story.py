@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import shlex
@@ -13,6 +12,7 @@ from typer.testing import CliRunner
 
 from moonshelf import cli, sample
 from moonshelf.catalogue import Catalogue, feedback
+from research.studies import filled as filled_up
 
 GUIDE = Path(__file__).parents[2] / "docs" / "enrichment.md"
 PRODUCTS, WORD = 10, "zibeline"  # of the drawn shop; a colour that nothing but a person could name
@@ -26,23 +26,11 @@ def story() -> list[list[str]]:
     return [shlex.split(line, comments=True)[1:] for line in block[1].splitlines()]
 
 
-def shop_with_holes(folder: Path) -> list[str]:
-    """`folder`/holes.csv and its pictures; every second product has lost its colour: these products' ids."""
-    shop = sample.shop(PRODUCTS)
-    feed = sample.write_shop(shop, folder)
-    records = [json.loads(line) for line in feed.read_text(encoding="utf-8").splitlines()]
-    with open(folder / "holes.csv", "w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["id", "title", "image", "color"])
-        for n, (record, product) in enumerate(zip(records, shop.products, strict=True)):
-            colour = "" if n % 2 else product.attributes.get("colour", "")
-            table.writerow([record["id"], record["title"], record["images"][0]["path"], colour])
-    return [record["id"] for record in records[1::2]]
-
-
 def test_what_a_person_accepted_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    holes = shop_with_holes(Path("shop"))
+    shop = sample.shop(PRODUCTS)
+    filled_up.write(shop, 1)
+    holes = [product.id for product in shop.products[1::2]]
     rows = [(WORD, holes[0], 3), ("bag", holes[1], 2), ("lamp", holes[2], 2)]
     judged = "query,docid,rating\n" + "".join(f"{query},{id},{grade}\n" for query, id, grade in rows)
     Path("judgements.csv").write_text(judged)

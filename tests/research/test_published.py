@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
+from creative_files import png, write_pictures
 from moonshelf.creatives.io.readers import read_creatives
 from moonshelf.creatives.schema import KEYS, Campaign, Pair
 from moonshelf.errors import Problem, UserError
@@ -19,22 +17,10 @@ from moonshelf.images import decode, load
 from research.studies.published import main, read_published
 
 
-def png(seed: int, size: tuple[int, int] = (8, 8)) -> bytes:
-    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(noise).save(file, "PNG")
-    return file.getvalue()
-
-
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
     """A folder with four pictures, and a secret outside of it."""
-    root = tmp_path / "data"
-    root.mkdir()
-    for i in range(4):
-        (root / f"{i}.png").write_bytes(png(i))
-    (tmp_path / "secret.png").write_bytes(png(9))
-    return root
+    return write_pictures(tmp_path)
 
 
 def write(path: Path, *rows: Any) -> Path:
